@@ -1,0 +1,260 @@
+"""Exact laws of the guided chain over (partial) states, for any denoiser (theory, sections 3 to 5).
+
+Everything is pushed from masked to less masked states, level by level in the number of unmasked coordinates
+(`mdlm_cfg.partial_states`). What moves is a flow F with F(all masked) = 1 and
+
+    F(x_U + {i=v}) += F(x_U) * g(x_U) * rho_i(v | x_U) / Lambda(x_U),
+
+with g = 1 for the probability that x_U is ever visited, and g = Lambda / (s + Lambda) for the Laplace transform of the
+law in time, from which the law at a clock time is one contour integral: no ODE, and nothing gets stiff as w grows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.denoiser import Denoiser
+from mdlm_cfg.guidance import Guidance, geometric_mean
+from mdlm_cfg.partial_states import Lattice
+from mdlm_cfg.targets.table import TableDenoiser, TableMixture, check_class
+
+NEG_INF = float("-inf")
+MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
+CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
+
+
+@dataclass(frozen=True)
+class LevelRates:
+    """The guided jump rates out of every partial state of one level.
+
+    Attributes:
+        log_rho: log rho of every edge, by the position j that the new coordinate takes among the unmasked ones:
+            float64 (C(D, l+1), N^j, N, N^(l-j)) each; see `Lattice.split`.
+        log_z: log Z_i of every state and masked coordinate, (C(D, l), D - l, N^l).
+        log_exit: log Lambda of every state, (C(D, l), N^l); -inf where nothing can leave (states never visited).
+    """
+
+    log_rho: list[Tensor]
+    log_z: Tensor
+    log_exit: Tensor
+
+
+def level_rates(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[LevelRates]:
+    """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
+    edges = _table_edges if isinstance(denoiser, TableDenoiser) else _denoiser_edges
+    for level, log_rho in enumerate(edges(denoiser, guidance, target_class, lattice)):
+        parents, slots = lattice.parents[level], lattice.slots[level]
+        states = comb(lattice.num_dims, level), lattice.num_dims - level, lattice.num_tokens**level
+        log_z = log_rho[0].new_empty(states)
+        for j, edge in enumerate(log_rho):
+            edge = log_rho[j] = guidance.normalize(edge, dim=2)
+            log_z[parents[:, j], slots[:, j]] = edge.logsumexp(dim=2).reshape(len(parents), -1)
+        yield LevelRates(log_rho, log_z, log_z.logsumexp(dim=1))
+
+
+def _table_edges(
+    denoiser: TableDenoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[list[Tensor]]:
+    """Edges of a table: rho telescopes within a step, so the guided mean is taken per state and not per edge.
+
+    With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U). The chain never visits
+    a state with T = 0; its edges come out as -inf.
+    """
+    log_uncond = denoiser.log_marginals(None)
+    log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
+    for level in range(lattice.num_dims):
+        w = guidance.strength(level, lattice.num_dims)
+        here, there = (geometric_mean(log_cond[m], log_uncond[m], w) for m in (level, level + 1))
+        here = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too: -inf - 0
+        parents = lattice.parents[level]
+        yield [lattice.split(there, level, j) - lattice.insert(here[parents[:, j]], level, j) for j in range(level + 1)]
+
+
+def _denoiser_edges(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[list[Tensor]]:
+    """Edges of any denoiser, asked once for every partial state and both conditionals."""
+    n, d = lattice.num_tokens, lattice.num_dims
+    plain = Guidance(guidance.w)  # `level_rates` normalises, for tables and denoisers alike
+    for level in range(d):
+        chunks = lattice.tokens(level).split(MAX_BATCH)
+        log_rho = torch.cat([plain.log_rates(denoiser, chunk, target_class) for chunk in chunks])
+        log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
+        parents, children = lattice.parents[level], torch.tensor(lattice.subsets[level + 1])
+        rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
+        yield [
+            row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)
+        ]
+
+
+def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tensor:
+    """The flow into level l + 1 from the flow out of level l: sum over parents of flow * rho / Lambda.
+
+    Args:
+        flow: (..., C(D, l), N^l), real or complex.
+
+    Returns:
+        (..., C(D, l+1), N^(l+1)).
+    """
+    parents = lattice.parents[level]
+    log_exit = rates.log_exit.masked_fill(rates.log_exit == NEG_INF, 0.0)
+    children = flow.new_zeros(*flow.shape[:-2], len(parents), lattice.num_tokens ** (level + 1))
+    for j, edge in enumerate(rates.log_rho):
+        jump = (edge - lattice.insert(log_exit[parents[:, j]], level, j)).exp_()
+        inflow = flow[..., parents[:, j], :].reshape(*flow.shape[:-2], *jump.shape[:2], 1, jump.shape[3])
+        children.view(*flow.shape[:-2], *jump.shape).add_(jump * inflow)
+    return children
+
+
+def visit_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> list[Tensor]:
+    """The probability that the guided chain ever visits each partial state (theory, section 4).
+
+    Returns:
+        levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
+    """
+    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=1)
+    levels = [torch.ones(1, 1, dtype=torch.float64)]
+    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
+        levels.append(push(rates, levels[-1], lattice, level))
+    return levels
+
+
+def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
+    """The exact law of fully unmasked states at the end of the guided chain (theory, section 4).
+
+    For the exact denoiser of a mixture this is the exact solution (arXiv 2506.10971, Thms 3.1 and 3.2, and their
+    continuation to any dimension); for a trained network it is the network's own exact law: no sampling, no steps.
+
+    Args:
+        denoiser: conditionals on {0..N-1}^D; (N+1)^D partial states must fit into memory.
+        guidance: strength (a number, or a function of progress) and kind.
+        target_class: z in 0..K-1; None is no class: the whole mixture, whatever w is.
+
+    Returns:
+        float64 (N,)*D, summing to 1.
+
+    Raises:
+        ValueError: a class that does not exist, or more partial states than memory holds.
+    """
+    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=0)
+    flow = torch.ones(1, 1, dtype=torch.float64)
+    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
+        flow = push(rates, flow, lattice, level)
+    return flow.reshape([lattice.num_tokens] * lattice.num_dims)
+
+
+def law_at(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    tau: float | Sequence[float] | Tensor,
+) -> Tensor:
+    """The exact law over partial states at clock time tau (theory, section 5).
+
+    The resolvent of a chain that only unmasks is the push with g = Lambda / (s + Lambda), and every eigenvalue is -Lambda,
+    real and not positive: the inverse Laplace transform on Talbot's contour (Trefethen, Weideman, Schmelzer, "Talbot
+    quadratures and rational approximations", 2006) converges geometrically whatever the rates are.
+
+    Args:
+        tau: one clock time >= 0 or many; inf is the terminal law. At noise time t of a schedule: `schedule.tau(t)`.
+
+    Returns:
+        float64 (N+1,)*D, index N of an axis being the mask; with a leading axis if tau has one.
+
+    Raises:
+        ValueError: a negative tau, a class that does not exist, or more partial states than memory holds.
+    """
+    taus = torch.as_tensor(tau, dtype=torch.float64)
+    if bool((taus < 0).any() | taus.isnan().any()):
+        raise ValueError(f"clock time tau = {taus.tolist()} must not be negative")
+    laws = [_law_at_one(denoiser, guidance, target_class, t) for t in taus.reshape(-1).tolist()]
+    return torch.stack(laws) if taus.ndim else laws[0]
+
+
+def _law_at_one(denoiser: Denoiser, guidance: Guidance, target_class: int | None, tau: float) -> Tensor:
+    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=2 * CONTOUR_NODES)
+    if tau == 0:
+        dense = torch.zeros([lattice.num_tokens + 1] * lattice.num_dims, dtype=torch.float64)
+        dense[(-1,) * lattice.num_dims] = 1
+        return dense
+    nodes, weights = talbot(tau)
+    flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
+    levels = []
+    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
+        holding = (-rates.log_exit).exp()  # 1 / Lambda; inf where nothing leaves, which is never visited
+        holding = holding.masked_fill(holding.isinf(), 0.0)
+        stay = flow / (1 + nodes[:, None, None] * holding)
+        levels.append(torch.einsum("k,kcn->cn", weights, stay * holding).real)
+        flow = push(rates, stay, lattice, level)
+    levels.append(torch.einsum("k,kcn->cn", weights / nodes, flow).real)
+    return lattice.to_dense(levels).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
+
+
+def talbot(tau: float, num_nodes: int = CONTOUR_NODES) -> tuple[Tensor, Tensor]:
+    """Nodes s_k and weights c_k with f(tau) = Re sum_k c_k f^(s_k) for a Laplace transform f^ singular on (-inf, 0].
+
+    Trefethen, Weideman, Schmelzer (2006), eq. for the modified Talbot contour; conjugate nodes folded.
+    """
+    theta = (torch.arange(num_nodes // 2, dtype=torch.float64) * 2 + 1) * (math.pi / num_nodes)
+    angle = 0.6407 * theta
+    z = num_nodes * torch.complex(0.5017 * theta / angle.tan() - 0.6122, 0.2645 * theta)
+    dz = num_nodes * torch.complex(
+        0.5017 / angle.tan() - 0.5017 * 0.6407 * theta / angle.sin() ** 2, torch.full_like(theta, 0.2645)
+    )
+    return z / tau, 2 * z.exp() * dz / (1j * num_nodes * tau)
+
+
+def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tensor:
+    """The tilted distribution p_{z,w}(x) proportional to p(x)^(-w) p(x|z)^(1+w) (theory, section 3).
+
+    What guidance is often believed to sample. The guided chain does so for D = 1 only.
+
+    Returns:
+        float64 (N,)*D, summing to 1.
+    """
+    w = Guidance(w).strength(0, 1)
+    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), w)
+    return log_t.flatten().softmax(dim=0).reshape(log_t.shape)
+
+
+def _start(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, states_kept: int
+) -> tuple[Lattice, int | None]:
+    """The lattice and the class (None for the null class); refuses what does not exist or does not fit."""
+    if target_class == denoiser.num_classes:
+        target_class = None
+    if target_class is not None:
+        check_class(target_class, denoiser.num_classes)
+    lattice = Lattice(denoiser.num_tokens, denoiser.num_dims)
+    refuse_if_too_large(lattice, states_kept)
+    return lattice, target_class
+
+
+def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
+    """Raise ValueError, before anything is allocated, if the push over all partial states would not fit.
+
+    Args:
+        states_kept: float64 numbers kept per partial state beside the marginals of both conditionals.
+    """
+    n, d = lattice.num_tokens, lattice.num_dims
+    edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
+    needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
+    if needed > memory_limit():
+        raise ValueError(
+            f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about {needed / 2**30:.3g} GiB, "
+            f"more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values or dimensions, or samples"
+        )
+
+
+def memory_limit() -> float:
+    """Bytes that a law may take: 70% of this machine's memory."""
+    return 0.7 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,56 @@
+"""Partial states: masking data, and the masks' counts (theory, sections 1 and 9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEG_INF = float("-inf")
+
+
+def all_masked(num: int, num_dims: int, mask_id: int) -> Tensor:
+    """The state every reverse chain starts from: int64 (num, D), every coordinate the mask."""
+    return torch.full((num, num_dims), mask_id, dtype=torch.int64)
+
+
+def stratified_counts(num: int, num_dims: int, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers of masked coordinates, uniform on 1..D and stratified over the batch (low discrepancy).
+
+    Sample b of the batch draws from the b-th of `num` equal strata of (0, 1); a random permutation hides the
+    order. Every count is marginally uniform, and the batch average has less variance than independent draws.
+
+    Returns:
+        int64 (num,), values 1..D.
+    """
+    strata = torch.randperm(num, generator=generator).double()
+    uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+    return 1 + ((strata + uniform) / num * num_dims).long().clamp_(max=num_dims - 1)
+
+
+def mask_uniform(x: Tensor, counts: Tensor, mask_id: int, generator: torch.Generator | None = None) -> Tensor:
+    """Mask a uniformly drawn subset of `counts[b]` coordinates of sample b.
+
+    Args:
+        x: clean data, int64 (B, D).
+        counts: int64 (B,), values 0..D.
+        mask_id: N.
+
+    Returns:
+        partial states, int64 (B, D); `x` itself is left alone.
+    """
+    order = torch.rand(x.shape, generator=generator).argsort(dim=1)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(x.shape[1]).expand_as(order))
+    return torch.where(ranks.to(x.device) < counts.to(x.device)[:, None], mask_id, x)
+
+
+def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities with the rows of unmasked coordinates copied: 0 at the token, -inf elsewhere.
+
+    Args:
+        log_probs: (B, D, N).
+        tokens: int64 (B, D), values 0..N with N the mask.
+    """
+    values = torch.arange(log_probs.shape[-1], device=tokens.device)
+    copied = torch.where(values == tokens[..., None], 0.0, NEG_INF).to(log_probs.dtype)
+    is_masked = (tokens == log_probs.shape[-1])[..., None]
+    return torch.where(is_masked, log_probs, copied)

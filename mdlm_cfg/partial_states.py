@@ -1,0 +1,110 @@
+"""The (N+1)^D partial states, laid out level by level (theory, section 4).
+
+Level l holds the partial states with l unmasked coordinates as one tensor (C(D, l), N^l): the first axis runs over the
+subsets U of unmasked coordinates in lexicographic order, the second over their values in C order. A law over
+partial states is a list of D + 1 such tensors ("levels"), or, for people, one dense tensor (N+1,)*D with index N the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from math import comb
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The partial states of N values in D dimensions, and how they follow one another."""
+
+    num_tokens: int
+    num_dims: int
+
+    @property
+    def num_states(self) -> int:
+        """(N+1)^D."""
+        return (self.num_tokens + 1) ** self.num_dims
+
+    @cached_property
+    def subsets(self) -> list[list[tuple[int, ...]]]:
+        """subsets[l]: the subsets of unmasked coordinates of size l, in lexicographic order."""
+        return [list(combinations(range(self.num_dims), size)) for size in range(self.num_dims + 1)]
+
+    @cached_property
+    def parents(self) -> list[Tensor]:
+        """parents[l][c, j]: the index, on level l, of subset c of level l + 1 without its j-th coordinate."""
+        out = []
+        for size in range(self.num_dims):
+            index = {subset: k for k, subset in enumerate(self.subsets[size])}
+            rows = [[index[c[:j] + c[j + 1 :]] for j in range(size + 1)] for c in self.subsets[size + 1]]
+            out.append(torch.tensor(rows, dtype=torch.int64))
+        return out
+
+    @cached_property
+    def slots(self) -> list[Tensor]:
+        """slots[l][c, j]: where the j-th coordinate of subset c of level l + 1 stands among its parent's masked ones."""
+        out = []
+        for size in range(self.num_dims):
+            # c[j] is preceded by c[j] coordinates, of which j are unmasked in the parent too
+            rows = [[c[j] - j for j in range(size + 1)] for c in self.subsets[size + 1]]
+            out.append(torch.tensor(rows, dtype=torch.int64))
+        return out
+
+    def insert(self, parent_values: Tensor, level: int, position: int) -> Tensor:
+        """View (C, N^l) values of parents as (C, N^j, 1, N^(l-j)): ready to broadcast over a new j-th coordinate."""
+        n = self.num_tokens
+        return parent_values.reshape(parent_values.shape[0], n**position, 1, n ** (level - position))
+
+    def split(self, child_values: Tensor, level: int, position: int) -> Tensor:
+        """View (C, N^(l+1)) values of children as (C, N^j, N, N^(l-j)): axis 2 runs over the j-th coordinate."""
+        n = self.num_tokens
+        return child_values.reshape(child_values.shape[0], n**position, n, n ** (level - position))
+
+    def tokens(self, level: int) -> Tensor:
+        """The partial states of one level as tokens, int64 (C(D, l) * N^l, D), the mask being N."""
+        n, d = self.num_tokens, self.num_dims
+        values = torch.cartesian_prod(*[torch.arange(n)] * level).reshape(-1, level) if level else None
+        out = torch.full((comb(d, level), n**level, d), n, dtype=torch.int64)
+        for c, subset in enumerate(self.subsets[level]):
+            if values is not None:
+                out[c][:, list(subset)] = values
+        return out.reshape(-1, d)
+
+    def to_dense(self, levels: list[Tensor]) -> Tensor:
+        """One tensor (..., N+1, ..., N+1) from levels (..., C(D, l), N^l); index N of an axis is the mask."""
+        n, d = self.num_tokens, self.num_dims
+        lead = levels[0].shape[:-2]
+        dense = levels[0].new_zeros(*lead, *([n + 1] * d))
+        for values, subsets in zip(levels, self.subsets, strict=True):
+            for c, subset in enumerate(subsets):
+                index = tuple(slice(0, n) if i in subset else n for i in range(d))
+                dense[(..., *index)] = values[..., c, :].reshape([*lead, *[n] * len(subset)])
+        return dense
+
+    def from_dense(self, dense: Tensor) -> list[Tensor]:
+        """Levels (C(D, l), N^l) from one tensor (N+1,)*D."""
+        n, d = self.num_tokens, self.num_dims
+        levels = []
+        for subsets in self.subsets:
+            rows = [dense[tuple(slice(0, n) if i in s else n for i in range(d))].reshape(-1) for s in subsets]
+            levels.append(torch.stack(rows))
+        return levels
+
+    def marginals(self, pmf: Tensor) -> list[Tensor]:
+        """The marginal probability of every partial state: levels (C(D, l), N^l) from a pmf (N,)*D."""
+        levels = [pmf.reshape(1, -1)]
+        for level in reversed(range(self.num_dims)):
+            children, parents = levels[0], self.parents[level]
+            values = pmf.new_empty(comb(self.num_dims, level), self.num_tokens**level)
+            # Any one child of each parent will do: sum it over the coordinate that the parent lacks.
+            flat = {int(p): (c, j) for c, row in enumerate(parents.tolist()) for j, p in enumerate(row)}
+            for j in range(level + 1):
+                chosen = [(p, c) for p, (c, position) in flat.items() if position == j]
+                if chosen:
+                    p, c = (torch.tensor(column) for column in zip(*chosen))
+                    values[p] = self.split(children[c], level, j).sum(dim=2).reshape(len(p), -1)
+            levels.insert(0, values)
+        return levels

@@ -1,0 +1,156 @@
+"""Mixtures given by a table of class pmfs, and their exact denoiser (theory, section 1)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.masking import copy_unmasked
+from mdlm_cfg.partial_states import Lattice
+
+NEG_INF = float("-inf")
+TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
+
+
+class TableMixture:
+    """p(x) = sum_k a_k p(x | k) on {0..N-1}^D, given by its class pmfs.
+
+    Args:
+        class_pmfs: (K, N, ..., N), non-negative, each class summing to 1; kept as float64 and normalised exactly.
+        class_weights: (K,), non-negative, summing to 1.
+
+    Raises:
+        ValueError: wrong shapes, negative or non-finite entries, or sums that are not 1.
+    """
+
+    def __init__(self, class_pmfs: Tensor, class_weights: Tensor) -> None:
+        pmfs = torch.as_tensor(class_pmfs).to(torch.float64)
+        weights = torch.as_tensor(class_weights).to(torch.float64)
+        if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
+            raise ValueError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
+        if weights.shape != pmfs.shape[:1]:
+            raise ValueError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
+        sums = pmfs.flatten(1).sum(dim=1)
+        for name, values, totals in (("class_pmfs", pmfs, sums), ("class_weights", weights, weights.sum()[None])):
+            if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+                worst = values.flatten()[~torch.isfinite(values.flatten()) | (values.flatten() < 0)][0]
+                raise ValueError(f"{name} holds {worst:g}: probabilities must be finite and not negative")
+            for k, total in enumerate(totals.tolist()):
+                if abs(total - 1) > TOLERANCE:
+                    which = f"class {k} of {name}" if name == "class_pmfs" else name
+                    raise ValueError(f"{which} sums to {total:g} and must sum to 1; normalise it")
+        self.class_pmfs = pmfs / sums.reshape(-1, *[1] * (pmfs.ndim - 1))
+        self.class_weights = weights / weights.sum()
+        self.num_classes, self.num_tokens = pmfs.shape[0], pmfs.shape[1]
+        self.num_dims = pmfs.ndim - 1
+
+    @property
+    def pmf(self) -> Tensor:
+        """The whole mixture p, float64 (N,)*D."""
+        return torch.tensordot(self.class_weights, self.class_pmfs, dims=1)
+
+    def class_pmf(self, target_class: int | None) -> Tensor:
+        """p(x | z), float64 (N,)*D; None (or K) is the whole mixture.
+
+        Raises:
+            ValueError: a class that does not exist.
+        """
+        if target_class is None or target_class == self.num_classes:
+            return self.pmf
+        check_class(target_class, self.num_classes)
+        return self.class_pmfs[target_class]
+
+    def sample(
+        self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Independent draws (x, class): int64 (num, D) and int64 (num,); of one class if `target_class` is given."""
+        if target_class is None:
+            joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
+        else:
+            joint = self.class_pmf(target_class).flatten()
+        cdf = joint.cumsum(0)
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64) * cdf[-1]
+        # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
+        cells = torch.searchsorted(cdf, uniform, right=True).clamp_(max=len(cdf) - 1)
+        per_class = self.num_tokens**self.num_dims
+        classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
+        return self._unravel(cells % per_class), classes
+
+    def _unravel(self, cells: Tensor) -> Tensor:
+        strides = self.num_tokens ** torch.arange(self.num_dims - 1, -1, -1)
+        return (cells[:, None] // strides) % self.num_tokens
+
+    def entropy(self, target_class: int | None = None) -> float:
+        """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
+        pmf = self.class_pmf(target_class).flatten()
+        return float(-torch.special.xlogy(pmf, pmf).sum())
+
+    def conditional_entropy(self) -> float:
+        """H(x | class) in nats: the best class-conditional NELBO on samples of the whole mixture."""
+        return sum(a * self.entropy(k) for k, a in enumerate(self.class_weights.tolist()))
+
+    def fingerprint(self) -> str:
+        """A short hash of the numbers themselves: tells whether two tables are the same distribution."""
+        digest = hashlib.sha256(repr(tuple(self.class_pmfs.shape)).encode())
+        digest.update(self.class_pmfs.numpy().tobytes())
+        digest.update(self.class_weights.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def denoiser(self) -> TableDenoiser:
+        """The exact posterior of this mixture."""
+        return TableDenoiser(self)
+
+
+class TableDenoiser:
+    """log p(x_i = v | x_U, z) read off the marginals of a table.
+
+    A partial state of probability 0 under the class is answered by the whole mixture, and by the uniform distribution
+    where that is 0 too (docs/design.md, "The denoiser's contract").
+    """
+
+    def __init__(self, target: TableMixture) -> None:
+        self.target = target
+        self.num_tokens, self.num_dims = target.num_tokens, target.num_dims
+        self.num_classes = target.num_classes
+        self.lattice = Lattice(target.num_tokens, target.num_dims)
+        self._dense: dict[int, Tensor] = {}
+
+    def log_marginals(self, target_class: int | None) -> list[Tensor]:
+        """log p(x_U | z) of every partial state, by level; None is the whole mixture."""
+        return [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `mdlm_cfg.denoiser.Denoiser`."""
+        null = self.num_classes
+        if classes is None:
+            return copy_unmasked(self._fill(self._lookup(tokens, null), None), tokens)
+        log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)
+        for k in classes.unique().tolist():
+            rows = classes == k
+            own = self._lookup(tokens[rows], k)
+            whole = None if k == null else self._fill(self._lookup(tokens[rows], null), None)
+            log_probs[rows] = self._fill(own, whole)
+        return copy_unmasked(log_probs, tokens)
+
+    def _fill(self, log_probs: Tensor, instead: Tensor | None) -> Tensor:
+        """Put `instead` (default uniform) into the rows of impossible partial states, which hold NaN."""
+        uniform = -torch.log(torch.tensor(self.num_tokens, dtype=torch.float64))
+        return torch.where(log_probs.isnan(), uniform if instead is None else instead, log_probs)
+
+    def _lookup(self, tokens: Tensor, k: int) -> Tensor:
+        """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0. Unmasked rows are junk."""
+        if k not in self._dense:
+            self._dense[k] = self.lattice.to_dense(self.lattice.marginals(self.target.class_pmf(k))).log().flatten()
+        table, n = self._dense[k], self.num_tokens
+        strides = (n + 1) ** torch.arange(self.num_dims - 1, -1, -1)
+        state = (tokens * strides).sum(dim=1)
+        moves = (torch.arange(n) - tokens[..., None]) * strides[:, None]
+        return table[state[:, None, None] + moves] - table[state][:, None, None]
+
+
+def check_class(target_class: int, num_classes: int) -> None:
+    """Raise ValueError unless 0 <= target_class < K."""
+    if not 0 <= target_class < num_classes:
+        raise ValueError(f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}")
