@@ -17,7 +17,8 @@ KINDS = ("rate", "normalized")
 def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
     """log [p^(-w) p_z^(1+w)], with explicit supports: no epsilon, no NaN.
 
-    0^0 is 1 (w = -1 ignores the class, w = 0 ignores the mixture) and every other power of a zero is a zero.
+    A value that is impossible under the class stays impossible for every w >= -1: w = -1 is the limit from above, the
+    mixture's conditional on the support of the class (the whole mixture itself is target_class=None).
 
     Args:
         log_cond: log p(. | z), any shape, may hold -inf.
@@ -28,8 +29,7 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         ValueError: w > 0 where the class has probability and the mixture has none: an infinite rate.
     """
     log_rho = _power(1 + w, log_cond) + _power(-w, log_uncond)
-    outside = (log_cond == NEG_INF) & (torch.as_tensor(w) > -1)
-    log_rho = log_rho.masked_fill(outside, NEG_INF)
+    log_rho = log_rho.masked_fill(log_cond == NEG_INF, NEG_INF)
     if torch.isposinf(log_rho).any():
         raise ValueError(
             f"w = {w} gives an infinite rate: the class has probability where the mixture has none; "
@@ -54,7 +54,7 @@ class Guidance:
     (arXiv 2507.08965): then w changes what a coordinate becomes, not when.
 
     Args:
-        w: guidance strength in the paper's convention: -1 is the whole mixture, 0 the class, above 0 is guided.
+        w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class, above 0 is guided.
             Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w as a function of
             progress, the fraction of coordinates already unmasked (0, 1/D, ..., (D-1)/D).
         kind: "rate" or "normalized".
@@ -100,8 +100,6 @@ class Guidance:
         w = self.strengths((~masked).sum(dim=1), denoiser.num_dims)
         if bool((w == 0).all()):
             log_rho = denoiser(tokens, classes)
-        elif bool((w == -1).all()):
-            log_rho = denoiser(tokens, None)
         else:
             log_rho = geometric_mean(denoiser(tokens, classes), denoiser(tokens, None), w[:, None, None])
         return self.normalize(log_rho).masked_fill(~masked[..., None], NEG_INF)

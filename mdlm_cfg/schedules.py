@@ -87,3 +87,20 @@ def step_fractions(steps: int | Sequence[float] | Tensor, schedule: Schedule | N
     if taus.ndim != 1 or len(taus) < 2 or taus[0] != 0 or not bool((taus[1:] > taus[:-1]).all()):
         raise ValueError(f"a grid of clock times must start at 0 and increase, got {taus.tolist()}")
     return -torch.expm1(-(taus[1:] - taus[:-1]))
+
+
+def event_counts(steps: int | Sequence[float] | Tensor | None, num_dims: int, schedule: Schedule | None = None) -> list[int]:
+    """How many coordinates each of K steps unmasks when the fraction unmasked follows alpha (event-leaping).
+
+    Each of the first min(K, D) steps unmasks at least one, and they sum to D: with K >= D every step is one event, and
+    event-leaping is exact.
+    """
+    fractions = step_fractions(steps if steps is not None else num_dims, schedule)
+    counts, left = [], num_dims
+    for k, u in enumerate(fractions.tolist()):
+        if left == 0:
+            break
+        last = k == len(fractions) - 1
+        counts.append(left if last else max(1, min(round(left * u), left)))
+        left -= counts[-1]
+    return counts
