@@ -1,0 +1,201 @@
+"""A bidirectional, time-agnostic transformer denoiser on a grid of coordinates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdlm_cfg.masking import copy_unmasked
+
+# On a CPU the backward pass of the fused attention is slower than the plain one for sequences up to this long.
+PLAIN_ATTENTION_UP_TO = 128
+
+
+class GridTransformer(nn.Module):
+    """log p_theta(x_i = v | x_U, z) for all coordinates i of a grid at once.
+
+    One-hot tokens (the mask is one more channel), optionally a convolutional stem, patches, pre-norm transformer
+    blocks over the patches, un-patching, and optionally the stem added back and a convolutional head. There is no
+    time input: the optimal denoiser does not depend on it (theory, section 1). The mask is never predicted, and
+    unmasked coordinates are copied.
+
+    Args:
+        num_tokens: N; token N is the mask.
+        grid_shape: how the D = prod(grid_shape) coordinates lie, row-major: (5,) for a toy, (28, 28) for an image.
+        num_classes: K; class K is the null class (no class).
+        patch_size: side of a patch; the transformer sees prod(grid_shape / patch_size) tokens.
+        width: features of a patch.
+        depth: transformer blocks.
+        num_heads: attention heads; must divide `width`.
+        mlp_ratio: hidden width of a block's MLP, over `width`.
+        stem_channels: features of a coordinate between the 3x3 convolutions around the transformer; 0 for none
+            (otherwise the grid must be two-dimensional). What patches are too coarse for is left to them.
+        stem_depth: residual convolution blocks in the stem and again in the head.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        grid_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        patch_size: int = 1,
+        width: int = 128,
+        depth: int = 3,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        stem_channels: int = 0,
+        stem_depth: int = 1,
+    ) -> None:
+        super().__init__()
+        grid_shape = tuple(int(side) for side in grid_shape)
+        _check_at_least(1, num_classes=num_classes, patch_size=patch_size, width=width, num_heads=num_heads)
+        _check_at_least(0, depth=depth, stem_channels=stem_channels, stem_depth=stem_depth)
+        _check_at_least(2, num_tokens=num_tokens)
+        if not grid_shape or min(grid_shape) < 1 or any(side % patch_size for side in grid_shape):
+            raise ValueError(f"grid_shape {grid_shape} must have sides that patch_size {patch_size} divides")
+        if width % num_heads:
+            raise ValueError(f"width {width} must be a multiple of num_heads {num_heads}")
+        if mlp_ratio * width < 1:
+            raise ValueError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
+        if stem_channels and len(grid_shape) != 2:
+            raise ValueError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
+
+        self.num_tokens, self.num_classes = num_tokens, num_classes
+        self.num_dims = math.prod(grid_shape)
+        self.grid_shape, self.patch_size = grid_shape, patch_size
+
+        num_patches = self.num_dims // patch_size ** len(grid_shape)
+        patch_dims = patch_size ** len(grid_shape)
+        self.stem = ConvStem(num_tokens + 1, stem_channels, stem_depth) if stem_channels else None
+        self.patch_in = nn.Linear(patch_dims * (stem_channels or num_tokens + 1), width)
+        self.positions = nn.Parameter(0.02 * torch.randn(num_patches, width))
+        self.classes = nn.Embedding(num_classes + 1, width)
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.patch_out = nn.Linear(width, patch_dims * (stem_channels or num_tokens))
+        self.head = ConvHead(stem_channels, num_tokens, stem_depth) if stem_channels else None
+        nn.init.normal_(self.classes.weight, std=0.02)
+
+    def forward(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
+        """float32 log-probabilities (B, D, N), see `Denoiser`; `classes` None is the null class for all."""
+        if classes is None:
+            classes = tokens.new_full((len(tokens),), self.num_classes)
+        one_hot = tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
+        pixels = one_hot.to(self.positions.dtype).unflatten(1, self.grid_shape)
+        if self.stem is not None:
+            pixels = self.stem(pixels)
+        h = self.patch_in(patchify(pixels, self.patch_size)) + self.positions + self.classes(classes)[:, None]
+        for block in self.blocks:
+            h = block(h)
+        logits = unpatchify(self.patch_out(self.norm(h)), self.grid_shape, self.patch_size)
+        if self.head is not None:
+            logits = self.head(logits + pixels)
+        log_probs = logits.flatten(1, -2).float().log_softmax(-1)
+        return copy_unmasked(log_probs, tokens)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to its input; both start as the identity."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(mlp_ratio * width)
+        self.num_heads = num_heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp_in, self.mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        for layer in (self.attention_out, self.mlp_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.num_heads, -1))
+        mixed = attention(*qkv.permute(2, 0, 3, 1, 4))
+        h = h + self.attention_out(mixed.transpose(1, 2).flatten(-2))
+        return h + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(h))))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, each (B, heads, length, d): plain where that is the faster way to train."""
+    if q.device.type == "cpu" and q.shape[-2] <= PLAIN_ATTENTION_UP_TO:
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class ConvStem(nn.Module):
+    """Convolutional features of the coordinates, channels last: (B, height, width, in) to (..., channels)."""
+
+    def __init__(self, in_channels: int, channels: int, depth: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(channels) for _ in range(depth))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        h = self.conv(pixels.movedim(-1, 1))
+        for block in self.blocks:
+            h = block(h)
+        return h.movedim(1, -1)
+
+
+class ConvHead(nn.Module):
+    """Logits of the coordinates, channels last: (B, height, width, channels) to (..., out)."""
+
+    def __init__(self, channels: int, out_channels: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConvBlock(channels) for _ in range(depth))
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        h = pixels.movedim(-1, 1)
+        for block in self.blocks:
+            h = block(h)
+        return self.conv(F.gelu(h)).movedim(1, -1)
+
+
+class ConvBlock(nn.Module):
+    """A residual pair of 3x3 convolutions without normalisation, the identity at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.conv_out(F.gelu(self.conv_in(F.gelu(h))))
+
+
+def patchify(x: Tensor, size: int) -> Tensor:
+    """Patches of a grid, flattened: (B, *grid, C) to (B, num_patches, size^len(grid) * C)."""
+    grid = x.shape[1:-1]
+    if size == 1:
+        return x.flatten(1, -2)
+    split = x.reshape(len(x), *(part for side in grid for part in (side // size, size)), x.shape[-1])
+    axes = range(1, 2 * len(grid) + 1)
+    return split.permute(0, *axes[::2], *axes[1::2], split.dim() - 1).reshape(
+        len(x), math.prod(grid) // size ** len(grid), -1
+    )
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, ...], size: int) -> Tensor:
+    """The inverse of `patchify`: (B, num_patches, size^len(grid) * C) to (B, *grid, C)."""
+    num, dims = len(patches), len(grid)
+    if size == 1:
+        return patches.unflatten(1, grid)
+    split = patches.reshape(num, *(side // size for side in grid), *[size] * dims, -1)
+    axes = [axis for i in range(1, dims + 1) for axis in (i, dims + i)]
+    return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, -1)
+
+
+def _check_at_least(low: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
