@@ -10,30 +10,31 @@ from torch import Tensor, nn
 
 from mdlm_cfg.masking import copy_unmasked
 
-# On a CPU the backward pass of the fused attention is slower than the plain one for sequences up to this long.
+# On a CPU the fused attention's backward pass is the slower one for sequences up to about this long.
 PLAIN_ATTENTION_UP_TO = 128
 
 
 class GridTransformer(nn.Module):
     """log p_theta(x_i = v | x_U, z) for all coordinates i of a grid at once.
 
-    One-hot tokens (the mask is one more channel), optionally a convolutional stem, patches, pre-norm transformer
-    blocks over the patches, un-patching, and optionally the stem added back and a convolutional head. There is no
-    time input: the optimal denoiser does not depend on it (theory, section 1). The mask is never predicted, and
-    unmasked coordinates are copied.
+    One-hot tokens (the mask is one more channel), optionally a convolutional stem, patches, pre-norm
+    transformer blocks over the patches, un-patching, and optionally the stem added back and a convolutional
+    head. There is no time input: the optimal denoiser does not depend on it (theory, section 1). The mask is
+    never predicted, and unmasked coordinates are copied.
 
     Args:
         num_tokens: N; token N is the mask.
-        grid_shape: how the D = prod(grid_shape) coordinates lie, row-major: (5,) for a toy, (28, 28) for an image.
+        grid_shape: how the D = prod(grid_shape) coordinates lie, row-major: (5,) for a toy, (28, 28) for an
+            image.
         num_classes: K; class K is the null class (no class).
         patch_size: side of a patch; the transformer sees prod(grid_shape / patch_size) tokens.
         width: features of a patch.
         depth: transformer blocks.
         num_heads: attention heads; must divide `width`.
         mlp_ratio: hidden width of a block's MLP, over `width`.
-        stem_channels: features of a coordinate between the 3x3 convolutions around the transformer; 0 for none
-            (otherwise the grid must be two-dimensional). What patches are too coarse for is left to them.
-        stem_depth: residual convolution blocks in the stem and again in the head.
+        stem_channels: features of a coordinate in the 3x3 convolutions around the transformer, which see what
+            a patch is too coarse for; 0 for none (and otherwise the grid must be two-dimensional).
+        stem_depth: residual convolution blocks in the stem, and again in the head.
 
     Raises:
         ValueError: an argument out of its range.
@@ -65,7 +66,9 @@ class GridTransformer(nn.Module):
         if mlp_ratio * width < 1:
             raise ValueError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
         if stem_channels and len(grid_shape) != 2:
-            raise ValueError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
+            raise ValueError(
+                f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0"
+            )
 
         self.num_tokens, self.num_classes = num_tokens, num_classes
         self.num_dims = math.prod(grid_shape)
@@ -111,9 +114,8 @@ class Block(nn.Module):
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp_in, self.mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        for layer in (self.attention_out, self.mlp_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        _zero(self.attention_out)
+        _zero(self.mlp_out)
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.num_heads, -1))
@@ -166,8 +168,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _zero(self.conv_out)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.conv_out(F.gelu(self.conv_in(F.gelu(h))))
@@ -175,14 +176,13 @@ class ConvBlock(nn.Module):
 
 def patchify(x: Tensor, size: int) -> Tensor:
     """Patches of a grid, flattened: (B, *grid, C) to (B, num_patches, size^len(grid) * C)."""
-    grid = x.shape[1:-1]
+    num, *grid, channels = x.shape
     if size == 1:
         return x.flatten(1, -2)
-    split = x.reshape(len(x), *(part for side in grid for part in (side // size, size)), x.shape[-1])
-    axes = range(1, 2 * len(grid) + 1)
-    return split.permute(0, *axes[::2], *axes[1::2], split.dim() - 1).reshape(
-        len(x), math.prod(grid) // size ** len(grid), -1
-    )
+    dims = len(grid)
+    split = x.reshape(num, *(part for side in grid for part in (side // size, size)), channels)
+    rows = split.permute(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
+    return rows.reshape(num, math.prod(grid) // size**dims, size**dims * channels)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, ...], size: int) -> Tensor:
@@ -190,9 +190,15 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], size: int) -> Tensor:
     num, dims = len(patches), len(grid)
     if size == 1:
         return patches.unflatten(1, grid)
-    split = patches.reshape(num, *(side // size for side in grid), *[size] * dims, -1)
+    channels = patches.shape[-1] // size**dims
+    split = patches.reshape(num, *(side // size for side in grid), *[size] * dims, channels)
     axes = [axis for i in range(1, dims + 1) for axis in (i, dims + i)]
-    return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, -1)
+    return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, channels)
+
+
+def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _check_at_least(low: int, **values: int) -> None:
