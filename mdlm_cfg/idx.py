@@ -123,8 +123,8 @@ def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"{where} labels are {labels.dtype} of shape {labels.shape}; they must be {len(images)} integers, "
-            "one for each image"
+            f"{where} labels are {labels.dtype} of shape {labels.shape}; they must be "
+            f"{len(images)} integers, one for each image"
         )
     if labels.min() < 0:
         raise ValueError(f"{where} labels begin at {labels.min()}; they must count classes from 0")

@@ -1,0 +1,316 @@
+"""Mixtures of product Bernoullis: exact conditionals given any partial image, in any dimension.
+
+Given the component, pixels are independent: the posterior over components carries all there is to know about a
+partial image, and log p(x_U | c) of every component is two matrix products.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.masking import copy_unmasked
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture, check_class
+
+NEG_INF = float("-inf")
+MAX_TABLE_DIMS = 16
+CHUNK = 4096  # samples drawn at a time
+UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
+
+
+class BernoulliMixture:
+    """p(x) = sum_k a_k sum_c w_kc prod_i Bernoulli(x_i; p_kci) on {0,1}^D.
+
+    Args:
+        probabilities: p, of a pixel being 1, (K, C, D) in [0, 1]; kept as float64.
+        component_weights: w, (K, C), each class summing to 1.
+        class_weights: a, (K,), summing to 1.
+
+    Raises:
+        ValueError: wrong shapes, numbers that are not probabilities, or sums that are not 1.
+    """
+
+    num_tokens = 2
+
+    def __init__(self, probabilities: Tensor, component_weights: Tensor, class_weights: Tensor) -> None:
+        self.probabilities = torch.as_tensor(probabilities).to(torch.float64)
+        if self.probabilities.ndim != 3 or 0 in self.probabilities.shape:
+            raise ValueError(
+                f"probabilities must have shape (K, C, D), got {tuple(self.probabilities.shape)}"
+            )
+        if not bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all()):
+            raise ValueError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
+        self.num_classes, self.num_components, self.num_dims = self.probabilities.shape
+        weights = _normalized("component_weights", component_weights, self.probabilities.shape[:2])
+        self.component_weights = weights
+        self.class_weights = _normalized("class_weights", class_weights, self.probabilities.shape[:1])
+        # log p and log(1 - p), (K * C, D), zeros replaced: `log_likelihood` counts what is impossible instead
+        flat = self.probabilities.flatten(0, 1)
+        self._log_on, self._log_off = (torch.where(p > 0, p, 1.0).log() for p in (flat, 1 - flat))
+        self._never_on, self._never_off = (flat == 0).double(), (flat == 1).double()
+        self._has_zeros = bool((self._never_on + self._never_off).any())
+
+    def _rows(self, target_class: int | None) -> slice:
+        """The components of a class among all K * C; of every class for None or K."""
+        if target_class is None or target_class == self.num_classes:
+            return slice(None)
+        check_class(target_class, self.num_classes)
+        return slice(target_class * self.num_components, (target_class + 1) * self.num_components)
+
+    def weights(self, target_class: int | None) -> Tensor:
+        """The weight of every component of a class, (C,); of the whole mixture, (K * C,), for None or K."""
+        rows = self._rows(target_class)
+        if rows == slice(None):
+            return (self.class_weights[:, None] * self.component_weights).flatten()
+        return self.component_weights.flatten()[rows]
+
+    def log_likelihood(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
+        """log p(x_U | component), float64 (B, C), or (B, K * C) for None or K.
+
+        Args:
+            tokens: partial states, int64 (B, D), values 0, 1 and the mask 2.
+        """
+        rows = self._rows(target_class)
+        on, off = (tokens == 1).double(), (tokens == 0).double()
+        log_p = on @ self._log_on[rows].T + off @ self._log_off[rows].T
+        if self._has_zeros:
+            impossible = on @ self._never_on[rows].T + off @ self._never_off[rows].T
+            log_p = log_p.masked_fill(impossible > 0, NEG_INF)
+        return log_p
+
+    def log_joint(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
+        """log [weight of the component * p(x_U | component)], shapes as `log_likelihood`."""
+        return self.log_likelihood(tokens, target_class) + self.weights(target_class).log()
+
+    def component_posterior(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
+        """P(component | x_U, z), float64 (B, C), or (B, K * C) for None or K; NaN where p(x_U | z) = 0."""
+        return self.log_joint(tokens, target_class).softmax(dim=1)
+
+    def log_prob(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
+        """log p(x_U | z) in nats, float64 (B,): of images, or the marginal of partial ones.
+
+        Args:
+            tokens: int64 (B, D), values 0, 1 and the mask 2.
+            classes: int64 (B,), values 0..K with K the whole mixture; None is the whole mixture for all.
+        """
+        if classes is None:
+            return self.log_joint(tokens).logsumexp(dim=1)
+        log_p = torch.empty(len(tokens), dtype=torch.float64)
+        for k in classes.unique().tolist():
+            log_p[classes == k] = self.log_joint(tokens[classes == k], k).logsumexp(dim=1)
+        return log_p
+
+    def sample_components(
+        self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Independent draws: x int64 (num, D), classes and components (0..C-1) int64 (num,)."""
+        rows, cdf = self._rows(target_class), self.weights(target_class).cumsum(0)
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64) * cdf[-1]
+        # right=True: the first index whose cdf exceeds the draw, so components of weight 0 are never drawn
+        index = torch.searchsorted(cdf, uniform, right=True).clamp_(max=len(cdf) - 1) + (rows.start or 0)
+        x = torch.empty(num, self.num_dims, dtype=torch.int64)
+        for out, chunk in zip(x.split(CHUNK), index.split(CHUNK)):
+            p = self.probabilities.flatten(0, 1)[chunk]
+            out.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) < p)
+        return x, index // self.num_components, index % self.num_components
+
+    def sample(
+        self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Independent draws (x, class), int64 (num, D) and (num,); of one class if `target_class` is given."""
+        x, classes, _ = self.sample_components(num, generator, target_class)
+        return x, classes
+
+    def mean(self, target_class: int | None = None) -> Tensor:
+        """E[x | z], float64 (D,)."""
+        return self.weights(target_class) @ self.probabilities.flatten(0, 1)[self._rows(target_class)]
+
+    def covariance(self, target_class: int | None = None) -> Tensor:
+        """Cov[x | z], float64 (D, D): of the components' means, plus sum_c w_c p_c (1 - p_c) on the diagonal."""
+        weights, p = self.weights(target_class), self.probabilities.flatten(0, 1)[self._rows(target_class)]
+        centred = p - self.mean(target_class)
+        return (weights[:, None] * centred).T @ centred + torch.diag(weights @ (p * (1 - p)))
+
+    def to_table(self) -> TableMixture:
+        """The same distribution as a table of 2^D states.
+
+        Raises:
+            ValueError: more than 16 dimensions.
+        """
+        if self.num_dims > MAX_TABLE_DIMS:
+            raise ValueError(
+                f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions"
+            )
+        states = torch.cartesian_prod(*[torch.arange(2)] * self.num_dims).reshape(-1, self.num_dims)
+        pmfs = torch.stack(
+            [self.log_joint(states, k).logsumexp(dim=1).exp() for k in range(self.num_classes)]
+        )
+        return TableMixture(pmfs.reshape(-1, *[2] * self.num_dims), self.class_weights)
+
+    def fingerprint(self) -> str:
+        """A short hash of the numbers themselves: tells whether two mixtures are the same distribution."""
+        digest = hashlib.sha256(repr(tuple(self.probabilities.shape)).encode())
+        for values in (self.probabilities, self.component_weights, self.class_weights):
+            digest.update(values.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def denoiser(self) -> BernoulliDenoiser:
+        """The exact posterior of this mixture."""
+        return BernoulliDenoiser(self)
+
+
+def _normalized(name: str, weights: Tensor, shape: torch.Size) -> Tensor:
+    """Weights as float64 that sum to 1 over the last axis; raises ValueError where they are no such thing."""
+    weights = torch.as_tensor(weights).to(torch.float64)
+    if weights.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(weights.shape)}")
+    if not bool((weights >= 0).all()):
+        raise ValueError(f"{name} must not be negative, and the smallest is {weights.min().item():g}")
+    sums = weights.sum(dim=-1, keepdim=True)
+    if not bool(((sums - 1).abs() <= TOLERANCE).all()):
+        worst = sums.flatten()[(sums - 1).abs().flatten().argmax()].item()
+        raise ValueError(f"{name} sum to {worst:g} and must sum to 1; normalise them")
+    return weights / sums
+
+
+class BernoulliDenoiser:
+    """log p(x_i = v | x_U, z) = log sum_c P(c | x_U, z) Bernoulli(v; p_ci): exact, in any dimension.
+
+    A partial state of probability 0 under the class is answered by the whole mixture, and by the uniform
+    distribution where that is 0 too (docs/design.md, "The denoiser's contract").
+    """
+
+    def __init__(self, target: BernoulliMixture) -> None:
+        self.target = target
+        self.num_tokens, self.num_dims, self.num_classes = 2, target.num_dims, target.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `mdlm_cfg.denoiser.Denoiser`."""
+        null = self.num_classes
+        if classes is None:
+            return copy_unmasked(self._conditionals(tokens, null), tokens)
+        groups = classes.unique().tolist()
+        if len(groups) == 1:
+            return copy_unmasked(self._conditionals(tokens, groups[0]), tokens)
+        log_probs = torch.empty(*tokens.shape, 2, dtype=torch.float64)
+        for k in groups:
+            log_probs[classes == k] = self._conditionals(tokens[classes == k], k)
+        return copy_unmasked(log_probs, tokens)
+
+    def _conditionals(self, tokens: Tensor, k: int) -> Tensor:
+        """log p(x_i = v | x_U, k) of every coordinate, (B, D, 2); rows of unmasked coordinates are junk."""
+        log_joint = self.target.log_joint(tokens, k)
+        log_prob = log_joint.logsumexp(dim=1, keepdim=True)
+        dead = log_prob.isneginf()[:, 0]
+        log_posterior = log_joint - log_prob.masked_fill(log_prob.isneginf(), 0.0)
+        p = self.target.probabilities.flatten(0, 1)[self.target._rows(k)]
+        log_probs = torch.stack([_log_mean(log_posterior, q) for q in (1 - p, p)], dim=2)
+        if bool(dead.any()):
+            uniform = torch.full_like(log_probs[dead], 0.5).log()
+            null = self.num_classes
+            log_probs[dead] = uniform if k == null else self._conditionals(tokens[dead], null)
+        return log_probs
+
+
+def _log_mean(log_weights: Tensor, values: Tensor) -> Tensor:
+    """log sum_c exp(log_weights[b, c]) * values[c, i], without underflow.
+
+    A matrix product, and sums in logarithms for the few entries that are too small for one.
+
+    Args:
+        log_weights: (B, C), may hold -inf.
+        values: (C, D), not negative.
+
+    Returns:
+        (B, D); -inf where every term is 0.
+    """
+    means = log_weights.exp() @ values
+    out = means.log()
+    if float(means.min()) >= UNDERFLOW:
+        return out
+    possible = (log_weights > NEG_INF).double() @ (values > 0).double()
+    for rows, columns in zip(
+        *(i.split(CHUNK) for i in ((means < UNDERFLOW) & (possible > 0)).nonzero(as_tuple=True))
+    ):
+        out[rows, columns] = (log_weights[rows] + values.T[columns].log()).logsumexp(dim=1)
+    return out
+
+
+def fit_em(
+    images: Tensor,
+    labels: Tensor,
+    num_components: int,
+    iterations: int = 100,
+    smoothing: float = 0.1,
+    generator: torch.Generator | None = None,
+    on_iteration: Callable[[int, int, float], None] | None = None,
+) -> BernoulliMixture:
+    """A Bernoulli mixture fitted to each class by expectation maximisation (Bishop 2006, section 9.3.3).
+
+    Maximises the log-likelihood plus the log of Beta(1 + s, 1 + s) priors on the pixels' probabilities and of
+    a Dirichlet(1 + s) prior on the components' weights: s extra images of each kind, so that no probability is
+    0 or 1. Starts from images dealt out at random.
+
+    Args:
+        images: (n, D), or any shape from which n comes first; values 0 and 1.
+        labels: int64 (n,), classes from 0; every class needs an image.
+        num_components: C, per class.
+        iterations: of every class.
+        smoothing: s > 0.
+        on_iteration: told (class, iteration, penalised log-likelihood in nats), which never falls.
+
+    Raises:
+        ValueError: values other than 0 and 1, a class without images, or settings out of range.
+    """
+    flat = images.flatten(1)
+    _check_fit(flat, labels, num_components, iterations, smoothing)
+    fits = []
+    for k in range(int(labels.max()) + 1):
+        x = flat[labels == k].double()
+        dealt = torch.randint(num_components, (len(x),), generator=generator)
+        responsibilities = torch.nn.functional.one_hot(dealt, num_components).double()
+        for iteration in range(iterations):
+            p, w = _maximize(x, responsibilities, smoothing)
+            responsibilities, objective = _expect(x, p, w, smoothing)
+            if on_iteration is not None:
+                on_iteration(k, iteration, objective)
+        fits.append((p, w))
+    class_weights = torch.bincount(labels).double() / len(labels)
+    return BernoulliMixture(
+        torch.stack([p for p, _ in fits]), torch.stack([w for _, w in fits]), class_weights
+    )
+
+
+def _maximize(x: Tensor, responsibilities: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The pixels' probabilities (C, D) and the weights (C,) that best explain images dealt out softly."""
+    counts = responsibilities.sum(dim=0)
+    p = (responsibilities.T @ x + smoothing) / (counts[:, None] + 2 * smoothing)
+    return p, (counts + smoothing) / (len(x) + len(counts) * smoothing)
+
+
+def _expect(x: Tensor, p: Tensor, w: Tensor, smoothing: float) -> tuple[Tensor, float]:
+    """P(component | x), (n, C), and the penalised log-likelihood of these parameters, up to a constant."""
+    log_odds, log_off = p.log() - (-p).log1p(), (-p).log1p()
+    log_joint = x @ log_odds.T + log_off.sum(dim=1) + w.log()
+    log_prob = log_joint.logsumexp(dim=1, keepdim=True)
+    log_prior = smoothing * (p.log().sum() + log_off.sum() + w.log().sum())
+    return (log_joint - log_prob).exp(), float(log_prob.sum() + log_prior)
+
+
+def _check_fit(x: Tensor, labels: Tensor, num_components: int, iterations: int, smoothing: float) -> None:
+    """Raise ValueError unless these can be fitted."""
+    if num_components < 1 or iterations < 1 or not 0 < smoothing < float("inf"):
+        raise ValueError(
+            f"num_components = {num_components} and iterations = {iterations} must be at least 1, "
+            f"and smoothing = {smoothing} must be positive"
+        )
+    if not bool(((x == 0) | (x == 1)).all()):
+        raise ValueError("images must hold only 0 and 1: binarize them first")
+    if labels.shape != x.shape[:1] or len(x) == 0 or int(labels.min()) < 0:
+        raise ValueError(f"labels must be {len(x)} > 0 classes from 0, got shape {tuple(labels.shape)}")
+    empty = (torch.bincount(labels) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"classes {empty} have no image to be fitted to; relabel the classes without gaps")

@@ -1,0 +1,233 @@
+"""Bernoulli mixtures against brute-force tables, and EM against its own objective and a known truth."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mdlm_cfg.targets.bernoulli import BernoulliMixture, _log_mean, fit_em
+from mdlm_cfg.targets.table import TableMixture
+
+
+def make(num_classes: int = 3, components: int = 4, dims: int = 6, seed: int = 0, zeros: bool = False):
+    gen = torch.Generator().manual_seed(seed)
+    p = torch.rand(num_classes, components, dims, generator=gen, dtype=torch.float64)
+    if zeros:
+        kind = torch.randint(3, p.shape, generator=gen)
+        p = torch.where(kind == 0, 0.0, torch.where(kind == 1, 1.0, p))
+    weights = torch.rand(num_classes, components, generator=gen, dtype=torch.float64).softmax(1)
+    class_weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)[:num_classes]
+    return BernoulliMixture(p, weights, class_weights / class_weights.sum())
+
+
+def all_partial_states(dims: int) -> torch.Tensor:
+    return torch.cartesian_prod(*[torch.arange(3)] * dims)
+
+
+def by_hand(mixture: BernoulliMixture, target_class: int | None) -> torch.Tensor:
+    """The pmf, term by term."""
+    p, dims = mixture.probabilities, mixture.num_dims
+    states = torch.cartesian_prod(*[torch.arange(2)] * dims)[:, None, None, :]
+    terms = torch.where(states == 1, p, 1 - p).prod(dim=-1) * mixture.component_weights
+    per_class = terms.sum(dim=2).T
+    pmf = mixture.class_weights @ per_class if target_class is None else per_class[target_class]
+    return pmf.reshape([2] * dims)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_table_is_the_sum_over_components(zeros: bool) -> None:
+    mixture = make(zeros=zeros)
+    for k in (None, 0, 1, 2):
+        torch.testing.assert_close(mixture.to_table().class_pmf(k), by_hand(mixture, k), rtol=0, atol=1e-14)
+
+
+def brute_force(pmf: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
+    """p(x_i = v | x_U) of one partial state by slicing and summing, (D, 2); None where p(x_U) = 0."""
+    index = tuple(slice(None) if t == 2 else int(t) for t in tokens)
+    rest = pmf[index]
+    if rest.sum() == 0:
+        return None
+    masked = (tokens == 2).nonzero().flatten().tolist()
+    out = torch.nn.functional.one_hot(tokens.clamp(max=1), 2).double()
+    for axis, i in enumerate(masked):
+        others = [a for a in range(len(masked)) if a != axis]
+        out[i] = (rest.sum(dim=others) if others else rest) / rest.sum()
+    return out
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("target_class", [None, 0, 2, 3])
+def test_denoiser_is_brute_force_on_every_partial_state(zeros: bool, target_class: int | None) -> None:
+    mixture = make(dims=5, zeros=zeros, seed=3)
+    states = all_partial_states(5)
+    classes = None if target_class is None else torch.full((len(states),), target_class)
+    log_probs = mixture.denoiser()(states, classes)
+    null = target_class is None or target_class == 3
+    pmfs = [by_hand(mixture, None if null else target_class), by_hand(mixture, None)]
+    for tokens, got in zip(states, log_probs, strict=True):
+        answers = [brute_force(pmf, tokens) for pmf in pmfs]
+        uniform = torch.where(tokens[:, None] == 2, 0.5, torch.nn.functional.one_hot(tokens.clamp(max=1), 2))
+        want = next((a for a in answers if a is not None), uniform)
+        torch.testing.assert_close(got.exp(), want.double(), rtol=0, atol=1e-10)
+        assert torch.equal(got == -math.inf, want == 0)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_denoiser_is_the_table_denoiser(zeros: bool) -> None:
+    mixture = make(dims=6, zeros=zeros)
+    states = all_partial_states(6)
+    classes = torch.arange(len(states)) % 4
+    ours = mixture.denoiser()(states, classes)
+    torch.testing.assert_close(ours, mixture.to_table().denoiser()(states, classes), rtol=0, atol=1e-10)
+
+
+def test_class_of_weight_zero_still_has_conditionals() -> None:
+    p = torch.tensor([[[0.2, 0.9]], [[0.7, 0.4]]])
+    mixture = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([1.0, 0.0]))
+    masked = torch.full((3, 2), 2)
+    probs = mixture.denoiser()(masked, torch.tensor([0, 1, 2])).exp()[..., 1]
+    torch.testing.assert_close(
+        probs, torch.tensor([[0.2, 0.9], [0.7, 0.4], [0.2, 0.9]]).double(), rtol=0, atol=1e-7
+    )
+
+
+def test_support_survives_underflow() -> None:
+    """A component whose posterior is e^-1386 is the only one that allows the last pixel to be 1."""
+    dims = 2001
+    p = torch.full((1, 2, dims), 0.5, dtype=torch.float64)
+    p[0, 1] = 0.25
+    p[0, 0, -1], p[0, 1, -1] = 0.0, 0.5
+    mixture = BernoulliMixture(p, torch.tensor([[0.5, 0.5]]), torch.ones(1))
+    tokens = torch.ones(1, dims, dtype=torch.int64)
+    tokens[0, -1] = 2
+    log_probs = mixture.denoiser()(tokens, None)[0, -1]
+    assert log_probs[1].item() == pytest.approx(2000 * math.log(0.5) + math.log(0.5), rel=1e-12)
+    assert log_probs[0].item() == pytest.approx(0.0, abs=1e-12)
+    assert _log_mean(torch.tensor([[-math.inf, -900.0]]), torch.tensor([[1.0, 0.0]]).T)[0, 0] == -math.inf
+
+
+def test_log_prob_of_partial_images_is_the_marginal() -> None:
+    mixture = make(dims=4)
+    states = all_partial_states(4)
+    for k in (None, 1):
+        classes = None if k is None else torch.full((len(states),), k)
+        want = [
+            by_hand(mixture, k)[tuple(slice(None) if t == 2 else int(t) for t in s)].sum() for s in states
+        ]
+        torch.testing.assert_close(
+            mixture.log_prob(states, classes).exp(), torch.stack(want), rtol=0, atol=1e-14
+        )
+
+
+def test_mean_and_covariance_are_the_tables() -> None:
+    mixture = make(dims=5)
+    states = torch.cartesian_prod(*[torch.arange(2)] * 5).double()
+    for k in (None, 0, 2):
+        pmf = by_hand(mixture, k).flatten()
+        mean = pmf @ states
+        covariance = (pmf[:, None] * (states - mean)).T @ (states - mean)
+        torch.testing.assert_close(mixture.mean(k), mean, rtol=0, atol=1e-14)
+        torch.testing.assert_close(mixture.covariance(k), covariance, rtol=0, atol=1e-14)
+
+
+def test_component_posterior_is_bayes_rule() -> None:
+    mixture = make(num_classes=1, components=3, dims=3)
+    tokens = torch.tensor([[1, 2, 0]])
+    p = mixture.probabilities[0]
+    want = mixture.component_weights[0] * p[:, 0] * (1 - p[:, 2])
+    torch.testing.assert_close(
+        mixture.component_posterior(tokens, 0)[0], want / want.sum(), rtol=0, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("target_class", [None, 1])
+def test_samples_follow_the_law(target_class: int | None) -> None:
+    mixture, num = make(dims=4, zeros=True, seed=5), 200_000
+    x, classes, components = mixture.sample_components(num, torch.Generator().manual_seed(2), target_class)
+    expected = num * by_hand(mixture, target_class).flatten()
+    cells = (x * torch.tensor([8, 4, 2, 1])).sum(dim=1)
+    observed = torch.bincount(cells, minlength=16).double()
+    assert observed[expected == 0].sum() == 0
+    keep = expected > 0
+    chi2, dof = ((observed - expected)[keep] ** 2 / expected[keep]).sum().item(), int(keep.sum()) - 1
+    assert chi2 < dof + 4 * math.sqrt(2 * dof)
+    if target_class is not None:
+        assert (classes == target_class).all()
+    else:
+        torch.testing.assert_close(
+            torch.bincount(classes) / num, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.005
+        )
+    usage = torch.bincount(components[classes == 1], minlength=4) / (classes == 1).sum()
+    torch.testing.assert_close(usage.double(), mixture.component_weights[1], rtol=0, atol=0.01)
+    again = mixture.sample(num, torch.Generator().manual_seed(2), target_class)
+    assert torch.equal(again[0], x) and torch.equal(again[1], classes)
+
+
+def test_em_never_lowers_its_objective_and_finds_the_truth() -> None:
+    p = torch.tensor([[[0.9] * 6 + [0.1] * 6, [0.1] * 6 + [0.9] * 6], [[0.9, 0.1] * 6, [0.5] * 12]]).double()
+    truth = BernoulliMixture(p, torch.tensor([[0.7, 0.3], [0.4, 0.6]]), torch.tensor([0.5, 0.5]))
+    x, classes = truth.sample(20_000, torch.Generator().manual_seed(0))
+    history: dict[int, list[float]] = {0: [], 1: []}
+    fit = fit_em(
+        x, classes, 2, 60, 0.5, torch.Generator().manual_seed(1), lambda k, _, value: history[k].append(value)
+    )
+    for values in history.values():
+        assert len(values) == 60 and values[-1] > values[0] + 100
+        assert all(b >= a - 1e-9 * abs(a) for a, b in pairwise(values))
+    held_out, labels = truth.sample(20_000, torch.Generator().manual_seed(9))
+    loss = (truth.log_prob(held_out, labels) - fit.log_prob(held_out, labels)).mean()
+    assert 0 <= loss < 0.005, "KL from the truth is about (number of parameters) / 2n = 0.0013 nats"
+    torch.testing.assert_close(fit.class_weights, torch.bincount(classes).double() / 20_000)
+
+
+def test_smoothing_counts_extra_images() -> None:
+    images = torch.tensor([[1, 0], [1, 1], [1, 0]])
+    fit = fit_em(images, torch.zeros(3, dtype=torch.int64), 1, 1, 2.0)
+    torch.testing.assert_close(fit.probabilities[0, 0], torch.tensor([5 / 7, 3 / 7]).double())
+
+
+def test_em_repeats_with_its_generator() -> None:
+    x, classes = make().sample(500, torch.Generator().manual_seed(0))
+    fits = [fit_em(x, classes, 3, 5, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert fits[0].fingerprint() == fits[1].fingerprint()
+    assert (
+        fits[0].fingerprint()
+        != fit_em(x, classes, 3, 6, generator=torch.Generator().manual_seed(4)).fingerprint()
+    )
+
+
+def test_bad_mixtures_are_refused() -> None:
+    p, w, a = torch.full((2, 3, 4), 0.5), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5])
+    for args, complaint in (
+        ((p[0], w, a), "shape"),
+        ((p * 3, w, a), "between 0 and 1"),
+        ((p * math.nan, w, a), "between 0 and 1"),
+        ((p, w[:1], a), r"component_weights must have shape \(2, 3\)"),
+        ((p, w, torch.tensor([1.5, -0.5])), "not be negative"),
+        ((p, w * 2, a), "sum to 2"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            BernoulliMixture(*args)
+    with pytest.raises(ValueError, match="at most 16"):
+        BernoulliMixture(torch.full((1, 1, 17), 0.5), torch.ones(1, 1), torch.ones(1)).to_table()
+    with pytest.raises(ValueError, match="class 7 is out of range"):
+        BernoulliMixture(p, w, a).mean(7)
+
+
+def test_bad_fits_are_refused() -> None:
+    x, labels = torch.zeros(4, 3), torch.tensor([0, 0, 2, 2])
+    with pytest.raises(ValueError, match=r"classes \[1\] have no image"):
+        fit_em(x, labels, 2)
+    with pytest.raises(ValueError, match="binarize them first"):
+        fit_em(x + 0.5, labels, 2)
+    with pytest.raises(ValueError, match="must be positive"):
+        fit_em(x, labels, 2, smoothing=0.0)
+    with pytest.raises(ValueError, match="labels must be 4"):
+        fit_em(x, labels[:2], 2)
+
+
+def test_to_table_is_a_table_mixture() -> None:
+    assert isinstance(make().to_table(), TableMixture)
