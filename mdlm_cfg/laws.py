@@ -35,13 +35,16 @@ class LevelRates:
     """The guided jump rates out of every partial state of one level.
 
     Attributes:
-        log_rho: log rho of every edge, by the position j that the new coordinate takes among the unmasked ones:
-            float64 (C(D, l+1), N^j, N, N^(l-j)) each; see `Lattice.split`.
-        log_z: log Z_i of every state and masked coordinate, (C(D, l), D - l, N^l).
-        log_exit: log Lambda of every state, (C(D, l), N^l); -inf where nothing can leave (states never visited).
+        edges: one tensor (C(D, l+1), N^j, N, N^(l-j)) for every position j that the new coordinate can take among the
+            unmasked ones (see `Lattice.split`): log rho_i(v | x_U) up to a constant of the state x_U.
+        log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
+            (C(D, l), D - l, N^l).
+        log_z: log Z_i, (C(D, l), D - l, N^l).
+        log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
     """
 
-    log_rho: list[Tensor]
+    edges: list[Tensor]
+    log_jump: Tensor
     log_z: Tensor
     log_exit: Tensor
 
@@ -50,38 +53,62 @@ def level_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelRates]:
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
-    edges = _table_edges if isinstance(denoiser, TableDenoiser) else _denoiser_edges
-    for level, log_rho in enumerate(edges(denoiser, guidance, target_class, lattice)):
-        parents, slots = lattice.parents[level], lattice.slots[level]
-        states = comb(lattice.num_dims, level), lattice.num_dims - level, lattice.num_tokens**level
-        log_z = log_rho[0].new_empty(states)
-        for j, edge in enumerate(log_rho):
-            edge = log_rho[j] = guidance.normalize(edge, dim=2)
-            log_z[parents[:, j], slots[:, j]] = edge.logsumexp(dim=2).reshape(len(parents), -1)
-        yield LevelRates(log_rho, log_z, log_z.logsumexp(dim=1))
+    source = _table_edges if isinstance(denoiser, TableDenoiser) else _denoiser_edges
+    for level, (edges, log_base) in enumerate(source(denoiser, guidance, target_class, lattice)):
+        yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
+
+
+def rates_from_edges(
+    edges: list[Tensor], log_base: Tensor, kind: str, lattice: Lattice, level: int
+) -> LevelRates:
+    """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3)."""
+    num_masked = lattice.num_dims - level
+    log_sum = by_coordinate([_logsumexp(edge) for edge in edges], lattice, level)
+    if kind == "normalized":
+        log_z = torch.zeros_like(log_sum).masked_fill_(log_sum == NEG_INF, NEG_INF)
+        log_jump = -log_sum - math.log(num_masked)
+    else:
+        log_z = log_sum - log_base[:, None]
+        log_jump = (-log_base[:, None] - log_z.logsumexp(dim=1, keepdim=True)).expand_as(log_z).contiguous()
+    log_jump.masked_fill_(log_jump == math.inf, 0.0)  # nothing leaves: every edge is -inf
+    return LevelRates(edges, log_jump, log_z, log_z.logsumexp(dim=1))
+
+
+def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
+    """Values per child subset and position j (its j-th coordinate being new), as (C(D, l), D - l, N^l) by parent."""
+    table = values[0].new_empty(comb(lattice.num_dims, level), lattice.num_dims - level, lattice.num_tokens**level)
+    for rows, value in zip(lattice.rows[level], values):
+        table.view(-1, table.shape[2]).index_copy_(0, rows, value.flatten(1))
+    return table
+
+
+def _logsumexp(edge: Tensor) -> Tensor:
+    """logsumexp over the new coordinate's values (axis 2); one pass fewer than torch's."""
+    top = edge.amax(dim=2, keepdim=True)
+    top.masked_fill_(top == NEG_INF, 0.0)
+    return (edge - top).exp_().sum(dim=2).log_().add_(top.squeeze(2))
 
 
 def _table_edges(
     denoiser: TableDenoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[list[Tensor]]:
+) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Edges of a table: rho telescopes within a step, so the guided mean is taken per state and not per edge.
 
-    With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U). The chain never visits
-    a state with T = 0; its edges come out as -inf.
+    With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U), and the edges are views
+    of T one level on. The chain never visits a state with T = 0; its edges are -inf.
     """
     log_uncond = denoiser.log_marginals(None)
     log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
     for level in range(lattice.num_dims):
         w = guidance.strength(level, lattice.num_dims)
         here, there = (geometric_mean(log_cond[m], log_uncond[m], w) for m in (level, level + 1))
-        here = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too: -inf - 0
-        parents = lattice.parents[level]
-        yield [lattice.split(there, level, j) - lattice.insert(here[parents[:, j]], level, j) for j in range(level + 1)]
+        here.masked_fill_(here == NEG_INF, 0.0)  # its children are impossible too
+        yield [lattice.split(there, level, j) for j in range(level + 1)], here
 
 
 def _denoiser_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[list[Tensor]]:
+) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Edges of any denoiser, asked once for every partial state and both conditionals."""
     n, d = lattice.num_tokens, lattice.num_dims
     plain = Guidance(guidance.w)  # `level_rates` normalises, for tables and denoisers alike
@@ -91,9 +118,8 @@ def _denoiser_edges(
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
         parents, children = lattice.parents[level], torch.tensor(lattice.subsets[level + 1])
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
-        yield [
-            row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)
-        ]
+        edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
+        yield edges, log_rho.new_zeros(comb(d, level), n**level)
 
 
 def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tensor:
@@ -105,13 +131,13 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     Returns:
         (..., C(D, l+1), N^(l+1)).
     """
-    parents = lattice.parents[level]
-    log_exit = rates.log_exit.masked_fill(rates.log_exit == NEG_INF, 0.0)
-    children = flow.new_zeros(*flow.shape[:-2], len(parents), lattice.num_tokens ** (level + 1))
-    for j, edge in enumerate(rates.log_rho):
-        jump = (edge - lattice.insert(log_exit[parents[:, j]], level, j)).exp_()
-        inflow = flow[..., parents[:, j], :].reshape(*flow.shape[:-2], *jump.shape[:2], 1, jump.shape[3])
-        children.view(*flow.shape[:-2], *jump.shape).add_(jump * inflow)
+    parents, lead = lattice.parents[level], flow.shape[:-2]
+    children = flow.new_zeros(*lead, len(parents), lattice.num_tokens ** (level + 1))
+    for j, edge in enumerate(rates.edges):
+        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j])
+        jump = (edge + lattice.insert(log_jump, level, j)).exp_()
+        inflow = flow.index_select(flow.ndim - 2, parents[:, j]).reshape(*lead, *jump.shape[:2], 1, jump.shape[3])
+        children.view(*lead, *jump.shape).addcmul_(jump.to(flow.dtype), inflow)
     return children
 
 
@@ -121,7 +147,7 @@ def visit_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) 
     Returns:
         levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
     """
-    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=1)
+    lattice, target_class = start(denoiser, target_class, states_kept=1)
     levels = [torch.ones(1, 1, dtype=torch.float64)]
     for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
         levels.append(push(rates, levels[-1], lattice, level))
@@ -145,7 +171,7 @@ def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
     Raises:
         ValueError: a class that does not exist, or more partial states than memory holds.
     """
-    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=0)
+    lattice, target_class = start(denoiser, target_class)
     flow = torch.ones(1, 1, dtype=torch.float64)
     for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
         flow = push(rates, flow, lattice, level)
@@ -181,7 +207,7 @@ def law_at(
 
 
 def _law_at_one(denoiser: Denoiser, guidance: Guidance, target_class: int | None, tau: float) -> Tensor:
-    lattice, target_class = _start(denoiser, guidance, target_class, states_kept=2 * CONTOUR_NODES)
+    lattice, target_class = start(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     if tau == 0:
         dense = torch.zeros([lattice.num_tokens + 1] * lattice.num_dims, dtype=torch.float64)
         dense[(-1,) * lattice.num_dims] = 1
@@ -226,9 +252,7 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
     return log_t.flatten().softmax(dim=0).reshape(log_t.shape)
 
 
-def _start(
-    denoiser: Denoiser, guidance: Guidance, target_class: int | None, states_kept: int
-) -> tuple[Lattice, int | None]:
+def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> tuple[Lattice, int | None]:
     """The lattice and the class (None for the null class); refuses what does not exist or does not fit."""
     if target_class == denoiser.num_classes:
         target_class = None

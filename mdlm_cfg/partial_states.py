@@ -44,13 +44,15 @@ class Lattice:
         return out
 
     @cached_property
-    def slots(self) -> list[Tensor]:
-        """slots[l][c, j]: where the j-th coordinate of subset c of level l + 1 stands among its parent's masked ones."""
+    def rows(self) -> list[list[Tensor]]:
+        """rows[l][j][c]: the row, in a table (subset, masked coordinate) of level l, of subset c of level l + 1 without
+        its j-th coordinate, and of that coordinate: parents * (D - l) + the place among the parent's masked ones."""
         out = []
-        for size in range(self.num_dims):
-            # c[j] is preceded by c[j] coordinates, of which j are unmasked in the parent too
-            rows = [[c[j] - j for j in range(size + 1)] for c in self.subsets[size + 1]]
-            out.append(torch.tensor(rows, dtype=torch.int64))
+        for size, parents in enumerate(self.parents):
+            children = torch.tensor(self.subsets[size + 1])
+            # the j-th coordinate i of the child has i coordinates before it, j of them unmasked in the parent
+            place = children - torch.arange(size + 1)
+            out.append(list((parents * (self.num_dims - size) + place).T.contiguous()))
         return out
 
     def insert(self, parent_values: Tensor, level: int, position: int) -> Tensor:
