@@ -1,0 +1,108 @@
+"""Line plots: any y against any x, and the two that every run has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+
+from mdlm_cfg.evaluation import TableEvaluation
+from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
+
+Points = tuple[Sequence[float], Sequence[float]]
+MAX_MARKERS = 30  # a longer curve is drawn without
+
+
+@rc_context(RC)
+def line_plot(
+    series: Mapping[str, Points],
+    path: Path,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    levels: Mapping[str, float] | None = None,
+    colours: Mapping[str, str] | None = None,
+    dashed: Collection[str] = (),
+) -> Path:
+    """One panel with a line per series.
+
+    Args:
+        series: (x, y) by the name in the legend.
+        path: the PNG to write.
+        x_label: with its unit.
+        y_label: with its unit.
+        title: left out if empty.
+        log_x: a logarithmic x axis.
+        log_y: a logarithmic y axis; otherwise it starts at 0 if nothing is negative.
+        bands: (low, high) around the series of the same name.
+        levels: horizontal dashed lines, by the name in the legend: a bound, an optimum.
+        colours: of single series, by name; the others go through a palette for colour-blind readers.
+        dashed: names of the series drawn dashed: a floor, a reference.
+
+    Returns:
+        `path`.
+    """
+    figure, grid = new_figure(1, 1, 6.4, 3.6)
+    axes = grid[0, 0]
+    for k, (name, (x, y)) in enumerate(series.items()):
+        colour = (colours or {}).get(name, CYCLE[k % len(CYCLE)])
+        marker = MARKERS[k % len(MARKERS)] if len(x) <= MAX_MARKERS and name not in dashed else None
+        axes.plot(
+            x, y, label=name, color=colour, marker=marker, markersize=5,
+            linestyle=(0, (4, 2)) if name in dashed else "-", clip_on=marker is None,
+        )  # fmt: skip
+        if bands and name in bands:
+            axes.fill_between(x, *bands[name], color=colour, alpha=0.18, linewidth=0)
+    for k, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, label=name, color=GREY, linestyle=(0, (4, 2 + 2 * k)), linewidth=1.2)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, loc="left")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    elif all(value >= 0 for _, y in series.values() for value in y):
+        axes.set_ylim(bottom=0)
+    if len(series) + len(levels or {}) > 1:
+        figure.legend(loc="outside right upper")
+    return save_figure(figure, path)
+
+
+def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = None, title: str = "") -> Path:
+    """NELBO in nats against minutes of training; `best` is the entropy that no denoiser beats."""
+    y = [value for _, values in series.values() for value in values]
+    wide = bool(y) and min(y) > 0 and max(y) > 10 * min(y)
+    return line_plot(
+        series, path, "minutes of training", "NELBO (nats)", title, log_y=wide,
+        levels=None if best is None else {"entropy of the data": best},
+    )  # fmt: skip
+
+
+def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
+    """What guidance does, and what goes wrong, in TV against w."""
+    w, rows = [result.w for result in evaluation.results], evaluation.rows()
+    lines = {
+        "class to exact: guidance effect": ("tv_class_exact", GREY),
+        "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
+        "exact to learned: score error": ("tv_exact_learned", COLOURS["learned"]),
+        "exact to samples": ("tv_exact_samples", COLOURS["samples"]),
+        "exact to samples, noise alone": ("noise_floor_exact", COLOURS["samples"]),
+    }
+    series: dict[str, Points] = {}
+    for name, (key, _) in lines.items():
+        values = [row[key] for row in rows]
+        if None not in values:
+            series[name] = (w, [float(value or 0) for value in values])
+    intervals = [result.sample_tv["exact"].estimate for result in evaluation.results]
+    return line_plot(
+        series, path, "guidance strength w", "total variation",
+        bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
+        colours={name: colour for name, (_, colour) in lines.items()},
+        dashed=["exact to samples, noise alone"],
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Laws side by side: one row per guidance strength, one panel per law."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from mdlm_cfg.evaluation import StrengthEvaluation, TableEvaluation, mean_by_overlap
+from mdlm_cfg.reports.style import COLOURS, GREY, PROBABILITY, RC, TITLES, new_figure, save_figure
+
+SUPPORT_COLOUR = "#56B4E9"
+SAMPLES_HEADROOM = 1.5  # the colour scale follows the samples up to this multiple of the laws' maximum
+LINES = {"tilted": (0, (4, 2)), "exact": "-", "learned": "-", "samples": "none"}
+
+
+def draw_laws(evaluation: TableEvaluation, path: Path) -> Path:
+    """The laws of every strength: curves for D = 1, heat maps for D = 2, marginals of two coordinates beyond.
+
+    Returns:
+        `path`, written as PNG.
+    """
+    draw = draw_curves if evaluation.num_dims == 1 else draw_heat_maps
+    return draw(evaluation, path)
+
+
+@rc_context(RC)
+def draw_curves(evaluation: TableEvaluation, path: Path) -> Path:
+    """D = 1: the laws of each strength over one another, the class as a grey area."""
+    results = evaluation.results
+    columns = min(len(results), 2)
+    rows = -(-len(results) // columns)
+    figure, grid = new_figure(rows, columns, 4.6 * columns, 2.7 * rows + 0.5, sharex=True, sharey=True)
+    for axes in grid.flat[len(results) :]:
+        axes.set_visible(False)
+    for k, (axes, result) in enumerate(zip(grid.flat, results)):
+        _draw_curves_of(axes, result, evaluation.law_names)
+        axes.set_title(f"w = {result.w:g}", loc="left")
+        if k % columns == 0:
+            axes.set_ylabel("probability")
+        if k + columns >= len(results):
+            axes.set_xlabel("value $x$")
+            axes.xaxis.set_tick_params(labelbottom=True)
+    grid[0, 0].set_ylim(bottom=0)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return save_figure(figure, path)
+
+
+def _draw_curves_of(axes: Axes, result: StrengthEvaluation, names: list[str]) -> None:
+    values = np.arange(result.laws["class"].shape[0])
+    axes.fill_between(
+        values, result.laws["class"].numpy(), step="mid", color=COLOURS["class"], alpha=0.5, lw=0,
+        label=TITLES["class"],
+    )  # fmt: skip
+    for name in (name for name in ("exact", "tilted", "learned", "samples") if name in names):
+        points = name == "samples"
+        axes.plot(
+            values, result.laws[name].numpy(), color=COLOURS[name], label=TITLES[name], linestyle=LINES[name],
+            marker="." if points else None, markersize=4, linewidth=3.5 if name == "exact" else 1.5,
+            drawstyle="default" if points else "steps-mid",
+        )  # fmt: skip
+
+
+@rc_context(RC)
+def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
+    """D >= 2: a row of panels per strength on one colour scale; beyond D = 2, marginals of two coordinates.
+
+    The class's support is outlined, and dotted where it overlaps with other classes'. Very noisy samples may
+    exceed the colour scale.
+    """
+    names, results = evaluation.law_names, evaluation.results
+    size = 2.05
+    figure, grid = new_figure(
+        len(results), len(names), size * len(names) + 1.1, (size + 0.35) * len(results) + 0.35
+    )
+    support = _plane(evaluation.class_law) > 0
+    overlap = support & (_plane(evaluation.others_law) > 0)
+    for row, (line, result) in enumerate(zip(grid, results)):
+        planes = {name: _plane(result.laws[name]) for name in names}
+        top = max(plane.max() for name, plane in planes.items() if name != "samples")
+        top = min(max(top, planes["samples"].max()), SAMPLES_HEADROOM * top)
+        for column, (axes, name) in enumerate(zip(line, names)):
+            image = axes.imshow(planes[name].T, origin="lower", cmap=PROBABILITY, vmin=0, vmax=top)
+            axes.add_collection(_outline(support, "-"))
+            axes.add_collection(_outline(overlap, (0, (1, 1.5))))
+            _label_panel(axes, result, name, first_row=row == 0)
+            _label_axes(axes, result.w if column == 0 else None, last_row=row == len(results) - 1)
+        exceeds = "max" if planes["samples"].max() > top else "neither"
+        bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
+        bar.locator = MaxNLocator(4)
+        bar.update_ticks()
+        bar.outline.set_visible(False)
+        bar.set_label("probability", fontsize=9)
+    return save_figure(figure, path)
+
+
+def _plane(law: Tensor) -> np.ndarray:
+    """A law of two coordinates: itself, or its marginal on the first two."""
+    return (law.flatten(2).sum(dim=2) if law.ndim > 2 else law).numpy()
+
+
+def _label_panel(axes: Axes, result: StrengthEvaluation, name: str, first_row: bool) -> None:
+    distance = "" if name == "exact" else f"TV to exact {result.tv(name, 'exact'):.3f}"
+    axes.set_title(f"{TITLES[name]}\n{distance}" if first_row else distance, fontsize=9)
+
+
+def _label_axes(axes: Axes, w: float | None, last_row: bool) -> None:
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=GREY, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(length=2, labelleft=w is not None, labelbottom=last_row)
+    if last_row:
+        axes.set_xlabel("$x_1$")
+    if w is not None:
+        axes.set_ylabel(f"w = {w:g}\n$x_2$", fontweight="bold")
+
+
+def _outline(inside: np.ndarray, style: object) -> LineCollection:
+    """The border of a set of cells, drawn along their edges; the first axis of `inside` runs to the right."""
+    padded = np.pad(inside.astype(int), 1)
+    segments = []
+    for i, j in np.argwhere(np.diff(padded, axis=0)):  # between columns i-1 and i of the unpadded array
+        segments.append([(i - 0.5, j - 1.5), (i - 0.5, j - 0.5)])
+    for i, j in np.argwhere(np.diff(padded, axis=1)):
+        segments.append([(i - 1.5, j - 0.5), (i - 0.5, j - 0.5)])
+    return LineCollection(segments, colors=SUPPORT_COLOUR, linewidths=1.4, linestyles=[style])
+
+
+@rc_context(RC)
+def draw_overlap_profile(evaluation: TableEvaluation, path: Path) -> Path:
+    """Mean probability per state of the class's support, by how many of its coordinates overlap.
+
+    What guidance does where heat maps end (theory, sections 4 and 7): a panel per strength, a curve per law.
+    """
+    results = evaluation.results
+    columns = min(len(results), 4)
+    rows = -(-len(results) // columns)
+    figure, grid = new_figure(rows, columns, 2.5 * columns + 0.6, 2.4 * rows + 0.6, sharex=True, sharey=True)
+    for axes in grid.flat[len(results) :]:
+        axes.set_visible(False)
+    for k, (axes, result) in enumerate(zip(grid.flat, results)):
+        for name in evaluation.law_names:
+            _draw_profile_of(axes, evaluation, result, name)
+        axes.set_title(f"w = {result.w:g}", loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if k % columns == 0:
+            axes.set_ylabel("mean probability per state")
+    grid[0, 0].set_ylim(bottom=0)
+    figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return save_figure(figure, path)
+
+
+def _draw_profile_of(axes: Axes, evaluation: TableEvaluation, result: StrengthEvaluation, name: str) -> None:
+    means = mean_by_overlap(result.laws[name], evaluation.class_law, evaluation.others_law)
+    linewidth = 3.5 if name == "exact" else 1.5
+    linestyle = "-" if name == "class" else LINES[name]
+    axes.plot(
+        list(means), list(means.values()), color=COLOURS[name], label=TITLES[name], linestyle=linestyle,
+        marker="o" if name == "samples" else None, markersize=4, linewidth=linewidth,
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Grids of sampled images: a row per class, a block per guidance strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+
+from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
+
+GAP = 2  # pixels between images
+BACKGROUND = 0.75  # of the gap: neither ink nor paper
+
+
+@rc_context(RC)
+def sample_grid(
+    images: Mapping[float, np.ndarray],
+    path: Path,
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+    invert: bool = True,
+) -> Path:
+    """Draw images of every class, one block of columns per guidance strength.
+
+    Args:
+        images: by w: (n_classes, n_per_class, H, W), one shape for all, values 0 to their common maximum.
+        path: the PNG to write; a dict of one strength gives the grid of that strength alone.
+        class_names: of the rows; default 0, 1, ...
+        title: left out if empty.
+        invert: draw large values dark: ink on paper.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: no images, or shapes that are not as above.
+    """
+    arrays = {w: np.asarray(array, dtype=np.float64) for w, array in images.items()}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 4:
+        raise ValueError(f"images must have one shape (classes, images, height, width), got {sorted(shapes)}")
+    (num_classes, num_images, height, width), top = shapes.pop(), max(a.max() for a in arrays.values()) or 1.0
+    names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
+    if len(names) != num_classes:
+        raise ValueError(f"there are {len(names)} class names for {num_classes} classes")
+    inches = 0.4 * max(1.0, 28 / height)  # of one image
+    columns = len(arrays)
+    figure, grid = new_figure(
+        1, columns, inches * num_images * columns + 0.7, inches * num_classes * height / width + 0.6
+    )
+    for k, (w, array) in enumerate(arrays.items()):
+        axes = grid[0, k]
+        axes.imshow(
+            mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest"
+        )
+        hide_frame(axes)
+        axes.set_title(f"w = {w:g}")
+        if k == 0:
+            centres = GAP + np.arange(num_classes) * (height + GAP) + (height - 1) / 2
+            axes.set_yticks(centres, names)
+            axes.tick_params(length=0)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return save_figure(figure, path)
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
+    """One array from (rows, columns, H, W): images GAP pixels apart on a grey ground."""
+    rows, columns, height, width = images.shape
+    framed = np.full((rows, columns, height + GAP, width + GAP), BACKGROUND / 4)
+    framed[:, :, GAP:, GAP:] = images
+    out = framed.transpose(0, 2, 1, 3).reshape(rows * (height + GAP), columns * (width + GAP))
+    return np.pad(out, ((0, GAP), (0, GAP)), constant_values=BACKGROUND / 4)

@@ -1,0 +1,93 @@
+"""How every picture looks: colours that colour-blind readers can tell apart (Okabe and Ito), quiet axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+DPI = 150
+INK = "#333333"
+GREY = "#8c8c8c"
+COLOURS = {
+    "class": "#b3b3b3",
+    "tilted": "#E69F00",
+    "exact": "#0072B2",
+    "learned": "#D55E00",
+    "samples": "#000000",
+}
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+TITLES = {
+    "class": "data (class)",
+    "tilted": "tilted",
+    "exact": "exact guided",
+    "learned": "learned",
+    "samples": "samples",
+}
+PROBABILITY = LinearSegmentedColormap.from_list(  # white is zero, then matplotlib's magma from its light end
+    "probability", ["#ffffff", *colormaps["magma_r"](np.linspace(0.08, 0.86, 12))]
+)
+RC: Any = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "axes.formatter.useoffset": False,
+}
+
+
+def new_figure(
+    rows: int, columns: int, width: float, height: float, **subplots: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` x `height` inches and its axes, an array (rows, columns). No pyplot, no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    return path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes its name only once it is complete; an old one survives any failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def hide_frame(axes: Axes) -> None:
+    """No spines and no ticks."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,161 @@
+"""Tables on the terminal, and the files that numbers go to (csv, json, npz), whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from torch import Tensor
+
+from mdlm_cfg.evaluation import TableEvaluation, to_plain
+from mdlm_cfg.reports.style import atomic_write
+
+ABSENT = "-"
+ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0
+CELL_WIDTH = 26  # cells on the terminal are not broken up to this width
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows of text, ready to be shown; `note` says what the columns are."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """A number for people: fixed digits, scientific where those would hide it, "-" where there is none."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < ROUNDING:
+        return "0"
+    if abs(value) < 0.5 * 10 ** (1 - digits) or abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def distance_table(evaluation: TableEvaluation) -> Table:
+    """The main table, per w: what guidance does, what goes wrong, the samples beside their noise floor."""
+    follows = "learned" if evaluation.has_learned else "exact"
+    score = "Score error: exact to learned. " if evaluation.has_learned else ""
+    heads = {
+        "guidance effect": "tv_class_exact",
+        "gap to tilted": "tv_tilted_exact",
+        "score error": "tv_exact_learned",
+    }
+    rows = []
+    for result, row in zip(evaluation.results, evaluation.rows()):
+        found = result.sample_tv[follows].estimate
+        rows.append(
+            [
+                f"{result.w:g}",
+                *(format_number(row[key]) for key in heads.values()),
+                format_number(row["tv_exact_samples"]),
+                f"{format_number(found.value)} [{format_number(found.low)}, {format_number(found.high)}]",
+                format_number(row[f"noise_floor_{follows}"]),
+            ]
+        )
+    note = (
+        "All are total variation distances. Guidance effect: class to exact. Gap: tilted to exact. "
+        f"{score}The samples' distance to the {follows} law has a 95% bootstrap interval; the noise floor is "
+        f"its mean for {evaluation.num_samples:,} samples that follow that law exactly."
+    )
+    columns = ["w", *heads, "samples to exact", f"samples to {follows} [95%]", "noise floor"]
+    if not evaluation.has_learned:
+        keep = [k for k, name in enumerate(columns) if k not in (3, 4)]
+        columns, rows = [columns[k] for k in keep], [[row[k] for k in keep] for row in rows]
+    return Table(columns, rows, note)
+
+
+def moment_table(evaluation: TableEvaluation) -> Table:
+    """Mean and covariance of every law: eigenvalues, and the difference to the exact law's covariance."""
+    rows = []
+    for result in evaluation.results:
+        for name in evaluation.law_names:
+            moments = result.moments[name]
+            difference = (result.covariance_difference(name) or {}) if name != "exact" else {}
+            rows.append(
+                [
+                    f"{result.w:g}",
+                    name,
+                    _numbers(moments.mean.tolist()),
+                    _numbers(moments.eigenvalues.flip(0).tolist()),
+                    *(format_number(difference.get(norm)) for norm in ("frobenius", "spectral")),
+                ]
+            )
+    note = "In units of the values. Differences: of the covariance, to and relative to the exact law's."
+    columns = ["w", "law", "mean", "eigenvalues of the covariance", "difference (Frobenius)", "(spectral)"]
+    return Table(columns, rows, note)
+
+
+def divergence_table(evaluation: TableEvaluation) -> Table:
+    """KL of the exact law from the class, the tilted law and the network's, in nats."""
+    names = [name for name in ("class", "tilted", "learned") if name in evaluation.law_names]
+    rows = [
+        [f"{result.w:g}", *(format_number(result.kl("exact", name)) for name in names)]
+        for result in evaluation.results
+    ]
+    return Table(["w", *(f"KL(exact ‖ {name})" for name in names)], rows, "In nats.")
+
+
+def _numbers(values: Sequence[float], most: int = 6) -> str:
+    shown = ", ".join(format_number(value, 3) for value in values[:most])
+    return shown if len(values) <= most else f"{shown}, … ({len(values)})"
+
+
+def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
+    """Show a table on the terminal."""
+    console = console or Console()
+    rich_table = RichTable(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    for k, name in enumerate(table.columns):
+        widest = max((len(row[k]) for row in table.rows), default=0)
+        rich_table.add_column(name, justify="left" if k == 0 else "right", min_width=min(widest, CELL_WIDTH))
+    for row in table.rows:
+        rich_table.add_row(*row)
+    console.print(rich_table)
+    if table.note:
+        console.print(table.note, style="dim", highlight=False)
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write flat rows; numbers in full precision, empty where there is none."""
+    text = io.StringIO(newline="")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return _write_text(text.getvalue(), path)
+
+
+def write_json(value: Any, path: Path) -> Path:
+    """Write valid JSON: numbers that are not finite become the strings "inf", "-inf", "nan"."""
+    return _write_text(
+        json.dumps(to_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path
+    )
+
+
+def write_laws(laws: Mapping[str, Tensor], path: Path) -> Path:
+    """Write laws to one compressed npz file under their names, in full precision."""
+    arrays: dict[str, Any] = {name: law.numpy() for name, law in laws.items()}
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def _write_text(text: str, path: Path) -> Path:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    return path
