@@ -333,9 +333,7 @@ def _check(
         )
 
 
-def _laws(
-    target: TableMixture, denoiser: Denoiser | None, guidance: Guidance, target_class: int
-) -> dict[str, Tensor]:
+def _laws(target: TableMixture, denoiser: Denoiser | None, guidance: Guidance, target_class: int) -> dict[str, Tensor]:
     laws = {
         "class": target.class_pmf(target_class),
         "tilted": tilted_law(target, guidance.strength(0, 1), target_class),
@@ -350,9 +348,7 @@ def _compare(w: float, laws: dict[str, Tensor], x: Tensor, generator: torch.Gene
     cells = max(laws["exact"].numel(), len(x))
     resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // cells))
     sample_tv: dict[str, SampleTV] = {
-        name: SampleTV(
-            sampled_tv(laws[name], x, resamples, generator), expected_sampling_tv(laws[name], len(x))
-        )
+        name: SampleTV(sampled_tv(laws[name], x, resamples, generator), expected_sampling_tv(laws[name], len(x)))
         for name in laws
         if name in ("exact", "learned")
     }

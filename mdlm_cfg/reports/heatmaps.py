@@ -76,9 +76,7 @@ def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
     """
     names, results = evaluation.law_names, evaluation.results
     size = 2.05
-    figure, grid = new_figure(
-        len(results), len(names), size * len(names) + 1.1, (size + 0.35) * len(results) + 0.35
-    )
+    figure, grid = new_figure(len(results), len(names), size * len(names) + 1.1, (size + 0.35) * len(results) + 0.35)
     support = _plane(evaluation.class_law) > 0
     overlap = support & (_plane(evaluation.others_law) > 0)
     for row, (line, result) in enumerate(zip(grid, results)):

@@ -10,8 +10,8 @@ from matplotlib import rc_context
 
 from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
 
-GAP = 2  # pixels between images
-BACKGROUND = 0.75  # of the gap: neither ink nor paper
+GAP_SHARE = 1 / 14  # of an image's height, between images
+BACKGROUND = 0.2  # of the gap, from paper to ink
 
 
 @rc_context(RC)
@@ -45,20 +45,19 @@ def sample_grid(
     names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
     if len(names) != num_classes:
         raise ValueError(f"there are {len(names)} class names for {num_classes} classes")
-    inches = 0.4 * max(1.0, 28 / height)  # of one image
+    inches = 0.4 * max(1.0, width / 28)  # of one image
     columns = len(arrays)
     figure, grid = new_figure(
         1, columns, inches * num_images * columns + 0.7, inches * num_classes * height / width + 0.6
     )
     for k, (w, array) in enumerate(arrays.items()):
         axes = grid[0, k]
-        axes.imshow(
-            mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest"
-        )
+        axes.imshow(mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest")
         hide_frame(axes)
         axes.set_title(f"w = {w:g}")
         if k == 0:
-            centres = GAP + np.arange(num_classes) * (height + GAP) + (height - 1) / 2
+            gap = gap_of(height)
+            centres = gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2
             axes.set_yticks(centres, names)
             axes.tick_params(length=0)
     if title:
@@ -66,10 +65,16 @@ def sample_grid(
     return save_figure(figure, path)
 
 
+def gap_of(height: int) -> int:
+    """Pixels between images of this height."""
+    return max(1, round(height * GAP_SHARE))
+
+
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """One array from (rows, columns, H, W): images GAP pixels apart on a grey ground."""
+    """One array from (rows, columns, H, W): the images on a grey ground, `gap_of(H)` pixels apart."""
     rows, columns, height, width = images.shape
-    framed = np.full((rows, columns, height + GAP, width + GAP), BACKGROUND / 4)
-    framed[:, :, GAP:, GAP:] = images
-    out = framed.transpose(0, 2, 1, 3).reshape(rows * (height + GAP), columns * (width + GAP))
-    return np.pad(out, ((0, GAP), (0, GAP)), constant_values=BACKGROUND / 4)
+    gap = gap_of(height)
+    framed = np.full((rows, columns, height + gap, width + gap), BACKGROUND)
+    framed[:, :, gap:, gap:] = images
+    out = framed.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))
+    return np.pad(out, ((0, gap), (0, gap)), constant_values=BACKGROUND)

@@ -60,9 +60,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
     return environment.get_template("page.html.j2").render(title=title, sections=sections, settings=shown)
 
 
-def write_page(
-    path: Path, title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None
-) -> Path:
+def write_page(path: Path, title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> Path:
     """Write the page, whole or not at all, and return its path."""
     with atomic_write(path) as file:
         file.write(render_page(title, sections, settings).encode())

@@ -57,9 +57,7 @@ RC: Any = {
 }
 
 
-def new_figure(
-    rows: int, columns: int, width: float, height: float, **subplots: Any
-) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, width: float, height: float, **subplots: Any) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches and its axes, an array (rows, columns). No pyplot, no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)

@@ -20,9 +20,9 @@ from mdlm_cfg.reports.tables import (
 )
 
 READING = """\
-Guidance of strength w raises the probability of what the class has and the other classes have not: w = 0 \
-is the class itself, larger w pushes away from the others. (Where other codes write gamma or a guidance scale s, \
-w = gamma - 1.)
+Guidance of strength w raises the probability of what the class has and the other classes have not: \
+w = 0 is the class itself, larger w pushes away from the others. (Where other codes write gamma or a \
+guidance scale s, w = gamma - 1.)
 
 The tilted law, proportional to p(x)^(-w) p(x | class)^(1+w), is what guidance is often believed to sample. \
 The exact law is what the guided chain ends in when both conditionals are perfect and time is continuous; in \
@@ -95,8 +95,8 @@ def _subject(evaluation: TableEvaluation) -> str:
     return (
         f"Class {e.target_class} of {e.num_classes} on {e.num_tokens} values in {e.num_dims} "
         f"dimension{'s' if e.num_dims > 1 else ''}; guidance of the kind “{e.kind}”; "
-        f"{e.num_samples:,} samples per w of the {'learned' if e.has_learned else 'exact'} denoiser by {e.sampler}{steps}{noise}, "
-        f"seed {e.seed}."
+        f"{e.num_samples:,} samples per w of the {'learned' if e.has_learned else 'exact'} denoiser "
+        f"by {e.sampler}{steps}{noise}, seed {e.seed}."
     )
 
 
@@ -120,7 +120,5 @@ def _caption(evaluation: TableEvaluation) -> str:
         "dotted where it overlaps with other classes'."
     )
     if evaluation.num_dims > 2:
-        caption += (
-            " Shown are marginals of the first two coordinates; the distances are those of the whole laws."
-        )
+        caption += " Shown are marginals of the first two coordinates; the distances are those of the whole laws."
     return caption

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from mdlm_cfg.reports.style import atomic_write
 
 ABSENT = "-"
 ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0
-CELL_WIDTH = 26  # cells on the terminal are not broken up to this width
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def divergence_table(evaluation: TableEvaluation) -> Table:
     """KL of the exact law from the class, the tilted law and the network's, in nats."""
     names = [name for name in ("class", "tilted", "learned") if name in evaluation.law_names]
     rows = [
-        [f"{result.w:g}", *(format_number(result.kl("exact", name)) for name in names)]
-        for result in evaluation.results
+        [f"{result.w:g}", *(format_number(result.kl("exact", name)) for name in names)] for result in evaluation.results
     ]
     return Table(["w", *(f"KL(exact ‖ {name})" for name in names)], rows, "In nats.")
 
@@ -119,10 +118,12 @@ def _numbers(values: Sequence[float], most: int = 6) -> str:
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
     """Show a table on the terminal."""
     console = console or Console()
-    rich_table = RichTable(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    rich_table = RichTable(
+        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for k, name in enumerate(table.columns):
-        widest = max((len(row[k]) for row in table.rows), default=0)
-        rich_table.add_column(name, justify="left" if k == 0 else "right", min_width=min(widest, CELL_WIDTH))
+        widest = max(len(text) for text in ["-", *name.split(), *(row[k] for row in table.rows)])
+        rich_table.add_column(textwrap.fill(name, widest), justify="left" if k == 0 else "right")
     for row in table.rows:
         rich_table.add_row(*row)
     console.print(rich_table)
@@ -142,9 +143,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def write_json(value: Any, path: Path) -> Path:
     """Write valid JSON: numbers that are not finite become the strings "inf", "-inf", "nan"."""
-    return _write_text(
-        json.dumps(to_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path
-    )
+    return _write_text(json.dumps(to_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
 
 
 def write_laws(laws: Mapping[str, Tensor], path: Path) -> Path:
