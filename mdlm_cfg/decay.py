@@ -123,8 +123,8 @@ class Decay:
         """What kind of decay it is, in one sentence."""
         if not self.certain:
             return (
-                "TV decays double-exponentially in w: no reachable partial state is certain of its class, so every exit "
-                "rate grows exponentially."
+                "TV decays double-exponentially in w: no reachable partial state is certain of its class, so every "
+                "exit rate grows exponentially."
             )
         state = ", ".join("mask" if v == max(self.certain[0].state) else str(v) for v in self.certain[0].state)
         return (
@@ -156,7 +156,8 @@ def tv_decay(
     at_fit = [float(log_still_masked(denoiser, g, target_class, [fit_tau])[0]) for g in guidances]
     half = max(2, (len(strengths) + 1) // 2)
     slopes = tuple(
-        _slope(list(strengths)[part], [math.log(-v) for v in at_fit[part]]) for part in (slice(half), slice(-half, None))
+        _slope(list(strengths)[part], [math.log(-v) for v in at_fit[part]])
+        for part in (slice(half), slice(-half, None))
     )
     times = [time_to_tv(denoiser, g, target_class, 0.05) for g in guidances]
     certain = certain_states(target, target_class) if kind == "rate" else []
@@ -177,7 +178,10 @@ def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None,
         raise ValueError(f"a TV level must lie strictly between 0 and 1, got {level}")
     goal = math.log(level)
     # P(still masked) lies between those of D independent clocks of the slowest rate, and of one of all rates together
-    low, high = 1e-300, math.log(denoiser.num_dims / level) * denoiser.num_dims / slowest_exit(denoiser, guidance, target_class)
+    low, high = (
+        1e-300,
+        math.log(denoiser.num_dims / level) * denoiser.num_dims / slowest_exit(denoiser, guidance, target_class),
+    )
     low = high * 1e-12
     while float(log_still_masked(denoiser, guidance, target_class, [low])[0]) < goal:
         low *= 1e-12

@@ -42,8 +42,8 @@ class Region:
 def regions(target: TableMixture, target_class: int) -> list[Region]:
     """The partition of the support of class z by which of its projections overlap another class's (theory, section 7).
 
-    Empty parts are left out; the order is from private to shared. In 2D: R1 (both projections private), R2,1 and R2,2 (the
-    first, the second projection overlaps), R3 (both overlap, the point does not) and R4 = S (the point overlaps).
+    Empty parts are left out; the order is from private to shared. In 2D: R1 (both projections private), R2,1 and R2,2
+    (the first, the second projection overlaps), R3 (both overlap, the point does not) and R4 = S (the point overlaps).
     """
     d = target.num_dims
     support = target.class_pmf(target_class) > 0

@@ -53,14 +53,15 @@ def level_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelRates]:
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
-    source = _table_edges if isinstance(denoiser, TableDenoiser) else _denoiser_edges
-    for level, (edges, log_base) in enumerate(source(denoiser, guidance, target_class, lattice)):
+    if isinstance(denoiser, TableDenoiser):
+        source = _table_edges(denoiser, guidance, target_class, lattice)
+    else:
+        source = _denoiser_edges(denoiser, guidance, target_class, lattice)
+    for level, (edges, log_base) in enumerate(source):
         yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
 
 
-def rates_from_edges(
-    edges: list[Tensor], log_base: Tensor, kind: str, lattice: Lattice, level: int
-) -> LevelRates:
+def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: str, lattice: Lattice, level: int) -> LevelRates:
     """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3)."""
     num_masked = lattice.num_dims - level
     log_sum = by_coordinate([_logsumexp(edge) for edge in edges], lattice, level)
@@ -94,8 +95,8 @@ def _table_edges(
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Edges of a table: rho telescopes within a step, so the guided mean is taken per state and not per edge.
 
-    With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U), and the edges are views
-    of T one level on. The chain never visits a state with T = 0; its edges are -inf.
+    With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U), and the edges are
+    views of T one level on. The chain never visits a state with T = 0; its edges are -inf.
     """
     log_uncond = denoiser.log_marginals(None)
     log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
@@ -186,8 +187,8 @@ def law_at(
 ) -> Tensor:
     """The exact law over partial states at clock time tau (theory, section 5).
 
-    The resolvent of a chain that only unmasks is the push with g = Lambda / (s + Lambda), and every eigenvalue is -Lambda,
-    real and not positive: the inverse Laplace transform on Talbot's contour (Trefethen, Weideman, Schmelzer, "Talbot
+    The resolvent of a chain that only unmasks is the push with g = Lambda / (s + Lambda), and every eigenvalue is
+    -Lambda, real and not positive: the inverse Laplace transform on Talbot's contour (Trefethen, Weideman, Schmelzer, "Talbot
     quadratures and rational approximations", 2006) converges geometrically whatever the rates are.
 
     Args:
@@ -208,9 +209,12 @@ def law_at(
 
 def _law_at_one(denoiser: Denoiser, guidance: Guidance, target_class: int | None, tau: float) -> Tensor:
     lattice, target_class = start(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
-    if tau == 0:
+    if tau in (0, math.inf):
         dense = torch.zeros([lattice.num_tokens + 1] * lattice.num_dims, dtype=torch.float64)
-        dense[(-1,) * lattice.num_dims] = 1
+        if tau == 0:
+            dense[(-1,) * lattice.num_dims] = 1
+        else:
+            dense[(slice(0, -1),) * lattice.num_dims] = terminal_law(denoiser, guidance, target_class)
         return dense
     nodes, weights = talbot(tau)
     flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
@@ -253,9 +257,7 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
 
 
 def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> tuple[Lattice, int | None]:
-    """The lattice and the class (None for the null class); refuses what does not exist or does not fit."""
-    if target_class == denoiser.num_classes:
-        target_class = None
+    """The lattice of the partial states, and the class; refuses what does not exist or does not fit."""
     if target_class is not None:
         check_class(target_class, denoiser.num_classes)
     lattice = Lattice(denoiser.num_tokens, denoiser.num_dims)
@@ -274,8 +276,8 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
     if needed > memory_limit():
         raise ValueError(
-            f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about {needed / 2**30:.3g} GiB, "
-            f"more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values or dimensions, or samples"
+            f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
+            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values or dimensions, or samples"
         )
 
 

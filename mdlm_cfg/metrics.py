@@ -75,9 +75,7 @@ class Estimate:
     high: float
 
 
-def sampled_tv(
-    law: Tensor, x: Tensor, num_resamples: int = 200, generator: torch.Generator | None = None
-) -> Estimate:
+def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torch.Generator | None = None) -> Estimate:
     """TV between a law and samples, with the interval of its sampling distribution.
 
     Resampling n points from n adds a second helping of noise to a TV; the interval is therefore that of the statistic

@@ -71,7 +71,7 @@ class AveragedObjective:
         self.children = (state[:, None, None] + moves).masked_fill(~masked[..., None], 0)
         num_masked = masked.sum(dim=1)
         # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
-        weight = 1.0 / (num_masked * torch.tensor([comb(num_dims, int(m)) for m in num_masked]))
+        weight = 1 / (num_masked * torch.tensor([comb(num_dims, int(m)) for m in num_masked])).double()
         self.weights = masked * weight[:, None]
 
     def histogram(self, x: Tensor, classes: Tensor) -> Tensor:
@@ -90,7 +90,9 @@ class AveragedObjective:
             histogram: float64 (K, N, ..., N): of a batch, or a known distribution itself.
         """
         labels = [*histogram, histogram.sum(dim=0)]
-        targets = torch.stack([self.lattice.to_dense(self.lattice.marginals(h)).flatten()[self.children] for h in labels])
+        targets = torch.stack(
+            [self.lattice.to_dense(self.lattice.marginals(h)).flatten()[self.children] for h in labels]
+        )
         targets = targets * self.weights[:, :, None]  # (K + 1, S, D, N)
         classes = torch.arange(self.num_classes + 1).repeat_interleave(len(self.tokens))
         log_probs = net(self.tokens.repeat(self.num_classes + 1, 1), classes).reshape(targets.shape)

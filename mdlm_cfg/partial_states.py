@@ -2,7 +2,8 @@
 
 Level l holds the partial states with l unmasked coordinates as one tensor (C(D, l), N^l): the first axis runs over the
 subsets U of unmasked coordinates in lexicographic order, the second over their values in C order. A law over
-partial states is a list of D + 1 such tensors ("levels"), or, for people, one dense tensor (N+1,)*D with index N the mask.
+partial states is a list of D + 1 such tensors ("levels"), or, for people, one dense tensor (N+1,)*D with index N the
+mask.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def sample(
         sampler: "first_hitting" (exact in time; D denoiser calls per conditional), "tau_leaping", "euler", "d_cfg" or
             "event_leaping" (K calls).
         steps: for all but first_hitting: the number of steps K, or your own grid of clock times from 0 to inf.
-        schedule: the noise schedule of K steps; default linear.
+        schedule: the noise schedule of K steps; default linear, and cosine for event_leaping.
         generator: the only source of randomness; the same seed gives the same samples.
         on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
 
@@ -80,7 +80,7 @@ def sample(
         ValueError: an unknown sampler or class, missing or useless steps, a grid that would leave masks.
     """
     check_sampler(sampler, steps)
-    if target_class is not None and target_class != denoiser.num_classes:
+    if target_class is not None:
         check_class(target_class, denoiser.num_classes)
     x = all_masked(num_samples, denoiser.num_dims, denoiser.num_tokens)
     watch = on_step or (lambda _: None)
@@ -103,17 +103,18 @@ def sample(
 
 
 def check_sampler(sampler: str, steps: Steps | None) -> None:
-    """Raise ValueError for an unknown sampler, or one whose `steps` are missing or meaningless."""
+    """Raise ValueError for an unknown sampler, or steps for one that makes none."""
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
     if sampler == "first_hitting" and steps is not None:
         raise ValueError("first_hitting takes no steps: it makes one step per coordinate, and no time error")
-    if sampler != "first_hitting" and steps is None:
-        raise ValueError(f"sampler {sampler!r} needs steps: a number of steps, or a grid of clock times")
 
 
 def leap_time(
-    x: Tensor, log_rates: Tensor, jump_probability: Callable[[Tensor, Tensor], Tensor], u: Tensor,
+    x: Tensor,
+    log_rates: Tensor,
+    jump_probability: Callable[[Tensor, Tensor], Tensor],
+    u: Tensor,
     generator: torch.Generator | None,
 ) -> Tensor:
     """One parallel step: every masked coordinate jumps with probability J(Z_i, u), by the frozen rates."""

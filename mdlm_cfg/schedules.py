@@ -65,7 +65,7 @@ def exponential(horizon: float = 10.0) -> Schedule:
     return Schedule("exponential", horizon)
 
 
-def step_fractions(steps: int | Sequence[float] | Tensor, schedule: Schedule | None = None) -> Tensor:
+def step_fractions(steps: int | Sequence[float] | Tensor | None, schedule: Schedule | None = None) -> Tensor:
     """u_k = (alpha_s - alpha_t) / (1 - alpha_t) = 1 - exp(-d_tau) of every step (theory, section 2).
 
     Args:
@@ -76,6 +76,8 @@ def step_fractions(steps: int | Sequence[float] | Tensor, schedule: Schedule | N
     Returns:
         float64 (K,), values in (0, 1].
     """
+    if steps is None:
+        raise ValueError("this sampler needs steps: a number of steps, or a grid of clock times from 0 to inf")
     if isinstance(steps, int):
         if steps < 1:
             raise ValueError(f"the number of steps is {steps}, and must be at least 1")
@@ -89,18 +91,22 @@ def step_fractions(steps: int | Sequence[float] | Tensor, schedule: Schedule | N
     return -torch.expm1(-(taus[1:] - taus[:-1]))
 
 
-def event_counts(steps: int | Sequence[float] | Tensor | None, num_dims: int, schedule: Schedule | None = None) -> list[int]:
+def event_counts(
+    steps: int | Sequence[float] | Tensor | None, num_dims: int, schedule: Schedule | None = None
+) -> list[int]:
     """How many coordinates each of K steps unmasks when the fraction unmasked follows alpha (event-leaping).
 
-    Each of the first min(K, D) steps unmasks at least one, and they sum to D: with K >= D every step is one event, and
-    event-leaping is exact.
+    The default is the cosine schedule: one event at a time at first, where the class is still in doubt and guidance
+    acts, many at the end. Each of the first min(K, D) steps unmasks at least one coordinate, and they sum to D: with
+    K >= D every step is one event, and event-leaping is exact.
     """
-    fractions = step_fractions(steps if steps is not None else num_dims, schedule)
+    fractions = step_fractions(steps, schedule or cosine())
     counts, left = [], num_dims
-    for k, u in enumerate(fractions.tolist()):
+    for u in fractions.tolist():
         if left == 0:
             break
-        last = k == len(fractions) - 1
-        counts.append(left if last else max(1, min(round(left * u), left)))
+        counts.append(max(1, min(round(left * u), left)))
         left -= counts[-1]
+    if left:
+        raise ValueError("a grid of clock times must end at inf to sample: before that, masks are left")
     return counts

@@ -1,7 +1,7 @@
-"""The exact law of a K-step sampler (theory, section 6): the sum over the very step that `mdlm_cfg.samplers` draws from.
+"""The exact law of a K-step sampler (theory, section 6): the sum over the step that `mdlm_cfg.samplers` draws from.
 
-One step's kernel has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate stays or takes one of N
-values. It is applied subset by subset of unmasked coordinates, on the dense tensor (N+1,)*D.
+One step's kernel has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate stays or takes one of
+N values. It is applied subset by subset of unmasked coordinates, on the dense tensor (N+1,)*D.
 
 A parallel step can land on a partial state that is impossible under the class. What happens there is the denoiser's
 answer (docs/design.md, "The denoiser's contract"), here as in the sampler.
@@ -76,7 +76,7 @@ def stepped_law(
     Args:
         sampler: "tau_leaping", "euler", "d_cfg" or "event_leaping"; for kind "normalized" every jump probability is u.
         steps: the number of steps K, or your own grid of clock times from 0 (mass is left on masks if it ends early).
-        schedule: the noise schedule of the K steps; default linear.
+        schedule: the noise schedule of the K steps; default linear, and cosine for event_leaping.
 
     Returns:
         float64 (N+1,)*D over partial states, index N of an axis being the mask; `[:N, ..., :N]` holds finished samples.
@@ -166,9 +166,9 @@ def subset_chances(log_z: Tensor, count: int) -> dict[tuple[int, ...], Tensor]:
         for every subset of range(m) of size `count`, its probability (S,).
     """
     m = log_z.shape[1]
-    chances = {(): torch.ones_like(log_z[:, 0])}
+    chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_z[:, 0])}
     for size in range(1, count + 1):
-        grown = {}
+        grown: dict[tuple[int, ...], Tensor] = {}
         for subset in combinations(range(m), size):
             total = torch.zeros_like(log_z[:, 0])
             for i in subset:

@@ -33,7 +33,10 @@ class TableMixture:
         if weights.shape != pmfs.shape[:1]:
             raise ValueError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
         sums = pmfs.flatten(1).sum(dim=1)
-        for name, values, totals in (("class_pmfs", pmfs, sums), ("class_weights", weights, weights.sum()[None])):
+        for name, values, totals in (
+            ("class_pmfs", pmfs, sums),
+            ("class_weights", weights, weights.sum()[None]),
+        ):
             if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
                 worst = values.flatten()[~torch.isfinite(values.flatten()) | (values.flatten() < 0)][0]
                 raise ValueError(f"{name} holds {worst:g}: probabilities must be finite and not negative")
@@ -52,12 +55,12 @@ class TableMixture:
         return torch.tensordot(self.class_weights, self.class_pmfs, dims=1)
 
     def class_pmf(self, target_class: int | None) -> Tensor:
-        """p(x | z), float64 (N,)*D; None (or K) is the whole mixture.
+        """p(x | z), float64 (N,)*D; None is the whole mixture.
 
         Raises:
             ValueError: a class that does not exist.
         """
-        if target_class is None or target_class == self.num_classes:
+        if target_class is None:
             return self.pmf
         check_class(target_class, self.num_classes)
         return self.class_pmfs[target_class]
@@ -142,7 +145,8 @@ class TableDenoiser:
     def _lookup(self, tokens: Tensor, k: int) -> Tensor:
         """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0. Unmasked rows are junk."""
         if k not in self._dense:
-            self._dense[k] = self.lattice.to_dense(self.lattice.marginals(self.target.class_pmf(k))).log().flatten()
+            pmf = self.target.class_pmf(None if k == self.num_classes else k)
+            self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
         table, n = self._dense[k], self.num_tokens
         strides = (n + 1) ** torch.arange(self.num_dims - 1, -1, -1)
         state = (tokens * strides).sum(dim=1)
@@ -153,4 +157,6 @@ class TableDenoiser:
 def check_class(target_class: int, num_classes: int) -> None:
     """Raise ValueError unless 0 <= target_class < K."""
     if not 0 <= target_class < num_classes:
-        raise ValueError(f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}")
+        raise ValueError(
+            f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
+        )
