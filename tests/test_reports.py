@@ -118,6 +118,13 @@ def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path
     assert "score error" not in page.read_text().lower()
 
 
+def test_no_overlap_curve_where_every_coordinate_overlaps(tmp_path):
+    pmfs = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    target = TableMixture(pmfs / pmfs.sum(dim=(1, 2, 3), keepdim=True), torch.tensor([0.5, 0.5]))
+    write_table_report(evaluate_table(target, None, [0, 1], 0, num_samples=50), tmp_path, "Full", {})
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"laws", "distances"}
+
+
 def test_one_strength_needs_no_curve(tmp_path):
     write_table_report(evaluate_table(toys.toy_1d_overlap(), None, [1], 0, num_samples=50), tmp_path, "One", {})
     assert {path.name for path in tmp_path.iterdir()} == {

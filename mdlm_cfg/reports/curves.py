@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.ticker import MaxNLocator
 
 from mdlm_cfg.evaluation import TableEvaluation
 from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
@@ -63,6 +64,7 @@ def line_plot(
     axes.set_title(title, loc="left")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     if log_x:
         axes.set_xscale("log")
     if log_y:

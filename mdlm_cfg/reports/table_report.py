@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.evaluation import TableEvaluation
+from mdlm_cfg.evaluation import TableEvaluation, mean_by_overlap
 from mdlm_cfg.reports.curves import draw_distances
 from mdlm_cfg.reports.heatmaps import draw_laws, draw_overlap_profile
 from mdlm_cfg.reports.page import Picture, Section, write_page
@@ -77,7 +77,7 @@ def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
         _curve(evaluation, folder),
     )
     laws = [Picture(draw_laws(evaluation, folder / "laws.png"), _caption(evaluation))]
-    if evaluation.num_dims > 2:
+    if evaluation.num_dims > 2 and len(_overlaps(evaluation)) > 1:
         path = draw_overlap_profile(evaluation, folder / "overlap.png")
         laws.append(Picture(path, "Mean probability per state of the class's support, by how many overlap."))
     return [
@@ -86,6 +86,10 @@ def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
         Section("Mean and covariance", "", moment_table(evaluation)),
         Section("Divergences", "Infinite where the second law lacks support.", divergence_table(evaluation)),
     ]
+
+
+def _overlaps(evaluation: TableEvaluation) -> dict[int, float]:
+    return mean_by_overlap(evaluation.class_law, evaluation.class_law, evaluation.others_law)
 
 
 def _subject(evaluation: TableEvaluation) -> str:
