@@ -38,9 +38,7 @@ class BernoulliMixture:
     def __init__(self, probabilities: Tensor, component_weights: Tensor, class_weights: Tensor) -> None:
         self.probabilities = torch.as_tensor(probabilities).to(torch.float64)
         if self.probabilities.ndim != 3 or 0 in self.probabilities.shape:
-            raise ValueError(
-                f"probabilities must have shape (K, C, D), got {tuple(self.probabilities.shape)}"
-            )
+            raise ValueError(f"probabilities must have shape (K, C, D), got {tuple(self.probabilities.shape)}")
         if not bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all()):
             raise ValueError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
         self.num_classes, self.num_components, self.num_dims = self.probabilities.shape
@@ -54,21 +52,24 @@ class BernoulliMixture:
         self._has_zeros = bool((self._never_on + self._never_off).any())
 
     def _rows(self, target_class: int | None) -> slice:
-        """The components of a class among all K * C; of every class for None or K."""
-        if target_class is None or target_class == self.num_classes:
+        """The components of a class among all K * C; of every class for None."""
+        if target_class is None:
             return slice(None)
         check_class(target_class, self.num_classes)
         return slice(target_class * self.num_components, (target_class + 1) * self.num_components)
 
     def weights(self, target_class: int | None) -> Tensor:
-        """The weight of every component of a class, (C,); of the whole mixture, (K * C,), for None or K."""
-        rows = self._rows(target_class)
-        if rows == slice(None):
+        """The weight of every component of a class, (C,); of the whole mixture, (K * C,), for None."""
+        if target_class is None:
             return (self.class_weights[:, None] * self.component_weights).flatten()
-        return self.component_weights.flatten()[rows]
+        return self.component_weights.flatten()[self._rows(target_class)]
+
+    def component_probabilities(self, target_class: int | None) -> Tensor:
+        """p of every component of a class, (C, D); of the whole mixture, (K * C, D), for None."""
+        return self.probabilities.flatten(0, 1)[self._rows(target_class)]
 
     def log_likelihood(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
-        """log p(x_U | component), float64 (B, C), or (B, K * C) for None or K.
+        """log p(x_U | component), float64 (B, C), or (B, K * C) for None.
 
         Args:
             tokens: partial states, int64 (B, D), values 0, 1 and the mask 2.
@@ -86,7 +87,7 @@ class BernoulliMixture:
         return self.log_likelihood(tokens, target_class) + self.weights(target_class).log()
 
     def component_posterior(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
-        """P(component | x_U, z), float64 (B, C), or (B, K * C) for None or K; NaN where p(x_U | z) = 0."""
+        """P(component | x_U, z), float64 (B, C), or (B, K * C) for None; NaN where p(x_U | z) = 0."""
         return self.log_joint(tokens, target_class).softmax(dim=1)
 
     def log_prob(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -100,7 +101,8 @@ class BernoulliMixture:
             return self.log_joint(tokens).logsumexp(dim=1)
         log_p = torch.empty(len(tokens), dtype=torch.float64)
         for k in classes.unique().tolist():
-            log_p[classes == k] = self.log_joint(tokens[classes == k], k).logsumexp(dim=1)
+            target_class = None if k == self.num_classes else k
+            log_p[classes == k] = self.log_joint(tokens[classes == k], target_class).logsumexp(dim=1)
         return log_p
 
     def sample_components(
@@ -126,11 +128,11 @@ class BernoulliMixture:
 
     def mean(self, target_class: int | None = None) -> Tensor:
         """E[x | z], float64 (D,)."""
-        return self.weights(target_class) @ self.probabilities.flatten(0, 1)[self._rows(target_class)]
+        return self.weights(target_class) @ self.component_probabilities(target_class)
 
     def covariance(self, target_class: int | None = None) -> Tensor:
         """Cov[x | z], float64 (D, D): of the components' means diag sum_c w_c p_c (1 - p_c)."""
-        weights, p = self.weights(target_class), self.probabilities.flatten(0, 1)[self._rows(target_class)]
+        weights, p = self.weights(target_class), self.component_probabilities(target_class)
         centred = p - self.mean(target_class)
         return (weights[:, None] * centred).T @ centred + torch.diag(weights @ (p * (1 - p)))
 
@@ -141,13 +143,9 @@ class BernoulliMixture:
             ValueError: more than 16 dimensions.
         """
         if self.num_dims > MAX_TABLE_DIMS:
-            raise ValueError(
-                f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions"
-            )
+            raise ValueError(f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions")
         states = torch.cartesian_prod(*[torch.arange(2)] * self.num_dims).reshape(-1, self.num_dims)
-        pmfs = torch.stack(
-            [self.log_joint(states, k).logsumexp(dim=1).exp() for k in range(self.num_classes)]
-        )
+        pmfs = torch.stack([self.log_joint(states, k).logsumexp(dim=1).exp() for k in range(self.num_classes)])
         return TableMixture(pmfs.reshape(-1, *[2] * self.num_dims), self.class_weights)
 
     def fingerprint(self) -> str:
@@ -189,29 +187,29 @@ class BernoulliDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.denoiser.Denoiser`."""
-        null = self.num_classes
-        if classes is None:
-            return copy_unmasked(self._conditionals(tokens, null), tokens)
-        groups = classes.unique().tolist()
+        groups = [None] if classes is None else classes.unique().tolist()
         if len(groups) == 1:
-            return copy_unmasked(self._conditionals(tokens, groups[0]), tokens)
+            return copy_unmasked(self._conditionals(tokens, self._class(groups[0])), tokens)
         log_probs = torch.empty(*tokens.shape, 2, dtype=torch.float64)
         for k in groups:
-            log_probs[classes == k] = self._conditionals(tokens[classes == k], k)
+            log_probs[classes == k] = self._conditionals(tokens[classes == k], self._class(k))
         return copy_unmasked(log_probs, tokens)
 
-    def _conditionals(self, tokens: Tensor, k: int) -> Tensor:
+    def _class(self, k: int | None) -> int | None:
+        """A class as the mixture names it: None for the null class K."""
+        return None if k == self.num_classes else k
+
+    def _conditionals(self, tokens: Tensor, k: int | None) -> Tensor:
         """log p(x_i = v | x_U, k) of every coordinate, (B, D, 2); rows of unmasked coordinates are junk."""
         log_joint = self.target.log_joint(tokens, k)
         log_prob = log_joint.logsumexp(dim=1, keepdim=True)
         dead = log_prob.isneginf()[:, 0]
         log_posterior = log_joint - log_prob.masked_fill(log_prob.isneginf(), 0.0)
-        p = self.target.probabilities.flatten(0, 1)[self.target._rows(k)]
+        p = self.target.component_probabilities(k)
         log_probs = torch.stack([_log_mean(log_posterior, q) for q in (1 - p, p)], dim=2)
         if bool(dead.any()):
             uniform = torch.full_like(log_probs[dead], 0.5).log()
-            null = self.num_classes
-            log_probs[dead] = uniform if k == null else self._conditionals(tokens[dead], null)
+            log_probs[dead] = uniform if k is None else self._conditionals(tokens[dead], None)
         return log_probs
 
 
@@ -232,9 +230,7 @@ def _log_mean(log_weights: Tensor, values: Tensor) -> Tensor:
     if float(means.min()) >= UNDERFLOW:
         return out
     possible = (log_weights > NEG_INF).double() @ (values > 0).double()
-    for rows, columns in zip(
-        *(i.split(CHUNK) for i in ((means < UNDERFLOW) & (possible > 0)).nonzero(as_tuple=True))
-    ):
+    for rows, columns in zip(*(i.split(CHUNK) for i in ((means < UNDERFLOW) & (possible > 0)).nonzero(as_tuple=True))):
         out[rows, columns] = (log_weights[rows] + values.T[columns].log()).logsumexp(dim=1)
     return out
 
@@ -279,9 +275,7 @@ def fit_em(
                 on_iteration(k, iteration, objective)
         fits.append((p, w))
     class_weights = torch.bincount(labels).double() / len(labels)
-    return BernoulliMixture(
-        torch.stack([p for p, _ in fits]), torch.stack([w for _, w in fits]), class_weights
-    )
+    return BernoulliMixture(torch.stack([p for p, _ in fits]), torch.stack([w for _, w in fits]), class_weights)
 
 
 def _maximize(x: Tensor, responsibilities: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,7 @@ def count_states(cells: Tensor, labels: Tensor, threshold: float) -> Tensor:
     strides = 2 ** torch.arange(flat.shape[1] - 1, -1, -1)  # the first cell varies slowest: C order
     state = ((flat > threshold) * strides).sum(dim=1)
     num_classes = int(labels.max()) + 1
-    return torch.bincount(labels * num_states + state, minlength=num_classes * num_states).reshape(
-        num_classes, -1
-    )
+    return torch.bincount(labels * num_states + state, minlength=num_classes * num_states).reshape(num_classes, -1)
 
 
 def mutual_information(counts: Tensor) -> float:
@@ -67,7 +65,7 @@ def mutual_information(counts: Tensor) -> float:
 
 
 def _entropy(counts: Tensor) -> float:
-    """Entropy in nats of the law that counts (S,) come from: plug-in + (states seen - 1) / 2n (Miller 1955)."""
+    """Entropy in nats behind counts (S,): of their shares, plus (states seen - 1) / 2n (Miller 1955)."""
     seen = counts[counts > 0].double()
     p = seen / seen.sum()
     return float(-(p * p.log()).sum() + (len(seen) - 1) / (2 * seen.sum()))
@@ -107,9 +105,7 @@ def tiny_mnist_pmfs(
             f"at most {MAX_CELLS} cells"
         )
     if threshold is not None and not 0 <= threshold < 255:
-        raise ValueError(
-            f"threshold = {threshold} must be an intensity from 0 to below 255, or null for the best"
-        )
+        raise ValueError(f"threshold = {threshold} must be an intensity from 0 to below 255, or null for the best")
     if labels.shape != images.shape[:1] or len(labels) == 0 or int(labels.min()) < 0:
         raise ValueError(f"labels must be {len(images)} > 0 classes from 0, got shape {tuple(labels.shape)}")
     cells = area_average(images, height, width)
