@@ -106,5 +106,5 @@ def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
         series, path, "guidance strength w", "total variation",
         bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
         colours={name: colour for name, (_, colour) in lines.items()},
-        dashed=["exact to samples, noise alone"],
+        dashed=["tilted to exact: gap", "exact to samples, noise alone"],
     )  # fmt: skip
