@@ -55,8 +55,8 @@ class Guidance:
 
     Args:
         w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class,
-            above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w as a function of
-            progress, the fraction of coordinates already unmasked (0, 1/D, ..., (D-1)/D).
+            above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w
+            as a function of progress, the fraction of coordinates already unmasked (0, 1/D, ..., (D-1)/D).
         kind: "rate" or "normalized".
 
     Raises:

@@ -188,8 +188,8 @@ def law_at(
     """The exact law over partial states at clock time tau (theory, section 5).
 
     The resolvent of a chain that only unmasks is the push with g = Lambda / (s + Lambda), and every eigenvalue is
-    -Lambda, real and not positive: the inverse Laplace transform on Talbot's contour (Trefethen, Weideman, Schmelzer, "Talbot
-    quadratures and rational approximations", 2006) converges geometrically whatever the rates are.
+    -Lambda, real and not positive: the inverse Laplace transform on Talbot's contour (Trefethen, Weideman, Schmelzer,
+    "Talbot quadratures and rational approximations", 2006) converges geometrically whatever the rates are.
 
     Args:
         tau: one clock time >= 0 or many; inf is the terminal law. At noise time t of a schedule: `schedule.tau(t)`.
@@ -277,7 +277,8 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     if needed > memory_limit():
         raise ValueError(
             f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
-            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values or dimensions, or samples"
+            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; "
+            "use fewer values or dimensions, or samples"
         )
 
 
