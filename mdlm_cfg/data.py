@@ -344,11 +344,11 @@ class BernoulliData(TargetData):
         return binarize(images, self.binarization), labels
 
     def _path(self, images: Tensor, labels: Tensor) -> Path:
-        key = repr((_hash(images, labels), self.settings, self.fit_seed))
-        return Path(self.root) / "bernoulli" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
+        return Path(self.root) / "bernoulli" / f"{_hash(images, labels, repr((self.settings, self.fit_seed)))}.pt"
 
     def _build(self) -> BernoulliMixture:
         path = self._path(*self._images())
+        self._fingerprint = path.stem
         if not path.is_file():
             self.prepare_data()
         try:
@@ -358,6 +358,11 @@ class BernoulliData(TargetData):
 
     def _grid(self, target: Target) -> tuple[int, ...]:
         return self._image_shape
+
+    def fingerprint(self) -> str:
+        """A short hash of the images and the fit's settings; not of the fitted numbers, whose last digits (1e-14) depend
+        on the number of threads: a checkpoint must be usable on another machine."""
+        return self._fingerprint
 
 
 class BinaryImageData(DiffusionData):
@@ -457,7 +462,7 @@ class BinaryImageData(DiffusionData):
         return max(1, len(self.train_images) // world_size // self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches (x int64 (B, D), classes int64 (B,)): every image once per epoch, in a new order."""
+        """Batches (x int64 (B, D), classes int64 (B,)): each epoch all images in a new order, in full batches."""
         self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
         return super().train_dataloader()
 
