@@ -55,9 +55,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     content = _read_bytes(Path(path))
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
-        raise ValueError(
-            f"{path} is not an IDX file: it begins with {content[:4].hex() or 'nothing'}; get it again"
-        )
+        raise ValueError(f"{path} is not an IDX file: it begins with {content[:4].hex() or 'nothing'}; get it again")
     dtype, ndim = np.dtype(DTYPES[content[2]]), content[3]
     start = 4 + 4 * ndim
     if len(content) < start:
@@ -302,9 +300,7 @@ def _read_amat(path: Path, width: int) -> Tensor:
     content = np.frombuffer(_read_bytes(path), np.uint8)
     digits = content[content > ord(" ")] - ord("0")
     if digits.size == 0 or digits.size % width or digits.max() > 1:
-        raise ValueError(
-            f"{path} is corrupt: it must hold rows of {width} numbers, each 0 or 1; get it again"
-        )
+        raise ValueError(f"{path} is corrupt: it must hold rows of {width} numbers, each 0 or 1; get it again")
     return torch.from_numpy(digits.reshape(-1, width))
 
 

@@ -89,9 +89,7 @@ def test_class_of_weight_zero_still_has_conditionals() -> None:
     mixture = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([1.0, 0.0]))
     masked = torch.full((3, 2), 2)
     probs = mixture.denoiser()(masked, torch.tensor([0, 1, 2])).exp()[..., 1]
-    torch.testing.assert_close(
-        probs, torch.tensor([[0.2, 0.9], [0.7, 0.4], [0.2, 0.9]]).double(), rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(probs, torch.tensor([[0.2, 0.9], [0.7, 0.4], [0.2, 0.9]]).double(), rtol=0, atol=1e-7)
 
 
 def test_support_survives_underflow() -> None:
@@ -114,12 +112,8 @@ def test_log_prob_of_partial_images_is_the_marginal() -> None:
     states = all_partial_states(4)
     for k in (None, 1):
         classes = None if k is None else torch.full((len(states),), k)
-        want = [
-            by_hand(mixture, k)[tuple(slice(None) if t == 2 else int(t) for t in s)].sum() for s in states
-        ]
-        torch.testing.assert_close(
-            mixture.log_prob(states, classes).exp(), torch.stack(want), rtol=0, atol=1e-14
-        )
+        want = [by_hand(mixture, k)[tuple(slice(None) if t == 2 else int(t) for t in s)].sum() for s in states]
+        torch.testing.assert_close(mixture.log_prob(states, classes).exp(), torch.stack(want), rtol=0, atol=1e-14)
 
 
 def test_mean_and_covariance_are_the_tables() -> None:
@@ -138,9 +132,7 @@ def test_component_posterior_is_bayes_rule() -> None:
     tokens = torch.tensor([[1, 2, 0]])
     p = mixture.probabilities[0]
     want = mixture.component_weights[0] * p[:, 0] * (1 - p[:, 2])
-    torch.testing.assert_close(
-        mixture.component_posterior(tokens, 0)[0], want / want.sum(), rtol=0, atol=1e-14
-    )
+    torch.testing.assert_close(mixture.component_posterior(tokens, 0)[0], want / want.sum(), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("target_class", [None, 1])
@@ -157,9 +149,7 @@ def test_samples_follow_the_law(target_class: int | None) -> None:
     if target_class is not None:
         assert (classes == target_class).all()
     else:
-        torch.testing.assert_close(
-            torch.bincount(classes) / num, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.005
-        )
+        torch.testing.assert_close(torch.bincount(classes) / num, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.005)
     usage = torch.bincount(components[classes == 1], minlength=4) / (classes == 1).sum()
     torch.testing.assert_close(usage.double(), mixture.component_weights[1], rtol=0, atol=0.01)
     again = mixture.sample(num, torch.Generator().manual_seed(2), target_class)
@@ -171,9 +161,7 @@ def test_em_never_lowers_its_objective_and_finds_the_truth() -> None:
     truth = BernoulliMixture(p, torch.tensor([[0.7, 0.3], [0.4, 0.6]]), torch.tensor([0.5, 0.5]))
     x, classes = truth.sample(20_000, torch.Generator().manual_seed(0))
     history: dict[int, list[float]] = {0: [], 1: []}
-    fit = fit_em(
-        x, classes, 2, 60, 0.5, torch.Generator().manual_seed(1), lambda k, _, value: history[k].append(value)
-    )
+    fit = fit_em(x, classes, 2, 60, 0.5, torch.Generator().manual_seed(1), lambda k, _, value: history[k].append(value))
     for values in history.values():
         assert len(values) == 60 and values[-1] > values[0] + 100
         assert all(b >= a - 1e-9 * abs(a) for a, b in pairwise(values))
@@ -193,10 +181,7 @@ def test_em_repeats_with_its_generator() -> None:
     x, classes = make().sample(500, torch.Generator().manual_seed(0))
     fits = [fit_em(x, classes, 3, 5, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
     assert fits[0].fingerprint() == fits[1].fingerprint()
-    assert (
-        fits[0].fingerprint()
-        != fit_em(x, classes, 3, 6, generator=torch.Generator().manual_seed(4)).fingerprint()
-    )
+    assert fits[0].fingerprint() != fit_em(x, classes, 3, 6, generator=torch.Generator().manual_seed(4)).fingerprint()
 
 
 def test_bad_mixtures_are_refused() -> None:

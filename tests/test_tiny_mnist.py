@@ -52,9 +52,7 @@ def test_mutual_information_of_known_cases() -> None:
     assert mutual_information(certain) == pytest.approx(math.log(2) + 1 / 4000)
     gen = torch.Generator().manual_seed(0)
     plain, corrected = [], []
-    for _ in range(
-        200
-    ):  # independent: the plug-in estimate is biased by 7 * 3 / 2n, the corrected one is not
+    for _ in range(200):  # independent: the plug-in estimate is biased by 7 * 3 / 2n, the corrected one is not
         states, labels = torch.randint(8, (500,), generator=gen), torch.randint(4, (500,), generator=gen)
         counts = torch.bincount(labels * 8 + states, minlength=32).reshape(4, 8)
         p = counts.double() / 500
