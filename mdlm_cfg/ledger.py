@@ -23,6 +23,7 @@ from mdlm_cfg.metrics import (
     histogram,
     kl_divergence,
     mean_and_covariance,
+    multinomial_counts,
     relative_difference,
     sampled_tv,
     total_variation,
@@ -196,27 +197,11 @@ def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]
 def predicted_sample_tv(
     reference: Tensor, law: Tensor, num_samples: int, num_draws: int = 1000, generator: torch.Generator | None = None
 ) -> Estimate:
-    """The distribution of TV(reference, histogram of n draws from `law`): mean and central 99%, by simulation.
-
-    Counts are drawn cell by cell as binomials given what is left (a multinomial), without drawing the n samples.
-    """
-    counts = _multinomial(law.flatten(), num_samples, num_draws, generator)
+    """The distribution of TV(reference, histogram of n draws from `law`): mean and central 99%, by simulation."""
+    counts = multinomial_counts(law.flatten(), num_samples, num_draws, generator)
     tv = 0.5 * (counts / num_samples - reference.flatten()).abs().sum(dim=1)
     low, high = torch.quantile(tv, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
     return Estimate(float(tv.mean()), low, high)
-
-
-def _multinomial(p: Tensor, num_samples: int, num_draws: int, generator: torch.Generator | None) -> Tensor:
-    """Counts of `num_draws` multinomials of n trials, float64 (num_draws, cells), through conditional binomials."""
-    support = (p > 0).nonzero().squeeze(1)
-    q = p[support]
-    tail = q.flip(0).cumsum(0).flip(0)
-    counts = torch.zeros(num_draws, len(p), dtype=torch.float64)
-    left = torch.full((num_draws,), float(num_samples), dtype=torch.float64)
-    for cell, share in zip(support.tolist(), (q / tail).clamp(max=1.0)):
-        counts[:, cell] = torch.binomial(left, share.expand_as(left), generator=generator)
-        left = left - counts[:, cell]
-    return counts
 
 
 def score_error_by_state(

@@ -83,15 +83,30 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     """
     empirical = histogram(x, law.shape[0])
     value = total_variation(law, empirical)
-    draws = torch.multinomial(
-        empirical.flatten().expand(num_resamples, -1), len(x), replacement=True, generator=generator
-    )
-    offsets = torch.arange(num_resamples)[:, None] * law.numel()
-    counts = torch.bincount((draws + offsets).flatten(), minlength=num_resamples * law.numel())
-    resampled = 0.5 * (counts.reshape(num_resamples, -1).double() / len(x) - law.flatten()).abs().sum(dim=1)
+    # only cells that were seen can be seen again; all others keep their probability as a difference
+    seen = empirical.flatten() > 0
+    counts = multinomial_counts(empirical.flatten()[seen], len(x), num_resamples, generator)
+    unseen = float(law.flatten()[~seen].sum())
+    resampled = 0.5 * ((counts / len(x) - law.flatten()[seen]).abs().sum(dim=1) + unseen)
     centred = resampled - resampled.mean() + value
     low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, max(low, 0.0), high)
+
+
+def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
+    """Counts of independent multinomials of `num_trials` each, float64 (num_draws, cells).
+
+    Cell by cell as binomials of what is left, so that nothing of the size of the trials is drawn.
+    """
+    support = (p > 0).nonzero().squeeze(1)
+    q = p[support]
+    tail = q.flip(0).cumsum(0).flip(0)
+    counts = torch.zeros(num_draws, len(p), dtype=torch.float64)
+    left = torch.full((num_draws,), float(num_trials), dtype=torch.float64)
+    for cell, share in zip(support.tolist(), (q / tail).clamp(max=1.0)):
+        counts[:, cell] = torch.binomial(left, share.expand_as(left), generator=generator)
+        left = left - counts[:, cell]
+    return counts
 
 
 def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:

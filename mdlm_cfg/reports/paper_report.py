@@ -1,0 +1,34 @@
+"""The page of a paper experiment: the statement, the exact value, the learned value, the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdlm_cfg.paper import PaperResult
+from mdlm_cfg.reports.page import Section
+from mdlm_cfg.reports.style import atomic_write
+from mdlm_cfg.reports.tables import Table
+
+COLUMNS = ["the paper", "exact", "learned", "verdict"]
+
+
+def paper_sections(name: str, result: PaperResult) -> list[Section]:
+    """The claims, then the tables beside them."""
+    rows = [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]
+    text = "What arXiv 2506.10971 says, by exact laws and by the trained network's own exact law."
+    sections = [Section(f"The paper: {name}", text, Table(COLUMNS, rows))]
+    return sections + [Section(title, "", Table(columns, rows)) for title, columns, rows in result.tables]
+
+
+def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> None:
+    """The same as Markdown, for docs/paper.md."""
+    lines = [f"## {name}", "", f"    {command}", ""]
+    for title, columns, rows in [
+        ("", COLUMNS, [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]),
+        *result.tables,
+    ]:
+        lines += [f"{title}:", ""] if title else []
+        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
+    with atomic_write(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
