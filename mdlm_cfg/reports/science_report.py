@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mdlm_cfg.decay import Decay
+from mdlm_cfg.decay import Decay, tv_decay
+from mdlm_cfg.denoiser import Denoiser
 from mdlm_cfg.evaluation import TableEvaluation
 from mdlm_cfg.geometry import Region, limit_law, local_moments, region_mass, regions
 from mdlm_cfg.guidance import Guidance
 from mdlm_cfg.laws import terminal_law
-from mdlm_cfg.ledger import LINES, Ledger
+from mdlm_cfg.ledger import LINES, Ledger, ledgers
 from mdlm_cfg.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.reports.curves import line_plot
 from mdlm_cfg.reports.page import Picture, Section
@@ -23,6 +26,10 @@ from mdlm_cfg.stepped import stepped_law
 from mdlm_cfg.targets.table import TableMixture
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+MAX_DECAY_STATES = 20_000  # partial states up to which the decay is computed
+MAX_KERNEL_ENTRIES = 200_000  # entries of one step's kernel up to which stepped laws come with every report
+DECAY_STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+LEDGER_SAMPLERS: list[tuple[str, int | None]] = [("first_hitting", None), ("tau_leaping", 50), ("event_leaping", 2)]
 MAX_REGIONS = 8  # regions of a table in more than two dimensions that are listed, largest first
 
 
@@ -209,3 +216,86 @@ def ledger_moment_table(entries: Sequence[Ledger]) -> Section:
     ]
     columns = ["w", "sampler", "line", "mean", "covariance (Frobenius)", "covariance (spectral)", "KL (nats)"]
     return Section("The ledger in moments", "Differences relative to the first law of a line.", Table(columns, rows))
+
+
+def science_sections(
+    target: TableMixture,
+    evaluation: TableEvaluation,
+    denoiser: Denoiser | None,
+    folder: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Section], dict[str, Any]]:
+    """Everything beyond the table of laws that this target is small enough for.
+
+    Args:
+        target, evaluation: as evaluated; its class, kind, strengths, sampler and number of samples are kept.
+        denoiser: the learned one, for the ledger; None for exact laws only.
+        progress: told what is being computed.
+
+    Returns:
+        the sections, and the same numbers for report.json.
+    """
+    strengths = [r.w for r in evaluation.results]
+    z, n, d = evaluation.target_class, target.num_tokens, target.num_dims
+    folder.mkdir(parents=True, exist_ok=True)
+    progress("geometry")
+    sections = [geometry_section(target, evaluation, folder)]
+    numbers: dict[str, Any] = {}
+    if (n + 1) ** d <= MAX_DECAY_STATES:
+        progress("decay in time")
+        decay = tv_decay(target, z, DECAY_STRENGTHS, torch.logspace(-2, 1, 31, dtype=torch.float64), evaluation.kind)
+        sections.append(decay_section(decay, folder))
+        numbers["decay"] = decay_numbers(decay)
+    small = (2 * n + 1) ** d <= MAX_KERNEL_ENTRIES
+    guided = [w for w in strengths if w > 0]
+    if small and guided and d > 1:
+        progress("samplers at equal cost")
+        sections.append(samplers_section(target, z, guided, folder))
+    if denoiser is not None:
+        progress("error ledger")
+        steps = evaluation.steps if isinstance(evaluation.steps, int) else None
+        runs = dict.fromkeys([(evaluation.sampler, steps), *(LEDGER_SAMPLERS if small else [])])
+        entries = ledgers(
+            target, denoiser, strengths, z, evaluation.kind, list(runs), evaluation.num_samples,
+            torch.Generator().manual_seed(evaluation.seed),
+        )  # fmt: skip
+        sections += [ledger_section(entries, folder), ledger_moment_table(entries)]
+        numbers["ledger"] = [ledger_numbers(e) for e in entries]
+    return sections, numbers
+
+
+def decay_numbers(decay: Decay) -> dict[str, Any]:
+    """A decay as plain JSON."""
+    return {
+        "statement": decay.statement,
+        "double_exponential": not decay.certain,
+        "w": decay.strengths,
+        "tau": decay.taus.tolist(),
+        "log_tv": decay.log_tv.tolist(),
+        "fit_tau": decay.fit_tau,
+        "fit_slope": list(decay.fit_slope),
+        "tau_at_tv_0.05": decay.time_to_5_percent,
+        "certain_states": [asdict(c) for c in decay.certain[:20]],
+    }
+
+
+def ledger_numbers(entry: Ledger) -> dict[str, Any]:
+    """A ledger as plain JSON."""
+    return {
+        "w": entry.w,
+        "guidance": entry.kind,
+        "sampler": entry.sampler,
+        "steps": entry.steps,
+        "num_samples": entry.num_samples,
+        "tv": entry.tv,
+        "kl": {line: value if math.isfinite(value) else "inf" for line, value in entry.kl.items()},
+        "mean": entry.mean,
+        "covariance": entry.covariance,
+        "sampling_noise": asdict(entry.noise),
+        "expected_sampling_noise": entry.expected_noise,
+        "predicted_total": asdict(entry.predicted_total),
+        "closes": entry.closes,
+        "score_error_if_only": entry.score_share,
+        "worst_states": [asdict(s) for s in entry.states],
+        "visited_kl_by_level": [list(pair) for pair in entry.visit_error],
+    }
