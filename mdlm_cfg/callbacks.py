@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
+
+from mdlm_cfg.lightning_module import MaskedDiffusion
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -85,8 +87,8 @@ class SaveLast(Checkpoint):
 class RunProgress(ProgressBar):
     """One bar for the whole run, with the NELBO and the time left; plain lines where there is no terminal.
 
-    The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of its time,
-    whichever is further.
+    The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
+    its time, whichever is further.
 
     Args:
         refresh: seconds between updates of the bar.
@@ -113,7 +115,7 @@ class RunProgress(ProgressBar):
             self.console.print(*args, highlight=False, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start, self._from = time.monotonic(), pl_module.progress()
+        self._start, self._from = time.monotonic(), _progress(pl_module)
         if self._enabled and trainer.is_global_zero and self.console.is_terminal:
             columns = (
                 *(TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()),
@@ -128,13 +130,13 @@ class RunProgress(ProgressBar):
     ) -> None:
         if self.bar is not None and time.monotonic() - self._shown > self.refresh:
             self._shown = time.monotonic()
-            share = pl_module.progress()
+            share = _progress(pl_module)
             numbers = f"step {trainer.global_step}  {self._numbers(trainer)}"
             self.bar.update(self.bar.task_ids[0], completed=share, left=self._left(share), numbers=numbers)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.print(f"step {trainer.global_step:>6}  {self._numbers(trainer)}  {self._left(pl_module.progress())}")
+            self.print(f"step {trainer.global_step:>6}  {self._numbers(trainer)}  {self._left(_progress(pl_module))}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
@@ -160,3 +162,7 @@ class RunProgress(ProgressBar):
         return "  ".join(
             f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float | int) and name != "v_num"
         )
+
+
+def _progress(module: LightningModule) -> float:
+    return cast(MaskedDiffusion, module).progress()

@@ -35,11 +35,11 @@ class MaskedDiffusion(LightningModule):
 
     Args:
         net: keyword arguments of `GridTransformer`, num_tokens, grid_shape and num_classes included.
-        objective: `kind` is "averaged" (exactly, over every partial state and label: small N and D only) or "sampled" (one
-            mask per data point); `label_dropout` is the share of the null class; `paired` trains both conditionals
-            of each data point on the same mask ("sampled" only) in place of label dropout; `label_smoothing` is the
-            share of the uniform distribution in the targets (see `smoothed`).
-        optimizer: `lr`, `betas`, `weight_decay`, `warmup_steps` and `final_lr` (over `lr`).
+        objective: `kind` is "averaged" (exactly, over every partial state and label: small N and D only) or
+            "sampled" (one mask per data point); `label_dropout` is the share of the null class; `paired` trains
+            both conditionals of each data point on the same mask ("sampled" only) in place of label dropout;
+            `label_smoothing` is the share of the uniform distribution in the targets (see `smoothed`).
+        optimizer: `lr`, `betas`, `weight_decay`, `warmup_steps`, `final_lr` (over `lr`) and `ema_decay`.
         data: what a data module's `describe()` says; recorded.
         num_draws: masks per data point when testing.
         seed: of every mask and dropped label.
@@ -111,7 +111,7 @@ class MaskedDiffusion(LightningModule):
         return smoothed(log_probs, tokens, self.objective["label_smoothing"])
 
     def _generator(self, *key: int | str) -> torch.Generator:
-        """A CPU generator that depends on the seed, the key and the rank alone, so that resuming repeats nothing."""
+        """A CPU generator of the seed, the key and the rank alone: a resumed run draws what it would have drawn."""
         digest = hashlib.sha256(repr((self.seed, *key, self.global_rank)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
@@ -146,7 +146,7 @@ class MaskedDiffusion(LightningModule):
     # validation and test
 
     def on_validation_epoch_start(self) -> None:
-        """Exact numbers of a table. Here, for the averaged weights are swapped out again before the epoch's end."""
+        """Exact numbers of a table; not at the end of the epoch, where the averaged weights are gone again."""
         self.log_dict({f"val/{name}": value for name, value in self._exact_numbers().items()}, batch_size=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -167,7 +167,7 @@ class MaskedDiffusion(LightningModule):
     def on_test_epoch_end(self) -> None:
         """NELBO on the test set with two standard errors: of the masks alone, and of masks and data."""
         totals = self.trainer.strategy.reduce(self._moments.to(self.device), reduce_op="sum").cpu()
-        numbers = {}
+        numbers: dict[str, float] = {}
         for suffix, total in zip(("", "_null"), totals):
             mean, of_masks, of_data = mean_and_errors(total, self.num_draws)
             numbers |= {f"test/nelbo{suffix}": mean, f"test/nelbo{suffix}_data_se": of_data}
@@ -310,12 +310,16 @@ def _check_objective(kind: str, label_dropout: float, paired: bool, label_smooth
         raise ValueError("the averaged objective trains both conditionals already: paired is for objective=sampled")
 
 
-def _check_optimizer(lr: float, betas: list[float], weight_decay: float, warmup_steps: int, final_lr: float) -> None:
+def _check_optimizer(
+    lr: float, betas: list[float], weight_decay: float, warmup_steps: int, final_lr: float, ema_decay: float
+) -> None:
     if not 0 < lr < math.inf:
         raise ValueError(f"the learning rate {lr} must be positive and finite")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas {betas} must be two numbers, at least 0 and below 1")
     if weight_decay < 0 or warmup_steps < 0:
         raise ValueError(f"weight_decay {weight_decay} and warmup_steps {warmup_steps} must not be negative")
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay {ema_decay} must be at least 0 and below 1")
     if not 0 <= final_lr <= 1:
         raise ValueError(f"final_lr {final_lr} must lie between 0 and 1: it is a share of the learning rate")

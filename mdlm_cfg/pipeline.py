@@ -1,0 +1,294 @@
+"""Training a run and judging a denoiser: what train.py and eval.py do, with objects in place of a configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from rich.console import Console
+from torch import Tensor
+
+from mdlm_cfg.denoiser import Denoiser
+from mdlm_cfg.evaluation import TableEvaluation, evaluate_table
+from mdlm_cfg.guidance import Guidance
+from mdlm_cfg.laws import terminal_law
+from mdlm_cfg.lightning_module import MaskedDiffusion
+from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
+from mdlm_cfg.reports.images import sample_grid
+from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.table_report import write_table_report
+from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_json
+from mdlm_cfg.runs import LoadedRun, read_checkpoint
+from mdlm_cfg.samplers import check_sampler, sample
+from mdlm_cfg.schedules import Schedule, exponential
+from mdlm_cfg.tabulated import TabulatedDenoiser
+from mdlm_cfg.targets.table import TableMixture, check_class
+
+DEFAULT_STEPS = 50  # of the samplers that take steps
+LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's exact law is computed
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to evaluate.
+
+    Attributes:
+        w: guidance strengths, each >= -1 (gamma = 1 + w in other codes).
+        target_class: z; None is class 0 of a table, and every class of images.
+        guidance: "rate" or "normalized".
+        sampler: see `mdlm_cfg.samplers.SAMPLERS`.
+        steps: of a sampler that takes steps; None is `DEFAULT_STEPS` there.
+        schedule: "linear", "cosine" or "exponential".
+        num_samples: per strength, and per class for images.
+        seed: of the samples.
+    """
+
+    w: Sequence[float]
+    target_class: int | None
+    guidance: str
+    sampler: str
+    steps: int | None
+    schedule: str
+    num_samples: int
+    seed: int
+
+    def guidances(self) -> list[Guidance]:
+        """One per strength."""
+        return [Guidance(float(w), self.guidance) for w in self.w]
+
+    def sampler_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `sample` and `evaluate_table`; refuses steps that the sampler does not take."""
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, not {self.num_samples}")
+        steps = self.steps
+        if steps is None and self.sampler != "first_hitting":
+            steps = DEFAULT_STEPS
+        check_sampler(self.sampler, steps)
+        schedule = exponential() if self.schedule == "exponential" else Schedule(self.schedule)
+        return {"sampler": self.sampler, "steps": steps, "schedule": schedule}
+
+    def check(self, num_classes: int) -> None:
+        """Raise ValueError for anything that evaluating would refuse, before any time is spent."""
+        self.guidances()
+        self.sampler_arguments()
+        if self.target_class is not None:
+            check_class(self.target_class, num_classes)
+
+
+def check_resume(path: str | Path, module: MaskedDiffusion, description: dict[str, Any]) -> None:
+    """Raise ValueError unless training can go on from this checkpoint with this network and data."""
+    saved = read_checkpoint(path)["hyper_parameters"]
+    if saved["data"]["fingerprint"] != description["fingerprint"]:
+        raise ValueError(
+            f"the checkpoint {path} was trained on other data: {saved['data']['name']} "
+            f"(fingerprint {saved['data']['fingerprint']}), not {description['name']} "
+            f"(fingerprint {description['fingerprint']})"
+        )
+    ours = dict(module.hparams["net"])
+    differing = [k for k in ours if saved["net"].get(k) != ours[k]]
+    if differing:
+        changes = ", ".join(f"{k} = {saved['net'].get(k)} there and {ours[k]} here" for k in differing)
+        raise ValueError(f"the checkpoint {path} holds another network: {changes}")
+
+
+def train(
+    module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | None = None
+) -> dict[str, float]:
+    """Train, from a checkpoint on if one is given, then test with the averaged weights.
+
+    Returns:
+        the test's numbers.
+    """
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    tested = trainer.test(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in tested[0].items()} if tested else {}
+
+
+def evaluate(
+    data: Any,
+    denoiser: Denoiser | None,
+    settings: EvaluationSettings,
+    folder: Path,
+    title: str,
+    shown: dict[str, Any],
+    console: Console,
+    numbers: dict[str, float] | None = None,
+) -> tuple[Path, dict[str, float]]:
+    """Evaluate a denoiser against what is known of its data, and write the report.
+
+    Args:
+        data: a data module that is set up.
+        denoiser: a learned one; None is the target's own exact one.
+        settings: what to evaluate.
+        folder: for the report's files.
+        title: of the report.
+        shown: what was run, for the report.
+        console: gets the table.
+        numbers: results of the test, for the report.
+
+    Returns:
+        the report's path, and flat numbers to log.
+    """
+    settings.check(data.num_classes)
+    shown = shown | asdict(settings)
+    if isinstance(data.target, TableMixture):
+        return _evaluate_table(data.target, denoiser, settings, folder, title, shown, console, numbers or {})
+    if denoiser is None:
+        denoiser = exact_denoiser(data)
+    return _evaluate_images(data, denoiser, settings, folder, title, shown, console, numbers or {})
+
+
+def exact_denoiser(data: Any) -> Denoiser:
+    """The exact denoiser of a data module's target.
+
+    Raises:
+        ValueError: nothing is known exactly about these data.
+    """
+    if data.target is None:
+        raise ValueError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
+    return data.target.denoiser()
+
+
+def log_report(loggers: Sequence[Logger], numbers: dict[str, float], folder: Path, step: int) -> None:
+    """Send an evaluation's numbers to every logger, and its pictures to wandb."""
+    finite = {f"eval/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+    for logger in loggers:
+        logger.log_metrics(finite, step=step)
+        if isinstance(logger, WandbLogger):
+            for picture in sorted(folder.glob("*.png")):
+                logger.log_image(key=f"eval/{picture.stem}", images=[str(picture)])
+        logger.save()
+
+
+def _evaluate_table(
+    target: TableMixture,
+    denoiser: Denoiser | None,
+    settings: EvaluationSettings,
+    folder: Path,
+    title: str,
+    shown: dict[str, Any],
+    console: Console,
+    numbers: dict[str, float],
+) -> tuple[Path, dict[str, float]]:
+    learned, sections, more = denoiser, _number_sections(numbers), {"numbers": numbers}
+    if denoiser is not None:
+        n, d = target.num_tokens, target.num_dims
+        if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES:
+            learned = TabulatedDenoiser(denoiser)
+        else:
+            learned = None
+            sections = [_sampled_section(target, denoiser, settings), *sections]
+    evaluation = evaluate_table(
+        target,
+        learned,
+        settings.w,
+        settings.target_class or 0,
+        settings.guidance,
+        num_samples=settings.num_samples,
+        seed=settings.seed,
+        progress=lambda line: console.print(line, style="dim", highlight=False),
+        **settings.sampler_arguments(),
+    )
+    path = write_table_report(evaluation, folder, title, shown, sections, more)
+    _print_sections(sections, console)
+    print_table(distance_table(evaluation), title, console)
+    return path, _flat(evaluation)
+
+
+def _flat(evaluation: TableEvaluation) -> dict[str, float]:
+    """The rows of an evaluation as one dict: "tv_exact_learned_w2", ..."""
+    return {
+        f"{name}_w{row['w']:g}": float(value)
+        for row in evaluation.rows()
+        for name, value in row.items()
+        if name.startswith(("tv_", "noise_floor_", "kl_")) and value is not None
+    }
+
+
+def _sampled_section(target: TableMixture, denoiser: Denoiser, settings: EvaluationSettings) -> Section:
+    """Samples of a network whose own law is out of reach, against the exact law."""
+    rows = []
+    for guidance in settings.guidances():
+        law = terminal_law(target.denoiser(), guidance, settings.target_class or 0)
+        x = draw(denoiser, guidance, settings.target_class or 0, settings)
+        found = sampled_tv(law, x, num_resamples=20)
+        floor = expected_sampling_tv(law, len(x))
+        numbers = (found.value, found.low, found.high, floor)
+        rows.append([f"{guidance.strength(0, 1):g}", *(format_number(number) for number in numbers)])
+    text = "The network's own exact law would need too many evaluations: samples stand in for it."
+    heads = ("w", "TV of the network's samples", "low", "high", "noise floor")
+    return Section("Samples of the network", text, Table(heads, rows))
+
+
+def draw(denoiser: Denoiser, guidance: Guidance, target_class: int, settings: EvaluationSettings) -> Tensor:
+    """`num_samples` samples of one class, int64 (n, D), by a generator of their own."""
+    key = hash((settings.seed, guidance.strength(0, 1), target_class)) % 2**63
+    generator = torch.Generator().manual_seed(key)
+    return sample(
+        denoiser,
+        guidance,
+        target_class,
+        settings.num_samples,
+        generator=generator,
+        **settings.sampler_arguments(),
+    )
+
+
+def _evaluate_images(
+    data: Any,
+    denoiser: Denoiser,
+    settings: EvaluationSettings,
+    folder: Path,
+    title: str,
+    shown: dict[str, Any],
+    console: Console,
+    numbers: dict[str, float],
+) -> tuple[Path, dict[str, float]]:
+    classes = range(data.num_classes) if settings.target_class is None else [settings.target_class]
+    grids: dict[float, np.ndarray] = {}
+    for guidance in settings.guidances():
+        w = guidance.strength(0, 1)
+        console.print(f"samples at w = {w:g}", style="dim", highlight=False)
+        rows = [draw(denoiser, guidance, k, settings).reshape(-1, *data.grid_shape).numpy() for k in classes]
+        grids[w] = np.stack(rows)
+    names = [str(k) for k in classes]
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = sample_grid(grids, folder / "samples.png", names)
+    arrays: dict[str, Any] = {f"w{w:g}": grid for w, grid in grids.items()}
+    np.savez_compressed(folder / "samples.npz", **arrays)
+    write_json({"title": title, "settings": shown, "numbers": numbers}, folder / "report.json")
+    sections = [
+        *_number_sections(numbers),
+        Section("Samples", "A row per class, a block per guidance strength.", None, [Picture(picture)]),
+    ]
+    _print_sections(sections, console)
+    return write_page(folder / "report.html", title, sections, shown), {}
+
+
+def _print_sections(sections: Sequence[Section], console: Console) -> None:
+    for section in sections:
+        if section.table is not None:
+            print_table(section.table, section.title, console)
+
+
+def _number_sections(numbers: dict[str, float]) -> list[Section]:
+    if not numbers:
+        return []
+    rows = [[name.removeprefix("test/"), format_number(value)] for name, value in numbers.items()]
+    text = (
+        "Negative ELBO in nats per data point: with the class, and without one (null). mc_se is the standard error of "
+        "the random masks, data_se that of masks and data."
+    )
+    return [Section("Test set", text, Table(("number", "value"), rows))]
+
+
+def describe_run(run: LoadedRun) -> dict[str, Any]:
+    """What a report says of the run it judges."""
+    return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
