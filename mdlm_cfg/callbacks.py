@@ -76,12 +76,12 @@ class SaveLast(Checkpoint):
         self.path = Path(path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """One process can still save; of several, the others may be gone, and saving would wait for them."""
         if trainer.state.fn == "fit" and trainer.global_step > 0 and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class RunProgress(ProgressBar):

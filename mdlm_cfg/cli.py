@@ -6,6 +6,8 @@ The only file that sees hydra's configuration objects: everything below it gets 
 from __future__ import annotations
 
 import importlib
+import inspect
+import logging
 import os
 import re
 import sys
@@ -24,12 +26,13 @@ from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from mdlm_cfg import pipeline
 from mdlm_cfg.callbacks import AveragedWeights, RunProgress, SaveLast
 from mdlm_cfg.lightning_module import MaskedDiffusion
+from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.pipeline import EvaluationSettings, check_resume, describe_run, exact_denoiser, log_report
 from mdlm_cfg.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
 from mdlm_cfg.schema import EVALUATION_KEYS, register
@@ -211,6 +214,9 @@ def build_module(config: dict[str, Any], data: Any) -> MaskedDiffusion:
         "grid_shape": [int(side) for side in data.grid_shape],
         "num_classes": int(data.num_classes),
     }
+    unknown = [name for name in config["net"] if name not in inspect.signature(GridTransformer).parameters]
+    if unknown:
+        raise ValueError(f"net.{unknown[0]} is no argument of GridTransformer")
     return MaskedDiffusion(
         net=shape | config["net"],
         objective=config["objective"],
@@ -256,6 +262,7 @@ def _out(config: dict[str, Any]) -> Path | None:
 def _start(config: dict[str, Any]) -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if config["threads"] is not None:
         if config["threads"] < 1:
             raise ValueError(f"threads must be at least 1, not {config['threads']}")
@@ -268,17 +275,22 @@ def _start(config: dict[str, Any]) -> None:
 
 def _run(name: str, task: Callable[[DictConfig, Sequence[str]], None]) -> None:
     """Run a task under hydra; a user's error ends as one sentence and exit code 2 (HYDRA_FULL_ERROR=1: all of it)."""
-    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra must not print errors itself
+    errors: list[Exception] = []
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    full = before not in (None, "", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> None:
-        if not full:
-            os.environ["HYDRA_FULL_ERROR"] = "0"
-        task(cfg, list(HydraConfig.get().overrides.task))
+        try:
+            task(cfg, list(HydraConfig.get().overrides.task))
+        except Exception as error:  # hydra would print all overrides; and one job must not end a sweep
+            errors.append(error)
 
     try:
         main()
+        if errors:
+            raise errors[0]
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -287,6 +299,8 @@ def _run(name: str, task: Callable[[DictConfig, Sequence[str]], None]) -> None:
             raise
         print(f"error: {said}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
 def sentence(error: BaseException) -> str | None:
@@ -297,6 +311,8 @@ def sentence(error: BaseException) -> str | None:
             where = re.search(r"full_key: (\S+)", str(error))
             return f"{where[1] if where else 'the configuration'}: {_line(str(cause))}"
         return sentence(cause) if cause is not None else _line(str(error))
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
         message = _hydra_line(str(error))
@@ -312,6 +328,9 @@ def _line(text: str) -> str:
 
 def _hydra_line(text: str) -> str:
     """Hydra's several lines as one: its search path and key listings are left out, lists of options joined."""
-    text = re.split(r"\n+(?:Config search path|To append to your config|\s*full_key:|\s*object_type=)", text)[0]
-    text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text.strip()))
+    text = re.split(
+        r"\n+(?:Config search path|To append to your config|See https:|\s*full_key:|\s*object_type=)", text
+    )[0]
+    text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
+    text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
     return _line(text).rstrip(".")

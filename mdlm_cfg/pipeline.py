@@ -21,8 +21,11 @@ from mdlm_cfg.guidance import Guidance
 from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
+from mdlm_cfg.paper import EXPERIMENTS
 from mdlm_cfg.reports.images import sample_grid
 from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.paper_report import paper_sections, write_markdown
+from mdlm_cfg.reports.science_report import science_sections
 from mdlm_cfg.reports.table_report import write_table_report
 from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_json
 from mdlm_cfg.runs import LoadedRun, read_checkpoint
@@ -45,9 +48,10 @@ class EvaluationSettings:
         guidance: "rate" or "normalized".
         sampler: see `mdlm_cfg.samplers.SAMPLERS`.
         steps: of a sampler that takes steps; None is `DEFAULT_STEPS` there.
-        schedule: "linear", "cosine" or "exponential".
+        schedule: "linear", "cosine" or "exponential"; None is linear, and cosine for event_leaping.
         num_samples: per strength, and per class for images.
         seed: of the samples.
+        paper: a name in `mdlm_cfg.paper.EXPERIMENTS` whose claims are held against the laws of a table.
     """
 
     w: Sequence[float]
@@ -55,9 +59,10 @@ class EvaluationSettings:
     guidance: str
     sampler: str
     steps: int | None
-    schedule: str
+    schedule: str | None
     num_samples: int
     seed: int
+    paper: str | None = None
 
     def guidances(self) -> list[Guidance]:
         """One per strength."""
@@ -71,7 +76,9 @@ class EvaluationSettings:
         if steps is None and self.sampler != "first_hitting":
             steps = DEFAULT_STEPS
         check_sampler(self.sampler, steps)
-        schedule = exponential() if self.schedule == "exponential" else Schedule(self.schedule)
+        schedule = None
+        if self.schedule is not None:
+            schedule = exponential() if self.schedule == "exponential" else Schedule(self.schedule)
         return {"sampler": self.sampler, "steps": steps, "schedule": schedule}
 
     def check(self, num_classes: int) -> None:
@@ -80,6 +87,8 @@ class EvaluationSettings:
         self.sampler_arguments()
         if self.target_class is not None:
             check_class(self.target_class, num_classes)
+        if self.paper is not None and self.paper not in EXPERIMENTS:
+            raise ValueError(f"paper experiment {self.paper!r} is unknown; choose one of {', '.join(EXPERIMENTS)}")
 
 
 def check_resume(path: str | Path, module: MaskedDiffusion, description: dict[str, Any]) -> None:
@@ -185,6 +194,10 @@ def _evaluate_table(
         else:
             learned = None
             sections = [_sampled_section(target, denoiser, settings), *sections]
+
+    def progress(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
     evaluation = evaluate_table(
         target,
         learned,
@@ -193,10 +206,15 @@ def _evaluate_table(
         settings.guidance,
         num_samples=settings.num_samples,
         seed=settings.seed,
-        progress=lambda line: console.print(line, style="dim", highlight=False),
+        progress=progress,
         **settings.sampler_arguments(),
     )
-    path = write_table_report(evaluation, folder, title, shown, sections, more)
+    science, science_numbers = science_sections(target, evaluation, learned, folder, progress)
+    if settings.paper is not None:
+        result = EXPERIMENTS[settings.paper](target, evaluation, learned)
+        science = paper_sections(settings.paper, result) + science
+        write_markdown(settings.paper, f"python {shown.get('command', '')}", result, folder / "paper.md")
+    path = write_table_report(evaluation, folder, title, shown, [*science, *sections], more | science_numbers)
     _print_sections(sections, console)
     print_table(distance_table(evaluation), title, console)
     return path, _flat(evaluation)

@@ -40,8 +40,9 @@ class EvaluationSchema:
     guidance: str = "rate"
     sampler: str = "first_hitting"
     steps: int | None = None
-    schedule: str = "linear"
+    schedule: str | None = None
     num_samples: int = 10_000
+    paper: str | None = None
 
 
 @dataclass
