@@ -215,7 +215,8 @@ def _evaluate_table(
         science = paper_sections(settings.paper, result) + science
         write_markdown(settings.paper, f"python {shown.get('command', '')}", result, folder / "paper.md")
     path = write_table_report(evaluation, folder, title, shown, [*science, *sections], more | science_numbers)
-    _print_sections(sections, console)
+    claims = science[:1] if settings.paper is not None else []
+    _print_sections([*sections, *claims], console)
     print_table(distance_table(evaluation), title, console)
     return path, _flat(evaluation)
 
