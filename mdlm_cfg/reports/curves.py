@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from mdlm_cfg.evaluation import TableEvaluation
 from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
@@ -66,7 +66,11 @@ def line_plot(
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     if log_x:
-        axes.set_xscale("log")
+        values = [v for x, _ in series.values() for v in x]
+        narrow = max(values) < 100 * min(values)  # decades alone would leave such an axis without labels
+        axes.set_xscale("log", base=2 if narrow else 10)
+        if narrow:
+            axes.xaxis.set_major_formatter(ScalarFormatter())
     if log_y:
         axes.set_yscale("log")
     elif all(value >= 0 for _, y in series.values() for value in y):
