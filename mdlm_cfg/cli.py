@@ -30,6 +30,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from mdlm_cfg import pipeline
+from mdlm_cfg.allocator import keep_freed_memory
 from mdlm_cfg.callbacks import AveragedWeights, RunProgress, SaveLast
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.nets import GridTransformer
@@ -263,6 +264,7 @@ def _start(config: dict[str, Any]) -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
     if config["threads"] is not None:
         if config["threads"] < 1:
             raise ValueError(f"threads must be at least 1, not {config['threads']}")

@@ -360,8 +360,11 @@ class BernoulliData(TargetData):
         return self._image_shape
 
     def fingerprint(self) -> str:
-        """A short hash of the images and the fit's settings; not of the fitted numbers, whose last digits (1e-14) depend
-        on the number of threads: a checkpoint must be usable on another machine."""
+        """A short hash of the images and the fit's settings.
+
+        Not of the fitted numbers, whose last digits (1e-14) depend on the number of threads: a checkpoint must be
+        usable on another machine.
+        """
         return self._fingerprint
 
 

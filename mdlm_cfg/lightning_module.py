@@ -17,6 +17,7 @@ from mdlm_cfg.guidance import Guidance
 from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.metrics import total_variation
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.nets.optimizer import build_optimizer
 from mdlm_cfg.objective import AveragedObjective, Net, drop_labels, nelbo
 from mdlm_cfg.tabulated import TabulatedDenoiser
 from mdlm_cfg.targets.table import TableMixture
@@ -39,7 +40,8 @@ class MaskedDiffusion(LightningModule):
             "sampled" (one mask per data point); `label_dropout` is the share of the null class; `paired` trains
             both conditionals of each data point on the same mask ("sampled" only) in place of label dropout;
             `label_smoothing` is the share of the uniform distribution in the targets (see `smoothed`).
-        optimizer: `lr`, `betas`, `weight_decay`, `warmup_steps`, `final_lr` (over `lr`) and `ema_decay`.
+        optimizer: `lr`, `muon_lr` (None: AdamW alone), `betas`, `weight_decay`, `warmup_steps`, `final_lr` (over
+            `lr`) and `ema_decay`.
         data: what a data module's `describe()` says; recorded.
         num_draws: masks per data point when testing.
         seed: of every mask and dropped label.
@@ -119,11 +121,8 @@ class MaskedDiffusion(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         settings = self.optimizer_settings
-        return torch.optim.AdamW(
-            self.net.parameters(),
-            lr=settings["lr"],
-            betas=tuple(settings["betas"]),
-            weight_decay=settings["weight_decay"],
+        return build_optimizer(
+            self.net, settings["lr"], settings.get("muon_lr"), settings["betas"], settings["weight_decay"]
         )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -131,7 +130,7 @@ class MaskedDiffusion(LightningModule):
         settings = self.optimizer_settings
         factor = learning_rate_factor(self.global_step, self.progress(), settings["warmup_steps"], settings["final_lr"])
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = settings["lr"] * factor
+            group["lr"] = group["initial_lr"] * factor
         self.log("train/lr", settings["lr"] * factor, batch_size=1)
 
     def progress(self) -> float:
@@ -311,10 +310,17 @@ def _check_objective(kind: str, label_dropout: float, paired: bool, label_smooth
 
 
 def _check_optimizer(
-    lr: float, betas: list[float], weight_decay: float, warmup_steps: int, final_lr: float, ema_decay: float
+    lr: float,
+    betas: list[float],
+    weight_decay: float,
+    warmup_steps: int,
+    final_lr: float,
+    ema_decay: float,
+    muon_lr: float | None = None,
 ) -> None:
-    if not 0 < lr < math.inf:
-        raise ValueError(f"the learning rate {lr} must be positive and finite")
+    for rate in (lr, muon_lr):
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"the learning rate {rate} must be positive and finite")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas {betas} must be two numbers, at least 0 and below 1")
     if weight_decay < 0 or warmup_steps < 0:

@@ -24,6 +24,7 @@ class OptimizerSchema:
     """Arguments of `MaskedDiffusion`, `optimizer`."""
 
     lr: float = 3e-3
+    muon_lr: float | None = None
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     weight_decay: float = 0.0
     warmup_steps: int = 50
