@@ -261,6 +261,11 @@ def science_sections(
         )  # fmt: skip
         sections += [ledger_section(entries, folder), ledger_moment_table(entries)]
         numbers["ledger"] = [ledger_numbers(e) for e in entries]
+    numbers["tables"] = {
+        s.title: {"columns": list(s.table.columns), "rows": [list(row) for row in s.table.rows]}
+        for s in sections
+        if s.table is not None
+    }
     return sections, numbers
 
 
