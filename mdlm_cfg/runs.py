@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"there is no checkpoint at {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
     saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
     if not all(name in saved for name in SAVED) or "state_dict" not in checkpoint:
