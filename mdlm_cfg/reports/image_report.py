@@ -1,0 +1,168 @@
+"""Sections on samples of binary images: pictures, and how they compare with data as guidance grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mdlm_cfg.image_evaluation import ImageEvaluation
+from mdlm_cfg.reports.curves import Points, line_plot
+from mdlm_cfg.reports.images import sample_grid
+from mdlm_cfg.reports.mean_images import mean_images
+from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.style import CYCLE
+from mdlm_cfg.reports.tables import Table, format_number
+
+SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
+HEADS = {
+    "accuracy": "classifier's accuracy",
+    "mean_rms": "pixel mean (RMS)",
+    "covariance": "covariance (relative)",
+    "diversity": "diversity (pixels)",
+    "nearest_train": "nearest training image (pixels)",
+    "precision": "precision",
+    "recall": "recall",
+    "energy_pixels": "energy distance (pixels)",
+    "energy_features": "energy distance (features)",
+}
+NOTE = (
+    "Means over classes; precision and recall are of all classes together. The last row judges test images in the "
+    "samples' place: what the data themselves would score, and for differences the noise floor."
+)
+
+
+def image_sections(evaluation: ImageEvaluation, folder: Path) -> list[Section]:
+    """The samples, and everything that was measured of them; writes its pictures to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _samples(evaluation, folder),
+        _comparison(evaluation, folder),
+        _accuracy_by_class(evaluation),
+        _means(evaluation, folder),
+    ]
+
+
+def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
+    shown = max(2, min(10, SHOWN_COLUMNS // len(evaluation.strengths), evaluation.num_samples))
+    grids = {w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()}
+    path = sample_grid(grids, folder / "samples.png", _names(evaluation))
+    return Section(
+        "Samples", f"A row per class, a block per guidance strength. {_how(evaluation)}", None, [Picture(path)]
+    )
+
+
+def _how(evaluation: ImageEvaluation) -> str:
+    e = evaluation
+    steps = "" if e.steps is None else f" in {e.steps if isinstance(e.steps, int) else len(e.steps) - 1} steps"
+    return (
+        f"{e.num_samples:,} samples per class and strength, by {e.sampler}{steps}, guidance of the kind "
+        f"“{e.kind}”, seed {e.seed}; the first of each are shown."
+    )
+
+
+def _comparison(evaluation: ImageEvaluation, folder: Path) -> Section:
+    rows = [
+        [name, *(format_number(row[key]) for key in HEADS)]
+        for name, row in [
+            *((f"{w:g}", evaluation.pooled_rows[w]) for w in evaluation.strengths),
+            ("test images", evaluation.held_out),
+        ]
+    ]
+    table = Table(["w", *HEADS.values()], rows, NOTE)
+    return Section("Samples against data", _text(evaluation), table, _curves(evaluation, folder))
+
+
+def _text(evaluation: ImageEvaluation) -> str:
+    e = evaluation
+    fewer = ""
+    if e.num_held_out < e.num_samples:
+        fewer = (
+            f" A class has no more than {e.num_held_out:,} test images, fewer than samples: their row is then too "
+            "high for differences, and a little off for recall."
+        )
+    text = (
+        f"The classifier is right on {e.classifier_accuracy:.2%} of all test images. Pixel mean and covariance are "
+        "compared with those of training images of the class. Diversity is the mean number of pixels in which two "
+        "samples of a class differ; samples that copy the training set would be much nearer to it than test images "
+        "are. Precision is the share of samples inside the data's manifold, recall the share of data inside the "
+        f"samples', both in the classifier's features by nearest neighbours.{fewer}"
+    )
+    if e.nelbo_accuracy is not None:
+        text += (
+            f"\n\nAsked for the class of {e.num_classified:,} random test images, the denoiser itself is right on "
+            f"{e.nelbo_accuracy:.1%}: the class with the smallest negative ELBO, by {e.num_draws} masks that all "
+            "classes share."
+        )
+    return text
+
+
+def _curves(evaluation: ImageEvaluation, folder: Path) -> list[Picture]:
+    if len(evaluation.strengths) < 2:
+        return []
+    e, x_label = evaluation, "guidance strength w"
+    w = e.strengths
+
+    errors = [1 - e.pooled_rows[v]["accuracy"] for v in w]
+    accuracy = line_plot(
+        {"samples": (w, errors)}, folder / "accuracy.png", x_label, "share taken for another class",
+        levels={"test images": 1 - e.held_out["accuracy"]},
+    )  # fmt: skip
+    fidelity = _against_w(e, {"precision": "precision", "recall": "recall"}, folder / "precision_recall.png", "share")
+    distances = {"diversity": "diversity", "nearest training image": "nearest_train"}
+    diversity = _against_w(e, distances, folder / "diversity.png", "pixels")
+    return [
+        Picture(accuracy, "The share of samples that the classifier takes for another class (1 - accuracy) against w."),
+        Picture(fidelity, "Precision and recall against w."),
+        Picture(diversity, "Mean distance between samples of a class, and to the nearest training image."),
+    ]
+
+
+def _against_w(evaluation: ImageEvaluation, keys: dict[str, str], path: Path, y_label: str) -> Path:
+    """Statistics against w, each with a dashed line of its colour where test images are."""
+    series: dict[str, Points] = {}
+    colours: dict[str, str] = {}
+    dashed: list[str] = []
+    for colour, (name, key) in zip(CYCLE, keys.items()):
+        w = evaluation.strengths
+        level = f"{name}, test images"
+        series[name] = (w, [evaluation.pooled_rows[v][key] for v in w])
+        series[level] = (w, [evaluation.held_out[key]] * len(w))
+        colours |= {name: colour, level: colour}
+        dashed.append(level)
+    return line_plot(series, path, "guidance strength w", y_label, colours=colours, dashed=dashed)
+
+
+def _accuracy_by_class(evaluation: ImageEvaluation) -> Section:
+    e = evaluation
+    blocks = [*((f"{w:g}", e.class_rows[w]) for w in e.strengths), ("test images", e.held_out_class_rows)]
+    rows = [[name, *(format_number(row["accuracy"], 3) for row in by_class)] for name, by_class in blocks]
+    note = "The classifier's accuracy by class. The last row is of as many test images."
+    return Section("Accuracy by class", "", Table(["w", *_names(e)], rows, note))
+
+
+def _means(evaluation: ImageEvaluation, folder: Path) -> Section:
+    e = evaluation
+    data = _as_grid(e.data_means, e.grid_shape)
+    sampled = {w: _as_grid(x.double().mean(dim=1), e.grid_shape) for w, x in e.samples.items()}
+    blocks = {"data": data} | {f"w = {w:g}": means for w, means in sampled.items()}
+    changes = {f"w = {w:g}": means - data for w, means in sampled.items()}
+    return Section(
+        "Pixel means",
+        "The mean image of every class: what guidance makes certain turns black or white.",
+        None,
+        [
+            Picture(mean_images(blocks, folder / "means.png", _names(e)), "Pixel means of data and of samples."),
+            Picture(mean_images(changes, folder / "mean_changes.png", _names(e), signed=True), "Samples less data."),
+        ],
+    )
+
+
+def _as_grid(x: Tensor, grid_shape: Sequence[int]) -> np.ndarray:
+    return x.reshape(*x.shape[:-1], *grid_shape).numpy()
+
+
+def _names(evaluation: ImageEvaluation) -> list[str]:
+    return [str(k) for k in evaluation.classes]
