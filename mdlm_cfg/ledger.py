@@ -50,7 +50,11 @@ LINES = {
 
 
 class SplitDenoiser:
-    """One denoiser for the classes, another for the null class: whose share of the score error is it?"""
+    """One denoiser for the classes, another for the null class: whose share of the score error is it?
+
+    A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
+    infinite. There the class is restricted to the mixture's support, and renormalised.
+    """
 
     def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
         self.conditional, self.unconditional = conditional, unconditional
@@ -61,7 +65,12 @@ class SplitDenoiser:
         """See `mdlm_cfg.denoiser.Denoiser`; one call asks for one label."""
         if classes is None or bool((classes == self.num_classes).all()):
             return self.unconditional(tokens, classes)
-        return self.conditional(tokens, classes)
+        log_probs = self.conditional(tokens, classes)
+        outside = self.unconditional(tokens, None) == -torch.inf
+        if not bool((outside & (log_probs > -torch.inf)).any()):
+            return log_probs
+        inside = log_probs.masked_fill(outside, -torch.inf)
+        return inside - inside.logsumexp(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,10 @@ def test_a_schedule_of_w_has_no_ledger():
     target = random_target(3, 2)
     with pytest.raises(ValueError, match="one w"):
         error_ledger(target, target.denoiser(), Guidance(linear_ramp(0, 2)), 0)
+
+
+def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
+    target = random_target(3, 2, seed=7, zeros=0.6)
+    full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
+    ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
+    assert all(0 <= share <= 1 for share in ledger.score_share.values())
