@@ -15,19 +15,23 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 from torch import Tensor
 
+from mdlm_cfg.classifier import classifier_for
+from mdlm_cfg.data import BinaryImageData
 from mdlm_cfg.denoiser import Denoiser
 from mdlm_cfg.evaluation import TableEvaluation, evaluate_table
 from mdlm_cfg.guidance import Guidance
+from mdlm_cfg.image_evaluation import evaluate_images
 from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.paper import EXPERIMENTS
+from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.reports.images import sample_grid
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.paper_report import paper_sections, write_markdown
 from mdlm_cfg.reports.science_report import science_sections
 from mdlm_cfg.reports.table_report import write_table_report
-from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_json
+from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_csv, write_json
 from mdlm_cfg.runs import LoadedRun, read_checkpoint
 from mdlm_cfg.samplers import check_sampler, sample
 from mdlm_cfg.schedules import Schedule, exponential
@@ -151,7 +155,8 @@ def evaluate(
         return _evaluate_table(data.target, denoiser, settings, folder, title, shown, console, numbers or {})
     if denoiser is None:
         denoiser = exact_denoiser(data)
-    return _evaluate_images(data, denoiser, settings, folder, title, shown, console, numbers or {})
+    judge = _evaluate_images if isinstance(data, BinaryImageData) else _show_samples
+    return judge(data, denoiser, settings, folder, title, shown, console, numbers or {})
 
 
 def exact_denoiser(data: Any) -> Denoiser:
@@ -261,6 +266,44 @@ def draw(denoiser: Denoiser, guidance: Guidance, target_class: int, settings: Ev
 
 
 def _evaluate_images(
+    data: BinaryImageData,
+    denoiser: Denoiser,
+    settings: EvaluationSettings,
+    folder: Path,
+    title: str,
+    shown: dict[str, Any],
+    console: Console,
+    numbers: dict[str, float],
+) -> tuple[Path, dict[str, float]]:
+    """Samples per class and w, judged by a classifier and beside held-out data."""
+
+    def progress(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
+    progress("classifier")
+    evaluation = evaluate_images(
+        data,
+        denoiser,
+        classifier_for(data),
+        settings.w,
+        settings.guidance,
+        num_samples_per_class=settings.num_samples,
+        seed=settings.seed,
+        progress=progress,
+        classes=None if settings.target_class is None else [settings.target_class],
+        **settings.sampler_arguments(),
+    )
+    sections = [*_number_sections(numbers), *image_sections(evaluation, folder)]
+    arrays: dict[str, Any] = {f"w{w:g}": x.numpy().astype(np.uint8) for w, x in evaluation.samples.items()}
+    np.savez_compressed(folder / "samples.npz", **arrays)
+    write_csv(evaluation.rows(), folder / "report.csv")
+    head = {"title": title, "settings": shown, "numbers": numbers}
+    write_json(head | evaluation.to_dict(), folder / "report.json")
+    _print_sections(sections, console)
+    return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
+
+
+def _show_samples(
     data: Any,
     denoiser: Denoiser,
     settings: EvaluationSettings,
@@ -270,6 +313,7 @@ def _evaluate_images(
     console: Console,
     numbers: dict[str, float],
 ) -> tuple[Path, dict[str, float]]:
+    """Samples per class and w of a distribution too large for laws."""
     classes = range(data.num_classes) if settings.target_class is None else [settings.target_class]
     grids: dict[float, np.ndarray] = {}
     for guidance in settings.guidances():
@@ -277,9 +321,10 @@ def _evaluate_images(
         console.print(f"samples at w = {w:g}", style="dim", highlight=False)
         rows = [draw(denoiser, guidance, k, settings).reshape(-1, *data.grid_shape).numpy() for k in classes]
         grids[w] = np.stack(rows)
-    names = [str(k) for k in classes]
     folder.mkdir(parents=True, exist_ok=True)
-    picture = sample_grid(grids, folder / "samples.png", names)
+    picture = sample_grid(
+        {w: grid[:, :10] for w, grid in grids.items()}, folder / "samples.png", [str(k) for k in classes]
+    )
     arrays: dict[str, Any] = {f"w{w:g}": grid for w, grid in grids.items()}
     np.savez_compressed(folder / "samples.npz", **arrays)
     write_json({"title": title, "settings": shown, "numbers": numbers}, folder / "report.json")
