@@ -1,0 +1,188 @@
+"""Sections on a Bernoulli mixture: the network's score error, its guided samples, and what guidance does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mdlm_cfg.bernoulli_evaluation import BernoulliEvaluation
+from mdlm_cfg.mixture_picture import GROUPS
+from mdlm_cfg.reports.curves import Points, line_plot
+from mdlm_cfg.reports.images import sample_grid
+from mdlm_cfg.reports.mean_images import mean_images
+from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.scatter import scatter_plots
+from mdlm_cfg.reports.style import COLOURS, GREY
+from mdlm_cfg.reports.tables import ABSENT, Table, format_number
+
+SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
+SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
+HEADS = {
+    "mean_rms": "pixel mean (RMS)",
+    "covariance": "covariance (relative)",
+    "component_tv": "component usage (TV)",
+    "energy": "energy distance",
+}
+SETS = {"learned": "learned", "floor": "exact again (noise floor)", "class": "class, unguided"}
+
+
+def bernoulli_sections(evaluation: BernoulliEvaluation, folder: Path) -> list[Section]:
+    """Everything that was found; writes its pictures to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [_score(evaluation)] if evaluation.has_learned else []
+    return [
+        *sections,
+        _comparison(evaluation, folder),
+        _pixels(evaluation, folder),
+        _components(evaluation, folder),
+        *_samples(evaluation, folder),
+    ]
+
+
+def _score(evaluation: BernoulliEvaluation) -> Section:
+    rows = [
+        [
+            {"conditional": "with the class", "null": "without"}[label],
+            *(format_number(value, 3) for value in (error.nelbo, error.exact_nelbo, error.entropy)),
+            f"{error.difference:.3f} ± {error.difference_se:.3f}",
+            f"{error.kl:.3f} ± {error.kl_se:.3f}",
+        ]
+        for label, error in evaluation.score.items()
+    ]
+    error = next(iter(evaluation.score.values()))
+    text = (
+        f"On {error.num_images:,} images of the mixture itself, {error.num_draws} masks each, the same for the network "
+        "and the exact denoiser. The last column estimates the same score error with less noise, by the KL divergence "
+        "of the network's conditionals from the exact ones. ± is one standard error over images."
+    )
+    heads = ("", "network", "exact", "entropy", "score error: the difference", "score error: as KL")
+    return Section("Score error", text, Table(heads, rows, "Negative ELBO in nats per image."))
+
+
+def _comparison(evaluation: BernoulliEvaluation, folder: Path) -> Section:
+    e = evaluation
+    rows = [
+        [f"{w:g}", SETS[name], *(format_number(row[key]) for key in HEADS)]
+        for w in e.strengths
+        for name, row in e.comparisons[w].items()
+    ]
+    steps = "" if e.steps is None else f" in {e.steps if isinstance(e.steps, int) else len(e.steps) - 1} steps"
+    text = (
+        f"{e.num_samples:,} samples per class and set, all by {e.sampler}{steps}, guidance of the kind “{e.kind}”. "
+        "Each row compares a set with exact guided samples; a second, independent exact set shows how much of that is "
+        "noise, and the unguided class how far guidance moves the law."
+    )
+    note = (
+        "Means over classes. Energy distances are of Euclidean distances between images, and 0 on average for one law."
+    )
+    pictures = []
+    if len(e.strengths) > 1:
+        names = [name for name in SETS if name in e.comparisons[e.strengths[0]]]
+        colours = {"learned": COLOURS["learned"], "floor": GREY, "class": COLOURS["exact"]}
+        for key in ("component_tv", "energy"):
+            series: dict[str, Points] = {
+                SETS[name]: (e.strengths, [e.comparisons[w][name][key] for w in e.strengths]) for name in names
+            }
+            path = line_plot(
+                series, folder / f"{key}.png", "guidance strength w", HEADS[key],
+                colours={SETS[name]: colours[name] for name in names}, dashed=[SETS["floor"]],
+            )  # fmt: skip
+            pictures.append(Picture(path, f"{HEADS[key].capitalize()}, to exact guided samples."))
+    return Section(
+        "Guided samples against exact ones", text, Table(["w", "set", *HEADS.values()], rows, note), pictures
+    )
+
+
+def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
+    e = evaluation
+    rows = [
+        [
+            f"{w:g}", name,
+            *(format_number(value, 3) for value in (p.correlation, p.tilt_correlation)), format_number(p.slope),
+            *(f"{p.groups[group]:+.4f}" for group in GROUPS),
+        ]
+        for w in e.strengths
+        for name, p in e.pixels[w].items()
+    ]  # fmt: skip
+    panels = {f"w = {w:g}": (p["exact"].log_ratio.numpy(), p["exact"].change.numpy()) for w, p in e.pixels.items()}
+    scatter = scatter_plots(
+        panels, folder / "pixels.png", "log-ratio of the value, class to mixture (nats)", "change of its probability"
+    )
+    names = [str(k) for k in e.classes]
+    means = {w: _grid(sets["exact"].double().mean(dim=1), e.grid_shape) for w, sets in e.samples.items()}
+    pictures = [
+        Picture(scatter, "A point per class, pixel and value: exact guided samples less the class."),
+        Picture(
+            mean_images({f"w = {w:g}": m for w, m in means.items()}, folder / "means.png", names),
+            "Pixel means of exact guided samples.",
+        ),
+    ]
+    note = (
+        "Mean change of the probability of a pixel's value: private values are more than 1.5 times as probable in the "
+        "class as in the mixture, foreign ones less than 1 / 1.5 times, shared ones between. At w = 0 all is noise. "
+        "The tilt is the change that tilting every pixel by itself would make at first order: small where the class hardly takes a value."
+    )
+    text = (
+        "A pixel's value is the more private to a class the likelier it is there than in the whole mixture. If the "
+        "two-dimensional picture holds, guidance makes private values likelier, and the more so the stronger it is."
+    )
+    heads = ["w", "samples", "correlation", "with the tilt", "slope (per nat)", *GROUPS]
+    return Section("Pixels: private amplified?", text, Table(heads, rows, note), pictures)
+
+
+def _components(evaluation: BernoulliEvaluation, folder: Path) -> Section:
+    e = evaluation
+    spread = float((e.distinct - e.distinct.mean(dim=1, keepdim=True)).std())
+    rows = [
+        [
+            f"{w:g}", name, format_number(c.rank_correlation_partial, 3),
+            format_number(c.rank_correlation, 3) if spread > SATURATED else ABSENT,
+            format_number(c.entropy, 2),
+        ]
+        for w in e.strengths
+        for name, c in e.components[w].items()
+    ]  # fmt: skip
+    partial = e.distinct_partial - e.distinct_partial.mean(dim=1, keepdim=True)
+    panels = {
+        f"w = {w:g}": (partial.flatten().numpy(), c["exact"].log_gain.flatten().numpy())
+        for w, c in e.components.items()
+    }
+    path = scatter_plots(
+        panels, folder / "components.png", "distinctness by partial images, less its class's mean (nats)",
+        "log usage / weight",
+    )  # fmt: skip
+    text = (
+        "A component is the more distinct the more surely its images tell the class: E log p(x | z) / p(x), by whole "
+        "images or by partial ones of every size, on which guidance acts. Whole images of these components reach "
+        f"{float(e.distinct.mean()):.3f} nats on average and differ by {spread:.1e} within a class, partial ones "
+        f"{float(e.distinct_partial.mean()):.3f} and by {float(partial.std()):.3f}: where whole images always tell "
+        "the class, guidance could not move their law if it were tilted at the end, and acts through partial images "
+        "alone. If distinct components gain weight under guidance, gains and distinctness rank alike."
+    )
+    note = (
+        "Spearman's correlation of log usage / weight with distinctness, within classes; in use: exp of the usage's "
+        "entropy, which falls as guidance concentrates on few components."
+    )
+    heads = ["w", "samples", "rank correlation (partial images)", "(whole images)", "components in use"]
+    return Section(
+        "Components: do the distinct ones gain?", text, Table(heads, rows, note),
+        [Picture(path, "A point per component: exact guided samples.")],
+    )  # fmt: skip
+
+
+def _samples(evaluation: BernoulliEvaluation, folder: Path) -> list[Section]:
+    e = evaluation
+    shown = max(2, min(10, SHOWN_COLUMNS // len(e.strengths), e.num_samples))
+    pictures = []
+    for name in e.samples[e.strengths[0]]:
+        grids = {w: _grid(sets[name][:, :shown], e.grid_shape) for w, sets in e.samples.items()}
+        path = sample_grid(grids, folder / f"samples_{name}.png", [str(k) for k in e.classes])
+        pictures.append(Picture(path, f"By the {name} denoiser."))
+    return [Section("Samples", "A row per class, a block per guidance strength.", None, pictures)]
+
+
+def _grid(x: Tensor, grid_shape: Sequence[int]) -> np.ndarray:
+    return x.reshape(*x.shape[:-1], *grid_shape).numpy()
