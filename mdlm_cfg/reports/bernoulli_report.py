@@ -123,7 +123,8 @@ def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
     note = (
         "Mean change of the probability of a pixel's value: private values are more than 1.5 times as probable in the "
         "class as in the mixture, foreign ones less than 1 / 1.5 times, shared ones between. At w = 0 all is noise. "
-        "The tilt is the change that tilting every pixel by itself would make at first order: small where the class hardly takes a value."
+        "The tilt is the change that tilting every pixel by itself would make at first order: "
+        "small where the class hardly takes a value."
     )
     text = (
         "A pixel's value is the more private to a class the likelier it is there than in the whole mixture. If the "
