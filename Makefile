@@ -1,11 +1,12 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
-# make test: lint, types, and the tests that take seconds.
+# make test: lint, types, and the tests that take seconds. make test-slow: the others.
+# make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow format clean-venv
+.PHONY: venv demo test test-slow bench paper format clean-venv
 
 venv: $(STAMP)
 
@@ -26,6 +27,15 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/python -m mdlm_cfg.bench
+
+PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube
+
+paper: $(STAMP)
+	for name in $(PAPER); do $(BIN)/python train.py experiment=paper/$$name logger=csv || exit 1; done
+	$(BIN)/python -m mdlm_cfg.reports.paper_report runs docs/paper.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -17,8 +17,6 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 class MuonAdamW(torch.optim.Optimizer):
     """torch.optim.Muon on the block matrices of a network, and AdamW on the rest, stepped together.
 
-    On binarized MNIST the pair reaches in 1,000 steps what AdamW alone needs several times as many for (docs/mnist.md).
-
     Args:
         net: with its transformer blocks under `blocks`.
         lr: of AdamW. muon_lr: of Muon.

@@ -66,9 +66,7 @@ class GridTransformer(nn.Module):
         if mlp_ratio * width < 1:
             raise ValueError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
         if stem_channels and len(grid_shape) != 2:
-            raise ValueError(
-                f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0"
-            )
+            raise ValueError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
 
         self.num_tokens, self.num_classes = num_tokens, num_classes
         self.num_dims = math.prod(grid_shape)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from mdlm_cfg.paper import PaperResult
+from mdlm_cfg.paper import EXPERIMENTS, PaperResult
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.style import atomic_write
 from mdlm_cfg.reports.tables import Table
@@ -32,3 +33,32 @@ def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> 
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
     with atomic_write(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
+
+
+HEAD = """\
+# The paper as experiments
+
+What arXiv 2506.10971 says, beside exact laws and a network trained here. Each block stands under the command that made
+it; `make paper` runs them all and writes this page. "exact" are values of exact laws; "learned" those of the trained
+network's own exact law, and where named of 10,000 samples in 50 tau-leaping steps, as in the paper. w = 0 is the class.
+"""
+
+
+def collect(runs: Path, path: Path) -> None:
+    """Write one Markdown page from the newest run of every paper experiment.
+
+    Raises:
+        ValueError: an experiment that has not been run.
+    """
+    parts = [HEAD]
+    for name in EXPERIMENTS:
+        found = sorted(runs.glob(f"paper_{name}/*/report/paper.md"))
+        if not found:
+            raise ValueError(f"no run of experiment=paper/{name} under {runs}: run it first")
+        parts.append(found[-1].read_text())
+    with atomic_write(path) as file:
+        file.write("\n".join(parts).encode())
+
+
+if __name__ == "__main__":
+    collect(Path(sys.argv[1]), Path(sys.argv[2]))
