@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 from torch import Tensor
 
+from mdlm_cfg.bernoulli_evaluation import evaluate_bernoulli
 from mdlm_cfg.classifier import classifier_for
-from mdlm_cfg.data import BinaryImageData
+from mdlm_cfg.data import BernoulliData, BinaryImageData
 from mdlm_cfg.denoiser import Denoiser
 from mdlm_cfg.evaluation import TableEvaluation, evaluate_table
 from mdlm_cfg.guidance import Guidance
@@ -25,9 +26,9 @@ from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.paper import EXPERIMENTS
+from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
 from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.reports.images import sample_grid
-from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.page import Section, write_page
 from mdlm_cfg.reports.paper_report import paper_sections, write_markdown
 from mdlm_cfg.reports.science_report import science_sections
 from mdlm_cfg.reports.table_report import write_table_report
@@ -153,10 +154,11 @@ def evaluate(
     shown = shown | asdict(settings)
     if isinstance(data.target, TableMixture):
         return _evaluate_table(data.target, denoiser, settings, folder, title, shown, console, numbers or {})
+    if isinstance(data, BernoulliData):
+        return _evaluate_bernoulli(data, denoiser, settings, folder, title, shown, console, numbers or {})
     if denoiser is None:
         denoiser = exact_denoiser(data)
-    judge = _evaluate_images if isinstance(data, BinaryImageData) else _show_samples
-    return judge(data, denoiser, settings, folder, title, shown, console, numbers or {})
+    return _evaluate_images(data, denoiser, settings, folder, title, shown, console, numbers or {})
 
 
 def exact_denoiser(data: Any) -> Denoiser:
@@ -303,9 +305,9 @@ def _evaluate_images(
     return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
 
 
-def _show_samples(
-    data: Any,
-    denoiser: Denoiser,
+def _evaluate_bernoulli(
+    data: BernoulliData,
+    denoiser: Denoiser | None,
     settings: EvaluationSettings,
     folder: Path,
     title: str,
@@ -313,27 +315,23 @@ def _show_samples(
     console: Console,
     numbers: dict[str, float],
 ) -> tuple[Path, dict[str, float]]:
-    """Samples per class and w of a distribution too large for laws."""
-    classes = range(data.num_classes) if settings.target_class is None else [settings.target_class]
-    grids: dict[float, np.ndarray] = {}
-    for guidance in settings.guidances():
-        w = guidance.strength(0, 1)
-        console.print(f"samples at w = {w:g}", style="dim", highlight=False)
-        rows = [draw(denoiser, guidance, k, settings).reshape(-1, *data.grid_shape).numpy() for k in classes]
-        grids[w] = np.stack(rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = sample_grid(
-        {w: grid[:, :10] for w, grid in grids.items()}, folder / "samples.png", [str(k) for k in classes]
+    """Samples of a network beside exact guided samples, in as many dimensions as an image has."""
+    evaluation = evaluate_bernoulli(
+        data,
+        denoiser,
+        settings.w,
+        settings.guidance,
+        num_samples_per_class=settings.num_samples,
+        seed=settings.seed,
+        progress=lambda line: console.print(line, style="dim", highlight=False),
+        classes=None if settings.target_class is None else [settings.target_class],
+        **settings.sampler_arguments(),
     )
-    arrays: dict[str, Any] = {f"w{w:g}": grid for w, grid in grids.items()}
-    np.savez_compressed(folder / "samples.npz", **arrays)
-    write_json({"title": title, "settings": shown, "numbers": numbers}, folder / "report.json")
-    sections = [
-        *_number_sections(numbers),
-        Section("Samples", "A row per class, a block per guidance strength.", None, [Picture(picture)]),
-    ]
+    sections = [*_number_sections(numbers), *bernoulli_sections(evaluation, folder)]
+    write_csv(evaluation.rows(), folder / "report.csv")
+    write_json({"title": title, "settings": shown, "numbers": numbers} | evaluation.to_dict(), folder / "report.json")
     _print_sections(sections, console)
-    return write_page(folder / "report.html", title, sections, shown), {}
+    return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
 
 
 def _print_sections(sections: Sequence[Section], console: Console) -> None:
