@@ -116,19 +116,29 @@ def _numbers(values: Sequence[float], most: int = 6) -> str:
 
 
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
-    """Show a table on the terminal."""
+    """Show a table on the terminal; one that is too wide for it is turned on its side."""
     console = console or Console()
+    if sum(_widths(table)) + 3 * len(table.columns) > console.width:
+        turned = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
+        table = Table(turned[0], turned[1:], table.note)
     rich_table = RichTable(
         title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
-    for k, name in enumerate(table.columns):
-        widest = max(len(text) for text in ["-", *name.split(), *(row[k] for row in table.rows)])
-        rich_table.add_column(textwrap.fill(name, widest), justify="left" if k == 0 else "right")
+    for k, (name, width) in enumerate(zip(table.columns, _widths(table))):
+        rich_table.add_column(textwrap.fill(name, width), justify="left" if k == 0 else "right")
     for row in table.rows:
         rich_table.add_row(*row)
     console.print(rich_table)
     if table.note:
         console.print(table.note, style="dim", highlight=False)
+
+
+def _widths(table: Table) -> list[int]:
+    """Per column, the width that its cells and the longest word of its head need."""
+    return [
+        max(len(text) for text in ["-", *name.split(), *(row[k] for row in table.rows)])
+        for k, name in enumerate(table.columns)
+    ]
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
