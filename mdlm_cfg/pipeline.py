@@ -296,7 +296,10 @@ def _evaluate_images(
         **settings.sampler_arguments(),
     )
     sections = [*_number_sections(numbers), *image_sections(evaluation, folder)]
-    arrays: dict[str, Any] = {f"w{w:g}": x.numpy().astype(np.uint8) for w, x in evaluation.samples.items()}
+    arrays: dict[str, Any] = {
+        f"w{w:g}": x.reshape(*x.shape[:2], *data.grid_shape).numpy().astype(np.uint8)
+        for w, x in evaluation.samples.items()
+    }
     np.savez_compressed(folder / "samples.npz", **arrays)
     write_csv(evaluation.rows(), folder / "report.csv")
     head = {"title": title, "settings": shown, "numbers": numbers}
