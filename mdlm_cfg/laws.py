@@ -67,12 +67,14 @@ def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: str, lattice: 
     log_sum = by_coordinate([_logsumexp(edge) for edge in edges], lattice, level)
     if kind == "normalized":
         log_z = torch.zeros_like(log_sum).masked_fill_(log_sum == NEG_INF, NEG_INF)
+        log_exit = log_z.logsumexp(dim=1)
         log_jump = -log_sum - math.log(num_masked)
     else:
         log_z = log_sum - log_base[:, None]
-        log_jump = (-log_base[:, None] - log_z.logsumexp(dim=1, keepdim=True)).expand_as(log_z).contiguous()
+        log_exit = log_z.logsumexp(dim=1)
+        log_jump = (-log_base - log_exit)[:, None].expand_as(log_z).contiguous()
     log_jump.masked_fill_(log_jump == math.inf, 0.0)  # nothing leaves: every edge is -inf
-    return LevelRates(edges, log_jump, log_z, log_z.logsumexp(dim=1))
+    return LevelRates(edges, log_jump, log_z, log_exit)
 
 
 def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
@@ -84,12 +86,19 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
 
 
 def _logsumexp(edge: Tensor) -> Tensor:
-    """logsumexp over the new coordinate's values (axis 2), in fewer passes over memory than torch's."""
-    if edge.shape[2] == 2:
-        return torch.logaddexp(*edge.unbind(dim=2))
-    top = edge.amax(dim=2, keepdim=True)
+    """logsumexp over the new coordinate's values (axis 2), value by value.
+
+    That axis is short and lies inside: reductions and broadcasts over it would run in loops of length N.
+    """
+    values = edge.unbind(dim=2)
+    top = values[0].clone()
+    for value in values[1:]:
+        torch.maximum(top, value, out=top)
     top.masked_fill_(top == NEG_INF, 0.0)
-    return (edge - top).exp_().sum(dim=2).log_().add_(top.squeeze(2))
+    total = (values[0] - top).exp_()
+    for value in values[1:]:
+        total += (value - top).exp_()
+    return total.log_().add_(top)
 
 
 def _table_edges(
@@ -137,10 +146,13 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     parents, lead = lattice.parents[level], flow.shape[:-2]
     children = flow.new_zeros(*lead, len(parents), lattice.num_tokens ** (level + 1))
     for j, edge in enumerate(rates.edges):
-        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j])
-        jump = (edge + lattice.insert(log_jump, level, j)).exp_()
-        inflow = flow.index_select(flow.ndim - 2, parents[:, j]).reshape(*lead, *jump.shape[:2], 1, jump.shape[3])
-        children.view(*lead, *jump.shape).addcmul_(jump.to(flow.dtype), inflow)
+        shape = edge.shape[0], edge.shape[1], edge.shape[3]
+        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j]).view(shape)
+        inflow = flow.index_select(flow.ndim - 2, parents[:, j]).view(*lead, *shape)
+        into = children.view(*lead, *edge.shape)
+        for v in range(lattice.num_tokens):  # not at once: that would broadcast over a short inner axis
+            jump = (edge[:, :, v] + log_jump).exp_()
+            into[..., v, :].addcmul_(jump.to(flow.dtype), inflow)
     return children
 
 
