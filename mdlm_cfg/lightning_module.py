@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,7 @@ class MaskedDiffusion(LightningModule):
         if objective["kind"] == "averaged":
             self.averaged = averaged_objective(self.net, objective["label_dropout"])
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        self._started = time.monotonic()
         self._exact_laws: dict[tuple[float, int], Tensor] = {}
 
     # training
@@ -144,9 +146,13 @@ class MaskedDiffusion(LightningModule):
 
     # validation and test
 
+    def on_train_start(self) -> None:
+        self._started = time.monotonic()
+
     def on_validation_epoch_start(self) -> None:
         """Exact numbers of a table; not at the end of the epoch, where the averaged weights are gone again."""
-        self.log_dict({f"val/{name}": value for name, value in self._exact_numbers().items()}, batch_size=1)
+        numbers = self._exact_numbers() | {"minutes": (time.monotonic() - self._started) / 60}
+        self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         conditional, null = (draws.mean() for draws in self._draw_nelbos(batch, 1, "val", batch_idx))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,8 +28,9 @@ from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.paper import EXPERIMENTS
 from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
+from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.reports.page import Section, write_page
+from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.paper_report import paper_sections, write_markdown
 from mdlm_cfg.reports.science_report import science_sections
 from mdlm_cfg.reports.table_report import write_table_report
@@ -39,6 +41,7 @@ from mdlm_cfg.schedules import Schedule, exponential
 from mdlm_cfg.tabulated import TabulatedDenoiser
 from mdlm_cfg.targets.table import TableMixture, check_class
 
+METRICS = "metrics.csv"  # of a run, beside its report's folder
 DEFAULT_STEPS = 50  # of the samplers that take steps
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's exact law is computed
 
@@ -295,7 +298,7 @@ def _evaluate_images(
         classes=None if settings.target_class is None else [settings.target_class],
         **settings.sampler_arguments(),
     )
-    sections = [*_number_sections(numbers), *image_sections(evaluation, folder)]
+    sections = [*_number_sections(numbers), *_training_section(folder), *image_sections(evaluation, folder)]
     arrays: dict[str, Any] = {
         f"w{w:g}": x.reshape(*x.shape[:2], *data.grid_shape).numpy().astype(np.uint8)
         for w, x in evaluation.samples.items()
@@ -330,7 +333,7 @@ def _evaluate_bernoulli(
         classes=None if settings.target_class is None else [settings.target_class],
         **settings.sampler_arguments(),
     )
-    sections = [*_number_sections(numbers), *bernoulli_sections(evaluation, folder)]
+    sections = [*_number_sections(numbers), *_training_section(folder), *bernoulli_sections(evaluation, folder)]
     write_csv(evaluation.rows(), folder / "report.csv")
     write_json({"title": title, "settings": shown, "numbers": numbers} | evaluation.to_dict(), folder / "report.json")
     _print_sections(sections, console)
@@ -352,6 +355,29 @@ def _number_sections(numbers: dict[str, float]) -> list[Section]:
         "the random masks, data_se that of masks and data."
     )
     return [Section("Test set", text, Table(("number", "value"), rows))]
+
+
+def _training_section(folder: Path) -> list[Section]:
+    """The curve of the validation NELBO against minutes, where the run's metrics.csv lies beside the report."""
+    path = folder.parent / METRICS
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/nelbo") and row.get("val/minutes")]
+    if len(rows) < 2:
+        return []
+    minutes = [float(row["val/minutes"]) for row in rows]
+    series = {
+        label: (minutes, [float(row[name]) for row in rows])
+        for label, name in (("with the class", "val/nelbo"), ("without (null)", "val/nelbo_null"))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation images against minutes.")
+    table = Table(
+        ("minutes", "NELBO", "NELBO without class"),
+        [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
+    )
+    return [Section("Training", "Nats per data point, validation images, averaged weights.", table, [picture])]
 
 
 def describe_run(run: LoadedRun) -> dict[str, Any]:
