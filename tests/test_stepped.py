@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 
 import pytest
 import torch
@@ -125,6 +125,6 @@ def test_event_leaping_beats_the_others_everywhere(name):
         exact = terminal_law(denoiser, guidance, 0)
         for budget in (2, 3, 4, 6, 8, 16, 32, 64):
             ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
-            for sampler in JUMP_PROBABILITIES:
-                theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget)[inside], exact)
-                assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler)
+            for sampler, schedule in product(JUMP_PROBABILITIES, (linear(), cosine())):
+                theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
+                assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler, schedule)
