@@ -269,7 +269,13 @@ def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
     arguments = [*TOY, "logger=csv", "trainer.max_epochs=1000", "data.steps_per_epoch=50", f"runs={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob(CHECKPOINT.name)) and time.monotonic() < deadline:
         time.sleep(0.2)
