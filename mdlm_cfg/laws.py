@@ -38,7 +38,7 @@ class LevelRates:
         edges: one tensor (C(D, l+1), N^j, N, N^(l-j)) for every position j that the new coordinate can take among the
             unmasked ones (see `Lattice.split`): log rho_i(v | x_U) up to a constant of the state x_U.
         log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
-            (C(D, l), D - l, N^l).
+            (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
         log_z: log Z_i, (C(D, l), D - l, N^l).
         log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
     """
@@ -64,15 +64,15 @@ def level_rates(
 def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: str, lattice: Lattice, level: int) -> LevelRates:
     """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3)."""
     num_masked = lattice.num_dims - level
-    log_sum = by_coordinate([_logsumexp(edge) for edge in edges], lattice, level)
+    log_sum = by_coordinate([_logsumexp(edge, dim=2) for edge in edges], lattice, level)
     if kind == "normalized":
         log_z = torch.zeros_like(log_sum).masked_fill_(log_sum == NEG_INF, NEG_INF)
-        log_exit = log_z.logsumexp(dim=1)
+        log_exit = _logsumexp(log_z, dim=1)
         log_jump = -log_sum - math.log(num_masked)
     else:
-        log_z = log_sum - log_base[:, None]
-        log_exit = log_z.logsumexp(dim=1)
-        log_jump = (-log_base - log_exit)[:, None].expand_as(log_z).contiguous()
+        log_z = log_sum.sub_(log_base[:, None])
+        log_exit = _logsumexp(log_z, dim=1)
+        log_jump = (-log_base - log_exit)[:, None]
     log_jump.masked_fill_(log_jump == math.inf, 0.0)  # nothing leaves: every edge is -inf
     return LevelRates(edges, log_jump, log_z, log_exit)
 
@@ -85,12 +85,9 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
     return table
 
 
-def _logsumexp(edge: Tensor) -> Tensor:
-    """logsumexp over the new coordinate's values (axis 2), value by value.
-
-    That axis is short and lies inside: reductions and broadcasts over it would run in loops of length N.
-    """
-    values = edge.unbind(dim=2)
+def _logsumexp(log_values: Tensor, dim: int) -> Tensor:
+    """logsumexp over a short inner axis, value by value: reductions and broadcasts over it would run in tiny loops."""
+    values = log_values.unbind(dim=dim)
     top = values[0].clone()
     for value in values[1:]:
         torch.maximum(top, value, out=top)
@@ -147,7 +144,8 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     children = flow.new_zeros(*lead, len(parents), lattice.num_tokens ** (level + 1))
     for j, edge in enumerate(rates.edges):
         shape = edge.shape[0], edge.shape[1], edge.shape[3]
-        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j]).view(shape)
+        rows = parents[:, j] if rates.log_jump.shape[1] == 1 else lattice.rows[level][j]
+        log_jump = rates.log_jump.flatten(0, 1).index_select(0, rows).view(shape)
         inflow = flow.index_select(flow.ndim - 2, parents[:, j]).view(*lead, *shape)
         into = children.view(*lead, *edge.shape)
         for v in range(lattice.num_tokens):  # not at once: that would broadcast over a short inner axis
