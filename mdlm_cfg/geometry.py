@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, combinations
 
 import torch
 from torch import Tensor
@@ -50,19 +49,21 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
     others = target.pmf - target.class_weights[target_class] * target.class_pmf(target_class)
     others = torch.where(others > 1e-15 * target.pmf, others, 0.0)  # what subtraction leaves of an exact zero
     shared = support & (others > 0)
-    overlaps = []
+    code = torch.zeros(support.shape, dtype=torch.int64)  # bit i: the i-th coordinate overlaps
     for i in range(d):
         drop = [k for k in range(d) if k != i]
         marginal = others.sum(dim=drop) if drop else others
-        overlaps.append((marginal > 0).reshape([-1 if k == i else 1 for k in range(d)]).expand_as(support))
+        code += (marginal > 0).long().reshape([-1 if k == i else 1 for k in range(d)]) << i
+    private_codes = code.masked_fill(~support | shared, -1)
     parts = []
-    for subset in chain.from_iterable(combinations(range(d), size) for size in range(d + 1)):
-        mask = support & ~shared
-        for i in range(d):
-            mask = mask & (overlaps[i] if i in subset else ~overlaps[i])
-        parts.append(Region(_name(subset, d), subset, False, mask))
-    parts.append(Region("R4" if d == 2 else "shared", tuple(range(d)), True, shared))
-    return [part for part in parts if part.num_states]
+    for value in private_codes.unique().tolist():
+        if value >= 0:
+            subset = tuple(i for i in range(d) if value >> i & 1)
+            parts.append(Region(_name(subset, d), subset, False, private_codes == value))
+    parts.sort(key=lambda part: (len(part.overlapping), part.overlapping))
+    if bool(shared.any()):
+        parts.append(Region("R4" if d == 2 else "shared", tuple(range(d)), True, shared))
+    return parts
 
 
 def _name(subset: tuple[int, ...], num_dims: int) -> str:

@@ -85,11 +85,12 @@ def _eigenvalues(laws: Sequence[tuple[str, torch.Tensor]]) -> str:
 
 
 def _private_text(private: Region, laws: Sequence[tuple[str, torch.Tensor]]) -> str:
-    first, last = (local_moments(law, private)[1] for _, law in (laws[0], laws[-1]))
-    return (
-        f"Inside the private region the covariance has trace {float(first.trace()):.4f} at w = {laws[0][0]} and "
-        f"{float(last.trace()):.4f} in the limit w = inf."
-    )
+    parts = []
+    for w, law in laws:
+        mean, covariance = local_moments(law, private)
+        middle = ", ".join(f"{v:.3f}" for v in mean.tolist())
+        parts.append(f"w = {w}: mean ({middle}), covariance of trace {float(covariance.trace()):.3f}")
+    return "Inside the private region, conditioned on it: " + "; ".join(parts) + "."
 
 
 def decay_section(decay: Decay, folder: Path) -> Section:
