@@ -134,3 +134,8 @@ def test_event_counts(steps, d):
     assert sum(counts) == d and min(counts) >= 1 and len(counts) <= steps
     if steps >= d:
         assert counts == [1] * d
+
+
+def test_lists_keep_their_digits():
+    target = TableMixture([[0.1, 0.9], [0.3, 0.7]], [0.4, 0.6])
+    assert target.class_pmfs.tolist() == [[0.1, 0.9], [0.3, 0.7]] and target.class_pmfs.dtype == torch.float64

@@ -26,8 +26,8 @@ class TableMixture:
     """
 
     def __init__(self, class_pmfs: Tensor, class_weights: Tensor) -> None:
-        pmfs = torch.as_tensor(class_pmfs).to(torch.float64)
-        weights = torch.as_tensor(class_weights).to(torch.float64)
+        pmfs = torch.as_tensor(class_pmfs, dtype=torch.float64)
+        weights = torch.as_tensor(class_weights, dtype=torch.float64)
         if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
             raise ValueError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
         if weights.shape != pmfs.shape[:1]:
