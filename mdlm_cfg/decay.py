@@ -23,7 +23,11 @@ SAME = 1e-9  # conditionals closer than this are the same: the class is certain
 
 
 def log_still_masked(
-    denoiser: Denoiser, guidance: Guidance, target_class: int | None, taus: Sequence[float] | Tensor
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    taus: Sequence[float] | Tensor,
+    slowest: float | None = None,
 ) -> Tensor:
     """ln P(some coordinate is still masked at tau) = ln TV(q_tau, q_infinity) (theory, section 5).
 
@@ -32,13 +36,15 @@ def log_still_masked(
 
     Args:
         taus: clock times > 0, (T,).
+        slowest: `slowest_exit` of the same chain, where it is known already.
 
     Returns:
         float64 (T,), <= 0.
     """
     taus = torch.as_tensor(taus, dtype=torch.float64)
     lattice, target_class = start(denoiser, target_class, states_kept=2 * 12 * len(taus))
-    slowest = slowest_exit(denoiser, guidance, target_class)
+    if slowest is None:
+        slowest = slowest_exit(denoiser, guidance, target_class)
     pairs = [talbot(tau) for tau in taus.tolist()]
     nodes, weights = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
     flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
@@ -177,18 +183,19 @@ def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None,
     if not 0 < level < 1:
         raise ValueError(f"a TV level must lie strictly between 0 and 1, got {level}")
     goal = math.log(level)
-    # P(still masked) lies between those of D independent clocks of the slowest rate, and of one of all rates together
-    low, high = (
-        1e-300,
-        math.log(denoiser.num_dims / level) * denoiser.num_dims / slowest_exit(denoiser, guidance, target_class),
-    )
+    slowest = slowest_exit(denoiser, guidance, target_class)
+
+    def above(tau: float) -> bool:
+        return float(log_still_masked(denoiser, guidance, target_class, [tau], slowest)[0]) >= goal
+
+    # P(still masked) is at most that of D stages at the slowest rate, one after another
+    high = math.log(denoiser.num_dims / level) * denoiser.num_dims / slowest
     low = high * 1e-12
-    while float(log_still_masked(denoiser, guidance, target_class, [low])[0]) < goal:
+    while not above(low):
         low *= 1e-12
     for _ in range(60):
         if high / low < 1 + 1e-9:
             break
         middle = math.sqrt(low * high)
-        above = float(log_still_masked(denoiser, guidance, target_class, [middle])[0]) > goal
-        low, high = (middle, high) if above else (low, middle)
+        low, high = (middle, high) if above(middle) else (low, middle)
     return math.sqrt(low * high)

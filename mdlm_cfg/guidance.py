@@ -104,11 +104,11 @@ class Guidance:
             log_rho = geometric_mean(denoiser(tokens, classes), denoiser(tokens, None), w[:, None, None])
         return self.normalize(log_rho).masked_fill(~masked[..., None], NEG_INF)
 
-    def normalize(self, log_rho: Tensor, dim: int = -1) -> Tensor:
+    def normalize(self, log_rho: Tensor) -> Tensor:
         """The rates of this kind from log rho: themselves ("rate"), or divided by Z_i ("normalized")."""
         if self.kind == "rate":
             return log_rho
-        log_z = log_rho.logsumexp(dim=dim, keepdim=True)
+        log_z = log_rho.logsumexp(dim=-1, keepdim=True)
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z)
 
 

@@ -39,13 +39,11 @@ class LevelRates:
             unmasked ones (see `Lattice.split`): log rho_i(v | x_U) up to a constant of the state x_U.
         log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
             (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
-        log_z: log Z_i, (C(D, l), D - l, N^l).
         log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
     """
 
     edges: list[Tensor]
     log_jump: Tensor
-    log_z: Tensor
     log_exit: Tensor
 
 
@@ -74,7 +72,7 @@ def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: str, lattice: 
         log_exit = _logsumexp(log_z, dim=1)
         log_jump = (-log_base - log_exit)[:, None]
     log_jump.masked_fill_(log_jump == math.inf, 0.0)  # nothing leaves: every edge is -inf
-    return LevelRates(edges, log_jump, log_z, log_exit)
+    return LevelRates(edges, log_jump, log_exit)
 
 
 def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:

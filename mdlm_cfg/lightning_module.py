@@ -20,6 +20,7 @@ from mdlm_cfg.metrics import total_variation
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.nets.optimizer import build_optimizer
 from mdlm_cfg.objective import AveragedObjective, Net, drop_labels, nelbo
+from mdlm_cfg.partial_states import flat_index
 from mdlm_cfg.tabulated import TabulatedDenoiser
 from mdlm_cfg.targets.table import TableMixture
 
@@ -249,8 +250,8 @@ def averaged_objective(net: GridTransformer, label_dropout: float) -> AveragedOb
 
 def live_rows(objective: AveragedObjective, histogram: Tensor) -> Tensor:
     """Which of the objective's (label, partial state) pairs have any probability: indices, int64."""
-    n, d = objective.lattice.num_tokens, objective.lattice.num_dims
-    states = (objective.tokens * (n + 1) ** torch.arange(d - 1, -1, -1)).sum(dim=1)
+    n = objective.lattice.num_tokens
+    states = flat_index(objective.tokens, n + 1)
     labels = [*histogram, histogram.sum(dim=0)]
     dense = [objective.lattice.to_dense(objective.lattice.marginals(law)).flatten()[states] for law in labels]
     return (torch.cat(dense) > 0).nonzero().squeeze(1)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.partial_states import flat_index
+
 
 def total_variation(p: Tensor, q: Tensor) -> float:
     """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
@@ -26,8 +28,7 @@ def kl_divergence(p: Tensor, q: Tensor) -> float:
 def histogram(x: Tensor, num_tokens: int) -> Tensor:
     """The empirical law of samples, float64 (N,)*D, from int64 (n, D)."""
     num_dims = x.shape[1]
-    strides = num_tokens ** torch.arange(num_dims - 1, -1, -1)
-    counts = torch.bincount((x * strides).sum(dim=1), minlength=num_tokens**num_dims)
+    counts = torch.bincount(flat_index(x, num_tokens), minlength=num_tokens**num_dims)
     return (counts.double() / len(x)).reshape([num_tokens] * num_dims)
 
 

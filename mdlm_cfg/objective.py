@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.masking import mask_uniform, stratified_counts
-from mdlm_cfg.partial_states import Lattice
+from mdlm_cfg.partial_states import Lattice, flat_index, strides
 
 Net = Callable[[Tensor, Tensor], Tensor]
 
@@ -64,10 +64,11 @@ class AveragedObjective:
         self.num_classes, self.null_weight = num_classes, null_weight
         self.tokens = torch.cat([self.lattice.tokens(level) for level in range(num_dims)])
         self.num_evaluations = len(self.tokens) * (num_classes + 1)
-        strides = (num_tokens + 1) ** torch.arange(num_dims - 1, -1, -1)
-        state = (self.tokens * strides).sum(dim=1)
+        state = flat_index(self.tokens, num_tokens + 1)
         masked = self.tokens == num_tokens
-        moves = (torch.arange(num_tokens) - num_tokens) * strides[:, None]  # (D, N): unmask coordinate i to v
+        moves = (torch.arange(num_tokens) - num_tokens) * strides(num_tokens + 1, num_dims)[
+            :, None
+        ]  # (D, N): unmask coordinate i to v
         self.children = (state[:, None, None] + moves).masked_fill(~masked[..., None], 0)
         num_masked = masked.sum(dim=1)
         # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
@@ -77,8 +78,7 @@ class AveragedObjective:
     def histogram(self, x: Tensor, classes: Tensor) -> Tensor:
         """The batch's distribution over labels and points, float64 (K, N, ..., N), summing to 1."""
         n, d = self.lattice.num_tokens, self.lattice.num_dims
-        strides = n ** torch.arange(d - 1, -1, -1)
-        cells = classes * n**d + (x * strides).sum(dim=1)
+        cells = classes * n**d + flat_index(x, n)
         counts = torch.bincount(cells, minlength=self.num_classes * n**d).double()
         return (counts / len(x)).reshape(self.num_classes, *[n] * d)
 

@@ -87,15 +87,6 @@ class Lattice:
                 dense[(..., *index)] = values[..., c, :].reshape([*lead, *[n] * len(subset)])
         return dense
 
-    def from_dense(self, dense: Tensor) -> list[Tensor]:
-        """Levels (C(D, l), N^l) from one tensor (N+1,)*D."""
-        n, d = self.num_tokens, self.num_dims
-        levels = []
-        for subsets in self.subsets:
-            rows = [dense[tuple(slice(0, n) if i in s else n for i in range(d))].reshape(-1) for s in subsets]
-            levels.append(torch.stack(rows))
-        return levels
-
     def marginals(self, pmf: Tensor) -> list[Tensor]:
         """The marginal probability of every partial state: levels (C(D, l), N^l) from a pmf (N,)*D."""
         levels = [pmf.reshape(1, -1)]
@@ -111,3 +102,13 @@ class Lattice:
                     values[p] = self.split(children[c], level, j).sum(dim=2).reshape(len(p), -1)
             levels.insert(0, values)
         return levels
+
+
+def flat_index(values: Tensor, base: int) -> Tensor:
+    """The place in C order of points (..., D) with values 0..base-1, int64 (...): coordinate 1 varies slowest."""
+    return (values * strides(base, values.shape[-1])).sum(dim=-1)
+
+
+def strides(base: int, num_dims: int) -> Tensor:
+    """How far one step of each coordinate goes in C order, int64 (D,)."""
+    return base ** torch.arange(num_dims - 1, -1, -1)

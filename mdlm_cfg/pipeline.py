@@ -16,13 +16,13 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 from torch import Tensor
 
-from mdlm_cfg.bernoulli_evaluation import evaluate_bernoulli
+from mdlm_cfg.bernoulli_evaluation import BernoulliEvaluation, evaluate_bernoulli
 from mdlm_cfg.classifier import classifier_for
 from mdlm_cfg.data import BernoulliData, BinaryImageData
 from mdlm_cfg.denoiser import Denoiser
 from mdlm_cfg.evaluation import TableEvaluation, evaluate_table
 from mdlm_cfg.guidance import Guidance
-from mdlm_cfg.image_evaluation import evaluate_images
+from mdlm_cfg.image_evaluation import ImageEvaluation, evaluate_images
 from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
@@ -304,11 +304,7 @@ def _evaluate_images(
         for w, x in evaluation.samples.items()
     }
     np.savez_compressed(folder / "samples.npz", **arrays)
-    write_csv(evaluation.rows(), folder / "report.csv")
-    head = {"title": title, "settings": shown, "numbers": numbers}
-    write_json(head | evaluation.to_dict(), folder / "report.json")
-    _print_sections(sections, console)
-    return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
+    return _write_report(evaluation, sections, folder, title, shown, console, numbers)
 
 
 def _evaluate_bernoulli(
@@ -334,8 +330,22 @@ def _evaluate_bernoulli(
         **settings.sampler_arguments(),
     )
     sections = [*_number_sections(numbers), *_training_section(folder), *bernoulli_sections(evaluation, folder)]
+    return _write_report(evaluation, sections, folder, title, shown, console, numbers)
+
+
+def _write_report(
+    evaluation: ImageEvaluation | BernoulliEvaluation,
+    sections: Sequence[Section],
+    folder: Path,
+    title: str,
+    shown: dict[str, Any],
+    console: Console,
+    numbers: dict[str, float],
+) -> tuple[Path, dict[str, float]]:
+    """report.csv, report.json, the tables on the terminal and the page: what every report of images ends with."""
     write_csv(evaluation.rows(), folder / "report.csv")
-    write_json({"title": title, "settings": shown, "numbers": numbers} | evaluation.to_dict(), folder / "report.json")
+    head = {"title": title, "settings": shown, "numbers": numbers}
+    write_json(head | evaluation.to_dict(), folder / "report.json")
     _print_sections(sections, console)
     return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.denoiser import Denoiser
-from mdlm_cfg.partial_states import Lattice
+from mdlm_cfg.partial_states import Lattice, flat_index
 
 
 class TabulatedDenoiser:
@@ -20,10 +20,11 @@ class TabulatedDenoiser:
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
+        # of a table already made, share what it holds: nothing is asked or copied again
+        self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
         self.num_classes = denoiser.num_classes
-        self._tables: dict[int, Tensor] = {}
+        self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
     def num_states(self) -> int:
@@ -32,8 +33,7 @@ class TabulatedDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """float64 log-probabilities (B, D, N), see `mdlm_cfg.denoiser.Denoiser`."""
-        strides = (self.num_tokens + 1) ** torch.arange(self.num_dims - 1, -1, -1)
-        states = (tokens * strides).sum(dim=1)
+        states = flat_index(tokens, self.num_tokens + 1)
         if classes is None:
             return self._table(self.num_classes)[states]
         log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.masking import copy_unmasked
-from mdlm_cfg.partial_states import Lattice
+from mdlm_cfg.partial_states import Lattice, flat_index, strides
 
 NEG_INF = float("-inf")
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
@@ -82,8 +82,7 @@ class TableMixture:
         return self._unravel(cells % per_class), classes
 
     def _unravel(self, cells: Tensor) -> Tensor:
-        strides = self.num_tokens ** torch.arange(self.num_dims - 1, -1, -1)
-        return (cells[:, None] // strides) % self.num_tokens
+        return (cells[:, None] // strides(self.num_tokens, self.num_dims)) % self.num_tokens
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
@@ -148,9 +147,8 @@ class TableDenoiser:
             pmf = self.target.class_pmf(None if k == self.num_classes else k)
             self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
         table, n = self._dense[k], self.num_tokens
-        strides = (n + 1) ** torch.arange(self.num_dims - 1, -1, -1)
-        state = (tokens * strides).sum(dim=1)
-        moves = (torch.arange(n) - tokens[..., None]) * strides[:, None]
+        state = flat_index(tokens, n + 1)
+        moves = (torch.arange(n) - tokens[..., None]) * strides(n + 1, self.num_dims)[:, None]
         return table[state[:, None, None] + moves] - table[state][:, None, None]
 
 
