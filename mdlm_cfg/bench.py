@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mdlm_cfg.allocator import keep_freed_memory
 from mdlm_cfg.guidance import Guidance
 from mdlm_cfg.laws import law_at, terminal_law
+from mdlm_cfg.machine import keep_freed_memory
 from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.objective import AveragedObjective, nelbo
 from mdlm_cfg.samplers import sample
@@ -102,11 +102,11 @@ def main() -> None:
         "-",
     )
     net = GridTransformer(num_tokens=16, grid_shape=(2,), num_classes=2, width=64, depth=2, num_heads=4)
-    averaged = AveragedObjective(16, 2, 2, 0.3)
+    averaged = AveragedObjective(16, 2, 2)
     joint = square.class_weights.reshape(-1, 1, 1) * square.class_pmfs
 
     def toy_step() -> None:
-        averaged.combine(*averaged(net, joint)).backward()
+        torch.stack(averaged(net, joint)).sum().backward()
 
     positions = averaged.num_evaluations * 2
     add("averaged objective, one step, 2D toy", timed(toy_step), train_flops(net, positions) / flops, "arithmetic")

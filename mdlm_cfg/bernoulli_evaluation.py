@@ -23,7 +23,8 @@ from mdlm_cfg.mixture_picture import (
     distinctness,
     pixel_picture,
 )
-from mdlm_cfg.samplers import Steps, check_sampler, sample
+from mdlm_cfg.progress import Pieces
+from mdlm_cfg.samplers import Steps, check_sampler, num_rows, sample
 from mdlm_cfg.schedules import Schedule
 from mdlm_cfg.score_error import ScoreError, score_error
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -137,7 +138,7 @@ def evaluate_bernoulli(
         sampler, steps, schedule: of all sets alike, see `mdlm_cfg.samplers.sample`.
         num_samples_per_class: n >= 2, per strength and set.
         seed: mixed with w, the class and the set.
-        progress: called with one short line before every piece of work.
+        progress: called with one short line before every piece of work, which says how long the rest takes.
         classes: which to sample; default all.
         num_test: test images for the score error; num_draws: masks for each.
 
@@ -152,7 +153,13 @@ def evaluate_bernoulli(
     chosen = list(range(target.num_classes)) if classes is None else list(classes)
     _check([float(w) for w in strengths], chosen, target.num_classes, num_samples_per_class)
     check_sampler(sampler, steps)
-    say = progress or (lambda _: None)
+    denoisers: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
+    if denoiser is not None:
+        denoisers["learned"] = denoiser
+    num, d = num_samples_per_class * len(chosen), target.num_dims
+    rows = [num_rows(num, d, guidance, sampler, steps) for guidance in guidances]
+    scored = [2 * num_draws * min(num_test, len(data._test[0]))] if denoiser is not None else []
+    say = Pieces([*scored, *(number for number in rows for _ in denoisers)], progress)
     score = {}
     if denoiser is not None:
         say(f"score error on {min(num_test, len(data._test[0])):,} test images")
@@ -164,9 +171,6 @@ def evaluate_bernoulli(
         for p in (False, True)
     )
     samples, comparisons, by_class, pixels, components = {}, {}, {}, {}, {}
-    denoisers: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
-    if denoiser is not None:
-        denoisers["learned"] = denoiser
     for guidance in guidances:
         w = guidance.strength(0, 1)
         sets = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from mdlm_cfg.lightning_module import MaskedDiffusion
+from mdlm_cfg.progress import time_left
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -151,11 +151,8 @@ class RunProgress(ProgressBar):
 
     def _left(self, share: float) -> str:
         """The time left, such as "1:05 left"."""
-        done = share - self._from
-        if done <= 0:
-            return ""
-        seconds = math.ceil((time.monotonic() - self._start) * (1 - share) / done)
-        return f"{seconds // 60}:{seconds % 60:02d} left"
+        done = (share - self._from) / (1 - self._from) if share < 1 else 1.0
+        return time_left(time.monotonic() - self._start, done)
 
     def _numbers(self, trainer: Trainer) -> str:
         shown = self.get_metrics(trainer, trainer.lightning_module)

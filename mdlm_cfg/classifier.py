@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from mdlm_cfg.data import BinaryImageData, _check_positive, _save_atomically
 from mdlm_cfg.idx import binarize
+from mdlm_cfg.machine import bf16_is_fast
 
 BATCH = 1000  # images per call when nothing is trained
 SHIFT = 2  # pixels that an image may be moved by in training, each way
@@ -146,7 +147,7 @@ def train_classifier(
                 order = torch.randperm(len(images))
             rows = order[step % (len(images) // batch) * batch :][:batch]
             x = _shifted(binarize(images[rows], "dynamic").reshape(-1, *grid_shape)).flatten(1)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16_is_fast()):
                 logits = model(x)
             loss = functional.cross_entropy(logits.float(), labels[rows])
             optimizer.zero_grad(set_to_none=True)

@@ -30,9 +30,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from mdlm_cfg import pipeline
-from mdlm_cfg.allocator import keep_freed_memory
 from mdlm_cfg.callbacks import AveragedWeights, RunProgress, SaveLast
 from mdlm_cfg.lightning_module import MaskedDiffusion
+from mdlm_cfg.machine import bf16_is_fast, keep_freed_memory
 from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.pipeline import EvaluationSettings, check_resume, describe_run, exact_denoiser, log_report
 from mdlm_cfg.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
@@ -240,7 +240,9 @@ def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
 
 
 def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted."""
+    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+    if settings.get("precision") == "auto":
+        settings = settings | {"precision": "bf16-mixed" if bf16_is_fast() else "32-true"}
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
     return instantiate(settings, logger=loggers, callbacks=[*callbacks, *bar])
 

@@ -9,7 +9,6 @@ data do not depend on the seed: different runs are judged on the same.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import pickle
@@ -33,14 +32,13 @@ from mdlm_cfg.idx import (
     load_larochelle,
     load_mnist,
 )
+from mdlm_cfg.progress import share_shown
 from mdlm_cfg.targets.bernoulli import BernoulliMixture, fit_em
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.tiny_mnist import tiny_mnist_pmfs
 
 # `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-
-log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 Target = TableMixture | BernoulliMixture
@@ -333,9 +331,13 @@ class BernoulliData(TargetData):
         if path.is_file():
             return
         components, iterations, smoothing = self.settings
-        log.info("fitting %d components per class to %d images; kept in %s", components, len(images), path)
         generator = generator_for("fit", self.fit_seed)
-        fit = fit_em(images, labels, components, iterations, smoothing, generator)
+        total = iterations * (int(labels.max()) + 1)
+        with share_shown(f"fitting {components} components per class") as show:
+            fit = fit_em(
+                images, labels, components, iterations, smoothing, generator,
+                lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
+            )  # fmt: skip
         _save_atomically(path, [fit.probabilities, fit.component_weights, fit.class_weights])
 
     def _images(self) -> Batch:

@@ -23,6 +23,7 @@ from mdlm_cfg.metrics import (
     sampled_tv,
     total_variation,
 )
+from mdlm_cfg.progress import Pieces
 from mdlm_cfg.samplers import Steps, check_sampler, sample
 from mdlm_cfg.schedules import Schedule
 from mdlm_cfg.targets.table import TableMixture, check_class
@@ -219,7 +220,7 @@ def evaluate_table(
         schedule: the sampler's noise schedule.
         num_samples: n, per strength.
         seed: mixed with w, so that a result does not depend on which other strengths were asked for.
-        progress: called with one short line before every strength.
+        progress: called with one short line before every strength, which says how long the rest takes.
 
     Returns:
         Everything, computed.
@@ -231,10 +232,10 @@ def evaluate_table(
     guidances = [Guidance(float(w), kind) for w in strengths]
     _check(target, denoiser, [float(w) for w in strengths], target_class, num_samples)
     check_sampler(sampler, steps)
+    say = Pieces([1] * len(guidances), progress)
     results = []
     for guidance in guidances:
-        if progress is not None:
-            progress(f"laws and samples at w = {guidance.strength(0, 1):g}")
+        say(f"laws and samples at w = {guidance.strength(0, 1):g}")
         laws = _laws(target, denoiser, guidance, target_class)
         generator = torch.Generator().manual_seed(hash((seed, guidance.strength(0, 1))) % 2**63)
         x = sample(

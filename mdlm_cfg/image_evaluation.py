@@ -25,7 +25,8 @@ from mdlm_cfg.image_metrics import (
     pixel_moments,
     precision_and_recall,
 )
-from mdlm_cfg.samplers import Steps, check_sampler, sample
+from mdlm_cfg.progress import Pieces
+from mdlm_cfg.samplers import Steps, check_sampler, num_rows, sample
 from mdlm_cfg.schedules import Schedule
 from mdlm_cfg.targets.table import check_class
 
@@ -183,7 +184,7 @@ def evaluate_images(
             first_hitting has no discretisation error, at D denoiser calls per conditional.
         num_samples_per_class: n >= 2, per strength.
         seed: mixed with w and the class, so that no result depends on which others were asked for.
-        progress: called with one short line before every piece of work.
+        progress: called with one short line before every piece of work, which says how long the rest takes.
         classes: which to sample; default all.
         num_classified: test images to classify by NELBO, chosen at random; 0 leaves that out.
         num_draws: masks per image and class for it.
@@ -196,7 +197,8 @@ def evaluate_images(
     chosen = list(range(data.num_classes)) if classes is None else list(classes)
     _check(data, denoiser, [float(w) for w in strengths], chosen, num_samples_per_class)
     check_sampler(sampler, steps)
-    say = progress or (lambda _: None)
+    costs = [num_rows(num_samples_per_class * len(chosen), denoiser.num_dims, g, sampler, steps) for g in guidances]
+    say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
     judges = _judges(data, classifier, chosen)
     order = torch.randperm(len(data.test_x), generator=generator_for("held out"))  # MNIST's first half is cleaner
     test_x, test_classes = data.test_x[order], data.test_classes[order]

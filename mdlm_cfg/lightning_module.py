@@ -19,7 +19,7 @@ from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.metrics import total_variation
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.nets.optimizer import build_optimizer
-from mdlm_cfg.objective import AveragedObjective, Net, drop_labels, nelbo
+from mdlm_cfg.objective import AveragedObjective, Net, drop_labels, nelbo, pooled_nelbo
 from mdlm_cfg.partial_states import flat_index
 from mdlm_cfg.tabulated import TabulatedDenoiser
 from mdlm_cfg.targets.table import TableMixture
@@ -27,7 +27,7 @@ from mdlm_cfg.targets.table import TableMixture
 MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
 MAX_STATES = 20_000  # partial states up to which exact laws are watched during training
 WATCHED_STRENGTHS = (0.0, 1.0, 2.0, 4.0)
-OBJECTIVES = ("averaged", "sampled")
+OBJECTIVES = ("averaged", "pooled", "sampled")
 
 
 class MaskedDiffusion(LightningModule):
@@ -38,10 +38,11 @@ class MaskedDiffusion(LightningModule):
 
     Args:
         net: keyword arguments of `GridTransformer`, num_tokens, grid_shape and num_classes included.
-        objective: `kind` is "averaged" (exactly, over every partial state and label: small N and D only) or
-            "sampled" (one mask per data point); `label_dropout` is the share of the null class; `paired` trains
-            both conditionals of each data point on the same mask ("sampled" only) in place of label dropout;
-            `label_smoothing` is the share of the uniform distribution in the targets (see `smoothed`).
+        objective: `kind` is "averaged" (exactly, over every partial state and label: small N and D only), "pooled" (one
+            mask for each of the batch's first `rows` data points, the whole batch for targets: few different points
+            only) or "sampled" (one mask per data point); `label_dropout` is the share of the null class; `paired`, for
+            "sampled", trains both conditionals of each data point on the same mask, as the others always do, in place
+            of label dropout; `label_smoothing` is the share of the uniform distribution in the targets (`smoothed`).
         optimizer: `lr`, `muon_lr` (None: AdamW alone), `betas`, `weight_decay`, `warmup_steps`, `final_lr` (over
             `lr`) and `ema_decay`.
         data: what a data module's `describe()` says; recorded.
@@ -74,7 +75,7 @@ class MaskedDiffusion(LightningModule):
         self.net = GridTransformer(**net)
         self.averaged = None
         if objective["kind"] == "averaged":
-            self.averaged = averaged_objective(self.net, objective["label_dropout"])
+            self.averaged = averaged_objective(self.net)
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
         self._exact_laws: dict[tuple[float, int], Tensor] = {}
@@ -83,7 +84,12 @@ class MaskedDiffusion(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
-        losses = self._averaged_loss(x, classes) if self.averaged else self._sampled_loss(x, classes, batch_idx)
+        if self.averaged:
+            losses = self._averaged_loss(x, classes)
+        elif self.objective["kind"] == "pooled":
+            losses = self._pooled_loss(x, classes, batch_idx)
+        else:
+            losses = self._sampled_loss(x, classes, batch_idx)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
         self.log("nelbo", losses["loss"].detach(), prog_bar=True, logger=False, batch_size=len(x))
         return losses["loss"]
@@ -93,8 +99,23 @@ class MaskedDiffusion(LightningModule):
         histogram = self.averaged.histogram(x.cpu(), classes.cpu())
         net = on_rows(self._smoothed_net, live_rows(self.averaged, histogram))
         conditional, null = self.averaged(net, histogram)
-        loss = self.averaged.combine(conditional, null)
-        return {"loss": loss, "nelbo": conditional, "nelbo_null": null}
+        return self._weighted(conditional, null)
+
+    def _pooled_loss(self, x: Tensor, classes: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        generator = self._generator("train", self.global_step, batch_idx)
+        conditional, null = (
+            draws.mean()
+            for draws in pooled_nelbo(
+                self._smoothed_net, x, classes, self.net.num_tokens, self.net.num_classes,
+                self.objective.get("rows") or len(x), generator,
+            )
+        )  # fmt: skip
+        return self._weighted(conditional, null)
+
+    def _weighted(self, conditional: Tensor, null: Tensor) -> dict[str, Tensor]:
+        """What is trained on: the null class by its share."""
+        share = self.objective["label_dropout"]
+        return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
 
     def _sampled_loss(self, x: Tensor, classes: Tensor, batch_idx: int) -> dict[str, Tensor]:
         share, null_class = self.objective["label_dropout"], self.net.num_classes
@@ -107,8 +128,7 @@ class MaskedDiffusion(LightningModule):
         generator.set_state(state)  # the same masks again
         nulls = torch.full_like(classes, null_class)
         null = nelbo(self._smoothed_net, x, nulls, self.net.num_tokens, generator).mean()
-        loss = (1 - share) * conditional + share * null
-        return {"loss": loss, "nelbo": conditional, "nelbo_null": null}
+        return self._weighted(conditional, null)
 
     def _smoothed_net(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """The network where it lives, its log-probabilities smoothed, on the device of `tokens`."""
@@ -232,7 +252,7 @@ def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
     return torch.where((tokens == log_probs.shape[-1])[..., None], mixed, log_probs)
 
 
-def averaged_objective(net: GridTransformer, label_dropout: float) -> AveragedObjective:
+def averaged_objective(net: GridTransformer) -> AveragedObjective:
     """The averaged objective of a network.
 
     Raises:
@@ -243,9 +263,9 @@ def averaged_objective(net: GridTransformer, label_dropout: float) -> AveragedOb
     if evaluations > MAX_EVALUATIONS:
         raise ValueError(
             f"the averaged objective would evaluate the network {evaluations:.3g} times a step "
-            f"(at most {MAX_EVALUATIONS}): use objective=sampled"
+            f"(at most {MAX_EVALUATIONS}): use objective=pooled, or objective=sampled for images"
         )
-    return AveragedObjective(n, d, k, label_dropout)
+    return AveragedObjective(n, d, k)
 
 
 def live_rows(objective: AveragedObjective, histogram: Tensor) -> Tensor:
@@ -269,7 +289,7 @@ def on_rows(net: Net, rows: Tensor) -> Net:
 
 def exact_nelbos(denoiser: Denoiser, target: TableMixture) -> dict[str, float]:
     """The exact NELBO in nats on a table, conditional and null, and what each has above the entropy."""
-    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes, 0.0)
+    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes)
     joint = target.class_weights.reshape(-1, *[1] * target.num_dims) * target.class_pmfs
     conditional, null = (float(value) for value in objective(denoiser, joint))
     return {
@@ -305,15 +325,19 @@ def mean_and_errors(total: Tensor, num_draws: int) -> tuple[float, float | None,
     return mean, of_masks, math.sqrt(spread)
 
 
-def _check_objective(kind: str, label_dropout: float, paired: bool, label_smoothing: float) -> None:
+def _check_objective(
+    kind: str, label_dropout: float, paired: bool, label_smoothing: float, rows: int | None = None
+) -> None:
     if kind not in OBJECTIVES:
         raise ValueError(f"objective {kind!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
     if not 0 <= label_dropout <= 1:
         raise ValueError(f"label dropout {label_dropout} must lie between 0 and 1")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label smoothing {label_smoothing} must be at least 0 and below 1")
-    if paired and kind == "averaged":
-        raise ValueError("the averaged objective trains both conditionals already: paired is for objective=sampled")
+    if paired and kind != "sampled":
+        raise ValueError(f"the {kind} objective trains both conditionals already: paired is for objective=sampled")
+    if rows is not None and (kind != "pooled" or rows < 1):
+        raise ValueError(f"objective.rows = {rows} must be at least 1, and is for objective=pooled")
 
 
 def _check_optimizer(

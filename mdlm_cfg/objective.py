@@ -11,6 +11,7 @@ from math import comb
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mdlm_cfg.masking import mask_uniform, stratified_counts
 from mdlm_cfg.partial_states import Lattice, flat_index, strides
@@ -42,6 +43,69 @@ def nelbo(net: Net, x: Tensor, classes: Tensor, mask_id: int, generator: torch.G
     return cross_entropy * (x.shape[1] / counts.to(cross_entropy))
 
 
+def pooled_nelbo(
+    net: Net,
+    x: Tensor,
+    classes: Tensor,
+    mask_id: int,
+    null_class: int,
+    num_rows: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`nelbo` with the class and without it, on the same masks, each with the whole batch for its target.
+
+    Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
+    batch that agree with the partial state: putting that distribution in place of the one value of the point that was
+    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell).
+
+    Args:
+        net: (tokens, classes) -> log-probs (B, D, N).
+        x: clean data, int64 (B, D); many points that are few different ones, or nothing is gained.
+        classes: int64 (B,), values 0..K-1.
+        mask_id: N. null_class: K.
+        num_rows: the first so many points are masked; the batch must be in random order.
+
+    Returns:
+        conditional and null, (num_rows,) each, in nats per sample.
+    """
+    own = classes[:num_rows]
+    counts = stratified_counts(len(own), x.shape[1], generator)
+    tokens = mask_uniform(x[: len(own)], counts, mask_id, generator)
+    losses = []
+    for labels in (own, torch.full_like(own, null_class)):
+        targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
+        log_probs = net(tokens, labels)
+        live = (targets > 0) & (tokens == mask_id)[..., None]  # a cross entropy of weight 0 is 0, also of -inf
+        cross_entropy = -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).sum(dim=(1, 2))
+        losses.append(cross_entropy * (x.shape[1] / counts.to(cross_entropy)))
+    return losses[0], losses[1]
+
+
+def pooled_conditionals(
+    tokens: Tensor, labels: Tensor, x: Tensor, classes: Tensor, num_tokens: int, null_class: int
+) -> Tensor:
+    """p(x_i = v | x_U, z) among the points of a batch, float32 (R, D, N); NaN where none agrees.
+
+    Args:
+        tokens: partial states, int64 (R, D). labels: z, int64 (R,), the null class included.
+        x: the batch, int64 (B, D), and its classes, int64 (B,).
+
+    Raises:
+        ValueError: more states than an int64 can number.
+    """
+    n, d = num_tokens, x.shape[1]
+    if null_class * n**d >= 2**63:
+        raise ValueError(f"N^D = {n}^{d} states are too many to pool a batch by; use objective=sampled")
+    cells, counts = torch.unique(classes * n**d + flat_index(x, n), return_counts=True)
+    points = cells[:, None] // strides(n, d).to(cells) % n
+    values = one_hot(points, n).flatten(1).float()  # (S, D * N), of the S different points
+    known = (tokens[..., None] == torch.arange(n, device=tokens.device)).flatten(1).float()
+    agree = known @ values.T == (tokens != n).sum(dim=1, keepdim=True)
+    agree &= (labels[:, None] == cells // n**d) | (labels == null_class)[:, None]
+    found = ((agree * counts.float()) @ values).unflatten(1, (d, n))
+    return found / found.sum(dim=2, keepdim=True)
+
+
 class AveragedObjective:
     """The negative ELBO averaged exactly over every mask, every partial state and every label, null included.
 
@@ -51,24 +115,16 @@ class AveragedObjective:
 
     Args:
         num_tokens, num_dims, num_classes: N, D, K.
-        null_weight: the share of the null class (the label-dropout probability).
-
-    Raises:
-        ValueError: a null_weight outside [0, 1].
     """
 
-    def __init__(self, num_tokens: int, num_dims: int, num_classes: int, null_weight: float) -> None:
-        if not 0 <= null_weight <= 1:
-            raise ValueError(f"label dropout {null_weight} must lie between 0 and 1")
-        self.lattice = Lattice(num_tokens, num_dims)
-        self.num_classes, self.null_weight = num_classes, null_weight
+    def __init__(self, num_tokens: int, num_dims: int, num_classes: int) -> None:
+        self.lattice, self.num_classes = Lattice(num_tokens, num_dims), num_classes
         self.tokens = torch.cat([self.lattice.tokens(level) for level in range(num_dims)])
         self.num_evaluations = len(self.tokens) * (num_classes + 1)
         state = flat_index(self.tokens, num_tokens + 1)
         masked = self.tokens == num_tokens
-        moves = (torch.arange(num_tokens) - num_tokens) * strides(num_tokens + 1, num_dims)[
-            :, None
-        ]  # (D, N): unmask coordinate i to v
+        # (D, N): how far unmasking coordinate i to v goes
+        moves = (torch.arange(num_tokens) - num_tokens) * strides(num_tokens + 1, num_dims)[:, None]
         self.children = (state[:, None, None] + moves).masked_fill(~masked[..., None], 0)
         num_masked = masked.sum(dim=1)
         # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
@@ -83,7 +139,7 @@ class AveragedObjective:
         return (counts / len(x)).reshape(self.num_classes, *[n] * d)
 
     def __call__(self, net: Net, histogram: Tensor) -> tuple[Tensor, Tensor]:
-        """The expected NELBO under `histogram`: (conditional, null) in nats; train on their weighted sum `combine`.
+        """The expected NELBO under `histogram`: (conditional, null) in nats; train on a weighted sum of the two.
 
         Args:
             net: (tokens, classes) -> log-probs (B, D, N).
@@ -99,7 +155,3 @@ class AveragedObjective:
         live = targets > 0  # a cross entropy of weight 0 is 0, also where log_probs is -inf
         cost = -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).flatten(1).sum(dim=1)
         return cost[:-1].sum(), cost[-1]
-
-    def combine(self, conditional: Tensor, null: Tensor) -> Tensor:
-        """The training loss in nats: the null class weighted by the label-dropout probability."""
-        return (1 - self.null_weight) * conditional + self.null_weight * null

@@ -27,6 +27,7 @@ from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.paper import EXPERIMENTS
+from mdlm_cfg.progress import share_shown
 from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
@@ -285,11 +286,12 @@ def _evaluate_images(
     def progress(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    progress("classifier")
+    with share_shown("training the classifier") as show:
+        classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
     evaluation = evaluate_images(
         data,
         denoiser,
-        classifier_for(data),
+        classifier,
         settings.w,
         settings.guidance,
         num_samples_per_class=settings.num_samples,

@@ -110,6 +110,18 @@ def check_sampler(sampler: str, steps: Steps | None) -> None:
         raise ValueError("first_hitting takes no steps: it makes one step per coordinate, and no time error")
 
 
+def num_rows(num: int, num_dims: int, guidance: Guidance, sampler: str, steps: Steps | None) -> int:
+    """How many rows (partial state, label) the denoiser is asked for by `sample`: its cost, for estimates of time.
+
+    Both conditionals of every sample at every step, or the one where w is 0.
+    """
+    calls = num_dims if steps is None else steps if isinstance(steps, int) else len(steps) - 1
+    if sampler == "event_leaping":
+        calls = min(calls, num_dims)
+    guided = sum(guidance.strength(k, num_dims) != 0 for k in range(num_dims)) / num_dims
+    return round(num * calls * (1 + guided))
+
+
 def leap_time(
     x: Tensor,
     log_rates: Tensor,

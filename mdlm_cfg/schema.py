@@ -17,6 +17,7 @@ class ObjectiveSchema:
     label_dropout: float = 0.2
     paired: bool = False
     label_smoothing: float = 0.0
+    rows: int | None = None
 
 
 @dataclass

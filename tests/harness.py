@@ -38,7 +38,7 @@ def small_data(**changes: Any) -> TableData:
 
 
 def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDiffusion:
-    objective = {"kind": kind, "label_dropout": 0.3, "paired": False, "label_smoothing": 0.0}
+    objective = {"kind": kind, "label_dropout": 0.3, "paired": False, "label_smoothing": 0.0, "rows": None}
     objective |= {key: changes.pop(key) for key in list(changes) if key in objective}
     torch.manual_seed(0)
     shape = {

@@ -58,6 +58,13 @@ def test_trainer(name: str) -> None:
     assert trainer.gradient_clip_val == 1.0
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_automatic_precision_is_bf16_where_that_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.cli.bf16_is_fast", lambda: fast)
+    settings = composed("trainer.precision=auto", "trainer.accelerator=cpu")["trainer"]
+    assert build_trainer(settings, [], []).precision == ("bf16-mixed" if fast else "32-true")
+
+
 @pytest.mark.parametrize("name", names("logger"))
 def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -51,7 +51,7 @@ def test_smoothing_leaves_copied_rows_alone() -> None:
 
 def test_live_rows_change_nothing() -> None:
     target = toys.toy_2d_overlap()
-    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes, 0.2)
+    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes)
     net = GridTransformer(target.num_tokens, (2,), target.num_classes, width=16, depth=1, num_heads=2).double()
     joint = target.class_weights.reshape(-1, 1, 1) * target.class_pmfs
     rows = live_rows(objective, joint)
@@ -74,17 +74,19 @@ def test_tabulated_denoiser_is_the_denoiser() -> None:
 
 def test_too_many_evaluations_are_refused() -> None:
     net = GridTransformer(2, (4, 4), 10, width=8, depth=1, num_heads=1)
-    with pytest.raises(ValueError, match="use objective=sampled"):
-        averaged_objective(net, 0.1)
+    with pytest.raises(ValueError, match="use objective=pooled"):
+        averaged_objective(net)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "guessed"}, "choose one of averaged, sampled"),
+        ({"kind": "guessed"}, "choose one of averaged, pooled, sampled"),
         ({"label_dropout": 1.5}, "label dropout 1.5"),
         ({"label_smoothing": 1.0}, "label smoothing 1.0"),
         ({"paired": True}, "paired is for objective=sampled"),
+        ({"kind": "pooled", "rows": 0}, "objective.rows = 0"),
+        ({"kind": "sampled", "rows": 5}, "is for objective=pooled"),
         ({"lr": -1.0}, "learning rate -1.0"),
         ({"betas": [0.9]}, "betas"),
         ({"warmup_steps": -1}, "warmup_steps -1"),
@@ -98,7 +100,10 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
         small_module(small_data(), **changes)
 
 
-@pytest.mark.parametrize("changes", [{"kind": "averaged"}, {"kind": "sampled"}, {"kind": "sampled", "paired": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": "averaged"}, {"kind": "pooled", "rows": 64}, {"kind": "sampled"}, {"kind": "sampled", "paired": True}],
+)
 def test_training_lowers_the_exact_nelbo(tmp_path: Path, changes: dict[str, Any]) -> None:
     data = small_data(batch_size=512, steps_per_epoch=60)
     module = small_module(data, lr=1e-2, **changes)
@@ -128,7 +133,7 @@ def test_averaged_weights_warm_up() -> None:
     assert averaged[0].item() == pytest.approx(1 - 1 / 11)
 
 
-@pytest.mark.parametrize("kind", ["averaged", "sampled"])
+@pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
 def test_resuming_at_an_epoch_is_bitwise(tmp_path: Path, kind: str) -> None:
     class StopAfterOne(Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

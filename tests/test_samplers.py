@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from mdlm_cfg import Guidance, sample, stepped_law, terminal_law
 from mdlm_cfg.guidance import linear_ramp
 from mdlm_cfg.metrics import histogram
-from mdlm_cfg.samplers import SAMPLERS
+from mdlm_cfg.samplers import SAMPLERS, num_rows
 from mdlm_cfg.schedules import cosine, exponential
 from mdlm_cfg.targets import toys
 
@@ -108,3 +108,19 @@ def test_refusals():
         sample(denoiser, Guidance(1.0), 7, 10)
     with pytest.raises(ValueError, match="must end at inf"):
         sample(denoiser, Guidance(1.0), 0, 10, "tau_leaping", [0.0, 1.0])
+
+
+@pytest.mark.parametrize("w", [0.0, 2.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_cost_is_what_the_denoiser_was_asked_for(sampler, w):
+    denoiser = random_target(2, 4).denoiser()
+    for steps in [None] if sampler == "first_hitting" else [1, 3, 9]:
+        asked = []
+
+        class Counting(Inconsistent):
+            def __call__(self, tokens, classes, asked=asked):
+                asked.append(len(tokens))
+                return denoiser(tokens, classes)
+
+        draw(Counting(2, 4, 2), Guidance(w), sampler, steps, n=7)
+        assert sum(asked) == num_rows(7, 4, Guidance(w), sampler, steps)

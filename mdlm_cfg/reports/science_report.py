@@ -18,6 +18,7 @@ from mdlm_cfg.guidance import Guidance
 from mdlm_cfg.laws import terminal_law
 from mdlm_cfg.ledger import LINES, Ledger, ledgers
 from mdlm_cfg.metrics import mean_and_covariance, total_variation
+from mdlm_cfg.progress import Pieces
 from mdlm_cfg.reports.curves import line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.tables import Table, format_number
@@ -224,7 +225,7 @@ def science_sections(
     evaluation: TableEvaluation,
     denoiser: Denoiser | None,
     folder: Path,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[list[Section], dict[str, Any]]:
     """Everything beyond the table of laws that this target is small enough for.
 
@@ -239,21 +240,24 @@ def science_sections(
     strengths = [r.w for r in evaluation.results]
     z, n, d = evaluation.target_class, target.num_tokens, target.num_dims
     folder.mkdir(parents=True, exist_ok=True)
-    progress("geometry")
+    decays = (n + 1) ** d <= MAX_DECAY_STATES
+    small = (2 * n + 1) ** d <= MAX_KERNEL_ENTRIES
+    guided = [w for w in strengths if w > 0]
+    samplers = small and bool(guided) and d > 1
+    say = Pieces([1, *([1] * decays), *([1] * samplers), *([1] * (denoiser is not None))], progress)
+    say("geometry")
     sections = [geometry_section(target, evaluation, folder)]
     numbers: dict[str, Any] = {}
-    if (n + 1) ** d <= MAX_DECAY_STATES:
-        progress("decay in time")
+    if decays:
+        say("decay in time")
         decay = tv_decay(target, z, DECAY_STRENGTHS, torch.logspace(-2, 1, 31, dtype=torch.float64), evaluation.kind)
         sections.append(decay_section(decay, folder))
         numbers["decay"] = decay_numbers(decay)
-    small = (2 * n + 1) ** d <= MAX_KERNEL_ENTRIES
-    guided = [w for w in strengths if w > 0]
-    if small and guided and d > 1:
-        progress("samplers at equal cost")
+    if samplers:
+        say("samplers at equal cost")
         sections.append(samplers_section(target, z, guided, folder))
     if denoiser is not None:
-        progress("error ledger")
+        say("error ledger")
         steps = evaluation.steps if isinstance(evaluation.steps, int) else None
         runs = dict.fromkeys([(evaluation.sampler, steps), *(LEDGER_SAMPLERS if small else [])])
         entries = ledgers(

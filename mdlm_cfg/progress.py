@@ -1,0 +1,64 @@
+"""For people who wait: which piece of long work is under way, and how long the rest will take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+QUIET = 15.0  # seconds between lines where there is no terminal for a bar
+
+
+def time_left(seconds: float, done: float) -> str:
+    """The time left, such as "1:05 left", after `seconds` for the share `done` of the work; "" at its start."""
+    if done <= 0:
+        return ""
+    left = math.ceil(seconds * (1 - done) / done)
+    return f"{left // 60}:{left % 60:02d} left"
+
+
+class Pieces:
+    """Says, before each piece of some work, what it is and how long the rest will take.
+
+    Args:
+        costs: of the pieces in their order, in any unit: what the estimate goes by.
+        write: gets one short line a piece.
+    """
+
+    def __init__(self, costs: Sequence[float], write: Callable[[str], None] | None) -> None:
+        self.costs, self.write = list(costs), write
+        self._begun = 0
+        self._start = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        """The next piece begins: `what` it is."""
+        done = sum(self.costs[: self._begun]) / sum(self.costs)
+        self._begun += 1
+        left = time_left(time.monotonic() - self._start, done)
+        if self.write is not None:
+            self.write(f"{what} (about {left})" if left else what)
+
+
+@contextmanager
+def share_shown(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar to tell the share of the work done, 0 to 1; where there is no terminal, a line now and then."""
+    console, start = Console(stderr=True), time.monotonic()
+    if console.is_terminal:
+        columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=1.0, left="")
+            yield lambda done: bar.update(task, completed=done, left=time_left(time.monotonic() - start, done))
+        return
+    said = start
+
+    def line(done: float) -> None:
+        nonlocal said
+        if time.monotonic() - said >= QUIET:
+            said = time.monotonic()
+            console.print(f"{what}: {done:.0%}  {time_left(said - start, done)}", highlight=False)
+
+    yield line

@@ -1,0 +1,41 @@
+"""What people who wait are told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mdlm_cfg import progress
+from mdlm_cfg.progress import Pieces, share_shown, time_left
+
+
+def test_time_left_is_in_proportion() -> None:
+    assert time_left(10, 0) == ""
+    assert time_left(10, 0.25) == "0:30 left"
+    assert time_left(50, 0.5) == "0:50 left"
+    assert time_left(2, 1 / 64) == "2:06 left"
+    assert time_left(3, 1) == "0:00 left"
+
+
+def test_pieces_estimate_by_their_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 10.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    said: list[str] = []
+    say = Pieces([1, 3, 6], said.append)
+    for name in "abc":
+        say(name)
+    assert said == ["a", "b (about 1:30 left)", "c (about 1:00 left)"]
+
+
+def test_shares_are_told_now_and_then_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 20.0, 20.0, 21.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with share_shown("fitting") as show:
+        show(0.1)  # too soon
+        show(0.5)
+        show(0.6)  # too soon after
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.fullmatch(r"fitting: 50%\s+0:20 left", lines[0])
