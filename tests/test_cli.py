@@ -126,6 +126,28 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert run("eval", f"runs={tmp_path}", "target_class=1") == 0
 
 
+def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:
+    arguments = (
+        *(*TINY, "experiment=tiny_mnist", f"data.dataset={images}", "data.height=1", "data.width=3", "threads=1"),
+        *("data.batch_size=500", "data.steps_per_epoch=2", "data.num_test=50", "objective.rows=20", "num_samples=20"),
+    )
+    assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
+    found = json.loads((newest_run(tmp_path).parent.parent / "report" / "report.json").read_text())
+    assert [entry["w"] for entry in found["ledger"]][::3] == [0, 1, 2, 4]
+
+
+def test_bernoulli_mixture_of_images_end_to_end(images: Path, tmp_path: Path) -> None:
+    arguments = (
+        *(*TINY, "experiment=bernoulli_mnist", f"data.dataset={images}", f"data.root={tmp_path}", "threads=1"),
+        *("data.num_components=2", "data.iterations=3", "data.batch_size=20", "data.steps_per_epoch=2"),
+        *("data.num_val=20", "data.num_test=20", "net.patch_size=4", "net.stem_channels=4"),
+        *("num_samples=2", "w=[0,1]", "steps=3", "num_draws=2"),
+    )
+    assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
+    found = json.loads((newest_run(tmp_path).parent.parent / "report" / "report.json").read_text())
+    assert found["score_error"]["conditional"]["difference_se"] > 0
+
+
 def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None:
     arguments = (*TOY, "logger=csv", "evaluate=false")
     half, rest, whole = (tmp_path / name for name in ("half", "rest", "whole"))

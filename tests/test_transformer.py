@@ -29,6 +29,14 @@ NETS = {
         "depth": 1,
         "num_heads": 2,
     },
+    "whole grid": {
+        "num_tokens": 2,
+        "grid_shape": (3, 4),
+        "patch_size": [3, 4],
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+    },
     "image": {
         "num_tokens": 2,
         "grid_shape": (8, 4),
@@ -130,12 +138,23 @@ def test_masked_coordinates_hide_their_data(net: GridTransformer) -> None:
     assert torch.equal(net(again, classes), net(tokens, classes))
 
 
-@pytest.mark.parametrize(("grid", "size"), [((6,), 1), ((6,), 3), ((4, 6), 2), ((2, 4, 6), 2), ((3, 3), 3)])
-def test_patchify_is_inverted_and_keeps_neighbours_together(grid: tuple[int, ...], size: int) -> None:
+@pytest.mark.parametrize(
+    ("grid", "patch"),
+    [
+        ((6,), (1,)),
+        ((6,), (3,)),
+        ((4, 6), (2, 2)),
+        ((2, 4, 6), (2, 2, 2)),
+        ((3, 3), (3, 3)),
+        ((4, 6), (1, 3)),
+        ((3, 4), (3, 4)),
+    ],
+)
+def test_patchify_is_inverted_and_keeps_neighbours_together(grid: tuple[int, ...], patch: tuple[int, ...]) -> None:
     x = torch.randn(2, *grid, 5)
-    patches = patchify(x, size)
-    assert torch.equal(unpatchify(patches, grid, size), x)
-    corner = x[(slice(None), *[slice(size)] * len(grid))]
+    patches = patchify(x, patch)
+    assert torch.equal(unpatchify(patches, grid, patch), x)
+    corner = x[(slice(None), *map(slice, patch))]
     assert torch.equal(patches[:, 0], corner.flatten(1))
 
 
@@ -148,6 +167,8 @@ def test_plain_attention_is_the_fused_one() -> None:
     ("changed", "message"),
     [
         ({"patch_size": 3}, "patch_size 3"),
+        ({"patch_size": [2, 2]}, "patch_size"),
+        ({"patch_size": 0}, "patch_size 0"),
         ({"grid_shape": ()}, "grid_shape"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_tokens": 1}, "num_tokens must be at least 2, not 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class GridTransformer(nn.Module):
         grid_shape: how the D = prod(grid_shape) coordinates lie, row-major: (5,) for a toy, (28, 28) for an
             image.
         num_classes: K; class K is the null class (no class).
-        patch_size: side of a patch; the transformer sees prod(grid_shape / patch_size) tokens.
+        patch_size: side of a patch, or one side per axis; the transformer sees prod(grid_shape / patch_size) tokens.
         width: features of a patch.
         depth: transformer blocks.
         num_heads: attention heads; must divide `width`.
@@ -46,7 +47,7 @@ class GridTransformer(nn.Module):
         grid_shape: tuple[int, ...],
         num_classes: int,
         *,
-        patch_size: int = 1,
+        patch_size: int | Sequence[int] = 1,
         width: int = 128,
         depth: int = 3,
         num_heads: int = 4,
@@ -56,10 +57,12 @@ class GridTransformer(nn.Module):
     ) -> None:
         super().__init__()
         grid_shape = tuple(int(side) for side in grid_shape)
-        _check_at_least(1, num_classes=num_classes, patch_size=patch_size, width=width, num_heads=num_heads)
+        patch = (patch_size,) * len(grid_shape) if isinstance(patch_size, int) else tuple(patch_size)
+        _check_at_least(1, num_classes=num_classes, width=width, num_heads=num_heads)
         _check_at_least(0, depth=depth, stem_channels=stem_channels, stem_depth=stem_depth)
         _check_at_least(2, num_tokens=num_tokens)
-        if not grid_shape or min(grid_shape) < 1 or any(side % patch_size for side in grid_shape):
+        sides_match = len(patch) == len(grid_shape) > 0 and min(*grid_shape, *patch) >= 1
+        if not sides_match or any(side % part for side, part in zip(grid_shape, patch)):
             raise ValueError(f"grid_shape {grid_shape} must have sides that patch_size {patch_size} divides")
         if width % num_heads:
             raise ValueError(f"width {width} must be a multiple of num_heads {num_heads}")
@@ -70,10 +73,10 @@ class GridTransformer(nn.Module):
 
         self.num_tokens, self.num_classes = num_tokens, num_classes
         self.num_dims = math.prod(grid_shape)
-        self.grid_shape, self.patch_size = grid_shape, patch_size
+        self.grid_shape, self.patch = grid_shape, patch
 
-        num_patches = self.num_dims // patch_size ** len(grid_shape)
-        patch_dims = patch_size ** len(grid_shape)
+        patch_dims = math.prod(patch)
+        num_patches = self.num_dims // patch_dims
         self.stem = ConvStem(num_tokens + 1, stem_channels, stem_depth) if stem_channels else None
         self.patch_in = nn.Linear(patch_dims * (stem_channels or num_tokens + 1), width)
         self.positions = nn.Parameter(0.02 * torch.randn(num_patches, width))
@@ -92,10 +95,10 @@ class GridTransformer(nn.Module):
         pixels = one_hot.to(self.positions.dtype).unflatten(1, self.grid_shape)
         if self.stem is not None:
             pixels = self.stem(pixels)
-        h = self.patch_in(patchify(pixels, self.patch_size)) + self.positions + self.classes(classes)[:, None]
+        h = self.patch_in(patchify(pixels, self.patch)) + self.positions + self.classes(classes)[:, None]
         for block in self.blocks:
             h = block(h)
-        logits = unpatchify(self.patch_out(self.norm(h)), self.grid_shape, self.patch_size)
+        logits = unpatchify(self.patch_out(self.norm(h)), self.grid_shape, self.patch)
         if self.head is not None:
             logits = self.head(logits + pixels)
         log_probs = logits.flatten(1, -2).float().log_softmax(-1)
@@ -172,24 +175,24 @@ class ConvBlock(nn.Module):
         return h + self.conv_out(F.gelu(self.conv_in(F.gelu(h))))
 
 
-def patchify(x: Tensor, size: int) -> Tensor:
-    """Patches of a grid, flattened: (B, *grid, C) to (B, num_patches, size^len(grid) * C)."""
+def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """Patches of a grid, flattened: (B, *grid, C) to (B, num_patches, prod(patch) * C)."""
     num, *grid, channels = x.shape
-    if size == 1:
+    if math.prod(patch) == 1:
         return x.flatten(1, -2)
     dims = len(grid)
-    split = x.reshape(num, *(part for side in grid for part in (side // size, size)), channels)
+    split = x.reshape(num, *(part for side, size in zip(grid, patch) for part in (side // size, size)), channels)
     rows = split.permute(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
-    return rows.reshape(num, math.prod(grid) // size**dims, size**dims * channels)
+    return rows.reshape(num, math.prod(grid) // math.prod(patch), math.prod(patch) * channels)
 
 
-def unpatchify(patches: Tensor, grid: tuple[int, ...], size: int) -> Tensor:
-    """The inverse of `patchify`: (B, num_patches, size^len(grid) * C) to (B, *grid, C)."""
+def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
+    """The inverse of `patchify`: (B, num_patches, prod(patch) * C) to (B, *grid, C)."""
     num, dims = len(patches), len(grid)
-    if size == 1:
+    if math.prod(patch) == 1:
         return patches.unflatten(1, grid)
-    channels = patches.shape[-1] // size**dims
-    split = patches.reshape(num, *(side // size for side in grid), *[size] * dims, channels)
+    channels = patches.shape[-1] // math.prod(patch)
+    split = patches.reshape(num, *(side // size for side, size in zip(grid, patch)), *patch, channels)
     axes = [axis for i in range(1, dims + 1) for axis in (i, dims + i)]
     return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, channels)
 
