@@ -24,6 +24,7 @@ def line_plot(
     title: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    from_zero: bool = True,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     levels: Mapping[str, float] | None = None,
     colours: Mapping[str, str] | None = None,
@@ -38,7 +39,8 @@ def line_plot(
         y_label: with its unit.
         title: left out if empty.
         log_x: a logarithmic x axis.
-        log_y: a logarithmic y axis; otherwise it starts at 0 if nothing is negative.
+        log_y: a logarithmic y axis.
+        from_zero: any other y axis starts at 0 if nothing is negative.
         bands: (low, high) around the series of the same name.
         levels: horizontal dashed lines, by the name in the legend: a bound, an optimum.
         colours: of single series, by name; the others go through a palette for colour-blind readers.
@@ -73,7 +75,7 @@ def line_plot(
             axes.xaxis.set_major_formatter(ScalarFormatter())
     if log_y:
         axes.set_yscale("log")
-    elif all(value >= 0 for _, y in series.values() for value in y):
+    elif from_zero and all(value >= 0 for _, y in series.values() for value in y):
         axes.set_ylim(bottom=0)
     if len(series) + len(levels or {}) > 1:
         figure.legend(loc="outside right upper")
@@ -85,7 +87,7 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
     y = [value for _, values in series.values() for value in values]
     wide = bool(y) and min(y) > 0 and max(y) > 10 * min(y)
     return line_plot(
-        series, path, "minutes of training", "NELBO (nats)", title, log_y=wide,
+        series, path, "minutes of training", "NELBO (nats)", title, log_y=wide, from_zero=False,
         levels=None if best is None else {"entropy of the data": best},
     )  # fmt: skip
 
