@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from mdlm_cfg.lightning_module import MaskedDiffusion
-from mdlm_cfg.progress import time_left
+from mdlm_cfg.progress import share_shown, time_left
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -85,7 +86,7 @@ class SaveLast(Checkpoint):
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole run, with the NELBO and the time left; plain lines where there is no terminal.
+    """One bar for training, with the NELBO and the time left, and one for the test; lines where there is no terminal.
 
     The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
     its time, whichever is further.
@@ -101,6 +102,8 @@ class RunProgress(ProgressBar):
         self.bar: Progress | None = None
         self._enabled = True
         self._start, self._from, self._shown = 0.0, 0.0, 0.0
+        self._test = ExitStack()
+        self._show: Callable[[float], None] = _nowhere
 
     def enable(self) -> None:
         self._enabled = True
@@ -141,6 +144,24 @@ class RunProgress(ProgressBar):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and trainer.is_global_zero:
+            self._show = self._test.enter_context(share_shown("testing"))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._show((batch_idx + 1) / trainer.num_test_batches[0])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
 
@@ -148,6 +169,8 @@ class RunProgress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        self._test.close()
+        self._show = _nowhere
 
     def _left(self, share: float) -> str:
         """The time left, such as "1:05 left"."""
@@ -159,6 +182,10 @@ class RunProgress(ProgressBar):
         return "  ".join(
             f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float | int) and name != "v_num"
         )
+
+
+def _nowhere(share: float) -> None:
+    """What nobody asked to see."""
 
 
 def _progress(module: LightningModule) -> float:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdlm_cfg.data import BinaryImageData, _check_positive, _save_atomically
+from mdlm_cfg.atomic import atomic_write
+from mdlm_cfg.data import BinaryImageData, check_positive
 from mdlm_cfg.idx import binarize
 from mdlm_cfg.machine import bf16_is_fast
 
@@ -51,7 +52,7 @@ class ClassifierSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             channels=min(self.channels),
             num_features=self.num_features,
             epochs=self.epochs,
@@ -195,7 +196,8 @@ def classifier_for(
         model = train_classifier(
             data.train_images, data.train_labels, data.grid_shape, data.num_classes, settings, progress
         )
-        _save_atomically(path, model.state_dict())
+        with atomic_write(path) as file:
+            torch.save(model.state_dict(), file)
     model = ImageClassifier(data.grid_shape, data.num_classes, settings)
     try:
         model.load_state_dict(torch.load(path, weights_only=True))

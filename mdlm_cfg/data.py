@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from mdlm_cfg.atomic import atomic_write
 from mdlm_cfg.idx import (
     BINARIZATIONS,
     DataError,
@@ -102,7 +101,7 @@ class DiffusionData(LightningDataModule):
 
     def __init__(self, batch_size: int, eval_batch_size: int, seed: int) -> None:
         super().__init__()
-        _check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self._epochs_begun = 0  # counts where no trainer does
 
@@ -168,7 +167,7 @@ class TargetData(DiffusionData):
         seed: int,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
-        _check_positive(steps_per_epoch=steps_per_epoch, num_val=num_val, num_test=num_test)
+        check_positive(steps_per_epoch=steps_per_epoch, num_val=num_val, num_test=num_test)
         self.name, self.steps_per_epoch = name, steps_per_epoch
         self.num_val, self.num_test = num_val, num_test
 
@@ -314,7 +313,7 @@ class BernoulliData(TargetData):
     ) -> None:
         name = f"bernoulli_{_short_name(dataset)}_{num_components}"
         super().__init__(name, batch_size, steps_per_epoch, num_val, num_test, eval_batch_size, seed)
-        _check_positive(num_components=num_components, iterations=iterations)
+        check_positive(num_components=num_components, iterations=iterations)
         if binarization not in ("static", "threshold"):
             raise ValueError(
                 f"binarization {binarization!r} is not allowed here: a mixture is fitted to one set of binary images; "
@@ -338,7 +337,8 @@ class BernoulliData(TargetData):
                 images, labels, components, iterations, smoothing, generator,
                 lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
             )  # fmt: skip
-        _save_atomically(path, [fit.probabilities, fit.component_weights, fit.class_weights])
+        with atomic_write(path) as file:
+            torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
 
     def _images(self) -> Batch:
         images, labels, _, _ = load_images(self.dataset, self.root)
@@ -412,7 +412,7 @@ class BinaryImageData(DiffusionData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
-        _check_positive(num_val=num_val, num_test=1 if num_test is None else num_test)
+        check_positive(num_val=num_val, num_test=1 if num_test is None else num_test)
         if binarization not in IMAGE_BINARIZATIONS:
             raise ValueError(
                 f"binarization {binarization!r} is unknown; choose one of {', '.join(IMAGE_BINARIZATIONS)}"
@@ -514,19 +514,7 @@ def _hash(*parts: Tensor | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _save_atomically(path: Path, content: Any) -> None:
-    """Write a file of tensors such that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix="partial-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        torch.save(content, scratch)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
-
-
-def _check_positive(**counts: int) -> None:
+def check_positive(**counts: int) -> None:
     """Raise ValueError unless every count is at least 1."""
     for name, count in counts.items():
         if count < 1:

@@ -103,14 +103,9 @@ class MaskedDiffusion(LightningModule):
 
     def _pooled_loss(self, x: Tensor, classes: Tensor, batch_idx: int) -> dict[str, Tensor]:
         generator = self._generator("train", self.global_step, batch_idx)
-        conditional, null = (
-            draws.mean()
-            for draws in pooled_nelbo(
-                self._smoothed_net, x, classes, self.net.num_tokens, self.net.num_classes,
-                self.objective.get("rows") or len(x), generator,
-            )
-        )  # fmt: skip
-        return self._weighted(conditional, null)
+        n, k, rows = self.net.num_tokens, self.net.num_classes, self.objective.get("rows") or len(x)
+        conditional, null = pooled_nelbo(self._smoothed_net, x, classes, n, k, rows, generator)
+        return self._weighted(conditional.mean(), null.mean())
 
     def _weighted(self, conditional: Tensor, null: Tensor) -> dict[str, Tensor]:
         """What is trained on: the null class by its share."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from harness import small_data, small_module, small_trainer
 
 from mdlm_cfg import progress
+from mdlm_cfg.callbacks import RunProgress
 from mdlm_cfg.progress import Pieces, share_shown, time_left
 
 
@@ -39,3 +42,13 @@ def test_shares_are_told_now_and_then_without_a_terminal(
         show(0.6)  # too soon after
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.fullmatch(r"fitting: 50%\s+0:20 left", lines[0])
+
+
+def test_a_test_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    data = small_data(num_test=64)
+    trainer = small_trainer(tmp_path, callbacks=[RunProgress()], enable_progress_bar=True)
+    trainer.test(small_module(data), datamodule=data, verbose=False)
+    assert re.findall(r"testing: (\d+)%", capsys.readouterr().err) == ["50", "100"]

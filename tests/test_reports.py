@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from mdlm_cfg.atomic import atomic_write
 from mdlm_cfg.evaluation import evaluate_table
 from mdlm_cfg.reports.curves import draw_nelbo, line_plot
 from mdlm_cfg.reports.images import mosaic, sample_grid
 from mdlm_cfg.reports.page import Picture, Section, render_page
-from mdlm_cfg.reports.style import atomic_write
 from mdlm_cfg.reports.table_report import write_table_report
 from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_csv, write_json
 from mdlm_cfg.reports.wandb_log import find_run, log_table_evaluation

@@ -11,8 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mdlm_cfg.atomic import atomic_write
 from mdlm_cfg.evaluation import to_plain
-from mdlm_cfg.reports.style import atomic_write
 from mdlm_cfg.reports.tables import Table
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mdlm_cfg.atomic import atomic_write
 from mdlm_cfg.paper import EXPERIMENTS, PaperResult
 from mdlm_cfg.reports.page import Section
-from mdlm_cfg.reports.style import atomic_write
 from mdlm_cfg.reports.tables import Table
 
 COLUMNS = ["the paper", "exact", "learned", "verdict"]

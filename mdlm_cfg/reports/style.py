@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from mdlm_cfg.atomic import atomic_write
 
 DPI = 150
 INK = "#333333"
@@ -68,20 +68,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor="white")
     return path
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its name only once it is complete; an old one survives any failure."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def hide_frame(axes: Axes) -> None:
