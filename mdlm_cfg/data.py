@@ -193,7 +193,10 @@ class TargetData(DiffusionData):
             raise RuntimeError("call setup() before drawing batches")
         generator = generator_for("train", self.seed, epoch, rank)
         for _ in range(self.steps_per_epoch):
-            yield self.target.sample(self.batch_size, generator)
+            yield self._batch(self.target, generator)
+
+    def _batch(self, target: Target, generator: torch.Generator) -> Batch:
+        return target.sample(self.batch_size, generator)
 
 
 class TableData(TargetData):
@@ -241,6 +244,8 @@ class TableData(TargetData):
 class TinyMnistData(TargetData):
     """Samples of the table counted from shrunk, binary images (`mdlm_cfg.targets.tiny_mnist`).
 
+    A batch of training is stratified: few states carry most of guidance's effect, and a batch should not miss them.
+
     Args:
         height: cells per column; width: cells per row.
         threshold: mean intensity (0..255) above which a cell is 1; None takes the most informative one.
@@ -275,6 +280,10 @@ class TinyMnistData(TargetData):
     def _build(self) -> TableMixture:
         images, labels, _, _ = load_images(self.dataset, self.root)
         return TableMixture(*tiny_mnist_pmfs(images, labels, self.height, self.width, self.threshold))
+
+    def _batch(self, target: Target, generator: torch.Generator) -> Batch:
+        assert isinstance(target, TableMixture)
+        return target.sample(self.batch_size, generator, stratified=True)
 
     def _grid(self, target: Target) -> tuple[int, ...]:
         return (self.height, self.width)

@@ -9,6 +9,7 @@ import torch
 from helpers import random_target
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from mdlm_cfg import Guidance, TableMixture
 from mdlm_cfg.guidance import geometric_mean, interval, linear_ramp
@@ -73,6 +74,25 @@ def test_table_denoiser_against_bayes():
     assert torch.allclose(out[0, 1], p1 / p1.sum())
     assert torch.allclose(out[1, 0], target.pmf.sum(dim=(1, 2)))
     assert out[0, 0].tolist() == [0, 1, 0] and out[0, 2].tolist() == [0, 0, 1]  # unmasked rows are copied
+
+
+@pytest.mark.parametrize("target_class", [None, 1])
+def test_stratified_samples_have_every_state_as_often_as_it_should_be(target_class):
+    target = random_target(3, 2, seed=4, zeros=0.3)
+    x, classes = target.sample(1000, torch.Generator().manual_seed(0), target_class, stratified=True)
+    cells = classes * 9 + x[:, 0] * 3 + x[:, 1]
+    counts = torch.bincount(cells, minlength=18).double()
+    law = (target.class_weights[:, None] * target.class_pmfs.flatten(1)).flatten()
+    if target_class is not None:
+        law = torch.zeros(18, dtype=torch.float64)
+        law[9 * target_class :] = target.class_pmfs[target_class].flatten()
+    assert float((counts - 1000 * law).abs().max()) < 2  # each end of a state's interval cuts one stratum
+    assert bool((counts[law == 0] == 0).all())
+    # a random order: the first half is as good a sample as the second
+    half = torch.bincount(cells[:500], minlength=18).double()
+    assert (
+        chi2.sf(float(((half - counts / 2) ** 2 / (counts / 4))[counts > 0].sum()), int((counts > 0).sum()) - 1) > 1e-3
+    )
 
 
 def test_table_samples_follow_the_table():

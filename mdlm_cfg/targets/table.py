@@ -66,17 +66,27 @@ class TableMixture:
         return self.class_pmfs[target_class]
 
     def sample(
-        self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
+        self,
+        num: int,
+        generator: torch.Generator | None = None,
+        target_class: int | None = None,
+        stratified: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Independent draws (x, class): int64 (num, D) and int64 (num,); of one class if `target_class` is given."""
+        """Draws (x, class): int64 (num, D) and int64 (num,); of one class if `target_class` is given.
+
+        They are independent, or `stratified`: each is distributed as before, and their order is random, but every state
+        comes as often as its probability says, up to rounding.
+        """
         if target_class is None:
             joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
         else:
             joint = self.class_pmf(target_class).flatten()
         cdf = joint.cumsum(0)
-        uniform = torch.rand(num, generator=generator, dtype=torch.float64) * cdf[-1]
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+        if stratified:
+            uniform = (torch.randperm(num, generator=generator) + uniform) / num
         # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
-        cells = torch.searchsorted(cdf, uniform, right=True).clamp_(max=len(cdf) - 1)
+        cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
         return self._unravel(cells % per_class), classes
