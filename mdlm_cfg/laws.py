@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import comb
 
 import torch
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from mdlm_cfg.denoiser import Denoiser
 from mdlm_cfg.guidance import Guidance, geometric_mean
-from mdlm_cfg.partial_states import Lattice
+from mdlm_cfg.partial_states import Lattice, sum_short
 from mdlm_cfg.targets.table import TableDenoiser, TableMixture, check_class
 
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
+MAX_LOG_RANGE = 600.0  # of T within a level: sums of exp(log T) then neither overflow nor lose a term to underflow
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
 
 
@@ -152,6 +154,71 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     return children
 
 
+def flows(denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice) -> Iterator[Tensor]:
+    """The visit law of levels 0, 1, ..., D, one at a time: each float64 (C(D, l), N^l), summing to 1."""
+    flow = torch.ones(1, 1, dtype=torch.float64)
+    yield flow
+    weights = table_weights(denoiser, guidance, target_class, lattice) if isinstance(denoiser, TableDenoiser) else None
+    if weights is not None:
+        for level, weight in enumerate(weights):
+            flow = push_weights(weight, flow, guidance.kind, lattice, level)
+            yield flow
+        return
+    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
+        flow = push(rates, flow, lattice, level)
+        yield flow
+
+
+def table_weights(
+    denoiser: TableDenoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> list[Tensor] | None:
+    """T of levels 1, ..., D as numbers, each level up to a factor of its own; None where they do not fit float64.
+
+    See `_table_edges`: all that a chain of a table needs but its times, since rho_i(v | x_U) is T(x_U + {i=v}) up to
+    a factor of x_U.
+    """
+    log_uncond = denoiser.log_marginals(None)
+    log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
+    weights = []
+    for level in range(lattice.num_dims):
+        w = guidance.strength(level, lattice.num_dims)
+        log_t = geometric_mean(log_cond[level + 1], log_uncond[level + 1], w)
+        top = log_t.max()
+        if top - log_t.masked_fill(log_t == NEG_INF, math.inf).min() > MAX_LOG_RANGE:
+            return None
+        weights.append(log_t.sub_(top).exp_())
+    return weights
+
+
+def push_weights(weights: Tensor, flow: Tensor, kind: str, lattice: Lattice, level: int) -> Tensor:
+    """`push` for a table, without a logarithm: the flow into level l + 1 by the weights T of its states.
+
+    With M_i(x_U) the sum of T(x_U + {i=v}) over v: F(x_U + {i=v}) += F(x_U) T(x_U + {i=v}) / sum_k M_k(x_U), and for
+    kind "normalized" F(x_U) T(x_U + {i=v}) / (M_i(x_U) (D - l)).
+
+    Args:
+        weights: (C(D, l+1), N^(l+1)), not negative. flow: (C(D, l), N^l).
+
+    Returns:
+        (C(D, l+1), N^(l+1)).
+    """
+    n, parents = lattice.num_tokens, lattice.parents[level]
+    sums = [sum_short(lattice.split(weights, level, j), dim=2) for j in range(level + 1)]
+    totals = by_coordinate(sums, lattice, level)
+    if kind == "normalized":
+        share, rows = (flow[:, None] / totals.mul_(lattice.num_dims - level)).flatten(0, 1), lattice.rows[level]
+    else:
+        share, rows = flow / totals.sum(dim=1), list(parents.T)
+    share.masked_fill_(~share.isfinite(), 0.0)  # nothing leaves, and nothing came
+    children = torch.zeros_like(weights)
+    for j in range(level + 1):
+        inflow = share.index_select(0, rows[j]).view(len(parents), n**j, n ** (level - j))
+        into = lattice.split(children, level, j)
+        for v in range(n):  # not at once: that would broadcast over a short inner axis
+            into[:, :, v] += inflow
+    return children.mul_(weights)
+
+
 def visit_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> list[Tensor]:
     """The probability that the guided chain ever visits each partial state (theory, section 4).
 
@@ -159,10 +226,7 @@ def visit_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) 
         levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
     """
     lattice, target_class = start(denoiser, target_class, states_kept=1)
-    levels = [torch.ones(1, 1, dtype=torch.float64)]
-    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
-        levels.append(push(rates, levels[-1], lattice, level))
-    return levels
+    return list(flows(denoiser, guidance, target_class, lattice))
 
 
 def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
@@ -183,10 +247,8 @@ def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
         ValueError: a class that does not exist, or more partial states than memory holds.
     """
     lattice, target_class = start(denoiser, target_class)
-    flow = torch.ones(1, 1, dtype=torch.float64)
-    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
-        flow = push(rates, flow, lattice, level)
-    return flow.reshape([lattice.num_tokens] * lattice.num_dims)
+    last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice))
+    return last.reshape([lattice.num_tokens] * lattice.num_dims)
 
 
 def law_at(

@@ -99,9 +99,18 @@ class Lattice:
                 chosen = [(p, c) for p, (c, position) in flat.items() if position == j]
                 if chosen:
                     p, c = (torch.tensor(column) for column in zip(*chosen))
-                    values[p] = self.split(children[c], level, j).sum(dim=2).reshape(len(p), -1)
+                    values[p] = sum_short(self.split(children[c], level, j), dim=2).flatten(1)
             levels.insert(0, values)
         return levels
+
+
+def sum_short(values: Tensor, dim: int) -> Tensor:
+    """A sum over a short inner axis, value by value: a reduction over it would run in tiny loops."""
+    first, second, *others = values.unbind(dim)
+    total = first + second
+    for value in others:
+        total += value
+    return total
 
 
 def flat_index(values: Tensor, base: int) -> Tensor:
