@@ -115,7 +115,7 @@ def sum_short(values: Tensor, dim: int) -> Tensor:
 
 def flat_index(values: Tensor, base: int) -> Tensor:
     """The place in C order of points (..., D) with values 0..base-1, int64 (...): coordinate 1 varies slowest."""
-    return (values * strides(base, values.shape[-1])).sum(dim=-1)
+    return (values * strides(base, values.shape[-1]).to(values.device)).sum(dim=-1)
 
 
 def strides(base: int, num_dims: int) -> Tensor:
