@@ -197,7 +197,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["steps=5"], "first_hitting takes no steps"),
         (["num_samples=0"], "num_samples must be at least 1"),
         (["threads=0"], "threads must be at least 1"),
-        (["objective.kind=odd"], "choose one of averaged, sampled"),
+        (["objective.kind=odd"], "choose one of averaged, pooled, sampled"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
         (["data=table"], "path is missing"),
