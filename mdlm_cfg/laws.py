@@ -106,13 +106,18 @@ def _table_edges(
     With T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w): log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U), and the edges are
     views of T one level on. The chain never visits a state with T = 0; its edges are -inf.
     """
-    log_uncond = denoiser.log_marginals(None)
-    log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
+    log_cond, log_uncond = _log_marginals(denoiser, target_class)
     for level in range(lattice.num_dims):
         w = guidance.strength(level, lattice.num_dims)
         here, there = (geometric_mean(log_cond[m], log_uncond[m], w) for m in (level, level + 1))
         here.masked_fill_(here == NEG_INF, 0.0)  # its children are impossible too
         yield [lattice.split(there, level, j) for j in range(level + 1)], here
+
+
+def _log_marginals(denoiser: TableDenoiser, target_class: int | None) -> tuple[list[Tensor], list[Tensor]]:
+    """log p(x_U | z) and log p(x_U), by level; the same lists for no class."""
+    log_uncond = denoiser.log_marginals(None)
+    return log_uncond if target_class is None else denoiser.log_marginals(target_class), log_uncond
 
 
 def _denoiser_edges(
@@ -177,8 +182,7 @@ def table_weights(
     See `_table_edges`: all that a chain of a table needs but its times, since rho_i(v | x_U) is T(x_U + {i=v}) up to
     a factor of x_U.
     """
-    log_uncond = denoiser.log_marginals(None)
-    log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
+    log_cond, log_uncond = _log_marginals(denoiser, target_class)
     weights = []
     for level in range(lattice.num_dims):
         w = guidance.strength(level, lattice.num_dims)

@@ -100,6 +100,33 @@ class EvaluationSettings:
             raise ValueError(f"paper experiment {self.paper!r} is unknown; choose one of {', '.join(EXPERIMENTS)}")
 
 
+@dataclass(frozen=True)
+class Report:
+    """Where an evaluation goes, and what it says beside its own results.
+
+    Attributes:
+        folder: for the files.
+        title: of the page.
+        shown: what was run.
+        console: gets tables, and what is being computed.
+        numbers: results of the test.
+    """
+
+    folder: Path
+    title: str
+    shown: dict[str, Any]
+    console: Console
+    numbers: dict[str, float]
+
+    def say(self, line: str) -> None:
+        """One line on what is being computed."""
+        self.console.print(line, style="dim", highlight=False)
+
+    def opening(self) -> list[Section]:
+        """What a trained network's report begins with: its test and its training."""
+        return [*_number_sections(self.numbers), *_training_section(self.folder)]
+
+
 def check_resume(path: str | Path, module: MaskedDiffusion, description: dict[str, Any]) -> None:
     """Raise ValueError unless training can go on from this checkpoint with this network and data."""
     saved = read_checkpoint(path)["hyper_parameters"]
@@ -155,14 +182,14 @@ def evaluate(
         the report's path, and flat numbers to log.
     """
     settings.check(data.num_classes)
-    shown = shown | asdict(settings)
+    report = Report(folder, title, shown | asdict(settings), console, numbers or {})
     if isinstance(data.target, TableMixture):
-        return _evaluate_table(data.target, denoiser, settings, folder, title, shown, console, numbers or {})
+        return _evaluate_table(data.target, denoiser, settings, report)
     if isinstance(data, BernoulliData):
-        return _evaluate_bernoulli(data, denoiser, settings, folder, title, shown, console, numbers or {})
+        return _evaluate_bernoulli(data, denoiser, settings, report)
     if denoiser is None:
         denoiser = exact_denoiser(data)
-    return _evaluate_images(data, denoiser, settings, folder, title, shown, console, numbers or {})
+    return _evaluate_images(data, denoiser, settings, report)
 
 
 def exact_denoiser(data: Any) -> Denoiser:
@@ -191,13 +218,9 @@ def _evaluate_table(
     target: TableMixture,
     denoiser: Denoiser | None,
     settings: EvaluationSettings,
-    folder: Path,
-    title: str,
-    shown: dict[str, Any],
-    console: Console,
-    numbers: dict[str, float],
+    report: Report,
 ) -> tuple[Path, dict[str, float]]:
-    learned, sections, more = denoiser, _number_sections(numbers), {"numbers": numbers}
+    learned, sections = denoiser, _number_sections(report.numbers)
     if denoiser is not None:
         n, d = target.num_tokens, target.num_dims
         if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES:
@@ -205,9 +228,6 @@ def _evaluate_table(
         else:
             learned = None
             sections = [_sampled_section(target, denoiser, settings), *sections]
-
-    def progress(line: str) -> None:
-        console.print(line, style="dim", highlight=False)
 
     evaluation = evaluate_table(
         target,
@@ -217,18 +237,19 @@ def _evaluate_table(
         settings.guidance,
         num_samples=settings.num_samples,
         seed=settings.seed,
-        progress=progress,
+        progress=report.say,
         **settings.sampler_arguments(),
     )
-    science, science_numbers = science_sections(target, evaluation, learned, folder, progress)
+    science, science_numbers = science_sections(target, evaluation, learned, report.folder, report.say)
     if settings.paper is not None:
         result = EXPERIMENTS[settings.paper](target, evaluation, learned)
         science = paper_sections(settings.paper, result) + science
-        write_markdown(settings.paper, f"python {shown.get('command', '')}", result, folder / "paper.md")
-    path = write_table_report(evaluation, folder, title, shown, [*science, *sections], more | science_numbers)
+        write_markdown(settings.paper, f"python {report.shown.get('command', '')}", result, report.folder / "paper.md")
+    more = {"numbers": report.numbers} | science_numbers
+    path = write_table_report(evaluation, report.folder, report.title, report.shown, [*science, *sections], more)
     claims = science[:1] if settings.paper is not None else []
-    _print_sections([*sections, *claims], console)
-    print_table(distance_table(evaluation), title, console)
+    _print_sections([*sections, *claims], report.console)
+    print_table(distance_table(evaluation), report.title, report.console)
     return path, _flat(evaluation)
 
 
@@ -275,17 +296,9 @@ def _evaluate_images(
     data: BinaryImageData,
     denoiser: Denoiser,
     settings: EvaluationSettings,
-    folder: Path,
-    title: str,
-    shown: dict[str, Any],
-    console: Console,
-    numbers: dict[str, float],
+    report: Report,
 ) -> tuple[Path, dict[str, float]]:
     """Samples per class and w, judged by a classifier and beside held-out data."""
-
-    def progress(line: str) -> None:
-        console.print(line, style="dim", highlight=False)
-
     with share_shown("training the classifier") as show:
         classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
     evaluation = evaluate_images(
@@ -296,28 +309,24 @@ def _evaluate_images(
         settings.guidance,
         num_samples_per_class=settings.num_samples,
         seed=settings.seed,
-        progress=progress,
+        progress=report.say,
         classes=None if settings.target_class is None else [settings.target_class],
         **settings.sampler_arguments(),
     )
-    sections = [*_number_sections(numbers), *_training_section(folder), *image_sections(evaluation, folder)]
+    sections = [*report.opening(), *image_sections(evaluation, report.folder)]
     arrays: dict[str, Any] = {
         f"w{w:g}": x.reshape(*x.shape[:2], *data.grid_shape).numpy().astype(np.uint8)
         for w, x in evaluation.samples.items()
     }
-    np.savez_compressed(folder / "samples.npz", **arrays)
-    return _write_report(evaluation, sections, folder, title, shown, console, numbers)
+    np.savez_compressed(report.folder / "samples.npz", **arrays)
+    return _write_report(evaluation, sections, report)
 
 
 def _evaluate_bernoulli(
     data: BernoulliData,
     denoiser: Denoiser | None,
     settings: EvaluationSettings,
-    folder: Path,
-    title: str,
-    shown: dict[str, Any],
-    console: Console,
-    numbers: dict[str, float],
+    report: Report,
 ) -> tuple[Path, dict[str, float]]:
     """Samples of a network beside exact guided samples, in as many dimensions as an image has."""
     evaluation = evaluate_bernoulli(
@@ -327,29 +336,23 @@ def _evaluate_bernoulli(
         settings.guidance,
         num_samples_per_class=settings.num_samples,
         seed=settings.seed,
-        progress=lambda line: console.print(line, style="dim", highlight=False),
+        progress=report.say,
         classes=None if settings.target_class is None else [settings.target_class],
         **settings.sampler_arguments(),
     )
-    sections = [*_number_sections(numbers), *_training_section(folder), *bernoulli_sections(evaluation, folder)]
-    return _write_report(evaluation, sections, folder, title, shown, console, numbers)
+    sections = [*report.opening(), *bernoulli_sections(evaluation, report.folder)]
+    return _write_report(evaluation, sections, report)
 
 
 def _write_report(
-    evaluation: ImageEvaluation | BernoulliEvaluation,
-    sections: Sequence[Section],
-    folder: Path,
-    title: str,
-    shown: dict[str, Any],
-    console: Console,
-    numbers: dict[str, float],
+    evaluation: ImageEvaluation | BernoulliEvaluation, sections: Sequence[Section], report: Report
 ) -> tuple[Path, dict[str, float]]:
     """report.csv, report.json, the tables on the terminal and the page: what every report of images ends with."""
-    write_csv(evaluation.rows(), folder / "report.csv")
-    head = {"title": title, "settings": shown, "numbers": numbers}
-    write_json(head | evaluation.to_dict(), folder / "report.json")
-    _print_sections(sections, console)
-    return write_page(folder / "report.html", title, sections, shown), evaluation.numbers()
+    write_csv(evaluation.rows(), report.folder / "report.csv")
+    head = {"title": report.title, "settings": report.shown, "numbers": report.numbers}
+    write_json(head | evaluation.to_dict(), report.folder / "report.json")
+    _print_sections(sections, report.console)
+    return write_page(report.folder / "report.html", report.title, sections, report.shown), evaluation.numbers()
 
 
 def _print_sections(sections: Sequence[Section], console: Console) -> None:
