@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mdlm_cfg.masking import mask_uniform, stratified_counts
-from mdlm_cfg.partial_states import Lattice, flat_index, strides
+from mdlm_cfg.partial_states import Lattice, flat_index, points_at, strides
 
 Net = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,8 +97,7 @@ def pooled_conditionals(
     if null_class * n**d >= 2**63:
         raise ValueError(f"N^D = {n}^{d} states are too many to pool a batch by; use objective=sampled")
     cells, counts = torch.unique(classes * n**d + flat_index(x, n), return_counts=True)
-    points = cells[:, None] // strides(n, d).to(cells) % n
-    values = one_hot(points, n).flatten(1).float()  # (S, D * N), of the S different points
+    values = one_hot(points_at(cells, n, d), n).flatten(1).float()  # (S, D * N), of the S different points
     known = (tokens[..., None] == torch.arange(n, device=tokens.device)).flatten(1).float()
     agree = known @ values.T == (tokens != n).sum(dim=1, keepdim=True)
     agree &= (labels[:, None] == cells // n**d) | (labels == null_class)[:, None]

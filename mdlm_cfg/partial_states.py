@@ -106,16 +106,21 @@ class Lattice:
 
 def sum_short(values: Tensor, dim: int) -> Tensor:
     """A sum over a short inner axis, value by value: a reduction over it would run in tiny loops."""
-    first, second, *others = values.unbind(dim)
-    total = first + second
-    for value in others:
-        total += value
+    parts = values.unbind(dim)
+    total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
+    for part in parts[2:]:
+        total += part
     return total
 
 
 def flat_index(values: Tensor, base: int) -> Tensor:
     """The place in C order of points (..., D) with values 0..base-1, int64 (...): coordinate 1 varies slowest."""
     return (values * strides(base, values.shape[-1]).to(values.device)).sum(dim=-1)
+
+
+def points_at(index: Tensor, base: int, num_dims: int) -> Tensor:
+    """The inverse of `flat_index`: int64 (..., D) from (...), an index being taken modulo base^D."""
+    return index[..., None] // strides(base, num_dims).to(index.device) % base
 
 
 def strides(base: int, num_dims: int) -> Tensor:

@@ -204,3 +204,10 @@ def test_weights_that_do_not_fit_a_number_are_left_to_logarithms():
     assert table_weights(target.denoiser(), Guidance(2000.0), 0, Lattice(3, 3)) is None
     law = terminal_law(target.denoiser(), Guidance(2000.0), 0)
     assert abs(float(law.sum()) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_a_single_value_leaves_nothing_to_chance(kind):
+    target = TableMixture(torch.ones(2, 1, 1, 1), torch.tensor([0.5, 0.5]))
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        assert terminal_law(denoiser, Guidance(2.0, kind), 0).flatten().tolist() == [1.0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.masking import copy_unmasked
-from mdlm_cfg.partial_states import Lattice, flat_index, strides
+from mdlm_cfg.partial_states import Lattice, flat_index, points_at, strides
 
 NEG_INF = float("-inf")
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
@@ -89,10 +89,7 @@ class TableMixture:
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
-        return self._unravel(cells % per_class), classes
-
-    def _unravel(self, cells: Tensor) -> Tensor:
-        return (cells[:, None] // strides(self.num_tokens, self.num_dims)) % self.num_tokens
+        return points_at(cells, self.num_tokens, self.num_dims), classes
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""

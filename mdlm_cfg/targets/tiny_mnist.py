@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mdlm_cfg.partial_states import flat_index
+
 MAX_CELLS = 20  # 2^20 states
 CHUNK = 10_000  # images shrunk at a time
 
@@ -51,8 +53,7 @@ def count_states(cells: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """
     flat = cells.flatten(1)
     num_states = 2 ** flat.shape[1]
-    strides = 2 ** torch.arange(flat.shape[1] - 1, -1, -1)  # the first cell varies slowest: C order
-    state = ((flat > threshold) * strides).sum(dim=1)
+    state = flat_index(flat > threshold, 2)
     num_classes = int(labels.max()) + 1
     return torch.bincount(labels * num_states + state, minlength=num_classes * num_states).reshape(num_classes, -1)
 
