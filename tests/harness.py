@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from mdlm_cfg.callbacks import AveragedWeights, SaveLast
-from mdlm_cfg.data import TableData
-from mdlm_cfg.lightning_module import MaskedDiffusion
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
+from mdlm_cfg.training.data import TableData
+from mdlm_cfg.training.module import MaskedDiffusion
 
 NET = {"width": 16, "depth": 1, "num_heads": 2}
 OPTIMIZER = {

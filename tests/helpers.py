@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg import Guidance, TableMixture
-from mdlm_cfg.denoiser import Denoiser
-from mdlm_cfg.samplers import JUMP_PROBABILITIES
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.sampling.sampler import JUMP_PROBABILITIES
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
 

@@ -22,7 +22,7 @@ def mathematics() -> list[str]:
 
 
 def test_the_mathematics_is_found() -> None:
-    assert {"mdlm_cfg.laws", "mdlm_cfg.nets.transformer", "mdlm_cfg.targets.table"} <= set(mathematics())
+    assert {"mdlm_cfg.laws.push", "mdlm_cfg.nets.transformer", "mdlm_cfg.targets.table"} <= set(mathematics())
 
 
 def test_mathematics_imports_no_harness() -> None:

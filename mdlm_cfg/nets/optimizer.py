@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdlm_cfg.support.errors import UserError
+
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon takes it: a weight matrix inside a transformer block; no embedding, norm, bias or convolution."""
@@ -23,14 +25,14 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: of AdamW. weight_decay: decoupled, of both.
 
     Raises:
-        ValueError: this torch has no Muon (it came with 2.9).
+        UserError: this torch has no Muon (it came with 2.9).
     """
 
     def __init__(
         self, net: nn.Module, lr: float, muon_lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"torch {torch.__version__} has no Muon: set optimizer.muon_lr=null, or upgrade to 2.9")
+            raise UserError(f"torch {torch.__version__} has no Muon: set optimizer.muon_lr=null, or upgrade to 2.9")
         named = list(net.named_parameters())
         matrices = [p for name, p in named if is_matrix(name, p)]
         others = [p for name, p in named if not is_matrix(name, p)]

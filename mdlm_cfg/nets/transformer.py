@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdlm_cfg.masking import copy_unmasked
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.errors import UserError
 
 # On a CPU the fused attention's backward pass is the slower one for sequences up to about this long.
 PLAIN_ATTENTION_UP_TO = 128
@@ -38,7 +39,7 @@ class GridTransformer(nn.Module):
         stem_depth: residual convolution blocks in the stem, and again in the head.
 
     Raises:
-        ValueError: an argument out of its range.
+        UserError: an argument out of its range.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class GridTransformer(nn.Module):
         _check_at_least(2, num_tokens=num_tokens)
         sides_match = len(patch) == len(grid_shape) > 0 and min(*grid_shape, *patch) >= 1
         if not sides_match or any(side % part for side, part in zip(grid_shape, patch)):
-            raise ValueError(f"grid_shape {grid_shape} must have sides that patch_size {patch_size} divides")
+            raise UserError(f"grid_shape {grid_shape} must have sides that patch_size {patch_size} divides")
         if width % num_heads:
-            raise ValueError(f"width {width} must be a multiple of num_heads {num_heads}")
+            raise UserError(f"width {width} must be a multiple of num_heads {num_heads}")
         if mlp_ratio * width < 1:
-            raise ValueError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
+            raise UserError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
         if stem_channels and len(grid_shape) != 2:
-            raise ValueError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
+            raise UserError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
 
         self.num_tokens, self.num_classes = num_tokens, num_classes
         self.num_dims = math.prod(grid_shape)
@@ -205,4 +206,4 @@ def _zero(layer: nn.Linear | nn.Conv2d) -> None:
 def _check_at_least(low: int, **values: int) -> None:
     for name, value in values.items():
         if value < low:
-            raise ValueError(f"{name} must be at least {low}, not {value}")
+            raise UserError(f"{name} must be at least {low}, not {value}")

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mdlm_cfg.bernoulli_evaluation import BernoulliEvaluation
-from mdlm_cfg.mixture_picture import GROUPS
+from mdlm_cfg.compare.mixtures import GROUPS
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.images import sample_grid
 from mdlm_cfg.reports.mean_images import mean_images
@@ -17,6 +16,7 @@ from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.scatter import scatter_plots
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import ABSENT, Table, format_number
+from mdlm_cfg.studies.mixture.evaluation import BernoulliEvaluation
 
 SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it

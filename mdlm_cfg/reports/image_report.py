@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mdlm_cfg.image_evaluation import ImageEvaluation
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.images import sample_grid
 from mdlm_cfg.reports.mean_images import mean_images
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import CYCLE
 from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.studies.images.evaluation import ImageEvaluation
 
 SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
 HEADS = {

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
+from mdlm_cfg.support.errors import UserError
 
 GAP_SHARE = 1 / 14  # of an image's height, between images
 BACKGROUND = 0.2  # of the gap, from paper to ink
@@ -35,16 +36,16 @@ def sample_grid(
         `path`.
 
     Raises:
-        ValueError: no images, or shapes that are not as above.
+        UserError: no images, or shapes that are not as above.
     """
     arrays = {w: np.asarray(array, dtype=np.float64) for w, array in images.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 4:
-        raise ValueError(f"images must have one shape (classes, images, height, width), got {sorted(shapes)}")
+        raise UserError(f"images must have one shape (classes, images, height, width), got {sorted(shapes)}")
     (num_classes, num_images, height, width), top = shapes.pop(), max(a.max() for a in arrays.values()) or 1.0
     names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
     if len(names) != num_classes:
-        raise ValueError(f"there are {len(names)} class names for {num_classes} classes")
+        raise UserError(f"there are {len(names)} class names for {num_classes} classes")
     inches = 0.4 * max(1.0, width / 28)  # of one image
     columns = len(arrays)
     figure, grid = new_figure(

@@ -11,9 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mdlm_cfg.atomic import atomic_write
-from mdlm_cfg.evaluation import to_plain
 from mdlm_cfg.reports.tables import Table
+from mdlm_cfg.studies.table.evaluation import to_plain
+from mdlm_cfg.support.atomic import atomic_write
 
 
 @dataclass(frozen=True)

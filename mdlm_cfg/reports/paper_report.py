@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mdlm_cfg.atomic import atomic_write
-from mdlm_cfg.paper import EXPERIMENTS, PaperResult
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table
+from mdlm_cfg.studies.paper.claims import EXPERIMENTS, PaperResult
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
 
 COLUMNS = ["the paper", "exact", "learned", "verdict"]
 
@@ -48,13 +49,13 @@ def collect(runs: Path, path: Path) -> None:
     """Write one Markdown page from the newest run of every paper experiment.
 
     Raises:
-        ValueError: an experiment that has not been run.
+        UserError: an experiment that has not been run.
     """
     parts = [HEAD]
     for name in EXPERIMENTS:
         found = sorted(runs.glob(f"paper_{name}/*/report/paper.md"))
         if not found:
-            raise ValueError(f"no run of experiment=paper/{name} under {runs}: run it first")
+            raise UserError(f"no run of experiment=paper/{name} under {runs}: run it first")
         parts.append(found[-1].read_text())
     with atomic_write(path) as file:
         file.write("\n".join(parts).encode())

@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from mdlm_cfg.decay import Decay, tv_decay
-from mdlm_cfg.denoiser import Denoiser
-from mdlm_cfg.evaluation import TableEvaluation
-from mdlm_cfg.geometry import Region, limit_law, local_moments, region_mass, regions
-from mdlm_cfg.guidance import Guidance
-from mdlm_cfg.laws import terminal_law
-from mdlm_cfg.ledger import LINES, Ledger, ledgers
-from mdlm_cfg.metrics import mean_and_covariance, total_variation
-from mdlm_cfg.progress import Pieces
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.decay import Decay, tv_decay
+from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
+from mdlm_cfg.compare.ledger import LINES, Ledger, ledgers
+from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
+from mdlm_cfg.laws.push import terminal_law
+from mdlm_cfg.laws.stepped import stepped_law
 from mdlm_cfg.reports.curves import line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.samplers import JUMP_PROBABILITIES
-from mdlm_cfg.stepped import stepped_law
+from mdlm_cfg.sampling.sampler import JUMP_PROBABILITIES
+from mdlm_cfg.studies.table.evaluation import TableEvaluation
+from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

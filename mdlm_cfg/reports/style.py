@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from mdlm_cfg.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write
 
 DPI = 150
 INK = "#333333"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.evaluation import TableEvaluation, mean_by_overlap
 from mdlm_cfg.reports.curves import draw_distances
 from mdlm_cfg.reports.heatmaps import draw_laws, draw_overlap_profile
 from mdlm_cfg.reports.page import Picture, Section, write_page
@@ -18,6 +17,7 @@ from mdlm_cfg.reports.tables import (
     write_json,
     write_laws,
 )
+from mdlm_cfg.studies.table.evaluation import TableEvaluation, mean_by_overlap
 
 READING = """\
 Guidance of strength w raises the probability of what the class has and the other classes have not: \

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
-from mdlm_cfg.atomic import atomic_write
-from mdlm_cfg.evaluation import TableEvaluation, to_plain
+from mdlm_cfg.studies.table.evaluation import TableEvaluation, to_plain
+from mdlm_cfg.support.atomic import atomic_write
 
 ABSENT = "-"
 ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_cfg.evaluation import TableEvaluation
 from mdlm_cfg.reports.tables import Table
+from mdlm_cfg.studies.table.evaluation import TableEvaluation
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.masking import copy_unmasked
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture, check_class
 
 NEG_INF = float("-inf")
@@ -30,7 +31,7 @@ class BernoulliMixture:
         class_weights: a, (K,), summing to 1.
 
     Raises:
-        ValueError: wrong shapes, numbers that are not probabilities, or sums that are not 1.
+        UserError: wrong shapes, numbers that are not probabilities, or sums that are not 1.
     """
 
     num_tokens = 2
@@ -38,9 +39,9 @@ class BernoulliMixture:
     def __init__(self, probabilities: Tensor, component_weights: Tensor, class_weights: Tensor) -> None:
         self.probabilities = torch.as_tensor(probabilities).to(torch.float64)
         if self.probabilities.ndim != 3 or 0 in self.probabilities.shape:
-            raise ValueError(f"probabilities must have shape (K, C, D), got {tuple(self.probabilities.shape)}")
+            raise UserError(f"probabilities must have shape (K, C, D), got {tuple(self.probabilities.shape)}")
         if not bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all()):
-            raise ValueError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
+            raise UserError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
         self.num_classes, self.num_components, self.num_dims = self.probabilities.shape
         weights = _normalized("component_weights", component_weights, self.probabilities.shape[:2])
         self.component_weights = weights
@@ -143,7 +144,7 @@ class BernoulliMixture:
             ValueError: more than 16 dimensions.
         """
         if self.num_dims > MAX_TABLE_DIMS:
-            raise ValueError(f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions")
+            raise UserError(f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions")
         states = torch.cartesian_prod(*[torch.arange(2)] * self.num_dims).reshape(-1, self.num_dims)
         pmfs = torch.stack([self.log_joint(states, k).logsumexp(dim=1).exp() for k in range(self.num_classes)])
         return TableMixture(pmfs.reshape(-1, *[2] * self.num_dims), self.class_weights)
@@ -161,16 +162,16 @@ class BernoulliMixture:
 
 
 def _normalized(name: str, weights: Tensor, shape: torch.Size) -> Tensor:
-    """Weights as float64 that sum to 1 over the last axis; raises ValueError where they are no such thing."""
+    """Weights as float64 that sum to 1 over the last axis; raises UserError where they are no such thing."""
     weights = torch.as_tensor(weights).to(torch.float64)
     if weights.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(weights.shape)}")
+        raise UserError(f"{name} must have shape {tuple(shape)}, got {tuple(weights.shape)}")
     if not bool((weights >= 0).all()):
-        raise ValueError(f"{name} must not be negative, and the smallest is {weights.min().item():g}")
+        raise UserError(f"{name} must not be negative, and the smallest is {weights.min().item():g}")
     sums = weights.sum(dim=-1, keepdim=True)
     if not bool(((sums - 1).abs() <= TOLERANCE).all()):
         worst = sums.flatten()[(sums - 1).abs().flatten().argmax()].item()
-        raise ValueError(f"{name} sum to {worst:g} and must sum to 1; normalise them")
+        raise UserError(f"{name} sum to {worst:g} and must sum to 1; normalise them")
     return weights / sums
 
 
@@ -186,7 +187,7 @@ class BernoulliDenoiser:
         self.num_tokens, self.num_dims, self.num_classes = 2, target.num_dims, target.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        """See `mdlm_cfg.denoiser.Denoiser`."""
+        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
         groups = [None] if classes is None else classes.unique().tolist()
         if len(groups) == 1:
             return copy_unmasked(self._conditionals(tokens, self._class(groups[0])), tokens)
@@ -259,7 +260,7 @@ def fit_em(
         on_iteration: told (class, iteration, penalised log-likelihood in nats), which never falls.
 
     Raises:
-        ValueError: values other than 0 and 1, a class without images, or settings out of range.
+        UserError: values other than 0 and 1, a class without images, or settings out of range.
     """
     flat = images.flatten(1)
     _check_fit(flat, labels, num_components, iterations, smoothing)
@@ -295,16 +296,16 @@ def _expect(x: Tensor, p: Tensor, w: Tensor, smoothing: float) -> tuple[Tensor, 
 
 
 def _check_fit(x: Tensor, labels: Tensor, num_components: int, iterations: int, smoothing: float) -> None:
-    """Raise ValueError unless these can be fitted."""
+    """Raise UserError unless these can be fitted."""
     if num_components < 1 or iterations < 1 or not 0 < smoothing < float("inf"):
-        raise ValueError(
+        raise UserError(
             f"num_components = {num_components} and iterations = {iterations} must be at least 1, "
             f"and smoothing = {smoothing} must be positive"
         )
     if not bool(((x == 0) | (x == 1)).all()):
-        raise ValueError("images must hold only 0 and 1: binarize them first")
+        raise UserError("images must hold only 0 and 1: binarize them first")
     if labels.shape != x.shape[:1] or len(x) == 0 or int(labels.min()) < 0:
-        raise ValueError(f"labels must be {len(x)} > 0 classes from 0, got shape {tuple(labels.shape)}")
+        raise UserError(f"labels must be {len(x)} > 0 classes from 0, got shape {tuple(labels.shape)}")
     empty = (torch.bincount(labels) == 0).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"classes {empty} have no image to be fitted to; relabel the classes without gaps")
+        raise UserError(f"classes {empty} have no image to be fitted to; relabel the classes without gaps")

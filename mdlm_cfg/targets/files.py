@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 ARRAYS = ("class_pmfs", "class_weights")
@@ -17,33 +18,33 @@ def load_table(path: str | Path) -> TableMixture:
     """The mixture in a .npz file: arrays class_pmfs (K, N, ..., N) and class_weights (K,).
 
     Raises:
-        ValueError: a file that is missing, no .npz, lacks an array, or whose arrays are not probabilities.
+        UserError: a file that is missing, no .npz, lacks an array, or whose arrays are not probabilities.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(ARRAYS)}")
+        raise UserError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(ARRAYS)}")
     arrays = _read(path)
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
-        raise ValueError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
+        raise UserError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
     for name in ARRAYS:
         if arrays[name].dtype.kind not in "iuf":
-            raise ValueError(f"{path}: {name} must hold numbers, not {arrays[name].dtype}")
+            raise UserError(f"{path}: {name} must hold numbers, not {arrays[name].dtype}")
     try:
         return TableMixture(*(torch.from_numpy(arrays[name].astype(np.float64)) for name in ARRAYS))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
-            raise ValueError("it holds a single array")
+            raise UserError("it holds a single array")
         with archive:
             return dict(archive)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a readable .npz of arrays ({error}): write it with "
             "numpy.savez(FILE, class_pmfs=..., class_weights=...)"
         ) from error

@@ -7,8 +7,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from mdlm_cfg.masking import copy_unmasked
-from mdlm_cfg.partial_states import Lattice, flat_index, points_at, strides
+from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
@@ -22,16 +23,16 @@ class TableMixture:
         class_weights: (K,), non-negative, summing to 1.
 
     Raises:
-        ValueError: wrong shapes, negative or non-finite entries, or sums that are not 1.
+        UserError: wrong shapes, negative or non-finite entries, or sums that are not 1.
     """
 
     def __init__(self, class_pmfs: Tensor, class_weights: Tensor) -> None:
         pmfs = torch.as_tensor(class_pmfs, dtype=torch.float64)
         weights = torch.as_tensor(class_weights, dtype=torch.float64)
         if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
-            raise ValueError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
+            raise UserError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
         if weights.shape != pmfs.shape[:1]:
-            raise ValueError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
+            raise UserError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
         sums = pmfs.flatten(1).sum(dim=1)
         for name, values, totals in (
             ("class_pmfs", pmfs, sums),
@@ -39,11 +40,11 @@ class TableMixture:
         ):
             if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
                 worst = values.flatten()[~torch.isfinite(values.flatten()) | (values.flatten() < 0)][0]
-                raise ValueError(f"{name} holds {worst:g}: probabilities must be finite and not negative")
+                raise UserError(f"{name} holds {worst:g}: probabilities must be finite and not negative")
             for k, total in enumerate(totals.tolist()):
                 if abs(total - 1) > TOLERANCE:
                     which = f"class {k} of {name}" if name == "class_pmfs" else name
-                    raise ValueError(f"{which} sums to {total:g} and must sum to 1; normalise it")
+                    raise UserError(f"{which} sums to {total:g} and must sum to 1; normalise it")
         self.class_pmfs = pmfs / sums.reshape(-1, *[1] * (pmfs.ndim - 1))
         self.class_weights = weights / weights.sum()
         self.num_classes, self.num_tokens = pmfs.shape[0], pmfs.shape[1]
@@ -131,7 +132,7 @@ class TableDenoiser:
         return [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        """See `mdlm_cfg.denoiser.Denoiser`."""
+        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
         null = self.num_classes
         if classes is None:
             return copy_unmasked(self._fill(self._lookup(tokens, null), None), tokens)
@@ -160,8 +161,8 @@ class TableDenoiser:
 
 
 def check_class(target_class: int, num_classes: int) -> None:
-    """Raise ValueError unless 0 <= target_class < K."""
+    """Raise UserError unless 0 <= target_class < K."""
     if not 0 <= target_class < num_classes:
-        raise ValueError(
+        raise UserError(
             f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
         )

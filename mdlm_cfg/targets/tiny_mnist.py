@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_cfg.partial_states import flat_index
+from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.support.errors import UserError
 
 MAX_CELLS = 20  # 2^20 states
 CHUNK = 10_000  # images shrunk at a time
@@ -23,12 +24,12 @@ def area_average(images: Tensor, height: int, width: int) -> Tensor:
         float64 (n, height, width), in the units of the images.
 
     Raises:
-        ValueError: images of another shape, or a grid that is empty or finer than the image.
+        UserError: images of another shape, or a grid that is empty or finer than the image.
     """
     if images.ndim != 3:
-        raise ValueError(f"images must have shape (n, height, width), got {tuple(images.shape)}")
+        raise UserError(f"images must have shape (n, height, width), got {tuple(images.shape)}")
     if not (1 <= height <= images.shape[1] and 1 <= width <= images.shape[2]):
-        raise ValueError(
+        raise UserError(
             f"a grid of {height} x {width} cells does not fit images of {tuple(images.shape[1:])} pixels; "
             "it needs at least 1 x 1 and at most one cell a pixel"
         )
@@ -97,18 +98,18 @@ def tiny_mnist_pmfs(
         class_weights: float64 (K,).
 
     Raises:
-        ValueError: a grid of more than 20 cells or finer than the images, labels that do not fit the images,
+        UserError: a grid of more than 20 cells or finer than the images, labels that do not fit the images,
             or a threshold outside 0..255.
     """
     if height * width > MAX_CELLS:
-        raise ValueError(
+        raise UserError(
             f"a grid of {height} x {width} cells has 2^{height * width} states, too many to count; "
             f"at most {MAX_CELLS} cells"
         )
     if threshold is not None and not 0 <= threshold < 255:
-        raise ValueError(f"threshold = {threshold} must be an intensity from 0 to below 255, or null for the best")
+        raise UserError(f"threshold = {threshold} must be an intensity from 0 to below 255, or null for the best")
     if labels.shape != images.shape[:1] or len(labels) == 0 or int(labels.min()) < 0:
-        raise ValueError(f"labels must be {len(images)} > 0 classes from 0, got shape {tuple(labels.shape)}")
+        raise UserError(f"labels must be {len(images)} > 0 classes from 0, got shape {tuple(labels.shape)}")
     cells = area_average(images, height, width)
     if threshold is None:
         threshold = informative_threshold(cells, labels)
@@ -116,5 +117,5 @@ def tiny_mnist_pmfs(
     totals = counts.sum(dim=1)
     if bool((totals == 0).any()):
         empty = (totals == 0).nonzero().flatten().tolist()
-        raise ValueError(f"classes {empty} have no image to be counted; relabel the classes without gaps")
+        raise UserError(f"classes {empty} have no image to be counted; relabel the classes without gaps")
     return (counts / totals[:, None]).reshape(-1, *[2] * (height * width)), totals / totals.sum()

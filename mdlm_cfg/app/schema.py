@@ -1,0 +1,91 @@
+"""What a configuration may hold: types that hydra checks before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ObjectiveSchema:
+    """Arguments of `MaskedDiffusion`, `objective`."""
+
+    kind: str = MISSING
+    label_dropout: float = 0.2
+    paired: bool = False
+    label_smoothing: float = 0.0
+    rows: int | None = None
+
+
+@dataclass
+class OptimizerSchema:
+    """Arguments of `MaskedDiffusion`, `optimizer`."""
+
+    lr: float = 3e-3
+    muon_lr: float | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    weight_decay: float = 0.0
+    warmup_steps: int = 50
+    final_lr: float = 0.001
+    ema_decay: float = 0.995
+
+
+@dataclass
+class EvaluationSchema:
+    """What train.py and eval.py evaluate; see `mdlm_cfg.app.pipeline.EvaluationSettings`."""
+
+    w: Any = field(default_factory=lambda: [0.0, 1.0, 2.0, 4.0])
+    target_class: int | None = None
+    guidance: str = "rate"
+    sampler: str = "first_hitting"
+    steps: int | None = None
+    schedule: str | None = None
+    num_samples: int = 10_000
+    paper: str | None = None
+
+
+@dataclass
+class Schema(EvaluationSchema):
+    """What train.py and eval.py share."""
+
+    data: dict[str, Any] = MISSING
+    runs: str = "runs"
+    seed: int = 0
+    threads: int | None = None
+    batch_size: int = 1024
+    ckpt_path: str | None = None
+
+
+@dataclass
+class TrainSchema(Schema):
+    """The configuration of train.py."""
+
+    name: str | None = None
+    net: dict[str, Any] = MISSING
+    objective: ObjectiveSchema = field(default_factory=ObjectiveSchema)
+    optimizer: OptimizerSchema = field(default_factory=OptimizerSchema)
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    num_draws: int = 4
+    evaluate: bool = True
+
+
+@dataclass
+class EvalSchema(Schema):
+    """The configuration of eval.py."""
+
+    denoiser: str = "learned"
+    out: str | None = None
+
+
+EVALUATION_KEYS = tuple(EvaluationSchema.__dataclass_fields__)
+
+
+def register() -> None:
+    """Make the schemas known to hydra, as `train_schema` and `eval_schema`."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainSchema)
+    store.store(name="eval_schema", node=EvalSchema)

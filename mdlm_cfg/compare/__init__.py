@@ -1,0 +1,1 @@
+"""How laws, and samples, compare."""

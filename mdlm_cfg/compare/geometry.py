@@ -1,0 +1,122 @@
+"""Where guidance puts its mass: the partition of a class's support, and its limits (theory, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import KINDS
+from mdlm_cfg.compare.metrics import mean_and_covariance
+from mdlm_cfg.laws.push import by_coordinate, push, rates_from_edges, start
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+
+NEG_INF = float("-inf")
+TIE = 1e-9  # log-ratios closer than this are equal in the limit w -> infinity
+
+
+@dataclass(frozen=True)
+class Region:
+    """One part of a class's support.
+
+    Attributes:
+        name: "R1", "R2,i", "R3", "R4" in two dimensions; in D dimensions by the coordinates that overlap.
+        overlapping: the coordinates whose value another class's projection has too.
+        shared: whether the points themselves belong to another class as well (S).
+        mask: bool (N,)*D.
+    """
+
+    name: str
+    overlapping: tuple[int, ...]
+    shared: bool
+    mask: Tensor
+
+    @property
+    def num_states(self) -> int:
+        """Number of points."""
+        return int(self.mask.sum())
+
+
+def regions(target: TableMixture, target_class: int) -> list[Region]:
+    """The partition of the support of class z by which of its projections overlap another class's (theory, section 7).
+
+    Empty parts are left out; the order is from private to shared. In 2D: R1 (both projections private), R2,1 and R2,2
+    (the first, the second projection overlaps), R3 (both overlap, the point does not) and R4 = S (the point overlaps).
+    """
+    d = target.num_dims
+    support = target.class_pmf(target_class) > 0
+    others = target.pmf - target.class_weights[target_class] * target.class_pmf(target_class)
+    others = torch.where(others > 1e-15 * target.pmf, others, 0.0)  # what subtraction leaves of an exact zero
+    shared = support & (others > 0)
+    code = torch.zeros(support.shape, dtype=torch.int64)  # bit i: the i-th coordinate overlaps
+    for i in range(d):
+        drop = [k for k in range(d) if k != i]
+        marginal = others.sum(dim=drop) if drop else others
+        code += (marginal > 0).long().reshape([-1 if k == i else 1 for k in range(d)]) << i
+    private_codes = code.masked_fill(~support | shared, -1)
+    parts = []
+    for value in private_codes.unique().tolist():
+        if value >= 0:
+            subset = tuple(i for i in range(d) if value >> i & 1)
+            parts.append(Region(_name(subset, d), subset, False, private_codes == value))
+    parts.sort(key=lambda part: (len(part.overlapping), part.overlapping))
+    if bool(shared.any()):
+        parts.append(Region("R4" if d == 2 else "shared", tuple(range(d)), True, shared))
+    return parts
+
+
+def _name(subset: tuple[int, ...], num_dims: int) -> str:
+    if num_dims == 2:
+        return {0: "R1", 1: f"R2,{subset[0] + 1}" if subset else "", 2: "R3"}[len(subset)]
+    return "private" if not subset else "overlaps in " + ",".join(str(i + 1) for i in subset)
+
+
+def region_mass(law: Tensor, region: Region) -> tuple[float, float]:
+    """The mass of a region under a law, and its mean probability per state."""
+    mass = float(law[region.mask].sum())
+    return mass, mass / region.num_states
+
+
+def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) of a law conditioned on a region.
+
+    Raises:
+        UserError: the law has no mass there.
+    """
+    inside = torch.where(region.mask, law, 0.0)
+    if float(inside.sum()) == 0:
+        raise UserError(f"region {region.name} has no mass under this law, so no mean or covariance")
+    return mean_and_covariance(inside / inside.sum())
+
+
+def limit_law(target: TableMixture, target_class: int, kind: str = "rate") -> Tensor:
+    """The terminal law of the guided chain as w goes to infinity.
+
+    rho = p(.|z) (p(.|z) / p)^w is in the limit carried by the largest ratio p(v | x_U, z) / p(v | x_U): over all (i, v)
+    for `rate`, over the values of each coordinate for `normalized`; among ties by p(v | x_U, z).
+
+    Returns:
+        float64 (N,)*D, summing to 1.
+    """
+    if kind not in KINDS:
+        raise UserError(f"guidance kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    denoiser = target.denoiser()
+    lattice, _ = start(denoiser, target_class)
+    log_cond, log_uncond = denoiser.log_marginals(target_class), denoiser.log_marginals(None)
+    log_ratio = [torch.where(c == NEG_INF, NEG_INF, c - u) for c, u in zip(log_cond, log_uncond)]
+    flow = torch.ones(1, 1, dtype=torch.float64)
+    for level in range(lattice.num_dims):
+        ratios = [lattice.split(log_ratio[level + 1], level, j) for j in range(level + 1)]
+        best = by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)
+        if kind == "rate":
+            best = best.amax(dim=1, keepdim=True).expand_as(best).contiguous()
+        edges = []
+        for j, ratio in enumerate(ratios):
+            top = best.flatten(0, 1).index_select(0, lattice.rows[level][j])
+            tied = ratio >= lattice.insert(top, level, j) - TIE
+            edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
+        base = log_cond[level].masked_fill(log_cond[level] == NEG_INF, 0.0)
+        flow = push(rates_from_edges(edges, base, kind, lattice, level), flow, lattice, level)
+    return flow.reshape([lattice.num_tokens] * lattice.num_dims)

@@ -1,0 +1,194 @@
+"""How sets of images compare: moments, diversity, nearest neighbours, precision and recall, energy distance.
+
+Pure functions of tensors. Images are integer (n, D) with values 0 and 1 unless it says otherwise; distances between
+them are numbers of pixels (Hamming), or its square root, the Euclidean distance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.support.errors import UserError
+
+CHUNK = 4096  # rows of a distance matrix at a time
+MAX_STATES = 8000  # partial states per call of a denoiser
+
+
+def class_accuracy(predicted: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """The share of each class's images that are given their class: float64 (K,), NaN for a class without images."""
+    right = torch.bincount(classes[predicted == classes], minlength=num_classes).double()
+    return right / torch.bincount(classes, minlength=num_classes)
+
+
+def pixel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of points (n, D), float64; the covariance of one point is 0."""
+    x = x.double()
+    centred = x - x.mean(dim=0)
+    return x.mean(dim=0), centred.T @ centred / max(1, len(x) - 1)
+
+
+def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
+    """How far the moments of points are from given ones.
+
+    Args:
+        x: (n, D).
+        mean: (D,); covariance: (D, D): of the reference.
+
+    Returns:
+        mean_rms: root mean square over pixels of the difference of means, in units of the values.
+        covariance: |Cov(x) - covariance| / |covariance|, Frobenius.
+    """
+    own_mean, own_covariance = pixel_moments(x)
+    difference = (own_covariance - covariance).norm() / covariance.norm()
+    return {"mean_rms": float((own_mean - mean).square().mean().sqrt()), "covariance": float(difference)}
+
+
+def hamming(x: Tensor, y: Tensor) -> Tensor:
+    """The number of pixels in which images differ: float32 (n, m) from (n, D) and (m, D); exact for D < 2^24."""
+    x, y = x.float(), y.float()
+    return x.sum(dim=1)[:, None] + y.sum(dim=1) - 2 * (x @ y.T)
+
+
+def mean_pairwise_hamming(x: Tensor) -> float:
+    """The mean number of pixels in which two different images of a set differ: its diversity.
+
+    Needs no pairs: pixel i differs in k_i (n - k_i) of them, with k_i the number of images in which it is 1.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    n = len(x)
+    if n < 2:
+        raise UserError(f"a mean distance between pairs needs at least 2 images, not {n}")
+    ones = x.double().sum(dim=0)
+    return float((2 * ones * (n - ones)).sum() / (n * (n - 1)))
+
+
+def nearest_hamming(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance in pixels to the nearest image of a reference set, float32 (n,), and its index, int64 (n,)."""
+    best = torch.full((len(x),), float("inf"))
+    index = torch.zeros(len(x), dtype=torch.int64)
+    for k, part in enumerate(reference.split(CHUNK)):
+        distance, at = hamming(x, part).min(dim=1)
+        index = torch.where(distance < best, at + k * CHUNK, index)
+        best = torch.minimum(best, distance)
+    return best, index
+
+
+def precision_and_recall(reference: Tensor, samples: Tensor, k: int = 3) -> tuple[float, float]:
+    """Precision and recall by k-nearest-neighbour manifolds (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
+
+    A set's manifold is the union of balls around its points, each reaching to the point's k-th nearest neighbour in
+    the set. Precision is the share of samples in the reference's manifold: fidelity. Recall is the share of the
+    reference in the samples' manifold: coverage. Two sets from one distribution do not score 1 (a ball misses what is
+    rare), so read both beside a held-out set of the same size. Both depend on the sizes of the sets.
+
+    Args:
+        reference: features of data, (n, F).
+        samples: features of samples, (m, F).
+        k: which neighbour.
+
+    Raises:
+        UserError: a set of no more than k points.
+    """
+    smallest = min(len(reference), len(samples))
+    if not 1 <= k < smallest:
+        raise UserError(f"k = {k} nearest neighbours need sets of more than k points, and one has {smallest}")
+    between = torch.cdist(reference.double(), samples.double())
+    precision = (between <= neighbour_radii(reference, k)[:, None]).any(dim=0)
+    recall = (between <= neighbour_radii(samples, k)[None]).any(dim=1)
+    return float(precision.double().mean()), float(recall.double().mean())
+
+
+def neighbour_radii(points: Tensor, k: int) -> Tensor:
+    """The distance of every point to its k-th nearest neighbour among the others, float64 (n,)."""
+    distances = torch.cdist(points.double(), points.double()).fill_diagonal_(0.0)
+    return distances.kthvalue(k + 1, dim=1).values  # the nearest is the point itself
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: 0 on average, and only then, for equal distributions.
+
+    Of Euclidean distances (Szekely and Rizzo 2013): between images those are square roots of numbers of pixels. The
+    numbers themselves would not do: their energy distance is 2 |mean(x) - mean(y)|^2, blind to all but the means.
+
+    Args:
+        x, y: (n, F) and (m, F): images or features, each set with at least two rows.
+
+    Returns:
+        in units of the values; may be negative by chance.
+    """
+    if min(len(x), len(y)) < 2:
+        raise UserError(f"an energy distance needs at least 2 points of each kind, not {len(x)} and {len(y)}")
+    x, y = x.double(), y.double()
+    within = sum(_euclidean_sum(a, a) / (len(a) * (len(a) - 1)) for a in (x, y))
+    return 2 * _euclidean_sum(x, y) / (len(x) * len(y)) - within
+
+
+def _euclidean_sum(x: Tensor, y: Tensor) -> float:
+    """The sum of all Euclidean distances between two sets; a point to itself counts exactly 0."""
+    total = 0.0
+    for start, part in zip(range(0, len(x), CHUNK), x.split(CHUNK)):
+        squared = part.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (part @ y.T)
+        if x is y:
+            squared.diagonal(start).zero_()
+        total += float(squared.clamp_(min=0.0).sqrt().sum())
+    return total
+
+
+def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
+    """The negative ELBO of every image under every class, by masks that all classes share (theory, section 9).
+
+    The masks of the draws of one image are stratified in their number; sharing them leaves the classes'
+    differences with little noise.
+
+    Args:
+        denoiser: exact or learned.
+        x: int64 (n, D).
+        num_draws: masks per image.
+        generator: of the masks.
+
+    Returns:
+        float64 (n, K), in nats.
+    """
+    num_classes, num_dims = denoiser.num_classes, denoiser.num_dims
+    out = torch.empty(len(x), num_classes, dtype=torch.float64)
+    size = max(1, MAX_STATES // (num_draws * num_classes))
+    for target, part in zip(out.split(size), x.split(size)):
+        counts = draw_counts(len(part), num_draws, num_dims, generator).flatten()
+        clean = part.repeat_interleave(num_draws, dim=0)
+        tokens = mask_uniform(clean, counts, denoiser.num_tokens, generator)
+        for k in range(num_classes):
+            log_probs = denoiser(tokens, torch.full((len(tokens),), k))
+            cost = -log_probs.gather(2, clean[..., None])[..., 0].sum(dim=1) * (num_dims / counts)
+            target[:, k] = cost.reshape(-1, num_draws).mean(dim=1)
+    return out
+
+
+def draw_counts(num: int, num_draws: int, num_dims: int, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers of masked coordinates, uniform on 1..D, stratified over the draws of each image: int64 (num, draws)."""
+    uniform = torch.rand(num, num_draws, generator=generator, dtype=torch.float64)
+    strata = torch.arange(num_draws) + uniform
+    return 1 + (strata / num_draws * num_dims).long().clamp_(max=num_dims - 1)
+
+
+def bayes_classify(
+    denoiser: Denoiser,
+    x: Tensor,
+    num_draws: int,
+    generator: torch.Generator | None = None,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """The class with the smallest negative ELBO, int64 (n,): a denoiser as a classifier (Li et al. 2023).
+
+    Args:
+        denoiser, x, num_draws, generator: see `class_nelbos`.
+        class_weights: the classes' prior probabilities, (K,); default equal.
+    """
+    nelbos = class_nelbos(denoiser, x, num_draws, generator)
+    if class_weights is not None:
+        nelbos = nelbos - class_weights.log()
+    return nelbos.argmin(dim=1)

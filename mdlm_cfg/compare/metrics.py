@@ -1,0 +1,118 @@
+"""Distances and moments of laws on {0..N-1}^D, and of samples beside their noise floor (theory, section 8).
+
+Laws are float64 tensors (N,)*D. (torchmetrics' TotalVariation is the smoothness of an image, not this distance.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.lattice import flat_index
+
+
+def total_variation(p: Tensor, q: Tensor) -> float:
+    """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
+    return 0.5 * float((p - q).abs().sum())
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> float:
+    """KL(p || q) = sum p ln(p / q) in nats; inf where p has mass that q has not."""
+    inside = p > 0
+    return float((p[inside] * (p[inside].log() - q[inside].log())).sum())
+
+
+def histogram(x: Tensor, num_tokens: int) -> Tensor:
+    """The empirical law of samples, float64 (N,)*D, from int64 (n, D)."""
+    num_dims = x.shape[1]
+    counts = torch.bincount(flat_index(x, num_tokens), minlength=num_tokens**num_dims)
+    return (counts.double() / len(x)).reshape([num_tokens] * num_dims)
+
+
+def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) of a law, in units of the values 0..N-1."""
+    num_dims, n = law.ndim, law.shape[0]
+    values = torch.arange(n, dtype=torch.float64)
+    marginals = torch.stack([_marginal(law, (i,)) for i in range(num_dims)])
+    mean = marginals @ values
+    covariance = torch.empty(num_dims, num_dims, dtype=torch.float64)
+    for i in range(num_dims):
+        covariance[i, i] = marginals[i] @ (values - mean[i]) ** 2
+        for j in range(i):
+            pair = _marginal(law, (j, i))
+            covariance[i, j] = covariance[j, i] = (values - mean[j]) @ pair @ (values - mean[i])
+    return mean, covariance
+
+
+def _marginal(law: Tensor, keep: tuple[int, ...]) -> Tensor:
+    drop = [i for i in range(law.ndim) if i not in keep]
+    return law.sum(dim=drop) if drop else law
+
+
+def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
+    """E TV(law, histogram of n independent samples) = sum_x E|B(n, q) - nq| / 2n, exactly (theory, section 8).
+
+    The mean absolute deviation of a binomial is 2 (1-q)^(n-m) q^(m+1) (m+1) C(n, m+1) with m = floor(nq) (De Moivre);
+    for n q large it is sqrt(2nq(1-q)/pi), the theory's approximation.
+    """
+    q = law.flatten()
+    q = q[(q > 0) & (q < 1)]
+    n = float(num_samples)
+    m1 = (n * q).floor() + 1
+    log_choose = math.lgamma(n + 1) - torch.lgamma(m1 + 1) - torch.lgamma(n - m1 + 1)
+    log_mad = math.log(2) + (n - m1 + 1) * torch.log1p(-q) + m1 * q.log() + m1.log() + log_choose
+    return float(log_mad.exp().sum() / (2 * n))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic of samples with a bootstrap interval (quantiles 2.5% and 97.5%)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torch.Generator | None = None) -> Estimate:
+    """TV between a law and samples, with the interval of its sampling distribution.
+
+    Resampling n points from n adds a second helping of noise to a TV; the interval is therefore that of the statistic
+    re-centred: value + (resampled - mean of resampled).
+    """
+    empirical = histogram(x, law.shape[0])
+    value = total_variation(law, empirical)
+    # only cells that were seen can be seen again; all others keep their probability as a difference
+    seen = empirical.flatten() > 0
+    counts = multinomial_counts(empirical.flatten()[seen], len(x), num_resamples, generator)
+    unseen = float(law.flatten()[~seen].sum())
+    resampled = 0.5 * ((counts / len(x) - law.flatten()[seen]).abs().sum(dim=1) + unseen)
+    centred = resampled - resampled.mean() + value
+    low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, max(low, 0.0), high)
+
+
+def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
+    """Counts of independent multinomials of `num_trials` each, float64 (num_draws, cells).
+
+    Cell by cell as binomials of what is left, so that nothing of the size of the trials is drawn.
+    """
+    support = (p > 0).nonzero().squeeze(1)
+    q = p[support]
+    tail = q.flip(0).cumsum(0).flip(0)
+    counts = torch.zeros(num_draws, len(p), dtype=torch.float64)
+    left = torch.full((num_draws,), float(num_trials), dtype=torch.float64)
+    for cell, share in zip(support.tolist(), (q / tail).clamp(max=1.0)):
+        counts[:, cell] = torch.binomial(left, share.expand_as(left), generator=generator)
+        left = left - counts[:, cell]
+    return counts
+
+
+def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
+    """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors)."""
+    if a.ndim == 1:
+        return {"euclidean": float((a - b).norm() / b.norm())}
+    spectral = torch.linalg.matrix_norm(a - b, ord=2) / torch.linalg.matrix_norm(b, ord=2)
+    return {"frobenius": float((a - b).norm() / b.norm()), "spectral": float(spectral)}

@@ -1,0 +1,173 @@
+"""What guidance does to a Bernoulli mixture, pixel by pixel and component by component.
+
+In two dimensions guidance amplifies what is private to a class and suppresses what it shares with others. Here the
+same is asked in many: of pixels, whose values are private as far as they are likelier in the class than in the whole
+mixture, and of components, which are distinct as far as their images tell the class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.compare.images import draw_counts
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+CERTAIN = 0.02  # pixels that are 0 or 1 with less than this probability of the other carry nothing
+PRIVATE = math.log(1.5)  # log-ratio in nats from which a value is private to the class; below minus it, foreign
+GROUPS = ("private", "shared", "foreign")
+
+
+@dataclass(frozen=True)
+class PixelPicture:
+    """How the probability of every pixel's values changes, against how private they are.
+
+    Attributes:
+        log_ratio: log p(x_i = v | z) / p(x_i = v) in nats, of M pairs (i, v), (M,).
+        change: of P(x_i = v), guided less class, (M,).
+        correlation: Pearson's, of the two.
+        tilt_correlation: of change and p(v | z) (log_ratio - E log_ratio): what tilting each pixel's own marginal, as
+            in one dimension, would change at first order in w. Values that the class hardly takes cannot lose.
+        slope: of change on log-ratio, per nat.
+        groups: mean change of private, shared and foreign values.
+    """
+
+    log_ratio: Tensor
+    change: Tensor
+    correlation: float
+    tilt_correlation: float
+    slope: float
+    groups: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ComponentPicture:
+    """How the use of components changes, against how distinct they are; for C components of each of several classes.
+
+    Attributes:
+        usage: their shares among guided samples, (classes, C); weights: their own, the same shape.
+        log_gain: log usage / weight, smoothed by half a sample.
+        rank_correlation: Spearman's, of log-gain and distinctness by whole images, both centred in each class.
+        rank_correlation_partial: the same, with distinctness by partial images.
+        entropy: exp of the entropy of usage, averaged over classes: how many components are in use.
+    """
+
+    usage: Tensor
+    weights: Tensor
+    log_gain: Tensor
+    rank_correlation: float
+    rank_correlation_partial: float
+    entropy: float
+
+
+def pixel_log_ratios(target: BernoulliMixture, target_class: int) -> Tensor:
+    """log p(x_i = v | z) / p(x_i = v) in nats, float64 (D, 2): how private to the class each value of a pixel is."""
+    own, whole = target.mean(target_class), target.mean()
+    return torch.stack([(-own).log1p() - (-whole).log1p(), own.log() - whole.log()], dim=1)
+
+
+def uncertain_pixels(target: BernoulliMixture) -> Tensor:
+    """Which pixels the whole mixture leaves open: bool (D,)."""
+    whole = target.mean()
+    return (whole >= CERTAIN) & (whole <= 1 - CERTAIN)
+
+
+def pixel_picture(target: BernoulliMixture, classes: list[int], means: Tensor) -> PixelPicture:
+    """The change of pixels' means against log-ratios, of all classes together.
+
+    Args:
+        target: the mixture.
+        classes: whose means are given.
+        means: of guided samples, (len(classes), D).
+    """
+    open_pixels = uncertain_pixels(target)
+    ratios, changes, tilts = [], [], []
+    for k, mean in zip(classes, means):
+        own, ratio = target.mean(k)[open_pixels], pixel_log_ratios(target, k)[open_pixels]
+        change, tilt = mean[open_pixels] - own, own * (1 - own) * (ratio[:, 1] - ratio[:, 0])
+        ratios.append(ratio.flatten())
+        changes.append(torch.stack([-change, change], dim=1).flatten())
+        tilts.append(torch.stack([-tilt, tilt], dim=1).flatten())
+    log_ratio, change = torch.cat(ratios), torch.cat(changes)
+    return PixelPicture(
+        log_ratio,
+        change,
+        correlation(log_ratio, change),
+        correlation(torch.cat(tilts), change),
+        float((log_ratio - log_ratio.mean()) @ change / (log_ratio - log_ratio.mean()).square().sum()),
+        {name: float(change[inside].mean()) for name, inside in _groups(log_ratio).items()},
+    )
+
+
+def _groups(log_ratio: Tensor) -> dict[str, Tensor]:
+    private, foreign = log_ratio > PRIVATE, log_ratio < -PRIVATE
+    return dict(zip(GROUPS, (private, ~private & ~foreign, foreign)))
+
+
+def component_usage(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
+    """The shares of a class's components among images (n, D), by their posterior: float64 (C,)."""
+    return target.component_posterior(x.long(), target_class).nanmean(dim=0)
+
+
+def distinctness(
+    target: BernoulliMixture, target_class: int, num: int, partial: bool, generator: torch.Generator | None = None
+) -> Tensor:
+    """How surely the images of each component tell the class: E log p(x | z) / p(x) in nats, float64 (C,).
+
+    At most log 1 / p(z). Where classes hardly overlap, whole images reach it for every component, though
+    guidance acts long before an image is whole; `partial` therefore takes the mean over partial images of every size.
+
+    Args:
+        target: the mixture.
+        target_class: z.
+        num: images per component.
+        partial: judge partial images, the number of their pixels uniform on 0..D-1.
+        generator: of images and masks.
+    """
+    p = target.component_probabilities(target_class).repeat_interleave(num, dim=0)
+    x = (torch.rand(p.shape, generator=generator, dtype=torch.float64) < p).long()
+    if partial:
+        counts = draw_counts(target.num_components, num, target.num_dims, generator).flatten()
+        x = mask_uniform(x, counts, target.num_tokens, generator)
+    log_ratio = target.log_prob(x, torch.full((len(x),), target_class)) - target.log_prob(x)
+    return log_ratio.reshape(target.num_components, num).mean(dim=1)
+
+
+def component_picture(
+    target: BernoulliMixture, classes: list[int], usage: Tensor, num: int, whole: Tensor, partial: Tensor
+) -> ComponentPicture:
+    """The gain of components against their distinctness.
+
+    Args:
+        target: the mixture.
+        classes: of the rows below.
+        usage: of guided samples, (len(classes), C); num: how many samples of each class it was counted in.
+        whole: `distinctness` by whole images, and partial: by partial ones, both the same shape.
+    """
+    weights = torch.stack([target.weights(k) for k in classes])
+    log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
+    gain, *scores = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
+    entropy = -(usage * usage.clamp(min=1e-300).log()).sum(dim=1)
+    return ComponentPicture(
+        usage,
+        weights,
+        log_gain,
+        rank_correlation(gain.flatten(), scores[0].flatten()),
+        rank_correlation(gain.flatten(), scores[1].flatten()),
+        float(entropy.exp().mean()),
+    )
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's correlation of two vectors; NaN where one does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's correlation of two vectors (ties in the order they come)."""
+    return correlation(a.argsort(stable=True).argsort().double(), b.argsort(stable=True).argsort().double())

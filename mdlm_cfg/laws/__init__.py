@@ -1,0 +1,1 @@
+"""Exact laws of the guided chain over all (partial) states."""

@@ -1,0 +1,65 @@
+"""A trained network as a `Denoiser`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.errors import UserError
+
+
+class NetDenoiser:
+    """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 on the CPU, no gradients.
+
+    Rows are normalised again in float64: a float32 row sums to 1 only to 1e-7, and guidance raises it to the
+    power w. Splitting into batches changes nothing but the rounding of float32 products.
+
+    Args:
+        net: has `num_tokens`, `num_dims` and `num_classes`; it is evaluated where its parameters are, in eval
+            mode, and left in the mode it was in.
+        batch_size: most partial states per call of the network.
+        bf16: run the network's products in bfloat16; log-probabilities are then good to about 1e-2.
+
+    Raises:
+        UserError: batch_size < 1.
+    """
+
+    def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        self.net, self.batch_size, self.bf16 = net, batch_size, bf16
+        self.num_tokens = cast(int, net.num_tokens)
+        self.num_dims = cast(int, net.num_dims)
+        self.num_classes = cast(int, net.num_classes)
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
+        """float64 log-probabilities (B, D, N) on the CPU, see `Denoiser`."""
+        if classes is None:
+            classes = torch.full((len(tokens),), self.num_classes)
+        parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)
+        with _eval_mode(self.net):
+            return torch.cat([self._log_probs(*part) for part in parts])
+
+    @torch.inference_mode()
+    def _log_probs(self, tokens: Tensor, classes: Tensor) -> Tensor:
+        device = next(self.net.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            log_probs = self.net(tokens.to(device), classes.to(device)).to("cpu", torch.float64)
+        return copy_unmasked(log_probs.log_softmax(-1), tokens.cpu())
+
+
+@contextmanager
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every submodule's own mode again outside."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

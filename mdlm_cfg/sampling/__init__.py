@@ -1,0 +1,1 @@
+"""Samplers: what is drawn, and the exact law of what is drawn."""

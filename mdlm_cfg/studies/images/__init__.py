@@ -1,0 +1,1 @@
+"""Binary images: samples beside held-out data."""

@@ -1,0 +1,1 @@
+"""A Bernoulli mixture in many dimensions, whose conditionals are exact."""

@@ -1,0 +1,1 @@
+"""What arXiv 2506.10971 says, held against exact laws."""

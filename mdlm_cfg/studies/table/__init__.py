@@ -1,0 +1,1 @@
+"""A distribution given as a table: every law exact."""

@@ -1,0 +1,1 @@
+"""Training a denoiser: the only room that knows Lightning."""

@@ -1,0 +1,193 @@
+"""What happens around training: averaged weights, the checkpoint, and the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import share_shown, time_left
+from mdlm_cfg.training.module import MaskedDiffusion
+
+WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
+
+
+def averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """In-place update of averaged parameters with decay min(decay, (1 + t) / (10 + t)) after t updates."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        t = int(num_averaged)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (WARM_UP + t)))
+
+    return update
+
+
+class AveragedWeights(WeightAveraging):
+    """Lightning's exponential moving average of the weights, with a decay that warms up.
+
+    Validation, and the `state_dict` of a checkpoint, hold the averaged weights; the raw ones are in its
+    `current_model_state`.
+
+    Args:
+        decay: of the average in the long run, in [0, 1).
+
+    Raises:
+        UserError: a decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"the decay {decay} of the averaged weights must be at least 0 and below 1")
+        super().__init__(use_buffers=False, multi_avg_fn=averaging(decay))
+        self._swapped = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo the swap of an interrupted validation: the checkpoint is saved right after this."""
+        if self._swapped:
+            self.on_validation_epoch_end(trainer, pl_module)
+
+
+class SaveLast(Checkpoint):
+    """Saves one checkpoint after every epoch, and once more when training is interrupted.
+
+    Args:
+        path: the file; a new checkpoint replaces the old one only when it is complete.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """One process can still save; of several, the others may be gone, and saving would wait for them."""
+        if trainer.state.fn == "fit" and trainer.global_step > 0 and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class RunProgress(ProgressBar):
+    """One bar for training, with the NELBO and the time left, and one for the test; lines where there is no terminal.
+
+    The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
+    its time, whichever is further.
+
+    Args:
+        refresh: seconds between updates of the bar.
+    """
+
+    def __init__(self, refresh: float = 0.25) -> None:
+        super().__init__()
+        self.refresh = refresh
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+        self._enabled = True
+        self._start, self._from, self._shown = 0.0, 0.0, 0.0
+        self._test = ExitStack()
+        self._show: Callable[[float], None] = _nowhere
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    @rank_zero_only
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        if self._enabled:
+            self.console.print(*args, highlight=False, **kwargs)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start, self._from = time.monotonic(), _progress(pl_module)
+        if self._enabled and trainer.is_global_zero and self.console.is_terminal:
+            columns = (
+                *(TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()),
+                TextColumn("{task.fields[left]}  {task.fields[numbers]}"),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.add_task("training", total=1.0, left="", numbers="")
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None and time.monotonic() - self._shown > self.refresh:
+            self._shown = time.monotonic()
+            share = _progress(pl_module)
+            numbers = f"step {trainer.global_step}  {self._numbers(trainer)}"
+            self.bar.update(self.bar.task_ids[0], completed=share, left=self._left(share), numbers=numbers)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.print(f"step {trainer.global_step:>6}  {self._numbers(trainer)}  {self._left(_progress(pl_module))}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and trainer.is_global_zero:
+            self._show = self._test.enter_context(share_shown("testing"))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._show((batch_idx + 1) / trainer.num_test_batches[0])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        self._test.close()
+        self._show = _nowhere
+
+    def _left(self, share: float) -> str:
+        """The time left, such as "1:05 left"."""
+        done = (share - self._from) / (1 - self._from) if share < 1 else 1.0
+        return time_left(time.monotonic() - self._start, done)
+
+    def _numbers(self, trainer: Trainer) -> str:
+        shown = self.get_metrics(trainer, trainer.lightning_module)
+        return "  ".join(
+            f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float | int) and name != "v_num"
+        )
+
+
+def _nowhere(share: float) -> None:
+    """What nobody asked to see."""
+
+
+def _progress(module: LightningModule) -> float:
+    return cast(MaskedDiffusion, module).progress()

@@ -1,0 +1,214 @@
+"""A small convolutional classifier of binary images, to judge samples by: trained once, and kept on disk.
+
+Two convolutions and two linear layers, trained on fresh binarizations of the training images, moved by up to
+two pixels. It only has to be much better than the samples are: above 99% on binarized MNIST's test images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.machine import bf16_is_fast
+from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data.base import check_positive
+from mdlm_cfg.training.data.idx import binarize
+
+BATCH = 1000  # images per call when nothing is trained
+SHIFT = 2  # pixels that an image may be moved by in training, each way
+VERSION = 1  # of the network below: another one must not load the files of this one
+FOLDER = "classifier"  # in the folder of the data sets
+
+Progress = Callable[[int, int, float], None]  # (step, number of steps, loss in nats)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How a classifier is built and trained; part of the name of the file it is kept in.
+
+    Attributes:
+        channels: of the two convolutions.
+        num_features: width of the penultimate layer.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        learning_rate: the highest of its one cycle.
+        dropout: share of the features dropped in training.
+        seed: of weights, order, binarization and shifts.
+    """
+
+    channels: tuple[int, int] = (32, 64)
+    num_features: int = 128
+    epochs: int = 6
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    dropout: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(
+            channels=min(self.channels),
+            num_features=self.num_features,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+        )
+
+
+class ImageClassifier(nn.Module):
+    """A classifier of binary images of one size.
+
+    Args:
+        grid_shape: (height, width); D is their product.
+        num_classes: K.
+        settings: widths and dropout.
+
+    Raises:
+        UserError: a grid that is not two-dimensional.
+    """
+
+    def __init__(self, grid_shape: Sequence[int], num_classes: int, settings: ClassifierSettings | None = None) -> None:
+        super().__init__()
+        if len(grid_shape) != 2:
+            raise UserError(f"a classifier of images needs a grid (height, width), not {tuple(grid_shape)}")
+        settings = settings or ClassifierSettings()
+        self.grid_shape, self.num_classes = tuple(grid_shape), num_classes
+        first, second = settings.channels
+        height, width = ((side + 3) // 4 for side in grid_shape)  # halved twice, rounded up
+        self.body = nn.Sequential(
+            nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
+            nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second), nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(), nn.Linear(second * height * width, settings.num_features), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(settings.num_features, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, D) with values 0 and 1 of any type."""
+        return self.head(self._hidden(x))
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self.body((2 * x.float() - 1).reshape(-1, 1, *self.grid_shape))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate layer, float32 (n, `num_features`), of images (n, D) with values 0 and 1."""
+        self.eval()
+        return torch.cat([self._hidden(part) for part in x.split(BATCH)])
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable class, int64 (n,), of images (n, D) with values 0 and 1."""
+        features = self.features(x)
+        with torch.no_grad():
+            return self.head(features).argmax(dim=1)
+
+    def accuracy(self, x: Tensor, classes: Tensor) -> float:
+        """The share of images (n, D) that are given their class, int64 (n,)."""
+        return float((self.predict(x) == classes).double().mean())
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    grid_shape: Sequence[int],
+    num_classes: int,
+    settings: ClassifierSettings | None = None,
+    progress: Progress | None = None,
+) -> ImageClassifier:
+    """A classifier trained with AdamW and one cycle of the learning rate, on fresh binarizations.
+
+    Args:
+        images: uint8 (n, D): pixel i is 1 with probability value/255, drawn anew every epoch.
+        labels: int64 (n,).
+        grid_shape: (height, width).
+        num_classes: K.
+        settings: see `ClassifierSettings`.
+        progress: told (step, number of steps, loss in nats) after every step.
+
+    Returns:
+        the trained classifier, in eval mode. The global random state is left as it was.
+    """
+    settings = settings or ClassifierSettings()
+    batch = min(settings.batch_size, len(images))
+    num_steps = settings.epochs * (len(images) // batch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = ImageClassifier(grid_shape, num_classes, settings).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=max(2, num_steps), pct_start=0.2
+        )
+        for step in range(num_steps):
+            if step % (len(images) // batch) == 0:
+                order = torch.randperm(len(images))
+            rows = order[step % (len(images) // batch) * batch :][:batch]
+            x = _shifted(binarize(images[rows], "dynamic").reshape(-1, *grid_shape)).flatten(1)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16_is_fast()):
+                logits = model(x)
+            loss = functional.cross_entropy(logits.float(), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if progress is not None:
+                progress(step + 1, num_steps, loss.item())
+    return model.eval()
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """Images (B, H, W), each moved by up to `SHIFT` pixels down or up, right or left, zeros coming in.
+
+    Small images are moved less: by a tenth of their shorter side at most.
+    """
+    num, height, width = images.shape
+    reach = min(SHIFT, height // 10, width // 10)
+    padded = functional.pad(images, (reach, reach, reach, reach))
+    down, right = torch.randint(2 * reach + 1, (2, num, 1))
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return padded[torch.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def classifier_for(
+    data: BinaryImageData,
+    settings: ClassifierSettings | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ImageClassifier:
+    """The classifier of these images: from disk if it was trained before, else trained and kept.
+
+    Args:
+        data: binary images, set up.
+        settings: see `ClassifierSettings`.
+        folder: where classifiers are kept; default `classifier` in the folder of the data sets.
+        progress: told (step, number of steps, loss in nats) while it is trained.
+
+    Raises:
+        UserError: the file on disk is damaged.
+    """
+    settings = settings or ClassifierSettings()
+    path = classifier_path(data, settings, Path(data.root) / FOLDER if folder is None else Path(folder))
+    if not path.is_file():
+        model = train_classifier(
+            data.train_images, data.train_labels, data.grid_shape, data.num_classes, settings, progress
+        )
+        with atomic_write(path) as file:
+            torch.save(model.state_dict(), file)
+    model = ImageClassifier(data.grid_shape, data.num_classes, settings)
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"the classifier {path} is damaged: delete it, and it is trained again") from error
+    return model.eval()
+
+
+def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:
+    """The file of a classifier: its name tells the images and the settings."""
+    key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings), SHIFT, VERSION))
+    return folder / f"{data.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

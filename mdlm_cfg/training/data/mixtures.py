@@ -1,0 +1,110 @@
+"""Samples of a Bernoulli mixture fitted to binary images."""
+
+from __future__ import annotations
+
+from mdlm_cfg.support.errors import UserError
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.progress import share_shown
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture, fit_em
+from mdlm_cfg.training.data.base import Batch, Target, check_positive, content_hash, short_name
+from mdlm_cfg.training.data.idx import binarize
+from mdlm_cfg.training.data.images import load_images
+from mdlm_cfg.training.data.tables import TargetData
+
+
+class BernoulliData(TargetData):
+    """Samples of a Bernoulli mixture fitted to binary images: high dimension, exact conditionals.
+
+    The fit is kept under `root/bernoulli`, under a hash of the images and of all that it depends on.
+
+    Args:
+        num_components: per class.
+        iterations: of expectation maximisation; smoothing: see `fit_em`.
+        binarization: "static" or "threshold": the mixture is fitted to one set of binary images.
+        dataset: "mnist", "fashion_mnist" or a folder of IDX files.
+        root: folder of the data sets.
+        fit_seed: of the fit's start; not `seed`, so that runs with other seeds have the same target.
+        batch_size: samples per training step (and rank); the rest as `TableData`.
+    """
+
+    def __init__(
+        self,
+        num_components: int = 20,
+        iterations: int = 100,
+        smoothing: float = 0.1,
+        binarization: str = "static",
+        dataset: str = "mnist",
+        root: str = "data",
+        fit_seed: int = 0,
+        batch_size: int = 64,
+        steps_per_epoch: int = 500,
+        num_val: int = 1000,
+        num_test: int = 10_000,
+        eval_batch_size: int = 250,
+        seed: int = 0,
+    ) -> None:
+        name = f"bernoulli_{short_name(dataset)}_{num_components}"
+        super().__init__(name, batch_size, steps_per_epoch, num_val, num_test, eval_batch_size, seed)
+        check_positive(num_components=num_components, iterations=iterations)
+        if binarization not in ("static", "threshold"):
+            raise UserError(
+                f"binarization {binarization!r} is not allowed here: a mixture is fitted to one set of binary images; "
+                "choose static or threshold"
+            )
+        self.settings = (num_components, iterations, float(smoothing))
+        self.binarization, self.fit_seed = binarization, fit_seed
+        self.dataset, self.root = dataset, root
+
+    def prepare_data(self) -> None:
+        """Fetch the images where they are not there, and fit the mixture where it is not kept."""
+        images, labels = self._images()
+        path = self._path(images, labels)
+        if path.is_file():
+            return
+        components, iterations, smoothing = self.settings
+        generator = generator_for("fit", self.fit_seed)
+        total = iterations * (int(labels.max()) + 1)
+        with share_shown(f"fitting {components} components per class") as show:
+            fit = fit_em(
+                images, labels, components, iterations, smoothing, generator,
+                lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
+            )  # fmt: skip
+        with atomic_write(path) as file:
+            torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
+
+    def _images(self) -> Batch:
+        images, labels, _, _ = load_images(self.dataset, self.root)
+        self._image_shape = tuple(images.shape[1:])
+        return binarize(images, self.binarization), labels
+
+    def _path(self, images: Tensor, labels: Tensor) -> Path:
+        return Path(self.root) / "bernoulli" / f"{content_hash(images, labels, repr((self.settings, self.fit_seed)))}.pt"
+
+    def _build(self) -> BernoulliMixture:
+        path = self._path(*self._images())
+        self._fingerprint = path.stem
+        if not path.is_file():
+            self.prepare_data()
+        try:
+            return BernoulliMixture(*torch.load(path, weights_only=True))
+        except (RuntimeError, EOFError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError(f"the fitted mixture {path} is damaged: delete it, and it is fitted again") from error
+
+    def _grid(self, target: Target) -> tuple[int, ...]:
+        return self._image_shape
+
+    def fingerprint(self) -> str:
+        """A short hash of the images and the fit's settings.
+
+        Not of the fitted numbers, whose last digits (1e-14) depend on the number of threads: a checkpoint must be
+        usable on another machine.
+        """
+        return self._fingerprint

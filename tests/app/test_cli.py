@@ -1,0 +1,321 @@
+"""train.py and eval.py, end to end: what they leave behind, and how they say no."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mdlm_cfg.app import cli
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = (
+    *("net.width=16", "net.depth=1", "net.num_heads=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
+    *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
+)
+TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
+
+
+def run(command: str, *arguments: str) -> int:
+    """The exit code of train.py or eval.py, in this process."""
+    before = sys.argv
+    sys.argv = [f"{command}.py", *arguments]
+    try:
+        {"train": cli.train, "eval": cli.evaluate}[command]()
+    except SystemExit as error:
+        return int(error.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
+    """The one line on stderr of a command that must refuse."""
+    capsys.readouterr()
+    assert run(command, *arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert run("train", *TOY, "logger=csv", f"runs={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for split, num in (("train", 40), ("t10k", 20)):
+        pixels = random.integers(0, 256, (num, 8, 8), dtype=np.uint8)
+        head = bytes([0, 0, 8, 3]) + np.array([num, 8, 8], dtype=">u4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+        labels = (np.arange(num) % 2).astype(np.uint8)
+        head = bytes([0, 0, 8, 1]) + np.array([num], dtype=">u4").tobytes()
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    return folder
+
+
+def test_a_run_leaves_everything(runs: Path) -> None:
+    path = newest_run(runs)
+    folder = path.parent.parent
+    assert path.name == "last.ckpt" and folder.parent.name == "toy_1d_overlap"
+    assert yaml.safe_load((folder / CONFIG).read_text())["net"]["width"] == 16
+    with (folder / "metrics.csv").open() as file:
+        columns = next(csv.reader(file))
+    assert {
+        "train/loss",
+        "train/nelbo_null",
+        "val/nelbo",
+        "val/tv_w2",
+        "test/nelbo",
+        "eval/tv_exact_learned_w2",
+    } <= set(columns)
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert [result["w"] for result in report["results"]] == [0, 2]
+    assert report["results"][0]["tv_exact_learned"] > 0
+    assert (folder / "report" / "report.html").is_file()
+    assert load_run(path).config["w"] == [0, 2]
+
+
+def test_eval_takes_the_newest_run_and_its_settings(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", f"runs={runs}", "guidance=normalized", "sampler=tau_leaping", "steps=4") == 0
+    report = Path(capsys.readouterr().out.split("report: ")[1].strip())
+    assert report.is_file() and report.parent.parent.name == "evaluations"
+    found = json.loads((report.parent / "report.json").read_text())
+    assert [result["w"] for result in found["results"]] == [0, 2] and found["num_samples"] == 50
+    assert (found["kind"], found["sampler"], found["steps"]) == ("normalized", "tau_leaping", 4)
+
+
+def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    arguments = ("denoiser=exact", "data=toy_1d_disjoint", "num_samples=50", "w=1", "target_class=1", f"out={out}")
+    assert run("eval", *arguments, f"runs={tmp_path}") == 0
+    found = json.loads((out / "report.json").read_text())
+    assert found["target_class"] == 1 and found["results"][0]["tv_exact_learned"] is None
+
+
+@pytest.mark.parametrize("sampler", ["euler", "d_cfg", "event_leaping"])
+def test_every_sampler_has_default_steps(tmp_path: Path, sampler: str) -> None:
+    arguments = ("denoiser=exact", "data=toy_1d_disjoint", "num_samples=20", "w=[0]", f"sampler={sampler}")
+    assert run("eval", *arguments, f"out={tmp_path}", "schedule=exponential") == 0
+
+
+def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
+    arguments = (
+        *(*TINY, "experiment=mnist", "data=idx", f"data.path={images}", "data.batch_size=20", "threads=1"),
+        *("net.patch_size=4", "net.stem_channels=4", "num_samples=2", "w=[0,1]", "steps=3", "num_draws=2"),
+    )
+    assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
+    folder = newest_run(tmp_path).parent.parent / "report"
+    assert np.load(folder / "samples.npz")["w1"].shape == (2, 2, 8, 8)
+    assert json.loads((folder / "report.json").read_text())["numbers"]["test/nelbo_mc_se"] > 0
+    assert run("eval", f"runs={tmp_path}", "target_class=1") == 0
+
+
+def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:
+    arguments = (
+        *(*TINY, "experiment=tiny_mnist", f"data.dataset={images}", "data.height=1", "data.width=3", "threads=1"),
+        *("data.batch_size=500", "data.steps_per_epoch=2", "data.num_test=50", "objective.rows=20", "num_samples=20"),
+    )
+    assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
+    found = json.loads((newest_run(tmp_path).parent.parent / "report" / "report.json").read_text())
+    assert [entry["w"] for entry in found["ledger"]][::3] == [0, 1, 2, 4]
+
+
+def test_bernoulli_mixture_of_images_end_to_end(images: Path, tmp_path: Path) -> None:
+    arguments = (
+        *(*TINY, "experiment=bernoulli_mnist", f"data.dataset={images}", f"data.root={tmp_path}", "threads=1"),
+        *("data.num_components=2", "data.iterations=3", "data.batch_size=20", "data.steps_per_epoch=2"),
+        *("data.num_val=20", "data.num_test=20", "net.patch_size=4", "net.stem_channels=4"),
+        *("num_samples=2", "w=[0,1]", "steps=3", "num_draws=2"),
+    )
+    assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
+    found = json.loads((newest_run(tmp_path).parent.parent / "report" / "report.json").read_text())
+    assert found["score_error"]["conditional"]["difference_se"] > 0
+
+
+def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None:
+    arguments = (*TOY, "logger=csv", "evaluate=false")
+    half, rest, whole = (tmp_path / name for name in ("half", "rest", "whole"))
+    assert run("train", *arguments, "optimizer.final_lr=1.0", "trainer.max_epochs=1", f"runs={half}") == 0
+    longer = (*arguments, "optimizer.final_lr=1.0")  # a cosine knows the number of epochs
+    assert run("train", *longer, f"ckpt_path={newest_run(half)}", f"runs={rest}") == 0
+    assert run("train", *longer, f"runs={whole}") == 0
+    found, expected = (torch.load(newest_run(folder), weights_only=True) for folder in (rest, whole))
+    assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
+
+
+def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run("train", *TOY, f"runs={tmp_path}") == 0
+    folder = newest_run(tmp_path).parent.parent
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert (folder / "metrics.csv").is_file()
+
+
+def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
+    arguments = ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:03", "data.steps_per_epoch=20")
+    assert run("train", *TOY, *arguments, "logger=csv", f"runs={tmp_path}", "evaluate=false") == 0
+    with (newest_run(tmp_path).parent.parent / "metrics.csv").open() as file:
+        rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
+    assert rates[-1] < 0.2 * max(rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=nope"], "Could not find 'experiment/nope'; Available options"),
+        (["data=nope"], "Could not find 'data/nope'"),
+        (["widht=3"], "Key 'widht' not in"),
+        (["net.widht=3"], "Key 'widht' is not in"),
+        (["+net.widht=3"], "net.widht is no argument of GridTransformer"),
+        (["+trainer.widht=3"], "unexpected keyword argument 'widht'"),
+        (["optimizer.lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
+        (["optimizer.lr=-1"], "learning rate -1"),
+        (["w=[0,-2]"], "w = -2.0 is not allowed"),
+        (["w=[0"], "no viable alternative"),
+        (["w=much"], "must be a number or a list of numbers"),
+        (["target_class=2"], "class 2 is out of range: there are 2 classes"),
+        (["guidance=odd"], "choose one of rate, normalized"),
+        (["sampler=odd"], "choose one of first_hitting"),
+        (["schedule=odd"], "choose one of linear, cosine, exponential"),
+        (["steps=5"], "first_hitting takes no steps"),
+        (["num_samples=0"], "num_samples must be at least 1"),
+        (["threads=0"], "threads must be at least 1"),
+        (["objective.kind=odd"], "choose one of averaged, pooled, sampled"),
+        (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
+        (["trainer.max_time=soon"], "is not a valid duration"),
+        (["data=table"], "path is missing"),
+        (["data=table", "data.path=nowhere.npz"], "there is no file nowhere.npz"),
+        (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),
+    ],
+)
+def test_train_refuses(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(capsys, "train", *TINY, "logger=csv", f"runs={tmp_path}", *arguments)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),
+        (["denoiser=odd"], "choose one of learned, exact"),
+        (["w=[-1.5]"], "w = -1.5 is not allowed"),
+        (["target_class=5"], "class 5 is out of range"),
+        (["data=toy_2d_overlap"], "was trained on other data: toy_1d_overlap"),
+        (["denoiser=exact", "target_class=-1"], "class -1 is out of range"),
+    ],
+)
+def test_eval_refuses(runs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(capsys, "eval", f"runs={runs}", *arguments)
+
+
+def test_eval_refuses_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no run in" in refusal(capsys, "eval", f"runs={tmp_path}")
+
+
+def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, whole = tmp_path / "last.ckpt", newest_run(runs).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read" in refusal(capsys, "eval", f"ckpt_path={path}")
+    assert "cannot be read" in refusal(capsys, "train", *TOY, "logger=csv", f"ckpt_path={path}", f"runs={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("pmfs", "message"),
+    [([[1.2, -0.2], [0.5, 0.5]], "holds -0.2"), ([[0.5, 0.6], [0.5, 0.5]], "sums to 1.1 and must sum to 1")],
+)
+def test_bad_pmfs(pmfs: list[list[float]], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "table.npz"
+    np.savez(path, class_pmfs=pmfs, class_weights=[0.5, 0.5])
+    assert message in refusal(capsys, "eval", "denoiser=exact", "data=table", f"data.path={path}")
+
+
+def test_own_table(tmp_path: Path) -> None:
+    path, out = tmp_path / "table.npz", tmp_path / "out"
+    np.savez(path, class_pmfs=[[[0.4, 0.1], [0.3, 0.2]]] * 2, class_weights=[0.5, 0.5])
+    arguments = ("denoiser=exact", "data=table", f"data.path={path}", "num_samples=10", f"out={out}", "w=0")
+    assert run("eval", *arguments) == 0
+    assert (out / "report.json").is_file()
+
+
+def test_corrupt_images(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in images.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut")
+    said = refusal(
+        capsys,
+        "train",
+        *TINY,
+        "experiment=mnist",
+        "data=idx",
+        f"data.path={tmp_path}",
+        "logger=csv",
+        f"runs={tmp_path}",
+    )
+    assert "train-images-idx3-ubyte" in said
+
+
+def test_exact_denoiser_of_unknown_data(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "needs data known exactly" in refusal(capsys, "eval", "denoiser=exact", "data=idx", f"data.path={images}")
+
+
+def test_a_checkpoint_can_not_name_other_code() -> None:
+    for target in (
+        "os.system",
+        "mdlm_cfg.training.data.idx.subprocess.run",
+        "mdlm_cfg.training.data.Path",
+        "mdlm_cfg.training.data.nothing",
+    ):
+        with pytest.raises(ValueError, match="data can not be made by"):
+            cli.build_data({"_target_": target})
+
+
+def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="strength w = -2"):
+        run("eval", "denoiser=exact", "w=[-2]")
+    assert cli.sentence(RuntimeError("a bug")) is None
+
+
+@pytest.mark.slow
+def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
+    arguments = [*TOY, "logger=csv", "trainer.max_epochs=1000", "data.steps_per_epoch=50", f"runs={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob(CHECKPOINT.name)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    path = newest_run(tmp_path)
+    assert process.returncode == 130 and f"go on from here with ckpt_path={path}" in said
+    assert load_run(path).step > 0
+
+
+@pytest.mark.slow
+def test_the_default_toy_is_learned(tmp_path: Path) -> None:
+    assert run("train", "logger=csv", f"runs={tmp_path}", "num_samples=1000") == 0
+    report = newest_run(tmp_path).parent.parent / "report" / "report.json"
+    error = {result["w"]: result["tv_exact_learned"] for result in json.loads(report.read_text())["results"]}
+    assert error[0] < 0.01 and error[2] < 0.02 and error[4] < 4 * max(error[0], 0.002)

@@ -1,0 +1,103 @@
+"""Every configuration composes, and what it names can be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mdlm_cfg.app.cli import CONFIGS, build_trainer, evaluation_settings, to_plain_config
+from mdlm_cfg.app.pipeline import EvaluationSettings
+from mdlm_cfg.nets import GridTransformer
+
+SHAPES = {"toy": (2,), "image": (28, 28)}
+
+
+def names(group: str) -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in (CONFIGS / group).rglob("*.yaml"))
+
+
+def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return to_plain_config(compose(name, list(overrides)))
+
+
+def made(settings: dict[str, Any]) -> Any:
+    return instantiate({key: value for key, value in settings.items() if key != "path"})
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_data(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.npz"
+    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]))
+    more = [f"data.path={path}"] if name in {"table", "idx"} else []
+    for command in ("train", "eval"):
+        data = made(composed(f"data={name}", *more, name=command)["data"])
+        assert data.name and data.seed == 0
+    if name.startswith("toy") or name == "table":
+        data.setup()
+        assert set(data.describe()) >= {"name", "num_tokens", "num_classes", "grid_shape", "fingerprint"}
+        assert data.name == name
+
+
+@pytest.mark.parametrize("name", names("net"))
+def test_net(name: str) -> None:
+    settings = composed(f"net={name}")["net"]
+    assert GridTransformer(2, SHAPES.get(name, (28, 28)), 10, **settings).num_classes == 10
+
+
+@pytest.mark.parametrize("name", names("trainer"))
+def test_trainer(name: str) -> None:
+    settings = composed(f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1")["trainer"]
+    trainer = build_trainer(settings, [], [])
+    assert trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_automatic_precision_is_bf16_where_that_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.app.cli.bf16_is_fast", lambda: fast)
+    settings = composed("trainer.precision=auto", "trainer.accelerator=cpu")["trainer"]
+    assert build_trainer(settings, [], []).precision == ("bf16-mixed" if fast else "32-true")
+
+
+@pytest.mark.parametrize("name", names("logger"))
+def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    settings = composed(f"logger={name}")["logger"]
+    assert settings.get("mode", "offline") == "offline"
+    instantiate(settings, save_dir=str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_objective(name: str) -> None:
+    assert composed(f"objective={name}")["objective"]["kind"] == name
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiment(name: str) -> None:
+    config = composed(f"experiment={name}", "trainer.accelerator=cpu")
+    made(config["data"])
+    build_trainer(config["trainer"], [], [])
+    shape = (28, 28) if config["net"].get("stem_channels") else (3, 3)
+    GridTransformer(2, shape, 10, **config["net"])
+    assert isinstance(evaluation_settings(config), EvaluationSettings)
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_the_default_toy_is_the_same_everywhere(command: str) -> None:
+    config = composed(name=command)
+    assert config["data"]["name"] == "toy_2d_overlap" and config["w"] == [0, 1, 2, 4]
+
+
+def test_the_resolved_configuration_is_plain_and_complete() -> None:
+    config = composed("seed=3")
+    assert config["data"]["seed"] == 3
+    assert OmegaConf.missing_keys(OmegaConf.create(config)) == set()
+    assert type(config["optimizer"]) is dict and type(config["w"]) is list

@@ -1,0 +1,157 @@
+"""Metrics of sets of images, against loops over pairs, identities and known answers."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mdlm_cfg.compare.images import (
+    bayes_classify,
+    class_accuracy,
+    class_nelbos,
+    draw_counts,
+    energy_distance,
+    hamming,
+    mean_pairwise_hamming,
+    moment_difference,
+    nearest_hamming,
+    neighbour_radii,
+    pixel_moments,
+    precision_and_recall,
+)
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, d: int, p: float = 0.4, seed: int = 0) -> Tensor:
+    return (torch.rand(n, d, generator=generator(seed)) < p).long()
+
+
+def mixture(seed: int = 0, sharpness: float = 1.0) -> BernoulliMixture:
+    g = generator(seed)
+    p = torch.sigmoid(sharpness * torch.randn(3, 2, 6, generator=g, dtype=torch.float64))
+    w = torch.rand(3, 2, generator=g, dtype=torch.float64) + 0.5
+    return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
+
+
+def test_hamming_distances_count_differing_pixels() -> None:
+    x, y = images(5, 9), images(7, 9, seed=1)
+    assert torch.equal(hamming(x, y), (x[:, None] != y[None]).sum(-1).float())
+
+
+def test_mean_pairwise_hamming_equals_the_loop_over_pairs() -> None:
+    x = images(8, 11)
+    pairs = [float((a != b).sum()) for a, b in combinations(x, 2)]
+    assert mean_pairwise_hamming(x) == pytest.approx(sum(pairs) / len(pairs))
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_pairwise_hamming(x[:1])
+
+
+def test_the_nearest_image_is_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.compare.images.CHUNK", 4)
+    reference = images(10, 30)
+    distance, index = nearest_hamming(reference[[8, 3]], reference)
+    assert distance.tolist() == [0, 0]
+    assert index.tolist() == [8, 3]
+    x = images(6, 30, seed=2)
+    assert torch.equal(nearest_hamming(x, reference)[0], hamming(x, reference).min(1).values)
+
+
+def test_accuracy_is_counted_per_class() -> None:
+    accuracy = class_accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 3)
+    assert accuracy[:2].tolist() == [0.5, 0.5]
+    assert accuracy[2].isnan()
+
+
+def test_moments_are_those_of_the_sample_and_differences_relative() -> None:
+    x = images(50, 4)
+    mean, covariance = pixel_moments(x)
+    assert torch.allclose(covariance, torch.cov(x.T.double()))
+    assert moment_difference(x, mean, covariance) == {"mean_rms": 0.0, "covariance": 0.0}
+    shifted = moment_difference(x, mean + 0.5, 2 * covariance)
+    assert shifted["mean_rms"] == pytest.approx(0.5)
+    assert shifted["covariance"] == pytest.approx(0.5)
+
+
+def slow_share(points: Tensor, manifold: Tensor, k: int) -> float:
+    """The share of points in the manifold, by loops."""
+    inside = 0
+    for point in points:
+        for j, centre in enumerate(manifold):
+            others = sorted(float((centre - m).norm()) for i, m in enumerate(manifold) if i != j)
+            if float((point - centre).norm()) <= others[k - 1]:
+                inside += 1
+                break
+    return inside / len(points)
+
+
+def test_precision_and_recall_equal_the_loops() -> None:
+    data = torch.randn(12, 3, generator=generator(), dtype=torch.float64)
+    samples = 0.5 * torch.randn(9, 3, generator=generator(1), dtype=torch.float64) + 0.3
+    expected = (slow_share(samples, data, 2), slow_share(data, samples, 2))
+    assert precision_and_recall(data, samples, k=2) == pytest.approx(expected)
+
+
+def test_precision_and_recall_tell_narrow_from_displaced() -> None:
+    data, other = torch.randn(2, 300, 3, generator=generator())
+    precision, recall = precision_and_recall(data, other)
+    assert precision > 0.9 and recall > 0.9
+    precision, recall = precision_and_recall(data, 0.2 * other)
+    assert precision > 0.97 and recall < 0.4
+    assert precision_and_recall(data, other + 50) == (0.0, 0.0)
+    assert precision_and_recall(data, data) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="more than k"):
+        precision_and_recall(data[:3], other)
+
+
+def test_radii_leave_out_the_point_itself() -> None:
+    assert neighbour_radii(torch.tensor([[0.0], [1.0], [3.0]]), 1).tolist() == [1.0, 1.0, 2.0]
+
+
+def test_energy_distance_equals_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.compare.images.CHUNK", 4)
+    x, y = images(6, 9), images(5, 9, 0.7, seed=1)
+
+    def mean(a: Tensor, b: Tensor, num: int) -> float:
+        return sum(float((p - q).double().norm()) for p in a for q in b) / num
+
+    expected = 2 * mean(x, y, 30) - mean(x, x, 30) - mean(y, y, 20)
+    assert energy_distance(x, y) == pytest.approx(expected)
+
+
+def test_energy_distance_is_unbiased_and_sees_more_than_means() -> None:
+    same = [energy_distance(images(40, 8, seed=s), images(40, 8, seed=s + 100)) for s in range(60)]
+    noise = torch.tensor(same)
+    assert abs(noise.mean()) < 3 * noise.std() / 60**0.5
+    half = torch.cat([torch.zeros(40, 8), torch.ones(40, 8)])
+    assert energy_distance(half, images(80, 8, 0.5)) > 10 * noise.std()
+
+
+def test_the_counts_of_one_images_draws_are_stratified_and_uniform() -> None:
+    counts = draw_counts(2000, 4, 8, generator())
+    assert all(set(counts[:, k].tolist()) == {2 * k + 1, 2 * k + 2} for k in range(4))
+    assert torch.bincount(counts.flatten(), minlength=9)[1:].min() > 900
+
+
+def test_class_nelbos_of_the_exact_denoiser_are_log_likelihoods_on_average() -> None:
+    target = mixture()
+    x, _ = target.sample(4, generator())
+    found = class_nelbos(target.denoiser(), x, 20_000, generator(1))
+    exact = torch.stack([-target.log_prob(x, torch.full((4,), k)) for k in range(3)], dim=1)
+    assert torch.allclose(found, exact, atol=0.05)
+
+
+def test_classification_by_nelbo_is_nearly_as_good_as_bayes_rule() -> None:
+    target = mixture(sharpness=3.0)
+    x, classes = target.sample(300, generator())
+    posterior = torch.stack([target.log_prob(x, torch.full((300,), k)) for k in range(3)], dim=1)
+    best = (posterior + target.class_weights.log()).argmax(1)
+    found = bayes_classify(target.denoiser(), x, 64, generator(1), target.class_weights)
+    assert (found == best).double().mean() > 0.93
+    assert (found == classes).double().mean() > 0.6

@@ -1,0 +1,110 @@
+"""The error ledger: its lines are metrics, and its prediction holds (theory, section 8)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import random_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_cfg import Guidance, TableMixture, error_ledger
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.compare.ledger import predicted_sample_tv, score_error_by_state
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+
+
+def perturbed(target: TableMixture, strength: float, seed: int = 0) -> TableMixture:
+    """Another table near this one: the stand-in for a trained network."""
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.rand(target.class_pmfs.shape, generator=g, dtype=torch.float64)
+    pmfs = target.class_pmfs * (1 + strength * noise)
+    sums = pmfs.flatten(1).sum(1).reshape(-1, *[1] * target.num_dims)
+    return TableMixture(pmfs / sums, target.class_weights)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    w=st.floats(0, 6),
+    run=st.sampled_from([("first_hitting", None), ("tau_leaping", 3), ("d_cfg", 2), ("event_leaping", 1)]),
+)
+def test_lines_obey_the_triangle_inequality(seed, w, run):
+    target = random_target(3, 2, seed=seed, zeros=0.2)
+    generator = torch.Generator().manual_seed(seed)
+    learned = perturbed(target, 0.5, seed).denoiser()
+    ledger = error_ledger(target, learned, Guidance(w), 0, *run, None, 500, generator)
+    tv = ledger.tv
+    assert tv["total"] <= ledger.bound + 1e-12
+    assert tv["score error"] <= tv["total"] + tv["discretisation error"] + tv["sampling noise"] + 1e-12
+    assert ledger.noise.value == tv["sampling noise"]
+    if run[0] == "first_hitting":
+        assert tv["discretisation error"] == 0
+
+
+def test_an_exact_denoiser_has_no_score_error():
+    target = random_target(3, 3, seed=1, zeros=0.3)
+    ledger = error_ledger(target, target.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
+    assert ledger.tv["score error"] < 1e-12 and max(ledger.score_share.values()) < 1e-12
+    assert all(abs(a) + abs(b) < 1e-12 for a, b in ledger.visit_error)
+    assert ledger.closes
+
+
+def test_shares_swap_one_conditional_at_a_time():
+    target = random_target(3, 2, seed=2)
+    other = perturbed(target, 1.0)
+
+    class OnlyNull:  # exact for classes, wrong for the null class
+        num_tokens, num_dims, num_classes = 3, 2, 2
+
+        def __call__(self, tokens, classes):
+            null = classes is None or bool((classes == 2).all())
+            return (other if null else target).denoiser()(tokens, classes)
+
+    ledger = error_ledger(target, OnlyNull(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
+    assert ledger.score_share["conditional"] < 1e-12
+    assert abs(ledger.score_share["unconditional"] - ledger.tv["score error"]) < 1e-12 < ledger.tv["score error"]
+
+
+def test_the_predicted_interval_covers_the_sampled_total():
+    target = random_target(4, 2, seed=3)
+    learned = perturbed(target, 1.0).denoiser()
+    closed = 0
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        closed += error_ledger(target, learned, Guidance(1.0), 0, "tau_leaping", 4, None, 2000, generator).closes
+    assert closed >= 28  # a central 99%
+
+
+def test_the_prediction_against_drawn_samples():
+    target, other = random_target(4, 2, seed=4), random_target(4, 2, seed=5)
+    generator = torch.Generator().manual_seed(0)
+    own = predicted_sample_tv(target.pmf, target.pmf, 1000, 2000, generator)
+    assert abs(own.value / expected_sampling_tv(target.pmf, 1000) - 1) < 0.02
+    drawn = [total_variation(target.pmf, histogram(other.sample(1000, generator)[0], 4)) for _ in range(200)]
+    predicted = predicted_sample_tv(target.pmf, other.pmf, 1000, 2000, generator)
+    assert abs(sum(drawn) / 200 - predicted.value) < 0.002
+    assert sum(predicted.low <= d <= predicted.high for d in drawn) >= 190
+
+
+def test_the_first_states_error_is_its_kl():
+    target = random_target(5, 1, k=2, seed=6)
+    other = perturbed(target, 2.0)
+    states, by_level = score_error_by_state(target, other.denoiser(), Guidance(1.0), 1)
+    p, q = target.class_pmfs[1], other.class_pmfs[1]
+    assert states[0].state == (5,) and states[0].visits == 1
+    assert abs(states[0].kl_conditional - float((p * (p / q).log()).sum())) < 1e-12
+    assert by_level == [(states[0].kl_conditional, states[0].kl_unconditional)]
+
+
+def test_a_schedule_of_w_has_no_ledger():
+    target = random_target(3, 2)
+    with pytest.raises(ValueError, match="one w"):
+        error_ledger(target, target.denoiser(), Guidance(linear_ramp(0, 2)), 0)
+
+
+def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
+    target = random_target(3, 2, seed=7, zeros=0.6)
+    full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
+    ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
+    assert all(0 <= share <= 1 for share in ledger.score_share.values())

@@ -1,0 +1,213 @@
+"""Exact laws against brute force, closed forms and identities (theory, sections 3 to 5)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import CASES, Inconsistent, Opaque, case_id, case_target, dense_generator, random_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law
+from mdlm_cfg.chain.guidance import interval, linear_ramp
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.schedules import exponential
+from mdlm_cfg.laws.push import table_weights, visit_law
+from mdlm_cfg.targets import toys
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_reference_cases(case):
+    target, guidance = case_target(case), Guidance(case["w"], case["guidance"])
+    expected = torch.tensor(case["terminal_law"], dtype=torch.float64)
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        law = terminal_law(denoiser, guidance, case["target_class"])
+        assert (law.flatten() - expected).abs().max() < 1e-12
+    expected = torch.tensor(case["law_at_tau"], dtype=torch.float64)
+    law = law_at(target.denoiser(), guidance, case["target_class"], case["tau"])
+    assert (law.flatten() - expected).abs().max() < 1e-12
+
+
+def test_five_dimensional_table_of_the_theory():
+    expected = {1: [4.938, 4.543, 4.030, 3.326, 2.277, 0.320], 2: [5.487, 4.755, 3.902, 2.886, 1.639, 0.017]}
+    target = toys.toy_5d_hypercube()
+    twos = (torch.stack(torch.meshgrid(*[torch.arange(5)] * 5, indexing="ij")) == 2).sum(dim=0)
+    support = target.class_pmfs[1] > 0
+    for w, row in expected.items():
+        law = terminal_law(target.denoiser(), Guidance(w), 1)
+        assert [round(1000 * float(law[support & (twos == k)].mean()), 3) for k in range(6)] == row
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+def test_a_very_large_w_stays_finite(kind, zeros):
+    target = random_target(4, 3, seed=3, zeros=zeros)
+    for law in (
+        terminal_law(target.denoiser(), Guidance(300.0, kind), 0),
+        terminal_law(Opaque(target.denoiser()), Guidance(300.0, kind), 0),
+        law_at(target.denoiser(), Guidance(300.0, kind), 0, 0.3),
+        tilted_law(target, 300.0, 0),
+    ):
+        assert torch.isfinite(law).all() and (law >= 0).all()
+        assert abs(float(law.sum()) - 1) < 1e-10
+
+
+def test_one_dimension_is_the_tilted_law():  # arXiv 2506.10971, Thm 3.1
+    target = random_target(7, 1, k=3, seed=1)
+    for w in (-0.5, 0.7, 6.0):
+        assert (terminal_law(target.denoiser(), Guidance(w), 2) - tilted_law(target, w, 2)).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("w", [-0.5, 1.0, 5.0])
+def test_two_dimensions_closed_form(w):  # arXiv 2506.10971, Thm 3.2
+    target = random_target(4, 2, k=3, seed=2)
+    p, pz = target.pmf, target.class_pmfs[1]
+    t = p**-w * pz ** (1 + w)
+    t_row = p.sum(1) ** -w * pz.sum(1) ** (1 + w)
+    t_col = p.sum(0) ** -w * pz.sum(0) ** (1 + w)
+    c, d = t.sum(1) / t_row, t.sum(0) / t_col
+    c_m, d_m = t.sum() / t_row.sum(), t.sum() / t_col.sum()
+    expected = (1 / c[:, None] + 1 / d[None, :]) / (1 / c_m + 1 / d_m) * t / t.sum()
+    assert (terminal_law(target.denoiser(), Guidance(w), 1) - expected).abs().max() < 1e-13
+
+
+def test_two_dimensions_is_not_the_tilted_law():
+    target = toys.toy_2d_overlap()
+    gap = (terminal_law(target.denoiser(), Guidance(2.0), 0) - tilted_law(target, 2.0, 0)).abs().sum() / 2
+    assert gap > 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    d=st.integers(1, 5),
+    k=st.integers(1, 3),
+    seed=st.integers(0, 10**6),
+    w=st.floats(-1, 30),
+    zeros=st.sampled_from([0.0, 0.4]),
+    kind=st.sampled_from(["rate", "normalized"]),
+)
+def test_properties_of_random_mixtures(d, k, seed, w, zeros, kind):
+    target = random_target({1: 8, 2: 4, 3: 3, 4: 2, 5: 2}[d], d, k, seed, zeros)
+    pmfs = target.class_pmfs.clone()
+    guidance = Guidance(w, kind)
+    levels = visit_law(target.denoiser(), guidance, 0)
+    for level in levels:
+        assert abs(float(level.sum()) - 1) < 1e-10 and (level >= 0).all()
+    assert torch.equal(levels[-1].reshape(target.class_pmfs[0].shape), terminal_law(target.denoiser(), guidance, 0))
+    assert (terminal_law(target.denoiser(), Guidance(0.0, kind), 0) - target.class_pmfs[0]).abs().max() < 1e-12
+    assert (terminal_law(target.denoiser(), guidance, None) - target.pmf).abs().max() < 1e-12
+    assert torch.equal(target.class_pmfs, pmfs)  # nobody writes on the caller's table
+    if zeros == 0:
+        assert (terminal_law(target.denoiser(), Guidance(-1.0, kind), 0) - target.pmf).abs().max() < 1e-12
+
+
+def test_rate_and_normalized_agree_where_z_is_the_same_for_all_masked_coordinates():
+    row = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)
+    other = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    pmfs = torch.stack([torch.einsum("i,j,k->ijk", *[r] * 3) for r in (row, other)])
+    target = TableMixture(pmfs, torch.tensor([0.4, 0.6]))  # exchangeable: every masked coordinate has the same Z
+    a, b = (terminal_law(target.denoiser(), Guidance(3.0, kind), 0) for kind in ("rate", "normalized"))
+    assert (a - b).abs().max() < 1e-13
+    skew = random_target(3, 3, seed=5)
+    a, b = (terminal_law(skew.denoiser(), Guidance(3.0, kind), 0) for kind in ("rate", "normalized"))
+    assert (a - b).abs().max() > 1e-4
+
+
+SCHEDULES = {
+    "constant": 2.0,
+    "ramp": linear_ramp(-0.5, 4.0),
+    "interval": interval(3.0, 0.3, 0.7),
+    "smooth": lambda progress: 3 * math.sin(math.pi * progress),
+}
+
+
+@pytest.mark.parametrize("w", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("make", ["table", "inconsistent"])
+def test_law_at_a_time_is_the_matrix_exponential(w, kind, make):
+    denoiser = random_target(2, 3, seed=7, zeros=0.2).denoiser() if make == "table" else Inconsistent(2, 3, 2)
+    guidance = Guidance(w, kind)
+    generator = dense_generator(denoiser, guidance, 0)
+    for tau in (0.05, 0.7, 5.0):
+        expected = torch.linalg.matrix_exp(tau * generator)[-1]
+        assert (law_at(denoiser, guidance, 0, tau).flatten() - expected).abs().max() < 1e-11
+    end = torch.linalg.matrix_exp(1000.0 * generator)[-1].reshape(3, 3, 3)[:2, :2, :2]
+    assert (terminal_law(denoiser, guidance, 0) - end).abs().max() < 1e-11
+
+
+def test_law_at_strong_guidance_in_closed_form():
+    # one dimension: every value is reached at rate rho, so q_tau(v) = q(v) (1 - exp(-Z tau)), at w = 50 with Z = 2^50
+    target = TableMixture(torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.3, 0.7]]).double(), torch.tensor([0.5, 0.5]))
+    for tau in (1e-16, 1e-15, 1e-14, 0.5):
+        law = law_at(target.denoiser(), Guidance(50.0), 0, tau)
+        assert abs(float(law[-1]) - math.exp(-(2.0**50) * tau)) < 1e-12
+    # full support in two dimensions: the two stages' rates differ by many orders of magnitude
+    law = law_at(random_target(3, 2, seed=1).denoiser(), Guidance(50.0), 0, [1e-20, 1e-10, 1e-3, 1.0])
+    assert law.shape == (4, 4, 4) and (law.flatten(1).sum(1) - 1).abs().max() < 1e-11 and (law >= 0).all()
+
+
+def test_law_at_the_ends_and_by_noise_time():
+    target = random_target(3, 2, seed=4)
+    denoiser, guidance = target.denoiser(), Guidance(1.5)
+    start = law_at(denoiser, guidance, 0, 0.0)
+    assert start[-1, -1] == 1 and start.sum() == 1
+    end = law_at(denoiser, guidance, 0, math.inf)
+    assert (end[:3, :3] - terminal_law(denoiser, guidance, 0)).abs().max() < 1e-13 and end[-1].sum() == 0
+    schedule = exponential(3.0)
+    by_time = law_at(denoiser, guidance, 0, schedule.tau(0.4))
+    tau = math.log((1 - math.exp(-3.0)) / (1 - math.exp(-0.4)))
+    assert (by_time - law_at(denoiser, guidance, 0, tau)).abs().max() < 1e-12
+
+
+def test_normalized_unmasking_times_do_not_depend_on_w():
+    target = random_target(3, 3, seed=9)
+    for w in (0.0, 8.0):
+        law = law_at(target.denoiser(), Guidance(w, "normalized"), 0, 0.8)
+        assert abs(float(law[:3, :3, :3].sum()) - (1 - math.exp(-0.8)) ** 3) < 1e-12
+
+
+def test_refusals():
+    target = random_target(3, 2)
+    with pytest.raises(ValueError, match="class 2 is out of range"):
+        terminal_law(target.denoiser(), Guidance(1.0), 2)
+    with pytest.raises(ValueError, match="must not be negative"):
+        law_at(target.denoiser(), Guidance(1.0), 0, -0.1)
+
+    class Large:
+        num_tokens, num_dims, num_classes = 10, 12, 2
+
+        def __call__(self, tokens, classes):
+            raise AssertionError("the denoiser must not be asked")
+
+    with pytest.raises(ValueError, match=r"needs about .* GiB"):
+        terminal_law(Large(), Guidance(1.0), 0)
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("w", [-1.0, 0.0, 3.5, linear_ramp(-0.5, 6.0)])
+def test_weights_of_a_table_give_what_its_logarithms_give(kind, w, monkeypatch):
+    for target, z in ((random_target(3, 4, k=3, seed=8, zeros=0.5), 1), (random_target(2, 5, seed=9), None)):
+        lattice, guidance = Lattice(target.num_tokens, target.num_dims), Guidance(w, kind)
+        assert table_weights(target.denoiser(), guidance, z, lattice) is not None
+        fast = visit_law(target.denoiser(), guidance, z)
+        with monkeypatch.context() as patch:
+            patch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
+            assert table_weights(target.denoiser(), guidance, z, lattice) is None
+            slow = visit_law(target.denoiser(), guidance, z)
+        assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-14) for a, b in zip(fast, slow, strict=True))
+
+
+def test_weights_that_do_not_fit_a_number_are_left_to_logarithms():
+    target = random_target(3, 3, seed=10)
+    assert table_weights(target.denoiser(), Guidance(2000.0), 0, Lattice(3, 3)) is None
+    law = terminal_law(target.denoiser(), Guidance(2000.0), 0)
+    assert abs(float(law.sum()) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_a_single_value_leaves_nothing_to_chance(kind):
+    target = TableMixture(torch.ones(2, 1, 1, 1), torch.tensor([0.5, 0.5]))
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        assert terminal_law(denoiser, Guidance(2.0, kind), 0).flatten().tolist() == [1.0]

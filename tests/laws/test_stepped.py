@@ -1,0 +1,131 @@
+"""Laws of stepped samplers against dense kernels, references and the order of convergence (theory, section 6)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise, permutations, product
+
+import pytest
+import torch
+from helpers import CASES, Inconsistent, case_id, case_target, dense_step, random_target
+
+from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear, step_fractions
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.stepped import subset_chances
+from mdlm_cfg.sampling.sampler import JUMP_PROBABILITIES
+from mdlm_cfg.targets import toys
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "step_taus" in c], ids=case_id)
+def test_reference_cases(case):
+    guidance = Guidance(case["w"], case["guidance"])
+    law = stepped_law(case_target(case).denoiser(), guidance, case["target_class"], "tau_leaping", case["step_taus"])
+    assert (law.flatten() - torch.tensor(case["tau_leaping_law"], dtype=torch.float64)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("sampler", JUMP_PROBABILITIES)
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("make", ["zeros", "inconsistent"])
+def test_steps_against_the_dense_kernel(sampler, kind, make):
+    # tables with zeros: parallel steps land on impossible partial states, where the denoiser's rule decides
+    denoiser = random_target(2, 3, seed=6, zeros=0.5).denoiser() if make == "zeros" else Inconsistent(2, 3, 2)
+    guidance = Guidance(linear_ramp(0.5, 3.0), kind)
+    fractions = step_fractions(4, cosine())
+    expected = torch.zeros(27, dtype=torch.float64)
+    expected[-1] = 1
+    for u in fractions.tolist():
+        expected = expected @ dense_step(denoiser, guidance, 1, sampler, u)
+    law = stepped_law(denoiser, guidance, 1, sampler, 4, cosine())
+    assert (law.flatten() - expected).abs().max() < 1e-12
+    assert law[-1].sum() == 0  # the last step leaves nothing masked
+
+
+@pytest.mark.parametrize("sampler", JUMP_PROBABILITIES)
+@pytest.mark.parametrize("schedule", [linear(), cosine(), exponential(6.0)], ids=["linear", "cosine", "exponential"])
+def test_first_order_convergence(sampler, schedule):
+    denoiser, guidance = random_target(3, 2, seed=8).denoiser(), Guidance(1.0)
+    exact = terminal_law(denoiser, guidance, 0)
+    steps = [64, 128, 256, 512]
+    errors = [total_variation(stepped_law(denoiser, guidance, 0, sampler, k, schedule)[:3, :3], exact) for k in steps]
+    orders = [math.log(a / b) / math.log(2) for a, b in pairwise(errors)]
+    # the cosine schedule's last steps in tau are coarser: its order comes with a logarithm
+    assert all(0.85 < order < 1.15 for order in orders), (errors, orders)
+
+
+def test_a_grid_that_ends_early_leaves_the_mass_of_the_continuous_law():
+    denoiser, guidance = random_target(3, 2, seed=8).denoiser(), Guidance(2.0)
+    fine = stepped_law(denoiser, guidance, 0, "tau_leaping", torch.linspace(0, 0.6, 2001, dtype=torch.float64))
+    assert (fine - law_at(denoiser, guidance, 0, 0.6)).abs().max() < 1e-3
+    assert fine[-1].sum() > 0.05
+
+
+def test_normalized_guidance_makes_all_samplers_one():
+    denoiser, guidance = random_target(3, 2, seed=2).denoiser(), Guidance(2.0, "normalized")
+    tau, d_cfg = (stepped_law(denoiser, guidance, 0, s, 5) for s in ("tau_leaping", "d_cfg"))
+    assert (tau - d_cfg).abs().max() < 1e-14  # J = u for both
+
+
+def test_event_leaping_is_exact_at_one_event_a_step():
+    target = random_target(3, 3, seed=4)
+    law = stepped_law(target.denoiser(), Guidance(2.5), 0, "event_leaping", 3)
+    assert (law[:3, :3, :3] - terminal_law(target.denoiser(), Guidance(2.5), 0)).abs().max() < 1e-13
+
+
+def test_subset_chances_against_all_orders():
+    z = torch.tensor([[0.5, 2.0, 1.0, 7.0]], dtype=torch.float64)
+    chances = subset_chances(z.log(), 2)
+    for subset, chance in chances.items():
+        expected = 0.0
+        for order in permutations(subset):
+            left, p = 10.5, 1.0
+            for i in order:
+                p *= float(z[0, i]) / left
+                left -= float(z[0, i])
+            expected += p
+        assert abs(float(chance) - expected) < 1e-14
+    assert abs(sum(float(c) for c in chances.values()) - 1) < 1e-14
+
+
+@pytest.mark.parametrize("name", ["toy_1d_overlap", "toy_2d_projection", "toy_2d_overlap", "toy_5d_hypercube"])
+@pytest.mark.parametrize("budget", [2, 3, 4, 5, 8])
+def test_event_leaping_beats_the_others_at_equal_calls(name, budget):
+    target = getattr(toys, name)()
+    inside = (slice(0, target.num_tokens),) * target.num_dims
+    for w in (1.0, 16.0):
+        denoiser, guidance = target.denoiser(), Guidance(w)
+        exact = terminal_law(denoiser, guidance, 0)
+        ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
+        for sampler in JUMP_PROBABILITIES:
+            theirs = stepped_law(denoiser, guidance, 0, sampler, budget, Schedule("linear"))[inside]
+            assert ours <= total_variation(theirs, exact) + 1e-12
+
+
+def test_refusals():
+    denoiser = random_target(3, 2).denoiser()
+    with pytest.raises(ValueError, match="its law is terminal_law"):
+        stepped_law(denoiser, Guidance(1.0), 0, "first_hitting", None)
+    with pytest.raises(ValueError, match="unknown; choose one of"):
+        stepped_law(denoiser, Guidance(1.0), 0, "ancestral", 5)
+    with pytest.raises(ValueError, match="at least 1"):
+        stepped_law(denoiser, Guidance(1.0), 0, "euler", 0)
+    with pytest.raises(ValueError, match="start at 0 and increase"):
+        stepped_law(denoiser, Guidance(1.0), 0, "euler", [0.0, 0.5, 0.4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in dir(toys) if n.startswith("toy_")])
+def test_event_leaping_beats_the_others_everywhere(name):
+    # every shipped toy, w in {1, 2, 4, 8, 16}, 2 to 64 calls; in one dimension all are exact and tie at 0
+    target = getattr(toys, name)()
+    denoiser, inside = target.denoiser(), (slice(0, target.num_tokens),) * target.num_dims
+    for w in (1.0, 2.0, 4.0, 8.0, 16.0):
+        guidance = Guidance(w)
+        exact = terminal_law(denoiser, guidance, 0)
+        for budget in range(2, 65):
+            ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
+            schedules = (linear(), cosine()) if budget in (2, 3, 4, 8, 16, 32, 64) else (linear(),)
+            for sampler, schedule in product(JUMP_PROBABILITIES, schedules):
+                theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
+                assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler, schedule)

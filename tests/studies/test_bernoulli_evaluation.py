@@ -1,0 +1,174 @@
+"""A mixture of 4 x 4 images: the exact denoiser has no score error, its samples match the floor, all is reported."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from mdlm_cfg import Guidance
+from mdlm_cfg.compare.mixtures import (
+    component_usage,
+    distinctness,
+    pixel_log_ratios,
+    pixel_picture,
+    rank_correlation,
+    uncertain_pixels,
+)
+from mdlm_cfg.compare.score_error import score_error
+from mdlm_cfg.laws.push import tilted_law
+from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
+from mdlm_cfg.studies.mixture.evaluation import BernoulliEvaluation, evaluate_bernoulli
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.training.data import BernoulliData
+
+
+def mixture(side: int = 4, sharpness: float = 2.0) -> BernoulliMixture:
+    g = generator_for("mixture")
+    p = torch.sigmoid(sharpness * torch.randn(3, 3, side * side, generator=g, dtype=torch.float64))
+    w = torch.rand(3, 3, generator=g, dtype=torch.float64) + 0.5
+    return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
+
+
+class Blurred:
+    """The exact conditionals mixed with a share of uniform ones: a denoiser that errs by a known amount."""
+
+    num_tokens = 2
+
+    def __init__(self, target: BernoulliMixture, share: float) -> None:
+        self.exact, self.share = target.denoiser(), share
+        self.num_dims, self.num_classes = target.num_dims, target.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        log_p = self.exact(tokens, classes)
+        blurred = ((1 - self.share) * log_p.exp() + self.share / 2).log()
+        return torch.where((tokens == 2)[..., None], blurred, log_p)
+
+
+def evaluation_of(share: float | None, n: int = 300) -> BernoulliEvaluation:
+    target = mixture()
+    data = SimpleNamespace(target=target, name="tiny", grid_shape=(4, 4), _test=target.sample(400, generator_for("t")))
+    denoiser = None if share is None else Blurred(target, share)
+    return evaluate_bernoulli(
+        cast(BernoulliData, data), denoiser, [0, 3], sampler="first_hitting", steps=None, num_samples_per_class=n
+    )
+
+
+@pytest.fixture(scope="module")
+def blurred() -> BernoulliEvaluation:
+    return evaluation_of(0.4)
+
+
+def test_the_exact_denoiser_has_no_score_error() -> None:
+    target = mixture()
+    x, classes = target.sample(200, generator_for("x"))
+    for labels in (classes, None):
+        found = score_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
+        assert found.difference == found.difference_se == found.kl == 0
+        assert found.nelbo == found.exact_nelbo == pytest.approx(found.entropy, abs=1.0)
+
+
+def test_both_estimates_of_the_score_error_agree_and_kl_is_less_noisy() -> None:
+    target = mixture()
+    x, classes = target.sample(3000, generator_for("x"))
+    found = score_error(target, Blurred(target, 0.2), x, classes, generator=generator_for("masks"))
+    assert found.kl > 0.1
+    assert abs(found.difference - found.kl) < 4 * found.difference_se
+    assert found.kl_se < found.difference_se
+    independent = (found.nelbo**2 / 3000) ** 0.5
+    assert found.difference_se < independent / 5
+
+
+def test_the_exact_nelbo_is_the_entropy_on_average() -> None:
+    target = mixture(side=2)
+    x, classes = target.sample(2000, generator_for("x"))
+    found = score_error(target, target.denoiser(), x, classes, 16, generator_for("masks"))
+    assert found.exact_nelbo == pytest.approx(found.entropy, abs=0.02)
+
+
+def test_an_exact_learned_denoiser_matches_the_floor() -> None:
+    found = evaluation_of(0.0)
+    for w in (0.0, 3.0):
+        learned, floor, own = (found.comparisons[w][name] for name in ("learned", "floor", "class"))
+        assert learned["mean_rms"] == pytest.approx(floor["mean_rms"], rel=0.4)
+        assert learned["covariance"] == pytest.approx(floor["covariance"], rel=0.4)
+        assert abs(learned["energy"]) < 0.015 and abs(floor["energy"]) < 0.015
+        assert learned["component_tv"] < 0.12
+        assert (own["energy"] > 0.03) == (w > 0)
+
+
+def test_a_wrong_denoiser_is_told_from_the_floor(blurred: BernoulliEvaluation) -> None:
+    for w in (0.0, 3.0):
+        learned, floor = blurred.comparisons[w]["learned"], blurred.comparisons[w]["floor"]
+        assert learned["energy"] > floor["energy"] + 0.03
+        assert learned["mean_rms"] > 1.5 * floor["mean_rms"]
+    assert blurred.score["conditional"].difference > 0.3
+
+
+def test_private_values_and_distinct_components_gain(blurred: BernoulliEvaluation) -> None:
+    noise, guided = blurred.pixels[0.0]["exact"], blurred.pixels[3.0]["exact"]
+    assert abs(noise.correlation) < 0.35
+    assert guided.correlation > 0.5 and guided.tilt_correlation > guided.correlation - 0.2
+    assert guided.groups["private"] > 0.02 and guided.groups["foreign"] < -0.02
+    assert blurred.components[3.0]["exact"].rank_correlation_partial > 0.3
+    assert blurred.components[3.0]["exact"].entropy < blurred.components[0.0]["exact"].entropy
+
+
+def test_one_pixel_is_tilted_as_theory_says() -> None:
+    p = torch.tensor([[[0.8]], [[0.3]]], dtype=torch.float64)
+    target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
+    ratio = pixel_log_ratios(target, 0)[0]
+    assert ratio.tolist() == pytest.approx([math.log(0.2 / 0.45), math.log(0.8 / 0.55)])
+    mean = tilted_law(target.to_table(), Guidance(1.0).strength(0, 1), 0)[1]
+    picture = pixel_picture(target, [0], torch.tensor([[float(mean)]], dtype=torch.float64))
+    assert picture.correlation == pytest.approx(1.0) and picture.tilt_correlation == pytest.approx(1.0)
+    assert picture.change.tolist() == pytest.approx([0.8 - float(mean), float(mean) - 0.8])
+    assert uncertain_pixels(target).tolist() == [True]
+
+
+def test_distinctness_equals_the_sum_over_images() -> None:
+    target = mixture(side=2)
+    states = torch.cartesian_prod(*[torch.arange(2)] * 4)
+    ratio = target.log_prob(states, torch.full((16,), 1)) - target.log_prob(states)
+    exact = target.log_likelihood(states, 1).exp().T @ ratio
+    found = distinctness(target, 1, 20_000, False, generator_for("d"))
+    assert torch.allclose(found, exact, atol=0.03)
+    partial = distinctness(target, 1, 20_000, True, generator_for("d"))
+    assert partial.mean() < found.mean()
+
+
+def test_usage_of_own_samples_is_the_weights_and_ranks_correlate() -> None:
+    target = mixture()
+    x, _ = target.sample(5000, generator_for("x"), 2)
+    assert torch.allclose(component_usage(target, x, 2), target.weights(2), atol=0.03)
+    a = torch.tensor([3.0, 1.0, 2.0, 9.0])
+    assert rank_correlation(a, a.exp()) == pytest.approx(1.0)
+    assert rank_correlation(a, -a) == pytest.approx(-1.0)
+
+
+def test_the_report_has_everything(blurred: BernoulliEvaluation, tmp_path: Path) -> None:
+    sections = bernoulli_sections(blurred, tmp_path)
+    assert sections[0].title == "Score error" and len(sections) == 5
+    pictures = [picture.path for section in sections for picture in section.pictures]
+    assert len(pictures) == 7 and all(path.is_file() for path in pictures)
+    json.dumps(blurred.to_dict(), allow_nan=False)
+    assert len(blurred.rows()) == 2 * 3 * 4
+    assert "energy_learned_w3" in blurred.numbers()
+    exact = evaluation_of(None, n=20)
+    assert not exact.has_learned and len(bernoulli_sections(exact, tmp_path)) == 4
+
+
+def test_what_cannot_be_evaluated_is_refused() -> None:
+    data = cast(BernoulliData, SimpleNamespace(target=None, name="mnist"))
+    with pytest.raises(ValueError, match="no Bernoulli mixture"):
+        evaluate_bernoulli(data, None, [1])
+    data = cast(BernoulliData, SimpleNamespace(target=mixture(), name="tiny"))
+    with pytest.raises(ValueError, match="at least 2"):
+        evaluate_bernoulli(data, None, [1], num_samples_per_class=1)

@@ -1,0 +1,90 @@
+"""The classifier of binary images: it learns, it is kept, and it leaves the global random state alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdlm_cfg.training.classifier import (
+    ClassifierSettings,
+    ImageClassifier,
+    classifier_for,
+    classifier_path,
+    train_classifier,
+)
+from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data.idx import FILES
+
+SMALL = ClassifierSettings(channels=(4, 8), num_features=16, epochs=6, batch_size=30, learning_rate=0.02, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> BinaryImageData:
+    """Images of 9 x 10 of which class k has k bright rows, nearly without noise."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for images_name, labels_name, num in ((*FILES[:2], 300), (*FILES[2:], 60)):
+        labels = np.arange(num, dtype=np.uint8) % 3
+        images = rng.integers(0, 60, (num, 9, 10), dtype=np.uint8)
+        for image, k in zip(images, labels, strict=True):
+            image[2 : 2 + 2 * k] = 255
+        for name, array in ((images_name, images), (labels_name, labels)):
+            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            (folder / name).write_bytes(header + array.tobytes())
+    module = BinaryImageData(str(folder), root=str(folder), batch_size=16, num_val=20)
+    module.setup()
+    return module
+
+
+def test_it_learns_simple_images_and_reports_progress(data: BinaryImageData) -> None:
+    state, seen = torch.random.get_rng_state(), []
+    model = train_classifier(
+        data.train_images, data.train_labels, data.grid_shape, 3, SMALL, lambda *line: seen.append(line)
+    )
+    assert model.accuracy(data.test_x, data.test_classes) > 0.95
+    assert [step for step, _, _ in seen] == list(range(1, 61))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not model.training
+
+
+def test_features_feed_the_head_and_need_no_type(data: BinaryImageData) -> None:
+    model = ImageClassifier(data.grid_shape, 3, SMALL)
+    features = model.features(data.test_x.long())
+    assert features.shape == (60, 16)
+    assert torch.equal(features, model.features(data.test_x.bool()))
+    assert torch.equal(model.head(features).argmax(1), model.predict(data.test_x))
+
+
+def test_it_is_trained_once_and_then_loaded(data: BinaryImageData, tmp_path: Path) -> None:
+    steps: list[int] = []
+    first = classifier_for(data, SMALL, tmp_path, lambda step, *_: steps.append(step))
+    trained = len(steps)
+    again = classifier_for(data, SMALL, tmp_path, lambda step, *_: steps.append(step))
+    assert trained == len(steps) == 60
+    assert torch.equal(first.features(data.test_x), again.features(data.test_x))
+    other = dataclasses.replace(SMALL, epochs=2)
+    assert classifier_path(data, SMALL, tmp_path).is_file()
+    assert classifier_path(data, other, tmp_path) != classifier_path(data, SMALL, tmp_path)
+
+
+def test_a_damaged_file_says_what_to_do(data: BinaryImageData, tmp_path: Path) -> None:
+    classifier_path(data, SMALL, tmp_path).write_bytes(b"not a classifier")
+    with pytest.raises(ValueError, match="delete it"):
+        classifier_for(data, SMALL, tmp_path)
+
+
+def test_impossible_settings_and_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="epochs"):
+        ClassifierSettings(epochs=0)
+    with pytest.raises(ValueError, match="grid"):
+        ImageClassifier((784,), 10)
+
+
+def test_settings_are_plain() -> None:
+    assert json.loads(json.dumps(dataclasses.asdict(ClassifierSettings())))["epochs"] > 0

