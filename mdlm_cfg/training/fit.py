@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET
+from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import read_checkpoint
 
@@ -61,6 +63,7 @@ def train(
     if ckpt_path is not None:
         checkpoint = read_checkpoint(ckpt_path)
         before = int(checkpoint["global_step"])
+        skip_seen(data, batches_seen(checkpoint))
     if ckpt_path is not None and 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
     else:
@@ -68,3 +71,23 @@ def train(
     trained = trainer.global_step > before
     tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
+
+
+def batches_seen(checkpoint: Mapping[str, Any]) -> int:
+    """How many batches of an unfinished epoch a checkpoint has behind it; 0 at an epoch's end."""
+    fit = checkpoint["loops"]["fit_loop"]
+    epochs = fit["epoch_progress"]["current"]
+    return int(fit["epoch_loop.batch_progress"]["current"]["completed"]) if epochs["processed"] < epochs["ready"] else 0
+
+
+def skip_seen(data: LightningDataModule, num_batches: int) -> None:
+    """Leave the first batches of the next epoch out, once: Lightning begins an interrupted epoch again."""
+    if num_batches == 0 or not isinstance(data, DiffusionData):
+        return
+    begin, left = data._next_epoch, [num_batches]
+
+    def rest() -> Iterator[Batch]:
+        seen, left[0] = left[0], 0
+        yield from islice(begin(), seen, None)
+
+    data._next_epoch = rest  # type: ignore[method-assign]
