@@ -161,16 +161,22 @@ def train_classifier(
                 order = torch.randperm(len(images))
             rows = order[step % (len(images) // batch) * batch :][:batch]
             x = _shifted(binarize(images[rows], "dynamic").reshape(-1, *grid_shape)).flatten(1)
-            with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                logits = model(x)
-            loss = functional.cross_entropy(logits.float(), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            loss = _step(model, optimizer, x, labels[rows], settings.precision == "bfloat16")
             schedule.step()
             if progress is not None:
-                progress(step + 1, num_steps, loss.item())
+                progress(step + 1, num_steps, loss)
     return model.eval()
+
+
+def _step(model: ImageClassifier, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, bf16: bool) -> float:
+    """One optimiser step on images (B, D) and their labels; the loss in nats."""
+    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=bf16):
+        logits = model(x)
+    loss = functional.cross_entropy(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
 def _shifted(images: Tensor) -> Tensor:

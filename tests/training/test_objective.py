@@ -18,6 +18,7 @@ from mdlm_cfg.training.elbo import (
     AveragedObjective,
     all_marginals,
     drop_labels,
+    exactly,
     nelbo,
     paired_nelbo,
     pooled_conditionals,
@@ -270,6 +271,17 @@ def test_nothing_but_the_network_is_rounded_under_autocast(objective):
         gradients.append(net.logits.grad)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert torch.allclose(*gradients, atol=1e-7)
+
+
+def test_exactly_is_exact_outside_the_network_and_leaves_autocast_as_it_was():
+    net = Rounded()
+    with torch.autocast("cpu", torch.bfloat16):
+        with exactly(net, torch.device("cpu")) as ask:
+            assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+            ask(torch.full((1, 5), 5), torch.zeros(1, dtype=torch.int64))
+            assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+        assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+    assert net.seen == [torch.bfloat16]
 
 
 # the objects
