@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import CPU, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture, check_class
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture
 
 NEG_INF = float("-inf")
 MAX_TABLE_DIMS = 16
@@ -181,6 +182,8 @@ class BernoulliDenoiser:
     A partial state of probability 0 under the class is answered by the whole mixture, and by the uniform
     distribution where that is 0 too (docs/design.md, "The denoiser's contract").
     """
+
+    device = CPU
 
     def __init__(self, target: BernoulliMixture) -> None:
         self.target = target

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import CPU, check_class
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
@@ -120,6 +121,8 @@ class TableDenoiser:
     where that is 0 too (docs/design.md, "The denoiser's contract").
     """
 
+    device = CPU
+
     def __init__(self, target: TableMixture) -> None:
         self.target = target
         self.num_tokens, self.num_dims = target.num_tokens, target.num_dims
@@ -158,11 +161,3 @@ class TableDenoiser:
         state = flat_index(tokens, n + 1)
         moves = (torch.arange(n) - tokens[..., None]) * strides(n + 1, self.num_dims)[:, None]
         return table[state[:, None, None] + moves] - table[state][:, None, None]
-
-
-def check_class(target_class: int, num_classes: int) -> None:
-    """Raise UserError unless 0 <= target_class < K."""
-    if not 0 <= target_class < num_classes:
-        raise UserError(
-            f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
-        )
