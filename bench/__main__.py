@@ -23,7 +23,7 @@ from mdlm_cfg.sampling.sampler import sample
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap, toy_5d_hypercube
-from mdlm_cfg.training.objectives import AveragedObjective, nelbo
+from mdlm_cfg.training.elbo import AveragedObjective, nelbo
 
 REPEATS = 3
 

@@ -5,8 +5,6 @@ The only file that sees hydra's configuration objects: everything below it gets 
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 import os
 import re
@@ -20,22 +18,25 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mdlm_cfg.app import pipeline
+from mdlm_cfg.app.build import build_data, build_loggers, build_trainer
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
-from mdlm_cfg.app.pipeline import EvaluationSettings, check_resume, describe_run, exact_denoiser, log_report
+from mdlm_cfg.app.pipeline import EvaluationSettings, describe_run, exact_denoiser, log_report
 from mdlm_cfg.app.schema import EVALUATION_KEYS, register
-from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.machine import bf16_is_fast, keep_freed_memory
-from mdlm_cfg.training.callbacks import AveragedWeights, RunProgress, SaveLast
-from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.named import names_in
+from mdlm_cfg.training.build import build_module
+from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
+from mdlm_cfg.training.fit import check_resume
+from mdlm_cfg.training.fit import train as train_and_test
+from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -65,19 +66,20 @@ def _train(cfg: DictConfig, overrides: Sequence[str]) -> None:
     config = to_plain_config(cfg)
     settings = evaluation_settings(config)
     _start(config)
-    data = build_data(config["data"])
-    module = build_module(config, data)
+    trusted = names_in(config)  # all of it is the user's own
+    data = build_data(config["data"], trusted)
+    module = build_module(config, data.describe(), trusted)
     settings.check(data.num_classes)
+    callbacks: list[Any] = [AveragedWeights(config["ema_decay"])]
     if config["ckpt_path"] is not None:
-        check_resume(config["ckpt_path"], module, data.describe())
+        check_resume(config["ckpt_path"], module.hparams)
     folder = _run_folder(config, data.name)
     loggers = build_loggers(config, folder)
-    callbacks = [AveragedWeights(config["optimizer"]["ema_decay"]), SaveLast(folder / CHECKPOINT)]
-    trainer = build_trainer(config["trainer"], loggers, callbacks)
+    trainer = build_trainer(config["trainer"], loggers, [*callbacks, SaveLast(folder / CHECKPOINT)])
     try:
-        numbers = _fit(trainer, module, data, config, folder)
+        numbers, path = _fit(trainer, module, data, config, folder)
         if config["evaluate"] and trainer.is_global_zero:
-            run = load_run(folder / CHECKPOINT, config["batch_size"])
+            run = load_run(path, config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             out = folder / "report"
             command = "train.py " + " ".join(overrides)
@@ -96,19 +98,31 @@ def _train(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def _fit(
     trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, config: dict[str, Any], folder: Path
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Path]:
     """Train and test; say where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
-    path = folder / CHECKPOINT
+    path, before = folder / CHECKPOINT, config["ckpt_path"]
     try:
-        numbers = pipeline.train(module, data, trainer, config["ckpt_path"])
+        numbers, trained = train_and_test(module, data, trainer, before)
     except SystemExit as error:
         if not trainer.interrupted or not path.is_file():
             raise
         print(f"interrupted; go on from here with ckpt_path={path}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+    except Diverged as error:
+        good = path if path.is_file() else before
+        last = f"the last good checkpoint is {good}" if good else "no checkpoint was saved"
+        raise Diverged(f"{error}; {last}") from error
+    if not trained:
+        if before is None:
+            raise UserError(
+                "nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps"
+            )
+        path = Path(before)
     if trainer.is_global_zero:
+        if not trained:
+            print(f"nothing was left to train in {path}: its epochs, steps or time are used up")
         print(f"checkpoint: {path}")
-    return numbers
+    return numbers, path
 
 
 def _evaluate(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -126,7 +140,8 @@ def _evaluate(cfg: DictConfig, overrides: Sequence[str]) -> None:
         shown = {"command": command, "denoiser": "exact", "data": data.name}
         report, _ = pipeline.evaluate(data, None, settings, out, f"mdlm_cfg: {data.name}, exact", shown, Console())
     else:
-        run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"])
+        path = config["ckpt_path"] or newest_run(config["runs"])
+        run = load_run(path, config["batch_size"], names_in(config["net"]))
         data = data_of_run(run, config, given)
         settings = evaluation_settings(merged_settings(run.config, config, given))
         settings.check(data.num_classes)
@@ -139,7 +154,13 @@ def _evaluate(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def data_of_run(run: LoadedRun, config: dict[str, Any], given: set[str]) -> Any:
     """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
-    data = build_data(config["data"] if given & {"data", "experiment"} else run.config["data"])
+    named = names_in(config["data"])
+    if given & {"data", "experiment"}:
+        data = build_data(config["data"], named)
+    elif isinstance(run.config.get("data"), dict):
+        data = build_data(run.config["data"], named)
+    else:
+        raise UserError(f"the checkpoint {run.path} does not say how its data were made: give data=...")
     run.check_data(data.describe())
     return data
 
@@ -174,78 +195,6 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     settings.guidances()
     settings.sampler_arguments()
     return settings
-
-
-def build_data(settings: dict[str, Any]) -> Any:
-    """A data module, set up. Settings may come from a checkpoint: they can name nothing but this package's data.
-
-    `path` is where a user says which file; the arguments proper refer to it.
-
-    Raises:
-        UserError: a target outside `mdlm_cfg.training.data` and `mdlm_cfg.targets`.
-    """
-    _check_targets(settings)
-    data = instantiate({key: value for key, value in settings.items() if key != "path"})
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def _check_targets(settings: Any) -> None:
-    if isinstance(settings, list):
-        for item in settings:
-            _check_targets(item)
-    if not isinstance(settings, dict):
-        return
-    target = settings.get("_target_")
-    if target is not None:
-        match = re.fullmatch(r"(mdlm_cfg\.(?:training\.data|targets\.\w+))\.(\w+)", str(target))
-        found = getattr(importlib.import_module(match[1]), match[2], None) if match else None
-        if not str(getattr(found, "__module__", "")).startswith("mdlm_cfg."):
-            raise UserError(
-                f"data can not be made by {target}: only by what mdlm_cfg.training.data and mdlm_cfg.targets offer"
-            )
-    for value in settings.values():
-        _check_targets(value)
-
-
-def build_module(config: dict[str, Any], data: Any) -> MaskedDiffusion:
-    """The module to train; its network's shape is the data's."""
-    shape = {
-        "num_tokens": int(data.num_tokens),
-        "grid_shape": [int(side) for side in data.grid_shape],
-        "num_classes": int(data.num_classes),
-    }
-    unknown = [name for name in config["net"] if name not in inspect.signature(GridTransformer).parameters]
-    if unknown:
-        raise UserError(f"net.{unknown[0]} is no argument of GridTransformer")
-    return MaskedDiffusion(
-        net=shape | config["net"],
-        objective=config["objective"],
-        optimizer=config["optimizer"],
-        data=data.describe(),
-        num_draws=config["num_draws"],
-        seed=config["seed"],
-        config=config,
-    )
-
-
-def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
-    """metrics.csv in the run folder always, and the configured logger if it is another."""
-    if config["logger"].get("mode") in ("offline", "disabled"):
-        os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if not str(config["logger"].get("_target_")).endswith("CSVLogger"):
-        loggers.append(instantiate(config["logger"], save_dir=str(folder), name=f"{folder.parent.name}/{folder.name}"))
-    return loggers
-
-
-def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
-    if settings.get("precision") == "auto":
-        settings = settings | {"precision": "bf16-mixed" if bf16_is_fast() else "32-true"}
-    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
-    return instantiate(settings, logger=loggers, callbacks=[*callbacks, *bar])
 
 
 def _run_folder(config: dict[str, Any], data_name: str) -> Path:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 from torch import Tensor
@@ -40,8 +39,7 @@ from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.table import TableMixture, check_class
 from mdlm_cfg.training.classifier import classifier_for
 from mdlm_cfg.training.data import BernoulliData, BinaryImageData
-from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import LoadedRun, read_checkpoint
+from mdlm_cfg.training.runs import LoadedRun
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 DEFAULT_STEPS = 50  # of the samplers that take steps
@@ -126,35 +124,6 @@ class Report:
     def opening(self) -> list[Section]:
         """What a trained network's report begins with: its test and its training."""
         return [*_number_sections(self.numbers), *_training_section(self.folder)]
-
-
-def check_resume(path: str | Path, module: MaskedDiffusion, description: dict[str, Any]) -> None:
-    """Raise UserError unless training can go on from this checkpoint with this network and data."""
-    saved = read_checkpoint(path)["hyper_parameters"]
-    if saved["data"]["fingerprint"] != description["fingerprint"]:
-        raise UserError(
-            f"the checkpoint {path} was trained on other data: {saved['data']['name']} "
-            f"(fingerprint {saved['data']['fingerprint']}), not {description['name']} "
-            f"(fingerprint {description['fingerprint']})"
-        )
-    ours = dict(module.hparams["net"])
-    differing = [k for k in ours if saved["net"].get(k) != ours[k]]
-    if differing:
-        changes = ", ".join(f"{k} = {saved['net'].get(k)} there and {ours[k]} here" for k in differing)
-        raise UserError(f"the checkpoint {path} holds another network: {changes}")
-
-
-def train(
-    module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | None = None
-) -> dict[str, float]:
-    """Train, from a checkpoint on if one is given, then test with the averaged weights.
-
-    Returns:
-        the test's numbers.
-    """
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-    tested = trainer.test(module, datamodule=data, verbose=False)
-    return {name: float(value) for name, value in tested[0].items()} if tested else {}
 
 
 def evaluate(

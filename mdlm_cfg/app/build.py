@@ -1,0 +1,82 @@
+"""Data, loggers and trainer from a plain configuration: the rest of a run is made by `mdlm_cfg.training.build`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
+from mdlm_cfg.support.named import make, names_in
+from mdlm_cfg.training.callbacks import RunProgress
+from mdlm_cfg.training.data.base import DiffusionData
+
+DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
+
+
+def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
+    """A data module, set up. Settings may come from a checkpoint: they can name this package's data alone.
+
+    `path` is where a user says which file; the arguments proper refer to it.
+
+    Args:
+        settings: with `_target_`.
+        trusted: names that whoever runs the program gave.
+
+    Raises:
+        UserError: a name outside `mdlm_cfg.training.data` and `mdlm_cfg.targets` that is not trusted.
+    """
+    data = make({key: value for key, value in settings.items() if key != "path"}, "data", DATA, trusted)
+    if not isinstance(data, DiffusionData):
+        raise UserError(f"data can not be made by {settings['_target_']}: it makes a {type(data).__name__}")
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
+    """metrics.csv in the run folder always, and the configured logger if it is another."""
+    if config["logger"].get("mode") in ("offline", "disabled"):
+        os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    if not str(config["logger"].get("_target_")).endswith("CSVLogger"):
+        loggers.append(
+            make(
+                config["logger"],
+                "logger",
+                (),
+                names_in(config["logger"]),
+                save_dir=str(folder),
+                name=f"{folder.parent.name}/{folder.name}",
+            )
+        )
+    return loggers
+
+
+def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
+    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+    if settings.get("precision") == "auto":
+        settings = settings | {"precision": automatic_precision(str(settings.get("accelerator", "auto")))}
+    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
+    return make(settings, "trainer", (), names_in(settings), logger=loggers, callbacks=[*callbacks, *bar])
+
+
+def automatic_precision(accelerator: str) -> str:
+    """What is fast on the device that a Lightning accelerator means, by measuring; says what it chose."""
+    devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+    device = devices.get(accelerator, "cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        device = "cpu"  # the trainer says what is wrong
+    speedup = bf16_speedup(device)
+    choice = "bf16-mixed" if speedup >= SPEEDUP else "32-true"
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
+        print(f"precision: {choice} (bfloat16 products are {times} on {device}; trainer.precision=... overrides)")
+    return choice
