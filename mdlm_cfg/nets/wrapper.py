@@ -9,7 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.denoiser import CPU
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
@@ -29,8 +28,6 @@ class NetDenoiser:
     Raises:
         UserError: batch_size < 1.
     """
-
-    device = CPU  # it takes tokens there and answers there; the network has its own
 
     def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
         if batch_size < 1:
