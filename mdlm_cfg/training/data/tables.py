@@ -73,8 +73,7 @@ class TableData(TargetData):
         loading: see `Loading`; default 4,096 samples a batch and to validate on, 20,000 to test on.
 
     Raises:
-        UserError: a count below 1, a grid that does not have D cells, a class of weight 0 (which no sample is of, and
-            which guidance cannot compare with a mixture that lacks it), or a table too large for exact laws.
+        UserError: a count below 1, a grid that does not have D cells, or a table too large for exact laws.
     """
 
     def __init__(
@@ -90,9 +89,6 @@ class TableData(TargetData):
         self._shape = (target.num_dims,) if grid_shape is None else tuple(grid_shape)
         if math.prod(self._shape) != target.num_dims:
             raise UserError(f"grid_shape {self._shape} must have {target.num_dims} cells, one for each dimension")
-        empty = (target.class_weights == 0).nonzero().flatten().tolist()
-        if empty:
-            raise UserError(f"class {empty[0]} of {name} has weight 0: give it a weight, or leave it out of the file")
         check_size(target.num_tokens, target.num_dims)
 
     def _build(self) -> TableMixture:
