@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
