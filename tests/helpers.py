@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg import Guidance, TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.sampling.sampler import JUMP_PROBABILITIES
+from mdlm_cfg.chain.steps import JUMPS
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
 
@@ -74,7 +74,8 @@ def dense_rates(denoiser: Denoiser, guidance: Guidance, z: int) -> tuple[list[tu
         tokens = torch.tensor([state])
         cond = denoiser(tokens, torch.tensor([z]))[0].exp()
         uncond = denoiser(tokens, None)[0].exp()
-        w = guidance.w(sum(s != n for s in state) / d) if callable(guidance.w) else guidance.w
+        progress = sum(s != n for s in state) / (d - 1) if d > 1 else 1.0
+        w = guidance.w(progress) if callable(guidance.w) else guidance.w
         for i in range(d):
             if state[i] != n:
                 continue
@@ -113,7 +114,7 @@ def dense_step(denoiser: Denoiser, guidance: Guidance, z: int, sampler: str, u: 
             rho = [rates[state, i, v] for v in range(n)]
             total = sum(rho)
             z, step = torch.tensor([total, u], dtype=torch.float64)
-            jump = float(JUMP_PROBABILITIES[sampler](z.log(), step))
+            jump = float(JUMPS[sampler](z.log(), step))
             if total == 0:
                 options.append([(n, 1.0)])
             else:

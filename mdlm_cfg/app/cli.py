@@ -17,17 +17,16 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from hydra.types import RunMode
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from mdlm_cfg.app import pipeline
 from mdlm_cfg.app.build import build_data, build_loggers, build_trainer
+from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.pipeline import EvaluationSettings, describe_run, exact_denoiser, log_report
 from mdlm_cfg.app.schema import EVALUATION_KEYS, register
 from mdlm_cfg.support.errors import UserError
@@ -42,7 +41,6 @@ from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 NOISE = (
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -230,63 +228,30 @@ def _start(config: dict[str, Any]) -> None:
 
 
 def _run(name: str, task: Callable[[DictConfig, Sequence[str]], None]) -> None:
-    """Run a task under hydra; a user's error ends as one sentence and exit code 2 (HYDRA_FULL_ERROR=1: all of it)."""
-    errors: list[Exception] = []
+    """Run a task under hydra, and end as `mdlm_cfg.app.errors` says (HYDRA_FULL_ERROR=1: with tracebacks).
+
+    A job of a sweep that fails does not end the others; every failure is named at the end.
+    """
+    failures: list[Failure] = []
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> None:
+        config = HydraConfig.get()
+        job = " ".join(config.overrides.task) if config.mode == RunMode.MULTIRUN else ""
         try:
-            task(cfg, list(HydraConfig.get().overrides.task))
+            task(cfg, list(config.overrides.task))
         except Exception as error:  # hydra would print all overrides; and one job must not end a sweep
-            errors.append(error)
+            failures.append(Failure(job, error))
 
     try:
         main()
-        if errors:
-            raise errors[0]
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        said = sentence(error)
-        if full or said is None:
-            raise
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        failures.append(Failure("", error))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
-
-
-def sentence(error: BaseException) -> str | None:
-    """What a user did wrong, as one line; None for anything else."""
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        if isinstance(cause, TypeError):
-            where = re.search(r"full_key: (\S+)", str(error))
-            return f"{where[1] if where else 'the configuration'}: {_line(str(cause))}"
-        return sentence(cause) if cause is not None else _line(str(error))
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error.__cause__
-        message = _hydra_line(str(error))
-        return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
-    if isinstance(error, ValueError | FileNotFoundError | MisconfigurationException):
-        return _line(str(error))
-    return None
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _hydra_line(text: str) -> str:
-    """Hydra's several lines as one: its search path and key listings are left out, lists of options joined."""
-    text = re.split(
-        r"\n+(?:Config search path|To append to your config|See https:|\s*full_key:|\s*object_type=)", text
-    )[0]
-    text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
-    text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
-    return _line(text).rstrip(".")
+    exit_with(failures, full)

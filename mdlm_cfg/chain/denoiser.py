@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-2  # how far from 1 a row of probabilities may sum: what bfloat16 leaves, and no wrong contract does
 
 
 class Denoiser(Protocol):
@@ -16,6 +24,11 @@ class Denoiser(Protocol):
     num_tokens: int  # N; the mask is token N
     num_dims: int  # D
     num_classes: int  # K; the null class is class K
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes tokens, and answers; samplers and laws follow it."""
+        ...
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """Log-probabilities of every coordinate given the unmasked ones.
@@ -29,3 +42,99 @@ class Denoiser(Protocol):
             coordinates are copied: 0 at the token, -inf elsewhere.
         """
         ...
+
+
+@dataclass(frozen=True)
+class FunctionDenoiser:
+    """Any function of (tokens, classes) as a denoiser: a plain function, or a module of your own.
+
+    Args:
+        function: (tokens int64 (B, D), classes int64 (B,) or None) -> log-probabilities (B, D, N), of any float type.
+        num_tokens: N. num_dims: D. num_classes: K.
+        device: where the function takes tokens.
+    """
+
+    function: Callable[[Tensor, Tensor | None], Tensor]
+    num_tokens: int
+    num_dims: int
+    num_classes: int
+    device: torch.device = CPU
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `Denoiser`."""
+        return self.function(tokens, classes)
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """The denoiser's device; the CPU for one that does not say."""
+    return getattr(denoiser, "device", CPU)
+
+
+def check_class(target_class: int | None, num_classes: int) -> None:
+    """Raise UserError unless the class is None or one of 0..K-1."""
+    if target_class is not None and not 0 <= target_class < num_classes:
+        raise UserError(
+            f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
+        )
+
+
+def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
+    """What a denoiser answers for one class, held to its contract: float64 (B, D, N), no gradient.
+
+    NaN and infinity end here, and so does everything that would be silently wrong further down: probabilities in place
+    of logarithms, a row for the mask, transposed rows, rows that do not sum to 1.
+
+    Args:
+        tokens: partial states, int64 (B, D).
+        target_class: z; None is no class.
+
+    Raises:
+        UserError: an answer that breaks the contract, with the first partial state and the class that gave it.
+    """
+    classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
+    with torch.no_grad():
+        answer = denoiser(tokens, classes)
+    expected = (*tokens.shape, denoiser.num_tokens)
+    if answer.shape != expected:
+        raise UserError(
+            f"the denoiser answers with shape {tuple(answer.shape)} and must with {expected}: a row of "
+            "log-probabilities of the values 0..N-1 for every coordinate, and none of the mask"
+        )
+    log_probs = answer.to(torch.float64)
+    _check_rows(log_probs, tokens, target_class, denoiser.num_tokens)
+    if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
+        log_probs = log_probs.log_softmax(dim=-1)
+    return log_probs
+
+
+def _check_rows(log_probs: Tensor, tokens: Tensor, target_class: int | None, mask_id: int) -> None:
+    totals = log_probs.exp().sum(dim=-1)
+    wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
+    if happens(wrong):
+        b, i = (int(index) for index in wrong.nonzero()[0])
+        row = log_probs[b, i]
+        found = "NaN" if bool(row.isnan().any()) else f"probabilities that sum to {float(totals[b, i]):.6g}"
+        raise UserError(
+            f"the denoiser answers {found} for coordinate {i + 1} of the partial state "
+            f"{name_state(tokens[b].tolist(), mask_id)} under {name_class(target_class)}: it must give normalised "
+            "log-probabilities"
+        )
+
+
+def happens(flags: Tensor) -> bool:
+    """Whether any flag is set; False on an accelerator, where no step may wait for the answer.
+
+    There what is wrong shows at the end: a sampler refuses samples that hold masks, a law one that does not sum to 1.
+    """
+    return flags.device.type == "cpu" and bool(flags.any())
+
+
+def name_state(state: list[int], mask_id: int, most: int = 12) -> str:
+    """A partial state for people, such as "(3, mask)"."""
+    shown = ", ".join("mask" if value == mask_id else str(value) for value in state[:most])
+    return f"({shown}{', ...' if len(state) > most else ''})"
+
+
+def name_class(target_class: int | None) -> str:
+    """A class for people: "class 3", or "no class"."""
+    return "no class" if target_class is None else f"class {target_class}"

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals, happens, name_class, name_state
+from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
-KINDS = ("rate", "normalized")
+MAX_STRENGTH = 1e8  # beyond, w times the rounding of a log-ratio is no longer small
 
 
 def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
-    """log [p^(-w) p_z^(1+w)], with explicit supports: no epsilon, no NaN.
+    """log [p^(-w) p_z^(1+w)] = log p_z + w (log p_z - log p), with explicit supports: no epsilon, no NaN.
 
+    In this form nothing cancels: for a large w, (1+w) log p_z - w log p would lose what the two have in common.
     A value that is impossible under the class stays impossible for every w >= -1: w = -1 is the limit from above, the
     mixture's conditional on the support of the class (the whole mixture itself is target_class=None).
 
@@ -26,24 +28,16 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         log_uncond: log p, same shape; must be finite wherever `log_cond` is (a class lies inside its mixture).
         w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codes.
 
-    Raises:
-        UserError: w > 0 where the class has probability and the mixture has none: an infinite rate.
+    Returns:
+        +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`
+        and the laws refuse it.
     """
-    log_rho = _power(1 + w, log_cond) + _power(-w, log_uncond)
-    log_rho = log_rho.masked_fill(log_cond == NEG_INF, NEG_INF)
-    if torch.isposinf(log_rho).any():
-        raise UserError(
-            f"w = {w} gives an infinite rate: the class has probability where the mixture has none; "
-            "give every class that is guided a positive weight"
-        )
-    return log_rho
-
-
-def _power(exponent: float | Tensor, log_p: Tensor) -> Tensor:
-    """log p^exponent, with 0^0 = 1."""
-    if isinstance(exponent, Tensor):
-        return torch.where(exponent == 0, 0.0, exponent * log_p)
-    return exponent * log_p if exponent != 0 else torch.zeros_like(log_p)
+    log_ratio = log_cond - log_uncond
+    if isinstance(w, Tensor):
+        moved = torch.where(w == 0, 0.0, w * log_ratio)
+    else:
+        moved = w * log_ratio if w != 0 else torch.zeros_like(log_ratio)
+    return (log_cond + moved).masked_fill(log_cond == NEG_INF, NEG_INF)
 
 
 @dataclass(frozen=True)
@@ -57,32 +51,50 @@ class Guidance:
     Args:
         w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class,
             above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w
-            as a function of progress, the fraction of coordinates already unmasked (0, 1/D, ..., (D-1)/D).
-        kind: "rate" or "normalized".
+            as a function of progress, the share of the other coordinates that are unmasked already when one is
+            unmasked: 0, 1/(D-1), ..., 1.
+        kind: "rate", "normalized", or a `Kind` of your own.
 
     Raises:
-        UserError: w < -1 or not finite, or an unknown kind.
+        UserError: w < -1, not finite or above `MAX_STRENGTH`, or an unknown kind.
     """
 
     w: float | Callable[[float], float]
-    kind: str = "rate"
+    kind: Kind = KINDS["rate"]  # a name is replaced by what it names
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"guidance kind {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        object.__setattr__(self, "kind", kind_of(self.kind))
         if not callable(self.w):
-            _check_strength(self.w)
+            object.__setattr__(self, "w", _check_strength(self.w))
+
+    @property
+    def label(self) -> str:
+        """The strength for people: "2", or the name of a schedule."""
+        return str(self.w) if callable(self.w) else f"{self.w:g}"
+
+    @property
+    def constant(self) -> float:
+        """w, where it is one number.
+
+        Raises:
+            UserError: it is a function of progress.
+        """
+        if callable(self.w):
+            raise UserError(
+                f"the strength {self.label} is a schedule, and this needs one number w: the tilted law has one"
+            )
+        return self.w
 
     def strength(self, num_unmasked: int, num_dims: int) -> float:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
         if not callable(self.w):
-            return float(self.w)
-        return _check_strength(self.w(num_unmasked / num_dims))
+            return self.w
+        others = num_dims - 1
+        return _check_strength(self.w(num_unmasked / others if others else 1.0))
 
-    def strengths(self, num_unmasked: Tensor, num_dims: int) -> Tensor:
-        """`strength` of every sample: float64, the shape of `num_unmasked`."""
-        table = [self.strength(k, num_dims) for k in range(num_dims)] + [0.0]  # nothing is left to guide at the end
-        return torch.tensor(table, dtype=torch.float64)[num_unmasked]
+    def table(self, num_dims: int) -> list[float]:
+        """w for 0, 1, ..., D - 1 unmasked coordinates."""
+        return [self.strength(count, num_dims) for count in range(num_dims)]
 
     def log_rates(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """Guided log jump rates on the clock tau of every masked coordinate (theory, section 3).
@@ -90,40 +102,106 @@ class Guidance:
         Args:
             denoiser: gives both conditionals.
             tokens: partial states, int64 (B, D).
-            target_class: z; None or K (no class) has nothing to guide to, and gives the whole mixture.
+            target_class: z; None (no class) has nothing to guide to, and gives the whole mixture.
 
         Returns:
-            float64 (B, D, N): exp sums over the last axis to Z_i ("rate") or to 1 ("normalized"); rows of unmasked
-            coordinates are -inf: they do not jump.
+            float64 (B, D, N): exp sums over the last axis to the kind's total rate; rows of unmasked coordinates are
+            -inf: they do not jump.
+
+        Raises:
+            UserError: the denoiser breaks its contract, or a rate is infinite; with the state and the class.
         """
-        classes = torch.full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
-        masked = tokens == denoiser.num_tokens
-        w = self.strengths((~masked).sum(dim=1), denoiser.num_dims)
-        if bool((w == 0).all()):
-            log_rho = denoiser(tokens, classes)
+        log_rho = self.log_rho(denoiser, tokens, target_class)
+        masked = (tokens == denoiser.num_tokens)[..., None]
+        return self.normalize(log_rho).masked_fill(~masked, NEG_INF)
+
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
+        """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
+        log_cond = conditionals(denoiser, tokens, target_class)
+        table = self.table(denoiser.num_dims)
+        if target_class is None or not any(table):
+            return log_cond
+        log_uncond = conditionals(denoiser, tokens, None)
+        if len(set(table)) == 1:
+            log_rho = geometric_mean(log_cond, log_uncond, table[0])
         else:
-            log_rho = geometric_mean(denoiser(tokens, classes), denoiser(tokens, None), w[:, None, None])
-        return self.normalize(log_rho).masked_fill(~masked[..., None], NEG_INF)
+            num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
+            w = torch.tensor([*table, 0.0], dtype=torch.float64, device=tokens.device)[num_unmasked]
+            log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
+        refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, self.label)
+        return log_rho
 
     def normalize(self, log_rho: Tensor) -> Tensor:
-        """The rates of this kind from log rho: themselves ("rate"), or divided by Z_i ("normalized")."""
-        if self.kind == "rate":
-            return log_rho
+        """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
         log_z = log_rho.logsumexp(dim=-1, keepdim=True)
-        return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z)
+        log_rate = self.kind.log_rate(log_z)
+        if log_rate is log_z:
+            return log_rho
+        return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
+
+
+def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, label: str) -> None:
+    """Raise UserError where a rate is infinite, naming the first state that has one.
+
+    Args:
+        log_rho: (B, ...). tokens: the state of every row, (B, D).
+    """
+    infinite = torch.isposinf(log_rho)
+    if happens(infinite):
+        row = int(infinite.flatten(1).any(dim=1).nonzero()[0])
+        raise UserError(
+            f"w = {label} gives an infinite rate in the partial state {name_state(tokens[row].tolist(), mask_id)}: "
+            f"{name_class(target_class)} has probability where the mixture has none; give every class that is guided "
+            "a positive weight"
+        )
 
 
 def _check_strength(w: float) -> float:
-    if not (-1 <= w < float("inf")):
-        raise UserError(f"guidance strength w = {w} is not allowed: w must be finite and at least -1")
+    if not (-1 <= w <= MAX_STRENGTH):
+        raise UserError(
+            f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; for the "
+            "limit of strong guidance use mdlm_cfg.compare.geometry.limit_law"
+        )
     return float(w)
 
 
-def linear_ramp(start: float, end: float) -> Callable[[float], float]:
-    """w(progress) going linearly from `start` (all masked) to `end` (all unmasked)."""
-    return lambda progress: start + (end - start) * progress
+@dataclass(frozen=True)
+class LinearRamp:
+    """w(progress) going linearly from `start`, for the first coordinate, to `end`, for the last."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress in [0, 1]."""
+        return self.start + (self.end - self.start) * progress
+
+    def __str__(self) -> str:
+        return f"ramp({self.start:g},{self.end:g})"
 
 
-def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Callable[[float], float]:
-    """w(progress) equal to `w` for begin <= progress < end, and to `outside` elsewhere."""
-    return lambda progress: w if begin <= progress < end else outside
+@dataclass(frozen=True)
+class Interval:
+    """w(progress) equal to `w` for begin <= progress <= end, and to `outside` elsewhere."""
+
+    w: float
+    begin: float
+    end: float
+    outside: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress in [0, 1]."""
+        return self.w if self.begin <= progress <= self.end else self.outside
+
+    def __str__(self) -> str:
+        return f"interval({self.w:g},{self.begin:g},{self.end:g})"
+
+
+def linear_ramp(start: float, end: float) -> LinearRamp:
+    """See `LinearRamp`."""
+    return LinearRamp(start, end)
+
+
+def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Interval:
+    """See `Interval`."""
+    return Interval(w, begin, end, outside)

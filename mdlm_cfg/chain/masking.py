@@ -8,9 +8,14 @@ from torch import Tensor
 NEG_INF = float("-inf")
 
 
-def all_masked(num: int, num_dims: int, mask_id: int) -> Tensor:
+def all_masked(num: int, num_dims: int, mask_id: int, device: torch.device | None = None) -> Tensor:
     """The state every reverse chain starts from: int64 (num, D), every coordinate the mask."""
-    return torch.full((num, num_dims), mask_id, dtype=torch.int64)
+    return torch.full((num, num_dims), mask_id, dtype=torch.int64, device=device)
+
+
+def device_of_generator(generator: torch.Generator | None) -> torch.device:
+    """Where a generator draws; the CPU for none."""
+    return torch.device("cpu") if generator is None else generator.device
 
 
 def stratified_counts(num: int, num_dims: int, generator: torch.Generator | None = None) -> Tensor:
@@ -20,10 +25,11 @@ def stratified_counts(num: int, num_dims: int, generator: torch.Generator | None
     order. Every count is marginally uniform, and the batch average has less variance than independent draws.
 
     Returns:
-        int64 (num,), values 1..D.
+        int64 (num,), values 1..D, on the generator's device.
     """
-    strata = torch.randperm(num, generator=generator).double()
-    uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+    device = device_of_generator(generator)
+    strata = torch.randperm(num, generator=generator, device=device).double()
+    uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
     return 1 + ((strata + uniform) / num * num_dims).long().clamp_(max=num_dims - 1)
 
 
@@ -38,8 +44,9 @@ def mask_uniform(x: Tensor, counts: Tensor, mask_id: int, generator: torch.Gener
     Returns:
         partial states, int64 (B, D); `x` itself is left alone.
     """
-    order = torch.rand(x.shape, generator=generator).argsort(dim=1)
-    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(x.shape[1]).expand_as(order))
+    device = x.device if generator is None else generator.device
+    order = torch.rand(x.shape, generator=generator, device=device).argsort(dim=1)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(x.shape[1], device=device).expand_as(order))
     return torch.where(ranks.to(x.device) < counts.to(x.device)[:, None], mask_id, x)
 
 

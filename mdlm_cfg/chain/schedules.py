@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+
+Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
+Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
+HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
+ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda t: 1 - t,
+    "cosine": lambda t: 1 - torch.sin(t * (math.pi / 2)),
+    "exponential": lambda t: torch.exp(-t),
+}
 
 
 @dataclass(frozen=True)
@@ -17,39 +27,44 @@ class Schedule:
     """A noise schedule: alpha(t) is the probability that a coordinate is still clean at noise time t in [0, T].
 
     `name` is "linear" (alpha = 1 - t, log-linear in the clock), "cosine" (alpha = 1 - sin(pi t / 2)) or "exponential"
-    (alpha = exp(-t), the paper's, with horizon T).
+    (alpha = exp(-t), the paper's, with a horizon T of your own; default 10).
+
+    Raises:
+        UserError: an unknown name, or a horizon that the schedule does not have.
     """
 
     name: str = "linear"
-    horizon: float = 1.0
+    horizon: float | None = None  # None is replaced by the schedule's own
 
     def __post_init__(self) -> None:
         if self.name not in ALPHA:
             raise UserError(f"noise schedule {self.name!r} is unknown; choose one of {', '.join(ALPHA)}")
-        if not 0 < self.horizon < math.inf or (self.name != "exponential" and self.horizon != 1):
-            raise UserError(
-                f"horizon T = {self.horizon} is not allowed: T must be 1 for {self.name!r}"
-                if self.name != "exponential"
-                else f"horizon T = {self.horizon} is not allowed: T must be positive and finite"
-            )
+        if self.horizon is None:
+            object.__setattr__(self, "horizon", HORIZONS[self.name])
+        elif self.name != "exponential" and self.horizon != 1:
+            raise UserError(f"horizon T = {self.horizon} is not allowed: T must be 1 for {self.name!r}")
+        elif not 0 < self.horizon < math.inf:
+            raise UserError(f"horizon T = {self.horizon} is not allowed: T must be positive and finite")
+
+    @property
+    def end(self) -> float:
+        """T, the noise time at which everything is noise."""
+        assert self.horizon is not None  # since __post_init__
+        return self.horizon
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """alpha_t: the probability that a coordinate is still clean at noise time t (0 is data, T is noise)."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        if bool(((t < 0) | (t > self.horizon)).any()):
-            raise UserError(f"noise time {t.tolist()} is outside [0, {self.horizon}]")
+        if bool(((t < 0) | (t > self.end)).any()):
+            raise UserError(f"noise time {t.tolist()} is outside [0, {self.end}]")
         return ALPHA[self.name](t)
 
     def tau(self, t: Tensor | float) -> Tensor:
         """The clock tau(t) = ln[(1 - alpha(T)) / (1 - alpha(t))]: 0 at t = T, infinite at t = 0."""
-        return torch.log1p(-self.alpha(self.horizon)) - torch.log1p(-self.alpha(t))
+        return torch.log1p(-self.alpha(self.end)) - torch.log1p(-self.alpha(t))
 
-
-ALPHA = {
-    "linear": lambda t: 1 - t,
-    "cosine": lambda t: 1 - torch.sin(t * (math.pi / 2)),
-    "exponential": lambda t: torch.exp(-t),
-}
+    def __str__(self) -> str:
+        return self.name if self.horizon == HORIZONS[self.name] else f"{self.name}(T={self.horizon:g})"
 
 
 def linear() -> Schedule:
@@ -67,7 +82,31 @@ def exponential(horizon: float = 10.0) -> Schedule:
     return Schedule("exponential", horizon)
 
 
-def step_fractions(steps: int | Sequence[float] | Tensor | None, schedule: Schedule | None = None) -> Tensor:
+def check_steps(steps: Steps) -> int | Grid:
+    """Steps as a number or a grid of plain numbers.
+
+    Raises:
+        UserError: fewer than one step, or a grid that does not start at 0 and increase.
+    """
+    if not isinstance(steps, Sequence | Tensor) and hasattr(steps, "__index__"):
+        if index(steps) < 1:
+            raise UserError(f"the number of steps is {index(steps)}, and must be at least 1")
+        return index(steps)
+    try:
+        taus = torch.as_tensor(steps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"steps = {steps!r} must be a whole number of steps, or a list of clock times from 0"
+        ) from error
+    if taus.ndim != 1 or len(taus) < 2 or taus[0] != 0 or not bool((taus[1:] > taus[:-1]).all()):
+        raise UserError(
+            f"steps = {taus.tolist()} must be a whole number of steps, or a grid of clock times that starts at 0 and "
+            "increases"
+        )
+    return tuple(taus.tolist())
+
+
+def step_fractions(steps: Steps, schedule: Schedule | None = None) -> Tensor:
     """u_k = (alpha_s - alpha_t) / (1 - alpha_t) = 1 - exp(-d_tau) of every step (theory, section 2).
 
     Args:
@@ -78,24 +117,17 @@ def step_fractions(steps: int | Sequence[float] | Tensor | None, schedule: Sched
     Returns:
         float64 (K,), values in (0, 1].
     """
-    if steps is None:
-        raise UserError("this sampler needs steps: a number of steps, or a grid of clock times from 0 to inf")
+    steps = check_steps(steps)
     if isinstance(steps, int):
-        if steps < 1:
-            raise UserError(f"the number of steps is {steps}, and must be at least 1")
         schedule = schedule or linear()
-        times = torch.linspace(schedule.horizon, 0, steps + 1, dtype=torch.float64)
-        alpha = schedule.alpha(times.clamp(0, schedule.horizon))
+        times = torch.linspace(schedule.end, 0, steps + 1, dtype=torch.float64)
+        alpha = schedule.alpha(times.clamp(0, schedule.end))
         return ((alpha[1:] - alpha[:-1]) / (1 - alpha[:-1])).clamp(max=1.0)
-    taus = torch.as_tensor(steps, dtype=torch.float64)
-    if taus.ndim != 1 or len(taus) < 2 or taus[0] != 0 or not bool((taus[1:] > taus[:-1]).all()):
-        raise UserError(f"a grid of clock times must start at 0 and increase, got {taus.tolist()}")
+    taus = torch.tensor(steps, dtype=torch.float64)
     return -torch.expm1(-(taus[1:] - taus[:-1]))
 
 
-def event_counts(
-    steps: int | Sequence[float] | Tensor | None, num_dims: int, schedule: Schedule | None = None
-) -> list[int]:
+def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) -> list[int]:
     """How many coordinates each of K steps unmasks when the fraction unmasked follows alpha (event-leaping).
 
     The default is the cosine schedule: one event at a time at first, where the class is still in doubt and guidance

@@ -13,22 +13,88 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, name_state
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.laws.push import level_rates, push, start, talbot
+from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.laws.in_time import talbot
+from mdlm_cfg.laws.push import push
+from mdlm_cfg.laws.rates import LevelRates, level_rates, start
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 SAME = 1e-9  # conditionals closer than this are the same: the class is certain
+NODES = 12  # of the contour, a time
+BRACKETS = 25  # factors of 1e-12 by which a time may lie below its bound
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A guided chain's rates, held to be asked for many times.
+
+    Attributes:
+        lattice: of its partial states. rates: of every level. slowest: the smallest exit rate Lambda among the partial
+            states that the chain ever visits.
+    """
+
+    lattice: Lattice
+    rates: Sequence[LevelRates]
+    slowest: float
+
+    def log_still_masked(self, taus: Sequence[float] | Tensor) -> Tensor:
+        """ln P(some coordinate is still masked at tau), float64 (T,), <= 0, for clock times > 0."""
+        taus = torch.as_tensor(taus, dtype=torch.float64)
+        pairs = [talbot(tau) for tau in taus.tolist()]
+        nodes, weights = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
+        flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
+        total = torch.zeros(len(nodes), dtype=torch.complex128)
+        for level, rates in enumerate(self.rates):
+            holding = (-rates.log_exit).exp().masked_fill(rates.log_exit == NEG_INF, 0.0)
+            stay = flow / (1 + (nodes[:, None, None] - self.slowest) * holding)
+            total += (stay * holding).sum(dim=(1, 2))
+            if level < self.lattice.num_dims - 1:
+                flow = push(rates, stay, self.lattice, level)
+        masked = (weights * total).real.reshape(len(taus), -1).sum(dim=1)
+        return (masked.clamp(min=1e-300).log() - self.slowest * taus).clamp(max=0.0)
+
+    def time_to_tv(self, level: float) -> float:
+        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
+        if not 0 < level < 1:
+            raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
+        # P(still masked) is at most that of D stages at the slowest rate, one after another
+        high = math.log(self.lattice.num_dims / level) * self.lattice.num_dims / self.slowest
+        low = high * 1e-12
+        for _ in range(BRACKETS):
+            if self._above(low, level):
+                break
+            low *= 1e-12
+        else:
+            raise ArithmeticError(f"TV stays below {level} down to tau = {low:g}")
+        for _ in range(60):
+            if high / low < 1 + 1e-9:
+                break
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if self._above(middle, level) else (low, middle)
+        return math.sqrt(low * high)
+
+    def _above(self, tau: float, level: float) -> bool:
+        return float(self.log_still_masked([tau])[0]) >= math.log(level)
+
+
+def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, times: int = 1) -> Waiting:
+    """The rates of a guided chain and its slowest exit, to ask for up to `times` clock times at once."""
+    lattice = start(denoiser, target_class, states_kept=2 * NODES * times)
+    rates = list(level_rates(denoiser, guidance, target_class, lattice))
+    flow, slowest = torch.ones(1, 1, dtype=torch.float64), math.inf
+    for level, r in enumerate(rates):
+        slowest = min(slowest, float(r.log_exit[flow > 0].min().exp()))
+        flow = push(r, flow, lattice, level)
+    return Waiting(lattice, rates, slowest)
 
 
 def log_still_masked(
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int | None,
-    taus: Sequence[float] | Tensor,
-    slowest: float | None = None,
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, taus: Sequence[float] | Tensor
 ) -> Tensor:
     """ln P(some coordinate is still masked at tau) = ln TV(q_tau, q_infinity) (theory, section 5).
 
@@ -37,39 +103,21 @@ def log_still_masked(
 
     Args:
         taus: clock times > 0, (T,).
-        slowest: `slowest_exit` of the same chain, where it is known already.
 
     Returns:
         float64 (T,), <= 0.
     """
-    taus = torch.as_tensor(taus, dtype=torch.float64)
-    lattice, target_class = start(denoiser, target_class, states_kept=2 * 12 * len(taus))
-    if slowest is None:
-        slowest = slowest_exit(denoiser, guidance, target_class)
-    pairs = [talbot(tau) for tau in taus.tolist()]
-    nodes, weights = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
-    flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
-    total = torch.zeros(len(nodes), dtype=torch.complex128)
-    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
-        never_left = rates.log_exit == NEG_INF
-        holding = (-rates.log_exit).exp().masked_fill(never_left, 0.0)
-        stay = flow / (1 + (nodes[:, None, None] - slowest) * holding)
-        total += (stay * holding).sum(dim=(1, 2))
-        if level < lattice.num_dims - 1:
-            flow = push(rates, stay, lattice, level)
-    masked = (weights * total).real.reshape(len(taus), -1).sum(dim=1)
-    return (masked.clamp(min=1e-300).log() - slowest * taus).clamp(max=0.0)
+    return waiting(denoiser, guidance, target_class, len(taus)).log_still_masked(taus)
 
 
 def slowest_exit(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> float:
     """The smallest total exit rate Lambda among the partial states that the chain ever visits."""
-    lattice, target_class = start(denoiser, target_class)
-    flow, slowest = torch.ones(1, 1, dtype=torch.float64), math.inf
-    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
-        reached = flow > 0
-        slowest = min(slowest, float(rates.log_exit[reached].min().exp()))
-        flow = push(rates, flow, lattice, level)
-    return slowest
+    return waiting(denoiser, guidance, target_class).slowest
+
+
+def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
+    """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
+    return waiting(denoiser, guidance, target_class).time_to_tv(level)
 
 
 @dataclass(frozen=True)
@@ -92,7 +140,7 @@ def certain_states(target: TableMixture, target_class: int) -> list[Certain]:
     stops growing exponentially in w; if there is none, the decay of TV is double-exponential in w (theory, section 5).
     """
     denoiser = target.denoiser()
-    lattice, _ = start(denoiser, target_class)
+    lattice = start(denoiser, target_class)
     found = []
     for level in range(lattice.num_dims):
         tokens = lattice.tokens(level)
@@ -110,13 +158,14 @@ class Decay:
     """TV against time for a list of w.
 
     Attributes:
-        strengths: w, (W,). taus: clock times, (T,). log_tv: ln TV, (W, T).
-        certain: the states at which the decay saturates; empty for a double-exponential decay.
+        kind: of guidance. strengths: w, (W,). taus: clock times, (T,). log_tv: ln TV, (W, T).
+        certain: the states at which the decay saturates; empty where there are none, or w does not guide time.
         fit_tau: the clock time of the fit. fit_slope: d ln(-ln TV) / dw there, over each half of the strengths: a
             double-exponential decay keeps its slope, a saturated one loses it.
         time_to_5_percent: tau at which TV = 0.05, (W,).
     """
 
+    kind: Kind
     strengths: list[float]
     taus: Tensor
     log_tv: Tensor
@@ -124,51 +173,66 @@ class Decay:
     fit_tau: float
     fit_slope: tuple[float, float]
     time_to_5_percent: list[float]
+    num_dims: int
+    num_tokens: int
+
+    @property
+    def double_exponential(self) -> bool:
+        """Whether -ln TV keeps growing exponentially in w."""
+        return self.kind.guides_time and not self.certain
 
     @property
     def statement(self) -> str:
         """What kind of decay it is, in one sentence."""
-        if not self.certain:
-            return (
-                "TV decays double-exponentially in w: no reachable partial state is certain of its class, so every "
-                "exit rate grows exponentially."
+        found = None
+        if self.certain:
+            likeliest = self.certain[0]
+            found = (
+                f"in {len(self.certain)} reachable partial states the class is already certain, guidance cannot speed "
+                f"up the rest; the likeliest is {name_state(list(likeliest.state), self.num_tokens)}, p(x_U | z) = "
+                f"{likeliest.probability:.3g}"
             )
-        state = ", ".join("mask" if v == max(self.certain[0].state) else str(v) for v in self.certain[0].state)
-        return (
-            f"The decay saturates: in {len(self.certain)} reachable partial states the class is already certain, "
-            f"guidance cannot speed up the rest; the likeliest is ({state}), p(x_U | z) = "
-            f"{self.certain[0].probability:.3g}."
-        )
+        return self.kind.decay_statement(self.num_dims, found)
 
 
 def tv_decay(
     target: TableMixture,
     target_class: int,
-    strengths: Sequence[float],
+    guidances: Sequence[Guidance],
     taus: Sequence[float] | Tensor,
-    kind: str = "rate",
     fit_tau: float = 0.5,
     denoiser: Denoiser | None = None,
 ) -> Decay:
     """P(still masked) against the clock for a list of w, its fit in w, and what limits it (theory, section 5).
 
     Args:
-        denoiser: whose chain; default the target's exact one.
+        guidances: of one kind, each of one number w.
         fit_tau: where ln(-ln TV) is fitted against w by least squares.
+        denoiser: whose chain; default the target's exact one.
+
+    Raises:
+        UserError: guidances of several kinds.
     """
-    denoiser = denoiser or target.denoiser()
-    taus = torch.as_tensor(taus, dtype=torch.float64)
-    guidances = [Guidance(w, kind) for w in strengths]
-    log_tv = torch.stack([log_still_masked(denoiser, g, target_class, taus) for g in guidances])
-    at_fit = [float(log_still_masked(denoiser, g, target_class, [fit_tau])[0]) for g in guidances]
+    kinds = {guidance.kind for guidance in guidances}
+    if len(kinds) != 1:
+        raise UserError(f"a decay in w is of one kind of guidance, not of {', '.join(map(str, kinds)) or 'none'}")
+    kind, taus = kinds.pop(), torch.as_tensor(taus, dtype=torch.float64)
+    log_tv, at_fit, times = [], [], []
+    for guidance in guidances:
+        chain = waiting(denoiser or target.denoiser(), guidance, target_class, len(taus))
+        log_tv.append(chain.log_still_masked(taus))
+        at_fit.append(float(chain.log_still_masked([fit_tau])[0]))
+        times.append(chain.time_to_tv(0.05))
+    strengths = [guidance.constant for guidance in guidances]
     half = max(2, (len(strengths) + 1) // 2)
-    slopes = tuple(
-        _slope(list(strengths)[part], [math.log(-v) for v in at_fit[part]])
-        for part in (slice(half), slice(-half, None))
-    )
-    times = [time_to_tv(denoiser, g, target_class, 0.05) for g in guidances]
-    certain = certain_states(target, target_class) if kind == "rate" else []
-    return Decay(list(strengths), taus, log_tv, certain, fit_tau, (slopes[0], slopes[1]), times)
+    slopes = [
+        _slope(strengths[part], [math.log(-v) for v in at_fit[part]]) for part in (slice(half), slice(-half, None))
+    ]
+    certain = certain_states(target, target_class) if kind.guides_time else []
+    return Decay(
+        kind, strengths, taus, torch.stack(log_tv), certain, fit_tau, (slopes[0], slopes[1]), times,
+        target.num_dims, target.num_tokens,
+    )  # fmt: skip
 
 
 def _slope(x: list[float], y: list[float]) -> float:
@@ -177,26 +241,3 @@ def _slope(x: list[float], y: list[float]) -> float:
         return math.nan
     mx, my = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx) ** 2 for a in x)
-
-
-def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
-    """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
-    if not 0 < level < 1:
-        raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
-    goal = math.log(level)
-    slowest = slowest_exit(denoiser, guidance, target_class)
-
-    def above(tau: float) -> bool:
-        return float(log_still_masked(denoiser, guidance, target_class, [tau], slowest)[0]) >= goal
-
-    # P(still masked) is at most that of D stages at the slowest rate, one after another
-    high = math.log(denoiser.num_dims / level) * denoiser.num_dims / slowest
-    low = high * 1e-12
-    while not above(low):
-        low *= 1e-12
-    for _ in range(60):
-        if high / low < 1 + 1e-9:
-            break
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if above(middle) else (low, middle)
-    return math.sqrt(low * high)

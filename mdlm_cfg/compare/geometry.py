@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.guidance import KINDS
+from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.compare.metrics import mean_and_covariance
-from mdlm_cfg.laws.push import by_coordinate, push, rates_from_edges, start
+from mdlm_cfg.laws.push import push
+from mdlm_cfg.laws.rates import by_coordinate, rates_from_edges, start
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -91,7 +92,7 @@ def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
     return mean_and_covariance(inside / inside.sum())
 
 
-def limit_law(target: TableMixture, target_class: int, kind: str = "rate") -> Tensor:
+def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> Tensor:
     """The terminal law of the guided chain as w goes to infinity.
 
     rho = p(.|z) (p(.|z) / p)^w is in the limit carried by the largest ratio p(v | x_U, z) / p(v | x_U): over all (i, v)
@@ -100,18 +101,14 @@ def limit_law(target: TableMixture, target_class: int, kind: str = "rate") -> Te
     Returns:
         float64 (N,)*D, summing to 1.
     """
-    if kind not in KINDS:
-        raise UserError(f"guidance kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    denoiser = target.denoiser()
-    lattice, _ = start(denoiser, target_class)
+    kind, denoiser = kind_of(kind), target.denoiser()
+    lattice = start(denoiser, target_class)
     log_cond, log_uncond = denoiser.log_marginals(target_class), denoiser.log_marginals(None)
     log_ratio = [torch.where(c == NEG_INF, NEG_INF, c - u) for c, u in zip(log_cond, log_uncond)]
     flow = torch.ones(1, 1, dtype=torch.float64)
     for level in range(lattice.num_dims):
         ratios = [lattice.split(log_ratio[level + 1], level, j) for j in range(level + 1)]
-        best = by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)
-        if kind == "rate":
-            best = best.amax(dim=1, keepdim=True).expand_as(best).contiguous()
+        best = kind.deciding_ratio(by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)).contiguous()
         edges = []
         for j, ratio in enumerate(ratios):
             top = best.flatten(0, 1).index_select(0, lattice.rows[level][j])

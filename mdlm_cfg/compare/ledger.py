@@ -7,7 +7,7 @@ between two of them and nothing is estimated but the sampling noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.chain.schedules import Schedule
+from mdlm_cfg.chain.schedules import Schedule, Steps
+from mdlm_cfg.compare.by_state import SplitDenoiser, StateError, score_error_by_state
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
@@ -29,11 +29,9 @@ from mdlm_cfg.compare.metrics import (
     sampled_tv,
     total_variation,
 )
-from mdlm_cfg.laws.push import terminal_law, tilted_law, visit_law
-from mdlm_cfg.laws.stepped import stepped_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.sampling.sampler import Steps, sample
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.targets.table import TableMixture
 
 T = TypeVar("T")
@@ -50,65 +48,44 @@ LINES = {
 }
 
 
-class SplitDenoiser:
-    """One denoiser for the classes, another for the null class: whose share of the score error is it?
-
-    A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
-    infinite. There the class is restricted to the mixture's support, and renormalised.
-    """
-
-    def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
-        self.conditional, self.unconditional = conditional, unconditional
-        self.num_tokens, self.num_dims = conditional.num_tokens, conditional.num_dims
-        self.num_classes = conditional.num_classes
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        """See `mdlm_cfg.chain.denoiser.Denoiser`; one call asks for one label."""
-        if classes is None or bool((classes == self.num_classes).all()):
-            return self.unconditional(tokens, classes)
-        log_probs = self.conditional(tokens, classes)
-        outside = self.unconditional(tokens, None) == -torch.inf
-        if not bool((outside & (log_probs > -torch.inf)).any()):
-            return log_probs
-        inside = log_probs.masked_fill(outside, -torch.inf)
-        return inside - inside.logsumexp(dim=-1, keepdim=True)
-
-
 @dataclass(frozen=True)
-class StateError:
-    """How wrong a network is at one partial state.
+class LedgerLaws:
+    """What of a ledger does not depend on the sampler: computed once, and handed to every entry.
 
     Attributes:
-        state: tokens (D,), the mask being N. visits: the probability that the exact guided chain passes through it.
-        kl: sum over masked coordinates of KL(exact || network) in nats, of the class and of the null class.
-    """
-
-    state: tuple[int, ...]
-    visits: float
-    kl_conditional: float
-    kl_unconditional: float
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """The ledger of one target, class, guidance, sampler and number of steps.
-
-    Attributes:
-        w, kind, sampler, steps, num_samples: what was run; steps is None for first_hitting.
-        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D.
-        tv, kl: by line (`LINES`); KL of the first law to the second in nats, inf where the second lacks support.
-        mean, covariance: by line, the difference relative to the first law of the line.
-        noise: TV(L3', L4) with its bootstrap interval; expected_noise: its expectation.
-        predicted_total: the expectation and the central 99% of TV(L2, L4) that the exact laws predict for n samples.
+        target, learned, guidance, target_class: whose laws these are; `learned` as a table.
+        laws: L0 to L3 by name, float64 (N,)*D.
         score_share: the score error if only the conditional, only the unconditional network were learned.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
     """
 
-    w: float
-    kind: str
-    sampler: str
-    steps: Steps | None
+    target: TableMixture
+    learned: TabulatedDenoiser
+    guidance: Guidance
+    target_class: int
+    laws: dict[str, Tensor]
+    score_share: dict[str, float]
+    states: list[StateError]
+    visit_error: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger of one target, class, guidance and sampler.
+
+    Attributes:
+        shared: what does not depend on the sampler.
+        sampler, num_samples: what was run.
+        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D.
+        tv, kl: by line (`LINES`); KL of the first law to the second in nats, inf where the second lacks support.
+        mean, covariance: by line, the difference relative to the first law of the line.
+        noise: TV(L3', L4) with its bootstrap interval; expected_noise: its expectation.
+        predicted_total: the expectation and the central 99% of TV(L2, L4) that the exact laws predict for n samples.
+    """
+
+    shared: LedgerLaws
+    sampler: Sampler
     num_samples: int
     laws: dict[str, Tensor]
     tv: dict[str, float]
@@ -118,9 +95,16 @@ class Ledger:
     noise: Estimate
     expected_noise: float
     predicted_total: Estimate
-    score_share: dict[str, float]
-    states: list[StateError]
-    visit_error: list[tuple[float, float]]
+
+    @property
+    def guidance(self) -> Guidance:
+        """Strength and kind."""
+        return self.shared.guidance
+
+    @property
+    def w(self) -> float:
+        """The strength."""
+        return self.guidance.constant
 
     @property
     def closes(self) -> bool:
@@ -133,70 +117,89 @@ class Ledger:
         return self.tv["score error"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
-def error_ledger(
-    target: TableMixture,
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int,
-    sampler: str = "first_hitting",
-    steps: Steps | None = None,
-    schedule: Schedule | None = None,
-    num_samples: int = 10_000,
-    generator: torch.Generator | None = None,
-) -> Ledger:
-    """The ledger of a trained denoiser against the target it was trained on (theory, section 8).
+def ledger_laws(target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int) -> LedgerLaws:
+    """L0 to L3, and where the network is wrong (theory, section 8).
 
     Args:
         target: the known distribution; its exact denoiser gives L2.
         denoiser: the learned one (asked for every partial state once per label).
         guidance: a strength that is a number (the tilted law has one w), and a kind.
-        sampler, steps, schedule: of L2', L3' and L4, as in `sample`.
 
     Raises:
-        UserError: as `sample`, `terminal_law` and `stepped_law`; or a w that is a function.
+        UserError: as `terminal_law`; or a w that is a schedule.
     """
-    if callable(guidance.w):
-        raise UserError("the ledger compares with a tilted law, which has one w: give a number")
     exact, learned = target.denoiser(), TabulatedDenoiser(denoiser)
     laws = {
         "L0": target.class_pmf(target_class),
-        "L1": tilted_law(target, guidance.w, target_class),
+        "L1": tilted_law(target, guidance.constant, target_class),
         "L2": terminal_law(exact, guidance, target_class),
         "L3": terminal_law(learned, guidance, target_class),
     }
-    for name, source in (("L2", exact), ("L3", learned)):
-        laws[name + "'"] = laws[name]
-        if sampler != "first_hitting":
-            stepped = stepped_law(source, guidance, target_class, sampler, steps or 0, schedule)
-            laws[name + "'"] = stepped[(slice(0, target.num_tokens),) * target.num_dims]
-    x = sample(learned, guidance, target_class, num_samples, sampler, steps, schedule, generator)
-    laws["L4"] = histogram(x, target.num_tokens)
-    moments = {name: mean_and_covariance(law) for name, law in laws.items()}
+    swapped = {"conditional": SplitDenoiser(learned, exact), "unconditional": SplitDenoiser(exact, learned)}
+    share = {name: total_variation(laws["L2"], terminal_law(d, guidance, target_class)) for name, d in swapped.items()}
     states, visit_error = score_error_by_state(target, learned, guidance, target_class)
-    swapped = {
-        "conditional": SplitDenoiser(learned, exact),
-        "unconditional": SplitDenoiser(exact, learned),
-    }
+    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error)
+
+
+def ledger_of(
+    shared: LedgerLaws,
+    sampler: Sampler,
+    num_samples: int,
+    generator: torch.Generator | None = None,
+    samples: Tensor | None = None,
+) -> Ledger:
+    """The ledger of one sampler, given the laws that do not depend on it.
+
+    Args:
+        generator: of the samples, and of the intervals.
+        samples: int64 (n, D) that this sampler drew of the learned denoiser already; None draws `num_samples`.
+    """
+    s, laws = shared, dict(shared.laws)
+    for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
+        laws[name + "'"] = laws[name] if sampler.exact_in_time else sampler.law(source, s.guidance, s.target_class)
+    x = samples
+    if x is None:
+        x = sampler.draw(s.learned, s.guidance, s.target_class, num_samples, generator)
+    laws["L4"] = histogram(x, s.target.num_tokens)
+    moments = {name: mean_and_covariance(law) for name, law in laws.items()}
     return Ledger(
-        w=float(guidance.w),
-        kind=guidance.kind,
+        shared=s,
         sampler=sampler,
-        steps=steps,
-        num_samples=num_samples,
+        num_samples=len(x),
         laws=laws,
         tv=_by_line(laws, total_variation),
         kl=_by_line(laws, kl_divergence),
         mean=_by_line(moments, lambda a, b: relative_difference(b[0], a[0])),
         covariance=_by_line(moments, lambda a, b: relative_difference(b[1], a[1])),
         noise=sampled_tv(laws["L3'"], x, generator=generator),
-        expected_noise=expected_sampling_tv(laws["L3'"], num_samples),
-        predicted_total=predicted_sample_tv(laws["L2"], laws["L3'"], num_samples, generator=generator),
-        score_share={
-            name: total_variation(laws["L2"], terminal_law(d, guidance, target_class)) for name, d in swapped.items()
-        },
-        states=states,
-        visit_error=visit_error,
+        expected_noise=expected_sampling_tv(laws["L3'"], len(x)),
+        predicted_total=predicted_sample_tv(laws["L2"], laws["L3'"], len(x), generator=generator),
     )
+
+
+def error_ledger(
+    target: TableMixture,
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int,
+    sampler: Sampler | str = FIRST_HITTING,
+    steps: Steps | None = None,
+    schedule: Schedule | str | None = None,
+    *,
+    num_samples: int = 10_000,
+    generator: torch.Generator | None = None,
+) -> Ledger:
+    """The ledger of a trained denoiser against the target it was trained on (theory, section 8).
+
+    Args:
+        target, denoiser, guidance, target_class: see `ledger_laws`.
+        sampler, steps, schedule: of L2', L3' and L4, as in `sample`.
+
+    Raises:
+        UserError: as `sample`, `terminal_law` and `stepped_law`; or a w that is a schedule.
+    """
+    made = as_sampler(sampler, steps, schedule)
+    return ledger_of(ledger_laws(target, denoiser, guidance, target_class), made, num_samples, generator)
 
 
 def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:
@@ -212,56 +215,3 @@ def predicted_sample_tv(
     tv = 0.5 * (counts / num_samples - reference.flatten()).abs().sum(dim=1)
     low, high = torch.quantile(tv, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
     return Estimate(float(tv.mean()), low, high)
-
-
-def score_error_by_state(
-    target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int, most: int = 20
-) -> tuple[list[StateError], list[tuple[float, float]]]:
-    """Which partial states a network gets wrong, weighted by the visits of the exact guided chain.
-
-    Returns:
-        the `most` states with the largest visits * (KL of class + KL of null), worst first; and per number of unmasked
-        coordinates the sums of visits * KL of the class and of the null class, in nats.
-    """
-    exact, lattice = target.denoiser(), Lattice(target.num_tokens, target.num_dims)
-    worst: list[StateError] = []
-    by_level = []
-    for level, visits in enumerate(visit_law(exact, guidance, target_class)[:-1]):
-        visits = visits.flatten()
-        tokens = lattice.tokens(level)[visits > 0]
-        visits = visits[visits > 0]
-        classes = torch.full((len(tokens),), target_class)
-        errors = [_row_kl(exact(tokens, c), denoiser(tokens, c)) for c in (classes, None)]
-        by_level.append((float(visits @ errors[0]), float(visits @ errors[1])))
-        top = (visits * (errors[0] + errors[1])).topk(min(most, len(tokens))).indices
-        worst += [
-            StateError(tuple(tokens[i].tolist()), float(visits[i]), float(errors[0][i]), float(errors[1][i]))
-            for i in top
-        ]
-    worst.sort(key=lambda s: -s.visits * (s.kl_conditional + s.kl_unconditional))
-    return worst[:most], by_level
-
-
-def _row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """sum over coordinates of KL(p_i || q_i), (B,); copied rows of unmasked coordinates cost 0."""
-    difference = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
-    return (log_p.exp() * difference).sum(dim=(1, 2))
-
-
-def ledgers(
-    target: TableMixture,
-    denoiser: Denoiser,
-    strengths: Sequence[float],
-    target_class: int,
-    kind: str,
-    samplers: Sequence[tuple[str, int | None]],
-    num_samples: int,
-    generator: torch.Generator | None = None,
-) -> list[Ledger]:
-    """A ledger for every w and every (sampler, steps)."""
-    learned = TabulatedDenoiser(denoiser)
-    return [
-        error_ledger(target, learned, Guidance(w, kind), target_class, sampler, steps, None, num_samples, generator)
-        for w in strengths
-        for sampler, steps in samplers
-    ]

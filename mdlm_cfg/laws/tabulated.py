@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals, device_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index
 
 
@@ -23,7 +23,7 @@ class TabulatedDenoiser:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
-        self.num_classes = denoiser.num_classes
+        self.num_classes, self.device = denoiser.num_classes, device_of(denoiser)
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
@@ -47,5 +47,5 @@ class TabulatedDenoiser:
         if k not in self._tables:
             values = torch.cartesian_prod(*[torch.arange(self.num_tokens + 1)] * self.num_dims)
             tokens = values.reshape(-1, self.num_dims)
-            self._tables[k] = self.denoiser(tokens, torch.full((len(tokens),), k))
+            self._tables[k] = conditionals(self.denoiser, tokens, None if k == self.num_classes else k)
         return self._tables[k]

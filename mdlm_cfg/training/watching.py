@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.push import terminal_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.elbo import averaged_objective

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from mdlm_cfg.app import cli
+from mdlm_cfg.app import cli, errors
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -380,7 +380,7 @@ def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="strength w = -2"):
         run("eval", "denoiser=exact", "w=[-2]")
-    assert cli.sentence(RuntimeError("a bug")) is None
+    assert errors.sentence(RuntimeError("a bug")) is None
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def made(settings: dict[str, Any]) -> Any:
 def test_data(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
     np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]))
-    more = [f"data.path={path}"] if name in {"table", "idx"} else []
+    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens"} else []
     for command in ("train", "eval"):
         data = made(composed(f"data={name}", *more, name=command)["data"])
         assert data.name and data.seed == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from mdlm_cfg import Guidance, TableMixture
+from mdlm_cfg import Guidance, TableMixture, UserError, terminal_law
 from mdlm_cfg.chain.guidance import geometric_mean, interval, linear_ramp
 from mdlm_cfg.chain.schedules import Schedule, cosine, event_counts, exponential, linear, step_fractions
 from mdlm_cfg.targets import toys
@@ -31,8 +31,13 @@ def test_supports_are_explicit():
     for w in (-1.0, -0.5, 0.0, 0.7, 300.0):
         log_rho = geometric_mean(cond, uncond, w)
         assert log_rho[:2].tolist() == [-inf, -inf] and torch.isfinite(log_rho[2])
-    with pytest.raises(ValueError, match="infinite rate"):
-        geometric_mean(torch.tensor([-1.0]), torch.tensor([-inf]), 1.0)
+    assert geometric_mean(torch.tensor([-1.0]), torch.tensor([-inf]), 1.0).tolist() == [inf]
+    pmfs = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    denoiser = TableMixture(pmfs, torch.tensor([0.0, 1.0])).denoiser()  # class 0 lies outside its mixture
+    with pytest.raises(UserError, match=r"infinite rate in the partial state \(mask\): class 0 has probability"):
+        Guidance(1.0).log_rates(denoiser, torch.full((1000, 1), 2), 0)
+    with pytest.raises(UserError, match="infinite rate"):
+        terminal_law(denoiser, Guidance(1.0), 0)
 
 
 @pytest.mark.parametrize("w", [-1.01, math.inf, math.nan])
@@ -50,9 +55,11 @@ def test_unknown_kind_is_refused():
 
 def test_schedules_of_w():
     assert [linear_ramp(1, 3)(p) for p in (0, 0.5, 1)] == [1, 2, 3]
-    assert [interval(2.0, 0.25, 0.75)(p) for p in (0, 0.25, 0.5, 0.75)] == [0, 2, 2, 0]
-    guidance = Guidance(linear_ramp(0.0, 4.0))
-    assert guidance.strengths(torch.tensor([0, 1, 3]), 4).tolist() == [0, 1, 3]
+    assert [interval(2.0, 0.25, 0.75)(p) for p in (0, 0.25, 0.5, 0.75, 0.8)] == [0, 2, 2, 2, 0]
+    # a ramp reaches both its ends: of D coordinates, the first is unmasked at its start and the last at its end
+    assert Guidance(linear_ramp(0.0, 4.0)).table(2) == [0, 4]
+    assert Guidance(linear_ramp(0.0, 4.0)).table(5) == [0, 1, 2, 3, 4]
+    assert Guidance(interval(2.0, 0.5, 1.0)).table(3) == [0, 2, 2]
 
 
 def test_impossible_states_are_answered_by_the_mixture_and_then_by_the_uniform():

@@ -53,7 +53,7 @@ def test_full_support_decays_double_exponentially():
     rows = ratio - (target.class_pmfs[0].sum(1) / target.pmf.sum(1)).log()[:, None]
     columns = ratio - (target.class_pmfs[0].sum(0) / target.pmf.sum(0)).log()[None, :]
     slowest = min(float(rows.amax(1).min()), float(columns.amax(0).min()))
-    decay = tv_decay(target, 0, [500.0, 550.0, 600.0, 650.0], [0.1], fit_tau=0.5)
+    decay = tv_decay(target, 0, [Guidance(w) for w in (500.0, 550.0, 600.0, 650.0)], [0.1], fit_tau=0.5)
     assert abs(decay.fit_slope[1] / slowest - 1) < 0.02 and "double-exponentially" in decay.statement
 
 
@@ -63,7 +63,7 @@ def test_overlapping_squares_saturate_at_the_unguided_rate():
     # a private first (or second) coordinate settles the class while the other is still masked
     assert {c.state for c in found} == {(v, 16) for v in range(1, 6)} | {(16, v) for v in range(1, 6)}
     assert all(abs(c.probability - 1 / 9) < 1e-12 for c in found)
-    decay = tv_decay(target, 0, [0, 1, 2, 4, 8, 16], [0.5])
+    decay = tv_decay(target, 0, [Guidance(w) for w in (0, 1, 2, 4, 8, 16)], [0.5])
     values = (-decay.log_tv[:, 0]).tolist()
     assert abs(values[0] + math.log(1 - (1 - math.exp(-0.5)) ** 2)) < 1e-12
     assert values == sorted(values) and abs(values[-1] - 0.5) < 1e-3

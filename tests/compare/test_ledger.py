@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, error_ledger
 from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.compare.ledger import predicted_sample_tv, score_error_by_state
+from mdlm_cfg.compare.by_state import score_error_by_state
+from mdlm_cfg.compare.ledger import predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 
 
@@ -33,7 +34,7 @@ def test_lines_obey_the_triangle_inequality(seed, w, run):
     target = random_target(3, 2, seed=seed, zeros=0.2)
     generator = torch.Generator().manual_seed(seed)
     learned = perturbed(target, 0.5, seed).denoiser()
-    ledger = error_ledger(target, learned, Guidance(w), 0, *run, None, 500, generator)
+    ledger = error_ledger(target, learned, Guidance(w), 0, *run, num_samples=500, generator=generator)
     tv = ledger.tv
     assert tv["total"] <= ledger.bound + 1e-12
     assert tv["score error"] <= tv["total"] + tv["discretisation error"] + tv["sampling noise"] + 1e-12
@@ -45,8 +46,8 @@ def test_lines_obey_the_triangle_inequality(seed, w, run):
 def test_an_exact_denoiser_has_no_score_error():
     target = random_target(3, 3, seed=1, zeros=0.3)
     ledger = error_ledger(target, target.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert ledger.tv["score error"] < 1e-12 and max(ledger.score_share.values()) < 1e-12
-    assert all(abs(a) + abs(b) < 1e-12 for a, b in ledger.visit_error)
+    assert ledger.tv["score error"] < 1e-12 and max(ledger.shared.score_share.values()) < 1e-12
+    assert all(abs(a) + abs(b) < 1e-12 for a, b in ledger.shared.visit_error)
     assert ledger.closes
 
 
@@ -62,8 +63,8 @@ def test_shares_swap_one_conditional_at_a_time():
             return (other if null else target).denoiser()(tokens, classes)
 
     ledger = error_ledger(target, OnlyNull(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert ledger.score_share["conditional"] < 1e-12
-    assert abs(ledger.score_share["unconditional"] - ledger.tv["score error"]) < 1e-12 < ledger.tv["score error"]
+    assert ledger.shared.score_share["conditional"] < 1e-12
+    assert abs(ledger.shared.score_share["unconditional"] - ledger.tv["score error"]) < 1e-12 < ledger.tv["score error"]
 
 
 def test_the_predicted_interval_covers_the_sampled_total():
@@ -72,7 +73,9 @@ def test_the_predicted_interval_covers_the_sampled_total():
     closed = 0
     for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
-        closed += error_ledger(target, learned, Guidance(1.0), 0, "tau_leaping", 4, None, 2000, generator).closes
+        closed += error_ledger(
+            target, learned, Guidance(1.0), 0, "tau_leaping", 4, num_samples=2000, generator=generator
+        ).closes
     assert closed >= 28  # a central 99%
 
 
@@ -99,7 +102,7 @@ def test_the_first_states_error_is_its_kl():
 
 def test_a_schedule_of_w_has_no_ledger():
     target = random_target(3, 2)
-    with pytest.raises(ValueError, match="one w"):
+    with pytest.raises(ValueError, match="one number w"):
         error_ledger(target, target.denoiser(), Guidance(linear_ramp(0, 2)), 0)
 
 
@@ -107,4 +110,4 @@ def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
     target = random_target(3, 2, seed=7, zeros=0.6)
     full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
     ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert all(0 <= share <= 1 for share in ledger.score_share.values())
+    assert all(0 <= share <= 1 for share in ledger.shared.score_share.values())

@@ -14,7 +14,7 @@ from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import interval, linear_ramp
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.schedules import exponential
-from mdlm_cfg.laws.push import table_weights, visit_law
+from mdlm_cfg.laws.push import plain_weights, visit_law
 from mdlm_cfg.targets import toys
 
 
@@ -190,18 +190,18 @@ def test_refusals():
 def test_weights_of_a_table_give_what_its_logarithms_give(kind, w, monkeypatch):
     for target, z in ((random_target(3, 4, k=3, seed=8, zeros=0.5), 1), (random_target(2, 5, seed=9), None)):
         lattice, guidance = Lattice(target.num_tokens, target.num_dims), Guidance(w, kind)
-        assert table_weights(target.denoiser(), guidance, z, lattice) is not None
+        assert plain_weights(target.denoiser(), guidance, z, lattice) is not None
         fast = visit_law(target.denoiser(), guidance, z)
         with monkeypatch.context() as patch:
             patch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
-            assert table_weights(target.denoiser(), guidance, z, lattice) is None
+            assert plain_weights(target.denoiser(), guidance, z, lattice) is None
             slow = visit_law(target.denoiser(), guidance, z)
         assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-14) for a, b in zip(fast, slow, strict=True))
 
 
 def test_weights_that_do_not_fit_a_number_are_left_to_logarithms():
     target = random_target(3, 3, seed=10)
-    assert table_weights(target.denoiser(), Guidance(2000.0), 0, Lattice(3, 3)) is None
+    assert plain_weights(target.denoiser(), Guidance(2000.0), 0, Lattice(3, 3)) is None
     law = terminal_law(target.denoiser(), Guidance(2000.0), 0)
     assert abs(float(law.sum()) - 1) < 1e-12
 

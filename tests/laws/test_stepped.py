@@ -12,9 +12,8 @@ from helpers import CASES, Inconsistent, case_id, case_target, dense_step, rando
 from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear, step_fractions
+from mdlm_cfg.chain.steps import JUMPS, subset_chances
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.stepped import subset_chances
-from mdlm_cfg.sampling.sampler import JUMP_PROBABILITIES
 from mdlm_cfg.targets import toys
 
 
@@ -25,7 +24,7 @@ def test_reference_cases(case):
     assert (law.flatten() - torch.tensor(case["tau_leaping_law"], dtype=torch.float64)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("sampler", JUMP_PROBABILITIES)
+@pytest.mark.parametrize("sampler", JUMPS)
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 @pytest.mark.parametrize("make", ["zeros", "inconsistent"])
 def test_steps_against_the_dense_kernel(sampler, kind, make):
@@ -42,7 +41,7 @@ def test_steps_against_the_dense_kernel(sampler, kind, make):
     assert law[-1].sum() == 0  # the last step leaves nothing masked
 
 
-@pytest.mark.parametrize("sampler", JUMP_PROBABILITIES)
+@pytest.mark.parametrize("sampler", JUMPS)
 @pytest.mark.parametrize("schedule", [linear(), cosine(), exponential(6.0)], ids=["linear", "cosine", "exponential"])
 def test_first_order_convergence(sampler, schedule):
     denoiser, guidance = random_target(3, 2, seed=8).denoiser(), Guidance(1.0)
@@ -97,7 +96,7 @@ def test_event_leaping_beats_the_others_at_equal_calls(name, budget):
         denoiser, guidance = target.denoiser(), Guidance(w)
         exact = terminal_law(denoiser, guidance, 0)
         ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
-        for sampler in JUMP_PROBABILITIES:
+        for sampler in JUMPS:
             theirs = stepped_law(denoiser, guidance, 0, sampler, budget, Schedule("linear"))[inside]
             assert ours <= total_variation(theirs, exact) + 1e-12
 
@@ -110,7 +109,7 @@ def test_refusals():
         stepped_law(denoiser, Guidance(1.0), 0, "ancestral", 5)
     with pytest.raises(ValueError, match="at least 1"):
         stepped_law(denoiser, Guidance(1.0), 0, "euler", 0)
-    with pytest.raises(ValueError, match="start at 0 and increase"):
+    with pytest.raises(ValueError, match="starts at 0 and increases"):
         stepped_law(denoiser, Guidance(1.0), 0, "euler", [0.0, 0.5, 0.4])
 
 
@@ -126,6 +125,6 @@ def test_event_leaping_beats_the_others_everywhere(name):
         for budget in range(2, 65):
             ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
             schedules = (linear(), cosine()) if budget in (2, 3, 4, 8, 16, 32, 64) else (linear(),)
-            for sampler, schedule in product(JUMP_PROBABILITIES, schedules):
+            for sampler, schedule in product(JUMPS, schedules):
                 theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
                 assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler, schedule)

@@ -22,7 +22,7 @@ from mdlm_cfg.compare.mixtures import (
     uncertain_pixels,
 )
 from mdlm_cfg.compare.score_error import score_error
-from mdlm_cfg.laws.push import tilted_law
+from mdlm_cfg.laws import tilted_law
 from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
 from mdlm_cfg.studies.mixture.evaluation import BernoulliEvaluation, evaluate_bernoulli
 from mdlm_cfg.support.seeds import generator_for

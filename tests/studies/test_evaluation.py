@@ -7,7 +7,7 @@ import torch
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_covariance, total_variation
-from mdlm_cfg.laws.push import terminal_law, tilted_law
+from mdlm_cfg.laws import terminal_law, tilted_law
 from mdlm_cfg.studies.table.evaluation import evaluate_table, law_key, mean_by_overlap, overlap_counts, to_plain
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.push import terminal_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -183,7 +183,7 @@ def other_target() -> TableMixture:
 def test_a_second_target_is_held_against_its_own_laws(tmp_path: Path) -> None:
     module = small_module(small_data())
     for target in (small_target(), other_target()):
-        data = TableData(target, "either", 16, 2, 16, 16, 16)
+        data = TableData(target, "either", steps_per_epoch=2, batch_size=16, num_val=16, num_test=16)
         data.setup("fit")
         found = small_trainer(tmp_path).test(module, datamodule=data, verbose=False)[0]
         for w in (0.0, 2.0):
@@ -210,7 +210,7 @@ def test_a_class_of_weight_zero_can_be_trained(tmp_path: Path) -> None:
     target = TableMixture(pmfs, torch.tensor([0.5, 0.5, 0.0]))
     assert ExactWatch(target).classes == [0, 1]
     alone = TableMixture(pmfs, torch.tensor([1.0, 0.0, 0.0]))  # class 2 has mass where the mixture has none
-    data = TableData(alone, "alone", 64, 3, 32, 32, 32)
+    data = TableData(alone, "alone", steps_per_epoch=3, batch_size=64, num_val=32, num_test=32)
     data.setup("fit")
     module, trainer = small_module(data), small_trainer(tmp_path, epochs=1)
     trainer.fit(module, datamodule=data)

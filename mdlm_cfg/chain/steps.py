@@ -1,0 +1,186 @@
+"""One step of a sampler, written once: drawn from by samplers, summed over by laws (theory, section 6).
+
+Every parallel sampler is one step: freeze the state; each masked coordinate, independently, jumps with probability
+J(Z_i, u) to a value drawn from rho_i / Z_i. They differ in J alone (`JUMPS`). An `EventStep` fixes the number of events
+instead of the length; with one event it is the chain itself.
+
+The unmasking event and the value are drawn separately and in float64: one float32 Gumbel-max over values and mask is
+biased (arXiv 2409.02908).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+NEG_INF = float("-inf")
+JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
+
+
+def tau_leaping(log_z: Tensor, u: Tensor) -> Tensor:
+    """J = 1 - (1-u)^Z: the frozen rate, integrated over the step (the paper's sampler)."""
+    return -torch.expm1(-_expected_jumps(log_z, u))
+
+
+def euler(log_z: Tensor, u: Tensor) -> Tensor:
+    """J = min(1, -Z ln(1-u)): the frozen rate times the step in the clock, clamped."""
+    return _expected_jumps(log_z, u).clamp(max=1.0)
+
+
+def d_cfg(log_z: Tensor, u: Tensor) -> Tensor:
+    """J = uZ / (uZ + 1 - u): guidance of the transition probabilities (Schiff et al. 2024, "Simple guidance")."""
+    return torch.sigmoid(log_z + u.log() - torch.log1p(-u))
+
+
+def _expected_jumps(log_z: Tensor, u: Tensor) -> Tensor:
+    """-Z ln(1-u), in logarithms: of a Z that underflows, at the step that has u = 1, it is infinite and not NaN."""
+    return (log_z + (-torch.log1p(-u)).log()).exp()
+
+
+JUMPS: dict[str, JumpRule] = {"tau_leaping": tau_leaping, "euler": euler, "d_cfg": d_cfg}
+
+
+class Step(Protocol):
+    """What a sampler does with a state, once the guided rates are known."""
+
+    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The states after the step.
+
+        Args:
+            x: partial states, int64 (B, D).
+            log_rates: of their masked coordinates, float64 (B, D, N); -inf elsewhere.
+        """
+        ...
+
+    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+        """The same step's kernel over the outcomes of the masked coordinates.
+
+        Args:
+            log_z: of the m masked coordinates, (S, m); -inf where one cannot move.
+            values: rho_i(v) / Z_i, (S, m, N).
+
+        Returns:
+            (S, (N+1)^m), outcomes in C order with the mask last; every row sums to 1.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TimeStep:
+    """A step of a length: every masked coordinate jumps with probability J(Z_i, u), by the frozen rates.
+
+    Args:
+        jump: J. u: the fraction of the step, in (0, 1].
+    """
+
+    jump: JumpRule
+    u: float
+
+    def _probability(self, log_z: Tensor) -> Tensor:
+        jump = self.jump(log_z, torch.tensor(self.u, dtype=torch.float64, device=log_z.device))
+        return jump.masked_fill(log_z == NEG_INF, 0.0)
+
+    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `Step.draw`."""
+        log_z = log_rates.logsumexp(dim=-1)
+        jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
+        return torch.where(jump, draw_values(log_rates, log_z, generator), x)
+
+    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+        """See `Step.moves`."""
+        jump = self._probability(log_z)[..., None]
+        factors = torch.cat([jump * values, 1 - jump], dim=-1)  # (S, m, N + 1)
+        moves = factors.new_ones(len(factors), 1)
+        for i in range(factors.shape[1]):
+            moves = (moves[:, :, None] * factors[:, i, None, :]).flatten(1)
+        return moves
+
+
+@dataclass(frozen=True)
+class EventStep:
+    """A step of a number of events, by the frozen rates: coordinates in proportion to Z_i, without replacement.
+
+    The order of the first `count` of independent exponential clocks of rates Z_i: exact for count = 1.
+
+    Args:
+        count: coordinates to unmask; all of those left where there are fewer.
+    """
+
+    count: int
+
+    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `Step.draw`."""
+        log_z = log_rates.logsumexp(dim=-1)
+        clocks = uniform(x.shape, generator, x.device).neg().log1p().neg().log() - log_z
+        chosen = clocks.topk(self.count, dim=1, largest=False).indices
+        values = draw_values(log_rates, log_z, generator)
+        return x.scatter(1, chosen, values.gather(1, chosen))
+
+    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+        """See `Step.moves`."""
+        num_masked = log_z.shape[1]
+        stay = torch.zeros_like(values[:, :, :1])
+        moving = torch.cat([values, stay], dim=-1)
+        staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
+        moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
+        for subset, chance in subset_chances(log_z, min(self.count, num_masked)).items():
+            term = chance[:, None]
+            for i in range(num_masked):
+                term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
+            moves += term
+        return moves
+
+
+def subset_chances(log_z: Tensor, count: int) -> dict[tuple[int, ...], Tensor]:
+    """The probability of every set of `count` coordinates drawn one by one in proportion to Z, without replacement.
+
+    P(A) = sum_{i in A} P(A - i) Z_i / sum_{k not in A - i} Z_k, from smaller sets to larger ones.
+
+    Args:
+        log_z: (S, m).
+
+    Returns:
+        for every subset of range(m) of size `count`, its probability (S,).
+    """
+    m = log_z.shape[1]
+    chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_z[:, 0])}
+    for size in range(1, count + 1):
+        grown: dict[tuple[int, ...], Tensor] = {}
+        for subset in combinations(range(m), size):
+            total = torch.zeros_like(log_z[:, 0])
+            for i in subset:
+                before = tuple(k for k in subset if k != i)
+                left = [k for k in range(m) if k not in before]
+                pick = log_z[:, i] - log_z[:, left].logsumexp(dim=1)
+                total += chances[before] * torch.where(log_z[:, i] == NEG_INF, 0.0, pick.exp())
+            grown[subset] = total
+        chances = grown
+    return chances
+
+
+def draw_values(log_rates: Tensor, log_z: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A value v of every coordinate with probability rho_i(v) / Z_i, by inverting the cdf in float64.
+
+    Args:
+        log_rates: (B, D, N).
+        log_z: (B, D), its logsumexp.
+
+    Returns:
+        int64 (B, D); 0 at coordinates without any rate (unmasked ones), and the mask N where the rates are NaN, so that
+        what is wrong stays visible.
+    """
+    cdf = (log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]).exp().cumsum(dim=-1)
+    drawn = uniform(log_z.shape, generator, log_z.device)[..., None] * cdf[..., -1:]
+    # the first value whose cdf exceeds the draw: one of probability 0 never is
+    values = (cdf <= drawn).sum(dim=-1).clamp(max=log_rates.shape[-1] - 1)
+    return values.masked_fill(log_z.isnan(), log_rates.shape[-1])
+
+
+def uniform(shape: torch.Size, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Uniform draws on [0, 1), float64."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)

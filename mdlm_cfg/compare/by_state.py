@@ -1,0 +1,88 @@
+"""Where a network is wrong: state by state, and which of its two conditionals is to blame (theory, section 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.targets.table import TableMixture
+
+
+class SplitDenoiser:
+    """One denoiser for the classes, another for the null class: whose share of the score error is it?
+
+    A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
+    infinite. There the class is restricted to the mixture's support, and renormalised.
+    """
+
+    def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
+        self.conditional, self.unconditional = conditional, unconditional
+        self.num_tokens, self.num_dims = conditional.num_tokens, conditional.num_dims
+        self.num_classes = conditional.num_classes
+        self.device = device_of(conditional)
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `mdlm_cfg.chain.denoiser.Denoiser`; one call asks for one label."""
+        if classes is None or bool((classes == self.num_classes).all()):
+            return self.unconditional(tokens, classes)
+        log_probs = self.conditional(tokens, classes)
+        outside = self.unconditional(tokens, None) == -torch.inf
+        if not bool((outside & (log_probs > -torch.inf)).any()):
+            return log_probs
+        inside = log_probs.masked_fill(outside, -torch.inf)
+        return inside - inside.logsumexp(dim=-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class StateError:
+    """How wrong a network is at one partial state.
+
+    Attributes:
+        state: tokens (D,), the mask being N. visits: the probability that the exact guided chain passes through it.
+        kl: sum over masked coordinates of KL(exact || network) in nats, of the class and of the null class.
+    """
+
+    state: tuple[int, ...]
+    visits: float
+    kl_conditional: float
+    kl_unconditional: float
+
+
+def score_error_by_state(
+    target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int, most: int = 20
+) -> tuple[list[StateError], list[tuple[float, float]]]:
+    """Which partial states a network gets wrong, weighted by the visits of the exact guided chain.
+
+    Returns:
+        the `most` states with the largest visits * (KL of class + KL of null), worst first; and per number of unmasked
+        coordinates the sums of visits * KL of the class and of the null class, in nats.
+    """
+    exact, lattice = target.denoiser(), Lattice(target.num_tokens, target.num_dims)
+    worst: list[StateError] = []
+    by_level = []
+    for level, visits in enumerate(visit_law(exact, guidance, target_class)[:-1]):
+        visits = visits.flatten()
+        tokens = lattice.tokens(level)[visits > 0]
+        visits = visits[visits > 0]
+        classes = torch.full((len(tokens),), target_class)
+        errors = [_row_kl(exact(tokens, c), denoiser(tokens, c)) for c in (classes, None)]
+        by_level.append((float(visits @ errors[0]), float(visits @ errors[1])))
+        top = (visits * (errors[0] + errors[1])).topk(min(most, len(tokens))).indices
+        worst += [
+            StateError(tuple(tokens[i].tolist()), float(visits[i]), float(errors[0][i]), float(errors[1][i]))
+            for i in top
+        ]
+    worst.sort(key=lambda s: -s.visits * (s.kl_conditional + s.kl_unconditional))
+    return worst[:most], by_level
+
+
+def _row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """sum over coordinates of KL(p_i || q_i), (B,); copied rows of unmasked coordinates cost 0."""
+    difference = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
+    return (log_p.exp() * difference).sum(dim=(1, 2))

@@ -1,0 +1,174 @@
+"""The guided rates out of every partial state, level by level, for any denoiser (theory, sections 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import comb
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.memory import memory_allowed
+
+NEG_INF = float("-inf")
+MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
+MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
+
+
+@runtime_checkable
+class Telescoping(Protocol):
+    """A denoiser whose conditionals are those of one joint, and that can say the joint's marginals."""
+
+    def log_marginals(self, target_class: int | None) -> list[Tensor]:
+        """log p(x_U | z) of every partial state by level, float64 (C(D, l), N^l); None is the whole mixture."""
+        ...
+
+
+@dataclass(frozen=True)
+class LevelRates:
+    """The guided jump rates out of every partial state of one level.
+
+    Attributes:
+        edges: one tensor (C(D, l+1), N^j, N, N^(l-j)) for every position j that the new coordinate can take among the
+            unmasked ones (see `Lattice.split`): log rho_i(v | x_U) up to a constant of the state x_U.
+        log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
+            (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
+        log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
+    """
+
+    edges: list[Tensor]
+    log_jump: Tensor
+    log_exit: Tensor
+
+
+def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
+    """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
+    check_class(target_class, denoiser.num_classes)
+    lattice = Lattice(denoiser.num_tokens, denoiser.num_dims)
+    refuse_if_too_large(lattice, states_kept)
+    return lattice
+
+
+def level_rates(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[LevelRates]:
+    """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
+    if isinstance(denoiser, Telescoping):
+        source = _telescoped_edges(denoiser, guidance, target_class, lattice)
+    else:
+        source = _asked_edges(denoiser, guidance, target_class, lattice)
+    for level, (edges, log_base) in enumerate(source):
+        yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
+
+
+def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
+    """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3)."""
+    log_z = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level).sub_(log_base[:, None])
+    log_rate = kind.log_rate(log_z)
+    log_exit = logsumexp_short(log_rate, dim=1)
+    if log_rate is log_z:
+        log_jump = (-log_base - log_exit)[:, None]  # the same for every coordinate
+    else:
+        log_jump = log_rate - log_z - (log_base + log_exit)[:, None]
+    # nothing leaves, and every edge is -inf
+    log_jump.masked_fill_(log_jump.isposinf() | log_jump.isnan(), 0.0)
+    return LevelRates(edges, log_jump, log_exit)
+
+
+def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
+    """Values per child subset and position j (its j-th coordinate being new), as (C(D, l), D - l, N^l) by parent."""
+    table = values[0].new_empty(comb(lattice.num_dims, level), lattice.num_dims - level, lattice.num_tokens**level)
+    for rows, value in zip(lattice.rows[level], values):
+        table.view(-1, table.shape[2]).index_copy_(0, rows, value.flatten(1))
+    return table
+
+
+def logsumexp_short(log_values: Tensor, dim: int) -> Tensor:
+    """logsumexp over a short inner axis, value by value: reductions and broadcasts over it would run in tiny loops."""
+    values = log_values.unbind(dim=dim)
+    top = values[0].clone()
+    for value in values[1:]:
+        torch.maximum(top, value, out=top)
+    top.masked_fill_(top == NEG_INF, 0.0)
+    total = (values[0] - top).exp_()
+    for value in values[1:]:
+        total += (value - top).exp_()
+    return total.log_().add_(top)
+
+
+def log_weights(
+    denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For levels 0, 1, ..., D - 1: log T of the level and of the next one, both at the level's strength w.
+
+    T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w), and log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U): rho telescopes within
+    a step, so the guided mean is taken per state and not per edge (theory, section 4).
+    """
+    log_uncond = denoiser.log_marginals(None)
+    log_cond = log_uncond if target_class is None else denoiser.log_marginals(target_class)
+    previous: tuple[float, Tensor] | None = None
+    for level, w in enumerate(guidance.table(lattice.num_dims)):
+        if previous is not None and previous[0] == w:
+            here = previous[1]
+        else:
+            here = geometric_mean(log_cond[level], log_uncond[level], w)
+        there = geometric_mean(log_cond[level + 1], log_uncond[level + 1], w)
+        if bool(torch.isposinf(there.max())):
+            refuse_infinite(
+                there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
+            )
+        yield here, there
+        previous = (w, there)
+
+
+def _telescoped_edges(
+    denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Edges as views of log T one level on. The chain never visits a state with T = 0; its edges are -inf."""
+    for level, (here, there) in enumerate(log_weights(denoiser, guidance, target_class, lattice)):
+        base = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too
+        yield [lattice.split(there, level, j) for j in range(level + 1)], base
+
+
+def _asked_edges(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Edges of any denoiser, asked once for every partial state and both conditionals."""
+    n, d = lattice.num_tokens, lattice.num_dims
+    for level in range(d):
+        chunks = lattice.tokens(level).split(MAX_BATCH)
+        log_rho = torch.cat([guidance.log_rho(denoiser, chunk, target_class) for chunk in chunks])
+        log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
+        parents, children = lattice.parents[level], torch.tensor(lattice.subsets[level + 1])
+        rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
+        edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
+        yield edges, log_rho.new_zeros(comb(d, level), n**level)
+
+
+def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
+    """Raise UserError, before anything is allocated, if the push over all partial states would not fit.
+
+    Args:
+        states_kept: float64 numbers kept per partial state beside the marginals of both conditionals.
+    """
+    n, d = lattice.num_tokens, lattice.num_dims
+    edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
+    needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
+    if needed > memory_limit():
+        raise UserError(
+            f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
+            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; "
+            "use fewer values or dimensions, or samples"
+        )
+
+
+def memory_limit() -> float:
+    """Bytes that a law may take: 70% of what this process may have."""
+    return MEMORY_SHARE * memory_allowed()

@@ -1,0 +1,47 @@
+"""Where the guided chain ends, exactly; and where it is often believed to end (theory, sections 3 and 4)."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance, geometric_mean
+from mdlm_cfg.laws.push import flows
+from mdlm_cfg.laws.rates import start
+from mdlm_cfg.targets.table import TableMixture
+
+
+def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
+    """The exact law of fully unmasked states at the end of the guided chain (theory, section 4).
+
+    For the exact denoiser of a mixture this is the exact solution (arXiv 2506.10971, Thms 3.1 and 3.2, and their
+    continuation to any dimension); for a trained network it is the network's own exact law: no sampling, no steps.
+
+    Args:
+        denoiser: conditionals on {0..N-1}^D; (N+1)^D partial states must fit into memory.
+        guidance: strength (a number, or a function of progress) and kind.
+        target_class: z in 0..K-1; None is no class: the whole mixture, whatever w is.
+
+    Returns:
+        float64 (N,)*D, summing to 1.
+
+    Raises:
+        UserError: a class that does not exist, or more partial states than memory holds.
+    """
+    lattice = start(denoiser, target_class)
+    last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice))
+    return last.reshape([lattice.num_tokens] * lattice.num_dims)
+
+
+def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tensor:
+    """The tilted distribution p_{z,w}(x) proportional to p(x)^(-w) p(x|z)^(1+w) (theory, section 3).
+
+    What guidance is often believed to sample. The guided chain does so for D = 1 only.
+
+    Returns:
+        float64 (N,)*D, summing to 1.
+    """
+    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), Guidance(w).constant)
+    return log_t.flatten().softmax(dim=0).reshape(log_t.shape)

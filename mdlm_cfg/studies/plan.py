@@ -1,0 +1,71 @@
+"""What is to be studied, made once at the edge and handed on whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mdlm_cfg.chain.denoiser import check_class
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Guidances, a sampler, and how many samples of which classes.
+
+    Args:
+        guidances: each strength and kind once.
+        sampler: how samples are drawn.
+        num_samples: n, per guidance and class.
+        seed: of everything that is drawn.
+        classes: z; None leaves them to the study: class 0 of a table, every class of images.
+
+    Raises:
+        UserError: no guidance, or one twice; no samples.
+    """
+
+    guidances: tuple[Guidance, ...]
+    sampler: Sampler
+    num_samples: int = 10_000
+    seed: int = 0
+    classes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.guidances:
+            raise UserError("no guidance strength w was given; give at least one, such as w=[0,1,2]")
+        names = [(str(g.kind), g.label) for g in self.guidances]
+        twice = [name for k, name in enumerate(names) if name in names[:k]]
+        if twice:
+            raise UserError(f"guidance strength w = {twice[0][1]} was given twice; give each once")
+        if self.num_samples < 1:
+            raise UserError(f"num_samples = {self.num_samples} is not allowed: it must be at least 1")
+        if self.classes is not None and not self.classes:
+            raise UserError("no class was given; give at least one, or null for the default")
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise UserError unless every class exists."""
+        for k in self.classes or ():
+            check_class(k, num_classes)
+
+    def generator(self, what: str, guidance: Guidance, target_class: int, *more: int | str) -> torch.Generator:
+        """The generator of one use: it depends on nothing else that was asked for."""
+        return generator_for(what, self.seed, str(guidance.kind), guidance.label, target_class, *more)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {
+            "guidances": [{"w": _plain_strength(g), "kind": str(g.kind)} for g in self.guidances],
+            **self.sampler.describe(),
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "classes": None if self.classes is None else list(self.classes),
+        }
+
+
+def _plain_strength(guidance: Guidance) -> float | str:
+    return guidance.label if callable(guidance.w) else guidance.w
