@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,31 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
-from mdlm_cfg.support.named import make, names_in
+from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
+
+
+def for_own_targets(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration without those settings of the files that were meant for another network, objective, optimizer.
+
+    Where `net._target_=...` is given, the file's other settings of `net` count only if that target takes them.
+
+    Args:
+        config: plain, of a training run.
+        overrides: of the command line; what is given there always counts.
+    """
+    kept = dict(config)
+    for part in ("net", "objective", "optimizer"):
+        keys = [item.lstrip("+").split("=")[0] for item in overrides]
+        given = {key.removeprefix(f"{part}.") for key in keys if key.startswith(f"{part}.")}
+        if TARGET in given:
+            name = str(config[part][TARGET])
+            taken = {TARGET, *inspect.signature(locate(name, part, (), {name})).parameters} | given
+            kept[part] = {key: value for key, value in config[part].items() if key in taken}
+    return kept
 
 
 def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
@@ -63,20 +84,27 @@ def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
 def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
     """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
     if settings.get("precision") == "auto":
-        settings = settings | {"precision": automatic_precision(str(settings.get("accelerator", "auto")))}
+        device = device_meant_by(str(settings.get("accelerator", "auto")))
+        settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
     return make(settings, "trainer", (), names_in(settings), logger=loggers, callbacks=[*callbacks, *bar])
 
 
-def automatic_precision(accelerator: str) -> str:
-    """What is fast on the device that a Lightning accelerator means, by measuring; says what it chose."""
+def device_meant_by(accelerator: str) -> str:
+    """The kind of device that a Lightning accelerator means on this machine."""
     devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
     device = devices.get(accelerator, "cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        device = "cpu"  # the trainer says what is wrong
+    # where there is none the trainer says so
+    return "cpu" if device == "cuda" and not torch.cuda.is_available() else device
+
+
+def say_precision(config: dict[str, Any], device: torch.device) -> None:
+    """One line on what "auto" was decided to be, where a part of the configuration asks for it."""
+    parts = [part for part in ("trainer", "optimizer") if config[part].get("precision") == "auto"]
+    if not parts or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return
     speedup = bf16_speedup(device)
-    choice = "bf16-mixed" if speedup >= SPEEDUP else "32-true"
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
-        print(f"precision: {choice} (bfloat16 products are {times} on {device}; trainer.precision=... overrides)")
-    return choice
+    choice = "bfloat16" if speedup >= SPEEDUP else "float32"
+    times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
+    chosen = " and ".join(f"{part}.precision" for part in parts)
+    print(f"{chosen}: {choice}, as bfloat16 products are {times} on {device.type}")

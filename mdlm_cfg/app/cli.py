@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mdlm_cfg.app import pipeline
-from mdlm_cfg.app.build import build_data, build_loggers, build_trainer
+from mdlm_cfg.app.build import build_data, build_loggers, build_trainer, for_own_targets, say_precision
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.pipeline import EvaluationSettings, describe_run, exact_denoiser, log_report
 from mdlm_cfg.app.schema import EVALUATION_KEYS, register
@@ -63,7 +63,7 @@ def evaluate() -> None:
 
 
 def _train(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    config = to_plain_config(cfg)
+    config = for_own_targets(to_plain_config(cfg), overrides)
     settings = evaluation_settings(config)
     _start(config)
     trusted = names_in(config)  # all of it is the user's own
@@ -76,6 +76,7 @@ def _train(cfg: DictConfig, overrides: Sequence[str]) -> None:
     folder = _run_folder(config, data.name)
     loggers = build_loggers(config, folder)
     trainer = build_trainer(config["trainer"], loggers, [*callbacks, SaveLast(folder / CHECKPOINT)])
+    say_precision(config, trainer.strategy.root_device)
     try:
         numbers, path = _fit(trainer, module, data, config, folder)
         if config["evaluate"] and trainer.is_global_zero:

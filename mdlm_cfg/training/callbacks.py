@@ -26,7 +26,12 @@ WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
 @torch.no_grad()
 def average_(averaged: list[Tensor], current: list[Tensor], decay: float, count: int) -> None:
-    """Update averages of `count` values in place, with decay min(decay, (1 + t) / (10 + t)); the first is a copy."""
+    """Update averages of `count` values in place, with decay min(decay, (1 + t) / (10 + t)); the first is a copy.
+
+    The averages keep their own type: in half precision a small step towards a weight would be rounded away.
+    """
+    if averaged and averaged[0].dtype != current[0].dtype:
+        current = [weight.to(average.dtype) for average, weight in zip(averaged, current, strict=True)]
     if count == 0:
         torch._foreach_copy_(averaged, current)
     else:
@@ -58,6 +63,8 @@ class AveragedWeights(WeightAveraging):
         """Make the average where the model is going to be: it has not moved there yet."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
+        if self._average_model is not None and trainer.precision == "64-true":
+            self._average_model.double()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None

@@ -59,6 +59,8 @@ def train(
     Returns:
         the test's numbers, and whether there was anything to train.
     """
+    if isinstance(data, DiffusionData):
+        data.place_on(trainer.strategy.root_device)
     before = 0
     if ckpt_path is not None:
         checkpoint = read_checkpoint(ckpt_path)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.build import DATA, build_loggers, build_trainer
+from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, say_precision
 from mdlm_cfg.app.cli import CONFIGS, evaluation_settings, to_plain_config
 from mdlm_cfg.app.pipeline import EvaluationSettings
 from mdlm_cfg.support.named import make
@@ -69,6 +70,21 @@ def test_automatic_precision_is_bf16_where_that_is_fast(fast: bool, monkeypatch:
     monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
     settings = composed("trainer.precision=auto", "trainer.accelerator=cpu")["trainer"]
     assert build_trainer(settings, [], []).precision == ("bf16-mixed" if fast else "32-true")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_auto_means_is_said_once(
+    fast: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
+    cpu = torch.device("cpu")
+    say_precision(composed("experiment=mnist"), cpu)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("trainer.precision and optimizer.precision: ")
+    assert ("bfloat16, as" if fast else "float32, as") in said
+    say_precision(composed(), cpu)
+    assert capsys.readouterr().out == ""
+    assert device_meant_by("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("name", names("logger"))

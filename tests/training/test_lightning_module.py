@@ -25,6 +25,7 @@ from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.callbacks import AveragedWeights, average_
 from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.module import Diverged
+from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.training.watching import ExactWatch, exact_nelbos, mean_and_errors, moments, watch_for
 
 
@@ -170,6 +171,19 @@ def test_errors_of_known_draws() -> None:
     assert of_masks == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert of_data == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert mean_and_errors(moments(draws[:1]), 1)[1] is None
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("optimizer", ["adamw", "MuonAdamW"])
+def test_every_precision_trains_and_averages(tmp_path: Path, precision: str, optimizer: str) -> None:
+    data = small_data(batch_size=512, steps_per_epoch=40)
+    module = small_module(data, lr=1e-2, optimizer=optimizer)
+    before = exact_nelbos(NetDenoiser(module.net), data.target)["excess"]
+    trainer = small_trainer(tmp_path, epochs=1, precision=precision)
+    trainer.fit(module, datamodule=data)
+    assert exact_nelbos(load_run(tmp_path / "checkpoints" / "last.ckpt").denoiser, data.target)["excess"] < 0.7 * before
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {value.dtype for value in saved.values()} == {torch.float64 if precision == "64-true" else torch.float32}
 
 
 # the watched exact numbers
