@@ -18,9 +18,7 @@ GUIDANCE = Guidance(2.0)
 
 def sampling_figures() -> Iterator[Figure]:
     """Event-leaping in 64 steps on the image network."""
-    net = GridTransformer(
-        2, (28, 28), 10, patch_size=7, width=128, depth=4, num_heads=4, stem_channels=16, stem_depth=2
-    )
+    net = image_net()
     denoiser = NetDenoiser(net)
     ours, plain = Sampler("event_leaping", 64), Sampler("tau_leaping", ANCESTRAL_STEPS)
     generator = torch.Generator().manual_seed(0)

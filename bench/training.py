@@ -31,9 +31,7 @@ TOY: dict[str, Any] = {
 
 def training_figures(flops: float) -> Iterator[Figure]:
     """The image network's step, Muon's, and the toy's through Lightning."""
-    net = GridTransformer(
-        2, (28, 28), 10, patch_size=7, width=128, depth=4, num_heads=4, stem_channels=16, stem_depth=2
-    )
+    net = image_net()
     x, classes = torch.randint(0, 2, (64, 784)), torch.randint(0, 10, (64,))
     took = seconds(lambda: nelbo(net, x, classes, 2).mean().backward())
     yield Figure(
