@@ -1,0 +1,85 @@
+"""Batches are made on the device that the data live on, with no wait for it; shown on a fake GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
+from mdlm_cfg.training.data import ImageData, StoredData, TableData
+from mdlm_cfg.training.data.base import DiffusionData, _Fixed
+from mdlm_cfg.training.data.levels import binarize
+from mdlm_cfg.training.data.tables import TargetData
+
+
+class FakeGenerator(torch.Generator):
+    """Says that it is a GPU's; fake draws need no more."""
+
+    device = torch.device("cuda", 0)
+
+
+def images() -> StoredData:
+    data = ImageData(batch_size=4)
+    generator = torch.Generator().manual_seed(0)
+    data.train_x = torch.randint(256, (12, 6), dtype=torch.uint8, generator=generator)
+    data.train_labels = torch.arange(12) % 3
+    data._val = data._test = (data.train_x, data.train_labels)
+    return data
+
+
+def table() -> TargetData:
+    data = TableData(toy_2d_overlap(), "toy", batch_size=4, steps_per_epoch=2)
+    data.setup()
+    return data
+
+
+def mixture() -> TargetData:
+    data = TargetDataOf(BernoulliMixture(torch.rand(2, 3, 6), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5])))
+    data.setup()
+    return data
+
+
+class TargetDataOf(TableData):
+    """Samples of any target."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(toy_2d_overlap(), "any", batch_size=4, steps_per_epoch=2)
+        self._table = target
+
+
+@pytest.mark.parametrize("make", [images, table, mixture])
+def test_batches_are_made_where_the_data_live(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("stored", "tables"):
+        monkeypatch.setattr(
+            f"mdlm_cfg.training.data.{module}.generator_for",
+            lambda *key, device="cpu": torch.Generator() if str(device) == "cpu" else FakeGenerator(),
+        )
+    data: DiffusionData = make()
+    # a read of a fake tensor's value, which would wait for the device, is an error
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        data.place_on("cuda")
+        seen = [*data._epoch(0, 0, 1), *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
+    assert len(seen) > 2
+    for x, classes in seen:
+        assert x.device.type == classes.device.type == "cuda" and x.dtype == torch.int64
+
+
+@pytest.mark.parametrize("make", [images, table, mixture])
+def test_placing_data_where_they_are_changes_no_batch(make: Any) -> None:
+    torch.manual_seed(0)
+    one = make()
+    torch.manual_seed(0)
+    two = make()
+    two.place_on("cpu")
+    for (x, y), (x2, y2) in zip(one._epoch(3, 0, 1), two._epoch(3, 0, 1), strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_a_generator_of_another_device_keeps_its_draws() -> None:
+    grey = torch.randint(256, (5, 6), dtype=torch.uint8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert binarize(grey.to("cuda"), "static").device.type == "cuda"
