@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from bench.ratio import Figure, in_turns
+from bench.training import image_net
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.nets import NetDenoiser
 
