@@ -35,8 +35,9 @@ def load_table(path: str | Path) -> TableMixture:
         raise UserError(
             f"{path}: class_pmfs of shape {tuple(pmfs.shape)} leave every coordinate one value; give N >= 2"
         )
+    names = {name: names_in(path, name, arrays) for name in NAMES}
     try:
-        return TableMixture(pmfs, weights, **{name: names_in(path, name, arrays) for name in NAMES})
+        return TableMixture(pmfs, weights, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

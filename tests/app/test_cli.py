@@ -294,6 +294,8 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
 
 
 OWN_NET = """
+import math
+
 import torch
 from torch import nn
 
@@ -301,8 +303,8 @@ from torch import nn
 class Tiny(nn.Module):
     def __init__(self, num_tokens: int, grid_shape: list[int], num_classes: int, features: int = 8):
         super().__init__()
-        self.num_tokens, self.num_dims, self.num_classes = num_tokens, len(grid_shape), num_classes
-        self.classes = nn.Embedding(num_classes + 1, num_tokens * len(grid_shape))
+        self.num_tokens, self.num_dims, self.num_classes = num_tokens, math.prod(grid_shape), num_classes
+        self.classes = nn.Embedding(num_classes + 1, num_tokens * self.num_dims)
 
     def forward(self, tokens, classes):
         return self.classes(classes).unflatten(1, (self.num_dims, self.num_tokens)).log_softmax(-1)
@@ -324,15 +326,7 @@ def test_a_network_of_the_users_own_is_trained_and_judged(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = [item for item in TOY if not item.startswith("net.")]
     name = "net._target_=own_net_of_a_user.Tiny"
-    arguments = (
-        *own,
-        "logger=csv",
-        f"runs={tmp_path}",
-        "~net.patch_size",
-        "~net.width",
-        "~net.depth",
-        "~net.num_heads",
-    )
+    arguments = (*own, "logger=csv", f"runs={tmp_path}")
     assert run("train", *arguments, name, "+net.features=4") == 0
     path = newest_run(tmp_path)
     assert load_run(path, trusted=["own_net_of_a_user.Tiny"]).hyper_parameters["net"]["features"] == 4

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, say_precision
+from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
 from mdlm_cfg.app.cli import CONFIGS, evaluation_settings, to_plain_config
 from mdlm_cfg.app.pipeline import EvaluationSettings
 from mdlm_cfg.support.named import make
@@ -131,3 +131,12 @@ def test_the_resolved_configuration_is_plain_and_complete() -> None:
     assert config["data"]["seed"] == 3
     assert OmegaConf.missing_keys(OmegaConf.create(config)) == set()
     assert type(config["optimizer"]) is dict and type(config["w"]) is list
+
+
+def test_the_files_settings_count_for_a_target_of_ones_own_where_it_takes_them() -> None:
+    given = "net._target_=mdlm_cfg.nets.transformer.ConvBlock"  # takes channels alone
+    config = composed(given, "+net.odd=1")
+    assert for_own_targets(config, [given, "+net.odd=1"])["net"] == {"_target_": given.split("=")[1], "odd": 1}
+    same = "net._target_=mdlm_cfg.nets.GridTransformer"
+    assert for_own_targets(config | {"net": composed(same)["net"]}, [same])["net"] == composed()["net"]
+    assert for_own_targets(config, ["seed=1"]) == config

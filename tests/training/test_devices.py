@@ -1,66 +1,85 @@
-"""A training step stays on its device and never waits for it: shown with tensors that claim to be on a GPU."""
+"""Batches are made on the device that the data live on, with no wait for it; shown on a fake GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mdlm_cfg.nets import GridTransformer
-from mdlm_cfg.nets.optimizer import MuonAdamW, adamw
-from mdlm_cfg.training import elbo, objectives
-from mdlm_cfg.training.callbacks import average_
-from mdlm_cfg.training.objectives import Averaged, Objective, Pooled, Sampled
-
-SHAPE = (5, 3, 2)  # N, D, K
-
-
-@pytest.fixture
-def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """Under it mixed devices raise, and so does all that would wait: .item(), bool(tensor), boolean indexing."""
-    averaged = elbo.AveragedObjective(*SHAPE)  # made once, before training, and on the CPU
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        for name, value in list(vars(averaged).items()):
-            if isinstance(value, torch.Tensor):
-                setattr(averaged, name, mode.from_tensor(value).to("cuda"))
-        monkeypatch.setattr(objectives, "averaged_objective", lambda *shape: averaged)
-        yield mode
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
+from mdlm_cfg.training.data import ImageData, StoredData, TableData
+from mdlm_cfg.training.data.base import DiffusionData, _Fixed
+from mdlm_cfg.training.data.levels import binarize
+from mdlm_cfg.training.data.tables import TargetData
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(64, 3, dtype=torch.int64, device="cuda"), torch.zeros(64, dtype=torch.int64, device="cuda")
+class FakeGenerator(torch.Generator):
+    """Says that it is a GPU's; fake draws need no more."""
+
+    device = torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize(
-    "objective", [Averaged(0.3, 0.1), Pooled(0.3, 0.1, rows=16), Sampled(0.3, 0.1), Sampled(0.3, 0.1, paired=False)]
-)
-@pytest.mark.parametrize("make", [adamw, lambda net: MuonAdamW(net, precision="bfloat16")])
-def test_a_step_stays_on_the_device(mode: FakeTensorMode, objective: Objective, make: Any, monkeypatch: Any) -> None:
-    # a generator of the device is not to be had without one; the masks follow it where it is
-    monkeypatch.setattr(elbo, "masked", masks_of_the_device)
-    with torch.device("cuda"):
-        net = GridTransformer(SHAPE[0], (3,), SHAPE[2], width=8, depth=2, num_heads=2)
-    optimizer, average = make(net), [p.detach().clone() for p in net.parameters()]
-    losses = objective.loss(net, *batch(), None)  # type: ignore[arg-type]
-    assert all(value.device.type == "cuda" for value in losses.values())
-    for p in net.parameters():  # autograd itself needs the device
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    average_(average, list(net.parameters()), 0.9, 3)
-    assert {p.device.type for p in (*average, *net.parameters())} == {"cuda"}
+def images() -> StoredData:
+    data = ImageData(batch_size=4)
+    generator = torch.Generator().manual_seed(0)
+    data.train_x = torch.randint(256, (12, 6), dtype=torch.uint8, generator=generator)
+    data.train_labels = torch.arange(12) % 3
+    data._val = data._test = (data.train_x, data.train_labels)
+    return data
 
 
-def masks_of_the_device(x: torch.Tensor, mask_id: int, generator: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    counts = torch.ones(len(x), dtype=torch.int64, device=x.device)
-    return torch.where(torch.rand(x.shape, device=x.device) < 0.5, mask_id, x), counts
+def table() -> TargetData:
+    data = TableData(toy_2d_overlap(), "toy", batch_size=4, steps_per_epoch=2)
+    data.setup()
+    return data
 
 
-def test_the_test_can_fail(mode: FakeTensorMode) -> None:
-    x, _ = batch()
-    with pytest.raises(DataDependentOutputException):
-        bool(x.sum() > 0)
-    with pytest.raises(RuntimeError, match="device"):
-        x + torch.zeros(64, 3)
+def mixture() -> TargetData:
+    data = TargetDataOf(BernoulliMixture(torch.rand(2, 3, 6), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5])))
+    data.setup()
+    return data
+
+
+class TargetDataOf(TableData):
+    """Samples of any target."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(toy_2d_overlap(), "any", batch_size=4, steps_per_epoch=2)
+        self._table = target
+
+
+@pytest.mark.parametrize("make", [images, table, mixture])
+def test_batches_are_made_where_the_data_live(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("stored", "tables"):
+        monkeypatch.setattr(
+            f"mdlm_cfg.training.data.{module}.generator_for",
+            lambda *key, device="cpu": torch.Generator() if str(device) == "cpu" else FakeGenerator(),
+        )
+    data: DiffusionData = make()
+    # a read of a fake tensor's value, which would wait for the device, is an error
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        data.place_on("cuda")
+        seen = [*data._epoch(0, 0, 1), *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
+    assert len(seen) > 2
+    for x, classes in seen:
+        assert x.device.type == classes.device.type == "cuda" and x.dtype == torch.int64
+
+
+@pytest.mark.parametrize("make", [images, table, mixture])
+def test_placing_data_where_they_are_changes_no_batch(make: Any) -> None:
+    torch.manual_seed(0)
+    one = make()
+    torch.manual_seed(0)
+    two = make()
+    two.place_on("cpu")
+    for (x, y), (x2, y2) in zip(one._epoch(3, 0, 1), two._epoch(3, 0, 1), strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_a_generator_of_another_device_keeps_its_draws() -> None:
+    grey = torch.randint(256, (5, 6), dtype=torch.uint8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert binarize(grey.to("cuda"), "static").device.type == "cuda"
