@@ -199,7 +199,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["threads=0"], "threads must be at least 1"),
         (["objective=odd"], "Could not find 'objective/odd'"),
         (["objective._target_=mdlm_cfg.training.objectives.Odd"], "there is no class or function Odd"),
-        (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.label_dropout is no argument of adamw"),
+        (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.net is missing: adamw needs it"),
         (["objective.paired=true"], "Key 'paired' is not in"),
         (["optimizer.betas=[0.9]"], "betas [0.9] must be two numbers"),
         (["optimizer=muon", "net.depth=0"], "optimizer=adamw"),

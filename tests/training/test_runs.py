@@ -251,10 +251,13 @@ def test_resuming_a_finished_run_tests_the_averaged_weights(tmp_path: Path, epoc
     assert not (tmp_path / "b" / CHECKPOINT).exists()
 
 
-def test_resuming_a_run_whose_steps_are_used_up_tests_the_averaged_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [{"max_steps": 4}, {"max_time": {"seconds": 0}}])
+def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weights(
+    tmp_path: Path, limit: dict[str, Any]
+) -> None:
     before, _ = fitted(tmp_path / "a", epochs=1)
     module, data = small_module(small_data()), small_data()
-    trainer = small_trainer(tmp_path / "b", epochs=5, max_steps=4)
+    trainer = small_trainer(tmp_path / "b", epochs=5, **limit)
     numbers, trained = train(module, data, trainer, str(tmp_path / "a" / CHECKPOINT))
     assert not trained and numbers == before["numbers"]
 
