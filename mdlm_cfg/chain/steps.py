@@ -118,7 +118,8 @@ class EventStep:
         log_z = log_rates.logsumexp(dim=-1)
         clocks = uniform(x.shape, generator, x.device).neg().log1p().neg().log() - log_z
         chosen = clocks.topk(self.count, dim=1, largest=False).indices
-        values = draw_values(log_rates, log_z, generator)
+        # where there is no rate there is no event, however many are due
+        values = torch.where(log_z == NEG_INF, x, draw_values(log_rates, log_z, generator))
         return x.scatter(1, chosen, values.gather(1, chosen))
 
     def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
@@ -128,11 +129,13 @@ class EventStep:
         moving = torch.cat([values, stay], dim=-1)
         staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
         moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
-        for subset, chance in subset_chances(log_z, min(self.count, num_masked)).items():
-            term = chance[:, None]
-            for i in range(num_masked):
-                term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
-            moves += term
+        events = (log_z > NEG_INF).sum(dim=1).clamp(max=self.count)  # fewer where fewer have a rate
+        for size in events.unique().tolist():
+            for subset, chance in subset_chances(log_z, size).items():
+                term = chance.where(events == size, 0.0)[:, None]
+                for i in range(num_masked):
+                    term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
+                moves += term
         return moves
 
 
@@ -156,8 +159,9 @@ def subset_chances(log_z: Tensor, count: int) -> dict[tuple[int, ...], Tensor]:
             for i in subset:
                 before = tuple(k for k in subset if k != i)
                 left = [k for k in range(m) if k not in before]
-                pick = log_z[:, i] - log_z[:, left].logsumexp(dim=1)
-                total += chances[before] * torch.where(log_z[:, i] == NEG_INF, 0.0, pick.exp())
+                # a softmax sums to 1 where exp(log Z - logsumexp) loses the last digits of a log Z of 1e8
+                pick = log_z[:, left].softmax(dim=1)[:, left.index(i)]
+                total += chances[before] * torch.where(log_z[:, i] == NEG_INF, 0.0, pick)
             grown[subset] = total
         chances = grown
     return chances

@@ -57,7 +57,7 @@ def frozen_rates(
             masked = tuple(i for i in range(d) if i not in subset)
             rates = rows[:, list(masked)]
             log_z = rates.logsumexp(dim=-1)
-            values = (rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]).exp()
+            values = rates.softmax(dim=-1).masked_fill((log_z == NEG_INF)[..., None], 0.0)
             index = tuple(slice(0, n) if i in subset else n for i in range(d))
             yield FrozenRates(index, subset, masked, log_z, values)
 

@@ -14,6 +14,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
+from mdlm_cfg.laws.rates import refuse_lost
 from mdlm_cfg.laws.stepped import law_after
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
@@ -152,7 +153,9 @@ class Sampler:
             return terminal_law(denoiser, guidance, target_class)
         self._check_finishes()
         law = law_after(denoiser, guidance, target_class, self.plan(denoiser.num_dims))
-        return law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        law = law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        refuse_lost(law.sum(), target_class)
+        return law
 
     def _check_finishes(self) -> None:
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):

@@ -22,8 +22,8 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 KINDS = ("rate", "normalized")
 RAMP = linear_ramp(-0.5, 4.0)
 STRENGTHS = {
-    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0, "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7),
-    "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
+    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0,
+    "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7), "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
 }  # fmt: skip
 
 
