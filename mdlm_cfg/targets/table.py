@@ -12,7 +12,7 @@ from torch import Tensor
 from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.denoiser import CPU, check_class
 from mdlm_cfg.chain.doubled import Double
-from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
+from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
@@ -55,7 +55,7 @@ class TableMixture:
         self.num_dims = pmfs.ndim - 1
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
-        self._cdfs: dict[tuple[int | None, torch.device], Tensor] = {}  # see `_cdf`
+        self._drawn: dict[tuple[int | None, torch.device], tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
 
     @property
     def pmf(self) -> Tensor:
@@ -104,7 +104,7 @@ class TableMixture:
         comes as often as its probability says, up to rounding. They are made on the generator's device.
         """
         device = torch.device("cpu") if generator is None else generator.device
-        cdf = self._cdf(target_class, device)
+        cdf, steps = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:
             uniform = (torch.randperm(num, generator=generator, device=device) + uniform) / num
@@ -112,17 +112,21 @@ class TableMixture:
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
-        return points_at(cells, self.num_tokens, self.num_dims), classes
+        return cells[:, None] // steps % self.num_tokens, classes
 
-    def _cdf(self, target_class: int | None, device: torch.device) -> Tensor:
-        """Cumulated probabilities of a class's states, or of all (class, state): summed and copied to a device once."""
-        if (target_class, device) not in self._cdfs:
+    def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cumulated probabilities of a class's states, or of all (class, state), and the states' `strides`.
+
+        Both on a device: summed once, and copied there once, for a copy in every batch would wait for it.
+        """
+        if (target_class, device) not in self._drawn:
             if target_class is None:
                 joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
             else:
                 joint = self.class_pmf(target_class).flatten()
-            self._cdfs[target_class, device] = joint.cumsum(0).to(device)
-        return self._cdfs[target_class, device]
+            steps = strides(self.num_tokens, self.num_dims)
+            self._drawn[target_class, device] = (joint.cumsum(0).to(device), steps.to(device))
+        return self._drawn[target_class, device]
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
