@@ -211,7 +211,7 @@ def test_samples_hold_no_mask(sampler, w) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_sample_with_nowhere_to_go_is_refused_and_not_returned(sampler) -> None:
+def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
     # under class 0 the state (0, mask) is followed by what the class cannot be: its support and the row do not meet
     def answer(tokens, classes):
         rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
