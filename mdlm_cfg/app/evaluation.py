@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, study_of
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.reports.bernoulli_report import bernoulli_sections
+from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.reports.page import Picture, Section, write_page
@@ -28,8 +28,8 @@ from mdlm_cfg.reports.tables import (
     write_json,
     write_laws,
 )
-from mdlm_cfg.studies.images.evaluation import evaluate_images
-from mdlm_cfg.studies.mixture.evaluation import evaluate_bernoulli
+from mdlm_cfg.studies.images.study import evaluate_images
+from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import study as table_study
 from mdlm_cfg.support.errors import UserError
