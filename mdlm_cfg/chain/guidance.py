@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, happens, name_class, name_state
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.values import check_filter, filter_values
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
@@ -54,18 +55,33 @@ class Guidance:
             as a function of progress, the share of the other coordinates that are unmasked already when one is
             unmasked: 0, 1/(D-1), ..., 1.
         kind: "rate", "normalized", or a `Kind` of your own.
+        temperature, top_p: of the values (theory, section 10): r_i = rho_i / Z_i is sharpened to r_i^(1/temperature),
+            and then cut to its most probable values, the fewest that hold the share top_p; Z_i stays as it is.
 
     Raises:
-        UserError: w < -1, not finite or above `MAX_STRENGTH`, or an unknown kind.
+        UserError: w < -1, not finite or above `MAX_STRENGTH`, an unknown kind, or a temperature or top_p out of range.
     """
 
     w: float | Callable[[float], float]
     kind: Kind = KINDS["rate"]  # a name is replaced by what it names
+    temperature: float = 1.0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.kind))
+        check_filter(self.temperature, self.top_p)
         if not callable(self.w):
             object.__setattr__(self, "w", _check_strength(self.w))
+
+    @property
+    def filters(self) -> bool:
+        """Whether the values have a temperature or a top-p."""
+        return self.temperature != 1 or self.top_p != 1
+
+    @property
+    def by_rate(self) -> Guidance:
+        """The same rho, undivided: what a policy, which decides on time itself, is given."""
+        return replace(self, kind=KINDS["rate"])
 
     @property
     def label(self) -> str:
@@ -117,6 +133,10 @@ class Guidance:
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
+        log_rho = self._unfiltered(denoiser, tokens, target_class)
+        return filter_values(log_rho, self.temperature, self.top_p) if self.filters else log_rho
+
+    def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         log_cond = conditionals(denoiser, tokens, target_class)
         table = self.table(denoiser.num_dims)
         if target_class is None or not any(table):
