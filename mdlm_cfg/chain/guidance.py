@@ -10,8 +10,11 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, happens, name_class, name_state
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, linear_ramp
 from mdlm_cfg.chain.values import check_filter, filter_values
 from mdlm_cfg.support.errors import UserError
+
+__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
 
 NEG_INF = float("-inf")
 MAX_STRENGTH = 1e8  # beyond, w times the rounding of a log-ratio is no longer small
@@ -53,7 +56,7 @@ class Guidance:
         w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class,
             above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w
             as a function of progress, the share of the other coordinates that are unmasked already when one is
-            unmasked: 0, 1/(D-1), ..., 1.
+            unmasked: 0, 1/(D-1), ..., 1; a list gives it for 0, 1, ..., D - 1 unmasked coordinates (`PerCount`).
         kind: "rate", "normalized", or a `Kind` of your own.
         temperature, top_p: of the values (theory, section 10): r_i = rho_i / Z_i is sharpened to r_i^(1/temperature),
             and then cut to its most probable values, the fewest that hold the share top_p; Z_i stays as it is.
@@ -70,6 +73,8 @@ class Guidance:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.kind))
         check_filter(self.temperature, self.top_p)
+        if isinstance(self.w, list | tuple):
+            object.__setattr__(self, "w", PerCount(self.w))
         if not callable(self.w):
             object.__setattr__(self, "w", _check_strength(self.w))
 
@@ -105,6 +110,8 @@ class Guidance:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
         if not callable(self.w):
             return self.w
+        if isinstance(self.w, PerCount):
+            return _check_strength(self.w.at(num_unmasked, num_dims))
         others = num_dims - 1
         return _check_strength(self.w(num_unmasked / others if others else 1.0))
 
@@ -183,45 +190,3 @@ def _check_strength(w: float) -> float:
             "limit of strong guidance use mdlm_cfg.compare.geometry.limit_law"
         )
     return float(w)
-
-
-@dataclass(frozen=True)
-class LinearRamp:
-    """w(progress) going linearly from `start`, for the first coordinate, to `end`, for the last."""
-
-    start: float
-    end: float
-
-    def __call__(self, progress: float) -> float:
-        """w at a progress in [0, 1]."""
-        return self.start + (self.end - self.start) * progress
-
-    def __str__(self) -> str:
-        return f"ramp({self.start:g},{self.end:g})"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """w(progress) equal to `w` for begin <= progress <= end, and to `outside` elsewhere."""
-
-    w: float
-    begin: float
-    end: float
-    outside: float = 0.0
-
-    def __call__(self, progress: float) -> float:
-        """w at a progress in [0, 1]."""
-        return self.w if self.begin <= progress <= self.end else self.outside
-
-    def __str__(self) -> str:
-        return f"interval({self.w:g},{self.begin:g},{self.end:g})"
-
-
-def linear_ramp(start: float, end: float) -> LinearRamp:
-    """See `LinearRamp`."""
-    return LinearRamp(start, end)
-
-
-def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Interval:
-    """See `Interval`."""
-    return Interval(w, begin, end, outside)

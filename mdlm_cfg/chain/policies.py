@@ -42,12 +42,11 @@ class Policy(ABC):
         """
 
     def check(self, num_dims: int) -> None:
-        """Raise UserError where this policy is not one of D coordinates."""
+        """Raise UserError where this policy is not one of D coordinates; most fit any D."""
+        return
 
-    def choice(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """`preference`, the scores as places: tier int64 (..., m), 0 first, equal where scores are, or None; log_weight.
+    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`preference`, the scores as places: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
 
         Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
         """
@@ -286,6 +285,6 @@ def policy_of(policy: Policy | str) -> Policy:
 def _check_all_once(what: str, coordinates: Sequence[int], num_dims: int) -> None:
     if sorted(coordinates) != list(range(num_dims)):
         raise UserError(
-            f"the {what} of a policy holds coordinates {list(coordinates)[:20]}, and must hold each of 0..{num_dims - 1} "
-            "once"
+            f"the {what} of a policy holds coordinates {list(coordinates)[:20]}, and must hold each of "
+            f"0..{num_dims - 1} once"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,6 +45,10 @@ class LevelChoices:
         log_jump = log_jump.masked_fill(self.log_z == NEG_INF, 0.0)
         return LevelRates(self.edges, log_jump, torch.zeros_like(self.log_base))
 
+    def log_values(self, lattice: Lattice, level: int) -> Tensor:
+        """log r_i(v | x_U) of the masked coordinates, (C(D, l), N^l, D - l, N)."""
+        return _log_values(self.edges, self.log_base, self.log_z, lattice, level)
+
 
 def policy_or_own(policy: Policy | str | None, guidance: Guidance) -> Policy:
     """A policy by its name or itself; for None, the one that the kind of guidance has by itself."""
@@ -57,9 +62,8 @@ def level_choices(
     policy.check(lattice.num_dims)
     for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
         log_z = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level) - log_base[:, None]
-        log_pi = policy.log_choice(
-            log_z.transpose(1, 2), _Values(edges, log_base, log_z, lattice, level), masked_coordinates(lattice, level)
-        )
+        log_r = partial(_log_values, edges, log_base, log_z, lattice, level)  # only for a policy that asks for it
+        log_pi = policy.log_choice(log_z.transpose(1, 2), log_r, masked_coordinates(lattice, level))
         yield LevelChoices(edges, log_base, log_z, log_pi.transpose(1, 2).contiguous())
 
 
@@ -69,20 +73,8 @@ def masked_coordinates(lattice: Lattice, level: int) -> Tensor:
     return torch.tensor(rows)[:, None]
 
 
-@dataclass(frozen=True)
-class _Values:
-    """log r_i(v | x_U), (C, N^l, D - l, N), put together only for a policy that asks for it."""
-
-    edges: list[Tensor]
-    log_base: Tensor
-    log_z: Tensor
-    lattice: Lattice
-    level: int
-
-    def __call__(self) -> Tensor:
-        rows = [
-            by_coordinate([edge[:, :, v] for edge in self.edges], self.lattice, self.level)
-            for v in range(self.lattice.num_tokens)
-        ]
-        total = self.log_z + self.log_base[:, None]
-        return (torch.stack(rows, dim=-1) - total.masked_fill(total == NEG_INF, 0.0)[..., None]).transpose(1, 2)
+def _log_values(edges: list[Tensor], log_base: Tensor, log_z: Tensor, lattice: Lattice, level: int) -> Tensor:
+    """log r_i(v | x_U) = edge - log_base - log Z, put together from the edges: (C, N^l, D - l, N)."""
+    rows = [by_coordinate([edge[:, :, v] for edge in edges], lattice, level) for v in range(lattice.num_tokens)]
+    total = log_z + log_base[:, None]
+    return (torch.stack(rows, dim=-1) - total.masked_fill(total == NEG_INF, 0.0)[..., None]).transpose(1, 2)
