@@ -79,7 +79,7 @@ class PerCount:
 
     def __call__(self, progress: float) -> float:
         """w at a progress of 0, 1/(D-1), ..., 1."""
-        return self.values[round(progress * (len(self.values) - 1))]
+        return self.values[round(min(progress, 1.0) * (len(self.values) - 1))]
 
     def __str__(self) -> str:
         return f"[{','.join(f'{w:g}' for w in self.values)}]"
