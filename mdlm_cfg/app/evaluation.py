@@ -13,9 +13,9 @@ from rich.console import Console
 
 from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, study_of
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
+from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.paper_report import write_markdown
 from mdlm_cfg.reports.table_report import table_report_sections

@@ -65,17 +65,23 @@ def level_rates(
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
     if (
         isinstance(denoiser, Doubled)
+        and not guidance.filters
         and target_class is not None
         and is_strong(guidance, target_class, lattice.num_dims)
     ):
         yield from _strong_rates(denoiser, guidance, target_class, lattice)
         return
-    if isinstance(denoiser, Telescoping):
-        source = _telescoped_edges(denoiser, guidance, target_class, lattice)
-    else:
-        source = _asked_edges(denoiser, guidance, target_class, lattice)
-    for level, (edges, log_base) in enumerate(source):
+    for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
         yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
+
+
+def level_edges(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Edges and base of levels 0, 1, ..., D - 1, where log rho = edge - base(x_U); see `LevelRates`."""
+    if isinstance(denoiser, Telescoping) and not guidance.filters:
+        return _telescoped_edges(denoiser, guidance, target_class, lattice)
+    return _asked_edges(denoiser, guidance, target_class, lattice)
 
 
 def rates_from_edges(

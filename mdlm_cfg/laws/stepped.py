@@ -99,7 +99,9 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     after[(slice(0, n),) * d] = law[(slice(0, n),) * d]
     for r in rates:
         mass = law[r.index].reshape(-1, 1)
-        spread = (mass * step.moves(r.log_z, r.values)).reshape([n] * len(r.unmasked) + [n + 1] * len(r.masked))
+        spread = (mass * step.moves(r.log_z, r.values, r.masked)).reshape(
+            [n] * len(r.unmasked) + [n + 1] * len(r.masked)
+        )
         order = (*r.unmasked, *r.masked)  # the axes of `spread`, to be put into coordinate order
         spread = spread.permute([order.index(i) for i in range(d)])
         after[tuple(slice(0, n) if i in r.unmasked else slice(None) for i in range(d))] += spread
