@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mdlm_cfg.laws.slices import slice_denoiser
     from mdlm_cfg.laws.terminal import terminal_law, tilted_law
     from mdlm_cfg.laws.weights import tilted_weights
-    from mdlm_cfg.sampling.sampler import Sampler, sample, stepped_law
+    from mdlm_cfg.sampling.sampler import Sampler
+    from mdlm_cfg.sampling.samples import sample, stepped_law
     from mdlm_cfg.sampling.smc import sequential_monte_carlo
     from mdlm_cfg.support.errors import UserError
     from mdlm_cfg.targets.table import TableMixture
@@ -46,7 +47,8 @@ _HOMES = {
     "laws.slices": ("slice_denoiser",),
     "laws.terminal": ("terminal_law", "tilted_law"),
     "laws.weights": ("tilted_weights",),
-    "sampling.sampler": ("Sampler", "sample", "stepped_law"),
+    "sampling.sampler": ("Sampler",),
+    "sampling.samples": ("sample", "stepped_law"),
     "sampling.smc": ("sequential_monte_carlo",),
     "support.errors": ("UserError",),
     "targets.table": ("TableMixture",),

@@ -124,9 +124,10 @@ def samplers_section(found: Sequence[SamplerRow], num_dims: int, folder: Path) -
         series: dict[str, Points] = {}
         for name in names:
             own = [r for r in found if (r.guidance.label, r.denoiser, r.sampler.name) == (w, denoiser, name)]
-            shown = [r for r in own if r.tv > NOTHING and isinstance(r.sampler.steps, int)]
-            if shown:
-                series[name] = ([float(r.sampler.steps or 0) for r in shown], [r.tv for r in shown])
+            shown = [(r.sampler.steps, r.tv) for r in own if r.tv > NOTHING]
+            points = [(float(steps), tv) for steps, tv in shown if isinstance(steps, int)]
+            if points:
+                series[name] = ([steps for steps, _ in points], [tv for _, tv in points])
         if series:
             path = line_plot(
                 series, folder / f"samplers_{denoiser}_w{w}.png", "denoiser calls K", "exact TV", f"w = {w}",

@@ -55,8 +55,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return wandb.Table(columns=columns, data=[[_cell(row.get(name)) for name in columns] for row in rows])
+    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+    return wandb.Table(columns=columns, data=[[_cell(row.get(str(name))) for name in columns] for row in rows])
 
 
 def _cell(value: Any) -> Any:
