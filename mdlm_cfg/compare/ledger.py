@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from mdlm_cfg.compare.metrics import (
     sampled_tv,
     total_variation,
 )
+from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
@@ -68,6 +70,12 @@ class LedgerLaws:
     score_share: dict[str, float]
     states: list[StateError]
     visit_error: list[tuple[float, float]]
+
+    @cached_property
+    def chains(self) -> dict[str, FrozenChain]:
+        """The rates that L2' and L3' of every sampler step through, by "L2" and "L3"."""
+        sources: dict[str, Denoiser] = {"L2": self.target.denoiser(), "L3": self.learned}
+        return {name: freeze(source, self.guidance, self.target_class) for name, source in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,12 @@ def ledger_of(
     """
     s, laws = shared, dict(shared.laws)
     for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
-        laws[name + "'"] = laws[name] if sampler.exact_in_time else sampler.law(source, s.guidance, s.target_class)
+        if sampler.exact_in_time and sampler.policy is None:
+            laws[name + "'"] = laws[name]
+        elif sampler.exact_in_time:
+            laws[name + "'"] = sampler.law(source, s.guidance, s.target_class)
+        else:
+            laws[name + "'"] = sampler.law(source, s.guidance, s.target_class, s.chains[name])
     x = samples
     if x is None:
         x = sampler.draw(s.learned, s.guidance, s.target_class, num_samples, generator)
