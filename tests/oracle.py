@@ -1,15 +1,15 @@
 """The oracle: everything that the product computes, once more by brute force (theory, sections 3 to 6).
 
-It stands alone: it asks a denoiser for log-probabilities and imports nothing that it judges. States are tuples, rates are
-Python floats, sums run over all orders, kernels and generators are dense ((N+1)^D, (N+1)^D). Slow, and short enough to
-be checked by eye.
+It stands alone: it asks a denoiser for log-probabilities and imports nothing that it judges. States are tuples, rates
+are Python floats, sums run over all orders, kernels and generators are dense ((N+1)^D, (N+1)^D). Slow, and short enough
+to be checked by eye.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import mpmath
 import torch
@@ -88,7 +88,7 @@ class Chain:
         return self.dense(torch.linalg.matrix_exp(tau * self.generator())[self.index[self.start]])
 
     def law_at_by_paths(self, tau: float) -> Tensor:
-        """The same for any rates: over all paths, prod rate times the divided difference of exp(-tau x), in 120 digits."""
+        """The same for any rates: over all paths, prod rate times the divided difference of exp(-tau x), 120 digits."""
         law = [mpmath.mpf(0)] * len(self.states)
 
         def follow(state: State, chance: mpmath.mpf, exits: list[mpmath.mpf]) -> None:
@@ -217,7 +217,7 @@ def fractions(schedule: str, steps: int, horizon: float = 1.0) -> list[float]:
 
 def grid_fractions(taus: list[float]) -> list[float]:
     """The same for a grid of clock times."""
-    return [1 - math.exp(a - b) for a, b in zip(taus, taus[1:])]
+    return [1 - math.exp(a - b) for a, b in pairwise(taus)]
 
 
 def event_counts(shares: list[float], d: int) -> list[int]:

@@ -62,22 +62,24 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     return data
 
 
-def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
-    """metrics.csv in the run folder always, and the configured logger if it is another."""
-    if config["logger"].get("mode") in ("offline", "disabled"):
+def build_loggers(settings: dict[str, Any], folder: Path, group: str, job_type: str) -> list[Logger]:
+    """metrics.csv in the run folder always, and the configured logger if it is another.
+
+    Args:
+        settings: of the logger, with `_target_`.
+        folder: for its files.
+        group: that wandb shows the run in: a training run and its evaluations are one.
+        job_type: "train" or "eval".
+    """
+    if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if not str(config["logger"].get("_target_")).endswith("CSVLogger"):
-        loggers.append(
-            make(
-                config["logger"],
-                "logger",
-                (),
-                names_in(config["logger"]),
-                save_dir=str(folder),
-                name=f"{folder.parent.name}/{folder.name}",
-            )
-        )
+    target = str(settings.get(TARGET))
+    if not target.endswith("CSVLogger"):
+        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
+        if target.endswith("WandbLogger"):
+            filled |= {"group": group, "job_type": job_type}
+        loggers.append(make(settings, "logger", (), names_in(settings), **filled))
     return loggers
 
 

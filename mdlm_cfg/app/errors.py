@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mdlm_cfg.support.errors import UserError
@@ -30,10 +29,12 @@ class Failure:
     Attributes:
         job: the overrides of one job of a sweep, such as "w=[1,2] seed=3"; empty for a single run.
         error: what ended it.
+        hint: what may have been meant, such as "; did you mean trainer?".
     """
 
     job: str
     error: Exception
+    hint: str = ""
 
 
 def exit_with(failures: Sequence[Failure], full: bool = False) -> None:
@@ -53,7 +54,7 @@ def exit_with(failures: Sequence[Failure], full: bool = False) -> None:
         if said is None:
             code = FAULT
             said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"
-        print(f"error{where}: {said}", file=sys.stderr)
+        print(f"error{where}: {said}{failure.hint}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -67,7 +68,8 @@ def sentence(error: BaseException) -> str | None:
         cause = error.__cause__
         message = _hydra_line(str(error))
         return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
-    if isinstance(error, UserError | MisconfigurationException):
+    # Lightning's own, known by its name: to import it takes seconds
+    if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return _line(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used: {error.strerror or error}; choose another place, or mend this one"

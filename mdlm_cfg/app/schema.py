@@ -11,13 +11,13 @@ from omegaconf import MISSING
 
 @dataclass
 class EvaluationSchema:
-    """What train.py and eval.py evaluate; see `mdlm_cfg.app.pipeline.EvaluationSettings`."""
+    """What train.py and eval.py evaluate; see `mdlm_cfg.app.settings.plan_of`."""
 
     w: Any = field(default_factory=lambda: [0.0, 1.0, 2.0, 4.0])
     target_class: int | None = None
     guidance: str = "rate"
     sampler: str = "first_hitting"
-    steps: int | None = None
+    steps: Any = None
     schedule: str | None = None
     num_samples: int = 10_000
     paper: str | None = None
@@ -58,6 +58,7 @@ class EvalSchema(Schema):
 
     denoiser: str = "learned"
     net: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] | None = None
     out: str | None = None
 
 

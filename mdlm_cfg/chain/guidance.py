@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, happens, name_class, name_state
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, linear_ramp
+from mdlm_cfg.chain.values import check_filter, filter_values
 from mdlm_cfg.support.errors import UserError
+
+__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
 
 NEG_INF = float("-inf")
 MAX_STRENGTH = 1e8  # beyond, w times the rounding of a log-ratio is no longer small
@@ -52,20 +56,37 @@ class Guidance:
         w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class,
             above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w
             as a function of progress, the share of the other coordinates that are unmasked already when one is
-            unmasked: 0, 1/(D-1), ..., 1.
+            unmasked: 0, 1/(D-1), ..., 1; a list gives it for 0, 1, ..., D - 1 unmasked coordinates (`PerCount`).
         kind: "rate", "normalized", or a `Kind` of your own.
+        temperature, top_p: of the values (theory, section 10): r_i = rho_i / Z_i is sharpened to r_i^(1/temperature),
+            and then cut to its most probable values, the fewest that hold the share top_p; Z_i stays as it is.
 
     Raises:
-        UserError: w < -1, not finite or above `MAX_STRENGTH`, or an unknown kind.
+        UserError: w < -1, not finite or above `MAX_STRENGTH`, an unknown kind, or a temperature or top_p out of range.
     """
 
     w: float | Callable[[float], float]
     kind: Kind = KINDS["rate"]  # a name is replaced by what it names
+    temperature: float = 1.0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.kind))
+        check_filter(self.temperature, self.top_p)
+        if isinstance(self.w, list | tuple):
+            object.__setattr__(self, "w", PerCount(self.w))
         if not callable(self.w):
             object.__setattr__(self, "w", _check_strength(self.w))
+
+    @property
+    def filters(self) -> bool:
+        """Whether the values have a temperature or a top-p."""
+        return self.temperature != 1 or self.top_p != 1
+
+    @property
+    def by_rate(self) -> Guidance:
+        """The same rho, undivided: what a policy, which decides on time itself, is given."""
+        return replace(self, kind=KINDS["rate"])
 
     @property
     def label(self) -> str:
@@ -89,6 +110,8 @@ class Guidance:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
         if not callable(self.w):
             return self.w
+        if isinstance(self.w, PerCount):
+            return _check_strength(self.w.at(num_unmasked, num_dims))
         others = num_dims - 1
         return _check_strength(self.w(num_unmasked / others if others else 1.0))
 
@@ -117,6 +140,10 @@ class Guidance:
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
+        log_rho = self._unfiltered(denoiser, tokens, target_class)
+        return filter_values(log_rho, self.temperature, self.top_p) if self.filters else log_rho
+
+    def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         log_cond = conditionals(denoiser, tokens, target_class)
         table = self.table(denoiser.num_dims)
         if target_class is None or not any(table):
@@ -163,45 +190,3 @@ def _check_strength(w: float) -> float:
             "limit of strong guidance use mdlm_cfg.compare.geometry.limit_law"
         )
     return float(w)
-
-
-@dataclass(frozen=True)
-class LinearRamp:
-    """w(progress) going linearly from `start`, for the first coordinate, to `end`, for the last."""
-
-    start: float
-    end: float
-
-    def __call__(self, progress: float) -> float:
-        """w at a progress in [0, 1]."""
-        return self.start + (self.end - self.start) * progress
-
-    def __str__(self) -> str:
-        return f"ramp({self.start:g},{self.end:g})"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """w(progress) equal to `w` for begin <= progress <= end, and to `outside` elsewhere."""
-
-    w: float
-    begin: float
-    end: float
-    outside: float = 0.0
-
-    def __call__(self, progress: float) -> float:
-        """w at a progress in [0, 1]."""
-        return self.w if self.begin <= progress <= self.end else self.outside
-
-    def __str__(self) -> str:
-        return f"interval({self.w:g},{self.begin:g},{self.end:g})"
-
-
-def linear_ramp(start: float, end: float) -> LinearRamp:
-    """See `LinearRamp`."""
-    return LinearRamp(start, end)
-
-
-def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Interval:
-    """See `Interval`."""
-    return Interval(w, begin, end, outside)

@@ -10,13 +10,15 @@ biased (arXiv 2409.02908).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from mdlm_cfg.chain.policies import Policy, RatePolicy, log_first
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
@@ -57,12 +59,13 @@ class Step(Protocol):
         """
         ...
 
-    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
         """The same step's kernel over the outcomes of the masked coordinates.
 
         Args:
             log_z: of the m masked coordinates, (S, m); -inf where one cannot move.
             values: rho_i(v) / Z_i, (S, m, N).
+            coordinates: which of the D coordinates these m are.
 
         Returns:
             (S, (N+1)^m), outcomes in C order with the mask last; every row sums to 1.
@@ -91,7 +94,7 @@ class TimeStep:
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
-    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
         """See `Step.moves`."""
         jump = self._probability(log_z)[..., None]
         factors = torch.cat([jump * values, 1 - jump], dim=-1)  # (S, m, N + 1)
@@ -103,64 +106,83 @@ class TimeStep:
 
 @dataclass(frozen=True)
 class EventStep:
-    """A step of a number of events, by the frozen rates: coordinates in proportion to Z_i, without replacement.
+    """A step of a number of events, by the frozen rates: coordinates as a policy prefers them, without replacement.
 
-    The order of the first `count` of independent exponential clocks of rates Z_i: exact for count = 1.
+    By the rates themselves it is the order of the first `count` of independent exponential clocks of rates Z_i. Exact
+    for count = 1.
 
     Args:
         count: coordinates to unmask; all of those left where there are fewer.
+        policy: which coordinates.
     """
 
     count: int
+    policy: Policy = field(default_factory=RatePolicy)
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
         log_z = log_rates.logsumexp(dim=-1)
-        clocks = uniform(x.shape, generator, x.device).neg().log1p().neg().log() - log_z
-        chosen = clocks.topk(self.count, dim=1, largest=False).indices
-        values = draw_values(log_rates, log_z, generator)
+        tier, log_weight = self.policy.choice(
+            log_z, lambda: _normalized(log_rates, log_z), torch.arange(x.shape[1], device=x.device)
+        )
+        clocks = uniform(x.shape, generator, x.device).neg().log1p().neg().log() - log_weight
+        count = min(self.count, x.shape[1])
+        if tier is None:
+            chosen = clocks.topk(count, dim=1, largest=False).indices
+        else:
+            order = clocks.argsort(dim=1)
+            chosen = order.gather(1, tier.gather(1, order).argsort(dim=1, stable=True))[:, :count]
+        # what has nowhere to go stays as it is: coordinates that are unmasked already
+        values = torch.where(log_z == NEG_INF, x, draw_values(log_rates, log_z, generator))
         return x.scatter(1, chosen, values.gather(1, chosen))
 
-    def moves(self, log_z: Tensor, values: Tensor) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
         """See `Step.moves`."""
         num_masked = log_z.shape[1]
+        places = torch.tensor(coordinates, device=log_z.device)
+        tier, log_weight = self.policy.choice(log_z, values.log, places)
         stay = torch.zeros_like(values[:, :, :1])
         moving = torch.cat([values, stay], dim=-1)
         staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
         moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
-        for subset, chance in subset_chances(log_z, min(self.count, num_masked)).items():
-            term = chance[:, None]
-            for i in range(num_masked):
-                term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
-            moves += term
+        events = (log_z > NEG_INF).sum(dim=1).clamp(max=self.count)  # fewer where fewer have a rate
+        for size in events.unique().tolist():
+            for subset, chance in subset_chances(log_weight, size, tier).items():
+                term = chance.where(events == size, 0.0)[:, None]
+                for i in range(num_masked):
+                    term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
+                moves += term
         return moves
 
 
-def subset_chances(log_z: Tensor, count: int) -> dict[tuple[int, ...], Tensor]:
-    """The probability of every set of `count` coordinates drawn one by one in proportion to Z, without replacement.
+def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -> dict[tuple[int, ...], Tensor]:
+    """The probability of every set of `count` coordinates drawn one by one without replacement.
 
-    P(A) = sum_{i in A} P(A - i) Z_i / sum_{k not in A - i} Z_k, from smaller sets to larger ones.
+    P(A) = sum_{i in A} P(A - i) pi(i | all but A - i), from smaller sets to larger ones.
 
     Args:
-        log_z: (S, m).
+        log_weight: (S, m), coordinates being drawn in proportion to exp of it. tier: int64 (S, m), lower first; None
+            where no coordinate goes before another.
 
     Returns:
         for every subset of range(m) of size `count`, its probability (S,).
     """
-    m = log_z.shape[1]
-    chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_z[:, 0])}
+    m = log_weight.shape[1]
+    chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_weight[:, 0])}
     for size in range(1, count + 1):
-        grown: dict[tuple[int, ...], Tensor] = {}
-        for subset in combinations(range(m), size):
-            total = torch.zeros_like(log_z[:, 0])
-            for i in subset:
-                before = tuple(k for k in subset if k != i)
-                left = [k for k in range(m) if k not in before]
-                pick = log_z[:, i] - log_z[:, left].logsumexp(dim=1)
-                total += chances[before] * torch.where(log_z[:, i] == NEG_INF, 0.0, pick.exp())
-            grown[subset] = total
+        grown = {subset: torch.zeros_like(log_weight[:, 0]) for subset in combinations(range(m), size)}
+        for before, chance in chances.items():
+            left = [k for k in range(m) if k not in before]
+            first = log_first(None if tier is None else tier[:, left], log_weight[:, left]).exp()
+            for place, i in enumerate(left):
+                grown[tuple(sorted((*before, i)))] += chance * first[:, place]
         chances = grown
     return chances
+
+
+def _normalized(log_rates: Tensor, log_z: Tensor) -> Tensor:
+    """log r_i(v) = log rho_i(v) - log Z_i, (B, D, N); -inf where nothing moves."""
+    return log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]
 
 
 def draw_values(log_rates: Tensor, log_z: Tensor, generator: torch.Generator | None) -> Tensor:

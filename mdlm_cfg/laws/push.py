@@ -20,7 +20,10 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, sum_short
-from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, start
+from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.laws.choices import level_choices
+from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
+from mdlm_cfg.laws.strong import is_strong
 
 NEG_INF = float("-inf")
 MAX_LOG_RANGE = 600.0  # of T within a level: sums of exp(log T) then neither overflow nor lose a term to underflow
@@ -49,20 +52,58 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     return children
 
 
-def flows(denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice) -> Iterator[Tensor]:
-    """The visit law of levels 0, 1, ..., D, one at a time: each float64 (C(D, l), N^l), summing to 1."""
+def push_log(rates: LevelRates, log_flow: Tensor, lattice: Lattice, level: int) -> Tensor:
+    """`push` in logarithms, for flows that are weights and span more than float64 does (theory, section 11).
+
+    Args:
+        log_flow: (C(D, l), N^l).
+
+    Returns:
+        (C(D, l+1), N^(l+1)).
+    """
+    parents = lattice.parents[level]
+    into: list[Tensor] = []
+    for j, edge in enumerate(rates.edges):
+        shape = edge.shape[0], edge.shape[1], 1, edge.shape[3]
+        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j]).view(shape)
+        inflow = log_flow.index_select(0, parents[:, j]).view(shape)
+        into.append((edge + log_jump + inflow).reshape(len(parents), -1))
+    return torch.stack(into).logsumexp(dim=0)
+
+
+def flows(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    lattice: Lattice,
+    policy: Policy | str | None = None,
+) -> Iterator[Tensor]:
+    """The visit law of levels 0, 1, ..., D, one at a time: each float64 (C(D, l), N^l), summing to 1.
+
+    Args:
+        policy: which coordinate comes next (theory, section 10); None is the kind's own.
+    """
     flow = torch.ones(1, 1, dtype=torch.float64)
     yield flow
+    if policy is not None:
+        made = policy_of(policy)
+        for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
+            flow = push(choices.rates(), flow, lattice, level)
+            yield flow
+        return
     weights = None
-    if isinstance(denoiser, Telescoping):
+    strong = is_strong(guidance, target_class, lattice.num_dims)
+    if isinstance(denoiser, Telescoping) and not guidance.filters and not strong:
         weights = plain_weights(denoiser, guidance, target_class, lattice)
     if weights is not None:
         for level, weight in enumerate(weights):
             flow = push_weights(weight, flow, guidance.kind, lattice, level)
+            refuse_lost(flow.sum(), target_class)
             yield flow
         return
     for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
         flow = push(rates, flow, lattice, level)
+        refuse_lost(flow.sum(), target_class)
         yield flow
 
 
@@ -109,11 +150,13 @@ def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, le
     return children.mul_(weights)
 
 
-def visit_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> list[Tensor]:
-    """The probability that the guided chain ever visits each partial state (theory, section 4).
+def visit_law(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
+) -> list[Tensor]:
+    """The probability that the guided chain ever visits each partial state (theory, sections 4 and 10).
 
     Returns:
         levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
     """
     lattice = start(denoiser, target_class, states_kept=1)
-    return list(flows(denoiser, guidance, target_class, lattice))
+    return list(flows(denoiser, guidance, target_class, lattice, policy))

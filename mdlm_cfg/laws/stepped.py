@@ -57,7 +57,7 @@ def frozen_rates(
             masked = tuple(i for i in range(d) if i not in subset)
             rates = rows[:, list(masked)]
             log_z = rates.logsumexp(dim=-1)
-            values = (rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]).exp()
+            values = rates.softmax(dim=-1).masked_fill((log_z == NEG_INF)[..., None], 0.0)
             index = tuple(slice(0, n) if i in subset else n for i in range(d))
             yield FrozenRates(index, subset, masked, log_z, values)
 
@@ -99,7 +99,9 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     after[(slice(0, n),) * d] = law[(slice(0, n),) * d]
     for r in rates:
         mass = law[r.index].reshape(-1, 1)
-        spread = (mass * step.moves(r.log_z, r.values)).reshape([n] * len(r.unmasked) + [n + 1] * len(r.masked))
+        spread = (mass * step.moves(r.log_z, r.values, r.masked)).reshape(
+            [n] * len(r.unmasked) + [n + 1] * len(r.masked)
+        )
         order = (*r.unmasked, *r.masked)  # the axes of `spread`, to be put into coordinate order
         spread = spread.permute([order.index(i) for i in range(d)])
         after[tuple(slice(0, n) if i in r.unmasked else slice(None) for i in range(d))] += spread

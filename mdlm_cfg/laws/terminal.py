@@ -7,13 +7,19 @@ from functools import reduce
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, geometric_mean
+from mdlm_cfg.chain.doubled import best_of, log_quotient
+from mdlm_cfg.chain.guidance import NEG_INF, Guidance, geometric_mean
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.push import flows
 from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.strong import is_strong, ratios, scaled
 from mdlm_cfg.targets.table import TableMixture
 
 
-def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
+def terminal_law(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
+) -> Tensor:
     """The exact law of fully unmasked states at the end of the guided chain (theory, section 4).
 
     For the exact denoiser of a mixture this is the exact solution (arXiv 2506.10971, Thms 3.1 and 3.2, and their
@@ -23,15 +29,18 @@ def terminal_law(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
         denoiser: conditionals on {0..N-1}^D; (N+1)^D partial states must fit into memory.
         guidance: strength (a number, or a function of progress) and kind.
         target_class: z in 0..K-1; None is no class: the whole mixture, whatever w is.
+        policy: which coordinate comes next, one at a time (theory, section 10): "rate", "uniform", "fixed_order",
+            "confidence", "margin", "entropy", or an object such as `FixedOrder(order)`. None is the kind's own; a
+            policy takes the place of what the kind says of time. Several at a time: `Sampler(...).law`.
 
     Returns:
         float64 (N,)*D, summing to 1.
 
     Raises:
-        UserError: a class that does not exist, or more partial states than memory holds.
+        UserError: a class or a policy that does not exist, or more partial states than memory holds.
     """
     lattice = start(denoiser, target_class)
-    last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice))
+    last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice, policy))
     return last.reshape([lattice.num_tokens] * lattice.num_dims)
 
 
@@ -43,5 +52,12 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
     Returns:
         float64 (N,)*D, summing to 1.
     """
-    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), Guidance(w).constant)
-    return log_t.flatten().softmax(dim=0).reshape(log_t.shape)
+    guidance, shape = Guidance(w), target.pmf.shape
+    if target_class is not None and is_strong(guidance, target_class, target.num_dims):
+        lattice = Lattice(target.num_tokens, target.num_dims)
+        log_pmf, r = ratios(target, guidance, target_class, lattice)[-1]
+        log_t = log_pmf + scaled(guidance.constant, log_quotient(r, best_of(r, dim=1)))
+        log_t.masked_fill_(log_pmf == NEG_INF, NEG_INF)
+    else:
+        log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)
+    return log_t.flatten().softmax(dim=0).reshape(shape)

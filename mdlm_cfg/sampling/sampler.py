@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.masking import all_masked
+from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
+from mdlm_cfg.laws.rates import refuse_lost
 from mdlm_cfg.laws.stepped import law_after
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.sampling.starts import starts
 from mdlm_cfg.support.errors import UserError
 
 FIRST_HITTING, EVENT_LEAPING = "first_hitting", "event_leaping"
@@ -34,6 +37,9 @@ class Sampler:
         schedule: the noise schedule of K steps, or its name; None is linear, and cosine for event_leaping. A grid has
             none.
         jump: a jump rule of your own (log Z, u) -> J, for a sampler that makes steps of a length.
+        policy: which coordinates a step of events unmasks (theory, section 10), a name or an object; None is the order
+            of the kind of guidance. First_hitting unmasks one at a time; event_leaping several, by the frozen rates.
+        events: for event_leaping, in place of steps: how many coordinates every step unmasks.
 
     Raises:
         UserError: an unknown sampler or schedule; steps or a schedule that are missing, or that it does not take.
@@ -43,14 +49,31 @@ class Sampler:
     steps: int | Grid | None = None
     schedule: Schedule | None = None
     jump: JumpRule | None = None
+    policy: Policy | None = None
+    events: int | None = None
 
     def __post_init__(self) -> None:
+        if self.policy is not None:
+            object.__setattr__(self, "policy", policy_of(self.policy))
+        for what, value in (("policy", self.policy), ("events", self.events)):
+            if value is not None and self.name not in ((FIRST_HITTING, EVENT_LEAPING)[what == "events" :]):
+                raise UserError(
+                    f"{self.name} takes no {what} (got {value}): only steps of a number of events do, such as those of "
+                    f"{EVENT_LEAPING}"
+                )
         if self.jump is None and self.name not in SAMPLERS:
             raise UserError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
         if isinstance(self.schedule, str):
             object.__setattr__(self, "schedule", Schedule(self.schedule))
         if self.name == FIRST_HITTING:
             self._take_nothing()
+            return
+        if self.events is not None:
+            if self.events < 1 or self.steps is not None or self.schedule is not None:
+                raise UserError(
+                    f"events = {self.events} must be at least 1, and stands in place of steps and a schedule: every "
+                    "step unmasks that many coordinates"
+                )
             return
         if self.steps is None:
             raise UserError(f"{self.name} needs steps: a number of steps, or a grid of clock times from 0 to inf")
@@ -80,6 +103,10 @@ class Sampler:
     @property
     def label(self) -> str:
         """The sampler for people, such as "tau_leaping, 8 steps, cosine"."""
+        if self.policy is not None:
+            return f"{replace(self, policy=None).label}, {self.policy}"
+        if self.events is not None:
+            return f"{self.name}, {self.events} a step"
         if self.steps is None:
             return self.name
         if isinstance(self.steps, int):
@@ -87,10 +114,15 @@ class Sampler:
         return f"{self.name}, {len(self.steps) - 1} steps on a grid"
 
     def describe(self) -> dict[str, Any]:
-        """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None)."""
+        """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None).
+
+        And `policy` and `events`, where it has them.
+        """
         steps = list(self.steps) if isinstance(self.steps, tuple) else self.steps
+        more = {"policy": None if self.policy is None else str(self.policy), "events": self.events}
         return {
             "sampler": self.name, "schedule": None if self.schedule is None else str(self.schedule), "steps": steps,
+            **{what: value for what, value in more.items() if value is not None},
         }  # fmt: skip
 
     def plan(self, num_dims: int) -> list[Step]:
@@ -99,11 +131,20 @@ class Sampler:
         Raises:
             UserError: event-leaping on a grid that would leave masks.
         """
-        if self.steps is None:
-            return [EventStep(1)] * num_dims
-        if self.jump is None:
-            return [EventStep(count) for count in event_counts(self.steps, num_dims, self.schedule)]
+        if self.steps is None or self.jump is None:
+            return [EventStep(count, self.policy or RatePolicy()) for count in self._counts(num_dims)]
         return [TimeStep(self.jump, u) for u in step_fractions(self.steps, self.schedule).tolist()]
+
+    def _counts(self, num_dims: int) -> list[int]:
+        """How many coordinates every step of events unmasks."""
+        if self.steps is not None:
+            return event_counts(self.steps, num_dims, self.schedule)
+        each = self.events or 1
+        return [min(each, num_dims - done) for done in range(0, num_dims, each)]
+
+    def given(self, guidance: Guidance) -> Guidance:
+        """The guidance as its steps see it: under a policy, which decides on time itself, rho undivided."""
+        return guidance if self.policy is None else guidance.by_rate
 
     def calls(self, num_dims: int) -> int:
         """How many times it asks the denoiser, per conditional."""
@@ -122,25 +163,58 @@ class Sampler:
         generator: torch.Generator | None = None,
         *,
         on_step: Callable[[Tensor], None] | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
+        return self._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)[0]
+
+    def draw_weighted(
+        self,
+        denoiser: Denoiser,
+        guidance: Guidance,
+        target_class: int | None,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        *,
+        on_step: Callable[[Tensor], None] | None = None,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
+        self._check_weighted(guidance)
+        own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
+        return own._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)
+
+    def _run(
+        self,
+        denoiser: Denoiser,
+        guidance: Guidance,
+        target_class: int | None,
+        x: Tensor,
+        generator: torch.Generator | None,
+        on_step: Callable[[Tensor], None] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """All steps from the states x: the finished states, and the log of the product of the Z_i on their way."""
         check_class(target_class, denoiser.num_classes)
         self._check_finishes()
-        mask_id = denoiser.num_tokens
-        x = all_masked(num_samples, denoiser.num_dims, mask_id, device_of(denoiser))
+        if self.policy is not None:
+            self.policy.check(denoiser.num_dims)
+        mask_id, given = denoiser.num_tokens, self.given(guidance)
+        log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
             on_step(x)
-        for step in self.plan(denoiser.num_dims):
-            x = step.draw(x, guidance.log_rates(denoiser, x, target_class), generator)
+        for step in self.plan(int((x == mask_id).sum(dim=1).max()) if len(x) else 0):
+            before, log_rates = x, given.log_rates(denoiser, x, target_class)
+            x = step.draw(before, log_rates, generator)
+            log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
             if on_step is not None:
                 on_step(x)
         left = int((x == mask_id).any(dim=1).sum())
         if left:
             raise UserError(
-                f"{left} of {num_samples} samples hold masks after the last step of {self.label}: the denoiser gave "
+                f"{left} of {len(x)} samples hold masks after the last step of {self.label}: the denoiser gave "
                 "them nowhere to go"
             )
-        return x
+        return x, log_weights
 
     def law(self, denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
         """The exact law of what `draw` draws, float64 (N,)*D, summing to 1.
@@ -149,10 +223,20 @@ class Sampler:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
         """
         if self.exact_in_time:
-            return terminal_law(denoiser, guidance, target_class)
+            return terminal_law(denoiser, guidance, target_class, self.policy)
         self._check_finishes()
-        law = law_after(denoiser, guidance, target_class, self.plan(denoiser.num_dims))
-        return law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        if self.policy is not None:
+            self.policy.check(denoiser.num_dims)
+        law = law_after(denoiser, self.given(guidance), target_class, self.plan(denoiser.num_dims))
+        law = law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        refuse_lost(law.sum(), target_class)
+        return law
+
+    def _check_weighted(self, guidance: Guidance) -> None:
+        """Raise UserError unless the weights of the paths have the tilted law."""
+        if not self.exact_in_time:
+            raise UserError(f"{self.label} carries no weights: only first_hitting does, which unmasks one at a time")
+        check_weights(guidance)
 
     def _check_finishes(self) -> None:
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
@@ -166,64 +250,3 @@ def as_sampler(sampler: Sampler | str, steps: Steps | None = None, schedule: Sch
     if steps is not None or schedule is not None:
         raise UserError(f"{sampler.label} has its own steps and schedule: give them when you make it")
     return sampler
-
-
-def sample(
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int | None,
-    num_samples: int,
-    sampler: Sampler | str = FIRST_HITTING,
-    steps: Steps | None = None,
-    schedule: Schedule | str | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    on_step: Callable[[Tensor], None] | None = None,
-) -> Tensor:
-    """Draw samples of one class from the guided reverse chain.
-
-    Args:
-        denoiser: the conditionals; exact or learned. The samples are drawn on its device.
-        guidance: strength w (0 is conditional; gamma = 1 + w in other codes) and kind.
-        target_class: z in 0..K-1; None draws from the whole mixture, unguided.
-        num_samples: n.
-        sampler: a name ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping"), or a `Sampler`.
-        steps: for all but first_hitting: the number of steps K, or your own grid of clock times from 0 to inf.
-        schedule: the noise schedule of K steps, or its name; default linear, and cosine for event_leaping.
-        generator: the only source of randomness, on the denoiser's device; the same seed gives the same samples.
-        on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
-
-    Returns:
-        int64 (n, D), values 0..N-1: nothing is left masked.
-
-    Raises:
-        UserError: an unknown sampler or class, missing or useless steps, a grid that would leave masks, a denoiser that
-            breaks its contract.
-    """
-    made = as_sampler(sampler, steps, schedule)
-    return made.draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step)
-
-
-def stepped_law(
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int | None,
-    sampler: Sampler | str,
-    steps: Steps | None = None,
-    schedule: Schedule | str | None = None,
-) -> Tensor:
-    """The exact law of a sampler's steps over partial states (theory, section 6); also of a grid that ends early.
-
-    Args:
-        sampler, steps, schedule: as in `sample`; mass is left on masks if a grid ends before inf.
-
-    Returns:
-        float64 (N+1,)*D over partial states, index N of an axis being the mask; `[:N, ..., :N]` holds finished samples.
-
-    Raises:
-        UserError: an unknown sampler or class, or a kernel too large to apply.
-    """
-    made = as_sampler(sampler, steps, schedule)
-    if made.exact_in_time:
-        raise UserError("first_hitting makes no time error: its law is terminal_law")
-    return law_after(denoiser, guidance, target_class, made.plan(denoiser.num_dims))

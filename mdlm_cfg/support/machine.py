@@ -46,19 +46,23 @@ def bf16_speedup(device: torch.device | str) -> float:
     Many processors can do them; whether in hardware or by emulation, up to 30 times slower, only a clock tells.
     """
     device = torch.device(device)
-    return _speedup(device.type, device.index, torch.get_num_threads() if device.type == "cpu" else 0)
+    return _speedup(device.type, device.index)
 
 
 @lru_cache
-def _speedup(kind: str, index: int | None, threads: int) -> float:
+def _speedup(kind: str, index: int | None) -> float:
     device = torch.device(kind) if index is None else torch.device(kind, index)
     side = 256 if kind == "cpu" else 4096
     pairs = {dtype: torch.ones(2, side, side, device=device, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     wait = _wait(kind)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another on a busy machine, which tells nothing of precision
     try:
         times = {dtype: _seconds(partial(torch.matmul, *pair), wait) for dtype, pair in pairs.items()}
     except (RuntimeError, TypeError):  # a device without bfloat16
         return 0.0
+    finally:
+        torch.set_num_threads(threads)
     return times[torch.float32] / times[torch.bfloat16]
 
 

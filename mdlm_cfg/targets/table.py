@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.denoiser import CPU, check_class
-from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
+from mdlm_cfg.chain.doubled import Double
+from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
@@ -52,7 +55,7 @@ class TableMixture:
         self.num_dims = pmfs.ndim - 1
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
-        self._cdfs: dict[tuple[int | None, torch.device], Tensor] = {}  # see `_cdf`
+        self._drawn: dict[tuple[int | None, torch.device], tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
 
     @property
     def pmf(self) -> Tensor:
@@ -70,6 +73,24 @@ class TableMixture:
         check_class(target_class, self.num_classes)
         return self.class_pmfs[target_class]
 
+    def doubled_marginals(self, target_class: int | None) -> list[Double]:
+        """p(x_U | z) of every partial state to 32 digits, by level (C(D, l), N^l).
+
+        The whole mixture is sum_k a_k p(x_U | k) of the float64 numbers that the table holds, taken as exact.
+        """
+        zero = torch.zeros_like(self.pmf)
+        if target_class is None:
+            pmf = zero, zero
+            for weight, class_pmf in zip(self.class_weights, self.class_pmfs):
+                pmf = doubled.add(pmf, doubled.two_product(class_pmf, weight))
+        else:
+            pmf = self.class_pmf(target_class), zero
+        return [
+            cast(Double, tuple(torch.stack([part.flatten() for part in parts]) for parts in zip(*marginals)))
+            for subsets in Lattice(self.num_tokens, self.num_dims).subsets
+            if (marginals := [_marginal(pmf, subset) for subset in subsets])
+        ]
+
     def sample(
         self,
         num: int,
@@ -83,7 +104,7 @@ class TableMixture:
         comes as often as its probability says, up to rounding. They are made on the generator's device.
         """
         device = torch.device("cpu") if generator is None else generator.device
-        cdf = self._cdf(target_class, device)
+        cdf, steps = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:
             uniform = (torch.randperm(num, generator=generator, device=device) + uniform) / num
@@ -91,17 +112,21 @@ class TableMixture:
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
-        return points_at(cells, self.num_tokens, self.num_dims), classes
+        return cells[:, None] // steps % self.num_tokens, classes
 
-    def _cdf(self, target_class: int | None, device: torch.device) -> Tensor:
-        """Cumulated probabilities of a class's states, or of all (class, state): summed and copied to a device once."""
-        if (target_class, device) not in self._cdfs:
+    def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cumulated probabilities of a class's states, or of all (class, state), and the states' `strides`.
+
+        Both on a device: summed once, and copied there once, for a copy in every batch would wait for it.
+        """
+        if (target_class, device) not in self._drawn:
             if target_class is None:
                 joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
             else:
                 joint = self.class_pmf(target_class).flatten()
-            self._cdfs[target_class, device] = joint.cumsum(0).to(device)
-        return self._cdfs[target_class, device]
+            steps = strides(self.num_tokens, self.num_dims)
+            self._drawn[target_class, device] = (joint.cumsum(0).to(device), steps.to(device))
+        return self._drawn[target_class, device]
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
@@ -144,6 +169,13 @@ def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[s
     return tuple(str(one) for one in names)
 
 
+def _marginal(pmf: Double, keep: tuple[int, ...]) -> Double:
+    for i in reversed(range(pmf[0].ndim)):
+        if i not in keep:
+            pmf = doubled.total(pmf, dim=i)
+    return pmf
+
+
 class TableDenoiser:
     """log p(x_i = v | x_U, z) read off the marginals of a table.
 
@@ -163,6 +195,10 @@ class TableDenoiser:
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
         """log p(x_U | z) of every partial state, by level; None is the whole mixture."""
         return [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
+
+    def doubled_marginals(self, target_class: int | None) -> list[Double]:
+        """See `TableMixture.doubled_marginals`."""
+        return self.target.doubled_marginals(target_class)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""

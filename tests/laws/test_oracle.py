@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from helpers import Inconsistent, Opaque, random_target
-from oracle import Chain, fractions, grid_fractions, tilted
+from oracle import Chain, event_counts, fractions, grid_fractions, tilted
 
 from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import interval, linear_ramp
@@ -22,8 +22,8 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 KINDS = ("rate", "normalized")
 RAMP = linear_ramp(-0.5, 4.0)
 STRENGTHS = {
-    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0, "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7),
-    "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
+    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0,
+    "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7), "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
 }  # fmt: skip
 
 
@@ -161,6 +161,23 @@ def test_stepped_laws(name, kind, sampler, w) -> None:
         truth = chain.stepped(sampler, shares)
         assert_laws_equal(stepped_law(denoiser, guidance, z, sampler, steps, schedule), truth)
         assert_laws_equal(Sampler(sampler, steps, schedule).law(denoiser, guidance, z), truth[inside])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_event_leaping_on_every_schedule(kind) -> None:
+    # four coordinates in two steps: 2 + 2 events on the linear schedule, 1 + 3 on the others, 3 + 1 on the grid
+    denoiser = DENOISERS["zeros-2-4"]()
+    chain, guidance, laws = Chain(denoiser, 3.0, kind, 1), Guidance(3.0, kind), []
+    for name, horizon, counts in (("linear", 1.0, [2, 2]), ("cosine", 1.0, [1, 3]), ("exponential", 10.0, [1, 3])):
+        shares = fractions(name, 2, horizon)
+        assert event_counts(shares, 4) == counts
+        laws.append(chain.stepped("event_leaping", shares))
+        assert_laws_equal(stepped_law(denoiser, guidance, 1, "event_leaping", 2, Schedule(name, horizon)), laws[-1])
+    grid = [0.0, 1.5, math.inf]
+    laws.append(chain.stepped("event_leaping", grid_fractions(grid)))
+    assert event_counts(grid_fractions(grid), 4) == [3, 1]
+    assert_laws_equal(stepped_law(denoiser, guidance, 1, "event_leaping", grid), laws[-1])
+    assert float((laws[0] - laws[1]).abs().sum()) > 1e-3 and float((laws[0] - laws[3]).abs().sum()) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,6 +23,16 @@ def test_the_measurement_is_short_and_made_once(monkeypatch: pytest.MonkeyPatch)
     assert machine.bf16_speedup(torch.device("cpu")) == speedup
 
 
+def test_the_number_of_threads_is_left_as_it_was() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        machine.bf16_speedup("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("seconds_of_bf16", [0.5, 0.99, 3.0])
 def test_the_clock_decides_and_no_list_of_capabilities(seconds_of_bf16: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # says nothing about the CPU

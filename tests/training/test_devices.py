@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
@@ -20,6 +21,21 @@ class FakeGenerator(torch.Generator):
     """Says that it is a GPU's; fake draws need no more."""
 
     device = torch.device("cuda", 0)
+
+
+class Watched(TorchFunctionMode):
+    """Counts copies to the GPU, and refuses what a real one would: a draw on another device than its generator's."""
+
+    copies = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            assert torch.device(kwargs.get("device") or "cpu") == kwargs["generator"].device
+        out = function(*args, **kwargs)
+        if function is torch.Tensor.to and args[0].device.type == "cpu" and out.device.type == "cuda":
+            self.copies += 1
+        return out
 
 
 def images() -> StoredData:
@@ -51,8 +67,8 @@ class TargetDataOf(TableData):
         self._table = target
 
 
-@pytest.mark.parametrize("make", [images, table, mixture])
-def test_batches_are_made_where_the_data_live(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("make", "copies"), [(images, 1), (table, 0), (mixture, 0)])
+def test_batches_are_made_where_the_data_live(make: Any, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("stored", "tables"):
         monkeypatch.setattr(
             f"mdlm_cfg.training.data.{module}.generator_for",
@@ -62,7 +78,11 @@ def test_batches_are_made_where_the_data_live(make: Any, monkeypatch: pytest.Mon
     # a read of a fake tensor's value, which would wait for the device, is an error
     with FakeTensorMode(allow_non_fake_inputs=True):
         data.place_on("cuda")
-        seen = [*data._epoch(0, 0, 1), *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
+        first = list(data._epoch(0, 0, 1))  # what is copied once
+        with Watched() as watched:
+            again = list(data._epoch(1, 0, 1))
+        assert watched.copies == copies, "an epoch's order of images is copied, and nothing else"
+        seen = [*first, *again, *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
     assert len(seen) > 2
     for x, classes in seen:
         assert x.device.type == classes.device.type == "cuda" and x.dtype == torch.int64

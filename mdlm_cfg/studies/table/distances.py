@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
@@ -23,20 +20,19 @@ from mdlm_cfg.compare.metrics import (
     sampled_tv,
     total_variation,
 )
-from mdlm_cfg.laws.push import terminal_law, tilted_law
-from mdlm_cfg.sampling.sampler import Steps, check_sampler, sample
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces
-from mdlm_cfg.targets.table import TableMixture, check_class
+from mdlm_cfg.targets.table import TableMixture
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
-SETTINGS = (
-    *("target_class", "num_classes", "num_tokens", "num_dims", "fingerprint"),
-    *("kind", "sampler", "steps", "schedule", "num_samples", "seed"),
-)
+LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's own law is computed
 BOOTSTRAP_RESAMPLES = 200
 BOOTSTRAP_CELLS = 2**26  # numbers a bootstrap may hold at a time: fewer resamples of larger laws
 MIN_RESAMPLES = 20
+Row = dict[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -61,16 +57,23 @@ class StrengthEvaluation:
     """Everything at one guidance strength.
 
     Attributes:
-        w: the strength.
+        guidance: strength and kind.
         laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser.
         moments: of every law.
         sample_tv: of the samples to "exact", and to "learned" if there is one.
+        samples: int64 (n, D).
     """
 
-    w: float
+    guidance: Guidance
     laws: dict[str, Tensor]
     moments: dict[str, Moments]
     sample_tv: dict[str, SampleTV]
+    samples: Tensor
+
+    @property
+    def w(self) -> float:
+        """The strength."""
+        return self.guidance.constant
 
     def tv(self, first: str, second: str) -> float | None:
         """TV between two laws by name; None if one of them is absent."""
@@ -105,10 +108,11 @@ class StrengthEvaluation:
             return None
         return relative_difference(self.moments[name].covariance, self.moments["exact"].covariance)
 
-    def row(self) -> dict[str, float | None]:
+    def row(self) -> Row:
         """The numbers of this strength under flat names; None where a law is absent."""
-        row: dict[str, float | None] = {
+        row: Row = {
             "w": self.w,
+            "kind": str(self.guidance.kind),
             "tv_class_exact": self.guidance_effect,
             "tv_tilted_exact": self.gap_to_tilted,
             "tv_exact_learned": self.score_error,
@@ -130,25 +134,20 @@ class StrengthEvaluation:
 
 @dataclass(frozen=True)
 class TableEvaluation:
-    """Laws and distances of one class of a table, for a list of guidance strengths.
+    """Laws and distances of one class of a table, for every guidance of a plan.
 
     Attributes:
-        target_class: z.
+        plan: what was asked for. target_class: z. num_classes: K.
+        judged: whose samples these are: "learned", a network's, or "exact", the target's own denoiser's.
         class_law: p(. | z), (N,)*D.
         others_law: sum over the other classes of a_k p(. | k), (N,)*D: where z overlaps with anything else.
-        fingerprint: tells which table this was.
-        results: one per strength, in the order asked for.
+        results: one per guidance, in the order asked for.
     """
 
+    plan: Plan
     target_class: int
     num_classes: int
-    kind: str
-    sampler: str
-    steps: int | list[float] | None
-    schedule: str | None
-    num_samples: int
-    seed: int
-    fingerprint: str
+    judged: str
     class_law: Tensor
     others_law: Tensor
     results: list[StrengthEvaluation]
@@ -170,102 +169,118 @@ class TableEvaluation:
 
     @property
     def has_learned(self) -> bool:
-        """Whether a learned denoiser was evaluated, and not the exact one alone."""
+        """Whether there is a learned law: of a network that is small enough for one."""
         return "learned" in self.results[0].laws
+
+    @property
+    def follows(self) -> str | None:
+        """The law that the samples follow but for steps; None where it is out of reach."""
+        if self.judged == "exact":
+            return "exact"
+        return "learned" if self.has_learned else None
 
     def laws(self) -> dict[str, Tensor]:
         """Every law under its name in laws.npz: "class", "tilted_w2", "exact_rate_w2", and so on."""
         laws = {"class": self.class_law}
         for result in self.results:
             for name in self.law_names[1:]:
-                laws[law_key(name, self.kind, result.w)] = result.laws[name]
+                laws[law_key(name, result.guidance)] = result.laws[name]
         return laws
 
-    def rows(self) -> list[dict[str, float | None]]:
-        """One flat row of numbers per strength, for a table or a csv file."""
+    def rows(self) -> list[Row]:
+        """One flat row of numbers per guidance, for a table or a csv file."""
         return [result.row() for result in self.results]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the laws themselves, in plain JSON types ("inf" and "nan" as strings, absent as None)."""
-        head = {name: getattr(self, name) for name in SETTINGS}
-        results = [
-            result.row() | {"moments": {name: vars(moments) for name, moments in result.moments.items()}}
-            for result in self.results
-        ]
-        return to_plain(head | {"laws": list(self.laws()), "results": results})
 
 
 def evaluate_table(
     target: TableMixture,
     denoiser: Denoiser | None,
-    strengths: Sequence[float],
-    target_class: int,
-    kind: str = "rate",
-    sampler: str = "first_hitting",
-    steps: Steps | None = None,
-    schedule: Schedule | None = None,
-    num_samples: int = 10_000,
-    seed: int = 0,
+    plan: Plan,
     progress: Callable[[str], None] | None = None,
 ) -> TableEvaluation:
     """Laws of a table under guidance: the class, the tilted and the exact law, the network's, and samples.
 
     Args:
         target: the distribution, known exactly.
-        denoiser: the learned one; None evaluates (and samples with) the exact one alone.
-        strengths: guidance strengths w >= -1 (gamma = 1 + w in other codes), each once.
-        target_class: z in 0..K-1.
-        kind: "rate" or "normalized".
-        sampler: how the samples are drawn; see `mdlm_cfg.sampling.sampler.sample`.
-        steps: the sampler's number of steps, or its grid of clock times; None for first_hitting.
-        schedule: the sampler's noise schedule.
-        num_samples: n, per strength.
-        seed: mixed with w, so that a result does not depend on which other strengths were asked for.
+        denoiser: the learned one; None evaluates (and samples with) the exact one alone. Where it is too large for its
+            own exact law, its samples are judged all the same, and there is no learned law.
+        plan: guidances of one number w each; its first class is z (default 0).
         progress: called with one short line before every strength, which says how long the rest takes.
 
-    Returns:
-        Everything, computed.
-
     Raises:
-        UserError: no strengths or one twice or below -1, an unknown class, kind or sampler, a denoiser of
-            another space than the target's, or more partial states than memory holds.
+        UserError: an unknown class, a denoiser of another space than the target's, or more partial states than memory
+            holds.
     """
-    guidances = [Guidance(float(w), kind) for w in strengths]
-    _check(target, denoiser, [float(w) for w in strengths], target_class, num_samples)
-    check_sampler(sampler, steps)
-    say = Pieces([1] * len(guidances), progress)
+    z = target_class_of(plan, target)
+    check_space(target, denoiser)
+    judged = denoiser if denoiser is not None else target.denoiser()
+    learned = table_of(denoiser) if denoiser is not None else None
+    say = Pieces([1] * len(plan.guidances), progress)
     results = []
-    for guidance in guidances:
-        say(f"laws and samples at w = {guidance.strength(0, 1):g}")
-        laws = _laws(target, denoiser, guidance, target_class)
-        generator = torch.Generator().manual_seed(hash((seed, guidance.strength(0, 1))) % 2**63)
-        x = sample(
-            denoiser if denoiser is not None else target.denoiser(),
-            guidance, target_class, num_samples, sampler, steps, schedule, generator,
-        )  # fmt: skip
-        results.append(_compare(guidance.strength(0, 1), laws, x, generator))
+    for guidance in plan.guidances:
+        say(f"laws and samples at w = {guidance.label}")
+        laws = {
+            "class": target.class_pmf(z),
+            "tilted": tilted_law(target, guidance.constant, z),
+            "exact": terminal_law(target.denoiser(), guidance, z),
+        }
+        if learned is not None:
+            laws["learned"] = terminal_law(learned, guidance, z)
+        x = plan.sampler.draw(
+            learned or judged, guidance, z, plan.num_samples, plan.generator("table samples", guidance, z)
+        )
+        results.append(_compare(guidance, laws, x, plan.generator("bootstrap", guidance, z)))
     return TableEvaluation(
-        target_class=target_class,
+        plan=plan,
+        target_class=z,
         num_classes=target.num_classes,
-        kind=kind,
-        sampler=sampler,
-        steps=steps if steps is None or isinstance(steps, int) else [float(tau) for tau in steps],
-        schedule=None if sampler == "first_hitting" else (schedule or Schedule()).name,
-        num_samples=num_samples,
-        seed=seed,
-        fingerprint=target.fingerprint(),
-        class_law=target.class_pmf(target_class),
-        others_law=_others(target, target_class),
+        judged="exact" if denoiser is None else "learned",
+        class_law=target.class_pmf(z),
+        others_law=_others(target, z),
         results=results,
     )
 
 
-def law_key(name: str, kind: str, w: float) -> str:
+def target_class_of(plan: Plan, target: TableMixture) -> int:
+    """The class a table is studied for: the plan's first, or 0.
+
+    Raises:
+        UserError: several classes, or one that does not exist.
+    """
+    plan.check_classes(target.num_classes)
+    classes = plan.classes or (0,)
+    if len(classes) > 1:
+        raise UserError(f"a table is studied for one class at a time, not for {list(classes)}: give target_class=K")
+    return classes[0]
+
+
+def table_of(denoiser: Denoiser) -> TabulatedDenoiser | None:
+    """A network as a table of all its answers; None where there are too many partial states for that."""
+    if isinstance(denoiser, TabulatedDenoiser):
+        return denoiser
+    n, d = denoiser.num_tokens, denoiser.num_dims
+    return TabulatedDenoiser(denoiser) if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES else None
+
+
+def check_space(target: TableMixture, denoiser: Denoiser | None) -> None:
+    """Raise UserError unless a denoiser lives where the target does."""
+    if denoiser is None:
+        return
+    ours, theirs = ((d.num_tokens, d.num_dims, d.num_classes) for d in (target, denoiser))
+    if ours != theirs:
+        raise UserError(
+            f"the denoiser has (values, dimensions, classes) = {theirs}, the target has {ours}: it was made for other "
+            "data"
+        )
+
+
+def law_key(name: str, guidance: Guidance) -> str:
     """The name of a law in laws.npz, such as "exact_rate_w2"; the tilted law knows no kind of guidance."""
     if name == "class":
         return name
-    strength = f"w{int(w)}" if float(w).is_integer() else f"w{float(w)!r}"
-    return f"{name}_{strength}" if name == "tilted" else f"{name}_{kind}_{strength}"
+    w = guidance.constant
+    strength = f"w{int(w)}" if w.is_integer() else f"w{w!r}"
+    return f"{name}_{strength}" if name == "tilted" else f"{name}_{guidance.kind}_{strength}"
 
 
 def moments_of(law: Tensor) -> Moments:
@@ -295,58 +310,7 @@ def mean_by_overlap(law: Tensor, class_law: Tensor, others_law: Tensor) -> dict[
     return {int(k): float(law[support & (counts == k)].mean()) for k in counts[support].unique()}
 
 
-def to_plain(value: Any) -> Any:
-    """The same in types that JSON has: tensors as lists, numbers that are not finite as "inf" or "nan"."""
-    if isinstance(value, Tensor):
-        return to_plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, Estimate):
-        return to_plain(asdict(value))
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def _check(
-    target: TableMixture,
-    denoiser: Denoiser | None,
-    strengths: list[float],
-    target_class: int,
-    num_samples: int,
-) -> None:
-    if not strengths:
-        raise UserError("no guidance strength w was given; give at least one")
-    twice = [w for k, w in enumerate(strengths) if w in strengths[:k]]
-    if twice:
-        raise UserError(f"guidance strength w = {twice[0]:g} was given twice; give each once")
-    if num_samples < 1:
-        raise UserError(f"the number of samples is {num_samples}, and must be at least 1")
-    check_class(target_class, target.num_classes)
-    spaces = [(d.num_tokens, d.num_dims, d.num_classes) for d in (target, denoiser) if d is not None]
-    if spaces[0] != spaces[-1]:
-        raise UserError(
-            "the denoiser has (values, dimensions, classes) = "
-            f"{spaces[-1]}, the target has {spaces[0]}: it was made for other data"
-        )
-
-
-def _laws(target: TableMixture, denoiser: Denoiser | None, guidance: Guidance, target_class: int) -> dict[str, Tensor]:
-    laws = {
-        "class": target.class_pmf(target_class),
-        "tilted": tilted_law(target, guidance.strength(0, 1), target_class),
-        "exact": terminal_law(target.denoiser(), guidance, target_class),
-    }
-    if denoiser is not None:
-        laws["learned"] = terminal_law(denoiser, guidance, target_class)
-    return laws
-
-
-def _compare(w: float, laws: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> StrengthEvaluation:
+def _compare(guidance: Guidance, laws: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> StrengthEvaluation:
     cells = max(laws["exact"].numel(), len(x))
     resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // cells))
     sample_tv: dict[str, SampleTV] = {
@@ -355,7 +319,7 @@ def _compare(w: float, laws: dict[str, Tensor], x: Tensor, generator: torch.Gene
         if name in ("exact", "learned")
     }
     laws = laws | {"samples": histogram(x, laws["exact"].shape[0])}
-    return StrengthEvaluation(w, laws, {name: moments_of(law) for name, law in laws.items()}, sample_tv)
+    return StrengthEvaluation(guidance, laws, {name: moments_of(law) for name, law in laws.items()}, sample_tv, x)
 
 
 def _others(target: TableMixture, target_class: int) -> Tensor:

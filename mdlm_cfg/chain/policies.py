@@ -1,0 +1,292 @@
+"""Unmasking policies: which coordinate comes next (theory, section 10).
+
+Guidance says what a masked coordinate becomes: v with probability r_i(v) = rho_i(v) / Z_i. A policy says which
+coordinate does, and sees of a partial state what guidance made of it: Z_i, r_i and the coordinates' places. It
+answers with a score and a weight: the highest score comes first; equal scores (and under rate and uniform all are)
+come in proportion to their weights. Several at a time are drawn one by one so, without replacement, the state frozen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.support.errors import UserError
+
+NEG_INF = float("-inf")
+TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
+
+
+class Policy(ABC):
+    """Which masked coordinate is unmasked next: a distribution pi(i | x_U)."""
+
+    @abstractmethod
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """What is preferred, and how equals are drawn.
+
+        Args:
+            log_z: log Z_i of m coordinates, (..., m).
+            log_r: gives log r_i(v), (..., m, N), when called.
+            coordinates: which coordinates these are, int64, broadcasts to (..., m).
+
+        Returns:
+            score: (..., m), higher first; None where no coordinate goes before another. log_weight: (..., m), of the
+            draw among equals.
+        """
+
+    def check(self, num_dims: int) -> None:
+        """Raise UserError where this policy is not one of D coordinates; most fit any D."""
+        return
+
+    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`preference`, the scores as places: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
+
+        Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
+        """
+        score, log_weight = self.preference(log_z, log_r, coordinates)
+        nowhere = log_z == NEG_INF
+        log_weight = log_weight.expand_as(log_z).masked_fill(nowhere, NEG_INF)
+        if score is None:
+            return None, log_weight
+        return tiers(score.expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
+
+    def log_choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Tensor:
+        """log pi(i | x_U), (..., m): -inf where i is not next, and everywhere where nothing can move."""
+        return log_first(*self.choice(log_z, log_r, coordinates))
+
+
+def tiers(score: Tensor) -> Tensor:
+    """The place of every score along the last axis, int64: 0 for the highest, equal where scores are (within `TIE`)."""
+    ordered, index = score.detach().sort(dim=-1, descending=True)
+    falls = (ordered[..., :-1] - ordered[..., 1:]) > TIE  # -inf beside -inf is NaN: no fall
+    places = torch.cat([torch.zeros_like(index[..., :1]), falls.cumsum(dim=-1)], dim=-1)
+    return torch.empty_like(index).scatter_(-1, index, places)
+
+
+def log_first(tier: Tensor | None, log_weight: Tensor) -> Tensor:
+    """The log-probability of every coordinate to be the first, from its tier and weight; over the last axis."""
+    if tier is not None:
+        log_weight = log_weight.masked_fill(tier > tier.amin(dim=-1, keepdim=True), NEG_INF)
+    top = log_weight.amax(dim=-1, keepdim=True)
+    relative = log_weight - top.masked_fill(top == NEG_INF, 0.0)  # of a log Z of 1e8 the last digits would be lost
+    total = relative.logsumexp(dim=-1, keepdim=True)
+    return relative - total.masked_fill(total == NEG_INF, 0.0)
+
+
+@dataclass(frozen=True)
+class KindPolicy(Policy):
+    """The order that a kind of guidance has by itself: in proportion to the kind's total rates."""
+
+    kind: Kind
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        return None, self.kind.log_rate(log_z)
+
+    def __str__(self) -> str:
+        return str(self.kind)
+
+
+@dataclass(frozen=True)
+class RatePolicy(Policy):
+    """pi = Z_i / Lambda: the order of `rate` guidance (arXiv 2506.10971)."""
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        return None, log_z
+
+    def __str__(self) -> str:
+        return "rate"
+
+
+@dataclass(frozen=True)
+class Uniform(Policy):
+    """pi = 1 / number of masked coordinates: the order of `normalized` guidance (arXiv 2507.08965)."""
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        return None, torch.zeros_like(log_z)
+
+    def __str__(self) -> str:
+        return "uniform"
+
+
+@dataclass(frozen=True)
+class FixedOrder(Policy):
+    """One coordinate after another, in an order given beforehand.
+
+    Args:
+        order: coordinates 0..D-1, the first to be unmasked first; None is from left to right.
+
+    Raises:
+        UserError: not a permutation of 0..D-1.
+    """
+
+    order: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.order is not None:
+            object.__setattr__(self, "order", tuple(int(i) for i in self.order))
+            _check_all_once("order", self.order, len(self.order))
+
+    def check(self, num_dims: int) -> None:
+        """See `Policy.check`."""
+        if self.order is not None:
+            _check_all_once("order", self.order, num_dims)
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        place = coordinates
+        if self.order is not None:
+            place = torch.tensor(self.order, device=coordinates.device).argsort()[coordinates]
+        return -place.to(log_z.dtype), torch.zeros_like(log_z)
+
+    def __str__(self) -> str:
+        return "fixed_order" if self.order is None else f"fixed_order({','.join(map(str, self.order))})"
+
+
+@dataclass(frozen=True)
+class Blocks(Policy):
+    """Block after block, and within a block by another policy: semi-autoregressive decoding (LLaDA, block diffusion).
+
+    Args:
+        blocks: sets of coordinates, the first to be unmasked first; together 0..D-1, each once.
+        within: the policy inside a block, a name or an object; default uniform.
+
+    Raises:
+        UserError: a coordinate that is missing or comes twice.
+    """
+
+    blocks: Sequence[Sequence[int]]
+    within: Policy = field(default_factory=Uniform)  # a name is replaced by what it names
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(tuple(int(i) for i in block) for block in self.blocks))
+        object.__setattr__(self, "within", policy_of(self.within))
+        self.check(sum(len(block) for block in self.blocks))
+
+    def check(self, num_dims: int) -> None:
+        """See `Policy.check`."""
+        _check_all_once("blocks", [i for block in self.blocks for i in block], num_dims)
+        self.within.check(num_dims)
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        block_of = {i: place for place, block in enumerate(self.blocks) for i in block}
+        places = torch.tensor([block_of[i] for i in range(len(block_of))], device=coordinates.device)
+        tier, log_weight = self.within.choice(log_z, log_r, coordinates)
+        place = (places[coordinates] * log_z.shape[-1]).expand_as(log_z)
+        return -(place if tier is None else place + tier).to(log_z.dtype), log_weight
+
+    def __str__(self) -> str:
+        return f"blocks({'|'.join(','.join(map(str, block)) for block in self.blocks)}; {self.within})"
+
+
+@dataclass(frozen=True)
+class _Best(Policy):
+    """The coordinate with the highest score of its guided values.
+
+    Args:
+        temperature: of Gumbel noise added to the scores (theory, section 10): the coordinate is then drawn in
+            proportion to exp(score / temperature), which is the same in law. 0 is the best, equals being shared.
+    """
+
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"a policy's temperature is {self.temperature}, and must be at least 0 and finite")
+
+    @abstractmethod
+    def score(self, log_r: Tensor) -> Tensor:
+        """(..., m) from log r_i(v), (..., m, N)."""
+
+    def preference(
+        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.preference`."""
+        score = self.score(log_r())
+        if self.temperature:
+            return None, score / self.temperature
+        return score, torch.zeros_like(log_z)
+
+    def __str__(self) -> str:
+        name = type(self).__name__.lower()
+        return f"{name}(temperature={self.temperature:g})" if self.temperature else name
+
+
+@dataclass(frozen=True)
+class Confidence(_Best):
+    """The largest max_v r_i(v), scored by its logarithm (MaskGIT, arXiv 2202.04200; LLaDA, arXiv 2502.09992)."""
+
+    def score(self, log_r: Tensor) -> Tensor:
+        """ln max_v r_i(v)."""
+        return log_r.amax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Margin(_Best):
+    """The largest difference of the two most probable values (Kim et al., arXiv 2502.06768)."""
+
+    def score(self, log_r: Tensor) -> Tensor:
+        """r_i's largest minus its second largest."""
+        if log_r.shape[-1] == 1:
+            return log_r[..., 0].exp()
+        best = log_r.topk(2, dim=-1).values.exp()
+        return best[..., 0] - best[..., 1]
+
+
+@dataclass(frozen=True)
+class Entropy(_Best):
+    """The smallest entropy of r_i."""
+
+    def score(self, log_r: Tensor) -> Tensor:
+        """sum_v r_i(v) ln r_i(v), in nats."""
+        return torch.where(log_r > NEG_INF, log_r.exp() * log_r.clamp(min=-1e300), 0.0).sum(dim=-1)
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "rate": RatePolicy, "uniform": Uniform, "fixed_order": FixedOrder, "confidence": Confidence, "margin": Margin,
+    "entropy": Entropy,
+}  # fmt: skip
+
+
+def policy_of(policy: Policy | str) -> Policy:
+    """A policy by its name, or itself; "fixed_order" is from left to right.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if policy not in POLICIES:
+        raise UserError(
+            f"policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}, or give an object such as "
+            "Blocks(blocks)"
+        )
+    return POLICIES[policy]()
+
+
+def _check_all_once(what: str, coordinates: Sequence[int], num_dims: int) -> None:
+    if sorted(coordinates) != list(range(num_dims)):
+        raise UserError(
+            f"the {what} of a policy holds coordinates {list(coordinates)[:20]}, and must hold each of "
+            f"0..{num_dims - 1} once"
+        )

@@ -1,0 +1,161 @@
+"""Strengths of guidance that change as coordinates are unmasked (theory, section 12).
+
+With j of D coordinates unmasked the progress is j / (D - 1): 0 where the first coordinate is unmasked, 1 where the last
+is. In one dimension it is 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+
+ALLOWED = "a number, ramp(start,end), interval(w,begin,end[,outside]) or a list of D numbers such as [0.58,2.0]"
+
+
+@dataclass(frozen=True)
+class LinearRamp:
+    """w(progress) going linearly from `start`, for the first coordinate, to `end`, for the last."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress in [0, 1]."""
+        return self.start + (self.end - self.start) * progress
+
+    def __str__(self) -> str:
+        return f"ramp({self.start:g},{self.end:g})"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """w(progress) equal to `w` for begin <= progress <= end, and to `outside` elsewhere."""
+
+    w: float
+    begin: float
+    end: float
+    outside: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress in [0, 1]."""
+        return self.w if self.begin <= progress <= self.end else self.outside
+
+    def __str__(self) -> str:
+        outside = f",{self.outside:g}" if self.outside else ""
+        return f"interval({self.w:g},{self.begin:g},{self.end:g}{outside})"
+
+
+@dataclass(frozen=True)
+class PerCount:
+    """w_0, ..., w_{D-1}: one strength for every number of coordinates that are unmasked already.
+
+    Args:
+        values: D numbers; for another D they are refused.
+
+    Raises:
+        UserError: no numbers at all.
+    """
+
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(w) for w in self.values))
+        if not self.values:
+            raise UserError("a list of strengths is empty: it must hold one for each of the D coordinates")
+
+    def at(self, num_unmasked: int, num_dims: int) -> float:
+        """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
+        if len(self.values) != num_dims:
+            raise UserError(
+                f"the strengths {self} are {len(self.values)}, and there must be {num_dims}: one for every number of "
+                "coordinates that are unmasked already"
+            )
+        return self.values[num_unmasked]
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress of 0, 1/(D-1), ..., 1."""
+        return self.values[round(min(progress, 1.0) * (len(self.values) - 1))]
+
+    def __str__(self) -> str:
+        return f"[{','.join(f'{w:g}' for w in self.values)}]"
+
+
+Strength = float | Callable[[float], float]
+
+
+def linear_ramp(start: float, end: float) -> LinearRamp:
+    """See `LinearRamp`."""
+    return LinearRamp(start, end)
+
+
+def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Interval:
+    """See `Interval`."""
+    return Interval(w, begin, end, outside)
+
+
+def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[float], float]) -> Strength:
+    """A strength as a user writes it: 2, "2", "ramp(0,4)", "interval(4,0.3,0.9)", "[0.58,2.0]", or [0.58, 2.0].
+
+    Returns:
+        a number, or a schedule; what is one already is handed back.
+
+    Raises:
+        UserError: anything else.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, str):
+        return _parse_text(value)
+    if isinstance(value, Sequence):
+        return PerCount([float(w) for w in value])
+    return float(value)
+
+
+def _parse_text(text: str) -> Strength:
+    match = re.fullmatch(r"\s*(ramp|interval|)\s*([(\[]?)(.*?)([)\]]?)\s*", text, flags=re.DOTALL)
+    name, opening, inside, closing = match.groups() if match else ("?", "", "", "")
+    try:
+        numbers = [float(part) for part in inside.split(",")]
+    except ValueError:
+        numbers = []
+    if name == "ramp" and opening + closing == "()" and len(numbers) == 2:
+        return LinearRamp(*numbers)
+    if name == "interval" and opening + closing == "()" and len(numbers) in (3, 4):
+        return Interval(*numbers)
+    if name == "" and opening + closing == "[]" and numbers:
+        return PerCount(numbers)
+    if name == "" and opening + closing == "" and len(numbers) == 1:
+        return numbers[0]
+    raise UserError(f"the strength {text!r} cannot be read; write {ALLOWED}")
+
+
+def parse_strengths(text: str) -> list[Strength]:
+    """Several strengths, as in "[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0],2]"; the outer brackets are optional.
+
+    Raises:
+        UserError: one that cannot be read.
+    """
+    text = text.strip()
+    parts = _split(text)
+    if len(parts) == 1 and text.startswith("[") and text.endswith("]"):
+        parts = _split(text[1:-1])
+    return [parse_strength(part) for part in parts]
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that are in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

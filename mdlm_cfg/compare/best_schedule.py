@@ -1,0 +1,216 @@
+"""The best strengths w_0, ..., w_{D-1}: one for each number of unmasked coordinates (theory, section 12).
+
+The push is differentiable in them. They are found by its exact gradient (L-BFGS), from several starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
+from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
+from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
+from mdlm_cfg.chain.strengths import PerCount
+from mdlm_cfg.laws.rates import MAX_BATCH, start
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+
+NEG_INF = float("-inf")
+Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One subset of unmasked coordinates: its states, and where they lead.
+
+    Attributes:
+        states: their place among all (N+1)^D, (S,). children: the place of x_U + {i=v}, (S, m, N).
+        log_cond: log p(v | x_U, z), (S, m, N). log_ratio: log p(v | x_U, z) - log p(v | x_U), 0 where impossible.
+        coordinates: the m masked ones.
+    """
+
+    level: int
+    states: Tensor
+    children: Tensor
+    log_cond: Tensor
+    log_ratio: Tensor
+    coordinates: Tensor
+
+
+class DifferentiablePush:
+    """The terminal law of any denoiser as a differentiable function of w_0, ..., w_{D-1}.
+
+    Args:
+        denoiser: asked once for every partial state and both conditionals.
+        target_class: z.
+        policy: which coordinate comes next. Under one that picks the best, the law is differentiable piece by piece.
+    """
+
+    def __init__(self, denoiser: Denoiser, target_class: int, policy: Policy) -> None:
+        lattice = start(denoiser, target_class, states_kept=4 * denoiser.num_tokens * denoiser.num_dims)
+        policy.check(lattice.num_dims)
+        self.lattice, self.policy = lattice, policy
+        self.levels = [piece for level in range(lattice.num_dims) for piece in _pieces(denoiser, target_class, level)]
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """The terminal law, float64 (N,)*D, of strengths (D,)."""
+        n, d = self.lattice.num_tokens, self.lattice.num_dims
+        flow = torch.zeros(self.lattice.num_states, dtype=torch.float64)
+        flow[-1] = 1  # all masked comes last in C order
+        for piece in self.levels:
+            log_rho = piece.log_cond + w[piece.level] * piece.log_ratio
+            log_z = log_rho.logsumexp(dim=-1)
+            log_r = log_rho - log_z[..., None]
+            log_pi = self.policy.log_choice(log_z, partial(torch.clone, log_r), piece.coordinates)
+            moved = flow[piece.states][:, None, None] * (log_pi[..., None] + log_r).exp()
+            flow = flow.index_add(0, piece.children.flatten(), moved.flatten())
+        return flow.reshape([n + 1] * d)[(slice(0, n),) * d]
+
+
+def _pieces(denoiser: Denoiser, target_class: int, level: int) -> list[_Level]:
+    """The states of one level, one subset of unmasked coordinates at a time."""
+    n, d = denoiser.num_tokens, denoiser.num_dims
+    lattice = Lattice(n, d)
+    tokens = lattice.tokens(level)
+    log_cond, log_uncond = (
+        torch.cat([conditionals(denoiser, chunk, k) for chunk in tokens.split(MAX_BATCH)]) for k in (target_class, None)
+    )
+    if bool((log_uncond[log_cond > NEG_INF] == NEG_INF).any()):
+        raise UserError(f"class {target_class} has probability where the mixture has none: rates would be infinite")
+    out = []
+    for c, subset in enumerate(lattice.subsets[level]):
+        rows = slice(c * n**level, (c + 1) * n**level)
+        masked = torch.tensor([i for i in range(d) if i not in subset])
+        states = flat_index(tokens[rows], n + 1)
+        moves = (torch.arange(n) - n) * strides(n + 1, d)[masked][:, None]
+        cond, uncond = log_cond[rows][:, masked], log_uncond[rows][:, masked]
+        ratio = torch.where(cond > NEG_INF, cond - uncond, 0.0)
+        out.append(_Level(level, states, states[:, None, None] + moves, cond, ratio, masked))
+    return out
+
+
+@dataclass(frozen=True)
+class BestSchedule:
+    """The best strengths found, and what they reach.
+
+    Attributes:
+        strengths: w_0, ..., w_{D-1}.
+        kind, policy: of the chain that they are for.
+        value: the objective there. constant_value: the objective of the constant w.
+        law: the terminal law there, float64 (N,)*D.
+    """
+
+    strengths: PerCount
+    kind: Kind
+    policy: Policy | None
+    value: float
+    constant_value: float
+    law: Tensor
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance of this schedule."""
+        return Guidance(self.strengths, self.kind)
+
+
+def kl_to(reference: Tensor) -> Objective:
+    """KL(reference || law), in nats."""
+    inside = reference > 0
+    p = reference[inside]
+    return lambda law: (p * (p.log() - law[inside].clamp(min=1e-300).log())).sum()
+
+
+def tv_to(reference: Tensor) -> Objective:
+    """TV(reference, law)."""
+    return lambda law: 0.5 * (reference - law).abs().sum()
+
+
+def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> Objective:
+    """-E log p(z | x) - entropy_weight * H(law), in nats: samples sure of their class, and many of them."""
+    joint = target.class_weights[target_class] * target.class_pmf(target_class)
+    posterior = torch.where(target.pmf > 0, joint / target.pmf, 0.0).clamp(min=1e-300)
+
+    def objective(law: Tensor) -> Tensor:
+        entropy = -(law * law.clamp(min=1e-300).log()).sum()
+        return -(law * posterior.log()).sum() - entropy_weight * entropy
+
+    return objective
+
+
+def best_schedule(
+    target: TableMixture,
+    w: float,
+    target_class: int,
+    objective: str | Objective = "kl",
+    *,
+    kind: Kind | str = KINDS["rate"],
+    policy: Policy | str | None = None,
+    denoiser: Denoiser | None = None,
+) -> BestSchedule:
+    """The strengths per number of unmasked coordinates that bring the chain nearest to the tilted law of strength w.
+
+    Args:
+        target: the known distribution, on few dimensions.
+        w: of the tilted law.
+        objective: "kl", KL(p_{z,w} || law); "tv"; or a differentiable function of the law, such as `trade_off(...)`.
+        kind, policy: of the chain; a policy of None is the kind's own.
+        denoiser: whose chain it is, such as a learned one; default the exact one.
+
+    Raises:
+        UserError: an unknown objective, kind, policy or class; a w that is not allowed.
+    """
+    made = None if policy is None else policy_of(policy)
+    push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
+    reference = tilted_law(target, w, target_class)
+    goal = _objective(objective, reference)
+    d = target.num_dims
+    constant = torch.full((d,), float(w), dtype=torch.float64)
+    # few local minima, and the flat start at w = -1 is one: late guidance, the constant, the class itself, early ones
+    rising = torch.linspace(0, 1, d, dtype=torch.float64) if d > 1 else torch.ones(1, dtype=torch.float64)
+    starts = [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros(d, dtype=torch.float64)]
+    if objective == "tv":  # not smooth where it is best: from where KL is
+        smooth = kl_to(reference)
+        starts.append(min((_descend(push, smooth, w0) for w0 in starts), key=lambda v: float(smooth(push(v)))))
+    with torch.no_grad():
+        constant_value = float(goal(push(constant)))
+    found = [constant, *(_descend(push, goal, w0) for w0 in starts)]
+    with torch.no_grad():
+        best = min(found + starts, key=lambda v: float(goal(push(v))))
+        law = push(best)
+        value = float(goal(law))
+    return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, value, constant_value, law)
+
+
+def _objective(objective: str | Objective, reference: Tensor) -> Objective:
+    if callable(objective):
+        return objective
+    if objective not in ("kl", "tv"):
+        raise UserError(f"objective {objective!r} is unknown; choose kl or tv, or give a function of the law")
+    return kl_to(reference) if objective == "kl" else tv_to(reference)
+
+
+def _descend(push: DifferentiablePush, goal: Objective, w: Tensor) -> Tensor:
+    """A local minimum by L-BFGS in s with w = s^2 - 1, which keeps w >= -1 and reaches it."""
+    root = (w + 1).clamp(min=1e-2).sqrt().requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [root], max_iter=ITERATIONS, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = goal(push(root**2 - 1))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    end = (root.detach() ** 2 - 1).clamp(max=MAX_STRENGTH)
+    return end if bool(end.isfinite().all()) else w

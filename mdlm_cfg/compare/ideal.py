@@ -1,0 +1,121 @@
+"""The ideal guided conditionals, and where a rule of guidance departs from them (theory, section 11).
+
+The chain that ends in the tilted law with no weights is that of the tilted table's own conditionals. A rule of guidance
+is held against it state by state: the divergence of the paths is a sum over partial states,
+
+    KL(ideal paths || guided paths) = sum over x_U of visits(x_U) sum_i pi(i | x_U) KL(ideal_i || r_i),
+
+with the visits of the ideal chain under the rule's own policy pi; it bounds KL(p_{z,w} || terminal law).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.laws.choices import LevelChoices, level_choices, policy_or_own
+from mdlm_cfg.laws.push import push
+from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.targets.table import TableDenoiser, TableMixture
+
+NEG_INF = float("-inf")
+
+
+def ideal_denoiser(target: TableMixture, w: float, target_class: int) -> TableDenoiser:
+    """The conditionals of p_{z,w} itself, of one class (0): unguided, they end in the tilted law.
+
+    Raises:
+        UserError: a class that does not exist, or a w that is not allowed.
+    """
+    return TableMixture(tilted_law(target, w, target_class)[None], torch.ones(1)).denoiser()
+
+
+@dataclass(frozen=True)
+class StateDeparture:
+    """How far a rule of guidance is from the ideal at one partial state.
+
+    Attributes:
+        state: tokens (D,), the mask being N. visits: the probability that the ideal chain passes through it.
+        kl: sum_i pi(i | x_U) KL(ideal_i || r_i), in nats.
+    """
+
+    state: tuple[int, ...]
+    visits: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Where and how early a rule of guidance departs from the ideal.
+
+    Attributes:
+        by_level: per number of unmasked coordinates 0..D-1, the sum of visits * kl in nats.
+        states: the states with the largest visits * kl, worst first.
+    """
+
+    by_level: tuple[float, ...]
+    states: tuple[StateDeparture, ...]
+
+    @property
+    def total(self) -> float:
+        """KL(ideal paths || guided paths) in nats: at least KL(p_{z,w} || terminal law)."""
+        return sum(self.by_level)
+
+
+def departure(
+    target: TableMixture,
+    guidance: Guidance,
+    target_class: int,
+    policy: Policy | str | None = None,
+    *,
+    w: float | None = None,
+    denoiser: Denoiser | None = None,
+    most: int = 20,
+) -> Departure:
+    """How far guidance is from the ideal guided conditionals, by level of unmasking and by state.
+
+    Args:
+        guidance: the rule; its strength may be a schedule where `w` is given.
+        policy: which coordinate comes next; None is the kind's own.
+        w: the strength of the tilted law; default that of the guidance.
+        denoiser: whose guided conditionals these are; default the exact ones.
+        most: how many states are listed.
+
+    Raises:
+        UserError: as `terminal_law`.
+    """
+    ideal = ideal_denoiser(target, guidance.constant if w is None else w, target_class)
+    rule, made = denoiser or target.denoiser(), policy_or_own(policy, guidance)
+    lattice = start(rule, target_class, states_kept=2 * target.num_dims)
+    flow = torch.ones(1, 1, dtype=torch.float64)
+    by_level, states = [], []
+    levels = zip(
+        level_choices(ideal, Guidance(0.0), 0, made, lattice),
+        level_choices(rule, guidance, target_class, made, lattice),
+    )
+    for level, (best, guided) in enumerate(levels):
+        kl = _level_kl(best, guided, lattice, level)
+        weighted = torch.where(flow > 0, flow * kl, 0.0).flatten()
+        by_level.append(float(weighted.sum()))
+        tokens = lattice.tokens(level)
+        for row in weighted.topk(min(most, len(weighted))).indices.tolist():
+            state = StateDeparture(tuple(tokens[row].tolist()), float(flow.flatten()[row]), float(kl.flatten()[row]))
+            states.append(state)
+        mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi)
+        flow = push(mixed.rates(), flow, lattice, level)
+    states.sort(key=lambda s: -s.visits * s.kl if s.visits > 0 else 0.0)
+    return Departure(tuple(by_level), tuple(s for s in states[:most] if s.visits > 0))
+
+
+def _level_kl(best: LevelChoices, guided: LevelChoices, lattice: Lattice, level: int) -> Tensor:
+    """sum_i pi(i | x_U) KL(ideal_i || r_i) of every state of a level, (C, N^l); pi is the guided chain's."""
+    log_p, log_q = (choices.log_values(lattice, level) for choices in (best, guided))
+    terms = torch.where(log_p > NEG_INF, log_p.exp() * (log_p - log_q), 0.0).sum(dim=-1)
+    return torch.where(guided.log_pi > NEG_INF, guided.log_pi.exp() * terms.transpose(1, 2), 0.0).sum(dim=1)

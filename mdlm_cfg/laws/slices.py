@@ -1,0 +1,64 @@
+"""Slices: all coordinates but a few fixed, so that laws of large networks are exact (theory, section 13)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.support.errors import UserError
+
+
+class SliceDenoiser:
+    """A denoiser on the free coordinates of a partial state, in their order; all others are known.
+
+    The chain started there is a chain on (N+1)^|S| states, and every law applies to it. A strength that changes with
+    progress counts the free coordinates alone.
+
+    Args:
+        denoiser: on D coordinates.
+        state: int64 (D,), values 0..N-1 where a coordinate is known, and the mask N where it is free.
+
+    Raises:
+        UserError: a state of another shape or with other values, or with nothing free.
+    """
+
+    def __init__(self, denoiser: Denoiser, state: Tensor) -> None:
+        self.denoiser = denoiser
+        self.num_tokens, self.num_classes = denoiser.num_tokens, denoiser.num_classes
+        self.device = device_of(denoiser)
+        state = torch.as_tensor(state)
+        if state.shape != (denoiser.num_dims,) or state.is_floating_point():
+            raise UserError(
+                f"the state of a slice has shape {tuple(state.shape)} and type {state.dtype}, and must hold "
+                f"{denoiser.num_dims} whole numbers"
+            )
+        if not bool(((state >= 0) & (state <= self.num_tokens)).all()):
+            raise UserError(
+                f"the state of a slice holds values outside 0..{self.num_tokens}: tokens are 0..{self.num_tokens - 1}, "
+                f"and the mask {self.num_tokens}"
+            )
+        self.state = state.to(self.device, torch.int64)
+        self.free = (self.state == self.num_tokens).nonzero().squeeze(1)
+        self.num_dims = len(self.free)
+        if self.num_dims == 0:
+            raise UserError(f"nothing is free in this slice: put the mask {self.num_tokens} where it is")
+
+    def fill(self, tokens: Tensor) -> Tensor:
+        """Free coordinates (B, |S|) among the known ones: int64 (B, D)."""
+        whole = self.state.repeat(len(tokens), 1)
+        whole[:, self.free] = tokens
+        return whole
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        return self.denoiser(self.fill(tokens), classes)[:, self.free]
+
+
+def slice_denoiser(denoiser: Denoiser, state: Tensor) -> SliceDenoiser:
+    """The conditionals of the free coordinates given the known ones; see `SliceDenoiser`.
+
+    For an exact denoiser at w = 0 the terminal law of the slice is the Bayes conditional p(x_S | rest, z); of a trained
+    network it is the exact law of guided inpainting.
+    """
+    return SliceDenoiser(denoiser, state)

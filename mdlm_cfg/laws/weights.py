@@ -1,0 +1,80 @@
+"""The tilted law as the weighted law of the chain, and what the weights cost (theory, section 11).
+
+The probability of a path of any policy is prod pi(i | x_U) rho_i(v) / Z_i, and prod rho telescopes to T(x): a path that
+is weighted by W = the product of the Z_i of the coordinates it unmasked has the law p_{z,w}, and E W = sum_x T(x).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.laws.choices import level_choices, policy_or_own
+from mdlm_cfg.laws.push import push_log
+from mdlm_cfg.laws.rates import start
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class TiltedWeights:
+    """Exactly, what weighting every finished sample by W does.
+
+    Attributes:
+        law: of the weighted samples, float64 (N,)*D: the tilted law for consistent conditionals; else the
+            order-averaged tilted law, in proportion to the sum over orders of prod pi rho.
+        log_normalizer: ln E W, in nats.
+        log_second_moment: ln E W^2.
+    """
+
+    law: Tensor
+    log_normalizer: float
+    log_second_moment: float
+
+    @property
+    def normalizer(self) -> float:
+        """E W; inf where it exceeds float64: see `log_normalizer`."""
+        return math.exp(self.log_normalizer) if self.log_normalizer < 709 else math.inf
+
+    @property
+    def ess(self) -> float:
+        """The relative effective sample size (E W)^2 / E W^2, in (0, 1]: what share of the samples is left."""
+        return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))
+
+
+def tilted_weights(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
+) -> TiltedWeights:
+    """The weighted law of a one-at-a-time sampler, its normaliser and its effective sample size (theory, section 11).
+
+    Args:
+        denoiser: exact or learned, on few dimensions.
+        policy: which coordinate comes next; None is the kind's own.
+
+    Raises:
+        UserError: as `terminal_law`; or a w that is a schedule; or values with a temperature or a top-p.
+    """
+    check_weights(guidance)
+    lattice = start(denoiser, target_class, states_kept=2)
+    first = second = torch.zeros(1, 1, dtype=torch.float64)
+    made = policy_or_own(policy, guidance)
+    for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
+        first = push_log(choices.rates(power=1), first, lattice, level)
+        second = push_log(choices.rates(power=2), second, lattice, level)
+    law = first.flatten().softmax(dim=0).reshape([lattice.num_tokens] * lattice.num_dims)
+    return TiltedWeights(law, float(first.logsumexp(dim=(0, 1))), float(second.logsumexp(dim=(0, 1))))
+
+
+def check_weights(guidance: Guidance) -> None:
+    """Raise UserError unless weights lead to a tilted law: one w, and values as guidance gives them."""
+    _ = guidance.constant
+    if guidance.filters:
+        raise UserError(
+            f"weights have no tilted law under temperature = {guidance.temperature:g}, top_p = {guidance.top_p:g}: "
+            "leave both at 1"
+        )

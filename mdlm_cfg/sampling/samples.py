@@ -1,0 +1,132 @@
+"""Samples of the guided chain, and the exact law of a sampler's steps: one call each (theory, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.chain.schedules import Schedule, Steps
+from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.errors import UserError
+
+
+@overload
+def sample(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    num_samples: int,
+    sampler: Sampler | str = ...,
+    steps: Steps | None = ...,
+    schedule: Schedule | str | None = ...,
+    *,
+    policy: Policy | str | None = ...,
+    start: Tensor | None = ...,
+    weights: Literal[False] = ...,
+    generator: torch.Generator | None = ...,
+    on_step: Callable[[Tensor], None] | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def sample(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    num_samples: int,
+    sampler: Sampler | str = ...,
+    steps: Steps | None = ...,
+    schedule: Schedule | str | None = ...,
+    *,
+    policy: Policy | str | None = ...,
+    start: Tensor | None = ...,
+    weights: Literal[True],
+    generator: torch.Generator | None = ...,
+    on_step: Callable[[Tensor], None] | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def sample(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    num_samples: int,
+    sampler: Sampler | str = FIRST_HITTING,
+    steps: Steps | None = None,
+    schedule: Schedule | str | None = None,
+    *,
+    policy: Policy | str | None = None,
+    start: Tensor | None = None,
+    weights: bool = False,
+    generator: torch.Generator | None = None,
+    on_step: Callable[[Tensor], None] | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Draw samples of one class from the guided reverse chain.
+
+    Args:
+        denoiser: the conditionals; exact or learned. The samples are drawn on its device.
+        guidance: strength w (0 is conditional; gamma = 1 + w in other codes) and kind.
+        target_class: z in 0..K-1; None draws from the whole mixture, unguided.
+        num_samples: n.
+        sampler: a name ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping"), or a `Sampler`.
+        steps: for all but first_hitting: the number of steps K, or your own grid of clock times from 0 to inf.
+        schedule: the noise schedule of K steps, or its name; default linear, and cosine for event_leaping.
+        policy: which coordinates come next (theory, section 10): "rate", "uniform", "fixed_order", "confidence",
+            "margin", "entropy", or an object such as `FixedOrder(order)`; None is the order of the kind of guidance.
+            For first_hitting and event_leaping.
+        start: partial states to start from, int64 (D,) or (n, D), the mask being N; what is unmasked stays. None is
+            all masked.
+        weights: also give the log-weights that carry the samples to the tilted law (theory, section 11); for
+            first_hitting, and a w that is a number.
+        generator: the only source of randomness, on the denoiser's device; the same seed gives the same samples.
+        on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
+
+    Returns:
+        int64 (n, D), values 0..N-1: nothing is left masked. With `weights`: (x, log_weights float64 (n,)).
+
+    Raises:
+        UserError: an unknown sampler, policy or class, a start that is no partial state, missing or useless steps, a
+            grid that would leave masks, a denoiser that breaks its contract, weights of several events at a time.
+    """
+    made = as_sampler(sampler, steps, schedule)
+    if policy is not None:
+        if made.policy is not None:
+            raise UserError(f"{made.label} has its own policy: give it when you make the sampler, or here")
+        made = replace(made, policy=policy_of(policy))
+    draw = made.draw_weighted if weights else made.draw
+    return draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step, start=start)
+
+
+def stepped_law(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    sampler: Sampler | str,
+    steps: Steps | None = None,
+    schedule: Schedule | str | None = None,
+) -> Tensor:
+    """The exact law of a sampler's steps over partial states (theory, section 6); also of a grid that ends early.
+
+    Args:
+        sampler, steps, schedule: as in `sample`; mass is left on masks if a grid ends before inf.
+
+    Returns:
+        float64 (N+1,)*D over partial states, index N of an axis being the mask; `[:N, ..., :N]` holds finished samples.
+
+    Raises:
+        UserError: an unknown sampler or class, or a kernel too large to apply.
+    """
+    made = as_sampler(sampler, steps, schedule)
+    if made.exact_in_time:
+        raise UserError("first_hitting makes no time error: its law is terminal_law")
+    if made.policy is not None:
+        made.policy.check(denoiser.num_dims)
+    return law_after(denoiser, made.given(guidance), target_class, made.plan(denoiser.num_dims))

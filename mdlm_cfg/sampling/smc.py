@@ -1,0 +1,141 @@
+"""Sequential Monte Carlo to the tilted law: weights, and resampling where they get uneven (theory, section 11).
+
+Every particle carries the product of the Z_i of the coordinates it unmasked. Particles live in independent groups;
+where a group's effective sample size falls below a threshold its particles are resampled (systematically) and share the
+group's mean weight from then on. Weighted means of any function stay unbiased up to the normaliser, and so does the
+normaliser itself, the mean of the weights (Del Moral 2004, prop. 7.4.1); the groups give its standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.steps import EventStep, uniform
+from mdlm_cfg.laws.choices import policy_or_own
+from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.sampling.starts import starts
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Weighted samples of the tilted law.
+
+    Attributes:
+        x: int64 (n, D).
+        log_weights: float64 (n,); the mean of exp of it estimates sum_x T(x), without bias.
+        num_groups: how many independent groups of n / num_groups samples, one after another, these are.
+        num_resampled: how many groups were resampled at each of the steps.
+    """
+
+    x: Tensor
+    log_weights: Tensor
+    num_groups: int
+    num_resampled: tuple[int, ...]
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised, (n,), summing to 1."""
+        return self.log_weights.softmax(dim=0)
+
+    @property
+    def log_normalizer(self) -> float:
+        """The logarithm of the estimate of E W = sum_x T(x), in nats."""
+        return float(self.log_weights.logsumexp(dim=0)) - math.log(len(self.x))
+
+    @property
+    def relative_error(self) -> float:
+        """The standard error of the normaliser over its estimate, from the spread of the groups."""
+        groups = self.log_weights.view(self.num_groups, -1).logsumexp(dim=1).softmax(dim=0) * self.num_groups
+        return float(groups.std(correction=1)) / math.sqrt(self.num_groups)
+
+    @property
+    def ess(self) -> float:
+        """The relative effective sample size of the final weights, in (0, 1]."""
+        return 1 / (len(self.x) * float((self.weights**2).sum()))
+
+
+def sequential_monte_carlo(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    num_samples: int,
+    *,
+    policy: Policy | str | None = None,
+    threshold: float = 0.5,
+    num_groups: int = 10,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Weighted:
+    """Samples of the tilted law, weighted and resampled on the way (theory, section 11).
+
+    Args:
+        guidance: a w that is a number.
+        num_samples: n, a multiple of `num_groups`.
+        policy: which coordinate comes next, one at a time; None is the kind's own.
+        threshold: resample a group where its relative effective sample size is below; 0 never does.
+        num_groups: independent groups, at least 2: they give the normaliser's error.
+        start: as in `sample`.
+
+    Raises:
+        UserError: as `sample`; a threshold outside [0, 1]; a number of samples that groups do not divide.
+    """
+    check_class(target_class, denoiser.num_classes)
+    check_weights(guidance)
+    if not 0 <= threshold <= 1:
+        raise UserError(f"the resampling threshold is {threshold}, and must lie in [0, 1]")
+    if num_groups < 2 or num_samples < num_groups or num_samples % num_groups:
+        raise UserError(
+            f"{num_samples} samples in {num_groups} groups: there must be at least 2 groups, and a whole number of "
+            "samples in each"
+        )
+    made = policy_or_own(policy, guidance)
+    made.check(denoiser.num_dims)
+    x, step = starts(denoiser, num_samples, start), EventStep(1, made)
+    log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    resampled = []
+    for _ in range(int((x == denoiser.num_tokens).sum(dim=1).max())):
+        before, log_rates = x, guidance.by_rate.log_rates(denoiser, x, target_class)
+        x = step.draw(before, log_rates, generator)
+        log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
+        rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
+        x, log_weights = x[rows], log_weights.flatten()
+        resampled.append(uneven)
+    if bool((x == denoiser.num_tokens).any()):
+        raise UserError("samples hold masks after the last step: the denoiser gave them nowhere to go")
+    return Weighted(x, log_weights, num_groups, tuple(int(count) for count in resampled))
+
+
+def resample(
+    log_weights: Tensor, threshold: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Systematic resampling of the groups whose relative effective sample size is below a threshold.
+
+    Of a group of m, particle i is kept the number of times that its share of the cumulated weights holds points of the
+    grid (0, 1, ..., m - 1) / m + U / m with one uniform U (Kitagawa 1996).
+
+    Args:
+        log_weights: (groups, m).
+
+    Returns:
+        rows: int64 (groups * m,), the particle that takes each place. log_weights: (groups, m), a resampled group's
+        mean weight everywhere. uneven: how many groups were resampled, int64 ().
+    """
+    groups, m = log_weights.shape
+    total = log_weights.logsumexp(dim=1, keepdim=True)
+    share = (log_weights - total).exp()
+    uneven = 1 / (m * (share**2).sum(dim=1, keepdim=True)) < threshold
+    offsets = uniform(torch.Size([groups, 1]), generator, log_weights.device)
+    grid = (torch.arange(m, device=log_weights.device) + offsets) / m
+    cdf = share.cumsum(dim=1)
+    drawn = torch.searchsorted(cdf / cdf[:, -1:], grid, right=True).clamp_(max=m - 1)
+    places = torch.arange(m, device=log_weights.device).expand(groups, m)
+    rows = torch.where(uneven, drawn, places) + m * torch.arange(groups, device=log_weights.device)[:, None]
+    return rows.flatten(), torch.where(uneven, total - math.log(m), log_weights), uneven.sum()

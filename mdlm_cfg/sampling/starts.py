@@ -1,0 +1,33 @@
+"""Where samples start: all masked, or from partial states of your own (theory, section 13)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.masking import all_masked
+from mdlm_cfg.support.errors import UserError
+
+
+def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> Tensor:
+    """The states of n samples before the first step, int64 (n, D) on the denoiser's device.
+
+    Args:
+        start: int64 (D,) or (n, D), values 0..N with N the mask; None is all masked.
+
+    Raises:
+        UserError: another shape, or values that are no token and no mask.
+    """
+    d, mask_id = denoiser.num_dims, denoiser.num_tokens
+    if start is None:
+        return all_masked(num_samples, d, mask_id, device_of(denoiser))
+    states = torch.as_tensor(start)
+    if states.shape not in ((d,), (num_samples, d)) or states.is_floating_point():
+        raise UserError(
+            f"start has shape {tuple(states.shape)} and type {states.dtype}, and must hold whole numbers of shape "
+            f"({d},) or ({num_samples}, {d})"
+        )
+    if not bool(((states >= 0) & (states <= mask_id)).all()):
+        raise UserError(f"start holds values outside 0..{mask_id}: tokens are 0..{mask_id - 1}, and the mask {mask_id}")
+    return states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone()

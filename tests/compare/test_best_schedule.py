@@ -1,0 +1,104 @@
+"""The best strength per number of unmasked coordinates (theory, section 12)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+
+from mdlm_cfg import Guidance, terminal_law, tilted_law
+from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform
+from mdlm_cfg.compare.best_schedule import DifferentiablePush, best_schedule, kl_to, trade_off, tv_to
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.targets import toys
+
+
+@pytest.mark.parametrize(("w", "strengths", "constant_tv"), [(2.0, (0.58, 2.00), 0.1006), (4.0, (0.78, 4.00), 0.1503)])
+@pytest.mark.parametrize("objective", ["kl", "tv"])
+def test_overlapping_squares_of_the_theory(w, strengths, constant_tv, objective):
+    target = toys.toy_2d_overlap()
+    best = best_schedule(target, w, 0, objective)
+    tilted = tilted_law(target, w, 0)
+    assert [round(value, 2) for value in best.strengths.values] == list(strengths)
+    # judged by the laws, and not by what was differentiated
+    assert total_variation(terminal_law(target.denoiser(), best.guidance, 0), tilted) < 1e-8
+    constant = terminal_law(target.denoiser(), Guidance(w), 0)
+    assert round(total_variation(constant, tilted), 4) == constant_tv
+    assert best.constant_value == pytest.approx(
+        {"kl": kl_divergence, "tv": total_variation}[objective](tilted, constant)
+    )
+
+
+def test_the_hypercube_is_corrected_altogether():
+    target = toys.toy_5d_hypercube()
+    best = best_schedule(target, 2.0, 0)
+    tilted = tilted_law(target, 2.0, 0)
+    assert total_variation(terminal_law(target.denoiser(), best.guidance, 0), tilted) < 1e-6
+    assert best.strengths.values[-1] == pytest.approx(2.0) and max(best.strengths.values[:-1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    "policy", [KindPolicy(KINDS["rate"]), Uniform(), FixedOrder([2, 0, 1]), Confidence(0.5)], ids=str
+)
+def test_its_push_is_the_law_and_its_gradient_is_that_of_finite_differences(policy):
+    for denoiser in (random_target(3, 3, seed=1, zeros=0.3).denoiser(), Inconsistent(3, 3, 2)):
+        push = DifferentiablePush(denoiser, 1, policy)
+        w = torch.tensor([0.7, -0.4, 2.0], dtype=torch.float64, requires_grad=True)
+        law = push(w)
+        expected = terminal_law(denoiser, Guidance(w.tolist()), 1, policy)
+        assert (law - expected).abs().max() < 1e-13
+        goal = kl_to(terminal_law(denoiser, Guidance(1.0), 1))
+        (gradient,) = torch.autograd.grad(goal(law), w)
+        for k, step in enumerate(1e-5 * torch.eye(3, dtype=torch.float64)):
+            there, here = (
+                float(goal(terminal_law(denoiser, Guidance((w.detach() + s).tolist()), 1, policy)))
+                for s in (step, -step)
+            )
+            assert float(gradient[k]) == pytest.approx((there - here) / 2e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("objective", ["kl", "tv"])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_nothing_on_a_grid_is_better(objective, seed):
+    target = random_target(3, 2, seed=seed)
+    best, tilted = best_schedule(target, 1.5, 1, objective), tilted_law(target, 1.5, 1)
+    goal = {"kl": kl_to, "tv": tv_to}[objective](tilted)
+    grid = torch.linspace(-1, 5, 41, dtype=torch.float64).tolist()
+    least = min(float(goal(terminal_law(target.denoiser(), Guidance([a, b]), 1))) for a in grid for b in grid)
+    assert best.value <= least + 1e-9 and best.value < best.constant_value
+    assert best.value == pytest.approx(float(goal(terminal_law(target.denoiser(), best.guidance, 1))), abs=1e-12)
+
+
+def test_one_dimension_is_constant():
+    best = best_schedule(random_target(4, 1, seed=2), 2.5, 0)
+    assert best.strengths.values == pytest.approx((2.5,)) and abs(best.value) < 1e-12
+
+
+def test_learned_scores_other_kinds_and_bounds():
+    target, learned = random_target(2, 3, seed=5), Inconsistent(2, 3, 2)
+    for kind in ("rate", "normalized"):
+        best = best_schedule(target, 2.0, 0, kind=kind, denoiser=learned)
+        law = terminal_law(learned, best.guidance, 0)
+        assert (law - best.law).abs().max() < 1e-12 and best.kind == kind
+        assert best.value <= best.constant_value and min(best.strengths.values) >= -1
+    with pytest.raises(ValueError, match="objective 'mse' is unknown"):
+        best_schedule(target, 2.0, 0, "mse")
+    with pytest.raises(ValueError, match="at least -1"):
+        best_schedule(target, -2.0, 0)
+    with pytest.raises(ValueError, match="class 9 is out of range"):
+        best_schedule(target, 2.0, 9)
+
+
+def test_a_stated_trade_off_moves_between_its_ends():
+    target = random_target(3, 2, seed=6)
+    sure, many = (best_schedule(target, 1.0, 0, trade_off(target, 0, weight)) for weight in (0.01, 3.0))
+
+    def entropy(law):
+        return float(-torch.special.xlogy(law, law).sum())
+
+    def posterior(law):
+        return float((law * (target.class_weights[0] * target.class_pmfs[0] / target.pmf).log()).sum())
+
+    assert entropy(many.law) > entropy(sure.law) + 0.1 and posterior(sure.law) > posterior(many.law) + 0.01
+    assert many.value == pytest.approx(-posterior(many.law) - 3.0 * entropy(many.law))

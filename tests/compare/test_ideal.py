@@ -1,0 +1,74 @@
+"""The ideal guided conditionals, and how far a rule departs from them (theory, section 11)."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations, product
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from policy_oracle import preferences, rho_of
+
+from mdlm_cfg import Guidance, terminal_law, tilted_law
+from mdlm_cfg.compare.ideal import departure, ideal_denoiser
+from mdlm_cfg.compare.metrics import kl_divergence
+
+
+@pytest.mark.parametrize("policy", [None, "uniform", "confidence"])
+def test_the_ideal_conditionals_end_in_the_tilted_law(policy):
+    target = random_target(3, 3, k=3, seed=1, zeros=0.3)
+    ideal = ideal_denoiser(target, 2.0, 1)
+    assert (terminal_law(ideal, Guidance(0.0), 0, policy) - tilted_law(target, 2.0, 1)).abs().max() < 1e-12
+
+
+def test_one_dimension_never_departs():
+    found = departure(random_target(5, 1, seed=2), Guidance(3.0), 0)
+    assert abs(found.total) < 1e-14 and len(found.by_level) == 1
+
+
+@pytest.mark.parametrize("policy", [None, "confidence", "fixed_order"])
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_the_last_level_never_departs_and_the_first_ones_do(policy, kind):
+    found = departure(random_target(3, 3, seed=3, zeros=0.2), Guidance(2.0, kind), 0, policy)
+    assert abs(found.by_level[-1]) < 1e-13 and min(found.by_level[:-1]) > 1e-3
+    assert abs(departure(random_target(3, 3, seed=3, zeros=0.2), Guidance(0.0, kind), 0, policy).total) < 1e-13
+
+
+@pytest.mark.parametrize("policy", ["rate", "uniform", "margin"])
+def test_the_total_is_the_divergence_of_the_paths(policy):
+    target, guidance = random_target(2, 3, seed=4), Guidance(1.5)
+    tilted, denoiser = tilted_law(target, 1.5, 0), target.denoiser()
+    ideal = ideal_denoiser(target, 1.5, 0)
+    total = 0.0
+    for x, order in product(product(range(2), repeat=3), permutations(range(3))):
+        state, log_ratio, choice = [2, 2, 2], 0.0, 1.0
+        for i in order:
+            rho = rho_of(denoiser, guidance, 0, tuple(state))
+            choice *= preferences(policy, rho)[i]
+            best = ideal(torch.tensor([state]), None)[0, i, x[i]]
+            log_ratio += float(best) - math.log(rho[i][x[i]] / sum(rho[i]))
+            state[i] = x[i]
+        total += float(tilted[x]) * choice * log_ratio
+    found = departure(target, guidance, 0, policy)
+    assert found.total == pytest.approx(total, abs=1e-12)
+    assert found.total >= kl_divergence(tilted, terminal_law(denoiser, guidance, 0, policy)) - 1e-12
+
+
+def test_states_are_the_worst_and_sum_to_the_levels():
+    target = random_target(2, 3, seed=5)
+    found = departure(target, Guidance(2.0), 1, most=10**6)
+    for level, value in enumerate(found.by_level):
+        here = [s.visits * s.kl for s in found.states if sum(v != 2 for v in s.state) == level]
+        assert sum(here) == pytest.approx(value, abs=1e-14)
+    weights = [s.visits * s.kl for s in found.states]
+    assert weights == sorted(weights, reverse=True)
+    assert departure(target, Guidance(2.0), 1, most=3).states == found.states[:3]
+
+
+def test_learned_conditionals_and_schedules_can_be_held_against_it():
+    target = random_target(2, 2, seed=6)
+    found = departure(target, Guidance([0.5, 2.0]), 0, w=2.0, denoiser=Inconsistent(2, 2, 2))
+    assert found.by_level[1] > 1e-3  # learned scores are wrong at the last level too
+    with pytest.raises(ValueError, match="is a schedule"):
+        departure(target, Guidance([0.5, 2.0]), 0)

@@ -1,0 +1,96 @@
+"""Likelihoods side by side, against sums over all orders (theory, section 14)."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations, product
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+
+from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
+from mdlm_cfg.support.seeds import generator_for
+
+
+def log_prob_along(denoiser, x, order, k):
+    state, total = [denoiser.num_tokens] * len(x), 0.0
+    for i in order:
+        total += float(denoiser(torch.tensor([state]), torch.tensor([k]))[0, i, x[i]])
+        state[i] = x[i]
+    return total
+
+
+def brute_bound(target, denoiser, k, orders):
+    """-E ln mean of prod p over `orders` random orders, by summing over all of them; 0 is the law itself."""
+    total, pmf = 0.0, target.class_pmfs[k]
+    for x in product(range(target.num_tokens), repeat=target.num_dims):
+        logs = [log_prob_along(denoiser, x, s, k) for s in permutations(range(target.num_dims))]
+        draws = [logs] if orders == 0 else list(product(logs, repeat=orders))
+        total -= float(pmf[x]) * sum(math.log(sum(map(math.exp, d)) / len(d)) for d in draws) / len(draws)
+    return total
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_exactly_against_brute_force(seed):
+    target, denoiser = random_target(2, 3, seed=seed), Inconsistent(2, 3, 2, seed=seed)
+    found = exact_likelihood(target, denoiser, 1)
+    nll, two, nelbo = (brute_bound(target, denoiser, 1, orders) for orders in (0, 2, 1))
+    assert found.nll == pytest.approx(nll, abs=1e-12) and found.nelbo == pytest.approx(nelbo, abs=1e-12)
+    assert found.entropy < nll < two < nelbo and found.incoherence == pytest.approx(nelbo - nll, abs=1e-12)
+
+
+def test_exact_conditionals_are_coherent_and_reach_the_entropy():
+    target = random_target(3, 3, seed=2, zeros=0.3)
+    for k in (None, 0):
+        found = exact_likelihood(target, target.denoiser(), k)
+        assert abs(found.incoherence) < 1e-12 and abs(found.nll - target.entropy(k)) < 1e-12
+
+
+def test_a_deterministic_order_has_its_own_likelihood():
+    target, denoiser = random_target(2, 3, seed=3), Inconsistent(2, 3, 2, seed=3)
+    expected = -sum(
+        float(target.class_pmfs[0][x]) * log_prob_along(denoiser, x, (1, 2, 0), 0) for x in product(range(2), repeat=3)
+    )
+    assert exact_likelihood(target, denoiser, 0, FixedOrder([1, 2, 0])).nll == pytest.approx(expected, abs=1e-12)
+
+
+def test_bounds_from_orders_are_within_their_errors_and_fall():
+    target, denoiser = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    g = generator_for("likelihood")
+    x, _ = target.sample(20_000, g, 1)
+    found = likelihood(denoiser, x, 1, orders=4, generator=g)
+    assert list(found.bounds) == [1, 2, 4] and found.log_probs.shape == (20_000, 4)
+    assert found.nelbo is found.bounds[1] and found.best is found.bounds[4]
+    for orders in (1, 2, 4):
+        bound = found.bounds[orders]
+        assert 0 < bound.standard_error < 0.02
+        assert abs(bound.value - brute_bound(target, denoiser, 1, orders)) < 4 * bound.standard_error
+    assert found.bounds[1].value > found.bounds[2].value > found.bounds[4].value
+    assert found.bits_per_dim(3)[1].value == pytest.approx(found.nelbo.value / 3 / math.log(2))
+
+
+def test_exact_conditionals_need_one_order():
+    target = random_target(3, 3, seed=4)
+    x, _ = target.sample(50, torch.Generator().manual_seed(0))
+    for k in (None, 1):
+        found = likelihood(target.denoiser(), x, k, orders=3, generator=generator_for("one"))
+        index = tuple(x.T)
+        assert (found.log_probs - target.class_pmf(k)[index].log()[:, None]).abs().max() < 1e-12
+        assert list(found.bounds) == [1, 2, 3]
+    classes = torch.arange(50) % 2
+    each = likelihood(target.denoiser(), x, classes, orders=1)
+    assert torch.allclose(
+        each.log_probs[:, 0], torch.stack([target.class_pmfs[k][tuple(v)] for k, v in zip(classes, x)]).log()
+    )
+
+
+def test_refusals():
+    denoiser, x = Inconsistent(2, 3, 2), torch.zeros(4, 3, dtype=torch.int64)
+    for arguments, message in (
+        ((x, 0, 0), "orders = 0"), ((x[:1], 0), "at least 2 samples"), ((x + 2, 0), "no masks"),
+        ((x, 5), "out of range"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            likelihood(denoiser, *arguments)

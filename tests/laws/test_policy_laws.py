@@ -1,0 +1,211 @@
+"""Laws of unmasking policies against references, brute force and identities (theory, sections 10 and 11)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Inconsistent, Opaque, case_target, random_target
+from policy_oracle import law_by_paths
+
+from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.kinds import Rate
+from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, policy_of, tiers
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling import Sampler
+from mdlm_cfg.targets import toys
+
+CASES = json.loads((Path(__file__).parent.parent / "fixtures" / "policies.json").read_text())["cases"]
+NAMES = ["rate", "uniform", "fixed_order", "confidence", "margin", "entropy"]
+EVERY = [*NAMES, Blocks([[2, 0], [1]]), Blocks([[1], [2, 0]], "confidence"), Confidence(0.3), Entropy(2.0), Margin(0.1)]
+
+
+def case_id(case):
+    return f"D{case['dims']}-N{case['num_tokens']}-w{case['w']}"
+
+
+def of_case(case, name):
+    return FixedOrder(case["fixed_order"]) if name == "fixed" else policy_of(name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_reference_laws(case):
+    target, guidance = case_target(case), Guidance(case["w"])
+    for name, expected in case["policy_laws"].items():
+        for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+            law = terminal_law(denoiser, guidance, case["target_class"], of_case(case, name))
+            assert (law.flatten() - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-12, name
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_reference_weights(case, kind):
+    target, expected = case_target(case), case[f"weights_{kind}"]
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        weights = tilted_weights(denoiser, Guidance(case["w"], kind), case["target_class"])
+        assert (weights.law.flatten() - torch.tensor(expected["law"], dtype=torch.float64)).abs().max() < 1e-12
+        assert math.isclose(weights.normalizer, expected["normalizer"], rel_tol=1e-12)
+        assert math.isclose(weights.ess, expected["ess"], rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("policy", EVERY, ids=str)
+def test_unguided_and_exact_every_policy_gives_the_class(policy):
+    for zeros in (0.0, 0.4):
+        target = random_target(3, 3, k=3, seed=5, zeros=zeros)
+        for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+            law = terminal_law(denoiser, Guidance(0.0), 1, policy)
+            assert (law - target.class_pmfs[1]).abs().max() < 1e-12
+
+
+def test_with_guidance_the_order_matters():
+    target = random_target(3, 3, seed=5)
+    laws = [terminal_law(target.denoiser(), Guidance(3.0), 0, name) for name in NAMES]
+    for i, law in enumerate(laws):
+        assert all(float((law - other).abs().sum()) > 1e-3 for other in laws[:i])
+
+
+@pytest.mark.parametrize("w", [1.5, linear_ramp(0.0, 4.0), [2.0, -0.5, 1.0]])
+def test_rate_and_uniform_are_the_kinds(w):
+    for denoiser in (random_target(3, 3, seed=6, zeros=0.3).denoiser(), Inconsistent(3, 3, 2)):
+        for policy, kind in (("rate", "rate"), ("uniform", "normalized")):
+            expected = terminal_law(denoiser, Guidance(w, kind), 1)
+            for given in ("rate", "normalized"):  # a policy takes the place of what the kind says of time
+                assert (terminal_law(denoiser, Guidance(w, given), 1, policy) - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["rate", "uniform", "fixed", "confidence", "margin", "entropy"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_k_at_a_time_against_brute_force(name, k):
+    # symmetric classes have ties; an incoherent table has no joint
+    symmetric = torch.tensor([[0.4, 0.1, 0.1, 0.4], [0.1, 0.4, 0.4, 0.1]], dtype=torch.float64)
+    pmfs = (symmetric[:, :, None] * torch.full((2, 1, 2), 0.5, dtype=torch.float64)).reshape(2, 2, 2, 2)
+    order = [2, 0, 1]
+    for denoiser in (
+        TableMixture(pmfs, torch.tensor([0.5, 0.5])).denoiser(),
+        Inconsistent(2, 3, 2, seed=3),
+        Inconsistent(3, 3, 2, seed=4),
+    ):
+        guidance = Guidance(linear_ramp(2.0, 0.5), "normalized")
+        expected = law_by_paths(denoiser, guidance, 1, name, k, order)[0]
+        policy = FixedOrder(order) if name == "fixed" else name
+        law = Sampler("event_leaping", events=k, policy=policy).law(denoiser, guidance, 1)
+        assert (law - expected).abs().max() < 1e-12
+        if k == 1:
+            assert (terminal_law(denoiser, guidance, 1, policy) - expected).abs().max() < 1e-12
+
+
+def test_gumbel_noise_is_a_draw_in_proportion_to_the_tempered_scores():
+    denoiser = Inconsistent(3, 2, 2, seed=8)
+    hot = terminal_law(denoiser, Guidance(1.0), 0, Confidence(1e9))
+    assert (hot - terminal_law(denoiser, Guidance(1.0), 0, "uniform")).abs().max() < 1e-8
+    cold = terminal_law(denoiser, Guidance(1.0), 0, Confidence(1e-5))
+    assert (cold - terminal_law(denoiser, Guidance(1.0), 0, "confidence")).abs().max() < 1e-12
+    # by simulation of the noise itself
+    score = Guidance(1.0).by_rate.log_rates(denoiser, torch.tensor([[3, 3]]), 0).log_softmax(-1)[0].amax(-1)
+    noise = -(-torch.rand(400_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log()).log()
+    first = float(((score + 0.7 * noise).argmax(1) == 0).double().mean())
+    visits = visit_law(denoiser, Guidance(1.0), 0, Confidence(0.7))[1][0].sum()
+    assert abs(first - float(visits)) < 5 * (0.25 / 400_000) ** 0.5
+
+
+def test_blocks_go_one_after_another():
+    denoiser = Inconsistent(2, 4, 2, seed=2)
+    singles = terminal_law(denoiser, Guidance(1.0), 0, Blocks([[3], [1], [0], [2]]))
+    assert torch.allclose(singles, terminal_law(denoiser, Guidance(1.0), 0, FixedOrder([3, 1, 0, 2])), atol=1e-15)
+    whole = terminal_law(denoiser, Guidance(1.0), 0, Blocks([[0, 1, 2, 3]], "margin"))
+    assert torch.allclose(whole, terminal_law(denoiser, Guidance(1.0), 0, "margin"), atol=1e-15)
+    visits = visit_law(denoiser, Guidance(1.0), 0, Blocks([[1, 3], [0, 2]]))
+    assert torch.allclose(visits[1].sum(1), torch.tensor([0, 0.5, 0, 0.5], dtype=torch.float64))
+    assert visits[2].sum(1).tolist() == pytest.approx([0, 0, 0, 0, 1, 0])  # {1, 3} of the six pairs
+
+
+def test_ties_are_shared_equally_whatever_rounding_says():
+    assert tiers(torch.tensor([0.5, 0.7, 0.5 + 1e-15, 0.1, -math.inf, -math.inf])).tolist() == [1, 0, 1, 2, 3, 3]
+    for name in ("confidence", "margin", "entropy"):
+        visits = visit_law(toys.toy_5d_hypercube().denoiser(), Guidance(3.7), 1, name)
+        assert torch.allclose(visits[1].sum(1), torch.full((5,), 0.2, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["rate", "uniform", "confidence", Confidence(0.2), FixedOrder([1, 2, 0])], ids=str)
+@pytest.mark.parametrize("w", [-0.5, 1.0, 3.0])
+def test_weights_give_the_tilted_law_under_every_policy(policy, w):
+    target = random_target(3, 3, k=3, seed=7, zeros=0.3)
+    weights = tilted_weights(target.denoiser(), Guidance(w), 2, policy)
+    assert (weights.law - tilted_law(target, w, 2)).abs().max() < 1e-12
+    p, pz = target.pmf, target.class_pmfs[2]
+    total = float((pz[pz > 0] ** (1 + w) * p[pz > 0] ** -w).sum())
+    assert math.isclose(weights.normalizer, total, rel_tol=1e-12)
+    assert 0 < weights.ess <= 1
+
+
+@pytest.mark.parametrize("name", ["rate", "uniform", "margin"])
+def test_weights_of_learned_conditionals_against_brute_force(name):
+    denoiser, guidance = Inconsistent(3, 3, 2, seed=9), Guidance(1.3)
+    _, first, second = law_by_paths(denoiser, guidance, 1, name)
+    weights = tilted_weights(denoiser, guidance, 1, name)
+    assert (weights.law - first / first.sum()).abs().max() < 1e-12
+    assert math.isclose(weights.normalizer, float(first.sum()), rel_tol=1e-12)
+    assert math.isclose(weights.ess, float(first.sum() ** 2 / second.sum()), rel_tol=1e-12)
+
+
+def test_weights_of_a_huge_w_stay_in_logarithms():
+    target = random_target(4, 3, seed=3)
+    weights = tilted_weights(target.denoiser(), Guidance(900.0), 0)
+    log_t = 901 * target.class_pmfs[0].log() - 900 * target.pmf.log()
+    assert weights.log_normalizer == pytest.approx(float(log_t.flatten().logsumexp(0)), rel=1e-10)
+    assert (weights.law - tilted_law(target, 900.0, 0)).abs().max() < 1e-9 and 0 <= weights.ess <= 1
+
+
+def test_temperature_and_top_p_change_the_values_alone():
+    target, z = random_target(4, 1, seed=2), 0
+    r = tilted_law(target, 1.5, z)
+    law = terminal_law(target.denoiser(), Guidance(1.5, temperature=0.5), z)
+    assert (law - r**2 / (r**2).sum()).abs().max() < 1e-14
+    best = r.sort(descending=True).values
+    cut = float(best[:2].sum()) - 1e-6  # two values hold it, one does not
+    law = terminal_law(target.denoiser(), Guidance(1.5, top_p=cut), z)
+    kept = torch.where(r >= best[1], r, 0.0)
+    assert (law - kept / kept.sum()).abs().max() < 1e-14
+    # Z stays: in two dimensions who is first does not change, and what it becomes does
+    denoiser = Inconsistent(3, 2, 2, seed=1)
+    visits = [visit_law(denoiser, Guidance(1.5, temperature=t), 0)[1] for t in (1.0, 4.0)]
+    assert torch.allclose(visits[0].sum(1), visits[1].sum(1), atol=1e-14)
+    assert float((visits[0] - visits[1]).abs().max()) > 0.02
+
+
+def test_top_p_keeps_what_is_tied():
+    pmf = torch.tensor([[0.4, 0.2, 0.2, 0.2]], dtype=torch.float64)
+    law = terminal_law(TableMixture(pmf, torch.tensor([1.0])).denoiser(), Guidance(0.0, top_p=0.55), 0)
+    assert (law - pmf[0]).abs().max() < 1e-15
+
+
+def test_refusals():
+    denoiser = random_target(3, 3).denoiser()
+    with pytest.raises(ValueError, match="policy 'best' is unknown; choose one of rate, uniform"):
+        terminal_law(denoiser, Guidance(1.0), 0, "best")
+    with pytest.raises(ValueError, match=r"each of 0\.\.2 once"):
+        terminal_law(denoiser, Guidance(1.0), 0, FixedOrder([0, 1]))
+    with pytest.raises(ValueError, match=r"each of 0\.\.3 once"):
+        Blocks([[0, 1], [1, 2]])
+    with pytest.raises(ValueError, match="temperature is -1"):
+        Confidence(-1)
+    with pytest.raises(ValueError, match="top_p = 0"):
+        Guidance(1.0, top_p=0)
+    with pytest.raises(ValueError, match="temperature = 0"):
+        Guidance(1.0, temperature=0)
+    with pytest.raises(ValueError, match="is a schedule"):
+        tilted_weights(denoiser, Guidance(linear_ramp(0, 1)), 0)
+    with pytest.raises(ValueError, match="no tilted law under temperature"):
+        tilted_weights(denoiser, Guidance(1.0, temperature=0.5), 0)
+    with pytest.raises(ValueError, match="tau_leaping takes no policy"):
+        Sampler("tau_leaping", 3, policy="confidence")
+    with pytest.raises(ValueError, match="stands in place of steps"):
+        Sampler("event_leaping", 3, events=2)
+    with pytest.raises(ValueError, match="first_hitting takes no events"):
+        Sampler(events=2)
+    assert Guidance(1.0, "normalized").by_rate.kind == Rate()

@@ -1,0 +1,83 @@
+"""Slices: laws of a few coordinates given all others (theory, section 13)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+
+from mdlm_cfg import Guidance, sample, terminal_law
+from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.laws.slices import slice_denoiser
+from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+
+@pytest.mark.parametrize("policy", [None, "confidence"])
+@pytest.mark.parametrize("target_class", [None, 1])
+def test_exact_and_unguided_it_is_bayes_for_tables(policy, target_class):
+    target = random_target(3, 4, seed=1, zeros=0.2)
+    state = torch.tensor([3, 1, 3, 0])
+    pmf = target.class_pmf(target_class)[:, 1, :, 0]
+    law = terminal_law(slice_denoiser(target.denoiser(), state), Guidance(0.0), target_class, policy)
+    assert (law - pmf / pmf.sum()).abs().max() < 1e-12
+
+
+def random_bernoulli(dims, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    p = torch.rand(3, 4, dims, generator=g, dtype=torch.float64)
+    w = torch.rand(3, 4, generator=g, dtype=torch.float64) + 0.1
+    return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.2, 0.5, 0.3]))
+
+
+@pytest.mark.parametrize("policy", [None, "entropy"])
+def test_exact_and_unguided_it_is_bayes_for_images(policy):
+    target = random_bernoulli(784)
+    g = torch.Generator().manual_seed(1)
+    state = target.sample(1, g, 2)[0][0]
+    free = torch.randperm(784, generator=g)[:8].sort().values
+    state[free] = 2
+    values = torch.cartesian_prod(*[torch.arange(2)] * 8)
+    images = state.repeat(256, 1)
+    images[:, free] = values
+    expected = target.log_prob(images, torch.full((256,), 2)).softmax(0)
+    law = terminal_law(slice_denoiser(target.denoiser(), state), Guidance(0.0), 2, policy)
+    assert (law.flatten() - expected).abs().max() < 1e-12
+
+
+def test_a_guided_slice_is_the_whole_chain_started_there():
+    denoiser, state = Inconsistent(2, 4, 2), torch.tensor([2, 1, 2, 2])
+    part = slice_denoiser(denoiser, state)
+    assert part.num_dims == 3
+    law = terminal_law(part, Guidance(2.0), 0, "margin")
+    x = sample(denoiser, Guidance(2.0), 0, 40_000, policy="margin", start=state, generator=generator_for("slice"))
+    assert bool((x[:, 1] == 1).all())
+    assert total_variation(histogram(x[:, [0, 2, 3]], 2), law) < 0.015
+    same = terminal_law(TabulatedDenoiser(part), Guidance(2.0), 0, "margin")
+    assert torch.allclose(law, same, atol=1e-14)
+
+
+def test_every_law_applies_to_a_slice():
+    target = random_bernoulli(40, seed=3)
+    state = target.sample(1, torch.Generator().manual_seed(2), 0)[0][0]
+    state[[3, 7, 30]] = 2
+    part = slice_denoiser(target.denoiser(), state)
+    weights = tilted_weights(part, Guidance(1.5), 0)
+    images = state.repeat(8, 1)
+    images[:, [3, 7, 30]] = torch.cartesian_prod(*[torch.arange(2)] * 3)
+    log_t = 2.5 * target.log_prob(images, torch.zeros(8, dtype=torch.int64)) - 1.5 * target.log_prob(images)
+    assert (weights.law.flatten() - log_t.softmax(0)).abs().max() < 1e-12
+    assert float(law_after(part, Guidance(1.5), 0, []).flatten()[-1]) == 1
+
+
+def test_refusals():
+    denoiser = Inconsistent(2, 3, 2)
+    with pytest.raises(ValueError, match="nothing is free"):
+        slice_denoiser(denoiser, torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match=r"values outside 0\.\.2"):
+        slice_denoiser(denoiser, torch.tensor([0, 3, 1]))
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        slice_denoiser(denoiser, torch.tensor([0, 2]))

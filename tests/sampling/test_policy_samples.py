@@ -1,0 +1,171 @@
+"""Sampled policies, starts, weights and resampling against their exact laws (theory, sections 10, 11 and 13)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from test_samplers import chi_square_p_value, is_rejected
+
+from mdlm_cfg import Guidance, TableMixture, sample, terminal_law, tilted_law
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling import Sampler, sequential_monte_carlo
+from mdlm_cfg.sampling.smc import resample
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+EVERY = [
+    "rate", "uniform", "confidence", "margin", "entropy", FixedOrder([2, 0, 1]), Blocks([[2, 0], [1]], "margin"),
+    Confidence(0.5), Entropy(0.2),
+]  # fmt: skip
+N = 40_000
+
+
+@pytest.mark.parametrize("policy", EVERY, ids=str)
+@pytest.mark.parametrize("events", [1, 2])
+def test_samples_follow_the_law_of_their_policy(policy, events):
+    denoiser, guidance = Inconsistent(3, 3, 2, seed=21), Guidance(linear_ramp(3.0, 0.5), "normalized")
+    sampler = Sampler("event_leaping", events=events, policy=policy)
+    law = sampler.law(denoiser, guidance, 1)
+    x = sampler.draw(denoiser, guidance, 1, N, generator_for("policies", str(policy), events))
+    assert chi_square_p_value(x, law) > 1e-3
+    other = Sampler("event_leaping", events=3 - events, policy=policy).law(denoiser, guidance, 1)
+    assert total_variation(law, other) < 0.02 or is_rejected(x, other)  # it has the power to tell
+
+
+@pytest.mark.parametrize("policy", ["confidence", "entropy"])
+def test_ties_are_shared_equally_by_samples(policy):
+    # both coordinates are alike, and the denoiser's answers are not consistent: the order decides the law
+    denoiser = Inconsistent(2, 2, 1, seed=3)
+    denoiser.table[:, -1, 1] = denoiser.table[:, -1, 0].flip(-1)
+    law = terminal_law(denoiser, Guidance(2.0), 0, policy)
+    x = sample(denoiser, Guidance(2.0), 0, N, policy=policy, generator=generator_for("ties", policy))
+    assert chi_square_p_value(x, law) > 1e-3
+    for order in ([0, 1], [1, 0]):
+        assert is_rejected(x, terminal_law(denoiser, Guidance(2.0), 0, FixedOrder(order)))
+
+
+def test_a_policy_by_name_or_in_the_sampler_is_the_same_and_not_both():
+    denoiser, guidance = Inconsistent(3, 3, 2), Guidance(1.0)
+    a = sample(denoiser, guidance, 0, 100, policy="margin", generator=generator_for("same"))
+    b = sample(denoiser, guidance, 0, 100, Sampler(policy="margin"), generator=generator_for("same"))
+    assert torch.equal(a, b)
+    assert Sampler(policy="margin").label == "first_hitting, margin"
+    assert Sampler(policy="margin").describe()["policy"] == "margin"
+    assert "policy" not in Sampler().describe()
+    assert Sampler("event_leaping", events=2).calls(5) == 3
+    with pytest.raises(ValueError, match="has its own policy"):
+        sample(denoiser, guidance, 0, 10, Sampler(policy="margin"), policy="rate")
+    with pytest.raises(ValueError, match="takes no policy"):
+        sample(denoiser, guidance, 0, 10, "euler", 3, policy="rate")
+
+
+@pytest.mark.parametrize("policy", [None, "confidence"])
+def test_samples_start_from_partial_states(policy):
+    target, guidance = random_target(3, 3, seed=22), Guidance(0.0)
+    start = torch.tensor([3, 1, 3])
+    x = sample(target.denoiser(), guidance, 0, N, policy=policy, start=start, generator=generator_for("start"))
+    assert bool((x[:, 1] == 1).all())
+    bayes = target.class_pmfs[0][:, 1] / target.class_pmfs[0][:, 1].sum()
+    assert chi_square_p_value(x[:, [0, 2]], bayes) > 1e-3
+    # rows of their own, with different numbers of masks, for every sampler
+    starts = torch.tensor([[3, 1, 3], [0, 1, 2], [3, 3, 3], [2, 3, 1]])
+    for sampler in (Sampler(policy=policy), Sampler("event_leaping", 2, policy=policy), Sampler("tau_leaping", 3)):
+        x = sample(target.denoiser(), Guidance(2.0), 0, 4, sampler, start=starts)
+        assert torch.equal(torch.where(starts == 3, 3, x), starts) and int(x.max()) < 3
+    with pytest.raises(ValueError, match="start holds values outside"):
+        sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 4, 3]))
+    with pytest.raises(ValueError, match="start has shape"):
+        sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("policy", [None, "confidence"])
+def test_weights_of_samples_have_the_exact_moments_and_the_tilted_law(kind, policy):
+    target, guidance = random_target(3, 3, seed=23, zeros=0.3), Guidance(1.5, kind)
+    exact = tilted_weights(target.denoiser(), guidance, 0, policy)
+    x, log_w = sample(
+        target.denoiser(), guidance, 0, N, policy=policy, weights=True, generator=generator_for("w", kind)
+    )
+    w = log_w.exp()
+    assert log_w.dtype == torch.float64 and log_w.shape == (N,)
+    assert abs(float(w.mean()) - exact.normalizer) < 4 * float(w.std()) / math.sqrt(N)
+    assert abs(float(w.mean() ** 2 / (w**2).mean()) / exact.ess - 1) < 0.05
+    tv = [total_variation(weighted_histogram(x[:n], w[:n], 3), tilted_law(target, 1.5, 0)) for n in (400, N)]
+    unweighted = total_variation(terminal_law(target.denoiser(), guidance, 0, policy), tilted_law(target, 1.5, 0))
+    assert tv[1] < tv[0] / 3 and tv[1] < unweighted / 3
+    plain = sample(target.denoiser(), guidance, 0, N, policy=policy, generator=generator_for("w", kind))
+    assert torch.equal(plain, x)
+
+
+def weighted_histogram(x, w, n):
+    cells = (x * n ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
+    law = torch.zeros(n ** x.shape[1], dtype=torch.float64).index_add(0, cells, w / w.sum())
+    return law.reshape([n] * x.shape[1])
+
+
+def test_weights_are_refused_where_they_lead_nowhere():
+    denoiser = random_target(3, 2).denoiser()
+    with pytest.raises(ValueError, match="carries no weights"):
+        sample(denoiser, Guidance(1.0), 0, 10, "event_leaping", 2, weights=True)
+    with pytest.raises(ValueError, match="is a schedule"):
+        sample(denoiser, Guidance(linear_ramp(0, 1)), 0, 10, weights=True)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_smc_is_unbiased_and_its_error_is_what_it_says(threshold):
+    target, guidance, p = random_target(3, 3, seed=24), Guidance(3.0), tilted_law(random_target(3, 3, seed=24), 3.0, 0)
+    exact = tilted_weights(target.denoiser(), guidance, 0).normalizer
+    runs = [
+        sequential_monte_carlo(
+            target.denoiser(), guidance, 0, 400, threshold=threshold, generator=generator_for("smc", seed)
+        )
+        for seed in range(300)
+    ]
+    estimates = torch.tensor([math.exp(run.log_normalizer) for run in runs], dtype=torch.float64)
+    error = float(estimates.std()) / math.sqrt(len(runs))
+    assert abs(float(estimates.mean()) - exact) < 4 * error
+    stated = torch.tensor([run.relative_error for run in runs], dtype=torch.float64) * exact
+    assert 0.75 < float(stated.pow(2).mean().sqrt() / estimates.std()) < 1.3
+    assert (sum(sum(run.num_resampled) for run in runs) == 0) == (threshold == 0)
+    x, w = torch.cat([run.x for run in runs]), torch.cat([run.log_weights for run in runs]).exp()
+    assert total_variation(weighted_histogram(x, w, 3), p) < 0.02
+
+
+def test_systematic_resampling_keeps_every_weight_on_average_and_rounds_to_neighbours():
+    log_w = torch.tensor([[0.0, 1.0, -2.0, 0.5, -math.inf], [0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    share = 5 * log_w[0].softmax(0)
+    counts = torch.zeros(2000, 5, dtype=torch.float64)
+    for row, g in zip(counts, (generator_for("systematic", k) for k in range(2000))):
+        rows, after, uneven = resample(log_w, 0.9, g)
+        row += torch.bincount(rows[:5], minlength=5)
+        assert rows[5:].tolist() == [5, 6, 7, 8, 9] and int(uneven) == 1
+        assert torch.allclose(after.logsumexp(1), log_w.logsumexp(1)) and after[0].std() < 1e-12
+    assert bool(((counts - share).abs() < 1).all())
+    assert bool(((counts.mean(0) - share).abs() < 5 * 0.5 / math.sqrt(2000)).all())
+
+
+def test_smc_in_many_dimensions_moves_samples_to_their_class():
+    g = torch.Generator().manual_seed(5)
+    p = torch.rand(2, 3, 60, generator=g, dtype=torch.float64) * 0.5 + 0.25
+    target = BernoulliMixture(p, torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5]))
+    run = sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, generator=generator_for("high"))
+    assert run.x.shape == (400, 60) and run.ess > 0.2 and run.relative_error < 1
+    with pytest.raises(ValueError, match="threshold is 2"):
+        sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, threshold=2)
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 401)
+
+
+def test_one_dimension_has_one_weight():
+    target = TableMixture(torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), torch.tensor([0.5, 0.5]))
+    _, log_w = sample(target.denoiser(), Guidance(2.0), 0, 50, weights=True)
+    exact = tilted_weights(target.denoiser(), Guidance(2.0), 0)
+    assert exact.ess == pytest.approx(1) and torch.allclose(
+        log_w.exp(), torch.tensor(exact.normalizer, dtype=torch.float64)
+    )
