@@ -36,6 +36,7 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.targets.table import TableMixture
 
+DRAWN_CELLS = 2**25  # numbers that repeated histograms may hold at a time
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -55,7 +56,9 @@ class LedgerLaws:
     """What of a ledger does not depend on the sampler: computed once, and handed to every entry.
 
     Attributes:
-        target, learned, guidance, target_class: whose laws these are; `learned` as a table.
+        target, guidance, target_class: whose laws these are.
+        learned: the network as a table; None where the judged denoiser is the target's own: then L3 is L2, and there
+            is nothing to say of a score error.
         laws: L0 to L3 by name, float64 (N,)*D.
         score_share: the score error if only the conditional, only the unconditional network were learned.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
@@ -63,7 +66,7 @@ class LedgerLaws:
     """
 
     target: TableMixture
-    learned: TabulatedDenoiser
+    learned: TabulatedDenoiser | None
     guidance: Guidance
     target_class: int
     laws: dict[str, Tensor]
@@ -71,11 +74,21 @@ class LedgerLaws:
     states: list[StateError]
     visit_error: list[tuple[float, float]]
 
+    @property
+    def judged(self) -> Denoiser:
+        """The denoiser that samples are drawn of."""
+        return self.target.denoiser() if self.learned is None else self.learned
+
+    @property
+    def denoisers(self) -> dict[str, Denoiser]:
+        """Whose laws they are, by "L2" and, where something was learned, "L3"."""
+        exact: dict[str, Denoiser] = {"L2": self.target.denoiser()}
+        return exact if self.learned is None else exact | {"L3": self.learned}
+
     @cached_property
     def chains(self) -> dict[str, FrozenChain]:
         """The rates that L2' and L3' of every sampler step through, by "L2" and "L3"."""
-        sources: dict[str, Denoiser] = {"L2": self.target.denoiser(), "L3": self.learned}
-        return {name: freeze(source, self.guidance, self.target_class) for name, source in sources.items()}
+        return {name: freeze(source, self.guidance, self.target_class) for name, source in self.denoisers.items()}
 
 
 @dataclass(frozen=True)
@@ -125,24 +138,27 @@ class Ledger:
         return self.tv["score error"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
-def ledger_laws(target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int) -> LedgerLaws:
+def ledger_laws(target: TableMixture, denoiser: Denoiser | None, guidance: Guidance, target_class: int) -> LedgerLaws:
     """L0 to L3, and where the network is wrong (theory, section 8).
 
     Args:
         target: the known distribution; its exact denoiser gives L2.
-        denoiser: the learned one (asked for every partial state once per label).
+        denoiser: the learned one (asked for every partial state once per label); None is the target's own.
         guidance: a strength that is a number (the tilted law has one w), and a kind.
 
     Raises:
         UserError: as `terminal_law`; or a w that is a schedule.
     """
-    exact, learned = target.denoiser(), TabulatedDenoiser(denoiser)
+    exact = target.denoiser()
     laws = {
         "L0": target.class_pmf(target_class),
         "L1": tilted_law(target, guidance.constant, target_class),
         "L2": terminal_law(exact, guidance, target_class),
-        "L3": terminal_law(learned, guidance, target_class),
     }
+    if denoiser is None:
+        return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [])
+    learned = TabulatedDenoiser(denoiser)
+    laws["L3"] = terminal_law(learned, guidance, target_class)
     swapped = {"conditional": SplitDenoiser(learned, exact), "unconditional": SplitDenoiser(exact, learned)}
     share = {name: total_variation(laws["L2"], terminal_law(d, guidance, target_class)) for name, d in swapped.items()}
     states, visit_error = score_error_by_state(target, learned, guidance, target_class)
@@ -160,19 +176,20 @@ def ledger_of(
 
     Args:
         generator: of the samples, and of the intervals.
-        samples: int64 (n, D) that this sampler drew of the learned denoiser already; None draws `num_samples`.
+        samples: int64 (n, D) that this sampler drew of the judged denoiser already; None draws `num_samples`.
     """
     s, laws = shared, dict(shared.laws)
-    for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
+    for name, source in s.denoisers.items():
         if sampler.exact_in_time and sampler.policy is None:
             laws[name + "'"] = laws[name]
         elif sampler.exact_in_time:
             laws[name + "'"] = sampler.law(source, s.guidance, s.target_class)
         else:
             laws[name + "'"] = sampler.law(source, s.guidance, s.target_class, s.chains[name])
+    laws.setdefault("L3'", laws["L2'"])
     x = samples
     if x is None:
-        x = sampler.draw(s.learned, s.guidance, s.target_class, num_samples, generator)
+        x = sampler.draw(s.judged, s.guidance, s.target_class, num_samples, generator)
     laws["L4"] = histogram(x, s.target.num_tokens)
     moments = {name: mean_and_covariance(law) for name, law in laws.items()}
     return Ledger(
@@ -224,7 +241,12 @@ def predicted_sample_tv(
     reference: Tensor, law: Tensor, num_samples: int, num_draws: int = 1000, generator: torch.Generator | None = None
 ) -> Estimate:
     """The distribution of TV(reference, histogram of n draws from `law`): mean and central 99%, by simulation."""
-    counts = multinomial_counts(law.flatten(), num_samples, num_draws, generator)
-    tv = 0.5 * (counts / num_samples - reference.flatten()).abs().sum(dim=1)
-    low, high = torch.quantile(tv, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
-    return Estimate(float(tv.mean()), low, high)
+    p, q = law.flatten(), reference.flatten()
+    at_once = max(1, DRAWN_CELLS // len(p))
+    tv = []
+    for done in range(0, num_draws, at_once):
+        counts = multinomial_counts(p, num_samples, min(at_once, num_draws - done), generator)
+        tv.append(0.5 * (counts.div_(num_samples).sub_(q)).abs_().sum(dim=1))
+    found = torch.cat(tv)
+    low, high = torch.quantile(found, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
+    return Estimate(float(found.mean()), low, high)

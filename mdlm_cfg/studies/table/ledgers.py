@@ -8,6 +8,7 @@ from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.ledger import Ledger, ledger_laws, ledger_of
+from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.equal_cost import is_small
@@ -18,16 +19,24 @@ STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LE
 LEARNED_LINES = ("score error", "discretisation error, exact scores")  # say nothing where nothing was learned
 
 
+def has_ledger(evaluation: TableEvaluation) -> bool:
+    """Whether every law of a ledger is within reach: the judged denoiser's own, and that of the sampler's steps."""
+    if evaluation.follows is None:
+        return False
+    e = evaluation
+    return e.plan.sampler.exact_in_time or kernel_entries(e.num_tokens, e.num_dims) <= MAX_ENTRIES
+
+
 def ledgers_of(
     target: TableMixture,
-    judged: Denoiser,
+    learned: Denoiser | None,
     evaluation: TableEvaluation,
     progress: Callable[[str], None] | None = None,
 ) -> list[Ledger]:
     """A ledger for every guidance: of the plan's own sampler first, from the samples that are there, then of others.
 
     Args:
-        judged: whose samples the evaluation holds: a network as a table, or the target's exact denoiser.
+        learned: the network whose samples the evaluation holds, as a table; None where they are of exact scores.
     """
     plan, z = evaluation.plan, evaluation.target_class
     others = [s for s in STANDARD if s != plan.sampler] if is_small(target.num_tokens, target.num_dims) else []
@@ -35,7 +44,7 @@ def ledgers_of(
     entries = []
     for result in evaluation.results:
         say(f"error ledger, w = {result.guidance.label}")
-        shared = ledger_laws(target, judged, result.guidance, z)
+        shared = ledger_laws(target, learned, result.guidance, z)
         for sampler in (plan.sampler, *others):
             generator = plan.generator("ledger", result.guidance, z, sampler.label)
             samples = result.samples if sampler is plan.sampler else None

@@ -17,7 +17,7 @@ from mdlm_cfg.studies.table.decay import decay_dict, decay_of
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
-from mdlm_cfg.studies.table.ledgers import ledger_dict, ledgers_of
+from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.targets.table import TableMixture
 
@@ -105,7 +105,6 @@ def run(
         denoisers["learned"] = learned
     small = is_small(target.num_tokens, target.num_dims)
     samplers = equal_cost(denoisers, z, plan, progress) if small else []
-    judged = target.denoiser() if denoiser is None else learned
-    entries = [] if judged is None else ledgers_of(target, judged, evaluation, progress)
+    entries = ledgers_of(target, learned, evaluation, progress) if has_ledger(evaluation) else []
     claims = None if paper is None else (paper, EXPERIMENTS[paper](target, evaluation, learned))
     return TableFindings(evaluation, geometry, decays, samplers, entries, claims)

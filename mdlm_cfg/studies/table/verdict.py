@@ -40,6 +40,11 @@ def verdict_of(evaluation: TableEvaluation, entries: Sequence[Ledger]) -> list[s
             if not left
             else f"The ledger does not close in {missed}; one in a hundred is expected to miss."
         )
+    elif e.follows is not None:
+        sentences.append(
+            f"There is no ledger: the law of {e.plan.sampler.label} on {e.num_tokens} values in {e.num_dims} "
+            "dimensions is out of reach; first_hitting needs none."
+        )
     return sentences
 
 
