@@ -170,7 +170,7 @@ def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
     finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_evaluation(logger.experiment, written.rows, written.ledger, written.folder)
+            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures)
         else:
             logger.log_metrics(finite, step=step)
             logger.save()

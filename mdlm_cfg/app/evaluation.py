@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mdlm_cfg.reports.tables import (
 )
 from mdlm_cfg.studies.images.study import evaluate_images
 from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
+from mdlm_cfg.studies.plain import VERSION
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import study as table_study
 from mdlm_cfg.support.errors import UserError
@@ -37,7 +39,7 @@ from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.training.classifier import classifier_for
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
-REPORT_FILES = ("*.png", "report.*", "laws.npz", "samples.npz", "paper.md")  # what an earlier report may have left
+PAGE, TABLE_FILE, NUMBERS = "report.html", "report.csv", "report.json"
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,14 @@ class Written:
 
     Attributes:
         path: of report.html. numbers: flat, to log. rows: one per strength (and class), plain. ledger: plain rows.
-        folder: with the pictures.
+        pictures: every PNG of the page.
     """
 
     path: Path
     numbers: dict[str, float]
     rows: list[dict[str, Any]]
     ledger: list[dict[str, Any]]
-
-    @property
-    def folder(self) -> Path:
-        """Where the pictures are."""
-        return self.path.parent
+    pictures: list[Path]
 
 
 def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None = None) -> Written:
@@ -105,16 +103,28 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, p
     if denoiser is None and data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     report.folder.mkdir(parents=True, exist_ok=True)
-    for pattern in REPORT_FILES:
-        for stale in report.folder.glob(pattern):
-            stale.unlink()
+    remove_earlier(report.folder)
     study = study_of(data)
     if study == TABLE:
         return _table(data, denoiser, plan, report, paper)
     if study == IMAGES:
         return _images(data, denoiser, plan, report)
     findings = evaluate_bernoulli(data, denoiser, plan, progress=report.say)
-    return _write(findings, bernoulli_sections(findings, report.folder), report)
+    return _sampled(findings, bernoulli_sections(findings, report.folder), report)
+
+
+def remove_earlier(folder: Path) -> None:
+    """Remove the files of an earlier report in this folder, those that it names as its own and no others.
+
+    What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
+    """
+    try:
+        names = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None) -> Written:
@@ -122,19 +132,19 @@ def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, pap
     sections = table_report_sections(findings, report.folder)
     tests = _test_sections(report.test)
     write_laws(findings.evaluation.laws(), report.folder / "laws.npz")
-    write_csv(findings.evaluation.rows(), report.folder / "report.csv")
-    plain = report.head() | findings.to_dict()
-    write_json(plain, report.folder / "report.json")
-    claims = [section for section in sections if section.title.startswith("The paper")]
+    more = ["laws.npz"]
     if findings.paper is not None:
         command = f"python {report.run.get('command', '')}"
         write_markdown(findings.paper[0], command, findings.paper[1], report.folder / "paper.md")
-    path = write_page(report.folder / "report.html", report.title, [*sections, *tests], report.run)
+        more.append("paper.md")
+    plain = findings.to_dict()
+    written = _write(findings.evaluation.rows(), plain, findings.numbers(), [*sections, *tests], report, more)
+    claims = [section for section in sections if section.title.startswith("The paper")]
     _print([*tests, *claims], report.console)
     print_table(distance_table(findings.evaluation), report.title, report.console)
     for line in plain["verdict"]:
         report.console.print(line, highlight=False)
-    return Written(path, findings.numbers(), plain["distances"], plain["ledger"])
+    return replace(written, rows=plain["distances"], ledger=plain["ledger"])
 
 
 def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report) -> Written:
@@ -148,18 +158,33 @@ def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report) ->
         for w, x in findings.samples.items()
     }
     np.savez_compressed(report.folder / "samples.npz", **arrays)
-    return _write(findings, image_sections(findings, report.folder), report)
+    return _sampled(findings, image_sections(findings, report.folder), report, ["samples.npz"])
 
 
-def _write(findings: Any, sections: Sequence[Section], report: Report) -> Written:
-    """report.csv, report.json, the tables on the terminal and the page: what every report of images ends with."""
+def _sampled(findings: Any, sections: Sequence[Section], report: Report, more: Sequence[str] = ()) -> Written:
+    """What every report of images ends with."""
     sections = [*_test_sections(report.test), *_training_sections(report.folder), *sections]
-    write_csv(findings.rows(), report.folder / "report.csv")
-    plain = report.head() | findings.to_dict()
-    write_json(plain, report.folder / "report.json")
+    written = _write(findings.rows(), findings.to_dict(), findings.numbers(), sections, report, more)
     _print(sections, report.console)
-    path = write_page(report.folder / "report.html", report.title, sections, report.run)
-    return Written(path, findings.numbers(), findings.rows(), [])
+    return written
+
+
+def _write(
+    rows: list[dict[str, Any]],
+    plain: dict[str, Any],
+    numbers: dict[str, float],
+    sections: Sequence[Section],
+    report: Report,
+    more: Sequence[str],
+) -> Written:
+    """report.csv, report.json and the page; `more` are the names of files that are written already."""
+    pictures = [picture.path for section in sections for picture in section.pictures]
+    files = [PAGE, TABLE_FILE, NUMBERS, *more, *(path.name for path in pictures)]
+    write_csv(rows, report.folder / TABLE_FILE)
+    data = {"data": report.data | plain.get("data", {}), "files": files}
+    write_json({"version": VERSION} | report.head() | plain | data, report.folder / NUMBERS)
+    path = write_page(report.folder / PAGE, report.title, sections, report.run)
+    return Written(path, numbers, rows, [], pictures)
 
 
 def _print(sections: Sequence[Section], console: Console) -> None:

@@ -50,6 +50,10 @@ def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[
     kept = {key: saved[key] for key in EVALUATION_KEYS if key in saved and key not in given}
     if "sampler" in given:  # steps and schedule were chosen for another sampler
         kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule")}
+    if isinstance(config["steps"], list) and "steps" in given:  # a grid says when its steps are
+        kept.pop("schedule", None)
+    if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
+        kept.pop("steps")
     return dict(config) | kept
 
 

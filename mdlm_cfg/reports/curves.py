@@ -104,9 +104,8 @@ def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
     }
     series: dict[str, Points] = {}
     for name, (key, _) in lines.items():
-        values = [row[key] for row in rows]
-        if None not in values:
-            series[name] = (w, [float(value or 0) for value in values])
+        if all(key in row for row in rows):
+            series[name] = (w, [float(row[key]) for row in rows])
     intervals = [result.sample_tv["exact"].estimate for result in evaluation.results]
     return line_plot(
         series, path, "guidance strength w", "total variation",

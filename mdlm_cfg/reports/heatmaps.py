@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mdlm_cfg.reports.style import COLOURS, GREY, PROBABILITY, RC, TITLES, new_figure, save_figure
-from mdlm_cfg.studies.table.distances import TableEvaluation, mean_by_overlap
+from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.overlap import OverlapRow
 from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 SUPPORT_COLOUR = "#56B4E9"
@@ -133,23 +135,24 @@ def _outline(inside: np.ndarray, style: object) -> LineCollection:
 
 
 @rc_context(RC)
-def draw_overlap_profile(evaluation: TableEvaluation, path: Path) -> Path:
+def draw_overlap_profile(rows: Sequence[OverlapRow], path: Path) -> Path:
     """Mean probability per state of the class's support, by how many of its coordinates overlap.
 
     What guidance does where heat maps end (theory, sections 4 and 7): a panel per strength, a curve per law.
     """
-    results = evaluation.results
-    columns = min(len(results), 4)
-    rows = -(-len(results) // columns)
-    figure, grid = new_figure(rows, columns, 2.5 * columns + 0.6, 2.4 * rows + 0.6, sharex=True, sharey=True)
-    for axes in grid.flat[len(results) :]:
+    guidances = list(dict.fromkeys((row.w, row.kind) for row in rows))
+    across = min(len(guidances), 4)
+    down = -(-len(guidances) // across)
+    figure, grid = new_figure(down, across, 2.5 * across + 0.6, 2.4 * down + 0.6, sharex=True, sharey=True)
+    for axes in grid.flat[len(guidances) :]:
         axes.set_visible(False)
-    for k, (axes, result) in enumerate(zip(grid.flat, results)):
-        for name in evaluation.law_names:
-            _draw_profile_of(axes, evaluation, result, name)
-        axes.set_title(f"w = {result.w:g}", loc="left")
+    for k, (axes, guidance) in enumerate(zip(grid.flat, guidances)):
+        for row in rows:
+            if (row.w, row.kind) == guidance:
+                _draw_profile_of(axes, row)
+        axes.set_title(f"w = {guidance[0]:g}", loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if k % columns == 0:
+        if k % across == 0:
             axes.set_ylabel("mean probability per state")
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
@@ -158,8 +161,8 @@ def draw_overlap_profile(evaluation: TableEvaluation, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _draw_profile_of(axes: Axes, evaluation: TableEvaluation, result: StrengthEvaluation, name: str) -> None:
-    means = mean_by_overlap(result.laws[name], evaluation.class_law, evaluation.others_law)
+def _draw_profile_of(axes: Axes, row: OverlapRow) -> None:
+    name, means = row.law, row.mean_probability
     linewidth = 3.5 if name == "exact" else 1.5
     linestyle = "-" if name == "class" else LINES[name]
     axes.plot(

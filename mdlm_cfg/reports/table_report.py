@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_cfg.reports.curves import draw_distances
@@ -10,7 +11,8 @@ from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.paper_report import paper_sections
 from mdlm_cfg.reports.table_sections import table_findings_sections
 from mdlm_cfg.reports.tables import distance_table, divergence_table, moment_table
-from mdlm_cfg.studies.table.distances import TableEvaluation, mean_by_overlap
+from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.overlap import OverlapRow
 from mdlm_cfg.studies.table.study import TableFindings
 
 READING = """\
@@ -34,17 +36,17 @@ steps."""
 
 def table_report_sections(findings: TableFindings, folder: Path) -> list[Section]:
     """Draw the pictures into `folder`, and return the sections that show them: the verdict first."""
-    verdict = Section("Verdict", "\n\n".join(findings.to_dict()["verdict"]))
+    verdict = Section("Verdict", "\n\n".join(findings.verdict))
     claims = [] if findings.paper is None else paper_sections(*findings.paper)
     return [
         verdict,
-        *table_sections(findings.evaluation, folder),
+        *table_sections(findings.evaluation, findings.overlap, folder),
         *claims,
         *table_findings_sections(findings, folder),
     ]
 
 
-def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
+def table_sections(evaluation: TableEvaluation, overlap: Sequence[OverlapRow], folder: Path) -> list[Section]:
     """Draw the pictures into `folder`, and return the sections that show them."""
     distances = Section(
         "Distances",
@@ -53,8 +55,8 @@ def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
         _curve(evaluation, folder),
     )
     laws = [Picture(draw_laws(evaluation, folder / "laws.png"), _caption(evaluation))]
-    if evaluation.num_dims > 2 and len(_overlaps(evaluation)) > 1:
-        path = draw_overlap_profile(evaluation, folder / "overlap.png")
+    if evaluation.num_dims > 2 and len(overlap[0].mass) > 1:
+        path = draw_overlap_profile(overlap, folder / "overlap.png")
         laws.append(Picture(path, "Mean probability per state of the class's support, by how many overlap."))
     return [
         distances,
@@ -62,10 +64,6 @@ def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
         Section("Mean and covariance", "", moment_table(evaluation)),
         Section("Divergences", "Infinite where the second law lacks support.", divergence_table(evaluation)),
     ]
-
-
-def _overlaps(evaluation: TableEvaluation) -> dict[int, float]:
-    return mean_by_overlap(evaluation.class_law, evaluation.class_law, evaluation.others_law)
 
 
 def _subject(evaluation: TableEvaluation) -> str:

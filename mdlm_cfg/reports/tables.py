@@ -64,7 +64,7 @@ def distance_table(evaluation: TableEvaluation) -> Table:
     columns.append("noise floor")
     rows = []
     for result, row in zip(evaluation.results, evaluation.rows()):
-        cells = [f"{result.w:g}", *(format_number(_number(row[key])) for key in keys)]
+        cells = [f"{result.w:g}", *(format_number(_number(row.get(key))) for key in keys)]
         found = result.sample_tv[follows or "exact"]
         if follows == "learned":
             e = found.estimate

@@ -13,7 +13,7 @@ AXIS = "eval/w"
 
 
 def log_evaluation(
-    run: wandb.Run, rows: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]], folder: Path
+    run: wandb.Run, rows: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]], pictures: Sequence[Path]
 ) -> None:
     """Log curves over w, tables and pictures of an evaluation, and finish nothing.
 
@@ -22,21 +22,21 @@ def log_evaluation(
         rows: flat rows of numbers, each with its `w`: curves over w, and a table. Of rows of several classes, the curve
             is of class "all".
         ledger: plain rows of report.json's ledger.
-        folder: whose PNGs are shown.
+        pictures: PNG files, shown under their names.
     """
     plain = [_flat(row) for row in rows]
     curves = [row for row in plain if isinstance(row.get("w"), float | int) and row.get("class", "all") == "all"]
     run.define_metric(AXIS, hidden=True)
     run.define_metric("eval/*", step_metric=AXIS)
     for row in curves:
-        numbers = {f"eval/{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
+        of = f"{row['set']}/" if "set" in row else ""  # what is compared, where a w has several rows
+        numbers = {f"eval/{of}{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
         run.log({AXIS: float(row["w"]), **numbers})
     for name, table in (("eval_tables/distances", plain), ("eval_tables/ledger", [_flat(row) for row in ledger])):
         if table:
             run.log({name: _table(table)})
-    pictures = {f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
     if pictures:
-        run.log(pictures)
+        run.log({f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in pictures})
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -180,27 +180,6 @@ def law_key(name: str, guidance: Guidance) -> str:
     return f"{name}_{strength}" if name == "tilted" else f"{name}_{guidance.kind}_{strength}"
 
 
-def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
-    """How many coordinates of x take a value that other classes take too: int64 (N,)*D (theory, section 7).
-
-    In one dimension 1 is the overlap itself; in the five-dimensional example of theory, section 4, it is k.
-    """
-    dims = range(class_law.ndim)
-    counts = torch.zeros(class_law.shape, dtype=torch.int64)
-    for i in dims:
-        drop = [j for j in dims if j != i]
-        own, other = (law.sum(dim=drop) if drop else law for law in (class_law, others_law))
-        shape = [-1 if j == i else 1 for j in dims]
-        counts = counts + ((own > 0) & (other > 0)).long().reshape(shape)
-    return counts
-
-
-def mean_by_overlap(law: Tensor, class_law: Tensor, others_law: Tensor) -> dict[int, float]:
-    """Mean probability per state of the class's support, by the number of coordinates that overlap."""
-    counts, support = overlap_counts(class_law, others_law), class_law > 0
-    return {int(k): float(law[support & (counts == k)].mean()) for k in counts[support].unique()}
-
-
 def _compare(guidance: Guidance, laws: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> StrengthEvaluation:
     cells = max(laws["exact"].numel(), len(x))
     resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // cells))

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.metrics import (
 )
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
-Row = dict[str, float | str | None]
+Row = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class StrengthEvaluation:
         return relative_difference(self.moments[name].covariance, self.moments["exact"].covariance)
 
     def row(self) -> Row:
-        """The numbers of this strength under flat names; None where a law is absent."""
-        row: Row = {
+        """The numbers of this strength under flat names; what is of a law that is absent is absent."""
+        row: dict[str, float | str | None] = {
             "w": self.w,
             "kind": str(self.guidance.kind),
             "tv_class_exact": self.guidance_effect,
@@ -114,7 +114,7 @@ class StrengthEvaluation:
             difference = self.covariance_difference(name)
             row[f"covariance_{name}_frobenius"] = difference["frobenius"] if difference else None
             row[f"covariance_{name}_spectral"] = difference["spectral"] if difference else None
-        return row
+        return {key: value for key, value in row.items() if value is not None}
 
 
 def moments_of(law: Tensor) -> Moments:

@@ -18,10 +18,9 @@ from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, ta
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
+from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.targets.table import TableMixture
-
-VERSION = 2  # of report.json
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class TableFindings:
     """Everything that was found about a table under guidance.
 
     Attributes:
-        evaluation: laws, samples and distances. geometry: of the class's support.
+        evaluation: laws, samples and distances.
+        geometry: of the class's support. overlap: mass by how many coordinates overlap.
         decay: of TV in time, one for each kind of guidance; empty for a table that is too large.
         samplers: at equal cost; empty where a step's kernel is too large.
         ledger: entries; empty for a network that is too large for its own exact law.
@@ -38,10 +38,16 @@ class TableFindings:
 
     evaluation: TableEvaluation
     geometry: Geometry
+    overlap: list[OverlapRow]
     decay: list[Decay]
     samplers: list[SamplerRow]
     ledger: list[Ledger]
     paper: tuple[str, PaperResult] | None = None
+
+    @property
+    def verdict(self) -> list[str]:
+        """What was found, in sentences."""
+        return verdict_of(self.evaluation, self.ledger)
 
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "tv_exact_learned_w2", and so on."""
@@ -58,7 +64,6 @@ class TableFindings:
         moments = [{name: vars(found) for name, found in result.moments.items()} for result in e.results]
         return to_plain(
             {
-                "version": VERSION,
                 "plan": e.plan.describe(),
                 "target_class": e.target_class,
                 "judged": e.judged,
@@ -68,7 +73,8 @@ class TableFindings:
                 "ledger": [ledger_dict(entry, e.judged) for entry in self.ledger],
                 "decay": decay_dict(self.decay[0]) if self.decay else None,
                 "geometry": self.geometry.to_dict(),
-                "verdict": verdict_of(e, self.ledger),
+                "overlap": [row.to_dict() for row in self.overlap],
+                "verdict": self.verdict,
                 "paper": None if self.paper is None else {"name": self.paper[0], **self.paper[1].to_dict()},
             }
         )
@@ -107,4 +113,4 @@ def run(
     samplers = equal_cost(denoisers, z, plan, progress) if small else []
     entries = ledgers_of(target, learned, evaluation, progress) if has_ledger(evaluation) else []
     claims = None if paper is None else (paper, EXPERIMENTS[paper](target, evaluation, learned))
-    return TableFindings(evaluation, geometry, decays, samplers, entries, claims)
+    return TableFindings(evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims)
