@@ -14,13 +14,14 @@ from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling import Sampler, sample, sequential_monte_carlo, stepped_law
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
-    "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance", "Interval",
-    "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler", "Schedule", "TableMixture", "Uniform",
+    "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
+    "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler", "Schedule", "TableMixture", "Uniform",
     "UserError", "best_schedule", "departure", "error_ledger", "exact_likelihood", "ideal_denoiser", "interval",
     "law_at", "likelihood", "linear_ramp", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser",
     "stepped_law", "terminal_law", "tilted_law", "tilted_weights",
