@@ -21,8 +21,9 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
-    "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler", "Schedule", "TableMixture", "Uniform",
-    "UserError", "best_schedule", "departure", "error_ledger", "exact_likelihood", "ideal_denoiser", "interval",
-    "law_at", "likelihood", "linear_ramp", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser",
-    "stepped_law", "terminal_law", "tilted_law", "tilted_weights",
+    "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
+    "Schedule", "TableMixture", "Uniform", "UserError", "best_schedule", "departure", "error_ledger",
+    "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "parse_strength",
+    "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law", "terminal_law", "tilted_law",
+    "tilted_weights",
 ]  # fmt: skip

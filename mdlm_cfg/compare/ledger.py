@@ -167,8 +167,8 @@ def ledger_of(
     s, laws = shared, dict(shared.laws)
     if sampler.policy != s.policy:
         raise UserError(
-            f"the sampler {sampler.label} cannot be entered in a ledger of the order {s.policy or s.guidance.kind}: make "
-            "the ledger's laws with its policy"
+            f"the sampler {sampler.label} cannot be entered in a ledger of the order {s.policy or s.guidance.kind}: "
+            "make the ledger's laws with its policy"
         )
     for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
         laws[name + "'"] = laws[name] if sampler.exact_in_time else sampler.law(source, s.guidance, s.target_class)
