@@ -1,5 +1,5 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
-# make test: lint, types, and the tests that take seconds. make test-slow: the others.
+# make test: lint, types, the rooms' import contracts, and the tests that take seconds. make test-slow: the others.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
@@ -23,6 +23,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)

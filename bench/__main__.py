@@ -1,128 +1,81 @@
-"""Speed against its bound, as ratios: `make bench` (python -m bench).
-
-Every figure is one run's time over the time that the machine's own ceilings, measured in the same run, allow: bytes
-that must move over the rate of a large copy, or floating-point operations over the rate of a large matrix product.
-"""
+"""Run everything, print the table, and write bench.json and bench.md: `make bench` (python -m bench [FOLDER])."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
-from math import comb
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.laws.push import law_at, terminal_law
-from mdlm_cfg.nets import GridTransformer
-from mdlm_cfg.sampling.sampler import sample
+from bench.laws import law_figures
+from bench.ratio import Figure, copy_rate, matmul_rate
+from bench.sampling import sampling_figures
+from bench.training import training_figures
 from mdlm_cfg.support.machine import keep_freed_memory
-from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.targets.toys import toy_2d_overlap, toy_5d_hypercube
-from mdlm_cfg.training.objectives import AveragedObjective, nelbo
 
-REPEATS = 3
+HEADS = ("what", "against", "seconds", "the other", "ratio", "goal", "met")
 
 
-def timed(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median seconds of `repeats` runs after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def copy_rate() -> float:
-    """Bytes per second, read plus written, of a large copy."""
-    source, target = torch.rand(2**26), torch.empty(2**26)
-    return 2 * source.nbytes / timed(lambda: target.copy_(source))
-
-
-def matmul_rate() -> float:
-    """Floating-point operations per second of a large float32 matrix product."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    return 2 * 2048**3 / timed(lambda: a @ b)
-
-
-def random_table(num_tokens: int, num_dims: int) -> TableMixture:
-    """Two random classes."""
-    pmfs = torch.rand(2, *[num_tokens] * num_dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return TableMixture(pmfs / pmfs.flatten(1).sum(1).reshape(2, *[1] * num_dims), torch.tensor([0.5, 0.5]))
-
-
-def edge_bytes(num_tokens: int, num_dims: int) -> float:
-    """Bytes that a terminal law must at least move: every edge's rate read once for Z and once for the push."""
-    edges = sum(
-        comb(num_dims, level) * num_tokens**level * (num_dims - level) * num_tokens for level in range(num_dims)
+def machine() -> dict[str, str | int | float]:
+    """What this was measured on."""
+    name = next(
+        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
     )
-    return 2 * 8 * edges
+    flags = next((line for line in _cpu_lines() if line.startswith("flags")), "")
+    wide = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": name, "vector units": ", ".join(wide) or "unknown", "threads": torch.get_num_threads(), "gpu": gpu,
+        "python": platform.python_version(), "torch": torch.__version__,
+    }  # fmt: skip
 
 
-def train_flops(net: torch.nn.Module, positions: int) -> float:
-    """Operations of one training step: 6 per weight and position (forward 2, backward 4)."""
-    return 6.0 * sum(p.numel() for p in net.parameters() if p.ndim > 1) * positions
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def main() -> None:
-    """Run everything and print the table."""
+def row(figure: Figure) -> list[str]:
+    """A figure as text: "x" says how many times as fast, no sign how many times the bound."""
+    sign = "x" if figure.better == "higher" else ""
+    goal = "" if figure.goal is None else f"{'>=' if sign else '<='} {figure.goal:g}"
+    met = {None: "", True: "yes", False: "no"}[figure.is_met]
+    times = (f"{value:.3g}" for value in (figure.seconds, figure.against))
+    return [figure.what, figure.yardstick, *times, f"{figure.ratio:.2f}{sign}", goal, met]
+
+
+def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> str:
+    """The table, under what it was measured on."""
+    lines = [", ".join(f"{name}: {value}" for name, value in about.items()), ""]
+    lines += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    lines += ["| " + " | ".join(row(figure)) + " |" for figure in figures]
+    return "\n".join(lines) + "\n"
+
+
+def main(folder: Path) -> None:
+    """Measure, print as it goes, and write the files."""
     keep_freed_memory()  # as the commands do
-    console = Console()
-    table = Table("what", "seconds", "bound (s)", "time / bound", "bound is")
+    console, about = Console(), machine()
     bandwidth, flops = copy_rate(), matmul_rate()
-    console.print(f"copy {bandwidth / 1e9:.1f} GB/s, float32 product {flops / 1e9:.0f} GFLOP/s")
-
-    def add(name: str, seconds: float, bound: float | None, kind: str) -> None:
-        ratio = "-" if bound is None else f"{seconds / bound:.1f}"
-        table.add_row(name, f"{seconds:.3f}", "-" if bound is None else f"{bound:.3f}", ratio, kind)
-        console.print(f"  {name}: {seconds:.3f} s", style="dim")
-
-    for n, d in ((5, 9), (2, 16)):
-        denoiser = random_table(n, d).denoiser()
-        seconds = timed(partial(terminal_law, denoiser, Guidance(2.0), 0))
-        add(
-            f"terminal law, {(n + 1) ** d:.2g} partial states (N={n}, D={d})",
-            seconds,
-            edge_bytes(n, d) / bandwidth,
-            "memory",
-        )
-    toy = toy_5d_hypercube().denoiser()
-    add("law at one time, 5D toy", timed(lambda: law_at(toy, Guidance(2.0), 0, 1.0)), None, "-")
-    square = toy_2d_overlap()
-    add(
-        "100,000 first-hitting samples, 2D toy",
-        timed(lambda: sample(square.denoiser(), Guidance(2.0), 0, 100_000)),
-        None,
-        "-",
-    )
-    net = GridTransformer(num_tokens=16, grid_shape=(2,), num_classes=2, width=64, depth=2, num_heads=4)
-    averaged = AveragedObjective(16, 2, 2)
-    joint = square.class_weights.reshape(-1, 1, 1) * square.class_pmfs
-
-    def toy_step() -> None:
-        torch.stack(averaged(net, joint)).sum().backward()
-
-    positions = averaged.num_evaluations * 2
-    add("averaged objective, one step, 2D toy", timed(toy_step), train_flops(net, positions) / flops, "arithmetic")
-    image = GridTransformer(2, (28, 28), 10, patch_size=7, width=128, depth=4, num_heads=4, stem_channels=16)
-    x, classes = torch.randint(0, 2, (64, 784)), torch.randint(0, 10, (64,))
-    transformer = sum(p.numel() for p in image.parameters() if p.ndim == 2)
-    convolution = sum(p.numel() for p in image.parameters() if p.ndim == 4)
-    bound = 6.0 * 64 * (transformer * 16 + convolution * 784) / flops
-    add(
-        "image net, one float32 step of 64",
-        timed(lambda: nelbo(image, x, classes, 2).mean().backward()),
-        bound,
-        "arithmetic",
-    )
-    console.print(table)
+    about |= {"copy (GB/s)": round(bandwidth / 1e9, 1), "float32 product (GFLOP/s)": round(flops / 1e9)}
+    console.print(about)
+    figures: list[Figure] = []
+    parts: Iterator[Figure] = chain(law_figures(bandwidth), training_figures(flops), sampling_figures())
+    for figure in parts:
+        figures.append(figure)
+        console.print("  ".join(row(figure)), highlight=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [asdict(figure) | {"ratio": figure.ratio, "met": figure.is_met} for figure in figures]
+    (folder / "bench.json").write_text(json.dumps({"machine": about, "figures": plain}, indent=1), encoding="utf-8")
+    (folder / "bench.md").write_text(markdown(figures, about), encoding="utf-8")
+    console.print(f"written: {folder / 'bench.json'}, {folder / 'bench.md'}")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/bench"))

@@ -1,29 +1,74 @@
-"""mdlm_cfg: masked discrete diffusion with classifier-free guidance, judged against exact solutions."""
+"""mdlm_cfg: masked discrete diffusion with classifier-free guidance, judged against exact solutions.
 
-from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
-from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
-from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
-from mdlm_cfg.chain.schedules import Schedule
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
-from mdlm_cfg.compare.best_schedule import best_schedule
-from mdlm_cfg.compare.ideal import departure, ideal_denoiser
-from mdlm_cfg.compare.ledger import error_ledger
-from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
-from mdlm_cfg.laws import law_at, terminal_law, tilted_law
-from mdlm_cfg.laws.slices import slice_denoiser
-from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.sampling import Sampler, sample, sequential_monte_carlo, stepped_law
-from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.hmm import HiddenMarkovMixture
-from mdlm_cfg.targets.table import TableMixture
+The names below are imported when they are first used: a command that only prints its help needs none of them.
+"""
 
-__version__ = "0.2.0.dev0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
+    from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
+    from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
+    from mdlm_cfg.chain.schedules import Schedule
+    from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
+    from mdlm_cfg.compare.best_schedule import best_schedule
+    from mdlm_cfg.compare.ideal import departure, ideal_denoiser
+    from mdlm_cfg.compare.ledger import error_ledger
+    from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
+    from mdlm_cfg.laws.in_time import law_at
+    from mdlm_cfg.laws.slices import slice_denoiser
+    from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+    from mdlm_cfg.laws.weights import tilted_weights
+    from mdlm_cfg.sampling.sampler import Sampler
+    from mdlm_cfg.sampling.samples import sample, stepped_law
+    from mdlm_cfg.sampling.smc import sequential_monte_carlo
+    from mdlm_cfg.support.errors import UserError
+    from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+    from mdlm_cfg.targets.table import TableMixture
+    from mdlm_cfg.training.runs import load_run
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    "chain.denoiser": ("Denoiser", "FunctionDenoiser"),
+    "chain.guidance": ("Guidance", "interval", "linear_ramp"),
+    "chain.policies": (
+        "Blocks", "Confidence", "Entropy", "FixedOrder", "Margin", "Policy", "RatePolicy", "Uniform",
+    ),
+    "chain.schedules": ("Schedule",),
+    "chain.strengths": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
+    "compare.best_schedule": ("best_schedule",),
+    "compare.ideal": ("departure", "ideal_denoiser"),
+    "compare.ledger": ("error_ledger",),
+    "compare.likelihood": ("exact_likelihood", "likelihood"),
+    "laws.in_time": ("law_at",),
+    "laws.slices": ("slice_denoiser",),
+    "laws.terminal": ("terminal_law", "tilted_law"),
+    "laws.weights": ("tilted_weights",),
+    "sampling.sampler": ("Sampler",),
+    "sampling.samples": ("sample", "stepped_law"),
+    "sampling.smc": ("sequential_monte_carlo",),
+    "support.errors": ("UserError",),
+    "targets.hmm": ("HiddenMarkovMixture",),
+    "targets.table": ("TableMixture",),
+    "training.runs": ("load_run",),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
     "Schedule", "TableMixture", "Uniform", "UserError", "best_schedule", "departure", "error_ledger",
-    "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "parse_strength",
-    "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law", "terminal_law", "tilted_law",
-    "tilted_weights",
+    "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
+    "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law", "terminal_law",
+    "tilted_law", "tilted_weights",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f"mdlm_cfg.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'mdlm_cfg' has no attribute {name!r}")

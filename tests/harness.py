@@ -9,19 +9,14 @@ import torch
 from lightning.pytorch import Trainer
 
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
 from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.module import MaskedDiffusion
 
-NET = {"width": 16, "depth": 1, "num_heads": 2}
-OPTIMIZER = {
-    "lr": 3e-3,
-    "betas": [0.9, 0.99],
-    "weight_decay": 0.0,
-    "warmup_steps": 2,
-    "final_lr": 0.01,
-    "ema_decay": 0.9,
-}
+NET = {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2}
+OPTIMIZER = {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0}
+SETTINGS: dict[str, Any] = {"warmup_steps": 2, "final_lr": 0.01, "num_draws": 4, "seed": 0}
 
 
 def small_target() -> TableMixture:
@@ -38,17 +33,18 @@ def small_data(**changes: Any) -> TableData:
 
 
 def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDiffusion:
-    objective = {"kind": kind, "label_dropout": 0.3, "paired": False, "label_smoothing": 0.0, "rows": None}
-    objective |= {key: changes.pop(key) for key in list(changes) if key in objective}
+    """A module of these data: changes are the optimizer's, the net's or the settings' by name, else the objective's."""
     torch.manual_seed(0)
-    shape = {
-        "num_tokens": data.num_tokens,
-        "grid_shape": list(data.grid_shape),
-        "num_classes": data.num_classes,
-    }
-    optimizer = OPTIMIZER | {key: changes.pop(key) for key in list(changes) if key in OPTIMIZER}
-    settings = {"net": shape | NET, "objective": objective, "optimizer": optimizer, "data": data.describe()}
-    return MaskedDiffusion(**(settings | {"config": {"note": "small"}} | changes))
+    optimizer = OPTIMIZER | {key: changes.pop(key) for key in list(changes) if key in OPTIMIZER or key == "optimizer"}
+    if "optimizer" in optimizer:
+        optimizer |= {"_target_": f"mdlm_cfg.nets.optimizer.{optimizer.pop('optimizer')}"}
+    net = NET | {key: changes.pop(key) for key in list(changes) if key in NET}
+    settings = SETTINGS | {key: changes.pop(key) for key in list(changes) if key in SETTINGS}
+    objective = {"_target_": f"mdlm_cfg.training.objectives.{kind.title()}", "label_dropout": 0.3} | changes
+    if kind == "sampled":
+        objective = {"paired": False} | objective
+    config = settings | {"net": net, "objective": objective, "optimizer": optimizer, "note": "small"}
+    return build_module(config, data.describe())
 
 
 def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:

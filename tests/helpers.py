@@ -1,18 +1,15 @@
-"""What several tests need: random mixtures, dense generators, the reference cases."""
+"""What several tests need: random mixtures, denoisers that no joint has, the reference cases."""
 
 from __future__ import annotations
 
 import json
-import math
-from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg import Guidance, TableMixture
+from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.steps import JUMPS
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
 
@@ -63,63 +60,3 @@ class Opaque:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         return self.inner(tokens, classes)
-
-
-def dense_rates(denoiser: Denoiser, guidance: Guidance, z: int) -> tuple[list[tuple[int, ...]], dict]:
-    """All partial states, and {(state, i, v): rate} by looping: the slow truth."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
-    states = list(product(range(n + 1), repeat=d))
-    rates = {}
-    for state in states:
-        tokens = torch.tensor([state])
-        cond = denoiser(tokens, torch.tensor([z]))[0].exp()
-        uncond = denoiser(tokens, None)[0].exp()
-        progress = sum(s != n for s in state) / (d - 1) if d > 1 else 1.0
-        w = guidance.w(progress) if callable(guidance.w) else guidance.w
-        for i in range(d):
-            if state[i] != n:
-                continue
-            rho = [
-                0.0 if c == 0 else math.exp((1 + w) * math.log(c) - w * math.log(u))
-                for c, u in zip(cond[i].tolist(), uncond[i].tolist())
-            ]
-            total = sum(rho) if guidance.kind == "normalized" and sum(rho) > 0 else 1.0
-            for v in range(n):
-                rates[state, i, v] = rho[v] / total
-    return states, rates
-
-
-def dense_generator(denoiser: Denoiser, guidance: Guidance, z: int) -> Tensor:
-    """The generator of the whole chain, ((N+1)^D, (N+1)^D), rows summing to 0."""
-    states, rates = dense_rates(denoiser, guidance, z)
-    index = {s: k for k, s in enumerate(states)}
-    q = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for (state, i, v), rate in rates.items():
-        q[index[state], index[(*state[:i], v, *state[i + 1 :])]] += rate
-    return q - torch.diag(q.sum(dim=1))
-
-
-def dense_step(denoiser: Denoiser, guidance: Guidance, z: int, sampler: str, u: float) -> Tensor:
-    """The kernel of one parallel step, ((N+1)^D, (N+1)^D), by looping over coordinates' outcomes."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
-    states, rates = dense_rates(denoiser, guidance, z)
-    index = {s: k for k, s in enumerate(states)}
-    kernel = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for state in states:
-        options = []
-        for i in range(d):
-            if state[i] != n:
-                options.append([(state[i], 1.0)])
-                continue
-            rho = [rates[state, i, v] for v in range(n)]
-            total = sum(rho)
-            z, step = torch.tensor([total, u], dtype=torch.float64)
-            jump = float(JUMPS[sampler](z.log(), step))
-            if total == 0:
-                options.append([(n, 1.0)])
-            else:
-                options.append([(n, 1 - jump)] + [(v, jump * r / total) for v, r in enumerate(rho)])
-        for outcome in product(*options):
-            target = tuple(v for v, _ in outcome)
-            kernel[index[state], index[target]] += math.prod(p for _, p in outcome)
-    return kernel

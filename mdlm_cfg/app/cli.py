@@ -1,343 +1,88 @@
 """The commands: `python train.py` (mdlm-train) and `python eval.py` (mdlm-eval).
 
-The only file that sees hydra's configuration objects: everything below it gets plain values and objects.
+Nothing heavy is imported before a configuration is known to be right: help and a typo are answered within a second.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import logging
 import os
-import re
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from rich.console import Console
 
-from mdlm_cfg.app import pipeline
-from mdlm_cfg.app.pipeline import EvaluationSettings, check_resume, describe_run, exact_denoiser, log_report
-from mdlm_cfg.app.schema import EVALUATION_KEYS, register
-from mdlm_cfg.nets import GridTransformer
-from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.machine import bf16_is_fast, keep_freed_memory
-from mdlm_cfg.training.callbacks import AveragedWeights, RunProgress, SaveLast
-from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
+from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.schema import register
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-USER_ERROR, INTERRUPTED = 2, 130  # exit codes
-NOISE = (
-    r".*does not have many workers.*",
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*Experiment logs directory .* exists.*",
-    r".*The number of training batches .* is smaller than the logging interval.*",
-    r".*WeightAveraging callback.*",
-)
+Task = Callable[[dict[str, Any], Sequence[str]], None]
 
 register()
 
 
 def train() -> None:
     """Train a network, test it, and judge it: `python train.py [data=...] [experiment=...]`."""
-    _run("train", _train)
+
+    def task(config: dict[str, Any], overrides: Sequence[str]) -> None:
+        from mdlm_cfg.app import commands
+
+        commands.train(config, overrides)
+
+    _run("train", task)
 
 
 def evaluate() -> None:
     """Judge a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
-    _run("eval", _evaluate)
 
+    def task(config: dict[str, Any], overrides: Sequence[str]) -> None:
+        from mdlm_cfg.app import commands
 
-def _train(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    config = to_plain_config(cfg)
-    settings = evaluation_settings(config)
-    _start(config)
-    data = build_data(config["data"])
-    module = build_module(config, data)
-    settings.check(data.num_classes)
-    if config["ckpt_path"] is not None:
-        check_resume(config["ckpt_path"], module, data.describe())
-    folder = _run_folder(config, data.name)
-    loggers = build_loggers(config, folder)
-    callbacks = [AveragedWeights(config["optimizer"]["ema_decay"]), SaveLast(folder / CHECKPOINT)]
-    trainer = build_trainer(config["trainer"], loggers, callbacks)
-    try:
-        numbers = _fit(trainer, module, data, config, folder)
-        if config["evaluate"] and trainer.is_global_zero:
-            run = load_run(folder / CHECKPOINT, config["batch_size"])
-            run.net.to(trainer.strategy.root_device)
-            out = folder / "report"
-            command = "train.py " + " ".join(overrides)
-            shown = {"command": command.strip(), **describe_run(run)}
-            report, found = pipeline.evaluate(
-                data, run.denoiser, settings, out, f"mdlm_cfg: {data.name}", shown, Console(), numbers
-            )
-            log_report(loggers, found, out, run.step)
-            print(f"report: {report}")
-    finally:
-        if any(isinstance(logger, WandbLogger) for logger in loggers):
-            import wandb
+        commands.judge(config, overrides)
 
-            wandb.finish()
-
-
-def _fit(
-    trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, config: dict[str, Any], folder: Path
-) -> dict[str, float]:
-    """Train and test; say where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
-    path = folder / CHECKPOINT
-    try:
-        numbers = pipeline.train(module, data, trainer, config["ckpt_path"])
-    except SystemExit as error:
-        if not trainer.interrupted or not path.is_file():
-            raise
-        print(f"interrupted; go on from here with ckpt_path={path}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from error
-    if trainer.is_global_zero:
-        print(f"checkpoint: {path}")
-    return numbers
-
-
-def _evaluate(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    config = to_plain_config(cfg)
-    given = {re.split("[=.]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides}
-    if config["denoiser"] not in ("learned", "exact"):
-        raise UserError(f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact")
-    _start(config)
-    command = ("eval.py " + " ".join(overrides)).strip()
-    if config["denoiser"] == "exact":
-        data, settings = build_data(config["data"]), evaluation_settings(config)
-        exact_denoiser(data)
-        settings.check(data.num_classes)
-        out = _out(config) or new_run_folder(config["runs"], f"{data.name}_exact")
-        shown = {"command": command, "denoiser": "exact", "data": data.name}
-        report, _ = pipeline.evaluate(data, None, settings, out, f"mdlm_cfg: {data.name}, exact", shown, Console())
-    else:
-        run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"])
-        data = data_of_run(run, config, given)
-        settings = evaluation_settings(merged_settings(run.config, config, given))
-        settings.check(data.num_classes)
-        run.net.to("cuda" if torch.cuda.is_available() else "cpu")
-        out = _out(config) or new_run_folder(run.folder, "evaluations")
-        shown = {"command": command, **describe_run(run)}
-        report, _ = pipeline.evaluate(data, run.denoiser, settings, out, f"mdlm_cfg: {data.name}", shown, Console())
-    print(f"report: {report}")
-
-
-def data_of_run(run: LoadedRun, config: dict[str, Any], given: set[str]) -> Any:
-    """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
-    data = build_data(config["data"] if given & {"data", "experiment"} else run.config["data"])
-    run.check_data(data.describe())
-    return data
-
-
-def merged_settings(saved: Mapping[str, Any], config: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Evaluation settings of the command line where given, and of the training run otherwise."""
-    if "experiment" in given:
-        return config
-    kept = {key: saved[key] for key in EVALUATION_KEYS if key in saved and key not in given}
-    if "sampler" in given and "steps" not in given:
-        kept.pop("steps", None)  # they were chosen for another sampler
-    return config | kept
-
-
-# building objects from plain settings
+    _run("eval", task)
 
 
 def to_plain_config(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain containers, resolved."""
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in dict(plain).items()}  # type: ignore[arg-type]
 
 
-def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
-    """The evaluation's part of a configuration."""
-    w = config["w"] if isinstance(config["w"], list) else [config["w"]]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in w):
-        raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
-    rest = {key: config[key] for key in EVALUATION_KEYS if key != "w"}
-    settings = EvaluationSettings(w=[float(value) for value in w], seed=config["seed"], **rest)
-    settings.guidances()
-    settings.sampler_arguments()
-    return settings
+def _run(name: str, task: Task) -> None:
+    """Run a task under hydra, and end as `mdlm_cfg.app.errors` says (HYDRA_FULL_ERROR=1: with tracebacks).
 
-
-def build_data(settings: dict[str, Any]) -> Any:
-    """A data module, set up. Settings may come from a checkpoint: they can name nothing but this package's data.
-
-    `path` is where a user says which file; the arguments proper refer to it.
-
-    Raises:
-        UserError: a target outside `mdlm_cfg.training.data` and `mdlm_cfg.targets`.
+    A job of a sweep that fails does not end the others; every failure is named at the end.
     """
-    _check_targets(settings)
-    data = instantiate({key: value for key, value in settings.items() if key != "path"})
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def _check_targets(settings: Any) -> None:
-    if isinstance(settings, list):
-        for item in settings:
-            _check_targets(item)
-    if not isinstance(settings, dict):
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(name, CONFIGS), end="")
         return
-    target = settings.get("_target_")
-    if target is not None:
-        match = re.fullmatch(r"(mdlm_cfg\.(?:training\.data|targets\.\w+))\.(\w+)", str(target))
-        found = getattr(importlib.import_module(match[1]), match[2], None) if match else None
-        if not str(getattr(found, "__module__", "")).startswith("mdlm_cfg."):
-            raise UserError(
-                f"data can not be made by {target}: only by what mdlm_cfg.training.data and mdlm_cfg.targets offer"
-            )
-    for value in settings.values():
-        _check_targets(value)
-
-
-def build_module(config: dict[str, Any], data: Any) -> MaskedDiffusion:
-    """The module to train; its network's shape is the data's."""
-    shape = {
-        "num_tokens": int(data.num_tokens),
-        "grid_shape": [int(side) for side in data.grid_shape],
-        "num_classes": int(data.num_classes),
-    }
-    unknown = [name for name in config["net"] if name not in inspect.signature(GridTransformer).parameters]
-    if unknown:
-        raise UserError(f"net.{unknown[0]} is no argument of GridTransformer")
-    return MaskedDiffusion(
-        net=shape | config["net"],
-        objective=config["objective"],
-        optimizer=config["optimizer"],
-        data=data.describe(),
-        num_draws=config["num_draws"],
-        seed=config["seed"],
-        config=config,
-    )
-
-
-def build_loggers(config: dict[str, Any], folder: Path) -> list[Logger]:
-    """metrics.csv in the run folder always, and the configured logger if it is another."""
-    if config["logger"].get("mode") in ("offline", "disabled"):
-        os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if not str(config["logger"].get("_target_")).endswith("CSVLogger"):
-        loggers.append(instantiate(config["logger"], save_dir=str(folder), name=f"{folder.parent.name}/{folder.name}"))
-    return loggers
-
-
-def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
-    if settings.get("precision") == "auto":
-        settings = settings | {"precision": "bf16-mixed" if bf16_is_fast() else "32-true"}
-    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
-    return instantiate(settings, logger=loggers, callbacks=[*callbacks, *bar])
-
-
-def _run_folder(config: dict[str, Any], data_name: str) -> Path:
-    """A new folder with the resolved configuration; processes other than the first only need its name."""
-    name = config["name"] or data_name
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-        return Path(config["runs"], name, "other_ranks")
-    folder = new_run_folder(config["runs"], name)
-    (folder / CHECKPOINT).parent.mkdir()
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    return folder
-
-
-def _out(config: dict[str, Any]) -> Path | None:
-    return None if config["out"] is None else Path(config["out"])
-
-
-def _start(config: dict[str, Any]) -> None:
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    keep_freed_memory()
-    if config["threads"] is not None:
-        if config["threads"] < 1:
-            raise UserError(f"threads must be at least 1, not {config['threads']}")
-        torch.set_num_threads(config["threads"])
-    seed_everything(config["seed"], workers=True, verbose=False)
-
-
-# errors
-
-
-def _run(name: str, task: Callable[[DictConfig, Sequence[str]], None]) -> None:
-    """Run a task under hydra; a user's error ends as one sentence and exit code 2 (HYDRA_FULL_ERROR=1: all of it)."""
-    errors: list[Exception] = []
+    failures: list[Failure] = []
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> None:
+        config = HydraConfig.get()
+        job = " ".join(config.overrides.task) if config.mode == RunMode.MULTIRUN else ""
         try:
-            task(cfg, list(HydraConfig.get().overrides.task))
+            task(to_plain_config(cfg), list(config.overrides.task))
         except Exception as error:  # hydra would print all overrides; and one job must not end a sweep
-            errors.append(error)
+            failures.append(Failure(job, error))
 
     try:
         main()
-        if errors:
-            raise errors[0]
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        said = sentence(error)
-        if full or said is None:
-            raise
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
-
-
-def sentence(error: BaseException) -> str | None:
-    """What a user did wrong, as one line; None for anything else."""
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        if isinstance(cause, TypeError):
-            where = re.search(r"full_key: (\S+)", str(error))
-            return f"{where[1] if where else 'the configuration'}: {_line(str(cause))}"
-        return sentence(cause) if cause is not None else _line(str(error))
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error.__cause__
-        message = _hydra_line(str(error))
-        return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
-    if isinstance(error, ValueError | FileNotFoundError | MisconfigurationException):
-        return _line(str(error))
-    return None
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _hydra_line(text: str) -> str:
-    """Hydra's several lines as one: its search path and key listings are left out, lists of options joined."""
-    text = re.split(
-        r"\n+(?:Config search path|To append to your config|See https:|\s*full_key:|\s*object_type=)", text
-    )[0]
-    text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
-    text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
-    return _line(text).rstrip(".")
+    exit_with(failures, full)

@@ -10,38 +10,14 @@ from omegaconf import MISSING
 
 
 @dataclass
-class ObjectiveSchema:
-    """Arguments of `MaskedDiffusion`, `objective`."""
-
-    kind: str = MISSING
-    label_dropout: float = 0.2
-    paired: bool = False
-    label_smoothing: float = 0.0
-    rows: int | None = None
-
-
-@dataclass
-class OptimizerSchema:
-    """Arguments of `MaskedDiffusion`, `optimizer`."""
-
-    lr: float = 3e-3
-    muon_lr: float | None = None
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    weight_decay: float = 0.0
-    warmup_steps: int = 50
-    final_lr: float = 0.001
-    ema_decay: float = 0.995
-
-
-@dataclass
 class EvaluationSchema:
-    """What train.py and eval.py evaluate; see `mdlm_cfg.app.pipeline.EvaluationSettings`."""
+    """What train.py and eval.py evaluate; see `mdlm_cfg.app.settings.plan_of`."""
 
     w: Any = field(default_factory=lambda: [0.0, 1.0, 2.0, 4.0])
     target_class: int | None = None
     guidance: str = "rate"
     sampler: str = "first_hitting"
-    steps: int | None = None
+    steps: Any = None
     schedule: str | None = None
     num_samples: int = 10_000
     paper: str | None = None
@@ -65,8 +41,11 @@ class TrainSchema(Schema):
 
     name: str | None = None
     net: dict[str, Any] = MISSING
-    objective: ObjectiveSchema = field(default_factory=ObjectiveSchema)
-    optimizer: OptimizerSchema = field(default_factory=OptimizerSchema)
+    objective: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    warmup_steps: int = 50
+    final_lr: float = 0.001
+    ema_decay: float = 0.995
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
     num_draws: int = 4
@@ -78,6 +57,8 @@ class EvalSchema(Schema):
     """The configuration of eval.py."""
 
     denoiser: str = "learned"
+    net: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] | None = None
     out: str | None = None
 
 

@@ -74,8 +74,10 @@ def log_first(tier: Tensor | None, log_weight: Tensor) -> Tensor:
     """The log-probability of every coordinate to be the first, from its tier and weight; over the last axis."""
     if tier is not None:
         log_weight = log_weight.masked_fill(tier > tier.amin(dim=-1, keepdim=True), NEG_INF)
-    total = log_weight.logsumexp(dim=-1, keepdim=True)
-    return log_weight - total.masked_fill(total == NEG_INF, 0.0)
+    top = log_weight.amax(dim=-1, keepdim=True)
+    relative = log_weight - top.masked_fill(top == NEG_INF, 0.0)  # of a log Z of 1e8 the last digits would be lost
+    total = relative.logsumexp(dim=-1, keepdim=True)
+    return relative - total.masked_fill(total == NEG_INF, 0.0)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -88,10 +89,16 @@ def check_steps(steps: Steps) -> int | Grid:
     Raises:
         UserError: fewer than one step, or a grid that does not start at 0 and increase.
     """
-    if not isinstance(steps, Sequence | Tensor) and hasattr(steps, "__index__"):
-        if index(steps) < 1:
-            raise UserError(f"the number of steps is {index(steps)}, and must be at least 1")
-        return index(steps)
+    try:
+        count = index(cast(int, steps))  # a whole number of any library
+    except TypeError:
+        return _check_grid(steps)
+    if count < 1:
+        raise UserError(f"the number of steps is {count}, and must be at least 1")
+    return count
+
+
+def _check_grid(steps: Steps) -> Grid:
     try:
         taus = torch.as_tensor(steps, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:

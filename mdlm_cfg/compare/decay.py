@@ -19,7 +19,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.laws.in_time import talbot
 from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import LevelRates, level_rates, start
+from mdlm_cfg.laws.rates import LevelRates, level_rates, refuse_lost, start
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -90,6 +90,7 @@ def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, ti
     for level, r in enumerate(rates):
         slowest = min(slowest, float(r.log_exit[flow > 0].min().exp()))
         flow = push(r, flow, lattice, level)
+        refuse_lost(flow.sum(), target_class)
     return Waiting(lattice, rates, slowest)
 
 

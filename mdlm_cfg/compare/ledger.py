@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,7 @@ from mdlm_cfg.compare.metrics import (
     sampled_tv,
     total_variation,
 )
+from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
@@ -72,6 +74,12 @@ class LedgerLaws:
     states: list[StateError]
     visit_error: list[tuple[float, float]]
     policy: Policy | None = None
+
+    @cached_property
+    def chains(self) -> dict[str, FrozenChain]:
+        """The rates that L2' and L3' of every sampler step through, by "L2" and "L3"."""
+        sources: dict[str, Denoiser] = {"L2": self.target.denoiser(), "L3": self.learned}
+        return {name: freeze(source, self.guidance, self.target_class) for name, source in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,10 @@ def ledger_of(
             "make the ledger's laws with its policy"
         )
     for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
-        laws[name + "'"] = laws[name] if sampler.exact_in_time else sampler.law(source, s.guidance, s.target_class)
+        if sampler.exact_in_time:
+            laws[name + "'"] = laws[name]
+        else:
+            laws[name + "'"] = sampler.law(source, s.guidance, s.target_class, s.chains[name])
     x = samples
     if x is None:
         x = sampler.draw(s.learned, s.guidance, s.target_class, num_samples, generator)

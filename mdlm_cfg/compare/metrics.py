@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.support.errors import UserError
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
@@ -26,8 +27,16 @@ def kl_divergence(p: Tensor, q: Tensor) -> float:
 
 
 def histogram(x: Tensor, num_tokens: int) -> Tensor:
-    """The empirical law of samples, float64 (N,)*D, from int64 (n, D)."""
-    num_dims = x.shape[1]
+    """The empirical law of samples, float64 (N,)*D, from int64 (n, D).
+
+    Raises:
+        UserError: a value outside 0..N-1, such as the mask: it would be counted as another cell.
+    """
+    num_dims, outside = x.shape[1], x[(x < 0) | (x >= num_tokens)]
+    if len(outside):
+        raise UserError(
+            f"samples hold the value {int(outside[0])}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
+        )
     counts = torch.bincount(flat_index(x, num_tokens), minlength=num_tokens**num_dims)
     return (counts.double() / len(x)).reshape([num_tokens] * num_dims)
 

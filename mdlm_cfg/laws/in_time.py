@@ -16,7 +16,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import LevelRates, level_rates, memory_limit, start
+from mdlm_cfg.laws.rates import LevelRates, level_rates, memory_limit, refuse_lost, start
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 
@@ -42,7 +42,8 @@ def law_at(
         float64 (N+1,)*D, index N of an axis being the mask; with a leading axis if tau has one.
 
     Raises:
-        UserError: a negative tau, a class that does not exist, or more partial states than memory holds.
+        UserError: a negative tau, a class that does not exist, a denoiser that leaves a state nowhere to go, or more
+            partial states than memory holds.
     """
     taus = torch.as_tensor(tau, dtype=torch.float64)
     if bool((taus < 0).any() | taus.isnan().any()):
@@ -60,6 +61,7 @@ def law_at(
         rates = list(level_rates(denoiser, guidance, target_class, lattice))  # shared by all times
         for chosen in between.split(_times_at_once(lattice)):
             laws[chosen] = _laws_between(rates, lattice, flat[chosen])
+    refuse_lost(laws.flatten(1).sum(dim=1), target_class)
     return laws.reshape(*taus.shape, *laws.shape[1:])
 
 

@@ -22,7 +22,8 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, sum_short
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.laws.choices import level_choices
-from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, start
+from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
+from mdlm_cfg.laws.strong import is_strong
 
 NEG_INF = float("-inf")
 MAX_LOG_RANGE = 600.0  # of T within a level: sums of exp(log T) then neither overflow nor lose a term to underflow
@@ -91,15 +92,18 @@ def flows(
             yield flow
         return
     weights = None
-    if isinstance(denoiser, Telescoping) and not guidance.filters:
+    strong = is_strong(guidance, target_class, lattice.num_dims)
+    if isinstance(denoiser, Telescoping) and not guidance.filters and not strong:
         weights = plain_weights(denoiser, guidance, target_class, lattice)
     if weights is not None:
         for level, weight in enumerate(weights):
             flow = push_weights(weight, flow, guidance.kind, lattice, level)
+            refuse_lost(flow.sum(), target_class)
             yield flow
         return
     for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
         flow = push(rates, flow, lattice, level)
+        refuse_lost(flow.sum(), target_class)
         yield flow
 
 

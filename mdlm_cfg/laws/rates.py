@@ -10,15 +10,18 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, name_class
+from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.laws.strong import Doubled, is_strong, scaled, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
 
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
+LOST = 1e-6  # of a law's mass: more than rounding leaves of the largest
 MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
 
 
@@ -60,6 +63,14 @@ def level_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelRates]:
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
+    if (
+        isinstance(denoiser, Doubled)
+        and not guidance.filters
+        and target_class is not None
+        and is_strong(guidance, target_class, lattice.num_dims)
+    ):
+        yield from _strong_rates(denoiser, guidance, target_class, lattice)
+        return
     for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
         yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
 
@@ -73,15 +84,28 @@ def level_edges(
     return _asked_edges(denoiser, guidance, target_class, lattice)
 
 
-def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
-    """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3)."""
-    log_z = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level).sub_(log_base[:, None])
-    log_rate = kind.log_rate(log_z)
-    log_exit = logsumexp_short(log_rate, dim=1)
-    if log_rate is log_z:
-        log_jump = (-log_base - log_exit)[:, None]  # the same for every coordinate
+def rates_from_edges(
+    edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int, lead: Tensor | None = None
+) -> LevelRates:
+    """The rates of one level from its edges, where log rho = edge + lead_i - log_base(x_U) (theory, section 3).
+
+    Jumps are made of edges and leads alone: a large base never meets them.
+
+    Args:
+        lead: of every masked coordinate, (C(D, l), D - l, N^l); None is 0.
+    """
+    own = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level)
+    relative = own if lead is None else own + lead
+    log_rate = kind.log_rate(relative)
+    if log_rate is relative:  # the rate is Z itself, and the base a common factor
+        log_total = logsumexp_short(relative, dim=1)
+        log_exit, log_jump = log_total - log_base, -log_total[:, None]  # the same for every coordinate
+        if lead is not None:
+            log_jump = log_jump + lead
     else:
-        log_jump = log_rate - log_z - (log_base + log_exit)[:, None]
+        log_rate = kind.log_rate(relative - log_base[:, None])
+        log_exit = logsumexp_short(log_rate, dim=1)
+        log_jump = log_rate - own - log_exit[:, None]
     # nothing leaves, and every edge is -inf
     log_jump.masked_fill_(log_jump.isposinf() | log_jump.isnan(), 0.0)
     return LevelRates(edges, log_jump, log_exit)
@@ -142,6 +166,18 @@ def _telescoped_edges(
         yield [lattice.split(there, level, j) for j in range(level + 1)], base
 
 
+def _strong_rates(denoiser: Doubled, guidance: Guidance, target_class: int, lattice: Lattice) -> Iterator[LevelRates]:
+    """The rates of a table under strong guidance (`mdlm_cfg.laws.strong`)."""
+    table = guidance.table(lattice.num_dims)
+    for level, (edges, log_here, bests, r_here) in enumerate(strong_edges(denoiser, guidance, target_class, lattice)):
+        high, low = (by_coordinate([best[k] for best in bests], lattice, level) for k in (0, 1))
+        top = best_of((high, low), dim=1)
+        lead = scaled(table[level], log_quotient((high, low), top)).masked_fill(high == 0, 0.0)  # there edges are -inf
+        common = scaled(table[level], log_quotient((top[0][:, 0], top[1][:, 0]), r_here))
+        log_base = (log_here - common).masked_fill(r_here[0] == 0, 0.0)
+        yield rates_from_edges(edges, log_base, guidance.kind, lattice, level, lead)
+
+
 def _asked_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -155,6 +191,20 @@ def _asked_edges(
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
         edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
         yield edges, log_rho.new_zeros(comb(d, level), n**level)
+
+
+def refuse_lost(mass: Tensor, target_class: int | None) -> None:
+    """Raise UserError unless a law has kept its mass: it loses what reaches a state that nothing leaves.
+
+    Args:
+        mass: the sum of a law, or of several.
+    """
+    left = float(mass.min())
+    if not abs(left - 1) < LOST:
+        raise UserError(
+            f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
+            f"{1 - left:.3g}: the denoiser gives them nowhere to go"
+        )
 
 
 def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:

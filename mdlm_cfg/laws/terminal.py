@@ -7,10 +7,13 @@ from functools import reduce
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, geometric_mean
+from mdlm_cfg.chain.doubled import best_of, log_quotient
+from mdlm_cfg.chain.guidance import NEG_INF, Guidance, geometric_mean
+from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.push import flows
 from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.strong import is_strong, ratios, scaled
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -49,5 +52,12 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
     Returns:
         float64 (N,)*D, summing to 1.
     """
-    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), Guidance(w).constant)
-    return log_t.flatten().softmax(dim=0).reshape(log_t.shape)
+    guidance, shape = Guidance(w), target.pmf.shape
+    if target_class is not None and is_strong(guidance, target_class, target.num_dims):
+        lattice = Lattice(target.num_tokens, target.num_dims)
+        log_pmf, r = ratios(target, guidance, target_class, lattice)[-1]
+        log_t = log_pmf + scaled(guidance.constant, log_quotient(r, best_of(r, dim=1)))
+        log_t.masked_fill_(log_pmf == NEG_INF, NEG_INF)
+    else:
+        log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)
+    return log_t.flatten().softmax(dim=0).reshape(shape)

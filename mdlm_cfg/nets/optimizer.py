@@ -1,14 +1,42 @@
-"""Muon for the transformer's matrices, AdamW for everything else, as one optimizer."""
+"""Optimizers of a network: AdamW alone, or Muon for the transformer's matrices and AdamW for everything else.
+
+An optimizer that a configuration names is called with the network and its settings, and is a torch.optim.Optimizer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mdlm_cfg.nets.muon import Muon
 from mdlm_cfg.support.errors import UserError
+
+
+def adamw(
+    net: nn.Module, lr: float = 3e-3, betas: Sequence[float] = (0.9, 0.99), weight_decay: float = 0.0
+) -> torch.optim.AdamW:
+    """torch.optim.AdamW of all parameters.
+
+    Raises:
+        UserError: a learning rate that is not positive, betas outside [0, 1), or a negative weight decay.
+    """
+    return _adamw(list(net.parameters()), lr, betas, weight_decay)
+
+
+def _adamw(parameters: Sequence[Tensor], lr: float, betas: Sequence[float], weight_decay: float) -> torch.optim.AdamW:
+    _check_rate(lr)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"betas {betas} must be two numbers, at least 0 and below 1")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"weight_decay {weight_decay} must be finite and not negative")
+    first, second = betas
+    # on a CPU one loop over all parameters; on a GPU torch's own choice, which goes with every precision
+    fused = True if all(p.device.type == "cpu" and p.is_floating_point() for p in parameters) else None
+    return torch.optim.AdamW(parameters, lr, (first, second), weight_decay=weight_decay, fused=fused)
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -17,30 +45,38 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """torch.optim.Muon on the block matrices of a network, and AdamW on the rest, stepped together.
+    """`Muon` on the block matrices of a network, and AdamW on the rest, stepped together.
 
     Args:
         net: with its transformer blocks under `blocks`.
         lr: of AdamW. muon_lr: of Muon.
         betas: of AdamW. weight_decay: decoupled, of both.
+        precision: of Muon's iteration: "auto" (what is fast on the device, by measuring), "float32", "bfloat16".
 
     Raises:
-        UserError: this torch has no Muon (it came with 2.9).
+        UserError: a network without such matrices, or a setting that AdamW or Muon does not allow.
     """
 
     def __init__(
-        self, net: nn.Module, lr: float, muon_lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        net: nn.Module,
+        lr: float = 3e-3,
+        muon_lr: float = 2e-2,
+        betas: Sequence[float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        precision: str = "auto",
     ) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"torch {torch.__version__} has no Muon: set optimizer.muon_lr=null, or upgrade to 2.9")
         named = list(net.named_parameters())
         matrices = [p for name, p in named if is_matrix(name, p)]
         others = [p for name, p in named if not is_matrix(name, p)]
+        _check_rate(muon_lr)
+        if not matrices:
+            raise UserError("Muon needs a network with matrices under `blocks`, and this one has none: optimizer=adamw")
         self.parts: dict[str, torch.optim.Optimizer] = {
-            "muon": torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
-            "adamw": torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay),
+            "adamw": _adamw(others, lr, betas, weight_decay),
+            "muon": Muon(matrices, muon_lr, weight_decay, precision=precision),
         }
-        super().__init__([*matrices, *others], {})
+        super().__init__([*others, *matrices], {})
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -63,22 +99,18 @@ class MuonAdamW(torch.optim.Optimizer):
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The parts' own."""
+        """The parts' own.
+
+        Raises:
+            UserError: the state of another optimizer.
+        """
+        if set(state_dict) != set(self.parts):
+            raise UserError("the state is another optimizer's: go on with the optimizer that training began with")
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self._share_groups()
 
 
-def build_optimizer(
-    net: nn.Module, lr: float, muon_lr: float | None, betas: Iterable[float], weight_decay: float
-) -> torch.optim.Optimizer:
-    """AdamW, or `MuonAdamW` if there is a `muon_lr`; every group keeps its learning rate as `initial_lr`."""
-    first, second = betas
-    optimizer: torch.optim.Optimizer
-    if muon_lr is None:
-        optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(first, second), weight_decay=weight_decay)
-    else:
-        optimizer = MuonAdamW(net, lr, muon_lr, (first, second), weight_decay)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
+def _check_rate(lr: float) -> None:
+    if not 0 < lr < math.inf:
+        raise UserError(f"the learning rate {lr} must be positive and finite")

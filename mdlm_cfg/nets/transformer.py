@@ -62,15 +62,11 @@ class GridTransformer(nn.Module):
         _check_at_least(1, num_classes=num_classes, width=width, num_heads=num_heads)
         _check_at_least(0, depth=depth, stem_channels=stem_channels, stem_depth=stem_depth)
         _check_at_least(2, num_tokens=num_tokens)
-        sides_match = len(patch) == len(grid_shape) > 0 and min(*grid_shape, *patch) >= 1
-        if not sides_match or any(side % part for side, part in zip(grid_shape, patch)):
-            raise UserError(f"grid_shape {grid_shape} must have sides that patch_size {patch_size} divides")
+        _check_grid(grid_shape, patch, bool(stem_channels))
         if width % num_heads:
             raise UserError(f"width {width} must be a multiple of num_heads {num_heads}")
         if mlp_ratio * width < 1:
             raise UserError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
-        if stem_channels and len(grid_shape) != 2:
-            raise UserError(f"stem_channels {stem_channels} needs a two-dimensional grid, not {grid_shape}; use 0")
 
         self.num_tokens, self.num_classes = num_tokens, num_classes
         self.num_dims = math.prod(grid_shape)
@@ -201,6 +197,15 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -
 def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
+
+
+def _check_grid(grid_shape: tuple[int, ...], patch: tuple[int, ...], has_stem: bool) -> None:
+    sides_match = len(patch) == len(grid_shape) > 0 and min(*grid_shape, *patch) >= 1
+    if not sides_match or any(side % part for side, part in zip(grid_shape, patch)):
+        shown = patch[0] if len(set(patch)) == 1 else patch
+        raise UserError(f"grid_shape {grid_shape} must have sides that patch_size {shown} divides")
+    if has_stem and len(grid_shape) != 2:
+        raise UserError(f"stem_channels need a two-dimensional grid, not {grid_shape}; use stem_channels=0")
 
 
 def _check_at_least(low: int, **values: int) -> None:

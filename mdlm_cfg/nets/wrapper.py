@@ -9,13 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.denoiser import CPU
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
 
 class NetDenoiser:
-    """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 on the CPU, no gradients.
+    """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 where the tokens are, no gradients.
 
     Rows are normalised again in float64: a float32 row sums to 1 only to 1e-7, and guidance raises it to the
     power w. Splitting into batches changes nothing but the rounding of float32 products.
@@ -30,8 +29,6 @@ class NetDenoiser:
         UserError: batch_size < 1.
     """
 
-    device = CPU  # it takes tokens there and answers there; the network has its own
-
     def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
@@ -40,20 +37,52 @@ class NetDenoiser:
         self.num_dims = cast(int, net.num_dims)
         self.num_classes = cast(int, net.num_classes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is: tokens that are there already are not moved."""
+        return next(self.net.parameters()).device
+
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
-        """float64 log-probabilities (B, D, N) on the CPU, see `Denoiser`."""
+        """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`."""
         if classes is None:
-            classes = torch.full((len(tokens),), self.num_classes)
+            classes = tokens.new_full((len(tokens),), self.num_classes)
         parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)
         with _eval_mode(self.net):
             return torch.cat([self._log_probs(*part) for part in parts])
 
     @torch.inference_mode()
     def _log_probs(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        device = next(self.net.parameters()).device
+        device = self.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            log_probs = self.net(tokens.to(device), classes.to(device)).to("cpu", torch.float64)
-        return copy_unmasked(log_probs.log_softmax(-1), tokens.cpu())
+            log_probs = self.net(tokens.to(device), classes.to(device)).to(tokens.device, torch.float64)
+        return copy_unmasked(log_probs.log_softmax(-1), tokens)
+
+
+def check_network(net: object, name: str) -> None:
+    """Raise UserError unless an object is a network that denoises, as far as one call of it can tell.
+
+    Args:
+        net: is asked for the all-masked state under every label, in eval mode.
+        name: of it, for messages.
+    """
+    if not isinstance(net, nn.Module):
+        raise UserError(f"{name} makes a {type(net).__name__}: a network must be a torch.nn.Module")
+    missing = [part for part in ("num_tokens", "num_dims", "num_classes") if not hasattr(net, part)]
+    if missing:
+        raise UserError(
+            f"{name} has no attribute {missing[0]}: a network must say num_tokens, num_dims and num_classes"
+        )
+    n, d, k = (int(getattr(net, part)) for part in ("num_tokens", "num_dims", "num_classes"))
+    with torch.no_grad(), _eval_mode(net):
+        log_probs = net(torch.full((k + 1, d), n), torch.arange(k + 1))
+    if not isinstance(log_probs, Tensor) or log_probs.shape != (k + 1, d, n):
+        shape = tuple(log_probs.shape) if isinstance(log_probs, Tensor) else type(log_probs).__name__
+        raise UserError(
+            f"{name} answers {shape} for {k + 1} partial states of {d} coordinates with {n} values: it must answer "
+            f"log-probabilities of shape {(k + 1, d, n)}"
+        )
+    if not bool((log_probs.double().exp().sum(dim=-1) - 1).abs().max() < 1e-3):
+        raise UserError(f"{name} answers rows whose exponentials do not sum to 1: it must answer log-probabilities")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
-from mdlm_cfg.studies.table.evaluation import TableEvaluation
+from mdlm_cfg.studies.table.distances import TableEvaluation
 
 Points = tuple[Sequence[float], Sequence[float]]
 MAX_MARKERS = 30  # a longer curve is drawn without

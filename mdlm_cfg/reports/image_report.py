@@ -14,7 +14,7 @@ from mdlm_cfg.reports.mean_images import mean_images
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import CYCLE
 from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.studies.images.evaluation import ImageEvaluation
+from mdlm_cfg.studies.images.findings import ImageEvaluation
 
 SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
 HEADS = {
@@ -46,7 +46,7 @@ def image_sections(evaluation: ImageEvaluation, folder: Path) -> list[Section]:
 
 
 def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
-    shown = max(2, min(10, SHOWN_COLUMNS // len(evaluation.strengths), evaluation.num_samples))
+    shown = max(2, min(10, SHOWN_COLUMNS // len(evaluation.strengths), evaluation.plan.num_samples))
     grids = {w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()}
     path = sample_grid(grids, folder / "samples.png", _names(evaluation))
     return Section(
@@ -56,10 +56,9 @@ def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
 
 def _how(evaluation: ImageEvaluation) -> str:
     e = evaluation
-    steps = "" if e.steps is None else f" in {e.steps if isinstance(e.steps, int) else len(e.steps) - 1} steps"
     return (
-        f"{e.num_samples:,} samples per class and strength, by {e.sampler}{steps}, guidance of the kind "
-        f"“{e.kind}”, seed {e.seed}; the first of each are shown."
+        f"{e.plan.num_samples:,} samples per class and strength, by {e.plan.sampler.label}, guidance of the kind "
+        f"“{e.kind}”, seed {e.plan.seed}; the first of each are shown."
     )
 
 
@@ -67,8 +66,8 @@ def _comparison(evaluation: ImageEvaluation, folder: Path) -> Section:
     rows = [
         [name, *(format_number(row[key]) for key in HEADS)]
         for name, row in [
-            *((f"{w:g}", evaluation.pooled_rows[w]) for w in evaluation.strengths),
-            ("test images", evaluation.held_out),
+            *((f"{w:g}", evaluation.judged[w].pooled) for w in evaluation.strengths),
+            ("test images", evaluation.held_out.pooled),
         ]
     ]
     table = Table(["w", *HEADS.values()], rows, NOTE)
@@ -78,7 +77,7 @@ def _comparison(evaluation: ImageEvaluation, folder: Path) -> Section:
 def _text(evaluation: ImageEvaluation) -> str:
     e = evaluation
     fewer = ""
-    if e.num_held_out < e.num_samples:
+    if e.num_held_out < e.plan.num_samples:
         fewer = (
             f" A class has no more than {e.num_held_out:,} test images, fewer than samples: their row is then too "
             "high for differences, and a little off for recall."
@@ -90,10 +89,10 @@ def _text(evaluation: ImageEvaluation) -> str:
         "are. Precision is the share of samples inside the data's manifold, recall the share of data inside the "
         f"samples', both in the classifier's features by nearest neighbours.{fewer}"
     )
-    if e.nelbo_accuracy is not None:
+    if e.nelbo is not None:
         text += (
-            f"\n\nAsked for the class of {e.num_classified:,} random test images, the denoiser itself is right on "
-            f"{e.nelbo_accuracy:.1%}: the class with the smallest negative ELBO, by {e.num_draws} masks that all "
+            f"\n\nAsked for the class of {e.nelbo.num_images:,} random test images, the denoiser itself is right on "
+            f"{e.nelbo.accuracy:.1%}: the class with the smallest negative ELBO, by {e.nelbo.num_draws} masks that all "
             "classes share."
         )
     return text
@@ -103,12 +102,10 @@ def _curves(evaluation: ImageEvaluation, folder: Path) -> list[Picture]:
     if len(evaluation.strengths) < 2:
         return []
     e, x_label = evaluation, "guidance strength w"
-    w = e.strengths
-
-    errors = [1 - e.pooled_rows[v]["accuracy"] for v in w]
+    mistaken, floor = e.mistaken()
     accuracy = line_plot(
-        {"samples": (w, errors)}, folder / "accuracy.png", x_label, "share taken for another class",
-        levels={"test images": 1 - e.held_out["accuracy"]},
+        {"samples": (e.strengths, mistaken)}, folder / "accuracy.png", x_label, "share taken for another class",
+        levels={"test images": floor},
     )  # fmt: skip
     fidelity = _against_w(e, {"precision": "precision", "recall": "recall"}, folder / "precision_recall.png", "share")
     distances = {"diversity": "diversity", "nearest training image": "nearest_train"}
@@ -128,8 +125,8 @@ def _against_w(evaluation: ImageEvaluation, keys: dict[str, str], path: Path, y_
     for colour, (name, key) in zip(CYCLE, keys.items()):
         w = evaluation.strengths
         level = f"{name}, test images"
-        series[name] = (w, [evaluation.pooled_rows[v][key] for v in w])
-        series[level] = (w, [evaluation.held_out[key]] * len(w))
+        series[name] = (w, evaluation.against_w(key))
+        series[level] = (w, [evaluation.held_out.pooled[key]] * len(w))
         colours |= {name: colour, level: colour}
         dashed.append(level)
     return line_plot(series, path, "guidance strength w", y_label, colours=colours, dashed=dashed)
@@ -137,7 +134,7 @@ def _against_w(evaluation: ImageEvaluation, keys: dict[str, str], path: Path, y_
 
 def _accuracy_by_class(evaluation: ImageEvaluation) -> Section:
     e = evaluation
-    blocks = [*((f"{w:g}", e.class_rows[w]) for w in e.strengths), ("test images", e.held_out_class_rows)]
+    blocks = [*((f"{w:g}", e.judged[w].by_class) for w in e.strengths), ("test images", e.held_out.by_class)]
     rows = [[name, *(format_number(row["accuracy"], 3) for row in by_class)] for name, by_class in blocks]
     note = "The classifier's accuracy by class. The last row is of as many test images."
     return Section("Accuracy by class", "", Table(["w", *_names(e)], rows, note))
@@ -145,10 +142,9 @@ def _accuracy_by_class(evaluation: ImageEvaluation) -> Section:
 
 def _means(evaluation: ImageEvaluation, folder: Path) -> Section:
     e = evaluation
-    data = _as_grid(e.data_means, e.grid_shape)
-    sampled = {w: _as_grid(x.double().mean(dim=1), e.grid_shape) for w, x in e.samples.items()}
-    blocks = {"data": data} | {f"w = {w:g}": means for w, means in sampled.items()}
-    changes = {f"w = {w:g}": means - data for w, means in sampled.items()}
+    sampled = {f"w = {w:g}": _as_grid(means, e.grid_shape) for w, means in e.sample_means.items()}
+    blocks = {"data": _as_grid(e.data_means, e.grid_shape)} | sampled
+    changes = {f"w = {w:g}": _as_grid(change, e.grid_shape) for w, change in e.mean_changes.items()}
     return Section(
         "Pixel means",
         "The mean image of every class: what guidance makes certain turns black or white.",

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mdlm_cfg.reports.tables import Table
-from mdlm_cfg.studies.table.evaluation import to_plain
+from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.support.atomic import atomic_write
 
 

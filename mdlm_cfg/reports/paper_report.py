@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table
-from mdlm_cfg.studies.paper.claims import EXPERIMENTS, PaperResult
+from mdlm_cfg.studies.paper.claims import ABSENT, PaperResult
+from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 
@@ -17,7 +18,9 @@ COLUMNS = ["the paper", "exact", "learned", "verdict"]
 def paper_sections(name: str, result: PaperResult) -> list[Section]:
     """The claims, then the tables beside them."""
     rows = [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]
-    text = "What arXiv 2506.10971 says, by exact laws and by the trained network's own exact law."
+    learned = any(c.learned != ABSENT for c in result.claims)
+    beside = "and by the trained network's own exact law" if learned else "with no network beside them"
+    text = f"What arXiv 2506.10971 says, by exact laws {beside}."
     sections = [Section(f"The paper: {name}", text, Table(COLUMNS, rows))]
     return sections + [Section(title, "", Table(columns, rows)) for title, columns, rows in result.tables]
 

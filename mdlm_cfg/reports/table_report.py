@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mdlm_cfg.reports.curves import draw_distances
 from mdlm_cfg.reports.heatmaps import draw_laws, draw_overlap_profile
-from mdlm_cfg.reports.page import Picture, Section, write_page
-from mdlm_cfg.reports.tables import (
-    distance_table,
-    divergence_table,
-    moment_table,
-    write_csv,
-    write_json,
-    write_laws,
-)
-from mdlm_cfg.studies.table.evaluation import TableEvaluation, mean_by_overlap
+from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.paper_report import paper_sections
+from mdlm_cfg.reports.table_sections import table_findings_sections
+from mdlm_cfg.reports.tables import distance_table, divergence_table, moment_table
+from mdlm_cfg.studies.table.distances import TableEvaluation, mean_by_overlap
+from mdlm_cfg.studies.table.study import TableFindings
 
 READING = """\
 Guidance of strength w raises the probability of what the class has and the other classes have not: \
@@ -38,34 +32,16 @@ These samples were drawn in finitely many steps: what they show beyond the noise
 steps."""
 
 
-def write_table_report(
-    evaluation: TableEvaluation,
-    folder: Path,
-    title: str,
-    settings: Mapping[str, Any],
-    more_sections: Sequence[Section] = (),
-    more_json: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write report.json, report.csv, laws.npz, PNG pictures and report.html.
-
-    Args:
-        evaluation: what `evaluate_table` found.
-        folder: made if it is not there; files of an earlier report are replaced one by one.
-        title: of the page.
-        settings: what was run (command, data, checkpoint, ...); shown on the page and kept in report.json.
-        more_sections: shown after those of this report.
-        more_json: further entries of report.json, beside those of `TableEvaluation.to_dict`.
-
-    Returns:
-        The path of report.html.
-    """
-    folder = Path(folder)
-    write_laws(evaluation.laws(), folder / "laws.npz")
-    write_csv(evaluation.rows(), folder / "report.csv")
-    head = {"title": title, "settings": dict(settings)}
-    write_json(head | evaluation.to_dict() | dict(more_json or {}), folder / "report.json")
-    sections = [*table_sections(evaluation, folder), *more_sections]
-    return write_page(folder / "report.html", title, sections, settings)
+def table_report_sections(findings: TableFindings, folder: Path) -> list[Section]:
+    """Draw the pictures into `folder`, and return the sections that show them: the verdict first."""
+    verdict = Section("Verdict", "\n\n".join(findings.to_dict()["verdict"]))
+    claims = [] if findings.paper is None else paper_sections(*findings.paper)
+    return [
+        verdict,
+        *table_sections(findings.evaluation, folder),
+        *claims,
+        *table_findings_sections(findings, folder),
+    ]
 
 
 def table_sections(evaluation: TableEvaluation, folder: Path) -> list[Section]:
@@ -94,18 +70,17 @@ def _overlaps(evaluation: TableEvaluation) -> dict[int, float]:
 
 def _subject(evaluation: TableEvaluation) -> str:
     e = evaluation
-    steps = "" if e.steps is None else f", {e.steps if isinstance(e.steps, int) else len(e.steps) - 1} steps"
-    noise = f", {e.schedule} noise schedule" if isinstance(e.steps, int) else ""
+    kinds = ", ".join(dict.fromkeys(f"“{result.guidance.kind}”" for result in e.results))
+    whose = {"learned": "learned", "exact": "exact"}[e.judged]
     return (
         f"Class {e.target_class} of {e.num_classes} on {e.num_tokens} values in {e.num_dims} "
-        f"dimension{'s' if e.num_dims > 1 else ''}; guidance of the kind “{e.kind}”; "
-        f"{e.num_samples:,} samples per w of the {'learned' if e.has_learned else 'exact'} denoiser "
-        f"by {e.sampler}{steps}{noise}, seed {e.seed}."
+        f"dimension{'s' if e.num_dims > 1 else ''}; guidance of the kind {kinds}; {e.plan.num_samples:,} samples per w "
+        f"of the {whose} denoiser by {e.plan.sampler.label}, seed {e.plan.seed}."
     )
 
 
 def _reading(evaluation: TableEvaluation) -> str:
-    stepped = STEPPED if evaluation.sampler != "first_hitting" else ""
+    stepped = "" if evaluation.plan.sampler.exact_in_time else STEPPED
     return READING + (LEARNED if evaluation.has_learned else "") + "\n\n" + SAMPLES + stepped
 
 

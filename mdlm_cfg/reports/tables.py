@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
-from mdlm_cfg.studies.table.evaluation import TableEvaluation, to_plain
+from mdlm_cfg.studies.plain import to_plain
+from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.support.atomic import atomic_write
 
 ABSENT = "-"
@@ -49,35 +50,37 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 def distance_table(evaluation: TableEvaluation) -> Table:
     """The main table, per w: what guidance does, what goes wrong, the samples beside their noise floor."""
-    follows = "learned" if evaluation.has_learned else "exact"
-    score = "Score error: exact to learned. " if evaluation.has_learned else ""
-    heads = {
-        "guidance effect": "tv_class_exact",
-        "gap to tilted": "tv_tilted_exact",
-        "score error": "tv_exact_learned",
-    }
+    whose = {"learned": "the network's samples", "exact": "exact samples"}[evaluation.judged]
+    columns = ["w", "guidance effect", "gap to tilted"]
+    keys = ["tv_class_exact", "tv_tilted_exact"]
+    note = "All are total variation distances. Guidance effect: class to exact. Gap: tilted to exact. "
+    if evaluation.has_learned:
+        columns, keys = [*columns, "score error"], [*keys, "tv_exact_learned"]
+        note += "Score error: exact to learned. "
+    columns, keys = [*columns, f"{whose} to exact"], [*keys, "tv_exact_samples"]
+    follows = evaluation.follows
+    if follows == "learned":
+        columns.append("samples to learned [95%]")
+    columns.append("noise floor")
     rows = []
     for result, row in zip(evaluation.results, evaluation.rows()):
-        found = result.sample_tv[follows].estimate
-        rows.append(
-            [
-                f"{result.w:g}",
-                *(format_number(row[key]) for key in heads.values()),
-                format_number(row["tv_exact_samples"]),
-                f"{format_number(found.value)} [{format_number(found.low)}, {format_number(found.high)}]",
-                format_number(row[f"noise_floor_{follows}"]),
-            ]
-        )
-    note = (
-        "All are total variation distances. Guidance effect: class to exact. Gap: tilted to exact. "
-        f"{score}The samples' distance to the {follows} law has a 95% bootstrap interval; the noise floor is "
-        f"its mean for {evaluation.num_samples:,} samples that follow that law exactly."
+        cells = [f"{result.w:g}", *(format_number(_number(row[key])) for key in keys)]
+        found = result.sample_tv[follows or "exact"]
+        if follows == "learned":
+            e = found.estimate
+            cells.append(f"{format_number(e.value)} [{format_number(e.low)}, {format_number(e.high)}]")
+        rows.append([*cells, format_number(found.floor)])
+    note += (
+        f"The noise floor is the mean distance of {evaluation.plan.num_samples:,} samples that follow the "
+        f"{follows or 'exact'} law exactly."
     )
-    columns = ["w", *heads, "samples to exact", f"samples to {follows} [95%]", "noise floor"]
-    if not evaluation.has_learned:
-        keep = [k for k, name in enumerate(columns) if k not in (3, 4)]
-        columns, rows = [columns[k] for k in keep], [[row[k] for k in keep] for row in rows]
+    if follows is None:
+        note += " The network is too large for its own exact law."
     return Table(columns, rows, note)
+
+
+def _number(value: float | str | None) -> float | None:
+    return value if isinstance(value, float | int) else None
 
 
 def moment_table(evaluation: TableEvaluation) -> Table:

@@ -1,94 +1,63 @@
-"""What a run shows on wandb, where there is one; nothing happens where there is none."""
+"""What a run shows on wandb of an evaluation: the same findings as everywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mdlm_cfg.reports.tables import Table
-from mdlm_cfg.studies.table.evaluation import TableEvaluation
+import wandb
 
-if TYPE_CHECKING:
-    from wandb import Run
-
-CURVES = {
-    "eval/guidance_effect": "tv_class_exact",
-    "eval/gap_to_tilted": "tv_tilted_exact",
-    "eval/score_error": "tv_exact_learned",
-    "eval/tv_exact_samples": "tv_exact_samples",
-    "eval/tv_learned_samples": "tv_learned_samples",
-    "eval/noise_floor": "noise_floor_exact",
-}
+AXIS = "eval/w"
 
 
-def find_run(logger: Any) -> Run | None:
-    """The wandb run behind a logger, a list of loggers, or a run itself; None where there is none.
-
-    Other loggers, None, and the stand-ins that loggers give to other processes than the first have no run.
-    """
-    if isinstance(logger, list | tuple):
-        return next((run for run in map(find_run, logger) if run is not None), None)
-    if any(cls.__name__ == "WandbLogger" for cls in type(logger).__mro__):
-        logger = logger.experiment
-    if not type(logger).__module__.startswith("wandb"):  # wandb itself takes seconds to import
-        return None
-    from wandb import Run
-
-    return logger if isinstance(logger, Run) else None
-
-
-def log_table_evaluation(logger: Any, evaluation: TableEvaluation, pictures: Iterable[Path] = ()) -> None:
-    """Log TV against w, every number as a table, and pictures under their file names.
+def log_evaluation(
+    run: wandb.Run, rows: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Log curves over w, tables and pictures of an evaluation, and finish nothing.
 
     Args:
-        logger: anything that `find_run` takes.
-        evaluation: what `evaluate_table` found.
-        pictures: PNG files: heat maps, curves, grids.
+        run: a run that is open.
+        rows: flat rows of numbers, each with its `w`: curves over w, and a table. Of rows of several classes, the curve
+            is of class "all".
+        ledger: plain rows of report.json's ledger.
+        folder: whose PNGs are shown.
     """
-    run = find_run(logger)
-    if run is None:
-        return
-    rows = evaluation.rows()
-    names = list(rows[0])
-    log_rows(run, "eval/table", names, [[row[name] for name in names] for row in rows])
-    run.define_metric("eval/w")
-    for name in CURVES:
-        run.define_metric(name, step_metric="eval/w")
-    for row in rows:
-        numbers = {name: row[key] for name, key in CURVES.items() if row[key] is not None}
-        run.log({"eval/w": row["w"], **numbers})
-        run.summary.update({f"{name}/w{row['w']:g}": value for name, value in numbers.items()})
-    log_pictures(run, pictures)
+    plain = [_flat(row) for row in rows]
+    curves = [row for row in plain if isinstance(row.get("w"), float | int) and row.get("class", "all") == "all"]
+    run.define_metric(AXIS, hidden=True)
+    run.define_metric("eval/*", step_metric=AXIS)
+    for row in curves:
+        numbers = {f"eval/{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
+        run.log({AXIS: float(row["w"]), **numbers})
+    for name, table in (("eval_tables/distances", plain), ("eval_tables/ledger", [_flat(row) for row in ledger])):
+        if table:
+            run.log({name: _table(table)})
+    pictures = {f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
+    if pictures:
+        run.log(pictures)
 
 
-def log_pictures(logger: Any, pictures: Iterable[Path], prefix: str = "eval/") -> None:
-    """Log PNG files (heat maps, sample grids) under `prefix` and their names."""
-    run, paths = find_run(logger), [Path(path) for path in pictures]
-    if run is None or not paths:
-        return
-    from wandb import Image
-
-    run.log({f"{prefix}{path.stem}": Image(str(path)) for path in paths})
-
-
-def log_table(logger: Any, name: str, table: Table) -> None:
-    """Log a table as it is shown on the terminal and on the page."""
-    log_rows(logger, name, table.columns, table.rows)
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested numbers under joined names; lists are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list | tuple):
+            flat[prefix + name] = value
+    return flat
 
 
-def log_rows(logger: Any, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Log a table of numbers or text."""
-    run = find_run(logger)
-    if run is None:
-        return
-    from wandb import Table as WandbTable
-
-    run.log({name: WandbTable(columns=list(columns), data=[list(row) for row in rows])})
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def log_numbers(logger: Any, numbers: Mapping[str, float | None]) -> None:
-    """Put final numbers into the run's summary; absent ones are left out."""
-    run = find_run(logger)
-    if run is not None:
-        run.summary.update({name: value for name, value in numbers.items() if value is not None})
+def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
+    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+    return wandb.Table(columns=columns, data=[[_cell(row.get(str(name))) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | bool) or _is_number(value) else str(value)

@@ -14,7 +14,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
-from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.laws.rates import refuse_lost
+from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.sampling.starts import starts
@@ -217,8 +218,14 @@ class Sampler:
             )
         return x, log_weights
 
-    def law(self, denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
+    def law(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
+    ) -> Tensor:
         """The exact law of what `draw` draws, float64 (N,)*D, summing to 1.
+
+        Args:
+            chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of no use
+                under a policy.
 
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
@@ -228,8 +235,11 @@ class Sampler:
         self._check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
-        law = law_after(denoiser, self.given(guidance), target_class, self.plan(denoiser.num_dims))
-        return law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        if chain is None or self.policy is not None:
+            chain = freeze(denoiser, self.given(guidance), target_class)
+        law = chain.law_after(self.plan(denoiser.num_dims))[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        refuse_lost(law.sum(), target_class)
+        return law
 
     def _check_weighted(self, guidance: Guidance) -> None:
         """Raise UserError unless the weights of the paths have the tilted law."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+SPEEDUP = 1.2  # of bfloat16 over float32 from which it is worth its rounding
 
 
 def keep_freed_memory() -> bool:
@@ -26,13 +30,55 @@ def keep_freed_memory() -> bool:
     )
 
 
-def bf16_is_fast() -> bool:
-    """Whether products of bfloat16 matrices are faster than of float32 ones: on GPUs, and on CPUs with AMX.
+def bf16_is_fast(device: torch.device | str) -> bool:
+    """Whether products of bfloat16 matrices are so much faster there than of float32 ones that they pay."""
+    return bf16_speedup(device) >= SPEEDUP
 
-    Other CPUs can do them, some in hardware too, but more slowly than in float32.
+
+def fast_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where its products pay on this device, float32 elsewhere."""
+    return torch.bfloat16 if bf16_is_fast(device) else torch.float32
+
+
+def bf16_speedup(device: torch.device | str) -> float:
+    """How many times as fast bfloat16 products are as float32 ones on a device, by measuring once: below a second.
+
+    Many processors can do them; whether in hardware or by emulation, up to 30 times slower, only a clock tells.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
-        return False
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    device = torch.device(device)
+    return _speedup(device.type, device.index)
+
+
+@lru_cache
+def _speedup(kind: str, index: int | None) -> float:
+    device = torch.device(kind) if index is None else torch.device(kind, index)
+    side = 256 if kind == "cpu" else 4096
+    pairs = {dtype: torch.ones(2, side, side, device=device, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    wait = _wait(kind)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another on a busy machine, which tells nothing of precision
+    try:
+        times = {dtype: _seconds(partial(torch.matmul, *pair), wait) for dtype, pair in pairs.items()}
+    except (RuntimeError, TypeError):  # a device without bfloat16
+        return 0.0
+    finally:
+        torch.set_num_threads(threads)
+    return times[torch.float32] / times[torch.bfloat16]
+
+
+def _seconds(work: Callable[[], object], wait: Callable[[], None], budget: float = 0.15) -> float:
+    """The shortest of the times that fit into a budget of seconds, of at least three after one to warm up."""
+    found: list[float] = []
+    start = time.perf_counter()
+    while len(found) < 4 or time.perf_counter() - start < budget:
+        began = time.perf_counter()
+        work()
+        wait()
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
+
+
+def _wait(kind: str) -> Callable[[], None]:
+    """What waits until a kind of device has done what it was given."""
+    module = getattr(torch, kind, None)
+    return getattr(module, "synchronize", lambda: None)

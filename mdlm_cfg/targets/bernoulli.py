@@ -7,7 +7,6 @@ a partial image, and log p(x_U | c) of every component is two matrix products.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -44,6 +43,7 @@ class BernoulliMixture:
         if not bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all()):
             raise UserError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
         self.num_classes, self.num_components, self.num_dims = self.probabilities.shape
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
         weights = _normalized("component_weights", component_weights, self.probabilities.shape[:2])
         self.component_weights = weights
         self.class_weights = _normalized("class_weights", class_weights, self.probabilities.shape[:1])
@@ -110,16 +110,24 @@ class BernoulliMixture:
     def sample_components(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Independent draws: x int64 (num, D), classes and components (0..C-1) int64 (num,)."""
-        rows, cdf = self._rows(target_class), self.weights(target_class).cumsum(0)
-        uniform = torch.rand(num, generator=generator, dtype=torch.float64) * cdf[-1]
+        """Independent draws on the generator's device: x int64 (num, D), classes and components int64 (num,)."""
+        device = torch.device("cpu") if generator is None else generator.device
+        rows, (probabilities, weights) = self._rows(target_class), self._drawn_from(device)
+        cdf = (weights if target_class is None else self.weights(target_class).to(device)).cumsum(0)
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device) * cdf[-1]
         # right=True: the first index whose cdf exceeds the draw, so components of weight 0 are never drawn
         index = torch.searchsorted(cdf, uniform, right=True).clamp_(max=len(cdf) - 1) + (rows.start or 0)
-        x = torch.empty(num, self.num_dims, dtype=torch.int64)
+        x = torch.empty(num, self.num_dims, dtype=torch.int64, device=device)
         for out, chunk in zip(x.split(CHUNK), index.split(CHUNK)):
-            p = self.probabilities.flatten(0, 1)[chunk]
-            out.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) < p)
+            p = probabilities[chunk]
+            out.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64, device=device) < p)
         return x, index // self.num_components, index % self.num_components
+
+    def _drawn_from(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """p, (K * C, D), and the components' weights, (K * C,), on a device: copied there once."""
+        if device not in self._on:
+            self._on[device] = (self.probabilities.flatten(0, 1).to(device), self.weights(None).to(device))
+        return self._on[device]
 
     def sample(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
@@ -237,78 +245,3 @@ def _log_mean(log_weights: Tensor, values: Tensor) -> Tensor:
     for rows, columns in zip(*(i.split(CHUNK) for i in ((means < UNDERFLOW) & (possible > 0)).nonzero(as_tuple=True))):
         out[rows, columns] = (log_weights[rows] + values.T[columns].log()).logsumexp(dim=1)
     return out
-
-
-def fit_em(
-    images: Tensor,
-    labels: Tensor,
-    num_components: int,
-    iterations: int = 100,
-    smoothing: float = 0.1,
-    generator: torch.Generator | None = None,
-    on_iteration: Callable[[int, int, float], None] | None = None,
-) -> BernoulliMixture:
-    """A Bernoulli mixture fitted to each class by expectation maximisation (Bishop 2006, section 9.3.3).
-
-    Maximises the log-likelihood plus the log of Beta(1 + s, 1 + s) priors on the pixels' probabilities and of
-    a Dirichlet(1 + s) prior on the components' weights: s extra images of each kind, so that no probability
-    is 0 or 1. Starts from images dealt out at random.
-
-    Args:
-        images: (n, D), or any shape from which n comes first; values 0 and 1.
-        labels: int64 (n,), classes from 0; every class needs an image.
-        num_components: C, per class.
-        iterations: of every class.
-        smoothing: s > 0; 0.1 did best on held-out MNIST for 10 to 50 components, and 1 cost 0.6 to 4 nats.
-        on_iteration: told (class, iteration, penalised log-likelihood in nats), which never falls.
-
-    Raises:
-        UserError: values other than 0 and 1, a class without images, or settings out of range.
-    """
-    flat = images.flatten(1)
-    _check_fit(flat, labels, num_components, iterations, smoothing)
-    fits = []
-    for k in range(int(labels.max()) + 1):
-        x = flat[labels == k].double()
-        dealt = torch.randint(num_components, (len(x),), generator=generator)
-        responsibilities = torch.nn.functional.one_hot(dealt, num_components).double()
-        for iteration in range(iterations):
-            p, w = _maximize(x, responsibilities, smoothing)
-            responsibilities, objective = _expect(x, p, w, smoothing)
-            if on_iteration is not None:
-                on_iteration(k, iteration, objective)
-        fits.append((p, w))
-    class_weights = torch.bincount(labels).double() / len(labels)
-    return BernoulliMixture(torch.stack([p for p, _ in fits]), torch.stack([w for _, w in fits]), class_weights)
-
-
-def _maximize(x: Tensor, responsibilities: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """The pixels' probabilities (C, D) and the weights (C,) that best explain images dealt out softly."""
-    counts = responsibilities.sum(dim=0)
-    p = (responsibilities.T @ x + smoothing) / (counts[:, None] + 2 * smoothing)
-    return p, (counts + smoothing) / (len(x) + len(counts) * smoothing)
-
-
-def _expect(x: Tensor, p: Tensor, w: Tensor, smoothing: float) -> tuple[Tensor, float]:
-    """P(component | x), (n, C), and the penalised log-likelihood of these parameters, up to a constant."""
-    log_odds, log_off = p.log() - (-p).log1p(), (-p).log1p()
-    log_joint = x @ log_odds.T + log_off.sum(dim=1) + w.log()
-    log_prob = log_joint.logsumexp(dim=1, keepdim=True)
-    log_prior = smoothing * (p.log().sum() + log_off.sum() + w.log().sum())
-    return (log_joint - log_prob).exp(), float(log_prob.sum() + log_prior)
-
-
-def _check_fit(x: Tensor, labels: Tensor, num_components: int, iterations: int, smoothing: float) -> None:
-    """Raise UserError unless these can be fitted."""
-    if num_components < 1 or iterations < 1 or not 0 < smoothing < float("inf"):
-        raise UserError(
-            f"num_components = {num_components} and iterations = {iterations} must be at least 1, "
-            f"and smoothing = {smoothing} must be positive"
-        )
-    if not bool(((x == 0) | (x == 1)).all()):
-        raise UserError("images must hold only 0 and 1: binarize them first")
-    if labels.shape != x.shape[:1] or len(x) == 0 or int(labels.min()) < 0:
-        raise UserError(f"labels must be {len(x)} > 0 classes from 0, got shape {tuple(labels.shape)}")
-    empty = (torch.bincount(labels) == 0).nonzero().flatten().tolist()
-    if empty:
-        raise UserError(f"classes {empty} have no image to be fitted to; relabel the classes without gaps")

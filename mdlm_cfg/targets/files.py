@@ -1,8 +1,9 @@
-"""Tables from the user's own files."""
+"""Tables from the user's own files, and how a .npz is read without trusting it."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,39 +13,91 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 ARRAYS = ("class_pmfs", "class_weights")
+NAMES = ("class_names", "value_names")
+MOST_BYTES = 2**32  # of one array
 
 
 def load_table(path: str | Path) -> TableMixture:
     """The mixture in a .npz file: arrays class_pmfs (K, N, ..., N) and class_weights (K,).
 
+    It may also hold class_names (K,) and value_names (N,), arrays of text.
+
     Raises:
-        UserError: a file that is missing, no .npz, lacks an array, or whose arrays are not probabilities.
+        UserError: a file that is missing, no .npz, lacks an array, or whose arrays are not probabilities or names.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(ARRAYS)}")
-    arrays = _read(path)
-    missing = [name for name in ARRAYS if name not in arrays]
-    if missing:
-        raise UserError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
+    arrays = read_npz(path, ARRAYS, NAMES)
     for name in ARRAYS:
         if arrays[name].dtype.kind not in "iuf":
             raise UserError(f"{path}: {name} must hold numbers, not {arrays[name].dtype}")
+    pmfs, weights = (torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=np.float64)) for name in ARRAYS)
+    if pmfs.ndim > 1 and pmfs.shape[1] == 1:
+        raise UserError(
+            f"{path}: class_pmfs of shape {tuple(pmfs.shape)} leave every coordinate one value; give N >= 2"
+        )
+    names = {name: names_in(path, name, arrays) for name in NAMES}
     try:
-        return TableMixture(*(torch.from_numpy(arrays[name].astype(np.float64)) for name in ARRAYS))
-    except ValueError as error:
+        return TableMixture(pmfs, weights, **names)
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def names_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
+    """The names in an array of text, None where it is not there; raises UserError where it is no list of text."""
+    if name not in arrays:
+        return None
+    if arrays[name].dtype.kind != "U" or arrays[name].ndim != 1:
+        raise UserError(f"{path}: {name} must be a list of text, not {arrays[name].dtype} of {arrays[name].shape}")
+    return tuple(arrays[name].tolist())
+
+
+def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of a .npz; others in it are not read, and no pickle is.
+
+    Each array's header is read first: one that promises another size than the archive's entry, or more than 4 GiB, is
+    refused before anything is allocated.
+
+    Raises:
+        UserError: a file that is missing, no .npz, or lacks an array.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the path of a .npz with arrays {' and '.join(required)}")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(required)}")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise UserError("it holds a single array")
-        with archive:
-            return dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            missing = [name for name in required if name not in held]
+            if missing:
+                found = ", ".join(held) or "nothing"
+                raise UserError(f"{path} lacks {' and '.join(missing)}; it holds {found}")
+            return {name: _read_array(archive, held[name]) for name in (*required, *optional) if name in held}
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, zlib and numpy's parser of headers raise whatever they meet
+        how = ", ".join(f"{name}=..." for name in required)
         raise UserError(
-            f"{path} is not a readable .npz of arrays ({error}): write it with "
-            "numpy.savez(FILE, class_pmfs=..., class_weights=...)"
+            f"{path} is not a readable .npz of arrays ({' '.join(str(error).split())}): write it with "
+            f"numpy.savez(FILE, {how})"
         ) from error
+
+
+def _read_array(archive: zipfile.ZipFile, entry: str) -> np.ndarray:
+    """One array of an archive; raises ValueError where its header and its size disagree, or it holds objects."""
+    size = archive.getinfo(entry).file_size
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{entry} holds Python objects, not numbers")
+        promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if promised != size - file.tell() or promised > MOST_BYTES:
+            raise ValueError(
+                f"{entry} of shape {shape} takes {promised} bytes, and {size - file.tell()} are there; "
+                f"at most {MOST_BYTES}"
+            )
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

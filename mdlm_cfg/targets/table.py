@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.denoiser import CPU, check_class
-from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
+from mdlm_cfg.chain.doubled import Double
+from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
@@ -22,12 +26,20 @@ class TableMixture:
     Args:
         class_pmfs: (K, N, ..., N), non-negative, each class summing to 1; kept as float64 and normalised exactly.
         class_weights: (K,), non-negative, summing to 1.
+        class_names: K of them, for people; value_names: N of them, the same on every axis.
 
     Raises:
-        UserError: wrong shapes, negative or non-finite entries, or sums that are not 1.
+        UserError: wrong shapes, negative or non-finite entries, sums that are not 1, or names too few or many.
     """
 
-    def __init__(self, class_pmfs: Tensor, class_weights: Tensor) -> None:
+    def __init__(
+        self,
+        class_pmfs: Tensor,
+        class_weights: Tensor,
+        *,
+        class_names: Sequence[str] | None = None,
+        value_names: Sequence[str] | None = None,
+    ) -> None:
         pmfs = torch.as_tensor(class_pmfs, dtype=torch.float64)
         weights = torch.as_tensor(class_weights, dtype=torch.float64)
         if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
@@ -35,21 +47,15 @@ class TableMixture:
         if weights.shape != pmfs.shape[:1]:
             raise UserError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
         sums = pmfs.flatten(1).sum(dim=1)
-        for name, values, totals in (
-            ("class_pmfs", pmfs, sums),
-            ("class_weights", weights, weights.sum()[None]),
-        ):
-            if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-                worst = values.flatten()[~torch.isfinite(values.flatten()) | (values.flatten() < 0)][0]
-                raise UserError(f"{name} holds {worst:g}: probabilities must be finite and not negative")
-            for k, total in enumerate(totals.tolist()):
-                if abs(total - 1) > TOLERANCE:
-                    which = f"class {k} of {name}" if name == "class_pmfs" else name
-                    raise UserError(f"{which} sums to {total:g} and must sum to 1; normalise it")
+        _check_probabilities("class_pmfs", pmfs, sums)
+        _check_probabilities("class_weights", weights, weights.sum())
         self.class_pmfs = pmfs / sums.reshape(-1, *[1] * (pmfs.ndim - 1))
         self.class_weights = weights / weights.sum()
         self.num_classes, self.num_tokens = pmfs.shape[0], pmfs.shape[1]
         self.num_dims = pmfs.ndim - 1
+        self.class_names = checked_names("class_names", class_names, self.num_classes)
+        self.value_names = checked_names("value_names", value_names, self.num_tokens)
+        self._drawn: dict[tuple[int | None, torch.device], tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
 
     @property
     def pmf(self) -> Tensor:
@@ -67,6 +73,24 @@ class TableMixture:
         check_class(target_class, self.num_classes)
         return self.class_pmfs[target_class]
 
+    def doubled_marginals(self, target_class: int | None) -> list[Double]:
+        """p(x_U | z) of every partial state to 32 digits, by level (C(D, l), N^l).
+
+        The whole mixture is sum_k a_k p(x_U | k) of the float64 numbers that the table holds, taken as exact.
+        """
+        zero = torch.zeros_like(self.pmf)
+        if target_class is None:
+            pmf = zero, zero
+            for weight, class_pmf in zip(self.class_weights, self.class_pmfs):
+                pmf = doubled.add(pmf, doubled.two_product(class_pmf, weight))
+        else:
+            pmf = self.class_pmf(target_class), zero
+        return [
+            cast(Double, tuple(torch.stack([part.flatten() for part in parts]) for parts in zip(*marginals)))
+            for subsets in Lattice(self.num_tokens, self.num_dims).subsets
+            if (marginals := [_marginal(pmf, subset) for subset in subsets])
+        ]
+
     def sample(
         self,
         num: int,
@@ -77,21 +101,32 @@ class TableMixture:
         """Draws (x, class): int64 (num, D) and int64 (num,); of one class if `target_class` is given.
 
         They are independent, or `stratified`: each is distributed as before, and their order is random, but every state
-        comes as often as its probability says, up to rounding.
+        comes as often as its probability says, up to rounding. They are made on the generator's device.
         """
-        if target_class is None:
-            joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
-        else:
-            joint = self.class_pmf(target_class).flatten()
-        cdf = joint.cumsum(0)
-        uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+        device = torch.device("cpu") if generator is None else generator.device
+        cdf, steps = self._drawn_from(target_class, device)
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:
-            uniform = (torch.randperm(num, generator=generator) + uniform) / num
+            uniform = (torch.randperm(num, generator=generator, device=device) + uniform) / num
         # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
-        return points_at(cells, self.num_tokens, self.num_dims), classes
+        return cells[:, None] // steps % self.num_tokens, classes
+
+    def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cumulated probabilities of a class's states, or of all (class, state), and the states' `strides`.
+
+        Both on a device: summed once, and copied there once, for a copy in every batch would wait for it.
+        """
+        if (target_class, device) not in self._drawn:
+            if target_class is None:
+                joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
+            else:
+                joint = self.class_pmf(target_class).flatten()
+            steps = strides(self.num_tokens, self.num_dims)
+            self._drawn[target_class, device] = (joint.cumsum(0).to(device), steps.to(device))
+        return self._drawn[target_class, device]
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
@@ -114,6 +149,33 @@ class TableMixture:
         return TableDenoiser(self)
 
 
+def _check_probabilities(name: str, values: Tensor, totals: Tensor) -> None:
+    """Raise UserError unless the values are finite, not negative, and sum to 1: in each class, or () altogether."""
+    wrong = ~torch.isfinite(values) | (values < 0)
+    if bool(wrong.any()):
+        raise UserError(f"{name} holds {values[wrong][0]:g}: probabilities must be finite and not negative")
+    for k, total in enumerate(totals.reshape(-1).tolist()):
+        if abs(total - 1) > TOLERANCE:
+            which = f"class {k} of {name}" if totals.ndim else name
+            raise UserError(f"{which} sums to {total:g} and must sum to 1; normalise it")
+
+
+def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
+    """Names as a tuple; raises UserError unless there are `count` different ones."""
+    if names is None:
+        return None
+    if len(names) != count or len(set(names)) < count:
+        raise UserError(f"{name} must be {count} different names, got {len(names)} of which {len(set(names))} differ")
+    return tuple(str(one) for one in names)
+
+
+def _marginal(pmf: Double, keep: tuple[int, ...]) -> Double:
+    for i in reversed(range(pmf[0].ndim)):
+        if i not in keep:
+            pmf = doubled.total(pmf, dim=i)
+    return pmf
+
+
 class TableDenoiser:
     """log p(x_i = v | x_U, z) read off the marginals of a table.
 
@@ -133,6 +195,10 @@ class TableDenoiser:
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
         """log p(x_U | z) of every partial state, by level; None is the whole mixture."""
         return [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
+
+    def doubled_marginals(self, target_class: int | None) -> list[Double]:
+        """See `TableMixture.doubled_marginals`."""
+        return self.target.doubled_marginals(target_class)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""

@@ -12,33 +12,37 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown, time_left
-from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
 
-def averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    """In-place update of averaged parameters with decay min(decay, (1 + t) / (10 + t)) after t updates."""
+@torch.no_grad()
+def average_(averaged: list[Tensor], current: list[Tensor], decay: float, count: int) -> None:
+    """Update averages of `count` values in place, with decay min(decay, (1 + t) / (10 + t)); the first is a copy.
 
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        t = int(num_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (WARM_UP + t)))
-
-    return update
+    The averages keep their own type: in half precision a small step towards a weight would be rounded away.
+    """
+    if averaged and averaged[0].dtype != current[0].dtype:
+        current = [weight.to(average.dtype) for average, weight in zip(averaged, current, strict=True)]
+    if count == 0:
+        torch._foreach_copy_(averaged, current)
+    else:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (WARM_UP + count)))
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's exponential moving average of the weights, with a decay that warms up.
+    """Lightning's exponential moving average of the weights, with a decay that warms up, where the model trains.
 
-    Validation, and the `state_dict` of a checkpoint, hold the averaged weights; the raw ones are in its
-    `current_model_state`.
+    Validation, the test, and the `state_dict` of a checkpoint hold the averaged weights; the raw ones are in its
+    `current_model_state`. A run that has nothing left to train ends with the averaged weights too.
 
     Args:
         decay: of the average in the long run, in [0, 1).
@@ -49,9 +53,33 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise UserError(f"the decay {decay} of the averaged weights must be at least 0 and below 1")
-        super().__init__(use_buffers=False, multi_avg_fn=averaging(decay))
-        self._swapped = False
+            raise UserError(f"ema_decay {decay}, of the averaged weights, must be at least 0 and below 1")
+        super().__init__(use_buffers=False)
+        self.decay = decay
+        self._swapped = self._taken = False
+        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average where the model is going to be: it has not moved there yet."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None and trainer.precision == "64-true":
+            self._average_model.double()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        self._taken = False
+        self._pairs = list(self._average_model.module.parameters()), list(pl_module.parameters())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One update for every optimiser step, counted on the host: the average's own count may be on a GPU."""
+        if trainer.global_step > self._latest_update_step:
+            assert self._average_model is not None
+            average_(*self._pairs, self.decay, trainer.global_step - 1)
+            self._average_model.n_averaged.fill_(trainer.global_step)
+            self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
@@ -61,6 +89,16 @@ class AveragedWeights(WeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
         self._swapped = False
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._taken = True
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where nothing was left to train, training does not end either: Lightning leaves `on_train_end` out."""
+        if not self._taken and self._average_model is not None:
+            self._copy_average_to_current(pl_module)
+        self._taken = False
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Undo the swap of an interrupted validation: the checkpoint is saved right after this."""
         if self._swapped:
@@ -68,7 +106,7 @@ class AveragedWeights(WeightAveraging):
 
 
 class SaveLast(Checkpoint):
-    """Saves one checkpoint after every epoch, and once more when training is interrupted.
+    """Saves a checkpoint after every epoch, and when training is interrupted; never weights that are not finite.
 
     Args:
         path: the file; a new checkpoint replaces the old one only when it is complete.
@@ -78,11 +116,21 @@ class SaveLast(Checkpoint):
         self.path = Path(path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(MaskedDiffusion, pl_module)
+        module.refuse_divergence()
+        if not module.has_finite_weights():
+            raise Diverged(f"the weights are not finite at step {trainer.global_step}: lower optimizer.lr")
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """One process can still save; of several, the others may be gone, and saving would wait for them."""
-        if trainer.state.fn == "fit" and trainer.global_step > 0 and trainer.world_size == 1:
+        """Save after an interrupt alone: what any other error leaves is not to be trusted over what is there.
+
+        One process can still save; of several, the others may be gone, and saving would wait for them.
+        """
+        is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if not is_interrupt or trainer.state.fn != "fit" or trainer.global_step == 0 or trainer.world_size > 1:
+            return
+        if cast(MaskedDiffusion, pl_module).has_finite_weights():
             trainer.save_checkpoint(self.path, weights_only=False)
 
 

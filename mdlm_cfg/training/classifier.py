@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from mdlm_cfg.training.data.idx import binarize
 
 BATCH = 1000  # images per call when nothing is trained
 SHIFT = 2  # pixels that an image may be moved by in training, each way
+DEVICE = "cpu"  # where it is trained
 VERSION = 1  # of the network below: another one must not load the files of this one
 FOLDER = "classifier"  # in the folder of the data sets
 
@@ -43,6 +44,7 @@ class ClassifierSettings:
         learning_rate: the highest of its one cycle.
         dropout: share of the features dropped in training.
         seed: of weights, order, binarization and shifts.
+        precision: of the products in training: "float32", "bfloat16", or "auto": what is fast on the CPU, by measuring.
     """
 
     channels: tuple[int, int] = (32, 64)
@@ -52,14 +54,23 @@ class ClassifierSettings:
     learning_rate: float = 4e-3
     dropout: float = 0.2
     seed: int = 0
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"precision {self.precision!r} is unknown; choose one of auto, float32, bfloat16")
         check_positive(
             channels=min(self.channels),
             num_features=self.num_features,
             epochs=self.epochs,
             batch_size=self.batch_size,
         )
+
+    def decided(self) -> ClassifierSettings:
+        """The same, with the precision that "auto" means on this machine."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bfloat16" if bf16_is_fast(DEVICE) else "float32")
 
 
 class ImageClassifier(nn.Module):
@@ -135,7 +146,7 @@ def train_classifier(
     Returns:
         the trained classifier, in eval mode. The global random state is left as it was.
     """
-    settings = settings or ClassifierSettings()
+    settings = (settings or ClassifierSettings()).decided()
     batch = min(settings.batch_size, len(images))
     num_steps = settings.epochs * (len(images) // batch)
     with torch.random.fork_rng(devices=[]):
@@ -150,16 +161,22 @@ def train_classifier(
                 order = torch.randperm(len(images))
             rows = order[step % (len(images) // batch) * batch :][:batch]
             x = _shifted(binarize(images[rows], "dynamic").reshape(-1, *grid_shape)).flatten(1)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16_is_fast()):
-                logits = model(x)
-            loss = functional.cross_entropy(logits.float(), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            loss = _step(model, optimizer, x, labels[rows], settings.precision == "bfloat16")
             schedule.step()
             if progress is not None:
-                progress(step + 1, num_steps, loss.item())
+                progress(step + 1, num_steps, loss)
     return model.eval()
+
+
+def _step(model: ImageClassifier, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, bf16: bool) -> float:
+    """One optimiser step on images (B, D) and their labels; the loss in nats."""
+    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=bf16):
+        logits = model(x)
+    loss = functional.cross_entropy(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
 def _shifted(images: Tensor) -> Tensor:
@@ -192,7 +209,7 @@ def classifier_for(
     Raises:
         UserError: the file on disk is damaged.
     """
-    settings = settings or ClassifierSettings()
+    settings = (settings or ClassifierSettings()).decided()
     path = classifier_path(data, settings, Path(data.root) / FOLDER if folder is None else Path(folder))
     if not path.is_file():
         model = train_classifier(
@@ -209,6 +226,6 @@ def classifier_for(
 
 
 def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:
-    """The file of a classifier: its name tells the images and the settings."""
-    key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings), SHIFT, VERSION))
+    """The file of a classifier: its name tells the images and the settings, the precision among them."""
+    key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings.decided()), SHIFT, VERSION))
     return folder / f"{data.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

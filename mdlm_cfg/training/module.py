@@ -2,179 +2,173 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
-from torch import Tensor
+from torch import Tensor, nn
 
-from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import flat_index
-from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.push import terminal_law
-from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.nets import GridTransformer, NetDenoiser
-from mdlm_cfg.nets.optimizer import build_optimizer
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.objectives import AveragedObjective, Net, drop_labels, nelbo, pooled_nelbo
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.training.annealing import Annealing
+from mdlm_cfg.training.elbo import nelbo
+from mdlm_cfg.training.objectives import Objective
+from mdlm_cfg.training.runs import stamp
+from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
-MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
-MAX_STATES = 20_000  # partial states up to which exact laws are watched during training
-WATCHED_STRENGTHS = (0.0, 1.0, 2.0, 4.0)
-OBJECTIVES = ("averaged", "pooled", "sampled")
+NEVER = 2**62  # a step that is not reached
+
+
+class Diverged(UserError):
+    """A loss that is NaN or infinite: nothing that can be trained on, or saved, follows it."""
 
 
 class MaskedDiffusion(LightningModule):
-    """A `GridTransformer` trained on the negative ELBO, label dropout and all.
-
-    All arguments are plain dicts and numbers: they are the checkpoint's hyper-parameters, from which
-    `mdlm_cfg.training.runs.load_run` builds the network again.
+    """A network trained on the negative ELBO, label dropout and all.
 
     Args:
-        net: keyword arguments of `GridTransformer`, num_tokens, grid_shape and num_classes included.
-        objective: `kind` is "averaged" (exactly, over every partial state and label: small N and D only), "pooled" (one
-            mask for each of the batch's first `rows` data points, the whole batch for targets: few different points
-            only) or "sampled" (one mask per data point); `label_dropout` is the share of the null class; `paired`, for
-            "sampled", trains both conditionals of each data point on the same mask, as the others always do, in place
-            of label dropout; `label_smoothing` is the share of the uniform distribution in the targets (`smoothed`).
-        optimizer: `lr`, `muon_lr` (None: AdamW alone), `betas`, `weight_decay`, `warmup_steps`, `final_lr` (over
-            `lr`) and `ema_decay`.
-        data: what a data module's `describe()` says; recorded.
+        net: (tokens, classes) -> log-probs (B, D, N), with `num_tokens`, `num_dims` and `num_classes`.
+        objective: what it is trained on.
+        optimizer: makes the optimizer from the network.
+        annealing: of the learning rate.
         num_draws: masks per data point when testing.
         seed: of every mask and dropped label.
-        config: the whole configuration of the run; recorded.
+        record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.runs.RECORDED`.
 
     Raises:
-        UserError: an argument that is not allowed, or an averaged objective that would cost too much.
+        UserError: an argument that is not allowed, or a network that the objective can not train.
     """
 
     def __init__(
         self,
-        net: dict[str, Any],
-        objective: dict[str, Any],
-        optimizer: dict[str, Any],
-        data: dict[str, Any],
+        net: nn.Module,
+        objective: Objective,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        *,
+        annealing: Annealing | None = None,
         num_draws: int = 4,
         seed: int = 0,
-        config: dict[str, Any] | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_objective(**objective)
-        _check_optimizer(**optimizer)
         if num_draws < 1:
             raise UserError(f"num_draws must be at least 1, not {num_draws}")
-        self.save_hyperparameters()
+        objective.prepare(net)
+        self.save_hyperparameters(dict(record or {}))
+        self.net, self.objective, self.optimizer = net, objective, optimizer
+        self.annealing = annealing or Annealing()
         self.num_draws, self.seed = num_draws, seed
-        self.objective, self.optimizer_settings = objective, optimizer
-        self.net = GridTransformer(**net)
-        self.averaged = None
-        if objective["kind"] == "averaged":
-            self.averaged = averaged_objective(self.net)
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
-        self._exact_laws: dict[tuple[float, int], Tensor] = {}
+        self._watch: ExactWatch | None = None
+        self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as they were asked for
+        self._first_bad = torch.tensor(NEVER)
+        self._batches = 0  # of the epoch, done
 
     # training
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
-        if self.averaged:
-            losses = self._averaged_loss(x, classes)
-        elif self.objective["kind"] == "pooled":
-            losses = self._pooled_loss(x, classes, batch_idx)
-        else:
-            losses = self._sampled_loss(x, classes, batch_idx)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
-        self.log("nelbo", losses["loss"].detach(), prog_bar=True, logger=False, batch_size=len(x))
+        losses = self.objective.loss(
+            self.net, x, classes, self._generator(x.device, "mask", self.global_step, batch_idx)
+        )
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = every > 0 and (self.global_step + 1) % every == 0
+        bad = torch.where(losses["loss"].detach().isfinite(), NEVER, self.global_step)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        if is_logged or x.device.type == "cpu":  # elsewhere to look at every step is to wait for the device
+            self.refuse_divergence()
+        if is_logged:
+            numbers = {f"train/{name}": value.detach() for name, value in losses.items()}
+            numbers["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(numbers, batch_size=len(x))
+            self.log("nelbo", losses["loss"].detach(), prog_bar=True, logger=False, batch_size=len(x))
         return losses["loss"]
 
-    def _averaged_loss(self, x: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        assert self.averaged is not None
-        histogram = self.averaged.histogram(x.cpu(), classes.cpu())
-        net = on_rows(self._smoothed_net, live_rows(self.averaged, histogram))
-        conditional, null = self.averaged(net, histogram)
-        return self._weighted(conditional, null)
+    def refuse_divergence(self) -> None:
+        """Raise `Diverged` if a loss was NaN or infinite, or a weight is."""
+        step = int(self._first_bad)
+        if step < NEVER:
+            raise Diverged(
+                f"the loss is NaN or infinite at step {step} (epoch {self.current_epoch}, seed {self.seed}): training "
+                "has diverged; lower optimizer.lr"
+            )
 
-    def _pooled_loss(self, x: Tensor, classes: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        generator = self._generator("train", self.global_step, batch_idx)
-        n, k, rows = self.net.num_tokens, self.net.num_classes, self.objective.get("rows") or len(x)
-        conditional, null = pooled_nelbo(self._smoothed_net, x, classes, n, k, rows, generator)
-        return self._weighted(conditional.mean(), null.mean())
+    def has_finite_weights(self) -> bool:
+        """Whether no weight is NaN or infinite."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.net.parameters())
 
-    def _weighted(self, conditional: Tensor, null: Tensor) -> dict[str, Tensor]:
-        """What is trained on: the null class by its share."""
-        share = self.objective["label_dropout"]
-        return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
-
-    def _sampled_loss(self, x: Tensor, classes: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        share, null_class = self.objective["label_dropout"], self.net.num_classes
-        generator = self._generator("train", self.global_step, batch_idx)
-        if not self.objective["paired"]:
-            labels = drop_labels(classes, null_class, share, generator)
-            return {"loss": nelbo(self._smoothed_net, x, labels, self.net.num_tokens, generator).mean()}
-        state = generator.get_state()
-        conditional = nelbo(self._smoothed_net, x, classes, self.net.num_tokens, generator).mean()
-        generator.set_state(state)  # the same masks again
-        nulls = torch.full_like(classes, null_class)
-        null = nelbo(self._smoothed_net, x, nulls, self.net.num_tokens, generator).mean()
-        return self._weighted(conditional, null)
-
-    def _smoothed_net(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        """The network where it lives, its log-probabilities smoothed, on the device of `tokens`."""
-        log_probs = self.net(tokens.to(self.device), classes.to(self.device)).to(tokens.device)
-        return smoothed(log_probs, tokens, self.objective["label_smoothing"])
-
-    def _generator(self, *key: int | str) -> torch.Generator:
-        """A CPU generator of the seed, the key and the rank alone: a resumed run draws what it would have drawn."""
-        digest = hashlib.sha256(repr((self.seed, *key, self.global_rank)).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+    def _generator(self, device: torch.device, *key: int | str) -> torch.Generator:
+        """Of the key, the seed and the rank alone: a resumed run draws what it would have drawn."""
+        return generator_for(*key, self.seed, self.global_rank, device=device)
 
     # optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        settings = self.optimizer_settings
-        return build_optimizer(
-            self.net, settings["lr"], settings.get("muon_lr"), settings["betas"], settings["weight_decay"]
-        )
+        optimizer = self.optimizer(self.net)
+        self._options = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """A resumed optimizer brings the settings it had: what was asked for now takes their place."""
+        self._started = time.monotonic()
+        self._first_bad = torch.tensor(NEVER, device=self.device)
+        self._batches = 0
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+            group.update(options)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate: a function of the progress, not of a scheduler's own memory."""
-        settings = self.optimizer_settings
-        factor = learning_rate_factor(self.global_step, self.progress(), settings["warmup_steps"], settings["final_lr"])
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        self.log("train/lr", settings["lr"] * factor, batch_size=1)
+        self._batches = batch_idx
+        factor = self.annealing.factor(self.global_step, self.progress())
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+            group["lr"] = options["lr"] * factor
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._batches = batch_idx + 1
 
     def progress(self) -> float:
-        """The share of training done: of its steps or of its time limit, whichever is further; 0 without either."""
-        share = self.global_step / self.trainer.estimated_stepping_batches
-        for timer in self.trainer.callbacks:  # type: ignore[attr-defined]
+        """The share of training done: of its epochs, its steps or its time, whichever is furthest; 0 without any."""
+        trainer, shares = self.trainer, [0.0]
+        epochs = trainer.max_epochs or 0
+        if epochs > 0:
+            batches = float(trainer.num_training_batches)
+            shares.append((trainer.current_epoch + self._batches / max(batches, 1.0)) / epochs)
+        if trainer.max_steps > 0:
+            shares.append(self.global_step / trainer.max_steps)
+        for timer in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
                 elapsed = timer.time_elapsed()
-                share = max(share, elapsed / (elapsed + left))
-        return min(max(share, 0.0), 1.0)
+                shares.append(elapsed / max(elapsed + left, 1e-9))
+        return min(max(shares), 1.0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what wrote it."""
+        checkpoint.update(stamp())
 
     # validation and test
 
-    def on_train_start(self) -> None:
-        self._started = time.monotonic()
-
     def on_validation_epoch_start(self) -> None:
         """Exact numbers of a table; not at the end of the epoch, where the averaged weights are gone again."""
+        if not self.has_finite_weights():
+            raise Diverged(
+                f"the weights are not finite at step {self.global_step}: training has diverged; lower optimizer.lr"
+            )
         numbers = self._exact_numbers() | {"minutes": (time.monotonic() - self._started) / 60}
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         conditional, null = (draws.mean() for draws in self._draw_nelbos(batch, 1, "val", batch_idx))
-        if not bool(torch.isfinite(conditional)):
-            raise UserError(f"the validation NELBO is {float(conditional)}: training has diverged; lower optimizer.lr")
+        if not bool(torch.isfinite(conditional + null)):
+            raise Diverged(
+                f"the validation NELBO is {float(conditional)} with the class and {float(null)} without at step "
+                f"{self.global_step}: training has diverged; lower optimizer.lr"
+            )
         options: dict[str, Any] = {"batch_size": len(batch[0]), "sync_dist": True}
         self.log("val/nelbo", conditional, prog_bar=True, **options)
         self.log("val/nelbo_null", null, prog_bar=True, **options)
@@ -184,7 +178,7 @@ class MaskedDiffusion(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         for k, draws in enumerate(self._draw_nelbos(batch, self.num_draws, "test", batch_idx)):
-            self._moments[k] += moments(draws)
+            self._moments[k] += moments(draws).cpu()
 
     def on_test_epoch_end(self) -> None:
         """NELBO on the test set with two standard errors: of the masks alone, and of masks and data."""
@@ -201,158 +195,11 @@ class MaskedDiffusion(LightningModule):
     def _draw_nelbos(self, batch: tuple[Tensor, Tensor], num_draws: int, *key: int | str) -> Iterator[Tensor]:
         """Draws of the NELBO with the class and without one, (num_draws, B) each: the same masks whenever asked."""
         x, classes = batch
-        for labels in (classes, torch.full_like(classes, self.net.num_classes)):
-            generator = self._generator(*key)
-            draws = [nelbo(self.net, x, labels, self.net.num_tokens, generator) for _ in range(num_draws)]
-            yield torch.stack(draws).double()
+        n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
+        for labels in (classes, torch.full_like(classes, k)):
+            generator = self._generator(x.device, *key)
+            yield torch.stack([nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]).double()
 
     def _exact_numbers(self) -> dict[str, float]:
-        """Of a table: exact NELBOs, their excess over the entropy, and TV of the network's exact law per w."""
-        target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]
-        if not isinstance(target, TableMixture) or num_states(target) > MAX_STATES:
-            return {}
-        denoiser = TabulatedDenoiser(NetDenoiser(self.net))
-        numbers = exact_nelbos(denoiser, target)
-        for w in WATCHED_STRENGTHS:
-            distances = [self._distance(denoiser, target, w, k) for k in range(target.num_classes)]
-            numbers[f"tv_w{w:g}"] = max(distances)
-        return numbers
-
-    def _distance(self, denoiser: Denoiser, target: TableMixture, w: float, k: int) -> float:
-        if (w, k) not in self._exact_laws:
-            self._exact_laws[w, k] = terminal_law(target.denoiser(), Guidance(w), k)
-        return total_variation(terminal_law(denoiser, Guidance(w), k), self._exact_laws[w, k])
-
-
-def learning_rate_factor(step: int, progress: float, warmup_steps: int, final: float) -> float:
-    """Linear warm-up over steps times a cosine from 1 down to `final` over the progress in [0, 1]."""
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return warm * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
-    """Log-probabilities whose cross entropy is that of targets mixed with a share of the uniform distribution.
-
-    The cross entropy is linear in log p, so targets (1 - s) q + s / N are the same as (1 - s) log p + s mean log p.
-    Without it nothing says how small a probability outside the support is, and guidance, which raises the ratio of
-    two such numbers to the power w, blows up on what the two conditionals happen to have left there.
-
-    Args:
-        log_probs: (B, D, N).
-        tokens: int64 (B, D); rows of unmasked coordinates are left alone.
-        share: s, the label smoothing.
-    """
-    if share == 0:
-        return log_probs
-    mixed = (1 - share) * log_probs + share * log_probs.mean(dim=-1, keepdim=True)
-    return torch.where((tokens == log_probs.shape[-1])[..., None], mixed, log_probs)
-
-
-def averaged_objective(net: GridTransformer) -> AveragedObjective:
-    """The averaged objective of a network.
-
-    Raises:
-        UserError: more than `MAX_EVALUATIONS` evaluations a step.
-    """
-    n, d, k = net.num_tokens, net.num_dims, net.num_classes
-    evaluations = ((n + 1) ** d - n**d) * (k + 1)
-    if evaluations > MAX_EVALUATIONS:
-        raise UserError(
-            f"the averaged objective would evaluate the network {evaluations:.3g} times a step "
-            f"(at most {MAX_EVALUATIONS}): use objective=pooled, or objective=sampled for images"
-        )
-    return AveragedObjective(n, d, k)
-
-
-def live_rows(objective: AveragedObjective, histogram: Tensor) -> Tensor:
-    """Which of the objective's (label, partial state) pairs have any probability: indices, int64."""
-    n = objective.lattice.num_tokens
-    states = flat_index(objective.tokens, n + 1)
-    labels = [*histogram, histogram.sum(dim=0)]
-    dense = [objective.lattice.to_dense(objective.lattice.marginals(law)).flatten()[states] for law in labels]
-    return (torch.cat(dense) > 0).nonzero().squeeze(1)
-
-
-def on_rows(net: Net, rows: Tensor) -> Net:
-    """The network on some rows of its input, and 0 on the others, whose weight is 0."""
-
-    def call(tokens: Tensor, classes: Tensor) -> Tensor:
-        log_probs = net(tokens[rows], classes[rows])
-        return log_probs.new_zeros(len(tokens), *log_probs.shape[1:]).index_copy(0, rows, log_probs)
-
-    return call
-
-
-def exact_nelbos(denoiser: Denoiser, target: TableMixture) -> dict[str, float]:
-    """The exact NELBO in nats on a table, conditional and null, and what each has above the entropy."""
-    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes)
-    joint = target.class_weights.reshape(-1, *[1] * target.num_dims) * target.class_pmfs
-    conditional, null = (float(value) for value in objective(denoiser, joint))
-    return {
-        "exact_nelbo": conditional,
-        "exact_nelbo_null": null,
-        "excess": conditional - target.conditional_entropy(),
-        "excess_null": null - target.entropy(),
-    }
-
-
-def num_states(target: TableMixture) -> int:
-    """(N+1)^D."""
-    return (target.num_tokens + 1) ** target.num_dims
-
-
-def moments(draws: Tensor) -> Tensor:
-    """What adds up over batches of draws (num_draws, B): B, sums of the means and their squares, and of variances."""
-    means = draws.mean(dim=0)
-    variances = draws.var(dim=0) if len(draws) > 1 else torch.zeros_like(means)
-    sums = torch.stack([torch.ones_like(means), means, means**2, variances]).sum(dim=1)
-    return sums.double().cpu()
-
-
-def mean_and_errors(total: Tensor, num_draws: int) -> tuple[float, float | None, float]:
-    """Mean, its Monte-Carlo standard error (None for one draw), and its standard error over the data as well.
-
-    The masks of a batch are stratified, which makes the error smaller than the first one says.
-    """
-    count, first, second, variances = total.tolist()
-    mean = first / count
-    spread = max(second / count - mean**2, 0.0) / max(count - 1, 1)
-    of_masks = math.sqrt(variances / num_draws) / count if num_draws > 1 else None
-    return mean, of_masks, math.sqrt(spread)
-
-
-def _check_objective(
-    kind: str, label_dropout: float, paired: bool, label_smoothing: float, rows: int | None = None
-) -> None:
-    if kind not in OBJECTIVES:
-        raise UserError(f"objective {kind!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-    if not 0 <= label_dropout <= 1:
-        raise UserError(f"label dropout {label_dropout} must lie between 0 and 1")
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"label smoothing {label_smoothing} must be at least 0 and below 1")
-    if paired and kind != "sampled":
-        raise UserError(f"the {kind} objective trains both conditionals already: paired is for objective=sampled")
-    if rows is not None and (kind != "pooled" or rows < 1):
-        raise UserError(f"objective.rows = {rows} must be at least 1, and is for objective=pooled")
-
-
-def _check_optimizer(
-    lr: float,
-    betas: list[float],
-    weight_decay: float,
-    warmup_steps: int,
-    final_lr: float,
-    ema_decay: float,
-    muon_lr: float | None = None,
-) -> None:
-    for rate in (lr, muon_lr):
-        if rate is not None and not 0 < rate < math.inf:
-            raise UserError(f"the learning rate {rate} must be positive and finite")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"betas {betas} must be two numbers, at least 0 and below 1")
-    if weight_decay < 0 or warmup_steps < 0:
-        raise UserError(f"weight_decay {weight_decay} and warmup_steps {warmup_steps} must not be negative")
-    if not 0 <= ema_decay < 1:
-        raise UserError(f"ema_decay {ema_decay} must be at least 0 and below 1")
-    if not 0 <= final_lr <= 1:
-        raise UserError(f"final_lr {final_lr} must lie between 0 and 1: it is a share of the learning rate")
+        self._watch = watch_for(getattr(self.trainer.datamodule, "target", None), self._watch)  # type: ignore[attr-defined]
+        return {} if self._watch is None else self._watch.numbers(self.net)

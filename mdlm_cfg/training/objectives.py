@@ -1,157 +1,148 @@
-"""The training objective: the continuous-time negative ELBO in nats (theory, section 9).
+"""What a network is trained on: objects that turn a batch into a loss.
 
-In its schedule-free form: draw the number of masked coordinates m uniformly from 1..D, mask a uniform subset of that
-size, and weight the summed cross entropy of the masked coordinates by D / m.
+A new one is a subclass of `Objective` in a file, and a yaml in conf/objective that names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import comb
+import warnings
 
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
+from torch import Tensor, nn
 
-from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
-from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.elbo import Net, averaged_objective, drop_labels, nelbo, paired_nelbo, pooled_nelbo, smoothed
 
-Net = Callable[[Tensor, Tensor], Tensor]
+MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
 
-
-def drop_labels(classes: Tensor, null_class: int, probability: float, generator: torch.Generator | None) -> Tensor:
-    """The classes, each replaced by the null class with `probability`: int64 (B,), a new tensor."""
-    drop = torch.rand(classes.shape, generator=generator) < probability
-    return classes.masked_fill(drop.to(classes.device), null_class)
+Losses = dict[str, Tensor]
 
 
-def nelbo(net: Net, x: Tensor, classes: Tensor, mask_id: int, generator: torch.Generator | None = None) -> Tensor:
-    """One unbiased draw of the negative ELBO of every sample, in nats (theory, section 9).
+class Objective:
+    """The negative ELBO in nats of both conditionals, the null class by its share.
 
     Args:
-        net: (tokens, classes) -> log-probs (B, D, N) with unmasked rows copied, so that they cost exactly 0.
-        x: clean data, int64 (B, D).
-        classes: int64 (B,), the null class included.
-        mask_id: N.
-
-    Returns:
-        (B,), in nats per sample; its expectation bounds -log p(x | class) from above.
-    """
-    counts = stratified_counts(len(x), x.shape[1], generator)
-    tokens = mask_uniform(x, counts, mask_id, generator)
-    cross_entropy = -net(tokens, classes).gather(2, x[..., None]).squeeze(2).sum(dim=1)
-    return cross_entropy * (x.shape[1] / counts.to(cross_entropy))
-
-
-def pooled_nelbo(
-    net: Net,
-    x: Tensor,
-    classes: Tensor,
-    mask_id: int,
-    null_class: int,
-    num_rows: int,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`nelbo` with the class and without it, on the same masks, each with the whole batch for its target.
-
-    Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
-    batch that agree with the partial state: putting that distribution in place of the one value of the point that was
-    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell).
-
-    Args:
-        net: (tokens, classes) -> log-probs (B, D, N).
-        x: clean data, int64 (B, D); many points that are few different ones, or nothing is gained.
-        classes: int64 (B,), values 0..K-1.
-        mask_id: N. null_class: K.
-        num_rows: the first so many points are masked; the batch must be in random order.
-
-    Returns:
-        conditional and null, (num_rows,) each, in nats per sample.
-    """
-    own = classes[:num_rows]
-    counts = stratified_counts(len(own), x.shape[1], generator)
-    tokens = mask_uniform(x[: len(own)], counts, mask_id, generator)
-    losses = []
-    for labels in (own, torch.full_like(own, null_class)):
-        targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
-        log_probs = net(tokens, labels)
-        live = (targets > 0) & (tokens == mask_id)[..., None]  # a cross entropy of weight 0 is 0, also of -inf
-        cross_entropy = -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).sum(dim=(1, 2))
-        losses.append(cross_entropy * (x.shape[1] / counts.to(cross_entropy)))
-    return losses[0], losses[1]
-
-
-def pooled_conditionals(
-    tokens: Tensor, labels: Tensor, x: Tensor, classes: Tensor, num_tokens: int, null_class: int
-) -> Tensor:
-    """p(x_i = v | x_U, z) among the points of a batch, float32 (R, D, N); NaN where none agrees.
-
-    Args:
-        tokens: partial states, int64 (R, D). labels: z, int64 (R,), the null class included.
-        x: the batch, int64 (B, D), and its classes, int64 (B,).
+        label_dropout: share of the null class, in [0, 1].
+        label_smoothing: share of the uniform distribution in the targets, in [0, 1): see `smoothed`.
 
     Raises:
-        UserError: more states than an int64 can number.
-    """
-    n, d = num_tokens, x.shape[1]
-    if null_class * n**d >= 2**63:
-        raise UserError(f"N^D = {n}^{d} states are too many to pool a batch by; use objective=sampled")
-    cells, counts = torch.unique(classes * n**d + flat_index(x, n), return_counts=True)
-    values = one_hot(points_at(cells, n, d), n).flatten(1).float()  # (S, D * N), of the S different points
-    known = (tokens[..., None] == torch.arange(n, device=tokens.device)).flatten(1).float()
-    agree = known @ values.T == (tokens != n).sum(dim=1, keepdim=True)
-    agree &= (labels[:, None] == cells // n**d) | (labels == null_class)[:, None]
-    found = ((agree * counts.float()) @ values).unflatten(1, (d, n))
-    return found / found.sum(dim=2, keepdim=True)
-
-
-class AveragedObjective:
-    """The negative ELBO averaged exactly over every mask, every partial state and every label, null included.
-
-    Where (N+1)^D is small, the network is evaluated once a step on all partial states with a mask and all K + 1
-    labels, and the cross entropies are weighted by the batch's histogram. Its cost does not depend on the batch size,
-    and nothing but the batch is left random.
-
-    Args:
-        num_tokens, num_dims, num_classes: N, D, K.
+        UserError: a share out of its range.
     """
 
-    def __init__(self, num_tokens: int, num_dims: int, num_classes: int) -> None:
-        self.lattice, self.num_classes = Lattice(num_tokens, num_dims), num_classes
-        self.tokens = torch.cat([self.lattice.tokens(level) for level in range(num_dims)])
-        self.num_evaluations = len(self.tokens) * (num_classes + 1)
-        state = flat_index(self.tokens, num_tokens + 1)
-        masked = self.tokens == num_tokens
-        # (D, N): how far unmasking coordinate i to v goes
-        moves = (torch.arange(num_tokens) - num_tokens) * strides(num_tokens + 1, num_dims)[:, None]
-        self.children = (state[:, None, None] + moves).masked_fill(~masked[..., None], 0)
-        num_masked = masked.sum(dim=1)
-        # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
-        weight = 1 / (num_masked * torch.tensor([comb(num_dims, int(m)) for m in num_masked])).double()
-        self.weights = masked * weight[:, None]
+    def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_dropout <= 1:
+            raise UserError(f"label dropout {label_dropout} must lie between 0 and 1")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label smoothing {label_smoothing} must be at least 0 and below 1")
+        if label_dropout in (0, 1):
+            missing = "without a class" if label_dropout == 0 else "with a class"
+            warnings.warn(
+                f"objective.label_dropout={label_dropout:g} trains nothing {missing}, and guidance needs both",
+                stacklevel=2,
+            )
+        self.label_dropout, self.label_smoothing = label_dropout, label_smoothing
 
-    def histogram(self, x: Tensor, classes: Tensor) -> Tensor:
-        """The batch's distribution over labels and points, float64 (K, N, ..., N), summing to 1."""
-        n, d = self.lattice.num_tokens, self.lattice.num_dims
-        cells = classes * n**d + flat_index(x, n)
-        counts = torch.bincount(cells, minlength=self.num_classes * n**d).double()
-        return (counts / len(x)).reshape(self.num_classes, *[n] * d)
+    def prepare(self, net: nn.Module) -> None:
+        """Raise UserError unless a network can be trained so: called once, before any time is spent."""
 
-    def __call__(self, net: Net, histogram: Tensor) -> tuple[Tensor, Tensor]:
-        """The expected NELBO under `histogram`: (conditional, null) in nats; train on a weighted sum of the two.
+    def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
+        """The loss of a batch, and what is worth watching beside it.
 
         Args:
-            net: (tokens, classes) -> log-probs (B, D, N).
-            histogram: float64 (K, N, ..., N): of a batch, or a known distribution itself.
+            net: (tokens, classes) -> log-probs (B, D, N), with `num_tokens`, `num_dims` and `num_classes`.
+            x: clean data, int64 (B, D).
+            classes: int64 (B,), values 0..K-1.
+            generator: of masks and dropped labels, on the device of `x`.
+
+        Returns:
+            scalars in nats per sample: "loss", which is trained on, and where they are known "nelbo" and "nelbo_null".
         """
-        labels = [*histogram, histogram.sum(dim=0)]
-        targets = torch.stack(
-            [self.lattice.to_dense(self.lattice.marginals(h)).flatten()[self.children] for h in labels]
-        )
-        targets = targets * self.weights[:, :, None]  # (K + 1, S, D, N)
-        classes = torch.arange(self.num_classes + 1).repeat_interleave(len(self.tokens))
-        log_probs = net(self.tokens.repeat(self.num_classes + 1, 1), classes).reshape(targets.shape)
-        live = targets > 0  # a cross entropy of weight 0 is 0, also where log_probs is -inf
-        cost = -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).flatten(1).sum(dim=1)
-        return cost[:-1].sum(), cost[-1]
+        raise NotImplementedError
+
+    def smooth(self, net: Net) -> Net:
+        """The network with its log-probabilities smoothed, in float32 at least."""
+
+        def ask(tokens: Tensor, classes: Tensor) -> Tensor:
+            log_probs = net(tokens, classes)
+            with torch.autocast(tokens.device.type, enabled=False):
+                log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+                return smoothed(log_probs, tokens, self.label_smoothing)
+
+        return ask
+
+    def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
+        """The losses of two conditionals: the null class by its share."""
+        share = self.label_dropout
+        return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
+
+
+class Averaged(Objective):
+    """The NELBO over every partial state and label at once, under the batch's histogram: small N and D only."""
+
+    def prepare(self, net: nn.Module) -> None:
+        """Refuse more than `MAX_EVALUATIONS` evaluations of the network a step."""
+        n, d, k = _shape(net)
+        evaluations = ((n + 1) ** d - n**d) * (k + 1)
+        if evaluations > MAX_EVALUATIONS:
+            raise UserError(
+                f"the averaged objective would evaluate the network {evaluations:.3g} times a step "
+                f"(at most {MAX_EVALUATIONS}): use objective=pooled, or objective=sampled for images"
+            )
+
+    def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
+        """See `Objective.loss`; nothing is drawn."""
+        averaged = averaged_objective(*_shape(net), x.device)
+        return self.weigh(*averaged(self.smooth(net), averaged.histogram(x, classes)))
+
+
+class Pooled(Objective):
+    """One mask for some of the batch's points, the whole batch for targets (`pooled_nelbo`): few different points only.
+
+    Args:
+        label_dropout, label_smoothing: see `Objective`.
+        rows: data points masked at a step; the batch should be much larger.
+
+    Raises:
+        UserError: rows < 1.
+    """
+
+    def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0, rows: int = 512) -> None:
+        super().__init__(label_dropout, label_smoothing)
+        if rows < 1:
+            raise UserError(f"objective.rows = {rows} must be at least 1")
+        self.rows = rows
+
+    def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
+        """See `Objective.loss`."""
+        n, _, k = _shape(net)
+        conditional, null = pooled_nelbo(self.smooth(net), x, classes, n, k, self.rows, generator)
+        return self.weigh(conditional.mean(), null.mean())
+
+
+class Sampled(Objective):
+    """One mask per data point.
+
+    Args:
+        label_dropout: share of the null class; without pairs the probability with which a label is dropped.
+        label_smoothing: see `Objective`.
+        paired: both conditionals of every data point on one mask, weighted, in place of dropped labels.
+    """
+
+    def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0, paired: bool = True) -> None:
+        super().__init__(label_dropout, label_smoothing)
+        self.paired = paired
+
+    def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
+        """See `Objective.loss`."""
+        n, _, k = _shape(net)
+        if self.paired:
+            conditional, null = paired_nelbo(self.smooth(net), x, classes, n, k, generator)
+            return self.weigh(conditional.mean(), null.mean())
+        labels = drop_labels(classes, k, self.label_dropout, generator)
+        return {"loss": nelbo(self.smooth(net), x, labels, n, generator).mean()}
+
+
+def _shape(net: nn.Module) -> tuple[int, int, int]:
+    """N, D and K of a network."""
+    n, d, k = (int(getattr(net, name)) for name in ("num_tokens", "num_dims", "num_classes"))  # type: ignore[arg-type]
+    return n, d, k

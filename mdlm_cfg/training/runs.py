@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import TARGET, make, names_in
 
 CHECKPOINT = Path("checkpoints", "last.ckpt")
 CONFIG = "resolved_config.yaml"
-SAVED = ("net", "objective", "optimizer", "data", "config", "seed")  # what `MaskedDiffusion` records
+RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a run, in its checkpoint
+WRITTEN_BY, FORMAT = "mdlm_cfg", 2  # the format changes when an older checkpoint can not be read any more
+NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class LoadedRun:
     """
 
     path: Path
-    net: GridTransformer
+    net: nn.Module
     denoiser: NetDenoiser
     data: dict[str, Any]
     config: dict[str, Any]
@@ -82,11 +87,20 @@ def newest_run(root: str | Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
+def stamp() -> dict[str, Any]:
+    """What a checkpoint says of its writer."""
+    try:
+        version = metadata.version("mdlm-cfg")
+    except metadata.PackageNotFoundError:  # run from its sources
+        version = "unknown"
+    return {"written_by": WRITTEN_BY, "format": FORMAT, "version": version}
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of `MaskedDiffusion` as plain containers and tensors (torch's weights_only=True).
 
     Raises:
-        UserError: it is missing, cannot be read, or is not one of ours.
+        UserError: it is missing, cannot be read, is not one of ours, was written by another version, or lacks a part.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,33 +109,57 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
-    saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not all(name in saved for name in SAVED) or "state_dict" not in checkpoint:
+    saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(saved, dict) or "state_dict" not in checkpoint:
         raise UserError(f"the checkpoint {path} was not written by mdlm_cfg")
+    if checkpoint.get("written_by") != WRITTEN_BY or checkpoint.get("format") != FORMAT:
+        ours = "net" in saved and "objective" in saved
+        version = checkpoint.get("version", "0.1" if ours else None)
+        who = f"mdlm_cfg {version}, in another format: train it again" if ours else "something else than mdlm_cfg"
+        raise UserError(f"the checkpoint {path} can not be used: it was written by {who}")
+    missing = [name for name in RECORDED if name not in saved]
+    missing += [f"data.{name}" for name in ("name", "fingerprint") if name not in _part(saved, "data")]
+    missing += ["net._target_"] if TARGET not in _part(saved, "net") else []
+    if missing:
+        raise UserError(f"the checkpoint {path} is incomplete: it does not say {missing[0]}; train it again")
     return checkpoint
 
 
-def load_run(path: str | Path, batch_size: int = 1024) -> LoadedRun:
+def _part(saved: dict[str, Any], name: str) -> dict[str, Any]:
+    part = saved.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] = ()) -> LoadedRun:
     """Rebuild the network, with its averaged weights, from a checkpoint alone.
 
     Args:
         path: a checkpoint that training saved.
         batch_size: of the denoiser.
+        trusted: names of networks of your own, such as "my_package.MyNet": a checkpoint that names one that is neither
+            here nor in `mdlm_cfg.nets` is refused, and nothing is imported.
 
     Raises:
-        UserError: the checkpoint is missing, damaged, not one of ours, or its weights do not fit its network.
+        UserError: the checkpoint is missing, damaged, not one of ours, names a network that is not trusted, or its
+            weights do not fit its network.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
     weights = {
         name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items() if name.startswith("net.")
     }
+    for name in names_in(saved["net"]) - set(trusted):
+        if name.rpartition(".")[0] not in NETWORKS:
+            raise UserError(
+                f"the checkpoint {path} names the network {name}, which is not part of mdlm_cfg: name it yourself "
+                f"if you trust it, net._target_={name}"
+            )
     try:
-        net = GridTransformer(**saved["net"])
+        net = build_net(saved["net"], trusted)
         net.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
+    except RuntimeError as error:
         raise UserError(
-            f"the weights in {path} do not fit the network recorded there: another version wrote it"
+            f"the weights in {path} do not fit the network recorded there: another version of it wrote them"
         ) from error
     return LoadedRun(
         path=Path(path),
@@ -132,3 +170,14 @@ def load_run(path: str | Path, batch_size: int = 1024) -> LoadedRun:
         hyper_parameters=dict(saved),
         step=int(checkpoint["global_step"]),
     )
+
+
+def build_net(settings: Mapping[str, Any], trusted: Collection[str] = ()) -> nn.Module:
+    """The network that plain settings name, its shape included.
+
+    Raises:
+        UserError: a name that is neither in `mdlm_cfg.nets` nor trusted, or something that is not a denoising network.
+    """
+    net = make(settings, "net", NETWORKS, trusted)
+    check_network(net, str(settings[TARGET]))
+    return net

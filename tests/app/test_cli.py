@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from mdlm_cfg.app import cli
+from mdlm_cfg.app import cli, errors
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -151,8 +151,8 @@ def test_bernoulli_mixture_of_images_end_to_end(images: Path, tmp_path: Path) ->
 def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None:
     arguments = (*TOY, "logger=csv", "evaluate=false")
     half, rest, whole = (tmp_path / name for name in ("half", "rest", "whole"))
-    assert run("train", *arguments, "optimizer.final_lr=1.0", "trainer.max_epochs=1", f"runs={half}") == 0
-    longer = (*arguments, "optimizer.final_lr=1.0")  # a cosine knows the number of epochs
+    assert run("train", *arguments, "final_lr=1.0", "trainer.max_epochs=1", f"runs={half}") == 0
+    longer = (*arguments, "final_lr=1.0")  # a cosine knows the number of epochs
     assert run("train", *longer, f"ckpt_path={newest_run(half)}", f"runs={rest}") == 0
     assert run("train", *longer, f"runs={whole}") == 0
     found, expected = (torch.load(newest_run(folder), weights_only=True) for folder in (rest, whole))
@@ -184,8 +184,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["widht=3"], "Key 'widht' not in"),
         (["net.widht=3"], "Key 'widht' is not in"),
         (["+net.widht=3"], "net.widht is no argument of GridTransformer"),
-        (["+trainer.widht=3"], "unexpected keyword argument 'widht'"),
-        (["optimizer.lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
+        (["+trainer.widht=3"], "trainer.widht is no argument of Trainer"),
+        (["optimizer.lr=abc"], "optimizer.lr = 'abc' must be of type float"),
         (["optimizer.lr=-1"], "learning rate -1"),
         (["w=[0,-2]"], "w = -2.0 is not allowed"),
         (["w=[0"], "no viable alternative"),
@@ -197,7 +197,14 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["steps=5"], "first_hitting takes no steps"),
         (["num_samples=0"], "num_samples must be at least 1"),
         (["threads=0"], "threads must be at least 1"),
-        (["objective.kind=odd"], "choose one of averaged, pooled, sampled"),
+        (["objective=odd"], "Could not find 'objective/odd'"),
+        (["objective._target_=mdlm_cfg.training.objectives.Odd"], "there is no class or function Odd"),
+        (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.net is missing: adamw needs it"),
+        (["objective.paired=true"], "Key 'paired' is not in"),
+        (["optimizer.betas=[0.9]"], "betas [0.9] must be two numbers"),
+        (["optimizer=muon", "net.depth=0"], "optimizer=adamw"),
+        (["ema_decay=1"], "ema_decay 1.0"),
+        (["net._target_=no_such_package.Net"], "No module named 'no_such_package'"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
         (["data=table"], "path is missing"),
@@ -286,11 +293,88 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
             cli.build_data({"_target_": target})
 
 
+OWN_NET = """
+import math
+
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, num_tokens: int, grid_shape: list[int], num_classes: int, features: int = 8):
+        super().__init__()
+        self.num_tokens, self.num_dims, self.num_classes = num_tokens, math.prod(grid_shape), num_classes
+        self.classes = nn.Embedding(num_classes + 1, num_tokens * self.num_dims)
+
+    def forward(self, tokens, classes):
+        return self.classes(classes).unflatten(1, (self.num_dims, self.num_tokens)).log_softmax(-1)
+
+
+def probabilities(num_tokens: int, grid_shape: list[int], num_classes: int):
+    class Wrong(Tiny):
+        def forward(self, tokens, classes):
+            return super().forward(tokens, classes).exp()
+
+    return Wrong(num_tokens, grid_shape, num_classes)
+"""
+
+
+def test_a_network_of_the_users_own_is_trained_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_net_of_a_user.py").write_text(OWN_NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = [item for item in TOY if not item.startswith("net.")]
+    name = "net._target_=own_net_of_a_user.Tiny"
+    arguments = (*own, "logger=csv", f"runs={tmp_path}")
+    assert run("train", *arguments, name, "+net.features=4") == 0
+    path = newest_run(tmp_path)
+    assert load_run(path, trusted=["own_net_of_a_user.Tiny"]).hyper_parameters["net"]["features"] == 4
+    del sys.modules["own_net_of_a_user"]
+    said = refusal(capsys, "eval", f"runs={tmp_path}")
+    assert "names the network own_net_of_a_user.Tiny" in said and name in said
+    assert "own_net_of_a_user" not in sys.modules
+    assert run("eval", f"runs={tmp_path}", name) == 0
+    wrong = refusal(capsys, "train", *arguments, "net._target_=own_net_of_a_user.probabilities")
+    assert "must answer log-probabilities" in wrong
+
+
+def test_a_diverged_run_says_which_checkpoint_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*TOY, "logger=csv", f"runs={tmp_path}", "evaluate=false")
+    assert run("train", *arguments) == 0
+    path, content = newest_run(tmp_path), newest_run(tmp_path).read_bytes()
+    said = refusal(
+        capsys, "train", *arguments, f"ckpt_path={path}", "optimizer.lr=1e30", "trainer.max_epochs=4", "final_lr=1"
+    )
+    assert "lower optimizer.lr" in said and f"the last good checkpoint is {path}" in said
+    assert newest_run(tmp_path) == path and path.read_bytes() == content
+
+
+def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*TOY, "logger=csv", f"runs={tmp_path}")
+    assert run("train", *arguments) == 0
+    path = newest_run(tmp_path)
+    capsys.readouterr()
+    assert run("train", *arguments, f"ckpt_path={path}") == 0
+    said = capsys.readouterr().out
+    assert f"nothing was left to train in {path}" in said and f"checkpoint: {path}" in said and "report: " in said
+    assert "nothing was trained" in refusal(capsys, "train", *arguments, "trainer.max_epochs=0")
+
+
+def test_a_checkpoint_that_does_not_say_how_its_data_were_made(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(newest_run(runs), weights_only=True)
+    del content["hyper_parameters"]["config"]["data"]
+    torch.save(content, tmp_path / "last.ckpt")
+    assert "give data=..." in refusal(capsys, "eval", f"ckpt_path={tmp_path / 'last.ckpt'}")
+
+
 def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="strength w = -2"):
         run("eval", "denoiser=exact", "w=[-2]")
-    assert cli.sentence(RuntimeError("a bug")) is None
+    assert errors.sentence(RuntimeError("a bug")) is None
 
 
 @pytest.mark.slow

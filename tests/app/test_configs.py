@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.cli import CONFIGS, build_trainer, evaluation_settings, to_plain_config
+from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
+from mdlm_cfg.app.cli import CONFIGS, evaluation_settings, to_plain_config
 from mdlm_cfg.app.pipeline import EvaluationSettings
-from mdlm_cfg.nets import GridTransformer
+from mdlm_cfg.support.named import make
+from mdlm_cfg.training.build import build_module
+from mdlm_cfg.training.runs import build_net
 
 SHAPES = {"toy": (2,), "image": (28, 28)}
 
@@ -27,15 +30,19 @@ def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
         return to_plain_config(compose(name, list(overrides)))
 
 
+def described(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"num_tokens": 2, "grid_shape": list(shape), "num_classes": 10}
+
+
 def made(settings: dict[str, Any]) -> Any:
-    return instantiate({key: value for key, value in settings.items() if key != "path"})
+    return make({key: value for key, value in settings.items() if key != "path"}, "data", DATA)
 
 
 @pytest.mark.parametrize("name", names("data"))
 def test_data(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
     np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]))
-    more = [f"data.path={path}"] if name in {"table", "idx"} else []
+    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens"} else []
     for command in ("train", "eval"):
         data = made(composed(f"data={name}", *more, name=command)["data"])
         assert data.name and data.seed == 0
@@ -48,7 +55,7 @@ def test_data(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names("net"))
 def test_net(name: str) -> None:
     settings = composed(f"net={name}")["net"]
-    assert GridTransformer(2, SHAPES.get(name, (28, 28)), 10, **settings).num_classes == 10
+    assert build_net(settings | described(SHAPES.get(name, (28, 28)))).num_classes == 10
 
 
 @pytest.mark.parametrize("name", names("trainer"))
@@ -60,24 +67,47 @@ def test_trainer(name: str) -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_automatic_precision_is_bf16_where_that_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdlm_cfg.app.cli.bf16_is_fast", lambda: fast)
+    monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
     settings = composed("trainer.precision=auto", "trainer.accelerator=cpu")["trainer"]
     assert build_trainer(settings, [], []).precision == ("bf16-mixed" if fast else "32-true")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_auto_means_is_said_once(
+    fast: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
+    cpu = torch.device("cpu")
+    say_precision(composed("experiment=mnist"), cpu)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("trainer.precision and optimizer.precision: ")
+    assert ("bfloat16, as" if fast else "float32, as") in said
+    say_precision(composed(), cpu)
+    assert capsys.readouterr().out == ""
+    assert device_meant_by("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("name", names("logger"))
 def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    settings = composed(f"logger={name}")["logger"]
-    assert settings.get("mode", "offline") == "offline"
-    instantiate(settings, save_dir=str(tmp_path))
+    config = composed(f"logger={name}")
+    assert config["logger"].get("mode", "offline") == "offline"
+    assert len(build_loggers(config, tmp_path)) == (1 if name == "csv" else 2)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
 
 
 @pytest.mark.parametrize("name", names("objective"))
 def test_objective(name: str) -> None:
-    assert composed(f"objective={name}")["objective"]["kind"] == name
+    module = build_module(composed(f"objective={name}"), described((3,)))
+    assert type(module.objective).__name__ == name.title()
+
+
+@pytest.mark.parametrize("name", names("optimizer"))
+def test_optimizer(name: str) -> None:
+    module = build_module(composed(f"optimizer={name}", "optimizer.lr=0.25"), described((3,)))
+    groups = module.configure_optimizers().param_groups
+    assert groups[0]["lr"] == 0.25 and len(groups) == {"adamw": 1, "muon": 2}[name]
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -85,8 +115,8 @@ def test_experiment(name: str) -> None:
     config = composed(f"experiment={name}", "trainer.accelerator=cpu")
     made(config["data"])
     build_trainer(config["trainer"], [], [])
-    shape = (28, 28) if config["net"].get("stem_channels") else (3, 3)
-    GridTransformer(2, shape, 10, **config["net"])
+    shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
+    build_module(config, described(shape))
     assert isinstance(evaluation_settings(config), EvaluationSettings)
 
 
@@ -101,3 +131,12 @@ def test_the_resolved_configuration_is_plain_and_complete() -> None:
     assert config["data"]["seed"] == 3
     assert OmegaConf.missing_keys(OmegaConf.create(config)) == set()
     assert type(config["optimizer"]) is dict and type(config["w"]) is list
+
+
+def test_the_files_settings_count_for_a_target_of_ones_own_where_it_takes_them() -> None:
+    given = "net._target_=mdlm_cfg.nets.transformer.ConvBlock"  # takes channels alone
+    config = composed(given, "+net.odd=1")
+    assert for_own_targets(config, [given, "+net.odd=1"])["net"] == {"_target_": given.split("=")[1], "odd": 1}
+    same = "net._target_=mdlm_cfg.nets.GridTransformer"
+    assert for_own_targets(config | {"net": composed(same)["net"]}, [same])["net"] == composed()["net"]
+    assert for_own_targets(config, ["seed=1"]) == config

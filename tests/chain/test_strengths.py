@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Inconsistent, dense_generator
+from helpers import Inconsistent
+from oracle import Chain
 
 from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength, parse_strengths
@@ -47,8 +48,7 @@ def test_per_count_is_one_strength_for_every_number_of_unmasked_coordinates():
     assert guidance.table(3) == [3.0, -1.0, 0.5] and guidance.label == "[3,-1,0.5]"
     assert [guidance.w(k / 2) for k in range(3)] == [3.0, -1.0, 0.5]
     denoiser = Inconsistent(2, 3, 2)
-    generator = dense_generator(denoiser, guidance, 0)
-    law = torch.linalg.matrix_exp(60.0 * generator)[-1].reshape(3, 3, 3)[:2, :2, :2]
+    law = Chain(denoiser, guidance.w, "rate", 0).terminal_by_orders()
     assert (law - terminal_law(denoiser, guidance, 0)).abs().max() < 1e-11
     assert Guidance([2.5]).table(1) == [2.5]
     with pytest.raises(ValueError, match="are 3, and there must be 2"):

@@ -7,11 +7,10 @@ from itertools import pairwise, permutations, product
 
 import pytest
 import torch
-from helpers import CASES, Inconsistent, case_id, case_target, dense_step, random_target
+from helpers import CASES, case_id, case_target, random_target
 
 from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
-from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear, step_fractions
+from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear
 from mdlm_cfg.chain.steps import JUMPS, subset_chances
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.targets import toys
@@ -22,23 +21,6 @@ def test_reference_cases(case):
     guidance = Guidance(case["w"], case["guidance"])
     law = stepped_law(case_target(case).denoiser(), guidance, case["target_class"], "tau_leaping", case["step_taus"])
     assert (law.flatten() - torch.tensor(case["tau_leaping_law"], dtype=torch.float64)).abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("sampler", JUMPS)
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
-@pytest.mark.parametrize("make", ["zeros", "inconsistent"])
-def test_steps_against_the_dense_kernel(sampler, kind, make):
-    # tables with zeros: parallel steps land on impossible partial states, where the denoiser's rule decides
-    denoiser = random_target(2, 3, seed=6, zeros=0.5).denoiser() if make == "zeros" else Inconsistent(2, 3, 2)
-    guidance = Guidance(linear_ramp(0.5, 3.0), kind)
-    fractions = step_fractions(4, cosine())
-    expected = torch.zeros(27, dtype=torch.float64)
-    expected[-1] = 1
-    for u in fractions.tolist():
-        expected = expected @ dense_step(denoiser, guidance, 1, sampler, u)
-    law = stepped_law(denoiser, guidance, 1, sampler, 4, cosine())
-    assert (law.flatten() - expected).abs().max() < 1e-12
-    assert law[-1].sum() == 0  # the last step leaves nothing masked
 
 
 @pytest.mark.parametrize("sampler", JUMPS)

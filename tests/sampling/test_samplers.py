@@ -1,20 +1,28 @@
-"""Samplers against the exact laws they should follow: seeded chi-square tests (theory, section 6)."""
+"""Samplers against the laws they should follow, by the oracle: seeded chi-square tests (theory, section 6)."""
 
 from __future__ import annotations
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import Inconsistent, random_target
+from oracle import Chain, fractions, grid_fractions
 from scipy.stats import chi2
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdlm_cfg import Guidance, sample, stepped_law, terminal_law
+from mdlm_cfg import Guidance, UserError, sample, stepped_law, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.chain.schedules import cosine, exponential
+from mdlm_cfg.chain.schedules import Schedule, cosine, exponential
 from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling import SAMPLERS, Sampler
+from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 
 def chi_square_p_value(x, law):
@@ -41,33 +49,148 @@ def draw(denoiser, guidance, sampler, steps, schedule=None, seed=0, n=40_000, ta
     return sample(denoiser, guidance, target_class, n, sampler, steps, schedule, generator=generator)
 
 
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
+KINDS = ("rate", "normalized")
+STEPPED = SAMPLERS[1:]
+SCHEDULES = {"linear": Schedule("linear"), "cosine": Schedule("cosine"), "exponential": Schedule("exponential", 3.0)}
+GRID = [0.0, 0.4, 1.5, math.inf]
+DENOISERS = {
+    "zeros": lambda: random_target(3, 3, k=3, seed=12, zeros=0.4).denoiser(),
+    "incoherent": lambda: Inconsistent(2, 4, 3, seed=2),
+}
+
+
+def truth_of(denoiser, w, kind, sampler, steps, schedule, z):
+    """The law by brute force, of plain values: nothing that the product made is asked what it is."""
+    chain = Chain(denoiser, w, kind, z)
+    if sampler == "first_hitting":
+        return chain.terminal_by_orders()
+    shares = fractions(schedule.name, steps, schedule.end) if schedule else grid_fractions(steps)
+    return chain.stepped(sampler, shares)[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("w", [-1.0, 0.0, 2.5, 9.0])
-def test_first_hitting_follows_the_terminal_law(kind, w):
-    denoiser, guidance = random_target(3, 3, k=3, seed=11, zeros=0.3).denoiser(), Guidance(w, kind)
-    law = terminal_law(denoiser, guidance, 0)
-    assert chi_square_p_value(draw(denoiser, guidance, "first_hitting", None), law) > 1e-3
+def test_first_hitting_follows_the_oracle(make, kind, w):
+    denoiser, guidance = DENOISERS[make](), Guidance(w, kind)
+    law = truth_of(denoiser, w, kind, "first_hitting", None, None, 2)
+    assert chi_square_p_value(draw(denoiser, guidance, "first_hitting", None, target_class=2), law) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", ["tau_leaping", "euler", "d_cfg", "event_leaping"])
-@pytest.mark.parametrize("make", ["zeros", "inconsistent"])
-def test_stepped_samplers_follow_their_stepped_law(sampler, make):
-    denoiser = random_target(3, 3, seed=12, zeros=0.4).denoiser() if make == "zeros" else Inconsistent(3, 3, 2)
-    guidance = Guidance(linear_ramp(3.0, 0.5))
-    law = stepped_law(denoiser, guidance, 0, sampler, 2, cosine())
-    x = draw(denoiser, guidance, sampler, 2, cosine())
-    assert chi_square_p_value(x, law[:3, :3, :3]) > 1e-3
-    # and the test has the power to tell: the same sampler in three steps, or without steps, is another law
-    other = stepped_law(denoiser, guidance, 0, sampler, 3, cosine())[:3, :3, :3]
-    assert total_variation(law[:3, :3, :3], other) > 0.02
-    assert is_rejected(x, other)
+@pytest.mark.parametrize("sampler", STEPPED)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", DENOISERS)
+def test_stepped_samplers_follow_the_oracle(sampler, kind, make):
+    denoiser, w = DENOISERS[make](), linear_ramp(3.0, 0.5)
+    guidance = Guidance(w, kind)
+    law = truth_of(denoiser, w, kind, sampler, 2, cosine(), 2)
+    x = draw(denoiser, guidance, sampler, 2, cosine(), target_class=2)
+    assert chi_square_p_value(x, law) > 1e-3
+    # and the test has the power to tell: the same sampler in three steps is another law, and so is another kind's,
+    # another schedule's and another class's
+    others = {
+        "steps": truth_of(denoiser, w, kind, sampler, 3, cosine(), 2),
+        "kind": truth_of(denoiser, w, KINDS[1 - KINDS.index(kind)], sampler, 2, cosine(), 2),
+        "schedule": truth_of(denoiser, w, kind, sampler, 2, Schedule("exponential", 3.0), 2),
+        "class": truth_of(denoiser, w, kind, sampler, 2, cosine(), 0),
+        "sign": truth_of(denoiser, linear_ramp(-0.9, -0.5), kind, sampler, 2, cosine(), 2),
+    }
+    for what, other in others.items():
+        if total_variation(law, other) > 0.02:
+            assert is_rejected(x, other), what
+    told = [what for what, other in others.items() if total_variation(law, other) > 0.02]
+    assert {"class", "sign"} <= set(told) and len(told) >= 3, told
+
+
+@pytest.mark.parametrize("sampler", STEPPED)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "grid"])
+def test_schedules_and_grids_follow_the_oracle(sampler, schedule):
+    denoiser, guidance = DENOISERS["incoherent"](), Guidance(2.0)
+    steps, made = (GRID, None) if schedule == "grid" else (2, SCHEDULES[schedule])
+    law = truth_of(denoiser, 2.0, "rate", sampler, steps, made, 1)
+    x = draw(denoiser, guidance, sampler, steps, made, target_class=1)
+    assert chi_square_p_value(x, law) > 1e-3
+
+
+def holm(p_values):
+    """The p-values in ascending order, corrected for having looked at all of them (Holm 1979)."""
+    ranked = sorted(p_values)
+    corrected = [min(1.0, (len(ranked) - k) * p) for k, p in enumerate(ranked)]
+    return list(itertools.accumulate(corrected, max))
+
+
+def shipped():
+    """The denoisers of every target that the package ships, and of a Bernoulli mixture, by name."""
+    toy = {name: getattr(toys, name)() for name in dir(toys) if name.startswith("toy_")}
+    g = torch.Generator().manual_seed(5)
+    probabilities, weights = torch.rand(3, 2, 6, generator=g), torch.rand(3, 2, generator=g)
+    bernoulli = BernoulliMixture(
+        probabilities, weights / weights.sum(1, keepdim=True), torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    )
+    return {name: target.denoiser() for name, target in toy.items()} | {"bernoulli": bernoulli.denoiser()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_on_every_shipped_target(sampler, kind):
+    # three strengths and every target; the laws themselves are held against the oracle in tests/laws
+    p_values = {}
+    for name, exact in shipped().items():
+        z, denoiser = exact.num_classes - 1, TabulatedDenoiser(exact)
+        for w in (0.0, 1.5, 6.0):
+            made = Sampler(sampler, None if sampler == "first_hitting" else 3, None)
+            guidance, generator = Guidance(w, kind), generator_for(name, sampler, kind, w)
+            law = made.law(denoiser, guidance, z)
+            x = made.draw(denoiser, guidance, z, 20_000, generator)
+            p_values[name, w] = chi_square_p_value(x, law)
+    assert holm(p_values.values())[0] > 0.01, sorted(p_values.items(), key=lambda item: item[1])[:3]
+
+
+def test_holm_corrects():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+class Draws(TorchDispatchMode):
+    """Every random number that torch draws: which operator, and of which type."""
+
+    RANDOM = (
+        "rand",
+        "uniform",
+        "exponential",
+        "multinomial",
+        "normal",
+        "bernoulli",
+        "randint",
+        "randperm",
+        "geometric",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__.strip("_")
+        if name in self.RANDOM:
+            self.found.add((name, out.dtype))
+        return out
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_draws_are_uniform_and_float64(sampler):
+    # a float32 Gumbel-max cuts the tails of rare values (arXiv 2409.02908): no sample of a test's size would show it
+    denoiser = random_target(3, 3, seed=1).denoiser()
+    with Draws() as draws:
+        draw(denoiser, Guidance(2.0), sampler, None if sampler == "first_hitting" else 2, n=10)
+    assert draws.found == {("rand", torch.float64)}
 
 
 def test_two_values_are_not_biased_by_small_steps():
-    # 2 tokens and many steps: where a float32 Gumbel-max over values and mask would drift
-    denoiser, guidance = random_target(2, 2, seed=13).denoiser(), Guidance(4.0)
-    law = stepped_law(denoiser, guidance, 0, "tau_leaping", 500, exponential(8.0))
-    x = draw(denoiser, guidance, "tau_leaping", 500, exponential(8.0), n=60_000)
+    denoiser, guidance = TabulatedDenoiser(random_target(2, 2, seed=13).denoiser()), Guidance(4.0)
+    law = Chain(denoiser, 4.0, "rate", 1).stepped("tau_leaping", fractions("exponential", 200, 8.0))
+    x = draw(denoiser, guidance, "tau_leaping", 200, exponential(8.0), n=30_000, target_class=1)
     assert chi_square_p_value(x, law[:2, :2]) > 1e-3
 
 
@@ -132,3 +255,73 @@ def test_cost_is_what_the_denoiser_was_asked_for(sampler, w):
 
         draw(Counting(2, 4, 2), Guidance(w), sampler, steps, n=7)
         assert sum(asked) == Sampler(sampler, steps).num_rows(7, 4, Guidance(w))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_a_network_change_nothing(sampler, kind):
+    torch.manual_seed(0)
+    net = GridTransformer(4, (3,), 2, width=16, depth=1, num_heads=2).double()
+    for parameter in net.parameters():  # what starts at zero would answer the same to all
+        torch.nn.init.normal_(parameter, std=0.3)
+    guidance, steps = Guidance(2.0, kind), None if sampler == "first_hitting" else 2
+    whole, *parts = (NetDenoiser(net, batch_size=size) for size in (1024, 7, 1))
+    assert float((terminal_law(whole, guidance, 1) - 1 / 64).abs().max()) > 0.01
+    for part in parts:
+        assert torch.equal(*(draw(d, guidance, sampler, steps, n=60, target_class=1) for d in (whole, part)))
+        laws = [Sampler(sampler, steps).law(d, guidance, 1) for d in (whole, part)]
+        assert float((laws[0] - laws[1]).abs().max()) < 1e-12
+
+
+def test_a_schedule_by_its_name_is_the_schedule():
+    denoiser, guidance = random_target(3, 2, seed=15).denoiser(), Guidance(2.0)
+    assert Schedule("exponential") == exponential() and Schedule("exponential").end == 10
+    assert Schedule("linear") != Schedule("cosine") and str(Schedule("exponential")) == "exponential"
+    for name, made in (("exponential", exponential()), ("cosine", cosine())):
+        for sampler in STEPPED:
+            laws = [stepped_law(denoiser, guidance, 1, sampler, 3, s) for s in (name, made)]
+            assert torch.equal(*laws)
+            assert torch.equal(*(draw(denoiser, guidance, sampler, 3, s, n=100) for s in (name, made)))
+            assert Sampler(sampler, 3, name) == Sampler(sampler, 3, made)
+    linear_law = stepped_law(denoiser, guidance, 1, "d_cfg", 3, "linear")
+    assert float((stepped_law(denoiser, guidance, 1, "d_cfg", 3, "exponential") - linear_law).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_unknown_schedules_are_refused(sampler):
+    with pytest.raises(UserError, match="'quadratic' is unknown; choose one of linear, cosine, exponential"):
+        Sampler(sampler, None if sampler == "first_hitting" else 3, "quadratic")
+    denoiser = random_target(3, 2).denoiser()
+    with pytest.raises(UserError, match="'quadratic' is unknown"):
+        sample(denoiser, Guidance(1.0), 0, 5, sampler, None if sampler == "first_hitting" else 3, "quadratic")
+
+
+def test_schedules_without_a_use_are_refused():
+    for schedule in ("cosine", cosine()):
+        with pytest.raises(UserError, match=r"first_hitting takes no schedule \(got cosine\)"):
+            Sampler("first_hitting", schedule=schedule)
+        with pytest.raises(UserError, match="no use beside a grid"):
+            Sampler("euler", GRID, schedule)
+
+
+@pytest.mark.parametrize("sampler", STEPPED)
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor, int])
+def test_whole_numbers_of_any_type_are_steps(sampler, kind):
+    made = Sampler(sampler, kind(3))
+    assert made == Sampler(sampler, 3) and type(made.steps) is int and made.calls(5) == 3
+    assert made.describe() == Sampler(sampler, 3).describe()
+    with pytest.raises(UserError, match="number of steps is 0, and must be at least 1"):
+        Sampler(sampler, kind(0))
+
+
+@pytest.mark.parametrize("steps", [2.5, "three", [0.0], [0.0, math.nan], [], [0.1, 1.0], {"a": 1}])
+def test_other_steps_are_refused(steps):
+    with pytest.raises(UserError, match="whole number of steps"):
+        Sampler("euler", steps)
+
+
+def test_grids_of_any_type_are_one():
+    for grid in (tuple(GRID), torch.tensor(GRID, dtype=torch.float64), np.array(GRID)):
+        made = Sampler("euler", grid)
+        assert made == Sampler("euler", GRID) and made.steps == tuple(GRID) and made.schedule is None
+        assert made.describe() == {"sampler": "euler", "schedule": None, "steps": GRID} and made.calls(9) == 3

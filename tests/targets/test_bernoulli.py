@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mdlm_cfg.targets.bernoulli import BernoulliMixture, _log_mean, fit_em
+from mdlm_cfg.targets.bernoulli import BernoulliMixture, _log_mean
+from mdlm_cfg.targets.bernoulli_fit import fit_em
 from mdlm_cfg.targets.table import TableMixture
 
 

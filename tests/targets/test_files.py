@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+import tracemalloc
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.files import load_table
 
 
@@ -48,3 +56,121 @@ def test_bad_files_get_one_clear_sentence(tmp_path: Path) -> None:
         np.savez(path, **arrays)
         with pytest.raises(ValueError, match=complaint):
             load_table(path)
+
+
+def test_names_of_classes_and_values_come_along(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    good = {"class_pmfs": np.full((2, 3), 1 / 3), "class_weights": [0.5, 0.5]}
+    np.savez(path, **good, class_names=["yes", "no"], value_names=["a", "b", "ü"], other=np.array([None]))
+    target = load_table(path)
+    assert target.class_names == ("yes", "no") and target.value_names == ("a", "b", "ü")
+    np.savez(path, **good)
+    assert load_table(path).class_names is None and load_table(path).value_names is None
+    assert load_table(path).fingerprint() == target.fingerprint(), "names are no part of the distribution"
+    for names, complaint in (
+        ({"class_names": ["yes"]}, "class_names must be 2 different names, got 1"),
+        ({"value_names": ["a", "a", "b"]}, "value_names must be 3 .* of which 2 differ"),
+        ({"value_names": [1, 2, 3]}, "value_names must be a list of text, not int64"),
+        ({"class_names": [["a", "b"]]}, "class_names must be a list of text"),
+    ):
+        np.savez(path, **good, **names)
+        with pytest.raises(UserError, match=rf"t\.npz: {complaint}"):
+            load_table(path)
+
+
+def test_other_things_than_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="is a folder: give the path"):
+        load_table(tmp_path)
+    path = tmp_path / "t.npz"
+    np.savez(path, class_pmfs=np.full((2, 1, 1), 1.0), class_weights=[0.5, 0.5])
+    with pytest.raises(UserError, match="leave every coordinate one value; give N >= 2"):
+        load_table(path)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(zipfile, "ZipFile", denied)
+    with pytest.raises(UserError, match=r"t\.npz cannot be read: Permission denied"):
+        load_table(path)
+
+
+def test_a_header_that_promises_much_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=[0.5, 0.5])
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    lies = entries["class_pmfs.npy"].replace(b"(2, 3)", b"(2, 99999999)")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("class_pmfs.npy", lies)
+        archive.writestr("class_weights.npy", entries["class_weights.npy"])
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"takes 1599999984 bytes, and .* are there") as error:
+        load_table(path)
+    assert "\n" not in str(error.value) and tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> dict[str, np.ndarray]:
+    """Arrays that may be a mixture: right ones, right ones with something wrong, and others."""
+    k, n, d = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.integers(0, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    pmfs = rng.random((k, *[n] * d)) * (rng.random((k, *[n] * d)) < draw(st.sampled_from([0.3, 1.0])))
+    weights = rng.random(k)
+    if draw(st.booleans()):
+        pmfs = pmfs / np.maximum(pmfs.reshape(k, n**d).sum(1), 1e-300).reshape(k, *[1] * d)
+        weights = weights / max(weights.sum(), 1e-300)
+    bad = draw(st.sampled_from([None, None, np.nan, np.inf, -0.5, 1e308]))
+    if bad is not None and pmfs.size:
+        pmfs.flat[draw(st.integers(0, pmfs.size - 1))] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that a type cannot hold
+        pmfs = pmfs.astype(draw(st.sampled_from(["f8", ">f8", "f4", "f2", "c16", "i8", "U5", "?", "O"])))
+    names = draw(st.sampled_from([("class_pmfs", "class_weights"), ("class_pmfs",), ("pmfs", "class_weights")]))
+    more = draw(st.sampled_from([{}, {"value_names": np.array(list("abcd"[:n]))}, {"class_names": np.zeros(k)}]))
+    return dict(zip(names, (pmfs, weights))) | more
+
+
+@settings(max_examples=300, deadline=None)
+@given(contents(), st.booleans(), st.integers(0, 400))
+def test_any_file_is_a_mixture_or_one_sentence(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.npz"
+        np.savez(path, **arrays)
+        if not whole:
+            path.write_bytes(path.read_bytes()[:cut])
+        try:
+            target = load_table(path)
+        except UserError as error:
+            assert "\n" not in str(error) and str(path) in str(error)
+            return
+    pmfs = arrays["class_pmfs"].astype(np.float64)
+    assert target.num_tokens >= 2 and target.class_pmfs.shape == pmfs.shape
+    np.testing.assert_allclose(target.class_pmfs.numpy(), pmfs, atol=1e-6)
+    np.testing.assert_allclose(target.class_pmfs.flatten(1).sum(1).numpy(), 1, atol=1e-12)
+    assert bool((target.class_pmfs >= 0).all())
+
+
+def test_a_mixture_of_one_class_and_one_dimension_is_exact(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", class_pmfs=[[0.0, 0.25, 0.75]], class_weights=[1.0])
+    target = load_table(tmp_path / "t.npz")
+    (row,) = target.denoiser()(torch.tensor([[3]]), torch.tensor([0])).exp()[0]
+    assert row.tolist() == [0.0, 0.25, 0.75] and torch.equal(target.pmf, target.class_pmf(0))
+
+
+@pytest.mark.parametrize("kind", ["equal", "disjoint"])
+def test_equal_and_disjoint_classes_have_their_posteriors(tmp_path: Path, kind: str) -> None:
+    first = np.array([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    second = first if kind == "equal" else first[::-1, ::-1] * [[1.0], [0.0], [2.0]]
+    second = second / second.sum()
+    if kind == "disjoint":
+        second = np.where(first > 0, 0.0, second)
+        second = second / second.sum()
+    np.savez(tmp_path / "t.npz", class_pmfs=np.stack([first, second]), class_weights=[0.25, 0.75])
+    target = load_table(tmp_path / "t.npz")
+    whole = 0.25 * first + 0.75 * second
+    for classes, pmf in ((torch.tensor([0]), first), (torch.tensor([1]), second), (None, whole)):
+        for value in range(3):
+            seen = pmf[value] if pmf[value].sum() > 0 else whole[value] if whole[value].sum() > 0 else np.ones(3)
+            row = target.denoiser()(torch.tensor([[value, 3]]), classes).exp()[0, 1]
+            np.testing.assert_allclose(row.numpy(), seen / seen.sum(), atol=1e-15)

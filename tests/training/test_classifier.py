@@ -88,3 +88,39 @@ def test_impossible_settings_and_grids_are_refused() -> None:
 
 def test_settings_are_plain() -> None:
     assert json.loads(json.dumps(dataclasses.asdict(ClassifierSettings())))["epochs"] > 0
+
+
+def test_the_file_tells_the_precision_and_auto_is_what_the_cpu_does_fast(
+    data: BinaryImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {}
+    for fast in (True, False):
+        asked: list[object] = []
+        monkeypatch.setattr(
+            "mdlm_cfg.training.classifier.bf16_is_fast",
+            lambda device, fast=fast, asked=asked: asked.append(device) or fast,
+        )
+        paths[fast] = classifier_path(data, SMALL, tmp_path)
+        assert asked == ["cpu"]
+        named = dataclasses.replace(SMALL, precision="bfloat16" if fast else "float32")
+        assert paths[fast] == classifier_path(data, named, tmp_path)
+    assert paths[True] != paths[False]
+    with pytest.raises(ValueError, match="choose one of auto, float32, bfloat16"):
+        ClassifierSettings(precision="half")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_are_made_in_the_precision_that_is_asked_for(data: BinaryImageData, precision: str) -> None:
+    seen: set[torch.dtype] = set()
+    settings = dataclasses.replace(SMALL, precision=precision, epochs=1)
+    forward = torch.nn.Linear.forward
+
+    def watched(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        out = forward(self, x)
+        seen.add(out.dtype)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "forward", watched)
+        train_classifier(data.train_images, data.train_labels, data.grid_shape, 3, settings)
+    assert seen == {getattr(torch, precision)}

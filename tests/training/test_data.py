@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from pathlib import Path
@@ -12,11 +13,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training.data import BernoulliData, BinaryImageData, DiffusionData, TableData, TinyMnistData
+from mdlm_cfg.training.data import (
+    BernoulliData,
+    BinaryImageData,
+    DiffusionData,
+    ImageData,
+    TableData,
+    TinyMnistData,
+)
 from mdlm_cfg.training.data.idx import FILES
 
 
@@ -242,3 +251,66 @@ def test_bad_settings_are_refused(root: str) -> None:
     ):
         with pytest.raises(ValueError, match=complaint):
             make()
+
+
+def write_idx_folder(folder: Path, images: list[np.ndarray], labels: list[np.ndarray]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in zip(FILES, (images[0], labels[0], images[1], labels[1]), strict=True):
+        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        (folder / name).write_bytes(header + array.astype(np.uint8).tobytes())
+    return str(folder)
+
+
+def test_images_of_zeros_and_ones_are_those_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = [np.arange(60) % 3, np.arange(30) % 3]
+    images = [rng.integers(0, 2, (len(part), 4, 4)) for part in labels]
+    ones = write_idx_folder(tmp_path / "ones", images, labels)
+    whites = write_idx_folder(tmp_path / "whites", [255 * part for part in images], labels)
+    for how in ("dynamic", "static", "threshold"):
+        data, same = (ready(ImageData(folder, binarization=how, batch_size=60)) for folder in (ones, whites))
+        assert torch.equal(data.test_x.reshape(-1, 4, 4), torch.from_numpy(images[1]).to(torch.uint8))
+        (x,) = batches(data, 0)
+        assert torch.equal(x, batches(same, 0)[0]) and sorted(map(tuple, x.tolist())) == sorted(
+            map(tuple, images[0].reshape(-1, 16).tolist())
+        )
+    tiny = [ready(TinyMnistData(2, 2, dataset=folder)).target for folder in (ones, whites)]
+    assert torch.equal(tiny[0].class_pmfs, tiny[1].class_pmfs)
+    fits = [ready(BernoulliData(2, 3, dataset=folder, root=str(tmp_path))).target for folder in (ones, whites)]
+    assert torch.equal(fits[0].probabilities, fits[1].probabilities)
+
+
+def test_labels_are_counted_anew_on_request(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = [np.arange(60) % 3 * 5 + 1, np.arange(30) % 3 * 5 + 1]
+    folder = write_idx_folder(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
+    with pytest.raises(UserError, match=r"labels are 1, 6, 11, .*data\.relabel=true"):
+        ready(ImageData(folder))
+    data = ready(ImageData(folder, relabel=True))
+    assert data.num_classes == 3 and data.class_names == ("1", "6", "11")
+    assert [int(data.class_names[k]) for k in data.train_labels] == labels[0].tolist()
+    labels[0][0] = 99
+    folder = write_idx_folder(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
+    with pytest.raises(UserError, match="class 3 has 1 training example, and needs at least 2"):
+        ready(ImageData(folder, relabel=True))
+
+
+def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
+    weightless = TableMixture(torch.full((2, 3), 1 / 3), torch.tensor([1.0, 0.0]))
+    with pytest.raises(UserError, match="class 1 of t has weight 0"):
+        TableData(weightless, "t")
+    large = TableMixture(torch.full((1, *[2] * 20), 2.0**-20), torch.ones(1))
+    with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09 partial states"):
+        TableData(large, "t")
+    with pytest.raises(UserError, match="num_test must be a whole number"):
+        table(num_test=None)
+
+
+def test_a_fit_that_cannot_be_kept_is_said_in_a_sentence(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        BernoulliData(2, 3, root=root).prepare_data()
+    assert [path for path in (Path(root) / "bernoulli").rglob("*") if path.is_file()] == []

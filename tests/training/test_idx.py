@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import os
 import struct
 import subprocess
 import tarfile
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import fetch, idx
 
 
@@ -57,7 +65,8 @@ def test_reads_other_types(tmp_path: Path) -> None:
         (bytes([0, 0, 8, 3, 0, 0]), "truncated within its header"),
         (bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2]), "promises 13"),
         (bytes([0, 0, 8, 1, 0, 0, 0, 1, 1, 2]), "promises 9"),
-        (gzip.compress(bytes(1000))[:-12], "corrupt gzip"),
+        (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 3, 232]) + bytes(1000))[:-12], "corrupt gzip"),
+        (gzip.compress(bytes(1000)), "not an IDX file"),
         (b"\x1f\x8b\x08" + bytes(20), "corrupt gzip"),
         (bytes([0, 0, 8, 2]) + b"\xff" * 8, "promises"),
     ],
@@ -210,3 +219,122 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
     (tmp_path / "binarized_mnist_valid.amat").unlink()
     with pytest.raises(idx.DataError, match="lacks binarized_mnist_valid"):
         fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+
+
+def idx_bytes(shape: tuple[int, ...], values: bytes) -> bytes:
+    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.replace("-idx", ".idx"),
+        lambda name: name.replace("-idx", ".idx") + ".gz",
+        str.upper,
+        lambda name: name.upper() + ".GZ",
+        lambda name: f"emnist-letters-{name.replace('t10k', 'test')}.gz",
+    ],
+)
+def test_other_names_of_the_files_are_found(tmp_path: Path, rename: Callable[[str], str]) -> None:
+    arrays = write_dataset(tmp_path, suffix=".gz" if rename("x").lower().endswith(".gz") else "")
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / rename(path.name.removesuffix(".gz")))
+    for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
+        np.testing.assert_array_equal(read, written)
+
+
+def test_a_missing_file_is_named_with_what_is_there_and_two_that_fit_are_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    (tmp_path / idx.TEST_LABELS).rename(tmp_path / "labels.bin")
+    with pytest.raises(idx.DataError, match=rf"lacks {idx.TEST_LABELS} .* it holds labels\.bin, t10k-images"):
+        idx.load_idx_dataset(tmp_path)
+    with pytest.raises(idx.DataError, match="there is no such folder"):
+        idx.load_idx_dataset(tmp_path / "nowhere")
+    for prefix in ("emnist-letters", "emnist-digits"):
+        (tmp_path / f"{prefix}-test-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(idx.DataError, match="put one data set into a folder"):
+        idx.load_idx_dataset(tmp_path)
+
+
+def test_a_gzip_bomb_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(gzip.compress(idx_bytes((4,), b"abcd" + bytes(200_000_000)), 1))
+    (tmp_path / "promise").write_bytes(gzip.compress(idx_bytes((2**31, 2**31), b"ab")))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"large holds more than 12 bytes, .* promises 12"):
+        idx.read_idx(tmp_path / "large")
+    with pytest.raises(ValueError, match=r"promise holds .* gzipped bytes, .* promises 4611686018427387916"):
+        idx.read_idx(tmp_path / "promise")
+    with pytest.raises(ValueError, match="holds more than the 1000 bytes"):
+        idx.read_bytes(tmp_path / "large", 1000)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "complaint"),
+    [
+        (range(1, 27), [1], "labels are 1 to 26, and must count classes from 0 without gaps, here 0 to 25: relabel"),
+        ([0, 1, 3], [0], "labels are 0, 1, 3, and must count classes from 0 without gaps, here 0 to 2"),
+        ([0, 1], [0, 2], "test labels hold 2, of which there is no training example; the training labels are 0, 1"),
+    ],
+)
+def test_labels_that_do_not_count_classes_are_refused(
+    tmp_path: Path, train: Sequence[int], test: Sequence[int], complaint: str
+) -> None:
+    for names, labels in ((idx.FILES[:2], train), (idx.FILES[2:], test)):
+        labels = np.array([*labels] * 2)
+        write_idx(tmp_path / names[0], np.arange(len(labels) * 4).reshape(-1, 2, 2) * 4)
+        write_idx(tmp_path / names[1], labels)
+    with pytest.raises(ValueError, match=complaint):
+        idx.load_idx_dataset(tmp_path)
+    if len(test) == 1:
+        (_, labels, _, test_labels), names = idx.load_relabelled(tmp_path)
+        assert [names[k] for k in labels] == [str(k) for k in train] * 2
+        assert [names[k] for k in test_labels] == [str(k) for k in test] * 2
+
+
+def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    for name, shape in zip(idx.FILES, ((0, 2, 2), (0,), (0, 2, 2), (0,))):
+        (tmp_path / name).write_bytes(idx_bytes(shape, b""))
+    with pytest.raises(ValueError, match="n > 0"):
+        idx.load_idx_dataset(tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40), st.sampled_from(["", "head", "gzip"]), st.integers(0, 60))
+def test_any_bytes_give_an_array_or_one_sentence(content: bytes, kind: str, cut: int) -> None:
+    if kind == "head":
+        content = bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content
+    if kind == "gzip":
+        content = gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content)
+    whole = kind != "" and cut >= len(content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        path.write_bytes(content[:cut])
+        try:
+            read = idx.read_idx(path)
+        except UserError as error:
+            assert not whole and "\n" not in str(error) and str(path) in str(error)
+        else:
+            assert isinstance(read, np.ndarray)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_root_that_cannot_be_written_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    tried = []
+
+    def full(scratch: Path) -> Path:
+        tried.append(scratch)
+        (scratch / "half").write_bytes(b"0")
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: full)
+    with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(code)}\): .* data\.root=FOLDER"):
+        fetch.load_mnist(tmp_path)
+    assert len(tried) == 1 and [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"):
+        fetch.load_mnist(tmp_path / "file")

@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from harness import small_data, small_module, small_target, small_trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.nets import GridTransformer, NetDenoiser
-from mdlm_cfg.targets import toys
-from mdlm_cfg.training.callbacks import averaging
-from mdlm_cfg.training.module import (
-    averaged_objective,
-    exact_nelbos,
-    learning_rate_factor,
-    live_rows,
-    mean_and_errors,
-    moments,
-    on_rows,
-    smoothed,
-)
-from mdlm_cfg.training.objectives import AveragedObjective, nelbo
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.annealing import Annealing
+from mdlm_cfg.training.callbacks import AveragedWeights, average_
+from mdlm_cfg.training.data import TableData
+from mdlm_cfg.training.module import Diverged
+from mdlm_cfg.training.runs import load_run
+from mdlm_cfg.training.watching import ExactWatch, exact_nelbos, mean_and_errors, moments, watch_for
 
 
 def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
-    assert learning_rate_factor(0, 0.0, 10, 0.1) == pytest.approx(0.1)
-    assert learning_rate_factor(9, 0.0, 10, 0.1) == pytest.approx(1.0)
-    assert learning_rate_factor(100, 0.5, 10, 0.1) == pytest.approx(0.55)
-    assert learning_rate_factor(200, 1.0, 10, 0.1) == pytest.approx(0.1)
-    assert learning_rate_factor(0, 0.0, 0, 0.0) == 1.0
-
-
-def test_smoothing_is_cross_entropy_with_smoothed_targets() -> None:
-    log_probs = torch.randn(1, 1, 5, dtype=torch.float64).log_softmax(-1)
-    targets = torch.softmax(torch.randn(5, dtype=torch.float64), 0)
-    mixed = 0.9 * targets + 0.1 / 5
-    found = -(targets * smoothed(log_probs, torch.tensor([[5]]), 0.1)[0, 0]).sum()
-    assert found.item() == pytest.approx(-(mixed * log_probs[0, 0]).sum().item())
-
-
-def test_smoothing_leaves_copied_rows_alone() -> None:
-    copied = torch.tensor([[[0.0, -math.inf]]])
-    assert torch.equal(smoothed(copied, torch.tensor([[0]]), 0.1), copied)
-
-
-def test_live_rows_change_nothing() -> None:
-    target = toys.toy_2d_overlap()
-    objective = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes)
-    net = GridTransformer(target.num_tokens, (2,), target.num_classes, width=16, depth=1, num_heads=2).double()
-    joint = target.class_weights.reshape(-1, 1, 1) * target.class_pmfs
-    rows = live_rows(objective, joint)
-    assert len(rows) < objective.num_evaluations
-    for found, expected in zip(objective(on_rows(net, rows), joint), objective(net, joint)):
-        assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    annealing = Annealing(warmup_steps=10, final_lr=0.1)
+    assert annealing.factor(0, 0.0) == pytest.approx(0.1)
+    assert annealing.factor(9, 0.0) == pytest.approx(1.0)
+    assert annealing.factor(100, 0.5) == pytest.approx(0.55)
+    assert annealing.factor(200, 1.0) == pytest.approx(0.1)
+    assert Annealing(0, 0.0).factor(0, 0.0) == 1.0
 
 
 def test_exact_nelbo_of_the_exact_denoiser_is_the_entropy() -> None:
@@ -72,32 +50,33 @@ def test_tabulated_denoiser_is_the_denoiser() -> None:
         assert torch.equal(TabulatedDenoiser(denoiser)(tokens, labels), denoiser(tokens, labels))
 
 
-def test_too_many_evaluations_are_refused() -> None:
-    net = GridTransformer(2, (4, 4), 10, width=8, depth=1, num_heads=1)
-    with pytest.raises(ValueError, match="use objective=pooled"):
-        averaged_objective(net)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "guessed"}, "choose one of averaged, pooled, sampled"),
+        ({"kind": "guessed"}, "there is no class or function Guessed"),
         ({"label_dropout": 1.5}, "label dropout 1.5"),
         ({"label_smoothing": 1.0}, "label smoothing 1.0"),
-        ({"paired": True}, "paired is for objective=sampled"),
+        ({"paired": True}, "objective.paired is no argument of Averaged"),
         ({"kind": "pooled", "rows": 0}, "objective.rows = 0"),
-        ({"kind": "sampled", "rows": 5}, "is for objective=pooled"),
+        ({"kind": "sampled", "rows": 5}, "objective.rows is no argument of Sampled"),
         ({"lr": -1.0}, "learning rate -1.0"),
+        ({"lr": "fast"}, "optimizer.lr = 'fast' must be of type float"),
         ({"betas": [0.9]}, "betas"),
+        ({"betas": [0.9, "b"]}, "optimizer.betas"),
         ({"warmup_steps": -1}, "warmup_steps -1"),
         ({"final_lr": 2.0}, "final_lr 2.0"),
-        ({"ema_decay": 1.0}, "ema_decay 1.0"),
         ({"num_draws": 0}, "num_draws"),
+        ({"width": 16.5}, "net.width = 16.5 must be of type int"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         small_module(small_data(), **changes)
+
+
+def test_a_wrong_decay_of_the_averaged_weights_is_refused() -> None:
+    with pytest.raises(UserError, match=r"ema_decay 1.0"):
+        AveragedWeights(1.0)
 
 
 @pytest.mark.parametrize(
@@ -112,25 +91,25 @@ def test_training_lowers_the_exact_nelbo(tmp_path: Path, changes: dict[str, Any]
     assert exact_nelbos(NetDenoiser(module.net), data.target)["excess"] < 0.5 * before
 
 
-def test_paired_loss_is_the_weighted_sum_on_one_mask(tmp_path: Path) -> None:
-    data = small_data()
-    module = small_module(data, "sampled", paired=True)
-    small_trainer(tmp_path, epochs=1, limit_train_batches=1).fit(module, datamodule=data)
-    x, classes = data.target.sample(8)
-    losses = module._sampled_loss(x, classes, 0)
-    parts = []
-    for labels in (classes, torch.full_like(classes, 2)):
-        generator = module._generator("train", module.global_step, 0)
-        parts.append(nelbo(module.net, x, labels, 3, generator).mean())
-    assert losses["loss"].item() == pytest.approx((0.7 * parts[0] + 0.3 * parts[1]).item())
-
-
 def test_averaged_weights_warm_up() -> None:
     averaged, current = [torch.zeros(1)], [torch.ones(1)]
-    averaging(0.999)(averaged, current, torch.tensor(1))
+    average_(averaged, current, 0.999, 1)
     assert averaged[0].item() == pytest.approx(1 - 2 / 11)
-    averaging(0.5)(averaged, current, 1000)
+    average_(averaged, current, 0.5, 1000)
     assert averaged[0].item() == pytest.approx(1 - 1 / 11)
+    average_(averaged, [torch.full((1,), 3.0)], 0.5, 0)
+    assert averaged[0].item() == 3.0
+
+
+def test_the_average_is_made_where_the_model_trains(tmp_path: Path) -> None:
+    """The meta device stands in for a GPU: the model itself is still on the CPU when the average is made."""
+    trainer, module = small_trainer(tmp_path), small_module(small_data())
+    average = AveragedWeights(0.9)
+    with patch.object(type(trainer.strategy), "root_device", torch.device("meta")):
+        average.setup(trainer, module, "fit")
+    assert average._average_model is not None
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
+    assert {p.device.type for p in module.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
@@ -192,3 +171,135 @@ def test_errors_of_known_draws() -> None:
     assert of_masks == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert of_data == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert mean_and_errors(moments(draws[:1]), 1)[1] is None
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("optimizer", ["adamw", "MuonAdamW"])
+def test_every_precision_trains_and_averages(tmp_path: Path, precision: str, optimizer: str) -> None:
+    data = small_data(batch_size=512, steps_per_epoch=40)
+    module = small_module(data, lr=1e-2, optimizer=optimizer)
+    before = exact_nelbos(NetDenoiser(module.net), data.target)["excess"]
+    trainer = small_trainer(tmp_path, epochs=1, precision=precision)
+    trainer.fit(module, datamodule=data)
+    assert exact_nelbos(load_run(tmp_path / "checkpoints" / "last.ckpt").denoiser, data.target)["excess"] < 0.7 * before
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {value.dtype for value in saved.values()} == {torch.float64 if precision == "64-true" else torch.float32}
+
+
+# the watched exact numbers
+
+
+def other_target() -> TableMixture:
+    pmfs = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64) ** 3
+    return TableMixture(pmfs / pmfs.sum(dim=(1, 2), keepdim=True), torch.tensor([0.5, 0.5]))
+
+
+def test_a_second_target_is_held_against_its_own_laws(tmp_path: Path) -> None:
+    module = small_module(small_data())
+    for target in (small_target(), other_target()):
+        data = TableData(target, "either", steps_per_epoch=2, batch_size=16, num_val=16, num_test=16)
+        data.setup("fit")
+        found = small_trainer(tmp_path).test(module, datamodule=data, verbose=False)[0]
+        for w in (0.0, 2.0):
+            expected = max(
+                total_variation(
+                    terminal_law(NetDenoiser(module.net), Guidance(w), k),
+                    terminal_law(target.denoiser(), Guidance(w), k),
+                )
+                for k in range(2)
+            )
+            assert found[f"test/tv_w{w:g}"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_watches_one_target_is_kept_for_it_alone() -> None:
+    target = small_target()
+    watch = watch_for(target)
+    assert watch_for(target, watch) is watch
+    assert watch_for(other_target(), watch) is not watch
+    assert watch_for(None) is None
+
+
+def test_a_class_of_weight_zero_can_be_trained(tmp_path: Path) -> None:
+    pmfs = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    target = TableMixture(pmfs, torch.tensor([0.5, 0.5, 0.0]))
+    assert ExactWatch(target).classes == [0, 1]
+    alone = TableMixture(pmfs, torch.tensor([1.0, 0.0, 0.0]))  # class 2 has mass where the mixture has none
+    data = TableData(alone, "alone", steps_per_epoch=3, batch_size=64, num_val=32, num_test=32)
+    data.setup("fit")
+    module, trainer = small_module(data), small_trainer(tmp_path, epochs=1)
+    trainer.fit(module, datamodule=data)
+    assert 0 < float(trainer.callback_metrics["val/tv_w4"]) < 1
+
+
+# what goes wrong while training
+
+
+class Poison(Callback):
+    """Makes a weight NaN at the beginning of one step: the loss is NaN then."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            next(pl_module.parameters()).data.fill_(math.nan)
+
+
+@pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_path: Path, kind: str) -> None:
+    data, path = small_data(), tmp_path / "checkpoints" / "last.ckpt"
+    trainer = small_trainer(tmp_path, epochs=3)
+    good: list[bytes] = []
+
+    class Keep(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if path.is_file():
+                good.append(path.read_bytes())
+
+    trainer.callbacks += [Keep(), Poison(6)]
+    with pytest.raises(Diverged, match=r"at step 6 .*lower optimizer.lr"):
+        trainer.fit(small_module(data, kind), datamodule=data)
+    assert len(good) == 1 and path.read_bytes() == good[0]
+
+
+def test_an_error_that_is_no_interrupt_saves_nothing(tmp_path: Path) -> None:
+    class Fault(Callback):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("a fault")
+
+    trainer = small_trainer(tmp_path)
+    trainer.callbacks.append(Fault())
+    with pytest.raises(RuntimeError, match="a fault"):
+        trainer.fit(small_module(small_data()), datamodule=small_data())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_an_interrupt_does_not_save_weights_that_are_not_finite(tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+            next(pl_module.parameters()).data.fill_(math.inf)
+            raise KeyboardInterrupt
+
+    trainer = small_trainer(tmp_path)
+    trainer.callbacks.append(Interrupt())
+    with pytest.raises(SystemExit):
+        trainer.fit(small_module(small_data()), datamodule=small_data())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_scalars_are_logged_every_n_steps_with_the_rate_that_was_used(tmp_path: Path) -> None:
+    used: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+            used.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = small_trainer(tmp_path, logger=logger, log_every_n_steps=3)
+    trainer.callbacks.append(Rates())
+    trainer.fit(small_module(small_data()), datamodule=small_data())
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/lr"]]
+    assert [int(row["step"]) for row in rows] == [2, 5]
+    assert [float(row["train/lr"]) for row in rows] == pytest.approx([used[2], used[5]], rel=1e-5)
+    assert used[2] != used[5] and all(float(row["train/loss"]) > 0 for row in rows)

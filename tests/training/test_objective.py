@@ -1,14 +1,31 @@
-"""The objective against entropies and brute force (theory, section 9)."""
+"""The objectives against entropies and brute force (theory, section 9), and under autocast."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from helpers import Inconsistent, random_target
 
 from mdlm_cfg import TableMixture
+from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
-from mdlm_cfg.training.objectives import AveragedObjective, drop_labels, nelbo, pooled_conditionals, pooled_nelbo
+from mdlm_cfg.nets import GridTransformer
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets import toys
+from mdlm_cfg.training.elbo import (
+    AveragedObjective,
+    all_marginals,
+    drop_labels,
+    exactly,
+    nelbo,
+    paired_nelbo,
+    pooled_conditionals,
+    pooled_nelbo,
+    smoothed,
+)
+from mdlm_cfg.training.objectives import Averaged, Objective, Pooled, Sampled
 
 
 def test_the_exact_denoiser_reaches_the_entropy():
@@ -119,3 +136,164 @@ def test_too_many_states_to_pool_are_refused():
     x = torch.zeros(2, 784, dtype=torch.int64)
     with pytest.raises(ValueError, match="use objective=sampled"):
         pooled_conditionals(x, torch.zeros(2), x, torch.zeros(2), 2, 10)
+
+
+def test_smoothing_is_cross_entropy_with_smoothed_targets():
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.randn(1, 1, 5, dtype=torch.float64, generator=generator).log_softmax(-1)
+    targets = torch.softmax(torch.randn(5, dtype=torch.float64, generator=generator), 0)
+    mixed = 0.9 * targets + 0.1 / 5
+    found = -(targets * smoothed(log_probs, torch.tensor([[5]]), 0.1)[0, 0]).sum()
+    assert found.item() == pytest.approx(-(mixed * log_probs[0, 0]).sum().item())
+
+
+def test_smoothing_leaves_copied_rows_alone():
+    copied = torch.tensor([[[0.0, -math.inf]]])
+    assert torch.equal(smoothed(copied, torch.tensor([[0]]), 0.1), copied)
+
+
+def test_marginals_are_those_of_the_lattice():
+    target = random_target(3, 3, k=2, seed=8, zeros=0.4)
+    lattice = Lattice(3, 3)
+    found = all_marginals(target.class_pmfs)
+    for pmf, marginals in zip(target.class_pmfs, found):
+        assert torch.allclose(marginals, lattice.to_dense(lattice.marginals(pmf)).flatten(), atol=1e-15)
+
+
+def test_the_averaged_objective_asks_only_where_there_is_weight():
+    target, asked = toys.toy_2d_overlap(), []
+    net = GridTransformer(target.num_tokens, (2,), target.num_classes, width=16, depth=1, num_heads=2).double()
+    joint = target.class_weights.reshape(-1, 1, 1) * target.class_pmfs
+
+    def watched(tokens, classes):
+        asked.append((tokens, classes))
+        return net(tokens, classes)
+
+    averaged = AveragedObjective(target.num_tokens, target.num_dims, target.num_classes)
+    conditional, null = averaged(watched, joint)
+    assert len(asked) == 1 and len(asked[0][0]) < averaged.num_evaluations
+    # by hand: every state and label, whatever its weight
+    states, totals = torch.cartesian_prod(torch.arange(17), torch.arange(17)), []
+    for labels in ([0, 1], [2]):
+        total = 0.0
+        for k in labels:
+            pmf = joint[k] if k < 2 else joint.sum(0)
+            log_probs = net(states, torch.full((len(states),), k)).detach()
+            shares = all_marginals(pmf[None])[0].reshape(17, 17)
+            for s, (a, b) in enumerate(states.tolist()):
+                for i in range(2):
+                    if (a, b)[i] < 16:
+                        continue
+                    both = a == b == 16  # counts 1 and 2 have probability 1/2; of the two subsets of size 1 each 1/2
+                    weight = 0.5 * (2 / 2) if both else 0.25 * 2
+                    for v in range(16):
+                        q = shares[(v, b) if i == 0 else (a, v)]
+                        total -= float(weight * q * log_probs[s, i, v]) if q > 0 else 0.0
+        totals.append(total)
+    assert [conditional.item(), null.item()] == pytest.approx(totals, abs=1e-9)
+
+
+def test_paired_losses_are_on_one_mask():
+    target, net = random_target(3, 3, seed=2), GridTransformer(3, (3,), 2, width=16, depth=1, num_heads=2)
+    x, classes = target.sample(32, torch.Generator().manual_seed(0))
+    found = paired_nelbo(net, x, classes, 3, 2, torch.Generator().manual_seed(1))
+    for labels, value in zip((classes, torch.full_like(classes, 2)), found):
+        assert torch.allclose(nelbo(net, x, labels, 3, torch.Generator().manual_seed(1)), value, atol=1e-5)
+    objective = Sampled(label_dropout=0.25, paired=True)
+    losses = objective.loss(net, x, classes, torch.Generator().manual_seed(1))
+    assert losses["loss"].item() == pytest.approx((0.75 * found[0].mean() + 0.25 * found[1].mean()).item(), rel=1e-5)
+
+
+def test_rows_of_unmasked_coordinates_do_not_count():
+    target = random_target(3, 3, seed=3)
+    x, classes = target.sample(64, torch.Generator().manual_seed(0))
+
+    def copied(tokens, classes):
+        return target.denoiser()(tokens, classes)
+
+    def uncopied(tokens, classes):
+        log_probs = copied(tokens, classes)
+        return torch.where((tokens == 3)[..., None], log_probs, -math.log(3.0))
+
+    for loss in (nelbo, lambda *a: pooled_nelbo(*a[:3], 3, 2, 64, a[4])[0]):
+        first, second = (loss(net, x, classes, 3, torch.Generator().manual_seed(1)) for net in (copied, uncopied))
+        assert torch.allclose(first, second)
+
+
+# under autocast
+
+
+def test_pooled_targets_are_exact_under_autocast():
+    target = toys.toy_5d_hypercube()
+    x, classes = target.sample(4096, torch.Generator().manual_seed(0))
+    tokens = mask_uniform(x[:256], stratified_counts(256, 5, torch.Generator().manual_seed(1)), 5)
+    expected = pooled_conditionals(tokens, classes[:256], x, classes, 5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pooled_conditionals(tokens, classes[:256], x, classes, 5, 2)
+    assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-6
+    assert (found.double().sum(dim=2) - 1).abs().max() < 1e-6
+
+
+class Rounded(torch.nn.Module):
+    """Log-probabilities that say what matrix products were done in, and do not depend on it."""
+
+    num_tokens, num_dims, num_classes = 5, 5, 2
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.logits = torch.nn.Parameter(torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, tokens, classes):
+        self.seen.append((torch.eye(2) @ torch.eye(2)).dtype)
+        return self.logits.log_softmax(-1)[classes]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Averaged(0.3, 0.1),
+        Pooled(0.3, 0.1, rows=256),
+        Sampled(0.3, 0.1, paired=True),
+        Sampled(0.3, 0.1, paired=False),
+    ],
+)
+def test_nothing_but_the_network_is_rounded_under_autocast(objective):
+    x, classes = toys.toy_5d_hypercube().sample(2048, torch.Generator().manual_seed(0))
+    losses, gradients = [], []
+    for enabled in (False, True):
+        net = Rounded()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = objective.loss(net, x, classes, torch.Generator().manual_seed(1))
+        assert set(net.seen) == {torch.bfloat16 if enabled else torch.float32}
+        found["loss"].backward()
+        losses.append({name: float(value) for name, value in found.items()})
+        gradients.append(net.logits.grad)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert torch.allclose(*gradients, atol=1e-7)
+
+
+def test_exactly_is_exact_outside_the_network_and_leaves_autocast_as_it_was():
+    net = Rounded()
+    with torch.autocast("cpu", torch.bfloat16):
+        with exactly(net, torch.device("cpu")) as ask:
+            assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+            ask(torch.full((1, 5), 5), torch.zeros(1, dtype=torch.int64))
+            assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+        assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+    assert net.seen == [torch.bfloat16]
+
+
+# the objects
+
+
+def test_too_many_evaluations_are_refused():
+    net = GridTransformer(2, (4, 4), 10, width=8, depth=1, num_heads=1)
+    with pytest.raises(UserError, match="use objective=pooled"):
+        Averaged().prepare(net)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_conditional_that_is_not_trained_is_warned_of(share):
+    with pytest.warns(UserWarning, match="guidance needs both"):
+        Objective(label_dropout=share)

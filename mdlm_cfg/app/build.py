@@ -1,0 +1,112 @@
+"""Data, loggers and trainer from a plain configuration: the rest of a run is made by `mdlm_cfg.training.build`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
+from mdlm_cfg.support.named import TARGET, locate, make, names_in
+from mdlm_cfg.training.callbacks import RunProgress
+from mdlm_cfg.training.data.base import DiffusionData
+
+DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
+
+
+def for_own_targets(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration without those settings of the files that were meant for another network, objective, optimizer.
+
+    Where `net._target_=...` is given, the file's other settings of `net` count only if that target takes them.
+
+    Args:
+        config: plain, of a training run.
+        overrides: of the command line; what is given there always counts.
+    """
+    kept = dict(config)
+    for part in ("net", "objective", "optimizer"):
+        keys = [item.lstrip("+").split("=")[0] for item in overrides]
+        given = {key.removeprefix(f"{part}.") for key in keys if key.startswith(f"{part}.")}
+        if TARGET in given:
+            name = str(config[part][TARGET])
+            taken = {TARGET, *inspect.signature(locate(name, part, (), {name})).parameters} | given
+            kept[part] = {key: value for key, value in config[part].items() if key in taken}
+    return kept
+
+
+def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
+    """A data module, set up. Settings may come from a checkpoint: they can name this package's data alone.
+
+    `path` is where a user says which file; the arguments proper refer to it.
+
+    Args:
+        settings: with `_target_`.
+        trusted: names that whoever runs the program gave.
+
+    Raises:
+        UserError: a name outside `mdlm_cfg.training.data` and `mdlm_cfg.targets` that is not trusted.
+    """
+    data = make({key: value for key, value in settings.items() if key != "path"}, "data", DATA, trusted)
+    if not isinstance(data, DiffusionData):
+        raise UserError(f"data can not be made by {settings['_target_']}: it makes a {type(data).__name__}")
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_loggers(settings: dict[str, Any], folder: Path, group: str, job_type: str) -> list[Logger]:
+    """metrics.csv in the run folder always, and the configured logger if it is another.
+
+    Args:
+        settings: of the logger, with `_target_`.
+        folder: for its files.
+        group: that wandb shows the run in: a training run and its evaluations are one.
+        job_type: "train" or "eval".
+    """
+    if settings.get("mode") in ("offline", "disabled"):
+        os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    target = str(settings.get(TARGET))
+    if not target.endswith("CSVLogger"):
+        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
+        if target.endswith("WandbLogger"):
+            filled |= {"group": group, "job_type": job_type}
+        loggers.append(make(settings, "logger", (), names_in(settings), **filled))
+    return loggers
+
+
+def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
+    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+    if settings.get("precision") == "auto":
+        device = device_meant_by(str(settings.get("accelerator", "auto")))
+        settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
+    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
+    return make(settings, "trainer", (), names_in(settings), logger=loggers, callbacks=[*callbacks, *bar])
+
+
+def device_meant_by(accelerator: str) -> str:
+    """The kind of device that a Lightning accelerator means on this machine."""
+    devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+    device = devices.get(accelerator, "cuda" if torch.cuda.is_available() else "cpu")
+    # where there is none the trainer says so
+    return "cpu" if device == "cuda" and not torch.cuda.is_available() else device
+
+
+def say_precision(config: dict[str, Any], device: torch.device) -> None:
+    """One line on what "auto" was decided to be, where a part of the configuration asks for it."""
+    parts = [part for part in ("trainer", "optimizer") if config[part].get("precision") == "auto"]
+    if not parts or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return
+    speedup = bf16_speedup(device)
+    choice = "bfloat16" if speedup >= SPEEDUP else "float32"
+    times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
+    chosen = " and ".join(f"{part}.precision" for part in parts)
+    print(f"{chosen}: {choice}, as bfloat16 products are {times} on {device.type}")

@@ -1,0 +1,240 @@
+"""What train.py and eval.py do, from a plain configuration on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from mdlm_cfg.app.build import build_data, build_loggers, build_trainer, for_own_targets, say_precision
+from mdlm_cfg.app.errors import INTERRUPTED
+from mdlm_cfg.app.evaluation import Report, Written, evaluate
+from mdlm_cfg.app.settings import check_study, merged, merged_data, plan_of
+from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.named import names_in
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.build import build_module
+from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
+from mdlm_cfg.training.fit import check_resume
+from mdlm_cfg.training.fit import train as train_and_test
+from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
+
+SMALL_TABLE = 20_000  # states
+NOISE = (
+    r".*does not have many workers.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*Experiment logs directory .* exists.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*WeightAveraging callback.*",
+)
+
+
+def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Train a network, test it, and judge it.
+
+    Args:
+        config: of train.py, plain. overrides: of the command line.
+    """
+    config = for_own_targets(config, overrides)
+    plan = plan_of(config)
+    _start(config)
+    trusted = names_in(config)  # all of it is the user's own
+    data = build_data(config["data"], trusted)
+    module = build_module(config, data.describe(), trusted)
+    if config["evaluate"]:
+        check_study(data, plan, config["paper"])
+    if config["ckpt_path"] is not None:
+        check_resume(config["ckpt_path"], module.hparams)
+    folder = _run_folder(config, data.name)
+    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train")
+    callbacks: list[Any] = [AveragedWeights(config["ema_decay"]), SaveLast(folder / CHECKPOINT)]
+    trainer = build_trainer(config["trainer"], loggers, callbacks)
+    say_precision(config, trainer.strategy.root_device)
+    with _wandb_finished(loggers):
+        numbers, path = _fit(trainer, module, data, config, folder)
+        if config["evaluate"] and trainer.is_global_zero:
+            run = load_run(path, config["batch_size"], trusted)
+            run.net.to(trainer.strategy.root_device)
+            shown = {"command": _command("train.py", overrides), **_describe(run)}
+            report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
+            _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"]), run.step)
+
+
+def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Judge a trained network, or an exact denoiser.
+
+    Args:
+        config: of eval.py, plain. overrides: of the command line.
+    """
+    if config["denoiser"] not in ("learned", "exact"):
+        raise UserError(f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact")
+    _start(config)
+    if config["denoiser"] == "exact":
+        _judge_exact(config, overrides)
+    else:
+        _judge_run(config, overrides)
+
+
+def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    plan = plan_of(config)
+    data = build_data(config["data"], names_in(config["data"]))
+    if data.target is None:
+        raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
+    check_study(data, plan, config["paper"])
+    _one_thread_for_small_tables(config, data)
+    out = _out(config) or new_run_folder(config["runs"], f"{data.name}_exact")
+    shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
+    report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
+    loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
+    with _wandb_finished(loggers):
+        _log(loggers, evaluate(data, None, plan, report, config["paper"]), 0)
+
+
+def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    path = config["ckpt_path"] or newest_run(config["runs"])
+    run = load_run(path, config["batch_size"], names_in(config["net"]))
+    print(f"judging {run.path}", file=sys.stderr)
+    plan = plan_of(merged(run.config, config, list(overrides)))
+    data = _data_of(run, config, overrides)
+    check_study(data, plan, config["paper"])
+    _one_thread_for_small_tables(config, data)
+    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    out = _out(config) or new_run_folder(run.folder, "evaluations")
+    shown = {"command": _command("eval.py", overrides), **_describe(run)}
+    report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
+    group = f"{run.folder.parent.name}/{run.folder.name}"
+    loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
+    with _wandb_finished(loggers):
+        _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"]), run.step)
+
+
+def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:
+    """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
+    saved = run.config.get("data")
+    if not isinstance(saved, dict):
+        if not any(item.startswith("data=") for item in overrides):
+            raise UserError(f"the checkpoint {run.path} does not say how its data were made: give data=...")
+        saved = {}
+    data = build_data(merged_data(saved, config, list(overrides)), names_in(config["data"]))
+    run.check_data(data.describe())
+    return data
+
+
+def _fit(
+    trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, config: dict[str, Any], folder: Path
+) -> tuple[dict[str, float], Path]:
+    """Train and test; say where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
+    path, before = folder / CHECKPOINT, config["ckpt_path"]
+    try:
+        numbers, trained = train_and_test(module, data, trainer, before)
+    except SystemExit as error:
+        if not trainer.interrupted or not path.is_file():
+            raise
+        print(f"interrupted; go on from here with ckpt_path={path}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from error
+    except Diverged as error:
+        good = path if path.is_file() else before
+        last = f"the last good checkpoint is {good}" if good else "no checkpoint was saved"
+        raise Diverged(f"{error}; {last}") from error
+    if not trained:
+        if before is None:
+            raise UserError(
+                "nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps"
+            )
+        path = Path(before)
+    if trainer.is_global_zero:
+        if not trained:
+            print(f"nothing was left to train in {path}: its epochs, steps or time are used up")
+        print(f"checkpoint: {path}")
+    return numbers, path
+
+
+def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
+    """Say where the report is, and send its numbers to every logger; to wandb also tables and pictures."""
+    print(f"report: {written.path}")
+    finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_evaluation(logger.experiment, written.rows, written.ledger, written.folder)
+        else:
+            logger.log_metrics(finite, step=step)
+            logger.save()
+
+
+@contextmanager
+def _wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
+    """A wandb run of these loggers is over afterwards, whatever happens: the next job of a sweep opens its own."""
+    try:
+        yield
+    finally:
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb
+
+            wandb.finish()
+
+
+def _command(program: str, overrides: Sequence[str]) -> str:
+    return " ".join([program, *overrides])
+
+
+def _describe(run: LoadedRun) -> dict[str, Any]:
+    return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
+
+
+def _run_folder(config: Mapping[str, Any], data_name: str) -> Path:
+    """A new folder with the resolved configuration; processes other than the first only need its name."""
+    name = config["name"] or data_name
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return Path(config["runs"], name, "other_ranks")
+    folder = new_run_folder(config["runs"], name)
+    (folder / CHECKPOINT).parent.mkdir()
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _out(config: Mapping[str, Any]) -> Path | None:
+    """The folder that a report was asked for in.
+
+    Raises:
+        UserError: there is a file of that name.
+    """
+    if config["out"] is None:
+        return None
+    out = Path(config["out"])
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
+    return out
+
+
+def _start(config: Mapping[str, Any]) -> None:
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
+    if config["threads"] is not None:
+        if config["threads"] < 1:
+            raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
+        torch.set_num_threads(config["threads"])
+    seed_everything(config["seed"], workers=True, verbose=False)
+
+
+def _one_thread_for_small_tables(config: Mapping[str, Any], data: Any) -> None:
+    """Laws of small tables are very many very small operations, which threads only hold up."""
+    if config["threads"] is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
+        torch.set_num_threads(1)

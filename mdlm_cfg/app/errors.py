@@ -1,0 +1,114 @@
+"""What a command says when something goes wrong: one sentence and exit code 2 for what a user can mend.
+
+Everything else is a fault of this package, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from mdlm_cfg.support.errors import UserError
+
+USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130  # exit codes
+PACKAGE = Path(__file__).resolve().parent.parent
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that ended in an error.
+
+    Attributes:
+        job: the overrides of one job of a sweep, such as "w=[1,2] seed=3"; empty for a single run.
+        error: what ended it.
+        hint: what may have been meant, such as "; did you mean trainer?".
+    """
+
+    job: str
+    error: Exception
+    hint: str = ""
+
+
+def exit_with(failures: Sequence[Failure], full: bool = False) -> None:
+    """Say what ended each job and exit: code 2 if users can mend all of it, 1 otherwise; nothing for no failures.
+
+    Args:
+        full: show tracebacks in every case (HYDRA_FULL_ERROR=1).
+    """
+    if not failures:
+        return
+    code = USER_ERROR
+    for failure in failures:
+        where = f" in job {failure.job!r}" if failure.job else ""
+        said = sentence(failure.error)
+        if said is None or full:
+            traceback.print_exception(failure.error, file=sys.stderr)
+        if said is None:
+            code = FAULT
+            said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"
+        print(f"error{where}: {said}{failure.hint}", file=sys.stderr)
+    sys.exit(code)
+
+
+def sentence(error: BaseException) -> str | None:
+    """What a user did wrong, as one line; None for anything else."""
+    if isinstance(error, InstantiationException):
+        return _instantiation(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__
+        message = _hydra_line(str(error))
+        return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
+    # Lightning's own, known by its name: to import it takes seconds
+    if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
+        return _line(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror or error}; choose another place, or mend this one"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    ):
+        return "there is not enough memory for this: use a smaller batch_size, network or data, or a larger machine"
+    return None
+
+
+def _instantiation(error: InstantiationException) -> str | None:
+    """An object that could not be made from the configuration: the key, and what its class says of its arguments."""
+    cause = error.__cause__
+    where = re.search(r"full_key: (\S+)", str(error))
+    key = where[1] if where else "the configuration"
+    if cause is None:
+        return _hydra_line(str(error))
+    if isinstance(cause, TypeError) and re.search(r"argument|missing", str(cause)):
+        return f"{key}: {_line(str(cause))}"
+    if isinstance(cause, ValueError) and not isinstance(cause, UserError) and not _is_ours(cause):
+        return f"{key}: {_line(str(cause))}"
+    return sentence(cause)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by this package's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _hydra_line(text: str) -> str:
+    """Hydra's several lines as one: its search path and key listings are left out, lists of options joined."""
+    text = re.split(
+        r"\n+(?:Config search path|To append to your config|See https:|\s*full_key:|\s*object_type=)", text
+    )[0]
+    text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
+    text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
+    return _line(text).rstrip(".")

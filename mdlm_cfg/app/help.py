@@ -1,0 +1,116 @@
+"""What `--help` prints, and what a mistyped option may have meant: answered from the configuration files alone.
+
+Nothing heavy is imported: the answer comes within a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+INTRODUCTIONS = {
+    "train": """\
+Train a denoiser, test it, and judge it against what is known exactly.
+
+    python train.py                                    the default toy, in about half a minute
+    python train.py data=toy_5d_hypercube w=[0,1,2]    other data, other guidance strengths
+    python train.py experiment=mnist                   a recipe: data, network and settings together
+    python train.py -m seed=0,1,2 'w=[0,2],[0,4]'      a sweep: every combination (quote commas within brackets)
+    python train.py ckpt_path=runs/.../last.ckpt       go on with a run that was interrupted""",
+    "eval": """\
+Judge a trained network, or an exact denoiser, under guidance.
+
+    python eval.py                                     the newest run
+    python eval.py ckpt_path=FILE w=[0,1,8]            another run, other strengths
+    python eval.py sampler=tau_leaping steps=16 guidance=normalized target_class=1
+    python eval.py denoiser=exact data=toy_2d_overlap  exact laws: nothing is trained""",
+}
+NOTES = """\
+Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
+In zsh quote brackets: 'w=[0,1,2]'. A value that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
+
+
+def help_text(name: str, configs: Path) -> str:
+    """The help of a command: examples, the groups with their options, and every setting with its comment.
+
+    Args:
+        name: "train" or "eval", of the file in `configs`.
+    """
+    text = (configs / f"{name}.yaml").read_text(encoding="utf-8")
+    settings = text[text.index("- _self_") :].split("\n\n", 1)[1].split("\nhydra:")[0].strip()
+    parts = [INTRODUCTIONS[name], NOTES, "GROUPS", *_groups(text, configs), "SETTINGS", _indent(settings)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _groups(text: str, configs: Path) -> list[str]:
+    """One paragraph per group that the defaults list of a command names: its default, and its options."""
+    paragraphs = []
+    for entry in yaml.safe_load(text)["defaults"]:
+        if not isinstance(entry, dict):
+            continue
+        (group, default), *_ = entry.items()
+        if group.startswith("override "):
+            continue
+        options = sorted((configs / group).rglob("*.yaml"))
+        lines = [f"{group}={_name(path, configs / group)}  {_first_comment(path)}".rstrip() for path in options]
+        paragraphs.append(
+            _indent("\n".join([f"{group} (default: {default or 'none'})", *(f"  {line}" for line in lines)]))
+        )
+    return paragraphs
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _first_comment(path: Path) -> str:
+    """The first comment of a file that is no directive."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and "@package" not in line:
+            return line.lstrip("# ")
+    return ""
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """ "; did you mean ...?" for the options nearest to a word; empty where none is near."""
+    near = difflib.get_close_matches(word, list(options), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def suggestion(message: str, configs: Path, name: str) -> str:
+    """What a user may have meant, given what hydra says of an option: " did you mean ...?", or nothing."""
+    unknown_key = re.search(r"Key '(\w+)' is not in|[Cc]ould not override '([\w.]+)'", message)
+    unknown_option = re.search(r"Could not find '([\w/]+)/([\w.-]+)'", message)
+    if unknown_option:
+        folder = configs / unknown_option[1]
+        return did_you_mean(unknown_option[2], (_name(path, folder) for path in folder.rglob("*.yaml")))
+    if unknown_key:
+        return did_you_mean(next(word for word in unknown_key.groups() if word), known_keys(configs, name))
+    return ""
+
+
+def known_keys(configs: Path, name: str) -> set[str]:
+    """Every key of a command's file and of its groups' files, whole ("trainer.max_epochs") and last part."""
+    top = _read(configs / f"{name}.yaml")
+    groups = {group for entry in top.pop("defaults") if isinstance(entry, dict) for group in entry}
+    top.pop("hydra", None)
+    keys = {*groups, *top}
+    nested = [(key, value) for key, value in top.items() if isinstance(value, dict)]
+    nested += [(group, _read(path)) for group in groups for path in (configs / group).glob("*.yaml")]
+    for group, settings in nested:
+        for key in settings.keys() - {"defaults", "_target_"}:
+            keys |= {key, f"{group}.{key}"}
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

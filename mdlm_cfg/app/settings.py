@@ -1,0 +1,117 @@
+"""From plain settings to what they mean: a plan, and what must hold of data before any time is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mdlm_cfg.app.schema import EVALUATION_KEYS
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import kind_of
+from mdlm_cfg.laws.rates import start
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
+from mdlm_cfg.studies.paper.experiments import check as check_paper
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.distances import target_class_of
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
+
+DEFAULT_STEPS = 50  # of the samplers that take steps
+TABLE, MIXTURE, IMAGES = "table", "mixture", "images"
+
+
+def plan_of(config: Mapping[str, Any]) -> Plan:
+    """The plan that a configuration asks for.
+
+    Raises:
+        UserError: anything in it that no study could do.
+    """
+    given = config["w"] if isinstance(config["w"], list) else [config["w"]]
+    if not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
+        raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
+    kind, steps = kind_of(config["guidance"]), config["steps"]
+    if steps is None and config["sampler"] != FIRST_HITTING:
+        steps = DEFAULT_STEPS
+    return Plan(
+        guidances=tuple(Guidance(float(w), kind) for w in given),
+        sampler=Sampler(config["sampler"], steps, config["schedule"]),
+        num_samples=config["num_samples"],
+        seed=config["seed"],
+        classes=None if config["target_class"] is None else (config["target_class"],),
+    )
+
+
+def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Evaluation settings of the command line where they are given there, and of the training run otherwise."""
+    given = {key_of(item) for item in overrides}
+    if "experiment" in given:
+        return dict(config)
+    kept = {key: saved[key] for key in EVALUATION_KEYS if key in saved and key not in given}
+    if "sampler" in given:  # steps and schedule were chosen for another sampler
+        kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule")}
+    return dict(config) | kept
+
+
+def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Data settings: another choice of data where one is given, else the training run's with what is given changed."""
+    given = {key_of(item) for item in overrides}
+    if given & {"data", "experiment"}:
+        return dict(config["data"])
+    merged = dict(saved)
+    for key in given:
+        parts = key.split(".")
+        if parts[0] == "data":
+            merged = _replaced(merged, config["data"], parts[1:])
+    return merged
+
+
+def _replaced(into: Mapping[str, Any], source: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """`into`, with the value that `source` has at a path."""
+    head, *rest = path
+    inner = source[head]
+    return {**into, head: _replaced(into.get(head) or {}, inner, rest) if rest else inner}
+
+
+def key_of(override: str) -> str:
+    """The key of an override of the command line, such as "data.num_test"."""
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def study_of(data: Any) -> str:
+    """Which study data are for: "table", "mixture" or "images".
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(data.target, TableMixture):
+        return TABLE
+    if isinstance(data.target, BernoulliMixture):
+        return MIXTURE
+    if data.num_tokens == 2 and len(data.grid_shape) == 2 and hasattr(data, "train_images"):
+        return IMAGES
+    raise UserError(
+        f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
+        "train on it with evaluate=false"
+    )
+
+
+def check_study(data: Any, plan: Plan, paper: str | None) -> None:
+    """Raise UserError for anything that a study of these data would refuse, before any time is spent."""
+    study = study_of(data)
+    plan.check_classes(data.num_classes)
+    if study == TABLE:
+        z = target_class_of(plan, data.target)
+        start(data.target.denoiser(), z)
+        strongest = max(guidance.constant for guidance in plan.guidances)
+        if data.target.class_weights[z] == 0 and strongest > 0:
+            raise UserError(
+                f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "
+                "infinite: give it a weight, or choose another target_class"
+            )
+    elif plan.num_samples < 2:
+        raise UserError(f"num_samples = {plan.num_samples} is too few for {data.name}: images need at least 2")
+    if paper is not None:
+        if study != TABLE:
+            raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
+        check_paper(paper, data.target, plan)

@@ -1,0 +1,225 @@
+"""Sections on what the laws of a table say: geometry, decay, samplers at equal cost, and the error ledger.
+
+They render findings; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdlm_cfg.chain.denoiser import name_state
+from mdlm_cfg.compare.decay import Decay
+from mdlm_cfg.compare.ledger import LINES, Ledger
+from mdlm_cfg.reports.curves import Points, line_plot
+from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.studies.table.equal_cost import SamplerRow
+from mdlm_cfg.studies.table.geometry import Geometry, GeometryRow
+from mdlm_cfg.studies.table.ledgers import LEARNED_LINES
+from mdlm_cfg.studies.table.study import TableFindings
+
+NOTHING = 1e-13  # distances below are rounding, and have no place on a logarithmic axis
+SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
+
+
+def table_findings_sections(findings: TableFindings, folder: Path) -> list[Section]:
+    """Every section there are findings for; pictures are drawn into `folder`."""
+    e = findings.evaluation
+    sections = [geometry_section(findings.geometry, e.num_dims, folder)]
+    sections += [decay_section(decay, folder) for decay in findings.decay]
+    if findings.samplers:
+        sections.append(samplers_section(findings.samplers, e.num_dims, folder))
+    if findings.ledger:
+        sections += [
+            ledger_section(findings.ledger, e.judged, folder),
+            ledger_moments_section(findings.ledger, e.judged),
+        ]
+    return sections
+
+
+def geometry_section(geometry: Geometry, num_dims: int, folder: Path) -> Section:
+    """Masses of the regions of the class's support against w, the private part's moments, and the limit w = inf."""
+    exact, learned = geometry.of("exact"), geometry.of("learned")
+    rows = []
+    for k, part in enumerate(geometry.regions):
+        cells = [f"{format_number(r.mass[k])} ({1000 * r.mean_probability[k]:.3f})" for r in exact]
+        rows.append([part.name, str(part.num_states), *cells])
+    note = "Mass of each region under the exact law, and in brackets 1000 times the mean probability per state."
+    if num_dims == 2:
+        note += (
+            " R1: both projections private; R2,i: the i-th overlaps another class's; R3: both overlap, the point does "
+            "not; R4: the point itself is shared."
+        )
+    text = "Eigenvalues of the covariance: " + "; ".join(f"w = {r.w:g}: {_numbers(r.eigenvalues)}" for r in exact) + "."
+    private = [_private(r) for r in exact if r.private_mean is not None]
+    if private:
+        text += "\n\nInside the private region, conditioned on it: " + "; ".join(private) + "."
+    table = Table(["region", "states", *(f"w={r.w:g}" for r in exact)], rows, note)
+    return Section("Geometry: who gains and who loses", text, table, _region_picture(geometry, exact, learned, folder))
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _private(row: GeometryRow) -> str:
+    mean, trace = row.private_mean or [], row.private_trace or 0.0
+    return f"w = {row.w:g}: mean ({_numbers(mean)}), covariance of trace {trace:.3f}"
+
+
+def _region_picture(
+    geometry: Geometry, exact: Sequence[GeometryRow], learned: Sequence[GeometryRow], folder: Path
+) -> list[Picture]:
+    finite = [row for row in exact if math.isfinite(row.w)]
+    if len(finite) < 2:
+        return []
+    series: dict[str, Points] = {}
+    for rows, suffix in ((finite, ""), (learned, ", learned")):
+        for k, part in enumerate(geometry.regions):
+            if rows:
+                series[part.name + suffix] = ([r.w for r in rows], [r.mean_probability[k] for r in rows])
+    dashed = [name for name in series if name.endswith(", learned")]
+    path = line_plot(series, folder / "regions.png", "guidance strength w", "mean probability per state", dashed=dashed)
+    return [Picture(path, "Mean probability per state of each region against w.")]
+
+
+def decay_section(decay: Decay, folder: Path) -> Section:
+    """TV against the clock and against w, and what kind of decay it is."""
+    base = decay.time_to_5_percent[0]
+    rows = [
+        [f"{w:g}", format_number(t), f"{1 - t / base:.1%}", format_number(float(-log_tv[-1]))]
+        for w, t, log_tv in zip(decay.strengths, decay.time_to_5_percent, decay.log_tv)
+    ]
+    note = (
+        f"Clock time until TV = 0.05, how much sooner than at w = {decay.strengths[0]:g}, and -ln TV at tau = "
+        f"{float(decay.taus[-1]):g}."
+    )
+    text = (
+        f"{decay.statement}\n\nGuidance of the kind “{decay.kind}”. The slope of ln(-ln TV) against w at tau = "
+        f"{decay.fit_tau:g} is {decay.fit_slope[0]:.3f} over the smaller half of the strengths and "
+        f"{decay.fit_slope[1]:.3f} over the larger."
+    )
+    series: dict[str, Points] = {}
+    for w, log_tv in zip(decay.strengths, decay.log_tv):
+        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
+        series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
+    series = {name: points for name, points in series.items() if points[0]}
+    path = line_plot(series, folder / "decay.png", "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
+    table = Table(["w", "tau at TV 0.05", "sooner by", "-ln TV"], rows, note)
+    return Section("Convergence in time", text, table, [Picture(path, "-ln TV against the clock, one line per w.")])
+
+
+def samplers_section(found: Sequence[SamplerRow], num_dims: int, folder: Path) -> Section:
+    """Exact TV of every sampler to the continuous-time law of the same denoiser, by calls."""
+    names = list(dict.fromkeys(row.sampler.name for row in found))
+    table = {(r.guidance.label, r.denoiser, r.sampler.steps, r.sampler.name): r for r in found}
+    rows, pictures = [], []
+    for w, denoiser, steps in dict.fromkeys((r.guidance.label, r.denoiser, r.sampler.steps) for r in found):
+        there = [table.get((w, denoiser, steps, name)) for name in names]
+        budget = str(steps) if isinstance(steps, int) else f"grid of {len(steps or ()) - 1}"
+        rows.append([w, denoiser, budget, *("" if r is None else format_number(r.tv) for r in there)])
+    for w, denoiser in dict.fromkeys((r.guidance.label, r.denoiser) for r in found):
+        series: dict[str, Points] = {}
+        for name in names:
+            own = [r for r in found if (r.guidance.label, r.denoiser, r.sampler.name) == (w, denoiser, name)]
+            shown = [(r.sampler.steps, r.tv) for r in own if r.tv > NOTHING]
+            points = [(float(steps), tv) for steps, tv in shown if isinstance(steps, int)]
+            if points:
+                series[name] = ([steps for steps, _ in points], [tv for _, tv in points])
+        if series:
+            path = line_plot(
+                series, folder / f"samplers_{denoiser}_w{w}.png", "denoiser calls K", "exact TV", f"w = {w}",
+                log_x=True, log_y=True,
+            )  # fmt: skip
+            pictures.append(
+                Picture(path, f"Exact TV to the continuous-time law against K, {denoiser} scores, w = {w}.")
+            )
+    schedules = sorted({f"{r.sampler.name}: {r.sampler.schedule}" for r in found if r.sampler.schedule is not None})
+    text = (
+        "No samples: these are distances between exact laws, each to the terminal law of the same denoiser. "
+        f"Noise schedules: {', '.join(schedules)}. Event-leaping fixes the number of coordinates a step unmasks and is "
+        f"exact from K = {num_dims} on (one coordinate a step)."
+    )
+    heads = ["w", "scores", "K", *names]
+    return Section("Samplers at equal cost", text, Table(heads, rows, "Exact total variation."), pictures)
+
+
+def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Section:
+    """The error ledger (theory, section 8)."""
+    lines = [line for line in LINES if judged == "learned" or line not in LEARNED_LINES]
+    rows = [
+        [
+            f"{e.w:g}",
+            e.sampler.label,
+            *(format_number(e.tv[line]) for line in lines),
+            f"{e.predicted_total.low:.4f} to {e.predicted_total.high:.4f}",
+            "yes" if e.closes else "NO",
+        ]
+        for e in entries
+    ]
+    note = (
+        "All in total variation. The predicted total is the central 99% of TV(exact law, samples) that the exact laws "
+        "of the sampler that was run give; a ledger closes if the sampled total lies inside."
+    )
+    text = "Lines: " + "; ".join(f"{line} = TV({LINES[line][0]}, {LINES[line][1]})" for line in lines) + "."
+    text += (
+        " L0 is the class, L1 the tilted law, L2 the exact guided law, L3 that of the judged denoiser, L2' and L3' the "
+        "same after the sampler's steps, L4 the samples."
+    )
+    if judged == "learned":
+        text += "".join(_blame(e) for e in entries[:: max(1, len(entries) // 4)])
+    columns = ["w", "sampler", *lines, "predicted total", "closes"]
+    return Section("The error ledger", text, Table(columns, rows, note), _ledger_picture(entries, judged, folder))
+
+
+def _blame(entry: Ledger) -> str:
+    share = entry.shared.score_share
+    text = (
+        f"\n\nw = {entry.w:g}, {entry.sampler.label}: with only the conditional network learned the score error is "
+        f"{format_number(share['conditional'])}, with only the unconditional one "
+        f"{format_number(share['unconditional'])}. "
+    )
+    if not entry.shared.states:
+        return text
+    worst = entry.shared.states[0]
+    return text + (
+        f"The costliest partial state is {name_state(list(worst.state), entry.shared.target.num_tokens)}: visited with "
+        f"probability {worst.visits:.3g}, KL {format_number(worst.kl_conditional)} (class) and "
+        f"{format_number(worst.kl_unconditional)} (null) nats."
+    )
+
+
+def _ledger_picture(entries: Sequence[Ledger], judged: str, folder: Path) -> list[Picture]:
+    """The lines against w, of the sampler that was run."""
+    chosen = [e for e in entries if e.sampler == entries[0].sampler]
+    if len(chosen) < 2:
+        return []
+    lines = ["score error"] if judged == "learned" else []
+    series: dict[str, Points] = {
+        line: ([e.w for e in chosen], [e.tv[line] for e in chosen])
+        for line in (*lines, "discretisation error", "sampling noise", "total")
+    }
+    path = line_plot(series, folder / "ledger.png", "guidance strength w", "total variation")
+    return [Picture(path, f"The ledger's lines against w, {chosen[0].sampler.label}.")]
+
+
+def ledger_moments_section(entries: Sequence[Ledger], judged: str) -> Section:
+    """The ledger's lines for mean and covariance, and KL where it is finite."""
+    rows = [
+        [
+            f"{e.w:g}",
+            e.sampler.label,
+            line,
+            format_number(e.mean[line]["euclidean"]),
+            format_number(e.covariance[line]["frobenius"]),
+            format_number(e.covariance[line]["spectral"]),
+            format_number(e.kl[line]),
+        ]
+        for e in entries
+        for line in LINES
+        if judged == "learned" or line not in LEARNED_LINES
+    ]
+    columns = ["w", "sampler", "line", "mean", "covariance (Frobenius)", "covariance (spectral)", "KL (nats)"]
+    return Section("The ledger in moments", "Differences relative to the first law of a line.", Table(columns, rows))

@@ -1,0 +1,125 @@
+"""What a study of images finds: plain numbers by name, and the samples themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mdlm_cfg.studies.plan import Plan
+
+STATISTICS = (
+    *("accuracy", "mean_rms", "covariance", "diversity", "nearest_train"),
+    *("precision", "recall", "energy_pixels", "energy_features"),
+)
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A set of images of every class, judged.
+
+    Attributes:
+        by_class: per class, a row of `STATISTICS`: shares in [0, 1], distances in pixels or units of the values; NaN
+            where a class has fewer than two images.
+        pooled: of all classes: means over them, and precision and recall of the union.
+    """
+
+    by_class: list[Row]
+    pooled: Row
+
+
+@dataclass(frozen=True)
+class NelboClassification:
+    """The denoiser as a classifier of test images, by class-conditional NELBO.
+
+    Attributes:
+        accuracy: share of the images whose class it finds.
+        num_images: test images that were classified; num_draws: masks for each.
+    """
+
+    accuracy: float
+    num_images: int
+    num_draws: int
+
+
+@dataclass(frozen=True)
+class ImageEvaluation:
+    """Samples by guidance strength, and numbers that say how they compare with data.
+
+    Attributes:
+        plan: what was asked for: guidances, sampler, number of samples per class and strength, seed.
+        name: of the data. grid_shape: (height, width).
+        classes: which were sampled, C of them.
+        num_held_out: test images per class that were judged like samples (as many, where there are so many).
+        samples: by w, uint8 (C, n, D), on the CPU.
+        judged: by w, of the samples. held_out: of test images.
+        data_means: pixel means of training images, (C, D). sample_means: of samples, by w, (C, D).
+        classifier_accuracy: of the classifier that judges, on test images.
+        nelbo: None if not asked.
+    """
+
+    plan: Plan
+    name: str
+    grid_shape: tuple[int, ...]
+    classes: list[int]
+    num_held_out: int
+    samples: dict[float, Tensor]
+    judged: dict[float, Judged]
+    held_out: Judged
+    data_means: Tensor
+    sample_means: dict[float, Tensor]
+    classifier_accuracy: float
+    nelbo: NelboClassification | None
+
+    @property
+    def strengths(self) -> list[float]:
+        """The guidance strengths, in the order asked for."""
+        return list(self.samples)
+
+    @property
+    def kind(self) -> str:
+        """The kind of guidance, one for all strengths."""
+        return str(self.plan.guidances[0].kind)
+
+    @property
+    def mean_changes(self) -> dict[float, Tensor]:
+        """Pixel means of samples less those of training images, by w, (C, D)."""
+        return {w: means - self.data_means for w, means in self.sample_means.items()}
+
+    def against_w(self, statistic: str) -> list[float]:
+        """One of `STATISTICS`, of all classes, in the order of the strengths."""
+        return [self.judged[w].pooled[statistic] for w in self.strengths]
+
+    def mistaken(self) -> tuple[list[float], float]:
+        """The share taken for another class, 1 - accuracy: of samples, by strength, and of test images."""
+        return [1 - value for value in self.against_w("accuracy")], 1 - self.held_out.pooled["accuracy"]
+
+    def rows(self) -> list[dict[str, float | int | str | None]]:
+        """Flat rows: per w and class, and test images under w = "data" with no kind; class "all" is pooled."""
+        rows = [row for w in self.strengths for row in self._block(w, self.kind, self.judged[w])]
+        return rows + self._block("data", None, self.held_out)
+
+    def _block(self, w: float | str, kind: str | None, judged: Judged) -> list[dict[str, float | int | str | None]]:
+        labelled: Sequence[tuple[int | str, Row]] = [*zip(self.classes, judged.by_class), ("all", judged.pooled)]
+        return [{"w": w, "kind": kind, "class": k, **row} for k, row in labelled]
+
+    def numbers(self) -> dict[str, float]:
+        """Flat numbers to log: "accuracy_w2", "recall_data", and so on."""
+        blocks = {f"w{w:g}": self.judged[w].pooled for w in self.strengths} | {"data": self.held_out.pooled}
+        flat = {f"{name}_{key}": row[name] for key, row in blocks.items() for name in STATISTICS}
+        flat["classifier_test_accuracy"] = self.classifier_accuracy
+        return flat if self.nelbo is None else flat | {"nelbo_test_accuracy": self.nelbo.accuracy}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the images, as plain numbers."""
+        data = {"name": self.name, "grid_shape": list(self.grid_shape), "classes": list(self.classes)}
+        return {
+            "plan": self.plan.describe(),
+            "data": data | {"num_held_out": self.num_held_out},
+            "distances": self.rows(),
+            "classifier_accuracy": self.classifier_accuracy,
+            "nelbo_classification": None if self.nelbo is None else dict(vars(self.nelbo)),
+        }

@@ -1,0 +1,114 @@
+"""Samples of binary images under guidance, judged beside held-out data by the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
+from mdlm_cfg.studies.images.judge import judge_all, judges_of
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.training.classifier import ImageClassifier
+from mdlm_cfg.training.data import BinaryImageData
+
+
+def evaluate_images(
+    data: BinaryImageData,
+    denoiser: Denoiser,
+    classifier: ImageClassifier,
+    plan: Plan,
+    *,
+    progress: Callable[[str], None] | None = None,
+    num_classified: int = 200,
+    num_draws: int = 16,
+) -> ImageEvaluation:
+    """Sample every class at every strength, and judge the samples beside as many test images.
+
+    Args:
+        data: binary images, set up.
+        denoiser: a learned one.
+        classifier: of the same images.
+        plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
+            first_hitting has no discretisation error, at D denoiser calls per conditional); n >= 2 samples per class
+            and strength; which classes, None being all.
+        progress: called with one short line before every piece of work, which says how long the rest takes.
+        num_classified: test images to classify by NELBO, chosen at random; 0 leaves that out.
+        num_draws: masks per image and class for it.
+
+    Raises:
+        UserError: strengths that are schedules or of several kinds, an unknown class, too few samples, or a denoiser of
+            other images.
+    """
+    _check(data, denoiser, plan)
+    classes = list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+    num_classified = min(num_classified, len(data.test_x))
+    n, d = plan.num_samples * len(classes), denoiser.num_dims
+    costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
+    say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
+    judges = judges_of(data, classifier, classes, plan.seed)
+    test = _held_out(data, classes, plan)
+    samples = _draw(denoiser, plan, classes, say)
+    nelbo = None
+    if num_classified:
+        say(f"classification of {num_classified} test images by NELBO")
+        nelbo = _classify(data, denoiser, num_classified, num_draws, generator_for("classified", plan.seed))
+    return ImageEvaluation(
+        plan=plan,
+        name=data.name,
+        grid_shape=tuple(data.grid_shape),
+        classes=classes,
+        num_held_out=min(len(x) for x in test),
+        samples=samples,
+        judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
+        held_out=judge_all(judges, test, classifier),
+        data_means=torch.stack([judge.mean for judge in judges]),
+        sample_means={w: x.double().mean(dim=1) for w, x in samples.items()},
+        classifier_accuracy=classifier.accuracy(data.test_x, data.test_classes),
+        nelbo=nelbo,
+    )
+
+
+def _draw(denoiser: Denoiser, plan: Plan, classes: Sequence[int], say: Callable[[str], None]) -> dict[float, Tensor]:
+    """Samples by w, uint8 (classes, n, D)."""
+    samples = {}
+    for guidance in plan.guidances:
+        say(f"samples of {len(classes)} classes at w = {guidance.label}")
+        drawn = [
+            plan.sampler.draw(denoiser, guidance, k, plan.num_samples, plan.generator("samples", guidance, k))
+            for k in classes
+        ]
+        samples[guidance.constant] = torch.stack(drawn).to("cpu", torch.uint8)
+    return samples
+
+
+def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+    """As many test images of every class as there are samples, where there are so many."""
+    # in random order: the first half of MNIST's is cleaner
+    order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
+    x, labels = data.test_x.cpu()[order], data.test_classes.cpu()[order]
+    return [x[labels == k][: plan.num_samples] for k in classes]
+
+
+def _classify(
+    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, generator: torch.Generator
+) -> NelboClassification:
+    rows = torch.randperm(len(data.test_x), generator=generator)[:num]
+    predicted = bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator)
+    return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
+
+
+def _check(data: BinaryImageData, denoiser: Denoiser, plan: Plan) -> None:
+    if data.num_tokens != 2:
+        raise UserError(
+            f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"
+        )
+    check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)

@@ -1,0 +1,167 @@
+"""A network against a Bernoulli mixture that is known exactly: its score error in nats, and its guided samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
+from mdlm_cfg.compare.score_error import ScoreError, score_error
+from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness, Row, SetsAtStrength
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.training.data import BernoulliData
+
+DISTINCT_IMAGES = 200  # per component, to judge its distinctness by
+
+
+def evaluate_bernoulli(
+    data: BernoulliData,
+    denoiser: Denoiser | None,
+    plan: Plan,
+    *,
+    progress: Callable[[str], None] | None = None,
+    num_test: int = 2000,
+    num_draws: int = 4,
+) -> BernoulliEvaluation:
+    """Judge a learned denoiser against the exact one, and say what guidance does to the mixture.
+
+    Args:
+        data: with a `BernoulliMixture` as target, set up.
+        denoiser: the learned one; None for what guidance does alone.
+        plan: guidances of one kind, each with one number w; the sampler, of all sets alike; n >= 2 samples per class,
+            strength and set; which classes, None being all.
+        progress: called with one short line before every piece of work, which says how long the rest takes.
+        num_test: test images for the score error; num_draws: masks for each.
+
+    Raises:
+        UserError: a target of another sort, strengths that are schedules or of several kinds, an unknown class, too few
+            samples, or a denoiser of another space.
+    """
+    target = data.target
+    if not isinstance(target, BernoulliMixture):
+        raise UserError(f"{data.name} is no Bernoulli mixture; choose data=bernoulli_mnist")
+    check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
+    classes = list(range(target.num_classes)) if plan.classes is None else list(plan.classes)
+    denoisers: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
+    test: tuple[Tensor, Tensor] | None = None
+    if denoiser is not None:
+        denoisers["learned"] = denoiser
+        test = data._test[0][:num_test].cpu(), data._test[1][:num_test].cpu()
+    scored = [] if test is None else [2 * num_draws * len(test[0])]
+    rows = [plan.sampler.num_rows(plan.num_samples * len(classes), target.num_dims, g) for g in plan.guidances]
+    say = Pieces([*scored, *(number for number in rows for _ in denoisers)], progress)
+    score: dict[str, ScoreError] = {}
+    if test is not None and denoiser is not None:
+        say(f"score error on {len(test[0]):,} test images")
+        score = _score(target, denoiser, test, num_draws, plan.seed)
+    whole, partial = (_distinctness(target, classes, how, plan.seed) for how in ("whole", "partial"))
+    at = {}
+    for guidance in plan.guidances:
+        sets = _draw(denoisers, guidance, plan, classes, say)
+        at[guidance.constant] = _at_strength(
+            target, classes, sets, _unguided(target, guidance, plan, classes), whole, partial
+        )
+    return BernoulliEvaluation(plan, data.name, tuple(data.grid_shape), classes, score, at, whole, partial)
+
+
+def _score(
+    target: BernoulliMixture, denoiser: Denoiser, test: tuple[Tensor, Tensor], num_draws: int, seed: int
+) -> dict[str, ScoreError]:
+    """The score error with the class and without."""
+    labels = {"conditional": test[1], "null": None}
+    return {
+        name: score_error(target, denoiser, test[0], classes, num_draws, generator_for("masks", name, seed))
+        for name, classes in labels.items()
+    }
+
+
+def _distinctness(target: BernoulliMixture, classes: Sequence[int], how: str, seed: int) -> Distinctness:
+    """Of every component of the classes, by "whole" images or by "partial" ones."""
+    found = [
+        distinctness(target, k, DISTINCT_IMAGES, how == "partial", generator_for("distinct", how, seed, k))
+        for k in classes
+    ]
+    return Distinctness(torch.stack(found))
+
+
+def _draw(
+    denoisers: dict[str, Denoiser], guidance: Guidance, plan: Plan, classes: Sequence[int], say: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """A set of samples by every denoiser, uint8 (classes, n, D)."""
+    sets = {}
+    for name, used in denoisers.items():
+        say(f"samples at w = {guidance.label}: {'learned' if name == 'learned' else 'exact'}")
+        drawn = [
+            plan.sampler.draw(used, guidance, k, plan.num_samples, plan.generator("samples", guidance, k, name))
+            for k in classes
+        ]
+        sets[name] = torch.stack(drawn).to("cpu", torch.uint8)
+    return sets
+
+
+def _unguided(target: BernoulliMixture, guidance: Guidance, plan: Plan, classes: Sequence[int]) -> Tensor:
+    """As many draws of the classes themselves, uint8 (classes, n, D)."""
+    drawn = [target.sample(plan.num_samples, plan.generator("samples", guidance, k, "class"), k)[0] for k in classes]
+    return torch.stack(drawn).to(torch.uint8)
+
+
+def _at_strength(
+    target: BernoulliMixture,
+    classes: list[int],
+    sets: dict[str, Tensor],
+    own: Tensor,
+    whole: Distinctness,
+    partial: Distinctness,
+) -> SetsAtStrength:
+    """Everything at one strength, from its sets ("exact", "again", perhaps "learned") and unguided draws."""
+    others = {"learned": sets["learned"]} if "learned" in sets else {}
+    by_class = _compare(target, classes, sets["exact"], others | {"floor": sets["again"], "class": own})
+    described = {"exact": torch.cat([sets["exact"], sets["again"]], dim=1)} | others
+    usage = {
+        name: torch.stack([component_usage(target, one, k) for one, k in zip(x, classes)])
+        for name, x in described.items()
+    }
+    return SetsAtStrength(
+        samples={name: x for name, x in sets.items() if name != "again"},
+        by_class=by_class,
+        compared={name: _mean_row(rows) for name, rows in by_class.items()},
+        pixels={name: pixel_picture(target, classes, x.double().mean(dim=1)) for name, x in described.items()},
+        components={
+            name: component_picture(target, classes, usage[name], x.shape[1], whole.values, partial.values)
+            for name, x in described.items()
+        },
+        exact_means=sets["exact"].double().mean(dim=1),
+    )
+
+
+def _compare(
+    target: BernoulliMixture, classes: Sequence[int], exact: Tensor, others: dict[str, Tensor]
+) -> dict[str, list[Row]]:
+    """Every other set against the exact guided samples, per class."""
+    rows: dict[str, list[Row]] = {name: [] for name in others}
+    for at, k in enumerate(classes):
+        moments, usage = pixel_moments(exact[at]), component_usage(target, exact[at], k)
+        for name, x in others.items():
+            rows[name].append(
+                {
+                    **moment_difference(x[at], *moments),
+                    "component_tv": total_variation(component_usage(target, x[at], k), usage),
+                    "energy": energy_distance(x[at], exact[at]),
+                }
+            )
+    return rows
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in STATISTICS}

@@ -1,0 +1,134 @@
+"""The paper in two dimensions: Thm 3.2, section 3 on regions, and Prop 3.4."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.compare.decay import tv_decay
+from mdlm_cfg.compare.geometry import Region, region_mass, regions
+from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
+from mdlm_cfg.studies.paper.claims import (
+    ABSENT,
+    DECAY_GUIDANCES,
+    DECAY_STRENGTHS,
+    DECAY_TAU,
+    SAME,
+    Claim,
+    PaperResult,
+    gain_in_time,
+    learned_per_w,
+    masked_on_the_way,
+    per_w,
+    still_masked,
+    verdict,
+    with_samples,
+)
+from mdlm_cfg.targets.table import TableMixture
+
+if TYPE_CHECKING:
+    from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
+
+
+def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+    """Two dimensions: who gains and who loses, and that the guided law is not the tilted one."""
+    parts = regions(target, evaluation.target_class)
+    guided = [r for r in evaluation.results if r.w > 0]
+    gap = max(r.gap_to_tilted for r in guided)
+    claims = [
+        Claim(
+            "Per state, weights obey R1 >= R2,i >= R3 >= R4 for w > 0 (section 3).",
+            "see the table",
+            "see the table" if "learned" in guided[0].laws else ABSENT,
+            verdict(all(_ordered(r.laws["exact"], parts) for r in guided)),
+        ),
+        Claim(
+            "In two dimensions the guided law is not the tilted law (Thm 3.2).",
+            per_w(evaluation, lambda r: r.gap_to_tilted),
+            learned_per_w(evaluation, lambda law, r: total_variation(r.laws["tilted"], law)),
+            verdict(gap > SAME),
+        ),
+        _covariance(evaluation.results[0], evaluation.results[-1]),
+    ]
+    if not any(part.shared for part in parts):
+        effect = min(r.guidance_effect for r in guided)
+        claims.append(
+            Claim(
+                "Even a class whose support is disjoint from all others is reshaped if its projections are not.",
+                per_w(evaluation, lambda r: r.guidance_effect),
+                learned_per_w(evaluation, lambda law, r: total_variation(r.laws["class"], law)),
+                verdict(effect > SAME),
+            )
+        )
+    samples = "samples with exact scores" if denoiser is None else "samples of the network"
+    return PaperResult(claims, [_table(evaluation, parts, samples)])
+
+
+def _ordered(law: Tensor, parts: list[Region]) -> bool:
+    """Whether every state-wise mean of a more private sort of region is at least that of every less private one."""
+    by_sort: dict[int, list[float]] = {}
+    for part in parts:
+        by_sort.setdefault(len(part.overlapping) + part.shared, []).append(region_mass(law, part)[1])
+    means = [by_sort[sort] for sort in sorted(by_sort)]
+    return all(min(more) >= max(less) - SAME for more, less in pairwise(means))
+
+
+def _covariance(first: StrengthEvaluation, last: StrengthEvaluation) -> Claim:
+    """Of the first and the last strength."""
+    before, after = (mean_and_covariance(r.laws["exact"])[1] for r in (first, last))
+
+    def both(name: str) -> str:
+        return ", ".join(f"{_eigenvalues(r.laws[name])} at w = {r.w:g}" for r in (first, last))
+
+    return Claim(
+        "Guidance changes the covariance.",
+        f"eigenvalues {both('exact')}",
+        both("learned") if "learned" in first.laws else ABSENT,
+        verdict(float((after - before).abs().max()) > SAME),
+    )
+
+
+def _eigenvalues(law: Tensor) -> str:
+    return ", ".join(f"{v:.3f}" for v in torch.linalg.eigvalsh(mean_and_covariance(law)[1]).tolist())
+
+
+def _table(evaluation: TableEvaluation, parts: list[Region], samples: str) -> tuple[str, list[str], list[list[str]]]:
+    """Mean probability per state by region and w, of every law that there is."""
+    heads = {"exact": "exact", "learned": "learned", "samples": samples}
+    names = [name for name in heads if all(name in r.laws for r in evaluation.results)]
+    rows = [
+        [part.name, f"{r.w:g}", *(f"{1000 * region_mass(r.laws[name], part)[1]:.3f}" for name in names)]
+        for part in parts
+        for r in evaluation.results
+    ]
+    return "1000 times the mean probability per state", ["region", "w", *(heads[name] for name in names)], rows
+
+
+def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+    """The speed of convergence in two dimensions, and where it stops growing."""
+    z = evaluation.target_class
+    decay = tv_decay(target, z, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
+    found = (-decay.log_tv[:, 0]).tolist()
+    exact, learned = with_samples(
+        f"-ln TV at tau = {DECAY_TAU:g}: " + ", ".join(f"{e:.4f} (w = {w:g})" for e, w in zip(found, DECAY_STRENGTHS)),
+        still_masked(denoiser, z),
+        masked_on_the_way(evaluation, denoiser or target.denoiser()),
+        denoiser,
+    )
+    return PaperResult(
+        [
+            Claim(
+                "-ln TV = exp(Theta(w)) ln[(1 - alpha(T)) / (1 - alpha(t))] (Prop 3.4).",
+                exact,
+                learned,
+                "holds" if decay.double_exponential else "holds for small w only: " + decay.statement,
+            ),
+            gain_in_time(decay.time_to_5_percent),
+        ],
+        [],
+    )

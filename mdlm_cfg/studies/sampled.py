@@ -1,0 +1,38 @@
+"""What the studies of samples (images, mixtures) ask of a plan before any time is spent."""
+
+from __future__ import annotations
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.errors import UserError
+
+Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
+
+
+def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
+    """Refuse what a study of samples cannot answer.
+
+    Args:
+        plan: its findings are named by w alone: one number per strength, one kind.
+        space: of the data.
+        denoiser: the learned one, if there is one.
+
+    Raises:
+        UserError: a strength that is a schedule, several kinds, an unknown class or one twice, fewer than two samples
+            per class, or a denoiser of another space.
+    """
+    for guidance in plan.guidances:
+        guidance.constant  # noqa: B018 (raises for a schedule)
+    kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
+    if len(kinds) > 1:
+        raise UserError(f"guidances of the kinds {', '.join(kinds)} were given; a study of samples takes one kind")
+    plan.check_classes(space[2])
+    classes = plan.classes or ()
+    if len(set(classes)) < len(classes):
+        raise UserError(f"classes {list(classes)} must each be given once")
+    if plan.num_samples < 2:
+        raise UserError(f"num_samples = {plan.num_samples} is not enough: it must be at least 2 per class")
+    if denoiser is not None and (own := (denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes)) != space:
+        raise UserError(
+            f"the denoiser has (values, dimensions, classes) = {own}, and the data {space}: it was made for other data"
+        )

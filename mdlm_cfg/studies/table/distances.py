@@ -1,0 +1,219 @@
+"""The laws of one target under guidance, side by side, and how far apart they are (theory, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import (
+    expected_sampling_tv,
+    histogram,
+    sampled_tv,
+)
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.targets.table import TableMixture
+
+LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's own law is computed
+BOOTSTRAP_RESAMPLES = 200
+BOOTSTRAP_CELLS = 2**26  # numbers a bootstrap may hold at a time: fewer resamples of larger laws
+MIN_RESAMPLES = 20
+
+
+@dataclass(frozen=True)
+class TableEvaluation:
+    """Laws and distances of one class of a table, for every guidance of a plan.
+
+    Attributes:
+        plan: what was asked for. target_class: z. num_classes: K.
+        judged: whose samples these are: "learned", a network's, or "exact", the target's own denoiser's.
+        class_law: p(. | z), (N,)*D.
+        others_law: sum over the other classes of a_k p(. | k), (N,)*D: where z overlaps with anything else.
+        results: one per guidance, in the order asked for.
+    """
+
+    plan: Plan
+    target_class: int
+    num_classes: int
+    judged: str
+    class_law: Tensor
+    others_law: Tensor
+    results: list[StrengthEvaluation]
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.class_law.shape[0]
+
+    @property
+    def num_dims(self) -> int:
+        """D."""
+        return self.class_law.ndim
+
+    @property
+    def law_names(self) -> list[str]:
+        """Which of `LAWS` there are, in that order."""
+        return [name for name in LAWS if name in self.results[0].laws]
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there is a learned law: of a network that is small enough for one."""
+        return "learned" in self.results[0].laws
+
+    @property
+    def follows(self) -> str | None:
+        """The law that the samples follow but for steps; None where it is out of reach."""
+        if self.judged == "exact":
+            return "exact"
+        return "learned" if self.has_learned else None
+
+    def laws(self) -> dict[str, Tensor]:
+        """Every law under its name in laws.npz: "class", "tilted_w2", "exact_rate_w2", and so on."""
+        laws = {"class": self.class_law}
+        for result in self.results:
+            for name in self.law_names[1:]:
+                laws[law_key(name, result.guidance)] = result.laws[name]
+        return laws
+
+    def rows(self) -> list[Row]:
+        """One flat row of numbers per guidance, for a table or a csv file."""
+        return [result.row() for result in self.results]
+
+
+def evaluate_table(
+    target: TableMixture,
+    denoiser: Denoiser | None,
+    plan: Plan,
+    progress: Callable[[str], None] | None = None,
+) -> TableEvaluation:
+    """Laws of a table under guidance: the class, the tilted and the exact law, the network's, and samples.
+
+    Args:
+        target: the distribution, known exactly.
+        denoiser: the learned one; None evaluates (and samples with) the exact one alone. Where it is too large for its
+            own exact law, its samples are judged all the same, and there is no learned law.
+        plan: guidances of one number w each; its first class is z (default 0).
+        progress: called with one short line before every strength, which says how long the rest takes.
+
+    Raises:
+        UserError: an unknown class, a denoiser of another space than the target's, or more partial states than memory
+            holds.
+    """
+    z = target_class_of(plan, target)
+    check_space(target, denoiser)
+    judged = denoiser if denoiser is not None else target.denoiser()
+    learned = table_of(denoiser) if denoiser is not None else None
+    say = Pieces([1] * len(plan.guidances), progress)
+    results = []
+    for guidance in plan.guidances:
+        say(f"laws and samples at w = {guidance.label}")
+        laws = {
+            "class": target.class_pmf(z),
+            "tilted": tilted_law(target, guidance.constant, z),
+            "exact": terminal_law(target.denoiser(), guidance, z),
+        }
+        if learned is not None:
+            laws["learned"] = terminal_law(learned, guidance, z)
+        x = plan.sampler.draw(
+            learned or judged, guidance, z, plan.num_samples, plan.generator("table samples", guidance, z)
+        )
+        results.append(_compare(guidance, laws, x, plan.generator("bootstrap", guidance, z)))
+    return TableEvaluation(
+        plan=plan,
+        target_class=z,
+        num_classes=target.num_classes,
+        judged="exact" if denoiser is None else "learned",
+        class_law=target.class_pmf(z),
+        others_law=_others(target, z),
+        results=results,
+    )
+
+
+def target_class_of(plan: Plan, target: TableMixture) -> int:
+    """The class a table is studied for: the plan's first, or 0.
+
+    Raises:
+        UserError: several classes, or one that does not exist.
+    """
+    plan.check_classes(target.num_classes)
+    classes = plan.classes or (0,)
+    if len(classes) > 1:
+        raise UserError(f"a table is studied for one class at a time, not for {list(classes)}: give target_class=K")
+    return classes[0]
+
+
+def table_of(denoiser: Denoiser) -> TabulatedDenoiser | None:
+    """A network as a table of all its answers; None where there are too many partial states for that."""
+    if isinstance(denoiser, TabulatedDenoiser):
+        return denoiser
+    n, d = denoiser.num_tokens, denoiser.num_dims
+    return TabulatedDenoiser(denoiser) if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES else None
+
+
+def check_space(target: TableMixture, denoiser: Denoiser | None) -> None:
+    """Raise UserError unless a denoiser lives where the target does."""
+    if denoiser is None:
+        return
+    ours, theirs = ((d.num_tokens, d.num_dims, d.num_classes) for d in (target, denoiser))
+    if ours != theirs:
+        raise UserError(
+            f"the denoiser has (values, dimensions, classes) = {theirs}, the target has {ours}: it was made for other "
+            "data"
+        )
+
+
+def law_key(name: str, guidance: Guidance) -> str:
+    """The name of a law in laws.npz, such as "exact_rate_w2"; the tilted law knows no kind of guidance."""
+    if name == "class":
+        return name
+    w = guidance.constant
+    strength = f"w{int(w)}" if w.is_integer() else f"w{w!r}"
+    return f"{name}_{strength}" if name == "tilted" else f"{name}_{guidance.kind}_{strength}"
+
+
+def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
+    """How many coordinates of x take a value that other classes take too: int64 (N,)*D (theory, section 7).
+
+    In one dimension 1 is the overlap itself; in the five-dimensional example of theory, section 4, it is k.
+    """
+    dims = range(class_law.ndim)
+    counts = torch.zeros(class_law.shape, dtype=torch.int64)
+    for i in dims:
+        drop = [j for j in dims if j != i]
+        own, other = (law.sum(dim=drop) if drop else law for law in (class_law, others_law))
+        shape = [-1 if j == i else 1 for j in dims]
+        counts = counts + ((own > 0) & (other > 0)).long().reshape(shape)
+    return counts
+
+
+def mean_by_overlap(law: Tensor, class_law: Tensor, others_law: Tensor) -> dict[int, float]:
+    """Mean probability per state of the class's support, by the number of coordinates that overlap."""
+    counts, support = overlap_counts(class_law, others_law), class_law > 0
+    return {int(k): float(law[support & (counts == k)].mean()) for k in counts[support].unique()}
+
+
+def _compare(guidance: Guidance, laws: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> StrengthEvaluation:
+    cells = max(laws["exact"].numel(), len(x))
+    resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // cells))
+    sample_tv: dict[str, SampleTV] = {
+        name: SampleTV(sampled_tv(laws[name], x, resamples, generator), expected_sampling_tv(laws[name], len(x)))
+        for name in laws
+        if name in ("exact", "learned")
+    }
+    laws = laws | {"samples": histogram(x, laws["exact"].shape[0])}
+    return StrengthEvaluation(guidance, laws, {name: moments_of(law) for name, law in laws.items()}, sample_tv, x)
+
+
+def _others(target: TableMixture, target_class: int) -> Tensor:
+    weights = target.class_weights.clone()
+    weights[target_class] = 0
+    return torch.tensordot(weights, target.class_pmfs, dims=1)

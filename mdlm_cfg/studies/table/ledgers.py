@@ -1,0 +1,79 @@
+"""The error ledger for every guidance and sampler of a study (theory, section 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.compare.ledger import Ledger, ledger_laws, ledger_of
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
+from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.equal_cost import is_small
+from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.targets.table import TableMixture
+
+STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
+LEARNED_LINES = ("score error", "discretisation error, exact scores")  # say nothing where nothing was learned
+
+
+def ledgers_of(
+    target: TableMixture,
+    judged: Denoiser,
+    evaluation: TableEvaluation,
+    progress: Callable[[str], None] | None = None,
+) -> list[Ledger]:
+    """A ledger for every guidance: of the plan's own sampler first, from the samples that are there, then of others.
+
+    Args:
+        judged: whose samples the evaluation holds: a network as a table, or the target's exact denoiser.
+    """
+    plan, z = evaluation.plan, evaluation.target_class
+    others = [s for s in STANDARD if s != plan.sampler] if is_small(target.num_tokens, target.num_dims) else []
+    say = Pieces([1 + len(others)] * len(evaluation.results), progress)
+    entries = []
+    for result in evaluation.results:
+        say(f"error ledger, w = {result.guidance.label}")
+        shared = ledger_laws(target, judged, result.guidance, z)
+        for sampler in (plan.sampler, *others):
+            generator = plan.generator("ledger", result.guidance, z, sampler.label)
+            samples = result.samples if sampler is plan.sampler else None
+            entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
+    return entries
+
+
+def ledger_dict(entry: Ledger, judged: str) -> dict[str, Any]:
+    """A ledger as plain values; lines that say nothing where nothing was learned are left out.
+
+    Args:
+        judged: "learned" or "exact".
+    """
+    absent = LEARNED_LINES if judged == "exact" else ()
+
+    def lines(values: dict[str, Any]) -> dict[str, Any]:
+        return {line: value for line, value in values.items() if line not in absent}
+
+    numbers = {
+        "w": entry.w,
+        "kind": str(entry.guidance.kind),
+        "denoiser": judged,
+        **entry.sampler.describe(),
+        "calls": entry.sampler.calls(entry.shared.target.num_dims),
+        "num_samples": entry.num_samples,
+        "tv": lines(entry.tv),
+        "kl": lines({line: value if math.isfinite(value) else "inf" for line, value in entry.kl.items()}),
+        "mean": lines(entry.mean),
+        "covariance": lines(entry.covariance),
+        "sampling_noise": vars(entry.noise),
+        "expected_sampling_noise": entry.expected_noise,
+        "predicted_total": vars(entry.predicted_total),
+        "closes": entry.closes,
+    }
+    if judged == "exact":
+        return numbers
+    return numbers | {
+        "score_error_if_only": entry.shared.score_share,
+        "worst_states": [vars(state) for state in entry.shared.states],
+        "visited_kl_by_level": [list(pair) for pair in entry.shared.visit_error],
+    }

@@ -1,0 +1,141 @@
+"""Objects made from plain settings that name them: {"_target_": "package.module.Name", argument: value, ...}.
+
+A name is imported only if this package offers it or whoever runs the program gave it: settings read from a file can
+make nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from mdlm_cfg.support.errors import UserError
+
+TARGET = "_target_"
+PACKAGE = "mdlm_cfg"
+
+
+def names_in(settings: Any) -> set[str]:
+    """Every name under `_target_` in nested settings."""
+    if isinstance(settings, Mapping):
+        own = {str(settings[TARGET])} if settings.get(TARGET) is not None else set()
+        return own.union(*(names_in(value) for value in settings.values()))
+    if isinstance(settings, list | tuple):
+        return set().union(*(names_in(item) for item in settings))
+    return set()
+
+
+def locate(name: str, what: str, offered: Collection[str], trusted: Collection[str] = ()) -> Callable[..., Any]:
+    """The class or function of that name, imported if and only if it may be.
+
+    Args:
+        name: "package.module.Name".
+        what: it is to be, such as "net", for messages.
+        offered: modules of this package whose public names may be used; "mdlm_cfg.targets.*" is every module in it.
+        trusted: names that whoever runs the program gave.
+
+    Raises:
+        UserError: a name that is neither offered nor trusted (nothing is imported then), or that does not exist.
+    """
+    module_name, _, attribute = name.rpartition(".")
+    if name not in trusted and not (_is_offered(module_name, offered) and attribute.isidentifier()):
+        known = ", ".join(offered)
+        raise UserError(f"{what} can not be made by {name}: only by what {known} offer, or what you name yourself")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{what} can not be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
+        ) from error
+    found = getattr(module, attribute, None)
+    ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
+    if not callable(found) or (name not in trusted and not ours):
+        raise UserError(f"{what} can not be made by {name}: there is no class or function {attribute} in {module_name}")
+    return found
+
+
+def _is_offered(module_name: str, offered: Collection[str]) -> bool:
+    parent, _, last = module_name.rpartition(".")
+    return module_name in offered or (f"{parent}.*" in offered and last.isidentifier())
+
+
+def make(
+    settings: Mapping[str, Any], what: str, offered: Collection[str], trusted: Collection[str] = (), **filled: Any
+) -> Any:
+    """What the settings say, its nested settings made first.
+
+    Args:
+        settings: `_target_` and the arguments, plain.
+        what: it is to be; offered, trusted: as `locate` says.
+        filled: arguments that are not in the settings but follow from something else; the settings' own win.
+
+    Raises:
+        UserError: no `_target_`, one that `locate` refuses, or arguments that it does not take.
+    """
+    if settings.get(TARGET) is None:
+        raise UserError(f"{what}._target_ is missing: give {what}._target_=module.Name")
+    maker = locate(str(settings[TARGET]), what, offered, trusted)
+    given = {key: _made(value, f"{what}.{key}", offered, trusted) for key, value in settings.items() if key != TARGET}
+    arguments = filled | given
+    check_arguments(maker, what, arguments)
+    return maker(**arguments)
+
+
+def _made(value: Any, what: str, offered: Collection[str], trusted: Collection[str]) -> Any:
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            return make(value, what, offered, trusted)
+        return {key: _made(item, f"{what}.{key}", offered, trusted) for key, item in value.items()}
+    return [_made(item, what, offered, trusted) for item in value] if isinstance(value, list) else value
+
+
+def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UserError unless a class or function takes these arguments, by name and by type."""
+    parameters = inspect.signature(maker).parameters
+    name = getattr(maker, "__name__", str(maker))
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for key in arguments:
+            if key not in parameters:
+                raise UserError(f"{what}.{key} is no argument of {name}: it takes {', '.join(parameters)}")
+    for key, parameter in parameters.items():
+        plain = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if plain and parameter.default is inspect.Parameter.empty and key not in arguments:
+            raise UserError(f"{what}.{key} is missing: {name} needs it")
+    hints = _hints(maker)
+    for key, value in arguments.items():
+        if key in hints and not fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", None) or str(hints[key])
+            wanted = str(hints[key]) if typing.get_args(hints[key]) else wanted
+            raise UserError(f"{what}.{key} = {value!r} must be of type {wanted}")
+
+
+def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+    except (NameError, TypeError, AttributeError):  # annotations that only a type checker can read
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a plain type; any value fits a type that is not plain."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if hint is type(None):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    if origin in (list, tuple, Sequence):
+        inner = parts[0] if parts else Any
+        return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
+    return True

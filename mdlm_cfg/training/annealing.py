@@ -1,0 +1,35 @@
+"""How the learning rate goes over a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """A linear warm-up, times half a cosine down to a share of the learning rate.
+
+    Attributes:
+        warmup_steps: steps of the warm-up; 0 for none.
+        final_lr: at the end, as a share of the optimizer's learning rate.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    warmup_steps: int = 50
+    final_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps {self.warmup_steps} must not be negative")
+        if not 0 <= self.final_lr <= 1:
+            raise UserError(f"final_lr {self.final_lr} must lie between 0 and 1: it is a share of the learning rate")
+
+    def factor(self, step: int, progress: float) -> float:
+        """Of the learning rate at an optimiser step (from 0), when a share `progress` in [0, 1] of the run is done."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warm * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))

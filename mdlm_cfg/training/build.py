@@ -1,0 +1,73 @@
+"""A run's module from its plain configuration: network, objective and optimizer are made by the names given there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import make
+from mdlm_cfg.training.annealing import Annealing
+from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.objectives import Objective
+from mdlm_cfg.training.runs import build_net
+
+OBJECTIVES = ("mdlm_cfg.training.objectives",)
+OPTIMIZERS = ("mdlm_cfg.nets.optimizer",)
+
+
+def build_module(
+    config: Mapping[str, Any], description: Mapping[str, Any], trusted: Collection[str] = ()
+) -> MaskedDiffusion:
+    """The module to train.
+
+    Args:
+        config: `net`, `objective`, `optimizer` (each with its `_target_`), `warmup_steps`, `final_lr`, `num_draws` and
+            `seed`; recorded as a whole in the checkpoints.
+        description: what a data module's `describe()` says: the network's shape follows from it.
+        trusted: names of the user's own that may be made, beside what this package offers.
+
+    Raises:
+        UserError: anything that is not allowed, said with its name in the configuration.
+    """
+    shape = {name: description[name] for name in ("num_tokens", "grid_shape", "num_classes")}
+    net_settings = shape | dict(config["net"])
+    net = build_net(net_settings, trusted)
+    if (net.num_tokens, net.num_classes) != (shape["num_tokens"], shape["num_classes"]):
+        raise UserError(
+            f"the network has {net.num_tokens} values and {net.num_classes} classes, and the data have "
+            f"{shape['num_tokens']} and {shape['num_classes']}"
+        )
+    objective = make(config["objective"], "objective", OBJECTIVES, trusted)
+    if not isinstance(objective, Objective):
+        raise UserError(f"{config['objective']['_target_']} makes a {type(objective).__name__}, not an Objective")
+    build_optimizer(net, config["optimizer"], trusted)  # refuses now what it would refuse after the data are read
+    record = {"net": net_settings, "objective": dict(config["objective"]), "optimizer": dict(config["optimizer"])}
+    record |= {"data": dict(description), "config": dict(config), "seed": config["seed"]}
+    return MaskedDiffusion(
+        net,
+        objective,
+        partial(build_optimizer, settings=config["optimizer"], trusted=trusted),
+        annealing=Annealing(config["warmup_steps"], config["final_lr"]),
+        num_draws=config["num_draws"],
+        seed=config["seed"],
+        record=record,
+    )
+
+
+def build_optimizer(
+    net: nn.Module, settings: Mapping[str, Any], trusted: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of a network that plain settings name.
+
+    Raises:
+        UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimizer.
+    """
+    optimizer = make(settings, "optimizer", OPTIMIZERS, trusted, net=net)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{settings['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    return optimizer

@@ -1,0 +1,95 @@
+"""Training and testing a run, from a checkpoint on if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import TARGET
+from mdlm_cfg.training.data.base import Batch, DiffusionData
+from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.runs import read_checkpoint
+
+
+def check_resume(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Raise UserError unless training can go on from this checkpoint.
+
+    Network, objective, data and the kind of optimizer must be the checkpoint's; everything else may change.
+
+    Args:
+        path: the checkpoint.
+        record: what the module to train would record (`mdlm_cfg.training.runs.RECORDED`).
+    """
+    saved, data = read_checkpoint(path)["hyper_parameters"], record["data"]
+    if saved["data"]["fingerprint"] != data["fingerprint"]:
+        raise UserError(
+            f"the checkpoint {path} was trained on other data: {saved['data']['name']} "
+            f"(fingerprint {saved['data']['fingerprint']}), not {data['name']} (fingerprint {data['fingerprint']})"
+        )
+    kind = {
+        part: {TARGET: part_of[TARGET]}
+        for part, part_of in (("there", saved["optimizer"]), ("here", record["optimizer"]))
+    }
+    for name, there, here in (
+        ("network", saved["net"], record["net"]),
+        ("objective", saved["objective"], record["objective"]),
+        ("optimizer", kind["there"], kind["here"]),
+    ):
+        changes = [
+            f"{key} = {there.get(key)} there and {here.get(key)} here"
+            for key in sorted({*there, *here})
+            if there.get(key) != here.get(key)
+        ]
+        if changes:
+            raise UserError(
+                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it can not change on the way"
+            )
+
+
+def train(
+    module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | None = None
+) -> tuple[dict[str, float], bool]:
+    """Train, from a checkpoint on if one is given, then test with the averaged weights.
+
+    Returns:
+        the test's numbers, and whether there was anything to train.
+    """
+    if isinstance(data, DiffusionData):
+        data.place_on(trainer.strategy.root_device)
+    before = 0
+    if ckpt_path is not None:
+        checkpoint = read_checkpoint(ckpt_path)
+        before = int(checkpoint["global_step"])
+        skip_seen(data, batches_seen(checkpoint))
+    if ckpt_path is not None and 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
+        module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
+    else:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    trained = trainer.global_step > before
+    tested = trainer.test(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
+
+
+def batches_seen(checkpoint: Mapping[str, Any]) -> int:
+    """How many batches of an unfinished epoch a checkpoint has behind it; 0 at an epoch's end."""
+    fit = checkpoint["loops"]["fit_loop"]
+    epochs = fit["epoch_progress"]["current"]
+    return int(fit["epoch_loop.batch_progress"]["current"]["completed"]) if epochs["processed"] < epochs["ready"] else 0
+
+
+def skip_seen(data: LightningDataModule, num_batches: int) -> None:
+    """Leave the first batches of the next epoch out, once: Lightning begins an interrupted epoch again."""
+    if num_batches == 0 or not isinstance(data, DiffusionData):
+        return
+    begin, left = data._next_epoch, [num_batches]
+
+    def rest() -> Iterator[Batch]:
+        seen, left[0] = left[0], 0
+        yield from islice(begin(), seen, None)
+
+    data._next_epoch = rest  # type: ignore[method-assign]

@@ -1,0 +1,244 @@
+"""The denoiser's contract: what breaks it is refused in a sentence by everything that asks a denoiser."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from torch import nn
+
+from mdlm_cfg import Guidance, UserError, error_ledger, law_at, sample, stepped_law, terminal_law
+from mdlm_cfg.chain.denoiser import FunctionDenoiser, conditionals, name_state
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
+from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.sampling import SAMPLERS, Sampler
+
+TARGET = random_target(3, 2, k=3, seed=21)
+Z, GUIDANCE = 2, Guidance(1.5)
+SECONDS = 20  # that nothing may take: a denoiser that answers NaN once made `time_to_tv` loop for ever
+
+
+def draw(sampler, denoiser):
+    steps = None if sampler == "first_hitting" else 2
+    return sample(denoiser, GUIDANCE, Z, 50, sampler, steps, generator=torch.Generator().manual_seed(0))
+
+
+ASKERS = {
+    **{f"sample {name}": lambda denoiser, name=name: draw(name, denoiser) for name in SAMPLERS},
+    "terminal_law": lambda denoiser: terminal_law(denoiser, GUIDANCE, Z),
+    "visit_law": lambda denoiser: visit_law(denoiser, GUIDANCE, Z),
+    "law_at": lambda denoiser: law_at(denoiser, GUIDANCE, Z, 0.5),
+    "stepped_law": lambda denoiser: stepped_law(denoiser, GUIDANCE, Z, "tau_leaping", 2),
+    "event_leaping law": lambda denoiser: stepped_law(denoiser, GUIDANCE, Z, "event_leaping", 1),
+    "error_ledger": lambda denoiser: error_ledger(
+        TARGET, denoiser, GUIDANCE, Z, "d_cfg", 2, num_samples=50, generator=torch.Generator().manual_seed(0)
+    ),
+    "time_to_tv": lambda denoiser: time_to_tv(denoiser, GUIDANCE, Z, 0.05),
+    "log_still_masked": lambda denoiser: log_still_masked(denoiser, GUIDANCE, Z, [0.5]),
+    "tv_decay": lambda denoiser: tv_decay(TARGET, Z, [GUIDANCE], [0.5], 0.5, denoiser),
+    "tabulated": lambda denoiser: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, Z),
+}
+FAULTS = {  # what is done to the right answer (B, D, N), and what the sentence must say
+    "nan": (
+        lambda answer: answer * math.nan,
+        r"answers NaN for coordinate \d of the partial state \(.*mask.* under class 2",
+    ),
+    "one nan": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.nan), "answers NaN"),
+    "infinity": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.inf), "probabilities that sum to inf"),
+    "probabilities": (lambda answer: answer.exp(), r"sum to .* normalised log-probabilities"),
+    "unnormalised": (lambda answer: answer + 0.3, "sum to 1.34986"),
+    "half": (lambda answer: answer - math.log(2), "sum to 0.5"),
+    "no mass": (lambda answer: answer - math.inf, "sum to 0"),
+    "logits": (lambda answer: answer * 3, "normalised log-probabilities"),
+    "transposed": (lambda answer: answer.transpose(1, 2), r"shape \(\d+, 3, 2\) and must with \(\d+, 2, 3\)"),
+    "a row for the mask": (lambda answer: torch.cat([answer, answer[..., :1] - 99], -1), r"shape \(\d+, 2, 4\)"),
+    "one row": (lambda answer: answer[:1].expand(len(answer) + 1, -1, -1), "none of the mask"),
+    "flat": (lambda answer: answer.flatten(1), "must with"),
+}
+
+
+def broken(fault, label=None):
+    """The exact denoiser with a fault, under every label or under one alone."""
+    exact = TARGET.denoiser()
+
+    def answer(tokens, classes):
+        right = exact(tokens, classes)
+        return fault(right) if label is None or bool((classes == label).all()) else right
+
+    return FunctionDenoiser(answer, 3, 2, 3)
+
+
+def refuse_to_wait(*_):
+    raise AssertionError("it loops for ever")
+
+
+@pytest.fixture
+def in_time():
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, refuse_to_wait)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("in_time")
+@pytest.mark.parametrize("asker", ASKERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_contract_is_refused_by_all(asker, fault) -> None:
+    spoil, sentence = FAULTS[fault]
+    with pytest.raises(UserError, match=sentence) as refused:
+        ASKERS[asker](broken(spoil))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+@pytest.mark.parametrize(("label", "named"), [(2, "under class 2"), (3, "under no class")])
+def test_the_class_that_gave_it_is_named(asker, label, named) -> None:
+    with pytest.raises(UserError, match=named):
+        ASKERS[asker](broken(FAULTS["nan"][0], label))
+
+
+def test_the_state_that_gave_it_is_named() -> None:
+    def answer(tokens, classes):
+        right = TARGET.denoiser()(tokens, classes)
+        bad = (tokens == torch.tensor([3, 1])).all(dim=1)
+        return right.masked_fill(bad[:, None, None], math.nan)
+
+    denoiser = FunctionDenoiser(answer, 3, 2, 3)
+    assert conditionals(denoiser, torch.tensor([[1, 3], [3, 3]]), 0).shape == (2, 2, 3)
+    with pytest.raises(UserError, match=r"NaN for coordinate 1 of the partial state \(mask, 1\) under class 0"):
+        conditionals(denoiser, torch.tensor([[1, 3], [3, 1]]), 0)
+    with pytest.raises(UserError, match=r"partial state \(mask, 1\) under class 2"):
+        terminal_law(denoiser, GUIDANCE, Z)
+
+
+def test_rows_of_unmasked_coordinates_are_nobodys_business() -> None:
+    exact = TARGET.denoiser()
+
+    def answer(tokens, classes):  # a network that does not copy what is unmasked
+        return torch.where((tokens == 3)[..., None], exact(tokens, classes), -7.0)
+
+    ours = terminal_law(FunctionDenoiser(answer, 3, 2, 3), GUIDANCE, Z)
+    assert float((ours - terminal_law(exact, GUIDANCE, Z)).abs().max()) < 1e-13
+
+
+def test_a_long_state_is_shortened() -> None:
+    assert name_state([0] * 13, 1) == "(" + "0, " * 12 + "...)"
+    assert name_state([0, 1, 0], 1) == "(0, mask, 0)" and name_state([0] * 12, 1).count("0") == 12
+
+
+class Net(nn.Module):
+    """A module of a user's own: float32, with parameters that require gradients, unnormalised until the end."""
+
+    num_tokens, num_dims, num_classes = 3, 2, 3
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens = nn.ModuleList([nn.Embedding(4, 16) for _ in range(2)])
+        self.classes = nn.Embedding(4, 16)
+        self.out = nn.Linear(16, 6)
+
+    def forward(self, tokens, classes):
+        hidden = self.classes(classes) + sum(embed(tokens[:, i]) for i, embed in enumerate(self.tokens))
+        return copy_unmasked(self.out(hidden.tanh()).unflatten(1, (2, 3)).log_softmax(-1), tokens)
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+def test_a_float32_module_is_a_denoiser(asker) -> None:
+    # the same numbers in float64: weights of float32 are float64 numbers too
+    single, double = Net(), Net().double()
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in single.parameters())
+    ours, truth = ASKERS[asker](single), ASKERS[asker](double)
+    for a, b in zip(numbers(ours), numbers(truth), strict=True):
+        assert not a.requires_grad and a.dtype == b.dtype
+        assert float((a.double() - b.double()).abs().max()) < 1e-6
+    assert all(p.grad is None for p in single.parameters())
+
+
+def numbers(found) -> list[torch.Tensor]:
+    """The tensors of what was computed."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    if isinstance(found, float):
+        return [torch.tensor(found, dtype=torch.float64)]
+    if isinstance(found, list):
+        return found
+    if hasattr(found, "laws"):  # a ledger
+        return [*found.laws.values(), torch.tensor(list(found.tv.values()))]
+    return [found.log_tv]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_answers_are_normalised_again(dtype) -> None:
+    exact = TARGET.denoiser()
+    half = FunctionDenoiser(lambda tokens, classes: exact(tokens, classes).to(dtype), 3, 2, 3)
+    law = terminal_law(half, Guidance(6.0), Z)
+    assert abs(float(law.sum()) - 1) < 1e-12
+    assert float((conditionals(half, torch.tensor([[3, 3]]), 1).exp().sum(-1) - 1).abs().max()) < 1e-14
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+def test_a_plain_function_is_a_denoiser(asker) -> None:
+    table = Inconsistent(3, 2, 3, seed=4)
+
+    def function(tokens, classes):
+        return table(tokens, classes)
+
+    for a, b in zip(numbers(ASKERS[asker](FunctionDenoiser(function, 3, 2, 3))), numbers(ASKERS[asker](table))):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 4.0, 1000.0, 1e8])
+def test_samples_hold_no_mask(sampler, w) -> None:
+    for target in (random_target(3, 3, k=2, seed=5, zeros=0.6), random_target(2, 3, k=2, seed=6, zeros=0.7)):
+        for kind in ("rate", "normalized"):
+            steps = None if sampler == "first_hitting" else 2
+            generator = torch.Generator().manual_seed(1)
+            x = sample(target.denoiser(), Guidance(w, kind), 1, 300, sampler, steps, generator=generator)
+            assert int(x.max()) < target.num_tokens and int(x.min()) >= 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
+    # under class 0 the state (0, mask) is followed by what the class cannot be: its support and the row do not meet
+    def answer(tokens, classes):
+        rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
+        if bool((classes == 0).all()):
+            rows[:, 1] = torch.tensor([1.0, 0.0])
+        else:
+            rows[:, 1] = torch.tensor([0.0, 1.0])
+        return rows.log()
+
+    steps, denoiser = None if sampler == "first_hitting" else 1, FunctionDenoiser(answer, 2, 2, 1)
+    with pytest.raises(UserError, match="20 of 20 samples hold masks"):
+        sample(denoiser, Guidance(-0.5), 0, 20, sampler, steps)
+    with pytest.raises(UserError, match="infinite rate"):
+        sample(denoiser, Guidance(2.0), 0, 20, sampler, steps)
+    with pytest.raises(UserError, match="nowhere to go"):
+        Sampler(sampler, steps).law(denoiser, Guidance(-0.5), 0)
+    with pytest.raises(UserError, match="nowhere to go"):
+        visit_law(denoiser, Guidance(-0.5), 0)
+    with pytest.raises(UserError, match="nowhere to go"):
+        law_at(denoiser, Guidance(-0.5), 0, 0.5)
+    with pytest.raises(UserError, match="nowhere to go"):
+        time_to_tv(denoiser, Guidance(-0.5), 0, 0.05)
+
+
+def test_a_histogram_of_masks_is_refused() -> None:
+    x = torch.tensor([[0, 1], [2, 3]])
+    assert float(histogram(x, 4).sum()) == 1
+    for bad in (torch.tensor([[0, 1], [2, 4]]), torch.tensor([[0, 1], [-1, 3]])):
+        with pytest.raises(UserError, match=r"samples hold the value (4|-1).* 0 to 3"):
+            histogram(bad, 4)

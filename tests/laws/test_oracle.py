@@ -1,0 +1,229 @@
+"""Every law, sampler, kind and schedule against the oracle's brute force (tests/oracle.py)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import Inconsistent, Opaque, random_target
+from oracle import Chain, event_counts, fractions, grid_fractions, tilted
+
+from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law, tilted_law
+from mdlm_cfg.chain.guidance import interval, linear_ramp
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.schedules import Schedule
+from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.sampling import Sampler
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+KINDS = ("rate", "normalized")
+RAMP = linear_ramp(-0.5, 4.0)
+STRENGTHS = {
+    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0,
+    "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7), "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
+}  # fmt: skip
+
+
+def bernoulli():
+    g = torch.Generator().manual_seed(3)
+    probabilities = torch.rand(3, 2, 3, generator=g, dtype=torch.float64)
+    weights, classes = torch.rand(3, 2, generator=g), torch.rand(3, generator=g)
+    return BernoulliMixture(probabilities, weights.double().softmax(1), classes.double().softmax(0))
+
+
+DENOISERS = {  # N != D in all but one; the class asked for is the last and not the first
+    "full-2-3": lambda: random_target(2, 3, k=2, seed=7).denoiser(),
+    "zeros-3-2": lambda: random_target(3, 2, k=3, seed=8, zeros=0.5).denoiser(),
+    "zeros-2-4": lambda: random_target(2, 4, k=3, seed=9, zeros=0.4).denoiser(),
+    "zeros-3-3": lambda: random_target(3, 3, k=2, seed=10, zeros=0.6).denoiser(),
+    "line-5-1": lambda: random_target(5, 1, k=2, seed=11, zeros=0.2).denoiser(),
+    "opaque-4-2": lambda: Opaque(random_target(4, 2, k=4, seed=12, zeros=0.3).denoiser()),
+    "incoherent-2-3": lambda: Inconsistent(2, 3, 3, seed=1),
+    "incoherent-4-2": lambda: Inconsistent(4, 2, 2, seed=2),
+    "tabulated-3-2": lambda: TabulatedDenoiser(Inconsistent(3, 2, 2, seed=3)),
+    "one-value": lambda: random_target(1, 3, k=2).denoiser(),
+    "one-class": lambda: random_target(3, 2, k=1, seed=4).denoiser(),
+}
+SOME = ("zeros-3-2", "incoherent-2-3", "zeros-3-3")
+LONG = ("zeros-3-2", "incoherent-2-3")
+
+
+def last_class(denoiser) -> int:
+    return denoiser.num_classes - 1
+
+
+def assert_laws_equal(ours, truth, tolerance=1e-12) -> None:
+    assert ours.dtype == torch.float64 and ours.shape == truth.shape
+    assert abs(float(truth.sum()) - 1) < 1e-9  # the oracle itself has lost nothing
+    assert float((ours - truth).abs().max()) < tolerance
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", STRENGTHS.values(), ids=STRENGTHS)
+def test_terminal_law(name, kind, w) -> None:
+    denoiser = DENOISERS[name]()
+    z = last_class(denoiser)
+    chain, ours = Chain(denoiser, w, kind, z), terminal_law(denoiser, Guidance(w, kind), z)
+    truth = chain.terminal_by_orders()
+    assert_laws_equal(ours, truth)
+    assert_laws_equal(chain.terminal_by_generator(), truth, 1e-10)  # two ways, one truth
+    assert_laws_equal(Sampler().law(denoiser, Guidance(w, kind), z), truth)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_no_class(name) -> None:
+    denoiser = DENOISERS[name]()
+    for kind in KINDS:
+        truth = Chain(denoiser, 3.0, kind, None).terminal_by_orders()
+        assert_laws_equal(terminal_law(denoiser, Guidance(3.0, kind), None), truth)
+
+
+@pytest.mark.parametrize("z", [0, 1, 2])
+def test_classes_are_told_apart(z) -> None:
+    denoiser = DENOISERS["zeros-2-4"]()
+    truths = [Chain(denoiser, 2.0, "rate", k).terminal_by_orders() for k in range(3)]
+    assert_laws_equal(terminal_law(denoiser, Guidance(2.0), z), truths[z])
+    assert all(float((truths[z] - truths[k]).abs().sum()) > 0.1 for k in range(3) if k != z)
+
+
+@pytest.mark.parametrize("name", ["full-2-3", *LONG])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [-1.0, 0.0, 4.0, RAMP, STRENGTHS["smooth"]], ids=["-1", "0", "4", "ramp", "smooth"])
+def test_law_at_clock_times(name, kind, w) -> None:
+    denoiser = DENOISERS[name]()
+    z = last_class(denoiser)
+    chain, guidance, taus = Chain(denoiser, w, kind, z), Guidance(w, kind), [0.0, 0.03, 0.7, 4.0]
+    ours = law_at(denoiser, guidance, z, taus)
+    masked = log_still_masked(denoiser, guidance, z, taus[1:]).exp().tolist()
+    inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims
+    for tau, law in zip(taus, ours):
+        truth = chain.law_at(tau)
+        assert_laws_equal(law, truth, 2e-11)
+        assert tau == 0 or abs(masked.pop(0) - (1 - float(truth[inside].sum()))) < 2e-11
+    crossing = time_to_tv(denoiser, guidance, z, 0.2)
+    assert abs(float(chain.law_at(crossing)[inside].sum()) - 0.8) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["zeros-3-3", "zeros-3-2", "line-5-1"])
+@pytest.mark.parametrize("w", [4.0, 50.0])
+def test_law_at_clock_times_where_rates_differ_by_many_orders_of_magnitude(name, w) -> None:
+    denoiser = DENOISERS[name]()
+    z = last_class(denoiser)
+    chain = Chain(denoiser, w, "rate", z)
+    if name == "zeros-3-3":
+        assert float(-chain.generator().diagonal().min()) > 1e12
+    for tau in (1e-15, 0.03, 0.7):
+        assert_laws_equal(law_at(denoiser, Guidance(w), z, tau), chain.law_at_by_paths(tau), 1e-12)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("kind", KINDS)
+def test_visits(name, kind) -> None:
+    # the chance to pass through a state is Lambda times the time spent there: an integral of the law at tau
+    denoiser = DENOISERS[name]()
+    z = last_class(denoiser)
+    chain = Chain(denoiser, 1.5, kind, z)
+    q = chain.generator()
+    dead = q.diagonal() == 0
+    spent = torch.linalg.solve((torch.diag(dead.double()) - q).T, torch.eye(len(q), dtype=torch.float64)[-1])
+    passed = chain.dense(torch.where(dead, spent, -q.diagonal() * spent))
+    levels = visit_law(denoiser, Guidance(1.5, kind), z)
+    ours = Lattice(denoiser.num_tokens, denoiser.num_dims).to_dense(levels)
+    assert float((ours - passed).abs().max()) < 1e-12
+
+
+PLANS = {  # what is asked of the product, and the lengths of the steps as the oracle says them
+    "linear-1": (1, Schedule("linear"), fractions("linear", 1)),
+    "linear-4": (4, Schedule("linear"), fractions("linear", 4)),
+    "cosine-3": (3, Schedule("cosine"), fractions("cosine", 3)),
+    "exponential-5": (5, Schedule("exponential", 3.0), fractions("exponential", 5, 3.0)),
+    "default-exponential-4": (4, Schedule("exponential"), fractions("exponential", 4, 10.0)),
+    "grid": ([0.0, 0.2, 1.1, math.inf], None, grid_fractions([0.0, 0.2, 1.1, math.inf])),
+}
+SAMPLERS = ("tau_leaping", "euler", "d_cfg", "event_leaping")
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("w", [-0.5, 3.0, RAMP], ids=["-0.5", "3", "ramp"])
+def test_stepped_laws(name, kind, sampler, w) -> None:
+    denoiser = DENOISERS[name]()
+    z = last_class(denoiser)
+    chain, guidance = Chain(denoiser, w, kind, z), Guidance(w, kind)
+    plans = PLANS if name in LONG else {key: PLANS[key] for key in ("linear-1", "cosine-3")}
+    inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims
+    for steps, schedule, shares in plans.values():
+        truth = chain.stepped(sampler, shares)
+        assert_laws_equal(stepped_law(denoiser, guidance, z, sampler, steps, schedule), truth)
+        assert_laws_equal(Sampler(sampler, steps, schedule).law(denoiser, guidance, z), truth[inside])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_event_leaping_on_every_schedule(kind) -> None:
+    # four coordinates in two steps: 2 + 2 events on the linear schedule, 1 + 3 on the others, 3 + 1 on the grid
+    denoiser = DENOISERS["zeros-2-4"]()
+    chain, guidance, laws = Chain(denoiser, 3.0, kind, 1), Guidance(3.0, kind), []
+    for name, horizon, counts in (("linear", 1.0, [2, 2]), ("cosine", 1.0, [1, 3]), ("exponential", 10.0, [1, 3])):
+        shares = fractions(name, 2, horizon)
+        assert event_counts(shares, 4) == counts
+        laws.append(chain.stepped("event_leaping", shares))
+        assert_laws_equal(stepped_law(denoiser, guidance, 1, "event_leaping", 2, Schedule(name, horizon)), laws[-1])
+    grid = [0.0, 1.5, math.inf]
+    laws.append(chain.stepped("event_leaping", grid_fractions(grid)))
+    assert event_counts(grid_fractions(grid), 4) == [3, 1]
+    assert_laws_equal(stepped_law(denoiser, guidance, 1, "event_leaping", grid), laws[-1])
+    assert float((laws[0] - laws[1]).abs().sum()) > 1e-3 and float((laws[0] - laws[3]).abs().sum()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", SAMPLERS[:3])
+def test_a_grid_that_ends_early(kind, sampler) -> None:
+    denoiser = DENOISERS["zeros-3-2"]()
+    truth = Chain(denoiser, 2.0, kind, 1).stepped(sampler, grid_fractions([0.0, 0.03, 0.09]))
+    assert_laws_equal(stepped_law(denoiser, Guidance(2.0, kind), 1, sampler, [0.0, 0.03, 0.09]), truth)
+    assert float(truth[-1, -1]) > 0.01
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_default_schedules(sampler) -> None:
+    denoiser = DENOISERS["incoherent-2-3"]()
+    name = "cosine" if sampler == "event_leaping" else "linear"
+    truth = Chain(denoiser, 2.0, "rate", 1).stepped(sampler, fractions(name, 2))
+    assert_laws_equal(stepped_law(denoiser, Guidance(2.0), 1, sampler, 2), truth)
+
+
+@pytest.mark.parametrize("w", [-1.0, -0.3, 0.0, 2.0, 50.0])
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+def test_tilted_law(w, zeros) -> None:
+    target = random_target(4, 2, k=3, seed=5, zeros=zeros)
+    assert_laws_equal(tilted_law(target, w, 2), tilted(target.pmf, target.class_pmfs[2], w))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [-1.0, 0.7, 9.0, RAMP], ids=["-1", "0.7", "9", "ramp"])
+def test_rates(kind, w) -> None:
+    for name in SOME:
+        denoiser = DENOISERS[name]()
+        z, n = last_class(denoiser), denoiser.num_tokens
+        chain = Chain(denoiser, w, kind, z)
+        rates = Guidance(w, kind).log_rates(denoiser, torch.tensor(chain.states), z).exp()
+        for state, row in zip(chain.states, rates.tolist()):
+            for i in range(denoiser.num_dims):
+                truth = chain.rates[state].get(i, [0.0] * n)
+                assert all(math.isclose(a, b, rel_tol=1e-11, abs_tol=1e-300) for a, b in zip(row[i], truth))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", ["first_hitting", *SAMPLERS])
+def test_a_bernoulli_mixture(kind, sampler) -> None:
+    denoiser = bernoulli().denoiser()
+    chain = Chain(denoiser, 2.0, kind, 1)
+    made = Sampler() if sampler == "first_hitting" else Sampler(sampler, 2, "cosine")
+    shares = fractions("cosine", 2)
+    truth = chain.terminal_by_orders() if sampler == "first_hitting" else chain.stepped(sampler, shares)[:2, :2, :2]
+    assert_laws_equal(made.law(denoiser, Guidance(2.0, kind), 1), truth)

@@ -1,0 +1,264 @@
+"""Numbers at the edge: strong guidance against 50 digits, and weak guidance of conditionals e^1600 apart."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import mpmath
+import pytest
+import torch
+from helpers import Opaque, random_target
+from mpmath import mpf
+
+from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
+from mdlm_cfg.chain import doubled
+from mdlm_cfg.chain.denoiser import FunctionDenoiser
+from mdlm_cfg.compare.decay import log_still_masked
+from mdlm_cfg.compare.geometry import limit_law
+from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.sampling import Sampler
+
+DIGITS = 50
+KINDS = ("rate", "normalized")
+
+
+def exact_terminal_law(target: TableMixture, w: float, z: int, kind: str) -> torch.Tensor:
+    """The terminal law of the table's own float64 numbers, taken as exact, in 50 digits (theory, section 4)."""
+    n, d = target.num_tokens, target.num_dims
+    with mpmath.workdps(DIGITS):
+        weights = [mpf(a) for a in target.class_weights.tolist()]
+        marginal = marginals([[mpf(v) for v in pmf.flatten().tolist()] for pmf in target.class_pmfs], n, d)
+        flow = {(n,) * d: mpf(1)}
+        for _ in range(d):
+            flow = next_level(flow, marginal, weights, mpf(w), z, kind, n)
+        law = torch.tensor([float(flow.get(x, 0)) for x in product(range(n), repeat=d)], dtype=torch.float64)
+    return law.reshape([n] * d)
+
+
+def marginals(pmfs, n: int, d: int) -> dict:
+    """Every partial state's probability under every class."""
+    points = list(product(range(n), repeat=d))
+    out: dict = {}
+    for state in product(range(n + 1), repeat=d):
+        inside = [k for k, x in enumerate(points) if all(s in (n, v) for s, v in zip(state, x))]
+        out[state] = [mpmath.fsum(pmf[k] for k in inside) for pmf in pmfs]
+    return out
+
+
+def next_level(flow, marginal, weights, w, z, kind, n) -> dict:
+    """One more coordinate unmasked."""
+    out: dict = {}
+    for state, mass in flow.items():
+        log_rho = {}
+        for i in (i for i, s in enumerate(state) if s == n):
+            for v in range(n):
+                child = (*state[:i], v, *state[i + 1 :])
+                if marginal[child][z] > 0:
+                    whole = [mpmath.fdot(weights, marginal[s]) for s in (child, state)]
+                    log_cond = mpmath.log(marginal[child][z] / marginal[state][z])
+                    log_rho[i, child] = (1 + w) * log_cond - w * mpmath.log(whole[0] / whole[1])
+        top = max(log_rho.values())
+        for i in {i for i, _ in log_rho}:
+            own = {child: value for (j, child), value in log_rho.items() if j == i}
+            base = top if kind == "rate" else max(own.values())
+            rho = {child: mpmath.exp(value - base) for child, value in own.items()}
+            total = mpmath.fsum(mpmath.exp(value - top) for value in log_rho.values())
+            if kind == "normalized":
+                total = mpmath.fsum(rho.values()) * len({i for i, _ in log_rho})
+            for child, value in rho.items():
+                out[child] = out.get(child, 0) + mass * value / total
+    return out
+
+
+def third() -> TableMixture:
+    """Classes of weights 0.3 and 0.7 that share some values: ratios tie at 1 / 0.3 where class 0 is alone."""
+    pmfs = random_target(4, 2, k=2, seed=3).class_pmfs.clone()
+    pmfs[1, :2, :] = 0
+    pmfs[1, :, 0] = 0
+    return TableMixture(pmfs / pmfs.sum(dim=(1, 2), keepdim=True), torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+
+def near() -> TableMixture:
+    """Classes that differ by 1e-8: the law at w = 1e8 is of neither limit."""
+    base = random_target(3, 3, k=1, seed=5).class_pmfs[0]
+    moved = base * (1 + 1e-8 * random_target(3, 3, k=1, seed=6).class_pmfs[0] * 27)
+    pmfs = torch.stack([moved / moved.sum(), base])
+    return TableMixture(pmfs, torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+
+TARGETS = {
+    "random": lambda: random_target(3, 3, k=2, seed=1),
+    "zeros": lambda: random_target(3, 3, k=3, seed=2, zeros=0.5),
+    "ties": third,
+    "near": near,
+    "line": lambda: random_target(6, 1, k=3, seed=4, zeros=0.4),
+}
+STRENGTHS = (-1.0, 0.5, 50.0, 1e3, 1e5, 1e8)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", STRENGTHS)
+def test_against_fifty_digits(name, kind, w) -> None:
+    target = TARGETS[name]()
+    truth = exact_terminal_law(target, w, 0, kind)
+    assert float((terminal_law(target.denoiser(), Guidance(w, kind), 0) - truth).abs().max()) < 1e-10
+    with mpmath.workdps(DIGITS):
+        weights, cells = [mpf(a) for a in target.class_weights.tolist()], target.class_pmfs.flatten(1).T.tolist()
+        log_t = [
+            mpmath.log(a) + mpf(w) * mpmath.log(a / mpmath.fdot(weights, cell)) if (a := cell[0]) else -mpmath.inf
+            for cell in cells
+        ]
+        masses = [mpmath.exp(value - max(log_t)) for value in log_t]
+        expected = torch.tensor([float(mass / mpmath.fsum(masses)) for mass in masses], dtype=torch.float64)
+    assert float((tilted_law(target, w, 0).flatten() - expected).abs().max()) < 1e-10
+
+
+def test_a_case_that_is_no_limit_and_needs_the_digits() -> None:
+    # `near` at w = 1e8 is neither the class nor the limit: float64 ratios are 6e-9 off there
+    target = near()
+    law = terminal_law(target.denoiser(), Guidance(1e8), 0)
+    assert float((law - target.class_pmfs[0]).abs().sum()) > 0.1
+    assert float((law - limit_law(target, 0)).abs().sum()) > 0.1
+    blunt = terminal_law(Opaque(target.denoiser()), Guidance(1e8), 0)
+    assert 1e-10 < float((law - blunt).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("w", [2e4, 1e6, 1e8])
+def test_law_in_time_under_strong_guidance(w) -> None:
+    # one dimension: q_tau(v) = q(v) (1 - exp(-Z tau))
+    g = torch.Generator().manual_seed(0)
+    base = torch.rand(5, generator=g, dtype=torch.float64)
+    pmfs = torch.stack([base * (1 + 3 / w * torch.rand(5, generator=g, dtype=torch.float64)), base])
+    target = TableMixture(pmfs / pmfs.sum(1, keepdim=True), torch.tensor([0.3, 0.7], dtype=torch.float64))
+    law = exact_terminal_law(target, w, 0, "rate")
+    with mpmath.workdps(DIGITS):
+        own, weights = [mpf(v) for v in target.class_pmfs[0].tolist()], [mpf(a) for a in target.class_weights.tolist()]
+        whole = [mpmath.fdot(weights, cell) for cell in target.class_pmfs.T.tolist()]
+        scale = mpmath.fsum(own), mpmath.fsum(whole)
+        pairs = [(a / scale[0], b / scale[1]) for a, b in zip(own, whole)]
+        z = float(mpmath.fsum(a * (a / b) ** mpf(w) for a, b in pairs))
+    for tau in (0.01, 0.4, 2.0):
+        ours = law_at(target.denoiser(), Guidance(w), 0, tau)
+        assert float((ours[:5] - law * -math.expm1(-z * tau)).abs().max()) < 1e-10
+        assert abs(float(log_still_masked(target.denoiser(), Guidance(w), 0, [tau])[0]) + z * tau) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_limit_is_reached_where_ratios_differ(kind, name) -> None:
+    target = TARGETS[name]()
+    if name != "near":  # there nothing of 1e-8 is decided at w = 1e8
+        law = terminal_law(target.denoiser(), Guidance(1e8, kind), 0)
+        assert float((law - limit_law(target, 0, kind)).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("w", [1e8 * (1 + 1e-15), 1e9, 1e12, 1e300, 1e308])
+def test_beyond_it_the_limit_is_pointed_to(w) -> None:
+    with pytest.raises(UserError, match=r"at most 1e\+08; for the limit .* mdlm_cfg\.compare\.geometry\.limit_law"):
+        Guidance(w)
+    with pytest.raises(UserError, match="limit_law"):
+        tilted_law(near(), w, 0)
+    with pytest.raises(UserError, match="limit_law"):
+        terminal_law(near().denoiser(), Guidance(lambda progress: w * progress), 0)
+
+
+def box(values: list[float], d: int) -> torch.Tensor:
+    """The law of d independent coordinates."""
+    row = torch.tensor(values, dtype=torch.float64)
+    out = row
+    for _ in range(d - 1):
+        out = out[..., None] * row
+    return out
+
+
+def mixture(*pmfs: torch.Tensor, weights: tuple[float, ...]) -> TableMixture:
+    return TableMixture(torch.stack(pmfs), torch.tensor(weights, dtype=torch.float64))
+
+
+EDGES = {  # where the law of class 0 is the class itself, at every w
+    "equal classes": mixture(*[random_target(3, 2, seed=8).class_pmfs[0]] * 2, weights=(0.3, 0.7)),
+    "one class": random_target(3, 2, k=1, seed=9),
+    "one value": mixture(torch.ones(1, 1), torch.ones(1, 1), weights=(0.2, 0.8)),
+    "disjoint in every coordinate": mixture(box([0.3, 0.7, 0, 0], 2), box([0, 0, 0.4, 0.6], 2), weights=(0.15, 0.85)),
+    "disjoint on a line": mixture(box([0.3, 0.7, 0], 1), box([0, 0, 1], 1), weights=(1 / 3, 2 / 3)),
+    "one point": mixture(box([1.0, 0], 3), box([0.5, 0.5], 3), weights=(0.6, 0.4)),
+}
+SAMPLERS = ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 3.0, 1000.0, 1e8])
+@pytest.mark.parametrize("name", EDGES)
+def test_where_guidance_changes_nothing(name, w, kind) -> None:
+    # the class alone has the values it can take, or they all have one ratio: guidance has nothing to choose
+    target = EDGES[name]
+    own, guidance, n, d = target.class_pmfs[0], Guidance(w, kind), target.num_tokens, target.num_dims
+    assert float((terminal_law(target.denoiser(), guidance, 0) - own).abs().max()) < 1e-12
+    assert float((tilted_law(target, w, 0) - own).abs().max()) < 1e-12
+    assert float((law_at(target.denoiser(), guidance, 0, math.inf)[(slice(0, n),) * d] - own).abs().max()) < 1e-12
+    for sampler in SAMPLERS:
+        made = Sampler(sampler, None if sampler == "first_hitting" else d)
+        law = made.law(target.denoiser(), guidance, 0)
+        assert abs(float(law.sum()) - 1) < 1e-12 and float(law[own == 0].sum()) < 1e-12
+        x = made.draw(target.denoiser(), guidance, 0, 100, torch.Generator().manual_seed(0))
+        assert float(histogram(x, n)[own == 0].sum()) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [-1.0, -0.999, -0.5, -1e-9, 0.0])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_weak_guidance_of_conditionals_e1600_apart(name, w, kind) -> None:
+    # the values that the class has are as good as impossible in the mixture, and the other way round
+    log_cond, log_uncond = torch.tensor([-800.0, 0.0]).double(), torch.tensor([0.0, -1600.0]).double()
+
+    def answer(tokens, classes):
+        row = log_cond if bool((classes == 0).all()) else log_uncond
+        return row.expand(*tokens.shape, 2)
+
+    denoiser, guidance = FunctionDenoiser(answer, 2, 2, 1), Guidance(w, kind)
+    with mpmath.workdps(DIGITS):
+        rho = [mpmath.exp((1 + mpf(w)) * a - mpf(w) * b) for a, b in zip(log_cond.tolist(), log_uncond.tolist())]
+        row = torch.tensor([float(r / mpmath.fsum(rho)) for r in rho], dtype=torch.float64)
+    truth = box(row.tolist(), 2)  # the coordinates do not know of each other
+    assert float((terminal_law(denoiser, guidance, 0) - truth).abs().max()) < 1e-12
+    made = Sampler(name, None if name == "first_hitting" else 3)
+    assert float((made.law(denoiser, guidance, 0) - truth).abs().max()) < 1e-12
+    x = made.draw(denoiser, guidance, 0, 200, torch.Generator().manual_seed(0))
+    assert float(histogram(x, 2)[truth < 1e-12].sum()) == 0
+    for tau in (0.0, 1e-3, 1.0, math.inf):
+        law = law_at(denoiser, guidance, 0, tau)
+        assert bool(law.isfinite().all()) and abs(float(law.sum()) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_mixture_on_the_support_of_the_class(kind) -> None:
+    # w = -1 in one dimension: p restricted to the class's support, and normalised
+    target = random_target(6, 1, k=2, seed=12, zeros=0.5)
+    inside = torch.where(target.class_pmfs[0] > 0, target.pmf, 0.0)
+    assert float((target.pmf - inside).sum()) > 0.05
+    ours = terminal_law(target.denoiser(), Guidance(-1.0, kind), 0)
+    assert float((ours - inside / inside.sum()).abs().max()) < 1e-14
+
+
+def exact(pair: doubled.Double, k: int) -> mpmath.mpf:
+    return mpf(pair[0][k].item()) + mpf(pair[1][k].item())
+
+
+def test_pairs_hold_32_digits() -> None:
+    g = torch.Generator().manual_seed(1)
+    a, b, c = (torch.rand(50, generator=g, dtype=torch.float64) + 0.1 for _ in range(3))
+    pair, other = doubled.two_product(a, b), doubled.two_sum(b, c)
+    whole = doubled.total((torch.stack([a, b, c]), torch.zeros(3, 50).double()), dim=0)
+    with mpmath.workdps(60):
+        for k in range(50):
+            x, y, z = (mpf(t[k].item()) for t in (a, b, c))
+            assert exact(other, k) == y + z and exact(pair, k) == x * y
+            for ours, truth in (
+                (doubled.add(pair, other), x * y + y + z),
+                (doubled.times(pair, c), x * y * z),
+                (doubled.divide(pair, other), x * y / (y + z)),
+                (whole, x + y + z),
+            ):
+                assert abs(exact(ours, k) / truth - 1) < mpf(10) ** -31

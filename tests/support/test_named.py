@@ -1,0 +1,97 @@
+"""Objects by name: what may be imported, and what their arguments must be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import fits, locate, make, names_in
+
+MODULE = """
+class Point:
+    def __init__(self, x: int, y: float = 0.0):
+        self.x, self.y = x, y
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_points.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("own_points", None)
+    return "own_points.Point"
+
+
+def test_what_is_trusted_is_made_with_its_arguments(own: str) -> None:
+    point = make({"_target_": own, "x": 1}, "point", (), {own}, x=5, y=2.0)
+    assert (point.x, point.y) == (1, 2.0)  # the settings' own win
+    nested = make({"_target_": own, "x": 1, "y": 2}, "point", (), {own})
+    assert nested.y == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"z": 1}, "point.z is no argument of Point: it takes x, y"),
+        ({}, "point.x is missing: Point needs it"),
+        ({"x": "1"}, "point.x = '1' must be of type int"),
+        ({"x": True}, "point.x = True must be of type int"),
+        ({"x": 1, "y": None}, "point.y = None must be of type float"),
+    ],
+)
+def test_wrong_arguments_are_named(own: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make({"_target_": own} | arguments, "point", (), {own})
+
+
+def test_what_is_not_trusted_is_not_imported(own: str) -> None:
+    for name in (own, "own_points.Point.x", "mdlm_cfg.nets.own_points.Point"):
+        with pytest.raises(UserError, match=r"only by what mdlm_cfg\.nets offer"):
+            locate(name, "net", ("mdlm_cfg.nets",))
+    nested = {"_target_": "mdlm_cfg.nets.GridTransformer", "num_tokens": {"_target_": own, "x": 1}}
+    with pytest.raises(UserError, match=r"net\.num_tokens can not be made by own_points"):
+        make(nested, "net", ("mdlm_cfg.nets",))
+    assert "own_points" not in sys.modules
+
+
+def test_a_group_of_modules_is_offered_one_level_down() -> None:
+    offered = ("mdlm_cfg.targets.*",)
+    assert locate("mdlm_cfg.targets.toys.toy_1d_overlap", "data", offered)().num_dims == 1
+    for name in ("mdlm_cfg.targets.toys.torch.load", "mdlm_cfg.targets.toys._x", "mdlm_cfg.targets.none.x"):
+        with pytest.raises(UserError):
+            locate(name, "data", offered)
+
+
+def test_settings_without_a_name_are_refused() -> None:
+    with pytest.raises(UserError, match=r"net\._target_ is missing"):
+        make({"x": 1}, "net", ())
+
+
+def test_names_are_found_at_every_depth() -> None:
+    settings = {"_target_": "a.b", "c": [{"_target_": "d.e"}, 3], "f": {"_target_": None, "g": {"_target_": "h.i"}}}
+    assert names_in(settings) == {"a.b", "d.e", "h.i"}
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (1, float, True),
+        (True, float, False),
+        ("1", float, False),
+        (None, int | None, True),
+        (1.5, int | None, False),
+        ([1, 2.0], Sequence[float], True),
+        ([1, "a"], Sequence[float], False),
+        (3, int | Sequence[int], True),
+        ("3", int | Sequence[int], False),
+        (1, bool, False),
+        ({"a": 1}, dict[str, int], True),
+    ],
+)
+def test_plain_values_fit_plain_types(value: object, hint: object, expected: bool) -> None:
+    assert fits(value, hint) is expected

@@ -1,0 +1,211 @@
+"""Planted faults: each of these has been somebody's bug, and each is caught by a test that is named here.
+
+A test that passes on a broken product is worth nothing. Every case here plants a fault in the product and runs a test
+of the suite: as it is it passes, with the fault it fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm_cfg.chain import denoiser, guidance, kinds, steps
+from mdlm_cfg.chain.schedules import linear
+from mdlm_cfg.compare import decay, metrics
+from mdlm_cfg.laws import push, rates, terminal
+from mdlm_cfg.sampling import sampler
+from mdlm_cfg.targets.table import TableDenoiser
+
+TESTS = Path(__file__).parent
+Plant = Callable[[pytest.MonkeyPatch], None]
+FORMULAS = (guidance, rates, terminal)  # the rooms that hold `geometric_mean`
+
+
+def test_of(path: str) -> Callable[..., None]:
+    """A test function by "file::name", called without pytest."""
+    file, name = path.split("::")
+    spec = importlib.util.spec_from_file_location(f"planted_{Path(file).stem}", TESTS / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def float32_gumbel(patch: pytest.MonkeyPatch) -> None:
+    def draw_values(log_rates, log_z, generator):
+        noise = torch.rand(log_rates.shape, generator=generator, dtype=torch.float32)
+        return (log_rates.float() - (-noise.log()).log()).argmax(dim=-1)
+
+    patch.setattr(steps, "draw_values", draw_values)
+
+
+def lost_support(patch: pytest.MonkeyPatch) -> None:
+    def with_epsilon(log_cond, log_uncond, w):
+        cond, uncond = (log_p.clamp(min=-20.0) for log_p in (log_cond, log_uncond))
+        return cond + w * (cond - uncond)
+
+    for room in FORMULAS:
+        patch.setattr(room, "geometric_mean", with_epsilon)
+
+
+def sign_of_w(patch: pytest.MonkeyPatch) -> None:
+    right = guidance.geometric_mean
+    for room in FORMULAS:
+        patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
+
+
+def gamma_for_w(patch: pytest.MonkeyPatch) -> None:
+    right = guidance.geometric_mean
+    for room in FORMULAS:
+        patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, w - 1))
+
+
+def schedule_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    right = sampler.step_fractions
+    patch.setattr(sampler, "step_fractions", lambda count, schedule=None: right(count + 1, schedule)[1:])
+
+
+def schedule_ignored(patch: pytest.MonkeyPatch) -> None:
+    right = sampler.step_fractions
+    patch.setattr(sampler, "step_fractions", lambda count, schedule=None: right(count, linear()))
+
+
+def events_schedule_ignored(patch: pytest.MonkeyPatch) -> None:
+    right = sampler.event_counts
+    patch.setattr(sampler, "event_counts", lambda count, num_dims, schedule=None: right(count, num_dims))
+
+
+def argmax_finish(patch: pytest.MonkeyPatch) -> None:
+    right = steps.TimeStep.draw
+
+    def draw(self, x, log_rates, generator):
+        if self.u < 1:
+            return right(self, x, log_rates, generator)
+        return torch.where((log_rates > -torch.inf).any(dim=-1), log_rates.argmax(dim=-1), x)
+
+    patch.setattr(steps.TimeStep, "draw", draw)
+
+
+def kind_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(guidance, "kind_of", lambda kind: kinds.KINDS["rate"])
+
+
+def class_0_assumed(patch: pytest.MonkeyPatch) -> None:
+    right, marginals = denoiser.conditionals, TableDenoiser.log_marginals
+    patch.setattr(guidance, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
+    patch.setattr(TableDenoiser, "log_marginals", lambda self, z: marginals(self, None if z is None else 0))
+
+
+def frozen_w(patch: pytest.MonkeyPatch) -> None:
+    right = guidance.Guidance.strength
+    patch.setattr(guidance.Guidance, "strength", lambda self, num_unmasked, num_dims: right(self, 0, num_dims))
+
+
+def ramp_ends_early(patch: pytest.MonkeyPatch) -> None:
+    right = guidance.Guidance.strength
+    patch.setattr(guidance.Guidance, "strength", lambda self, done, num_dims: right(self, done, num_dims + 1))
+
+
+def coordinates_uniform(patch: pytest.MonkeyPatch) -> None:
+    right = steps.EventStep.draw
+
+    def draw(self, x, log_rates, generator):  # the values by their rates, the coordinates by a coin
+        return right(self, x, log_rates - log_rates.logsumexp(dim=-1, keepdim=True), generator)
+
+    patch.setattr(steps.EventStep, "draw", draw)
+
+
+def euler_unclamped(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(steps.JUMPS, "euler", steps.JUMPS["tau_leaping"])
+
+
+def contract_unchecked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(denoiser, "_check_rows", lambda *_: None)
+
+
+def float32_unnormalised(patch: pytest.MonkeyPatch) -> None:
+    right = denoiser.conditionals
+    for room in (guidance,):
+        patch.setattr(room, "conditionals", lambda d, tokens, z: right(d, tokens, z).float().double())
+
+
+def masks_counted(patch: pytest.MonkeyPatch) -> None:
+    def histogram(x, num_tokens):
+        cells = (x * num_tokens ** torch.arange(x.shape[1] - 1, -1, -1)).sum(dim=1)
+        counts = torch.bincount(cells.clamp(0, num_tokens ** x.shape[1] - 1), minlength=num_tokens ** x.shape[1])
+        return (counts.double() / len(x)).reshape([num_tokens] * x.shape[1])
+
+    patch.setattr(metrics, "histogram", histogram)
+
+
+def exits_of_one_coordinate(patch: pytest.MonkeyPatch) -> None:
+    right = rates.rates_from_edges
+
+    def without(*args):  # the total exit rate of the fastest coordinate in place of the sum
+        found = right(*args)
+        return dataclasses.replace(found, log_exit=found.log_exit - 0.1)
+
+    for room in (rates,):
+        patch.setattr(room, "rates_from_edges", without)
+
+
+def lost_mass_kept_quiet(patch: pytest.MonkeyPatch) -> None:
+    for room in (push, sampler, decay):
+        patch.setattr(room, "refuse_lost", lambda *_: None)
+
+
+def w_times_rounding(patch: pytest.MonkeyPatch) -> None:
+    for room in (push, rates, terminal):
+        patch.setattr(room, "is_strong", lambda *_: False)
+
+
+TERMINAL, STEPPED = "laws/test_oracle.py::test_terminal_law", "laws/test_oracle.py::test_stepped_laws"
+DRAWN = "sampling/test_samplers.py::test_stepped_samplers_follow_the_oracle"
+HITTING = "sampling/test_samplers.py::test_first_hitting_follows_the_oracle"
+SCHEDULED = "sampling/test_samplers.py::test_schedules_and_grids_follow_the_oracle"
+CONTRACT = "chain/test_denoiser.py::test_a_broken_contract_is_refused_by_all"
+FAULTS: list[tuple[Plant, str, tuple]] = [
+    (float32_gumbel, "sampling/test_samplers.py::test_draws_are_uniform_and_float64", ("first_hitting",)),
+    (lost_support, TERMINAL, ("zeros-3-3", "rate", -1.0)),
+    (lost_support, HITTING, ("zeros", "rate", -1.0)),
+    (sign_of_w, TERMINAL, ("full-2-3", "rate", 1.0)),
+    (sign_of_w, DRAWN, ("d_cfg", "rate", "incoherent")),
+    (gamma_for_w, TERMINAL, ("incoherent-4-2", "normalized", 1.0)),
+    (schedule_off_by_one, STEPPED, ("zeros-3-3", "rate", "tau_leaping", 3.0)),
+    (schedule_off_by_one, SCHEDULED, ("euler", "cosine")),
+    (schedule_ignored, STEPPED, ("zeros-3-3", "rate", "d_cfg", 3.0)),
+    (schedule_ignored, SCHEDULED, ("tau_leaping", "cosine")),
+    (events_schedule_ignored, "laws/test_oracle.py::test_event_leaping_on_every_schedule", ("rate",)),
+    (events_schedule_ignored, SCHEDULED, ("event_leaping", "linear")),
+    (argmax_finish, DRAWN, ("tau_leaping", "rate", "zeros")),
+    (kind_ignored, TERMINAL, ("zeros-2-4", "normalized", 7.5)),
+    (kind_ignored, DRAWN, ("tau_leaping", "normalized", "incoherent")),
+    (kind_ignored, HITTING, ("incoherent", "normalized", 2.5)),
+    (class_0_assumed, "laws/test_oracle.py::test_classes_are_told_apart", (1,)),
+    (class_0_assumed, TERMINAL, ("incoherent-2-3", "rate", 0.0)),
+    (class_0_assumed, HITTING, ("zeros", "normalized", 0.0)),
+    (frozen_w, TERMINAL, ("full-2-3", "rate", guidance.linear_ramp(-0.5, 4.0))),
+    (ramp_ends_early, TERMINAL, ("full-2-3", "rate", guidance.linear_ramp(-0.5, 4.0))),
+    (coordinates_uniform, HITTING, ("zeros", "rate", 9.0)),
+    (euler_unclamped, STEPPED, ("zeros-3-3", "rate", "euler", 3.0)),
+    (exits_of_one_coordinate, "laws/test_oracle.py::test_law_at_clock_times", ("incoherent-2-3", "rate", 4.0)),
+    (contract_unchecked, CONTRACT, ("terminal_law", "unnormalised")),
+    (contract_unchecked, CONTRACT, ("time_to_tv", "unnormalised")),
+    (float32_unnormalised, STEPPED, ("incoherent-2-3", "rate", "d_cfg", 3.0)),
+    (masks_counted, "chain/test_denoiser.py::test_a_histogram_of_masks_is_refused", ()),
+    (lost_mass_kept_quiet, "chain/test_denoiser.py::test_a_sample_with_nowhere_to_go_is_refused", ("d_cfg",)),
+    (w_times_rounding, "laws/test_strong_guidance.py::test_against_fifty_digits", ("ties", "rate", 1e8)),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plant", "path", "arguments"), FAULTS, ids=[f"{f.__name__}-{p}" for f, p, _ in FAULTS])
+def test_the_fault_is_caught(plant, path, arguments, monkeypatch) -> None:
+    test_of(path)(*arguments)
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        test_of(path)(*arguments)
