@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.compare.by_state import SplitDenoiser, StateError, score_error_by_state
 from mdlm_cfg.compare.metrics import (
@@ -34,6 +35,7 @@ from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 DRAWN_CELLS = 2**25  # numbers that repeated histograms may hold at a time
@@ -63,6 +65,7 @@ class LedgerLaws:
         score_share: the score error if only the conditional, only the unconditional network were learned.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
+        policy: which coordinate comes next in L2 and L3; None is the kind's own order.
     """
 
     target: TableMixture
@@ -73,6 +76,7 @@ class LedgerLaws:
     score_share: dict[str, float]
     states: list[StateError]
     visit_error: list[tuple[float, float]]
+    policy: Policy | None = None
 
     @property
     def judged(self) -> Denoiser:
@@ -138,13 +142,20 @@ class Ledger:
         return self.tv["score error"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
-def ledger_laws(target: TableMixture, denoiser: Denoiser | None, guidance: Guidance, target_class: int) -> LedgerLaws:
+def ledger_laws(
+    target: TableMixture,
+    denoiser: Denoiser | None,
+    guidance: Guidance,
+    target_class: int,
+    policy: Policy | None = None,
+) -> LedgerLaws:
     """L0 to L3, and where the network is wrong (theory, section 8).
 
     Args:
         target: the known distribution; its exact denoiser gives L2.
         denoiser: the learned one (asked for every partial state once per label); None is the target's own.
         guidance: a strength that is a number (the tilted law has one w), and a kind.
+        policy: which coordinate comes next: that of the samplers that are entered.
 
     Raises:
         UserError: as `terminal_law`; or a w that is a schedule.
@@ -153,16 +164,19 @@ def ledger_laws(target: TableMixture, denoiser: Denoiser | None, guidance: Guida
     laws = {
         "L0": target.class_pmf(target_class),
         "L1": tilted_law(target, guidance.constant, target_class),
-        "L2": terminal_law(exact, guidance, target_class),
+        "L2": terminal_law(exact, guidance, target_class, policy),
     }
     if denoiser is None:
-        return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [])
+        return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [], policy)
     learned = TabulatedDenoiser(denoiser)
-    laws["L3"] = terminal_law(learned, guidance, target_class)
+    laws["L3"] = terminal_law(learned, guidance, target_class, policy)
     swapped = {"conditional": SplitDenoiser(learned, exact), "unconditional": SplitDenoiser(exact, learned)}
-    share = {name: total_variation(laws["L2"], terminal_law(d, guidance, target_class)) for name, d in swapped.items()}
-    states, visit_error = score_error_by_state(target, learned, guidance, target_class)
-    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error)
+    share = {
+        name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
+        for name, d in swapped.items()
+    }
+    states, visit_error = score_error_by_state(target, learned, guidance, target_class, policy=policy)
+    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error, policy)
 
 
 def ledger_of(
@@ -179,11 +193,14 @@ def ledger_of(
         samples: int64 (n, D) that this sampler drew of the judged denoiser already; None draws `num_samples`.
     """
     s, laws = shared, dict(shared.laws)
+    if sampler.policy != s.policy:
+        raise UserError(
+            f"the sampler {sampler.label} cannot be entered in a ledger of the order {s.policy or s.guidance.kind}: "
+            "make the ledger's laws with its policy"
+        )
     for name, source in s.denoisers.items():
-        if sampler.exact_in_time and sampler.policy is None:
+        if sampler.exact_in_time:
             laws[name + "'"] = laws[name]
-        elif sampler.exact_in_time:
-            laws[name + "'"] = sampler.law(source, s.guidance, s.target_class)
         else:
             laws[name + "'"] = sampler.law(source, s.guidance, s.target_class, s.chains[name])
     laws.setdefault("L3'", laws["L2'"])
@@ -229,7 +246,7 @@ def error_ledger(
         UserError: as `sample`, `terminal_law` and `stepped_law`; or a w that is a schedule.
     """
     made = as_sampler(sampler, steps, schedule)
-    return ledger_of(ledger_laws(target, denoiser, guidance, target_class), made, num_samples, generator)
+    return ledger_of(ledger_laws(target, denoiser, guidance, target_class, made.policy), made, num_samples, generator)
 
 
 def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:

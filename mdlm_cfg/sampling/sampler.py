@@ -166,7 +166,7 @@ class Sampler:
         start: Tensor | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
-        return self._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)[0]
+        return self._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)[0]
 
     def draw_weighted(
         self,
@@ -182,27 +182,29 @@ class Sampler:
         """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
         self._check_weighted(guidance)
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
-        return own._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)
+        return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)
 
     def _run(
         self,
         denoiser: Denoiser,
         guidance: Guidance,
         target_class: int | None,
-        x: Tensor,
+        num_samples: int,
         generator: torch.Generator | None,
         on_step: Callable[[Tensor], None] | None,
+        start: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """All steps from the states x: the finished states, and the log of the product of the Z_i on their way."""
+        """All steps: the finished states, and the log of the product of the Z_i on their way."""
         check_class(target_class, denoiser.num_classes)
         self._check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
         mask_id, given = denoiser.num_tokens, self.given(guidance)
+        x, most = starts(denoiser, num_samples, start)
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
             on_step(x)
-        for step in self.plan(int((x == mask_id).sum(dim=1).max()) if len(x) else 0):
+        for step in self.plan(most):
             before, log_rates = x, given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
             log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)

@@ -119,10 +119,10 @@ def evaluate_table(
         laws = {
             "class": target.class_pmf(z),
             "tilted": tilted_law(target, guidance.constant, z),
-            "exact": terminal_law(target.denoiser(), guidance, z),
+            "exact": terminal_law(target.denoiser(), guidance, z, plan.sampler.policy),
         }
         if learned is not None:
-            laws["learned"] = terminal_law(learned, guidance, z)
+            laws["learned"] = terminal_law(learned, guidance, z, plan.sampler.policy)
         x = plan.sampler.draw(
             learned or judged, guidance, z, plan.num_samples, plan.generator("table samples", guidance, z)
         )

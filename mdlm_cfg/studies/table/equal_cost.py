@@ -81,7 +81,9 @@ def equal_cost(
 def _rows(
     name: str, denoiser: Denoiser, target_class: int, guidance: Guidance, samplers: list[Sampler]
 ) -> Iterator[SamplerRow]:
-    exact, chain = terminal_law(denoiser, guidance, target_class), freeze(denoiser, guidance, target_class)
+    chain = freeze(denoiser, guidance, target_class)
+    policies = {sampler.policy for sampler in samplers}
+    ends = {policy: terminal_law(denoiser, guidance, target_class, policy) for policy in policies}
     for sampler in samplers:
-        tv = total_variation(sampler.law(denoiser, guidance, target_class, chain), exact)
+        tv = total_variation(sampler.law(denoiser, guidance, target_class, chain), ends[sampler.policy])
         yield SamplerRow(guidance, sampler, name, sampler.calls(denoiser.num_dims), tv)

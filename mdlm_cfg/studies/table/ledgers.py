@@ -44,11 +44,14 @@ def ledgers_of(
     entries = []
     for result in evaluation.results:
         say(f"error ledger, w = {result.guidance.label}")
-        shared = ledger_laws(target, learned, result.guidance, z)
+        shared = {
+            policy: ledger_laws(target, learned, result.guidance, z, policy)
+            for policy in {sampler.policy for sampler in (plan.sampler, *others)}
+        }
         for sampler in (plan.sampler, *others):
             generator = plan.generator("ledger", result.guidance, z, sampler.label)
             samples = result.samples if sampler is plan.sampler else None
-            entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
+            entries.append(ledger_of(shared[sampler.policy], sampler, plan.num_samples, generator, samples))
     return entries
 
 
