@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from mdlm_cfg.compare.ledger import Ledger, ledger_laws, ledger_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_divergence, mean_and_covariance
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table import decay, distances, equal_cost
+from mdlm_cfg.studies.table import decay, distances, equal_cost, ledgers
 from mdlm_cfg.studies.table.study import run
 
 N, D, NUM_SAMPLES = 2, 3, 400
@@ -38,6 +40,7 @@ RUNS = [
     ("event_leaping", 2, None),
     ("euler", 2, None),
 ]
+STANDARD = [("first_hitting", None, None), ("tau_leaping", 5, "linear"), ("event_leaping", 2, "cosine")]
 DEFAULT = {"event_leaping": "cosine"}  # linear for the others
 EXACTLY = {"rel": 0, "abs": 1e-12}
 
@@ -45,7 +48,15 @@ EXACTLY = {"rel": 0, "abs": 1e-12}
 @pytest.fixture(autouse=True)
 def few_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equal_cost, "BUDGETS", (2, 5))
+    monkeypatch.setattr(ledgers, "STANDARD", tuple(Sampler(*one) for one in STANDARD))
     monkeypatch.setattr(decay, "STRENGTHS", (0.0, 1.0, 3.0))
+
+
+def cases() -> Iterator[Any]:
+    """Everything with everything; by default, every kind with every run, and in turns the other two."""
+    for k, (kind, one) in enumerate(product(("rate", "normalized"), RUNS)):
+        for j, (z, learned) in enumerate([(2, True), (None, False), (0, True), (2, False)]):
+            yield pytest.param(kind, *one, z, learned, marks=[] if j == k % 2 else [pytest.mark.slow])
 
 
 def target() -> TableMixture:
@@ -82,10 +93,9 @@ def law_of(denoiser: Denoiser, guidance: Guidance, z: int, name: str, steps: obj
     return stepped_law(denoiser, guidance, z, name, steps, schedule)[(slice(0, N),) * D]
 
 
-@pytest.mark.parametrize(("z", "learned"), [(0, True), (2, False), (None, False), (2, True)])
-@pytest.mark.parametrize(("name", "steps", "schedule"), RUNS)
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
-def test_every_figure_is_the_librarys(kind, name, steps, schedule, z, learned):
+@pytest.mark.parametrize(("kind", "name", "steps", "schedule", "z", "learned"), cases())
+def test_every_figure_is_the_librarys(kind, name, steps, schedule, z, learned, monkeypatch):
+    monkeypatch.setattr(decay, "MAX_STATES", 0)  # it knows no sampler, and has a test of its own
     judged = network() if learned else None
     plan = plan_of(kind, Sampler(name, steps, schedule), z)
     found, z = reported(judged, plan), z or 0
@@ -101,6 +111,12 @@ def test_every_figure_is_the_librarys(kind, name, steps, schedule, z, learned):
     check_distances(found["distances"], judged, kind, z, samples)
     check_samplers(found["samplers"], judged, kind, z, (name, steps, schedule))
     check_ledger(found["ledger"], judged, plan, kind, z, (name, steps, schedule), samples)
+
+
+@pytest.mark.parametrize("z", [0, 2])
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_decay_and_geometry_are_of_the_kind_and_class(kind, z):
+    found = reported(None, plan_of(kind, Sampler("d_cfg", 2, "cosine"), z))
     check_decay(found["decay"], kind, z)
     check_geometry(found["geometry"], kind, z)
 
@@ -165,9 +181,8 @@ def check_samplers(rows, judged, kind, z, own):
 
 
 def check_ledger(entries, judged, plan, kind, z, own, samples):
-    standard = [("first_hitting", None, None), ("tau_leaping", 50, "linear"), ("event_leaping", 2, "cosine")]
     own_sampler = Sampler(*own)
-    others = [one for one in standard if Sampler(*one) != own_sampler]
+    others = [one for one in STANDARD if Sampler(*one) != own_sampler]
     assert [(e["w"], e["kind"]) for e in entries] == [(w, kind) for w in STRENGTHS for _ in (own, *others)]
     at = iter(entries)
     for w in STRENGTHS:
@@ -285,8 +300,6 @@ def test_a_network_too_large_for_its_law_is_judged_by_its_own_samples(kind, monk
 
 
 def test_without_a_law_of_its_steps_there_is_no_ledger_and_the_report_says_so(monkeypatch):
-    from mdlm_cfg.studies.table import ledgers
-
     monkeypatch.setattr(ledgers, "MAX_ENTRIES", 1)
     monkeypatch.setattr(equal_cost, "MAX_KERNEL_ENTRIES", 1)
     found = reported(None, plan_of("rate", Sampler("euler", 3), 0))
