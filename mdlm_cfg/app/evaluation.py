@@ -119,7 +119,7 @@ def remove_earlier(folder: Path) -> None:
     What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
     """
     try:
-        names = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]
+        names = [str(name) for name in json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name in names:

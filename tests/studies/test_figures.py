@@ -93,7 +93,7 @@ def law_of(denoiser: Denoiser, guidance: Guidance, z: int, name: str, steps: obj
     return stepped_law(denoiser, guidance, z, name, steps, schedule)[(slice(0, N),) * D]
 
 
-@pytest.mark.parametrize(("kind", "name", "steps", "schedule", "z", "learned"), cases())
+@pytest.mark.parametrize(("kind", "name", "steps", "schedule", "z", "learned"), list(cases()))
 def test_every_figure_is_the_librarys(kind, name, steps, schedule, z, learned, monkeypatch):
     monkeypatch.setattr(decay, "MAX_STATES", 0)  # it knows no sampler, and has a test of its own
     judged = network() if learned else None
