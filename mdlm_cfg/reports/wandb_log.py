@@ -56,7 +56,8 @@ def _is_number(value: Any) -> bool:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
     columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
-    return wandb.Table(columns=columns, data=[[_cell(row.get(str(name))) for name in columns] for row in rows])
+    data = [[_cell(row.get(str(name))) for name in columns] for row in rows]
+    return wandb.Table(columns=columns, data=data, allow_mixed_types=True)  # an infinite KL is a word beside numbers
 
 
 def _cell(value: Any) -> Any:

@@ -69,6 +69,7 @@ class TableFindings:
                 "decay": decay_dict(self.decay[0]) if self.decay else None,
                 "geometry": self.geometry.to_dict(),
                 "verdict": verdict_of(e, self.ledger),
+                "paper": None if self.paper is None else {"name": self.paper[0], **self.paper[1].to_dict()},
             }
         )
 
