@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from mdlm_cfg.app import cli, errors
+from mdlm_cfg.app.build import build_data
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +44,7 @@ def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -
     """The one line on stderr of a command that must refuse."""
     capsys.readouterr()
     assert run(command, *arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("judging ")]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
 
@@ -85,8 +86,8 @@ def test_a_run_leaves_everything(runs: Path) -> None:
         "eval/tv_exact_learned_w2",
     } <= set(columns)
     report = json.loads((folder / "report" / "report.json").read_text())
-    assert [result["w"] for result in report["results"]] == [0, 2]
-    assert report["results"][0]["tv_exact_learned"] > 0
+    assert [result["w"] for result in report["distances"]] == [0, 2]
+    assert report["distances"][0]["tv_exact_learned"] > 0
     assert (folder / "report" / "report.html").is_file()
     assert load_run(path).config["w"] == [0, 2]
 
@@ -96,8 +97,9 @@ def test_eval_takes_the_newest_run_and_its_settings(runs: Path, capsys: pytest.C
     report = Path(capsys.readouterr().out.split("report: ")[1].strip())
     assert report.is_file() and report.parent.parent.name == "evaluations"
     found = json.loads((report.parent / "report.json").read_text())
-    assert [result["w"] for result in found["results"]] == [0, 2] and found["num_samples"] == 50
-    assert (found["kind"], found["sampler"], found["steps"]) == ("normalized", "tau_leaping", 4)
+    assert [result["w"] for result in found["distances"]] == [0, 2] and found["plan"]["num_samples"] == 50
+    assert {guidance["kind"] for guidance in found["plan"]["guidances"]} == {"normalized"}
+    assert (found["plan"]["sampler"], found["plan"]["steps"]) == ("tau_leaping", 4)
 
 
 def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
     arguments = ("denoiser=exact", "data=toy_1d_disjoint", "num_samples=50", "w=1", "target_class=1", f"out={out}")
     assert run("eval", *arguments, f"runs={tmp_path}") == 0
     found = json.loads((out / "report.json").read_text())
-    assert found["target_class"] == 1 and found["results"][0]["tv_exact_learned"] is None
+    assert found["target_class"] == 1 and found["distances"][0]["tv_exact_learned"] is None
 
 
 @pytest.mark.parametrize("sampler", ["euler", "d_cfg", "event_leaping"])
@@ -122,7 +124,7 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
     folder = newest_run(tmp_path).parent.parent / "report"
     assert np.load(folder / "samples.npz")["w1"].shape == (2, 2, 8, 8)
-    assert json.loads((folder / "report.json").read_text())["numbers"]["test/nelbo_mc_se"] > 0
+    assert json.loads((folder / "report.json").read_text())["test"]["test/nelbo_mc_se"] > 0
     assert run("eval", f"runs={tmp_path}", "target_class=1") == 0
 
 
@@ -195,8 +197,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["sampler=odd"], "choose one of first_hitting"),
         (["schedule=odd"], "choose one of linear, cosine, exponential"),
         (["steps=5"], "first_hitting takes no steps"),
-        (["num_samples=0"], "num_samples must be at least 1"),
-        (["threads=0"], "threads must be at least 1"),
+        (["num_samples=0"], "num_samples = 0 is not allowed"),
+        (["threads=0"], "threads = 0 is not allowed"),
         (["objective=odd"], "Could not find 'objective/odd'"),
         (["objective._target_=mdlm_cfg.training.objectives.Odd"], "there is no class or function Odd"),
         (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.net is missing: adamw needs it"),
@@ -290,7 +292,7 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
         "mdlm_cfg.training.data.nothing",
     ):
         with pytest.raises(ValueError, match="data can not be made by"):
-            cli.build_data({"_target_": target})
+            build_data({"_target_": target})
 
 
 OWN_NET = """
@@ -370,11 +372,20 @@ def test_a_checkpoint_that_does_not_say_how_its_data_were_made(
     assert "give data=..." in refusal(capsys, "eval", f"ckpt_path={tmp_path / 'last.ckpt'}")
 
 
-def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(ValueError, match="strength w = -2"):
-        run("eval", "denoiser=exact", "w=[-2]")
-    assert errors.sentence(RuntimeError("a bug")) is None
+def test_errors_that_are_ours_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(config: dict, overrides: list) -> None:
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr("mdlm_cfg.app.commands.judge", broken)
+    assert run("eval", "denoiser=exact") == errors.FAULT
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and "too many values to unpack" in shown and "a fault of mdlm_cfg" in shown
+    monkeypatch.undo()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # all of it, also of a user's own error
+    assert run("eval", "denoiser=exact", "w=[-2]") == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -401,5 +412,5 @@ def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
 def test_the_default_toy_is_learned(tmp_path: Path) -> None:
     assert run("train", "logger=csv", f"runs={tmp_path}", "num_samples=1000") == 0
     report = newest_run(tmp_path).parent.parent / "report" / "report.json"
-    error = {result["w"]: result["tv_exact_learned"] for result in json.loads(report.read_text())["results"]}
+    error = {result["w"]: result["tv_exact_learned"] for result in json.loads(report.read_text())["distances"]}
     assert error[0] < 0.01 and error[2] < 0.02 and error[4] < 4 * max(error[0], 0.002)
