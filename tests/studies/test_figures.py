@@ -257,6 +257,8 @@ def check_geometry(found, kind, z):
         )
         masses = [region_mass(law, parts[region["name"]])[0] for region in found["regions"]]
         assert row["kind"] == kind and row["mass"] == pytest.approx(masses, **EXACTLY)
+        spread = torch.linalg.eigvalsh(mean_and_covariance(law)[1]).tolist()
+        assert row["eigenvalues"] == pytest.approx(spread, **EXACTLY)
 
 
 @pytest.mark.parametrize("learned", [False, True])
