@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-from mdlm_cfg.app import cli, errors
+from mdlm_cfg.app import cli
+from mdlm_cfg.app.build import build_data
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,8 +87,9 @@ def test_a_run_leaves_everything(runs: Path) -> None:
         "eval/tv_exact_learned_w2",
     } <= set(columns)
     report = json.loads((folder / "report" / "report.json").read_text())
-    assert [result["w"] for result in report["results"]] == [0, 2]
-    assert report["results"][0]["tv_exact_learned"] > 0
+    assert [row["w"] for row in report["distances"]] == [0, 2]
+    assert report["distances"][0]["tv_exact_learned"] > 0
+    assert report["version"] == 2 and report["test"]["test/nelbo"] > 0 and report["data"]["name"] == "toy_1d_overlap"
     assert (folder / "report" / "report.html").is_file()
     assert load_run(path).config["w"] == [0, 2]
 
@@ -96,8 +99,10 @@ def test_eval_takes_the_newest_run_and_its_settings(runs: Path, capsys: pytest.C
     report = Path(capsys.readouterr().out.split("report: ")[1].strip())
     assert report.is_file() and report.parent.parent.name == "evaluations"
     found = json.loads((report.parent / "report.json").read_text())
-    assert [result["w"] for result in found["results"]] == [0, 2] and found["num_samples"] == 50
-    assert (found["kind"], found["sampler"], found["steps"]) == ("normalized", "tau_leaping", 4)
+    plan = found["plan"]
+    assert plan["guidances"] == [{"w": 0, "kind": "normalized"}, {"w": 2, "kind": "normalized"}]
+    assert (plan["sampler"], plan["steps"], plan["num_samples"]) == ("tau_leaping", 4, 50)
+    assert [row["w"] for row in found["distances"]] == [0, 2]
 
 
 def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
     arguments = ("denoiser=exact", "data=toy_1d_disjoint", "num_samples=50", "w=1", "target_class=1", f"out={out}")
     assert run("eval", *arguments, f"runs={tmp_path}") == 0
     found = json.loads((out / "report.json").read_text())
-    assert found["target_class"] == 1 and found["results"][0]["tv_exact_learned"] is None
+    assert found["target_class"] == 1 and found["distances"][0]["tv_exact_learned"] is None
 
 
 @pytest.mark.parametrize("sampler", ["euler", "d_cfg", "event_leaping"])
@@ -122,7 +127,7 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
     folder = newest_run(tmp_path).parent.parent / "report"
     assert np.load(folder / "samples.npz")["w1"].shape == (2, 2, 8, 8)
-    assert json.loads((folder / "report.json").read_text())["numbers"]["test/nelbo_mc_se"] > 0
+    assert json.loads((folder / "report.json").read_text())["test"]["test/nelbo_mc_se"] > 0
     assert run("eval", f"runs={tmp_path}", "target_class=1") == 0
 
 
@@ -195,8 +200,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["sampler=odd"], "choose one of first_hitting"),
         (["schedule=odd"], "choose one of linear, cosine, exponential"),
         (["steps=5"], "first_hitting takes no steps"),
-        (["num_samples=0"], "num_samples must be at least 1"),
-        (["threads=0"], "threads must be at least 1"),
+        (["num_samples=0"], "num_samples = 0 is not allowed: it must be at least 1"),
+        (["threads=0"], "threads = 0 is not allowed: it must be at least 1"),
         (["objective=odd"], "Could not find 'objective/odd'"),
         (["objective._target_=mdlm_cfg.training.objectives.Odd"], "there is no class or function Odd"),
         (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.net is missing: adamw needs it"),
@@ -289,8 +294,8 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
         "mdlm_cfg.training.data.Path",
         "mdlm_cfg.training.data.nothing",
     ):
-        with pytest.raises(ValueError, match="data can not be made by"):
-            cli.build_data({"_target_": target})
+        with pytest.raises(UserError, match="data can not be made by"):
+            build_data({"_target_": target})
 
 
 OWN_NET = """
@@ -370,11 +375,23 @@ def test_a_checkpoint_that_does_not_say_how_its_data_were_made(
     assert "give data=..." in refusal(capsys, "eval", f"ckpt_path={tmp_path / 'last.ckpt'}")
 
 
-def test_errors_that_are_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(ValueError, match="strength w = -2"):
-        run("eval", "denoiser=exact", "w=[-2]")
-    assert errors.sentence(RuntimeError("a bug")) is None
+def test_errors_that_are_ours_keep_their_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("too many values to unpack")  # no UserError
+
+    arguments = ("denoiser=exact", "data=toy_1d_overlap", "w=[0]", f"out={tmp_path / 'out'}")
+    with monkeypatch.context() as patch:
+        patch.setattr("mdlm_cfg.studies.table.study.geometry_of", broken)
+        capsys.readouterr()
+        assert run("eval", *arguments) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "ValueError: too many values to unpack" in said and "a fault of mdlm_cfg" in said
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a user's error too, where it is asked for
+    assert run("eval", "denoiser=exact", "w=[-2]") == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("error: guidance strength w = -2")
 
 
 @pytest.mark.slow
@@ -401,5 +418,5 @@ def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
 def test_the_default_toy_is_learned(tmp_path: Path) -> None:
     assert run("train", "logger=csv", f"runs={tmp_path}", "num_samples=1000") == 0
     report = newest_run(tmp_path).parent.parent / "report" / "report.json"
-    error = {result["w"]: result["tv_exact_learned"] for result in json.loads(report.read_text())["results"]}
+    error = {row["w"]: row["tv_exact_learned"] for row in json.loads(report.read_text())["distances"]}
     assert error[0] < 0.01 and error[2] < 0.02 and error[4] < 4 * max(error[0], 0.002)

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
-from mdlm_cfg.app.cli import CONFIGS, evaluation_settings, to_plain_config
-from mdlm_cfg.app.pipeline import EvaluationSettings
+from mdlm_cfg.app.cli import CONFIGS, to_plain_config
+from mdlm_cfg.app.settings import plan_of
 from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
@@ -92,7 +92,7 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WANDB_MODE", raising=False)
     config = composed(f"logger={name}")
     assert config["logger"].get("mode", "offline") == "offline"
-    assert len(build_loggers(config, tmp_path)) == (1 if name == "csv" else 2)
+    assert len(build_loggers(config["logger"], tmp_path, "toy/run", "train")) == (1 if name == "csv" else 2)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
 
@@ -117,7 +117,9 @@ def test_experiment(name: str) -> None:
     build_trainer(config["trainer"], [], [])
     shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
     build_module(config, described(shape))
-    assert isinstance(evaluation_settings(config), EvaluationSettings)
+    plan = plan_of(config)
+    assert [guidance.constant for guidance in plan.guidances] == config["w"]
+    assert plan.sampler.name == config["sampler"] and plan.num_samples == config["num_samples"]
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -12,29 +13,46 @@ import pytest
 import torch
 from rich.console import Console
 
+from mdlm_cfg.app.evaluation import Report, evaluate
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.curves import draw_nelbo, line_plot
 from mdlm_cfg.reports.images import mosaic, sample_grid
 from mdlm_cfg.reports.page import Picture, Section, render_page
-from mdlm_cfg.reports.table_report import write_table_report
 from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_csv, write_json
-from mdlm_cfg.reports.wandb_log import find_run, log_table_evaluation
-from mdlm_cfg.studies.table.evaluation import evaluate_table
+from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.distances import evaluate_table
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import TableData
 
 SETTINGS = {"command": "eval.py data=toy <a> & 'b'", "w": [0, 2], "nested": {"x": 1}}
+
+
+SECTIONS = {"laws", "distances", "decay", "ledger", "regions"}  # pictures of every small table
+
+
+def plan(strengths, num_samples=200):
+    return Plan(tuple(Guidance(w) for w in strengths), Sampler(), num_samples=num_samples)
+
+
+def written(target, learned, asked, folder, title="A toy", test=None):
+    """The report of a table, as the commands write it."""
+    data = TableData(target, "toy")
+    data.setup("fit")
+    report = Report(folder, title, SETTINGS, {"name": "toy"}, test or {}, Console(file=io.StringIO()))
+    return evaluate(data, learned, asked, report)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     target = toys.toy_2d_overlap()
     learned = TableMixture(0.95 * target.class_pmfs + 0.05 / 256, target.class_weights).denoiser()
-    evaluation = evaluate_table(target, learned, [0, 2], 0, num_samples=1000)
-    folder = tmp_path_factory.mktemp("report")
-    more = Section("More to come", "One & two.\n\nThree <b>.", Table(["a", "b"], [["1", "<2>"]], "A note."))
-    page = write_table_report(evaluation, folder, "A <title>", SETTINGS, [more], {"extra": {"nan": float("nan")}})
-    return evaluation, folder, page
+    folder, asked = tmp_path_factory.mktemp("report"), plan([0, 2], 1000)
+    found = written(target, learned, asked, folder, "A <title>", {"test/nelbo": 4.25, "test/odd": float("nan")})
+    return evaluate_table(target, learned, asked), folder, found.path
 
 
 def tv(p, q):
@@ -46,7 +64,8 @@ def test_numbers_in_json_are_those_of_the_laws_in_npz(report):
     read = json.loads((folder / "report.json").read_text())
     laws = np.load(folder / "laws.npz")
     assert sorted(read["laws"]) == sorted(laws.files)
-    for result in read["results"]:
+    assert len(read["distances"]) == 2
+    for result in read["distances"]:
         w = int(result["w"])
         law = {name: laws[f"{name}_rate_w{w}"] for name in ("exact", "learned", "samples")}
         law |= {"class": laws["class"], "tilted": laws[f"tilted_w{w}"]}
@@ -58,8 +77,8 @@ def test_numbers_in_json_are_those_of_the_laws_in_npz(report):
             assert result[f"tv_{first}_{second}"] == pytest.approx(tv(law[first], law[second]), abs=1e-14)
         mean = [(law["learned"].sum(axis=1 - i) * np.arange(16)).sum() for i in range(2)]
         assert result["moments"]["learned"]["mean"] == pytest.approx(mean)
-    assert read["title"] == "A <title>" and read["settings"] == SETTINGS
-    assert read["extra"] == {"nan": "nan"}
+    assert read["title"] == "A <title>" and read["run"] == SETTINGS and read["data"] == {"name": "toy"}
+    assert read["test"] == {"test/nelbo": 4.25, "test/odd": "nan"}
 
 
 def test_csv_round_trips(report):
@@ -67,7 +86,9 @@ def test_csv_round_trips(report):
     with (folder / "report.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
     for row, expected in zip(read, evaluation.rows(), strict=True):
-        assert {k: float(v) if v else None for k, v in row.items()} == expected
+        assert row.pop("kind") == expected["kind"] == "rate"
+        numbers = {k: v for k, v in expected.items() if k != "kind"}
+        assert {k: float(v) if v else None for k, v in row.items()} == numbers
 
 
 def test_the_page_holds_every_picture_and_loads_nothing(report):
@@ -75,18 +96,26 @@ def test_the_page_holds_every_picture_and_loads_nothing(report):
     text = page.read_text()
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     pictures = {path.read_bytes() for path in folder.glob("*.png")}
-    assert len(pictures) == 2 and {base64.b64decode(data) for data in embedded} == pictures
+    samplers = {f"samplers_{name}_w{w}" for name in ("exact", "learned") for w in (0, 2)}
+    assert {path.stem for path in folder.glob("*.png")} == SECTIONS | samplers
+    assert len(pictures) == 9 and {base64.b64decode(data) for data in embedded} == pictures
     assert "http" not in text and "<script" not in text
 
 
-def test_the_page_shows_everything_escaped(report):
+def test_the_page_shows_the_tables_escaped(report):
     evaluation, _, page = report
     text = page.read_text()
-    for expected in ("A &lt;title&gt;", "toy &lt;a&gt; &amp; &#39;b&#39;", "More to come", "<p>One &amp; two.</p>"):
+    for expected in ("A &lt;title&gt;", "toy &lt;a&gt; &amp; &#39;b&#39;", "<td>nelbo</td>", "<td>4.2500</td>"):
         assert expected in text
-    assert "<p>Three &lt;b&gt;.</p>" in text and "<td>&lt;2&gt;</td>" in text and "A note." in text
     for cell in distance_table(evaluation).rows[1]:
         assert f"<td>{cell}</td>" in text
+
+
+def test_sections_are_escaped():
+    more = Section("More to come", "One & two.\n\nThree <b>.", Table(["a", "b"], [["1", "<2>"]], "A note."))
+    text = render_page("T", [more])
+    assert "More to come" in text and "<p>One &amp; two.</p>" in text
+    assert "<p>Three &lt;b&gt;.</p>" in text and "<td>&lt;2&gt;</td>" in text and "A note." in text
 
 
 def test_no_half_written_files_are_left(report, tmp_path):
@@ -100,18 +129,19 @@ def test_no_half_written_files_are_left(report, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("toy", "pictures"),
+    ("toy", "more"),
     [
-        ("toy_1d_disjoint", {"laws", "distances"}),
-        ("toy_1d_overlap", {"laws", "distances"}),
-        ("toy_2d_projection", {"laws", "distances"}),
-        ("toy_5d_hypercube", {"laws", "distances", "overlap"}),
+        ("toy_1d_disjoint", set()),
+        ("toy_1d_overlap", set()),
+        ("toy_2d_projection", set()),
+        ("toy_5d_hypercube", {"overlap"}),
     ],
 )
-def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path):
-    evaluation = evaluate_table(getattr(toys, toy)(), None, [0, 4], 0, num_samples=200)
-    page = write_table_report(evaluation, tmp_path, toy, {})
-    assert {path.stem for path in tmp_path.glob("*.png")} == pictures
+def test_every_toy_is_reported_exactly_without_a_network(toy, more, tmp_path):
+    page = written(getattr(toys, toy)(), None, plan([0, 4]), tmp_path).path
+    pictures = {path.stem for path in tmp_path.glob("*.png")}
+    assert {stem for stem in pictures if not stem.startswith("samplers_")} == SECTIONS | more
+    assert not [stem for stem in pictures if "learned" in stem]
     for path in tmp_path.glob("*.png"):
         image = matplotlib.image.imread(path)
         assert min(image.shape[:2]) > 300 and image[..., :3].std() > 0.01
@@ -121,21 +151,25 @@ def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path
 def test_no_overlap_curve_where_every_coordinate_overlaps(tmp_path):
     pmfs = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)) + 0.1
     target = TableMixture(pmfs / pmfs.sum(dim=(1, 2, 3), keepdim=True), torch.tensor([0.5, 0.5]))
-    write_table_report(evaluate_table(target, None, [0, 1], 0, num_samples=50), tmp_path, "Full", {})
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"laws", "distances"}
+    written(target, None, plan([0, 1], 50), tmp_path)
+    assert (tmp_path / "laws.png").is_file() and not (tmp_path / "overlap.png").exists()
 
 
-def test_one_strength_needs_no_curve(tmp_path):
-    write_table_report(evaluate_table(toys.toy_1d_overlap(), None, [1], 0, num_samples=50), tmp_path, "One", {})
+def test_one_strength_needs_no_curve_and_an_earlier_report_is_gone(tmp_path):
+    for stale in ("distances.png", "samples.npz", "paper.md"):
+        (tmp_path / stale).write_text("of an earlier report")
+    (tmp_path / "notes.txt").write_text("mine")
+    written(toys.toy_2d_overlap(), None, plan([1], 50), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "laws.npz", "laws.png", "report.csv", "report.html", "report.json"
+        "laws.npz", "laws.png", "report.csv", "report.html", "report.json", "notes.txt",
+        "decay.png", "samplers_exact_w1.png",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_the_terminal_table_fits_80_columns_with_every_number(learned):
     target = toys.toy_2d_overlap()
-    evaluation = evaluate_table(target, target.denoiser() if learned else None, [0, 2], 0, num_samples=100)
+    evaluation = evaluate_table(target, target.denoiser() if learned else None, plan([0, 2], 100))
     table, text = distance_table(evaluation), io.StringIO()
     print_table(table, "Title", Console(file=text, width=80))
     assert all(cell in text.getvalue() for row in table.rows for cell in row)
@@ -191,26 +225,53 @@ def test_sample_grid(tmp_path):
         sample_grid(images, tmp_path / "bad.png", class_names=["zero"])
 
 
-class Elsewhere:
-    """A logger without wandb."""
+class Recorder:
+    """Stands for a run of wandb: keeps what is logged."""
 
-    @property
-    def experiment(self):
-        raise AssertionError("must not be touched")
+    def __init__(self) -> None:
+        self.logged = []
+
+    def define_metric(self, *_, **__) -> None:
+        pass
+
+    def log(self, values) -> None:
+        self.logged.append(values)
 
 
-@pytest.mark.parametrize("logger", [None, [], Elsewhere(), [Elsewhere(), None], False])
-def test_without_wandb_nothing_happens(logger, report):
-    assert find_run(logger) is None
-    log_table_evaluation(logger, report[0], report[1].glob("*.png"))
+def test_wandb_gets_the_rows_of_the_report(report):
+    evaluation, folder, _ = report
+    read = json.loads((folder / "report.json").read_text())
+    run = Recorder()
+    log_evaluation(run, read["distances"], read["ledger"], folder)
+    curves = [entry for entry in run.logged if "eval/w" in entry]
+    assert [entry["eval/w"] for entry in curves] == [0, 2]
+    for entry, row in zip(curves, evaluation.rows(), strict=True):
+        assert entry["eval/tv_exact_learned"] == row["tv_exact_learned"]
+        assert all(isinstance(value, float | int) for value in entry.values())
+    tables = {name: value for entry in run.logged for name, value in entry.items() if name.startswith("eval_tables/")}
+    ledger = tables["eval_tables/ledger"]
+    at = ledger.columns.index("tv.score error")
+    assert [row[at] for row in ledger.data] == [entry["tv"]["score error"] for entry in read["ledger"]]
+    pictures = {name for entry in run.logged for name in entry if name.startswith("eval_pictures/")}
+    assert pictures == {f"eval_pictures/{path.stem}" for path in folder.glob("*.png")}
+
+
+def test_wandb_shows_the_curve_of_all_classes():
+    rows = [{"w": w, "class": k, "found": w + (k == "all")} for w in (0, 1) for k in (0, "all")]
+    run = Recorder()
+    log_evaluation(run, rows, [], Path("no such folder"))
+    assert [entry for entry in run.logged if "eval/w" in entry] == [
+        {"eval/w": 0.0, "eval/found": 1}, {"eval/w": 1.0, "eval/found": 2},
+    ]  # fmt: skip
+    (table,) = [entry["eval_tables/distances"] for entry in run.logged if "eval_tables/distances" in entry]
+    assert len(table.data) == 4
 
 
 def test_wandb_offline(report, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    read = json.loads((report[1] / "report.json").read_text())
     with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
-        assert find_run([Elsewhere(), run]) is run
-        log_table_evaluation(run, report[0], report[1].glob("*.png"))
-        row = report[0].rows()[1]
-        assert run.summary["eval/score_error/w2"] == row["tv_exact_learned"]
-        assert {"eval/table", "eval/laws", "eval/distances"} <= set(run.summary.keys())
+        log_evaluation(run, read["distances"], read["ledger"], report[1])
+        assert run.summary["eval/tv_exact_learned"] == report[0].rows()[1]["tv_exact_learned"]
+        assert {"eval_tables/distances", "eval_tables/ledger", "eval_pictures/laws"} <= set(run.summary.keys())
