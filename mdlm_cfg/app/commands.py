@@ -108,7 +108,6 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
 def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
-    print(f"judging {run.path}", file=sys.stderr)
     plan = plan_of(merged(run.config, config, list(overrides)))
     data = _data_of(run, config, overrides)
     check_study(data, plan, config["paper"])

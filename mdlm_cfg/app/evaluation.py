@@ -31,7 +31,6 @@ from mdlm_cfg.reports.tables import (
 )
 from mdlm_cfg.studies.images.study import evaluate_images
 from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
-from mdlm_cfg.studies.plain import VERSION
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import study as table_study
 from mdlm_cfg.support.errors import UserError
@@ -164,8 +163,12 @@ def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report) ->
 def _sampled(findings: Any, sections: Sequence[Section], report: Report, more: Sequence[str] = ()) -> Written:
     """What every report of images ends with."""
     sections = [*_test_sections(report.test), *_training_sections(report.folder), *sections]
-    written = _write(findings.rows(), findings.to_dict(), findings.numbers(), sections, report, more)
+    plain = findings.to_dict()
+    sections = [Section("Verdict", "\n\n".join(plain["verdict"])), *sections]
+    written = _write(findings.rows(), plain, findings.numbers(), sections, report, more)
     _print(sections, report.console)
+    for line in plain["verdict"]:
+        report.console.print(line, highlight=False)
     return written
 
 
@@ -182,7 +185,7 @@ def _write(
     files = [PAGE, TABLE_FILE, NUMBERS, *more, *(path.name for path in pictures)]
     write_csv(rows, report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
-    write_json({"version": VERSION} | report.head() | plain | data, report.folder / NUMBERS)
+    write_json(report.head() | plain | data, report.folder / NUMBERS)
     path = write_page(report.folder / PAGE, report.title, sections, report.run)
     return Written(path, numbers, rows, [], pictures)
 

@@ -10,6 +10,7 @@ from typing import Any
 import wandb
 
 AXIS = "eval/w"
+NOT_FINITE = ("inf", "-inf", "nan")  # as report.json has them
 
 
 def log_evaluation(
@@ -56,9 +57,15 @@ def _is_number(value: Any) -> bool:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
     columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
-    data = [[_cell(row.get(str(name))) for name in columns] for row in rows]
-    return wandb.Table(columns=columns, data=data, allow_mixed_types=True)  # an infinite KL is a word beside numbers
+    by_column = [_column([row.get(str(name)) for row in rows]) for name in columns]
+    return wandb.Table(columns=columns, data=[list(cells) for cells in zip(*by_column)])
 
 
-def _cell(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | bool) or _is_number(value) else str(value)
+def _column(values: Sequence[Any]) -> list[Any]:
+    """A column of one type, which wandb wants: numbers where all that is there are numbers, words otherwise."""
+    known = [value for value in values if value is not None and value not in NOT_FINITE]
+    if all(_is_number(value) for value in known):
+        return [value if _is_number(value) else None for value in values]
+    if all(isinstance(value, bool) for value in known):
+        return [value if isinstance(value, bool) else None for value in values]
+    return [None if value is None else str(value) for value in values]

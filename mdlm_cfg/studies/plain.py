@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-VERSION = 2  # of report.json (docs/report.md): raised when a key changes its meaning or goes
-
 
 def to_plain(value: Any) -> Any:
     """The same in types that JSON has: tensors as lists, numbers that are not finite as "inf" or "nan"."""

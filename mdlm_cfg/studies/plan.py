@@ -13,6 +13,8 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
+REPORT_VERSION = 2  # of report.json, for programs that read it
+
 
 @dataclass(frozen=True)
 class Plan:

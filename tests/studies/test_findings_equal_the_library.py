@@ -97,7 +97,7 @@ def test_distances(found, kind, sampler, z, judged, target):
         assert abs(row["tv_tilted_exact"] - total_variation(tilted_law(target, w, z), exact)) < SAME
         assert abs(row["kl_exact_tilted"] - kl_divergence(exact, tilted_law(target, w, z))) < SAME
         if judged == "exact":
-            assert row["tv_exact_learned"] is None and row["tv_learned_samples"] is None
+            assert not any("learned" in key for key in row)
         else:
             assert abs(row["tv_exact_learned"] - total_variation(exact, learned)) < SAME
     for result in found.evaluation.results:

@@ -12,7 +12,7 @@ from mdlm_cfg.compare.ledger import Ledger
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.studies.plain import to_plain
-from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 from mdlm_cfg.studies.table.decay import decay_dict, decay_of
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
@@ -64,6 +64,7 @@ class TableFindings:
         moments = [{name: vars(found) for name, found in result.moments.items()} for result in e.results]
         return to_plain(
             {
+                "version": REPORT_VERSION,
                 "plan": e.plan.describe(),
                 "target_class": e.target_class,
                 "judged": e.judged,
