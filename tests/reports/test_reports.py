@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -25,6 +24,7 @@ from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import evaluate_table
+from mdlm_cfg.studies.table.overlap import overlap_of
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
@@ -123,7 +123,7 @@ def test_a_page_escapes_its_sections():
 
 def drawn(evaluation, folder):
     """The page of the laws alone, and the names of its pictures."""
-    page = write_page(folder / "report.html", "T", table_sections(evaluation, folder))
+    page = write_page(folder / "report.html", "T", table_sections(evaluation, overlap_of(evaluation), folder))
     return page.read_text(), {path.stem for path in folder.glob("*.png")}
 
 
@@ -145,12 +145,12 @@ def test_no_half_written_files_are_left(report, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("toy", "more"),
+    ("toy", "pictures"),
     [
-        ("toy_1d_disjoint", set()),
-        ("toy_1d_overlap", set()),
-        ("toy_2d_projection", set()),
-        ("toy_5d_hypercube", {"overlap"}),
+        ("toy_1d_disjoint", {"laws", "distances"}),
+        ("toy_1d_overlap", {"laws", "distances"}),
+        ("toy_2d_projection", {"laws", "distances"}),
+        ("toy_5d_hypercube", {"laws", "distances", "overlap"}),
     ],
 )
 def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path):
