@@ -45,6 +45,7 @@ def report(tmp_path_factory):
     data.setup("fit")
     folder = tmp_path_factory.mktemp("report")
     (folder / "stale.png").write_bytes(b"of an earlier report")
+    (folder / "report.json").write_text('{"files": ["stale.png"]}')
     quiet = Console(file=io.StringIO(), width=120)
     asked = Report(folder, "A <title>", SETTINGS, data.describe(), {"test/nelbo": 1.5}, quiet)
     written = evaluate(data, learned, plan(0, 2), asked)
@@ -234,12 +235,12 @@ def test_sample_grid(tmp_path):
 def test_wandb_offline(report, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    _, folder, written = report
+    _, _, written = report
     logged, axes = [], {}
     with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
         monkeypatch.setattr(run, "log", logged.append)
         monkeypatch.setattr(run, "define_metric", lambda name, **options: axes.update({name: options}))
-        log_evaluation(run, written.rows, written.ledger, folder)
+        log_evaluation(run, written.rows, written.ledger, written.pictures)
     assert axes["eval/*"]["step_metric"] == "eval/w" in axes
     curves = [row for row in logged if "eval/w" in row]
     assert [row["eval/w"] for row in curves] == [0.0, 2.0]
@@ -250,4 +251,4 @@ def test_wandb_offline(report, tmp_path, monkeypatch):
     closes = [row[ledger.columns.index("closes")] for row in ledger.data]
     assert closes == [entry["closes"] for entry in written.ledger] and len(closes) == 6
     shown = {name for row in logged for name in row if name.startswith("eval_pictures/")}
-    assert shown == {f"eval_pictures/{path.stem}" for path in folder.glob("*.png")}
+    assert shown == {f"eval_pictures/{path.stem}" for path in written.pictures}
