@@ -56,9 +56,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
-    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
-    by_column = [_column([row.get(str(name)) for row in rows]) for name in columns]
-    return wandb.Table(columns=columns, data=[list(cells) for cells in zip(*by_column)])
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = {name: _column([row.get(name) for row in rows]) for name in columns}
+    return wandb.Table(columns=list(columns), data=[[cells[name][k] for name in columns] for k in range(len(rows))])
 
 
 def _column(values: Sequence[Any]) -> list[Any]:

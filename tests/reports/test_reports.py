@@ -128,13 +128,6 @@ def drawn(evaluation, folder):
     return page.read_text(), {path.stem for path in folder.glob("*.png")}
 
 
-def test_sections_are_escaped():
-    more = Section("More to come", "One & two.\n\nThree <b>.", Table(["a", "b"], [["1", "<2>"]], "A note."))
-    text = render_page("T", [more])
-    assert "More to come" in text and "<p>One &amp; two.</p>" in text
-    assert "<p>Three &lt;b&gt;.</p>" in text and "<td>&lt;2&gt;</td>" in text and "A note." in text
-
-
 def test_no_half_written_files_are_left(report, tmp_path):
     assert not list(report[1].glob(".*"))
     path = tmp_path / "kept.txt"

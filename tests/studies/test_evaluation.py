@@ -194,6 +194,6 @@ def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
     assert read["judged"] == "learned" and findings.evaluation.follows is None
     for row in read["distances"]:
         assert row["tv_exact_samples"] > 0.5 > 10 * row["noise_floor_exact"]
-        assert {value for name, value in row.items() if "learned" in name and name != "moments"} == {None}
+        assert not any("learned" in name for name in row)  # absent, and not null
     assert read["ledger"] == [] and {row["denoiser"] for row in read["samplers"]} == {"exact"}
     assert "too large" in " ".join(read["verdict"]) and not any("learned" in name for name in read["laws"])

@@ -29,6 +29,7 @@ SAMPLERS = {
     "events linear": Sampler("event_leaping", 2, "linear"),
 }
 W = (0.0, 2.5)
+pytestmark = pytest.mark.slow  # test_report_figures.py holds a part of these combinations in seconds
 SAME = 1e-12
 
 
