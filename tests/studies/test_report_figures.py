@@ -173,12 +173,12 @@ def test_distances(case: Case) -> None:
         laws["samples"] = histogram(drawn(case, w), N)
         for a, b in PAIRS:
             there = a in laws and b in laws
-            same(row[f"tv_{a}_{b}"], tv(laws[a], laws[b]) if there else None, f"{a} {b}")
+            same(row.get(f"tv_{a}_{b}"), tv(laws[a], laws[b]) if there else None, f"{a} {b}")
         for name in ("class", "tilted", "learned"):
             expected = kl_divergence(laws["exact"], laws[name]) if name in laws else None
-            same(row[f"kl_exact_{name}"], expected, name)
+            same(row.get(f"kl_exact_{name}"), expected, name)
         for name in ("exact", "learned"):
-            same(row[f"noise_floor_{name}"], expected_sampling_tv(laws[name], NUM) if name in laws else None)
+            same(row.get(f"noise_floor_{name}"), expected_sampling_tv(laws[name], NUM) if name in laws else None)
         assert set(row["moments"]) == set(laws)
         for name, p in laws.items():
             same_moments(row["moments"][name], p)
