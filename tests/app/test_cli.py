@@ -14,40 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import TINY, TOY, refusal, run
 
-from mdlm_cfg.app import cli
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = (
-    *("net.width=16", "net.depth=1", "net.num_heads=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
-    *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
-)
-TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
-
-
-def run(command: str, *arguments: str) -> int:
-    """The exit code of train.py or eval.py, in this process."""
-    before = sys.argv
-    sys.argv = [f"{command}.py", *arguments]
-    try:
-        {"train": cli.train, "eval": cli.evaluate}[command]()
-    except SystemExit as error:
-        return int(error.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
-def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
-    """The one line on stderr of a command that must refuse."""
-    capsys.readouterr()
-    assert run(command, *arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -96,9 +96,9 @@ def test_the_page_holds_every_picture_and_loads_nothing(report):
     text = page.read_text()
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     pictures = {path.read_bytes() for path in folder.glob("*.png")}
-    samplers = {f"samplers_{name}_w{w}" for name in ("exact", "learned") for w in (0, 2)}
+    samplers = {"samplers_exact_w2", "samplers_learned_w0", "samplers_learned_w2"}  # exact at w = 0: steps do no harm
     assert {path.stem for path in folder.glob("*.png")} == SECTIONS | samplers
-    assert len(pictures) == 9 and {base64.b64decode(data) for data in embedded} == pictures
+    assert len(pictures) == 8 and {base64.b64decode(data) for data in embedded} == pictures
     assert "http" not in text and "<script" not in text
 
 

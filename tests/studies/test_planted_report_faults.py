@@ -55,7 +55,9 @@ def kind_ignored_at_equal_cost(patch, _) -> None:
     right = equal_cost._rows
 
     def rows(name, denoiser, z, guidance, samplers):
-        return [dataclasses.replace(r, guidance=guidance) for r in right(name, denoiser, z, by_rate(guidance), samplers)]
+        return [
+            dataclasses.replace(r, guidance=guidance) for r in right(name, denoiser, z, by_rate(guidance), samplers)
+        ]
 
     patch.setattr(equal_cost, "_rows", rows)
 

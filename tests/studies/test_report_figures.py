@@ -347,7 +347,8 @@ def test_the_figures_are_the_oracles(kind: str, judged: str) -> None:
     if judged == "learned":
         same(row["tv_exact_learned"], tv(own, exact))
     for sampler, schedule, count in (
-        ("tau_leaping", "cosine", STEPS), ("euler", "cosine", 3), ("d_cfg", "cosine", 8), ("event_leaping", "cosine", 2),
+        ("tau_leaping", "cosine", STEPS), ("euler", "cosine", 3),
+        ("d_cfg", "cosine", 8), ("event_leaping", "cosine", 2),
     ):  # fmt: skip
         p = chain.stepped(sampler, shares(count, schedule))[(slice(0, N),) * D]
         asked = (w, judged, sampler, count)
