@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import TINY, TOY, refusal, run
 
 from mdlm_cfg.app import cli, errors
 from mdlm_cfg.app.build import build_data
