@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import TOY, refusal, run
+from commands import TOY, refusal, run
 
 from mdlm_cfg.training.runs import newest_run
 
