@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -54,6 +55,47 @@ def test_a_violation_is_found(copy: Path, path: str, line: str, contract: str) -
     found = lint_imports(copy)
     assert found.returncode == 1, found.stdout + found.stderr
     assert f"{contract}" in found.stdout.split("Broken contracts")[1]
+
+
+RENDERED = {  # all that a report may take of the rooms below the studies: types, constants and names
+    "LINES", "Ledger", "Decay", "Region", "Estimate", "Guidance", "Kind", "Sampler", "Plan", "GROUPS",
+    "name_state", "name_class",
+}  # fmt: skip
+BELOW = ("chain", "laws", "sampling", "targets", "compare", "nets", "training")
+
+
+def computing_imports(source: str) -> list[str]:
+    """Every name that a report's source takes of the rooms that compute, and may not."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mdlm_cfg."):
+            room = node.module.split(".")[1]
+            found += [f"{node.module}.{n.name}" for n in node.names if room in BELOW and n.name not in RENDERED]
+        elif isinstance(node, ast.Import):
+            found += [n.name for n in node.names if n.name.startswith("mdlm_cfg")]
+        elif isinstance(node, ast.ImportFrom) and (node.module == "mdlm_cfg" or node.level):
+            found += [f"{node.module}.{n.name}" for n in node.names]
+    return found
+
+
+def test_reports_render_and_compute_nothing() -> None:
+    files = list((ROOT / "mdlm_cfg" / "reports").glob("*.py"))
+    assert len(files) > 10
+    assert {path.name: names for path in files if (names := computing_imports(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from mdlm_cfg.laws.terminal import terminal_law",
+        "from mdlm_cfg.compare.decay import Decay, tv_decay",
+        "from mdlm_cfg import sample",
+        "import mdlm_cfg.sampling.samples",
+        "def late():\n    from mdlm_cfg.compare.ledger import error_ledger",
+    ],
+)
+def test_a_report_that_computes_is_found(line: str) -> None:
+    assert computing_imports(line)
 
 
 def test_importing_the_mathematics_loads_no_harness() -> None:

@@ -112,8 +112,9 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     data = _data_of(run, config, overrides)
     check_study(data, plan, config["paper"])
     _one_thread_for_small_tables(config, data)
-    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
     out = _out(config) or new_run_folder(run.folder, "evaluations")
+    print(f"judging {run.path}", file=sys.stderr)
+    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
     group = f"{run.folder.parent.name}/{run.folder.name}"

@@ -31,6 +31,8 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     if not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
         raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
     kind, steps = kind_of(config["guidance"]), config["steps"]
+    if isinstance(steps, bool):  # which Python takes for a number
+        raise UserError(f"steps = {steps} must be a whole number of steps, or a list of clock times such as [0,1,inf]")
     if steps is None and config["sampler"] != FIRST_HITTING:
         steps = DEFAULT_STEPS
     return Plan(

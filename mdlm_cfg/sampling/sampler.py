@@ -196,7 +196,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """All steps: the finished states, and the log of the product of the Z_i on their way."""
         check_class(target_class, denoiser.num_classes)
-        self._check_finishes()
+        self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
         mask_id, given = denoiser.num_tokens, self.given(guidance)
@@ -232,7 +232,7 @@ class Sampler:
         """
         if self.exact_in_time:
             return terminal_law(denoiser, guidance, target_class, self.policy)
-        self._check_finishes()
+        self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
         if chain is None or self.policy is not None:
@@ -247,7 +247,8 @@ class Sampler:
             raise UserError(f"{self.label} carries no weights: only first_hitting does, which unmasks one at a time")
         check_weights(guidance)
 
-    def _check_finishes(self) -> None:
+    def check_finishes(self) -> None:
+        """Raise UserError if a grid of clock times ends early: samples would hold masks."""
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
             raise UserError("a grid of clock times must end at inf to sample: before that, masks are left")
 

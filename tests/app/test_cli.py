@@ -14,39 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import TINY, TOY, refusal, run
 
-from mdlm_cfg.app import cli, errors
 from mdlm_cfg.app.build import build_data
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, load_run, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = (
-    *("net.width=16", "net.depth=1", "net.num_heads=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
-    *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
-)
-TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
-
-
-def run(command: str, *arguments: str) -> int:
-    """The exit code of train.py or eval.py, in this process."""
-    before = sys.argv
-    sys.argv = [f"{command}.py", *arguments]
-    try:
-        {"train": cli.train, "eval": cli.evaluate}[command]()
-    except SystemExit as error:
-        return int(error.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
-def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
-    """The one line on stderr of a command that must refuse."""
-    capsys.readouterr()
-    assert run(command, *arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("judging ")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +60,9 @@ def test_a_run_leaves_everything(runs: Path) -> None:
         "eval/tv_exact_learned_w2",
     } <= set(columns)
     report = json.loads((folder / "report" / "report.json").read_text())
-    assert [result["w"] for result in report["distances"]] == [0, 2]
+    assert [row["w"] for row in report["distances"]] == [0, 2]
     assert report["distances"][0]["tv_exact_learned"] > 0
+    assert report["version"] == 2 and report["test"]["test/nelbo"] > 0 and report["data"]["name"] == "toy_1d_overlap"
     assert (folder / "report" / "report.html").is_file()
     assert load_run(path).config["w"] == [0, 2]
 
@@ -97,9 +72,10 @@ def test_eval_takes_the_newest_run_and_its_settings(runs: Path, capsys: pytest.C
     report = Path(capsys.readouterr().out.split("report: ")[1].strip())
     assert report.is_file() and report.parent.parent.name == "evaluations"
     found = json.loads((report.parent / "report.json").read_text())
-    assert [result["w"] for result in found["distances"]] == [0, 2] and found["plan"]["num_samples"] == 50
-    assert {guidance["kind"] for guidance in found["plan"]["guidances"]} == {"normalized"}
-    assert (found["plan"]["sampler"], found["plan"]["steps"]) == ("tau_leaping", 4)
+    plan = found["plan"]
+    assert plan["guidances"] == [{"w": 0, "kind": "normalized"}, {"w": 2, "kind": "normalized"}]
+    assert (plan["sampler"], plan["steps"], plan["num_samples"]) == ("tau_leaping", 4, 50)
+    assert [row["w"] for row in found["distances"]] == [0, 2]
 
 
 def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
@@ -197,8 +173,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["sampler=odd"], "choose one of first_hitting"),
         (["schedule=odd"], "choose one of linear, cosine, exponential"),
         (["steps=5"], "first_hitting takes no steps"),
-        (["num_samples=0"], "num_samples = 0 is not allowed"),
-        (["threads=0"], "threads = 0 is not allowed"),
+        (["num_samples=0"], "num_samples = 0 is not allowed: it must be at least 1"),
+        (["threads=0"], "threads = 0 is not allowed: it must be at least 1"),
         (["objective=odd"], "Could not find 'objective/odd'"),
         (["objective._target_=mdlm_cfg.training.objectives.Odd"], "there is no class or function Odd"),
         (["objective._target_=mdlm_cfg.nets.optimizer.adamw"], "objective.net is missing: adamw needs it"),
@@ -291,7 +267,7 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
         "mdlm_cfg.training.data.Path",
         "mdlm_cfg.training.data.nothing",
     ):
-        with pytest.raises(ValueError, match="data can not be made by"):
+        with pytest.raises(UserError, match="data can not be made by"):
             build_data({"_target_": target})
 
 
@@ -373,19 +349,22 @@ def test_a_checkpoint_that_does_not_say_how_its_data_were_made(
 
 
 def test_errors_that_are_ours_keep_their_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(config: dict, overrides: list) -> None:
-        raise ValueError("too many values to unpack")
+    def broken(*_: object) -> None:
+        raise ValueError("too many values to unpack")  # no UserError
 
-    monkeypatch.setattr("mdlm_cfg.app.commands.judge", broken)
-    assert run("eval", "denoiser=exact") == errors.FAULT
-    shown = capsys.readouterr().err
-    assert "Traceback" in shown and "too many values to unpack" in shown and "a fault of mdlm_cfg" in shown
-    monkeypatch.undo()
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # all of it, also of a user's own error
+    arguments = ("denoiser=exact", "data=toy_1d_overlap", "w=[0]", f"out={tmp_path / 'out'}")
+    with monkeypatch.context() as patch:
+        patch.setattr("mdlm_cfg.studies.table.study.geometry_of", broken)
+        capsys.readouterr()
+        assert run("eval", *arguments) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "ValueError: too many values to unpack" in said and "a fault of mdlm_cfg" in said
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a user's error too, where it is asked for
     assert run("eval", "denoiser=exact", "w=[-2]") == 2
-    assert "Traceback" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("error: guidance strength w = -2")
 
 
 @pytest.mark.slow
@@ -412,5 +391,5 @@ def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
 def test_the_default_toy_is_learned(tmp_path: Path) -> None:
     assert run("train", "logger=csv", f"runs={tmp_path}", "num_samples=1000") == 0
     report = newest_run(tmp_path).parent.parent / "report" / "report.json"
-    error = {result["w"]: result["tv_exact_learned"] for result in json.loads(report.read_text())["distances"]}
+    error = {row["w"]: row["tv_exact_learned"] for row in json.loads(report.read_text())["distances"]}
     assert error[0] < 0.01 and error[2] < 0.02 and error[4] < 4 * max(error[0], 0.002)

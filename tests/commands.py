@@ -1,0 +1,37 @@
+"""train.py and eval.py within the tests' own process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mdlm_cfg.app import cli
+
+TINY = (
+    *("net.width=16", "net.depth=1", "net.num_heads=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
+    *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
+)
+TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
+
+
+def run(command: str, *arguments: str) -> int:
+    """The exit code of train.py or eval.py, in this process."""
+    before = sys.argv
+    sys.argv = [f"{command}.py", *arguments]
+    try:
+        {"train": cli.train, "eval": cli.evaluate}[command]()
+    except SystemExit as error:
+        return int(error.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
+    """The one line on stderr of a command that must refuse."""
+    capsys.readouterr()
+    assert run(command, *arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
