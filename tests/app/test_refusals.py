@@ -167,8 +167,8 @@ KEYS = ("w", "target_class", "guidance", "sampler", "schedule", "steps", "num_sa
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(KEYS), SCALARS, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.dictionaries(st.sampled_from(KEYS), SCALARS, min_size=1, max_size=3))
 def test_any_configuration_is_answered_or_refused_in_a_sentence(
     chosen: dict[str, str], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
