@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if "```python" in path.read_text()
-]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -18,13 +20,52 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
-    exec(compile("\n".join(blocks), page.name, "exec"), {"__name__": page.stem})
+    module = ModuleType(page.stem)  # a dataclass looks its module up
+    monkeypatch.setitem(sys.modules, page.stem, module)
+    exec(compile("\n".join(blocks), page.name, "exec"), vars(module))
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in link:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+TOP = ("mdlm_cfg", "tests", "conf", "docs", "bench")
+ROOMS = tuple(path.name for path in (ROOT / "mdlm_cfg").iterdir() if (path / "__init__.py").is_file())
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_names_and_files_that_are_mentioned_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in set(re.findall(r"\bmdlm_cfg(?:\.[A-Za-z_]\w*)+", text)):
+        assert _exists(name), f"{page.name} names {name}"
+    for path in set(re.findall(rf"(?<![\w/.])((?:{'|'.join(TOP + ROOMS)})/[\w/.]*\w)", text)):
+        assert any((root / path).exists() for root in (ROOT, ROOT / "mdlm_cfg")), f"{page.name} names {path}"
+
+
+def test_functions_of_the_theory_exist() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mdlm_cfg").rglob("*.py"))
+    known = set(re.findall(r"(?:def|class) (\w+)|\"(\w+)\"", source))
+    known = {name for pair in known for name in pair}
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"`([A-Za-z_]\w*)(?:\([^`]*)?`", text))
+    assert len(mentioned) > 50
+    assert mentioned <= known, f"theory.md names {sorted(mentioned - known)}"
+
+
+def _exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False

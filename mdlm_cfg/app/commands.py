@@ -26,6 +26,7 @@ from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import names_in
+from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
 from mdlm_cfg.training.fit import check_resume
@@ -33,6 +34,7 @@ from mdlm_cfg.training.fit import train as train_and_test
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
 
+SMALL_TABLE = 20_000  # states
 NOISE = (
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -94,6 +96,7 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     check_study(data, plan, config["paper"])
+    _one_thread_for_small_tables(config, data)
     out = _out(config) or new_run_folder(config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
@@ -108,6 +111,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     plan = plan_of(merged(run.config, config, list(overrides)))
     data = _data_of(run, config, overrides)
     check_study(data, plan, config["paper"])
+    _one_thread_for_small_tables(config, data)
     out = _out(config) or new_run_folder(run.folder, "evaluations")
     print(f"judging {run.path}", file=sys.stderr)
     run.net.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -228,3 +232,9 @@ def _start(config: Mapping[str, Any]) -> None:
             raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
         torch.set_num_threads(config["threads"])
     seed_everything(config["seed"], workers=True, verbose=False)
+
+
+def _one_thread_for_small_tables(config: Mapping[str, Any], data: Any) -> None:
+    """Laws of small tables are very many very small operations, which threads only hold up."""
+    if config["threads"] is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
+        torch.set_num_threads(1)

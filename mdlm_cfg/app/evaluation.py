@@ -155,9 +155,13 @@ def _write(findings: Any, sections: Sequence[Section], report: Report) -> Writte
     """report.csv, report.json, the tables on the terminal and the page: what every report of images ends with."""
     sections = [*_test_sections(report.test), *_training_sections(report.folder), *sections]
     write_csv(findings.rows(), report.folder / "report.csv")
-    plain = report.head() | findings.to_dict()
-    write_json(plain, report.folder / "report.json")
+    plain = findings.to_dict()
+    plain["data"] = report.data | plain["data"]
+    write_json(report.head() | plain, report.folder / "report.json")
+    sections = [Section("Verdict", "\n\n".join(plain["verdict"])), *sections]
     _print(sections, report.console)
+    for line in plain["verdict"]:
+        report.console.print(line, highlight=False)
     path = write_page(report.folder / "report.html", report.title, sections, report.run)
     return Written(path, findings.numbers(), findings.rows(), [])
 

@@ -91,7 +91,10 @@ class Guidance:
     @property
     def label(self) -> str:
         """The strength for people: "2", or the name of a schedule."""
-        return str(self.w) if callable(self.w) else f"{self.w:g}"
+        label = str(self.w) if callable(self.w) else f"{self.w:g}"
+        if self.temperature != 1:
+            label += f", temperature {self.temperature:g}"
+        return label if self.top_p == 1 else f"{label}, top-p {self.top_p:g}"
 
     @property
     def constant(self) -> float:

@@ -9,7 +9,7 @@ mask.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from math import comb
 
@@ -102,6 +102,12 @@ class Lattice:
                     values[p] = sum_short(self.split(children[c], level, j), dim=2).flatten(1)
             levels.insert(0, values)
         return levels
+
+
+@lru_cache(maxsize=16)
+def lattice_of(num_tokens: int, num_dims: int) -> Lattice:
+    """The lattice of a shape, made once: how partial states follow one another takes longer than a small push."""
+    return Lattice(num_tokens, num_dims)
 
 
 def sum_short(values: Tensor, dim: int) -> Tensor:

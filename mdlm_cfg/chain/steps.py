@@ -59,13 +59,13 @@ class Step(Protocol):
         """
         ...
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """The same step's kernel over the outcomes of the masked coordinates.
 
         Args:
             log_z: of the m masked coordinates, (S, m); -inf where one cannot move.
             values: rho_i(v) / Z_i, (S, m, N).
-            coordinates: which of the D coordinates these m are.
+            coordinates: which of the D coordinates these m are; None is all of them.
 
         Returns:
             (S, (N+1)^m), outcomes in C order with the mask last; every row sums to 1.
@@ -94,7 +94,7 @@ class TimeStep:
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """See `Step.moves`."""
         jump = self._probability(log_z)[..., None]
         factors = torch.cat([jump * values, 1 - jump], dim=-1)  # (S, m, N + 1)
@@ -136,10 +136,10 @@ class EventStep:
         values = torch.where(log_z == NEG_INF, x, draw_values(log_rates, log_z, generator))
         return x.scatter(1, chosen, values.gather(1, chosen))
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int]) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """See `Step.moves`."""
         num_masked = log_z.shape[1]
-        places = torch.tensor(coordinates, device=log_z.device)
+        places = torch.tensor(range(num_masked) if coordinates is None else coordinates, device=log_z.device)
         tier, log_weight = self.policy.choice(log_z, values.log, places)
         stay = torch.zeros_like(values[:, :, :1])
         moving = torch.cat([values, stay], dim=-1)
@@ -165,19 +165,24 @@ def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -
             where no coordinate goes before another.
 
     Returns:
-        for every subset of range(m) of size `count`, its probability (S,).
+        for every subset of range(m) of size `count`, its probability (S,); and for smaller ones, after which nothing
+        else has a weight.
     """
     m = log_weight.shape[1]
     chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_weight[:, 0])}
+    ended: dict[tuple[int, ...], Tensor] = {}
     for size in range(1, count + 1):
         grown = {subset: torch.zeros_like(log_weight[:, 0]) for subset in combinations(range(m), size)}
         for before, chance in chances.items():
             left = [k for k in range(m) if k not in before]
+            nothing = (log_weight[:, left] == NEG_INF).all(dim=1)
+            if bool(nothing.any()):
+                ended[before] = chance * nothing
             first = log_first(None if tier is None else tier[:, left], log_weight[:, left]).exp()
             for place, i in enumerate(left):
                 grown[tuple(sorted((*before, i)))] += chance * first[:, place]
         chances = grown
-    return chances
+    return {**chances, **ended}
 
 
 def _normalized(log_rates: Tensor, log_z: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
 from mdlm_cfg.chain.strengths import PerCount
+from mdlm_cfg.laws.choices import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, start
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
@@ -30,15 +31,14 @@ ITERATIONS = 200
 
 @dataclass(frozen=True)
 class _Level:
-    """One subset of unmasked coordinates: its states, and where they lead.
+    """The states of one level, and where they lead.
 
     Attributes:
         states: their place among all (N+1)^D, (S,). children: the place of x_U + {i=v}, (S, m, N).
         log_cond: log p(v | x_U, z), (S, m, N). log_ratio: log p(v | x_U, z) - log p(v | x_U), 0 where impossible.
-        coordinates: the m masked ones.
+        coordinates: the m masked ones of every state, (S, m).
     """
 
-    level: int
     states: Tensor
     children: Tensor
     log_cond: Tensor
@@ -59,43 +59,39 @@ class DifferentiablePush:
         lattice = start(denoiser, target_class, states_kept=4 * denoiser.num_tokens * denoiser.num_dims)
         policy.check(lattice.num_dims)
         self.lattice, self.policy = lattice, policy
-        self.levels = [piece for level in range(lattice.num_dims) for piece in _pieces(denoiser, target_class, level)]
+        self.levels = [_level(denoiser, target_class, lattice, level) for level in range(lattice.num_dims)]
 
     def __call__(self, w: Tensor) -> Tensor:
         """The terminal law, float64 (N,)*D, of strengths (D,)."""
         n, d = self.lattice.num_tokens, self.lattice.num_dims
         flow = torch.zeros(self.lattice.num_states, dtype=torch.float64)
         flow[-1] = 1  # all masked comes last in C order
-        for piece in self.levels:
-            log_rho = piece.log_cond + w[piece.level] * piece.log_ratio
+        for strength, here in zip(w, self.levels):
+            log_rho = here.log_cond + strength * here.log_ratio
             log_z = log_rho.logsumexp(dim=-1)
             log_r = log_rho - log_z[..., None]
-            log_pi = self.policy.log_choice(log_z, partial(torch.clone, log_r), piece.coordinates)
-            moved = flow[piece.states][:, None, None] * (log_pi[..., None] + log_r).exp()
-            flow = flow.index_add(0, piece.children.flatten(), moved.flatten())
+            log_pi = self.policy.log_choice(log_z, partial(torch.clone, log_r), here.coordinates)
+            moved = flow[here.states][:, None, None] * (log_pi[..., None] + log_r).exp()
+            flow = flow.index_add(0, here.children.flatten(), moved.flatten())
         return flow.reshape([n + 1] * d)[(slice(0, n),) * d]
 
 
-def _pieces(denoiser: Denoiser, target_class: int, level: int) -> list[_Level]:
-    """The states of one level, one subset of unmasked coordinates at a time."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
-    lattice = Lattice(n, d)
+def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) -> _Level:
+    """The states of one level, asked for both conditionals."""
+    n, d = lattice.num_tokens, lattice.num_dims
     tokens = lattice.tokens(level)
+    masked = masked_coordinates(lattice, level).expand(-1, n**level, -1).flatten(0, 1)  # (S, m)
+    pick = masked[..., None].expand(-1, -1, n)
     log_cond, log_uncond = (
-        torch.cat([conditionals(denoiser, chunk, k) for chunk in tokens.split(MAX_BATCH)]) for k in (target_class, None)
+        torch.cat([conditionals(denoiser, chunk, k) for chunk in tokens.split(MAX_BATCH)]).gather(1, pick)
+        for k in (target_class, None)
     )
     if bool((log_uncond[log_cond > NEG_INF] == NEG_INF).any()):
         raise UserError(f"class {target_class} has probability where the mixture has none: rates would be infinite")
-    out = []
-    for c, subset in enumerate(lattice.subsets[level]):
-        rows = slice(c * n**level, (c + 1) * n**level)
-        masked = torch.tensor([i for i in range(d) if i not in subset])
-        states = flat_index(tokens[rows], n + 1)
-        moves = (torch.arange(n) - n) * strides(n + 1, d)[masked][:, None]
-        cond, uncond = log_cond[rows][:, masked], log_uncond[rows][:, masked]
-        ratio = torch.where(cond > NEG_INF, cond - uncond, 0.0)
-        out.append(_Level(level, states, states[:, None, None] + moves, cond, ratio, masked))
-    return out
+    ratio = torch.where(log_cond > NEG_INF, log_cond - log_uncond, 0.0)
+    states = flat_index(tokens, n + 1)
+    moves = (torch.arange(n) - n) * strides(n + 1, d)[masked][..., None]
+    return _Level(states, states[:, None, None] + moves, log_cond, ratio, masked)
 
 
 @dataclass(frozen=True)

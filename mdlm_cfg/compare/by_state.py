@@ -10,6 +10,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.targets.table import TableMixture
 
@@ -55,7 +56,12 @@ class StateError:
 
 
 def score_error_by_state(
-    target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int, most: int = 20
+    target: TableMixture,
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int,
+    most: int = 20,
+    policy: Policy | None = None,
 ) -> tuple[list[StateError], list[tuple[float, float]]]:
     """Which partial states a network gets wrong, weighted by the visits of the exact guided chain.
 
@@ -66,7 +72,7 @@ def score_error_by_state(
     exact, lattice = target.denoiser(), Lattice(target.num_tokens, target.num_dims)
     worst: list[StateError] = []
     by_level = []
-    for level, visits in enumerate(visit_law(exact, guidance, target_class)[:-1]):
+    for level, visits in enumerate(visit_law(exact, guidance, target_class, policy)[:-1]):
         visits = visits.flatten()
         tokens = lattice.tokens(level)[visits > 0]
         visits = visits[visits > 0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.compare.by_state import SplitDenoiser, StateError, score_error_by_state
 from mdlm_cfg.compare.metrics import (
@@ -29,9 +31,11 @@ from mdlm_cfg.compare.metrics import (
     sampled_tv,
     total_variation,
 )
+from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 T = TypeVar("T")
@@ -58,6 +62,7 @@ class LedgerLaws:
         score_share: the score error if only the conditional, only the unconditional network were learned.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
+        policy: which coordinate comes next in L2 and L3; None is the kind's own order.
     """
 
     target: TableMixture
@@ -68,6 +73,13 @@ class LedgerLaws:
     score_share: dict[str, float]
     states: list[StateError]
     visit_error: list[tuple[float, float]]
+    policy: Policy | None = None
+
+    @cached_property
+    def chains(self) -> dict[str, FrozenChain]:
+        """The rates that L2' and L3' of every sampler step through, by "L2" and "L3"."""
+        sources: dict[str, Denoiser] = {"L2": self.target.denoiser(), "L3": self.learned}
+        return {name: freeze(source, self.guidance, self.target_class) for name, source in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -117,13 +129,16 @@ class Ledger:
         return self.tv["score error"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
-def ledger_laws(target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int) -> LedgerLaws:
+def ledger_laws(
+    target: TableMixture, denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy | None = None
+) -> LedgerLaws:
     """L0 to L3, and where the network is wrong (theory, section 8).
 
     Args:
         target: the known distribution; its exact denoiser gives L2.
         denoiser: the learned one (asked for every partial state once per label).
         guidance: a strength that is a number (the tilted law has one w), and a kind.
+        policy: which coordinate comes next: that of the samplers that are entered.
 
     Raises:
         UserError: as `terminal_law`; or a w that is a schedule.
@@ -132,13 +147,16 @@ def ledger_laws(target: TableMixture, denoiser: Denoiser, guidance: Guidance, ta
     laws = {
         "L0": target.class_pmf(target_class),
         "L1": tilted_law(target, guidance.constant, target_class),
-        "L2": terminal_law(exact, guidance, target_class),
-        "L3": terminal_law(learned, guidance, target_class),
+        "L2": terminal_law(exact, guidance, target_class, policy),
+        "L3": terminal_law(learned, guidance, target_class, policy),
     }
     swapped = {"conditional": SplitDenoiser(learned, exact), "unconditional": SplitDenoiser(exact, learned)}
-    share = {name: total_variation(laws["L2"], terminal_law(d, guidance, target_class)) for name, d in swapped.items()}
-    states, visit_error = score_error_by_state(target, learned, guidance, target_class)
-    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error)
+    share = {
+        name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
+        for name, d in swapped.items()
+    }
+    states, visit_error = score_error_by_state(target, learned, guidance, target_class, policy=policy)
+    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error, policy)
 
 
 def ledger_of(
@@ -155,8 +173,16 @@ def ledger_of(
         samples: int64 (n, D) that this sampler drew of the learned denoiser already; None draws `num_samples`.
     """
     s, laws = shared, dict(shared.laws)
+    if sampler.policy != s.policy:
+        raise UserError(
+            f"the sampler {sampler.label} cannot be entered in a ledger of the order {s.policy or s.guidance.kind}: "
+            "make the ledger's laws with its policy"
+        )
     for name, source in (("L2", s.target.denoiser()), ("L3", s.learned)):
-        laws[name + "'"] = laws[name] if sampler.exact_in_time else sampler.law(source, s.guidance, s.target_class)
+        if sampler.exact_in_time:
+            laws[name + "'"] = laws[name]
+        else:
+            laws[name + "'"] = sampler.law(source, s.guidance, s.target_class, s.chains[name])
     x = samples
     if x is None:
         x = sampler.draw(s.learned, s.guidance, s.target_class, num_samples, generator)
@@ -199,7 +225,7 @@ def error_ledger(
         UserError: as `sample`, `terminal_law` and `stepped_law`; or a w that is a schedule.
     """
     made = as_sampler(sampler, steps, schedule)
-    return ledger_of(ledger_laws(target, denoiser, guidance, target_class), made, num_samples, generator)
+    return ledger_of(ledger_laws(target, denoiser, guidance, target_class, made.policy), made, num_samples, generator)
 
 
 def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:

@@ -26,6 +26,7 @@ from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_ra
 from mdlm_cfg.laws.strong import is_strong
 
 NEG_INF = float("-inf")
+SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
 MAX_LOG_RANGE = 600.0  # of T within a level: sums of exp(log T) then neither overflow nor lose a term to underflow
 
 
@@ -46,6 +47,9 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
         log_jump = rates.log_jump.flatten(0, 1).index_select(0, rows).view(shape)
         inflow = flow.index_select(flow.ndim - 2, parents[:, j]).view(*lead, *shape)
         into = children.view(*lead, *edge.shape)
+        if children.numel() <= SMALL:
+            into.addcmul_((edge + log_jump[:, :, None]).exp_().to(flow.dtype), inflow[..., None, :])
+            continue
         for v in range(lattice.num_tokens):  # not at once: that would broadcast over a short inner axis
             jump = (edge[:, :, v] + log_jump).exp_()
             into[..., v, :].addcmul_(jump.to(flow.dtype), inflow)
@@ -145,6 +149,9 @@ def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, le
     for j in range(level + 1):
         inflow = share.index_select(0, rows[j]).view(len(parents), n**j, n ** (level - j))
         into = lattice.split(children, level, j)
+        if children.numel() <= SMALL:
+            into += inflow[:, :, None]
+            continue
         for v in range(n):  # not at once: that would broadcast over a short inner axis
             into[:, :, v] += inflow
     return children.mul_(weights)

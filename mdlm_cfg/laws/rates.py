@@ -14,7 +14,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class, name_class
 from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.lattice import Lattice, lattice_of
 from mdlm_cfg.laws.strong import Doubled, is_strong, scaled, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
@@ -54,7 +54,7 @@ class LevelRates:
 def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
     """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
     check_class(target_class, denoiser.num_classes)
-    lattice = Lattice(denoiser.num_tokens, denoiser.num_dims)
+    lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims)
     refuse_if_too_large(lattice, states_kept)
     return lattice
 

@@ -62,11 +62,29 @@ def frozen_rates(
             yield FrozenRates(index, subset, masked, log_z, values)
 
 
-def law_after(denoiser: Denoiser, guidance: Guidance, target_class: int | None, steps: Sequence[Step]) -> Tensor:
-    """The exact law after the steps, started from all masked (theory, section 6).
+@dataclass(frozen=True)
+class FrozenChain:
+    """A guided chain's rates at every partial state: what every step of every sampler is made of.
 
-    Returns:
-        float64 (N+1,)*D over partial states, index N of an axis being the mask; `[:N, ..., :N]` holds finished samples.
+    Attributes:
+        num_tokens: N. num_dims: D. rates: of every set of unmasked coordinates.
+    """
+
+    num_tokens: int
+    num_dims: int
+    rates: Sequence[FrozenRates]
+
+    def law_after(self, steps: Sequence[Step]) -> Tensor:
+        """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask."""
+        law = torch.zeros([self.num_tokens + 1] * self.num_dims, dtype=torch.float64)
+        law[(-1,) * self.num_dims] = 1
+        for step in steps:
+            law = apply_step(law, self.rates, step)
+        return law
+
+
+def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> FrozenChain:
+    """The rates of a chain at every partial state, asked for once (theory, section 6).
 
     Raises:
         UserError: an unknown class, or a kernel too large to apply.
@@ -79,12 +97,7 @@ def law_after(denoiser: Denoiser, guidance: Guidance, target_class: int | None, 
             f"a step on ({n}+1)^{d} partial states has {kernel_entries(n, d):.3g} kernel entries, "
             f"more than {MAX_ENTRIES:.0g}; compare samples instead"
         )
-    rates = list(frozen_rates(denoiser, guidance, target_class, lattice))
-    law = torch.zeros([n + 1] * d, dtype=torch.float64)
-    law[(-1,) * d] = 1
-    for step in steps:
-        law = apply_step(law, rates, step)
-    return law
+    return FrozenChain(n, d, list(frozen_rates(denoiser, guidance, target_class, lattice)))
 
 
 def kernel_entries(num_tokens: int, num_dims: int) -> int:

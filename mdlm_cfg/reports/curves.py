@@ -22,6 +22,7 @@ def line_plot(
     x_label: str,
     y_label: str,
     title: str = "",
+    *,
     log_x: bool = False,
     log_y: bool = False,
     from_zero: bool = True,

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mdlm_cfg.reports.style import COLOURS, GREY, PROBABILITY, RC, TITLES, new_figure, save_figure
-from mdlm_cfg.studies.table.distances import StrengthEvaluation, TableEvaluation, mean_by_overlap
+from mdlm_cfg.studies.table.distances import TableEvaluation, mean_by_overlap
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 SUPPORT_COLOUR = "#56B4E9"
 SAMPLES_HEADROOM = 1.5  # the colour scale follows the samples up to this multiple of the laws' maximum

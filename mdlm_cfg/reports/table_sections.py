@@ -14,6 +14,7 @@ from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import LINES, Ledger
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.style import CYCLE
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.table.equal_cost import SamplerRow
 from mdlm_cfg.studies.table.geometry import Geometry, GeometryRow
@@ -76,10 +77,12 @@ def _region_picture(
     if len(finite) < 2:
         return []
     series: dict[str, Points] = {}
+    colours: dict[str, str] = {}
     for rows, suffix in ((finite, ""), (learned, ", learned")):
         for k, part in enumerate(geometry.regions):
             if rows:
                 series[part.name + suffix] = ([r.w for r in rows], [r.mean_probability[k] for r in rows])
+                colours[part.name + suffix] = CYCLE[k % len(CYCLE)]  # a learned region has its region's colour
     dashed = [name for name in series if name.endswith(", learned")]
     path = line_plot(series, folder / "regions.png", "guidance strength w", "mean probability per state", dashed=dashed)
     return [Picture(path, "Mean probability per state of each region against w.")]

@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
 from mdlm_cfg.laws.rates import refuse_lost
-from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.sampling.starts import starts
@@ -166,7 +166,7 @@ class Sampler:
         start: Tensor | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
-        return self._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)[0]
+        return self._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)[0]
 
     def draw_weighted(
         self,
@@ -182,27 +182,29 @@ class Sampler:
         """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
         self._check_weighted(guidance)
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
-        return own._run(denoiser, guidance, target_class, starts(denoiser, num_samples, start), generator, on_step)
+        return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)
 
     def _run(
         self,
         denoiser: Denoiser,
         guidance: Guidance,
         target_class: int | None,
-        x: Tensor,
+        num_samples: int,
         generator: torch.Generator | None,
         on_step: Callable[[Tensor], None] | None,
+        start: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """All steps from the states x: the finished states, and the log of the product of the Z_i on their way."""
+        """All steps: the finished states, and the log of the product of the Z_i on their way."""
         check_class(target_class, denoiser.num_classes)
-        self._check_finishes()
+        self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
         mask_id, given = denoiser.num_tokens, self.given(guidance)
+        x, most = starts(denoiser, num_samples, start)
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
             on_step(x)
-        for step in self.plan(int((x == mask_id).sum(dim=1).max()) if len(x) else 0):
+        for step in self.plan(most):
             before, log_rates = x, given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
             log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
@@ -216,19 +218,26 @@ class Sampler:
             )
         return x, log_weights
 
-    def law(self, denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> Tensor:
+    def law(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
+    ) -> Tensor:
         """The exact law of what `draw` draws, float64 (N,)*D, summing to 1.
+
+        Args:
+            chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of no use
+                under a policy.
 
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
         """
         if self.exact_in_time:
             return terminal_law(denoiser, guidance, target_class, self.policy)
-        self._check_finishes()
+        self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
-        law = law_after(denoiser, self.given(guidance), target_class, self.plan(denoiser.num_dims))
-        law = law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        if chain is None or self.policy is not None:
+            chain = freeze(denoiser, self.given(guidance), target_class)
+        law = chain.law_after(self.plan(denoiser.num_dims))[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
         refuse_lost(law.sum(), target_class)
         return law
 
@@ -238,7 +247,8 @@ class Sampler:
             raise UserError(f"{self.label} carries no weights: only first_hitting does, which unmasks one at a time")
         check_weights(guidance)
 
-    def _check_finishes(self) -> None:
+    def check_finishes(self) -> None:
+        """Raise UserError if a grid of clock times ends early: samples would hold masks."""
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
             raise UserError("a grid of clock times must end at inf to sample: before that, masks are left")
 

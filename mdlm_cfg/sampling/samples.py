@@ -13,7 +13,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.schedules import Schedule, Steps
-from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 
@@ -129,4 +129,4 @@ def stepped_law(
         raise UserError("first_hitting makes no time error: its law is terminal_law")
     if made.policy is not None:
         made.policy.check(denoiser.num_dims)
-    return law_after(denoiser, made.given(guidance), target_class, made.plan(denoiser.num_dims))
+    return freeze(denoiser, made.given(guidance), target_class).law_after(made.plan(denoiser.num_dims))

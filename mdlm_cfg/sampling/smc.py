@@ -98,10 +98,10 @@ def sequential_monte_carlo(
         )
     made = policy_or_own(policy, guidance)
     made.check(denoiser.num_dims)
-    x, step = starts(denoiser, num_samples, start), EventStep(1, made)
+    (x, most), step = starts(denoiser, num_samples, start), EventStep(1, made)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     resampled = []
-    for _ in range(int((x == denoiser.num_tokens).sum(dim=1).max())):
+    for _ in range(most):
         before, log_rates = x, guidance.by_rate.log_rates(denoiser, x, target_class)
         x = step.draw(before, log_rates, generator)
         log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)

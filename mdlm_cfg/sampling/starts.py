@@ -10,18 +10,21 @@ from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.support.errors import UserError
 
 
-def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> Tensor:
-    """The states of n samples before the first step, int64 (n, D) on the denoiser's device.
+def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> tuple[Tensor, int]:
+    """The states of n samples before the first step, and how many coordinates the most masked of them lacks.
 
     Args:
         start: int64 (D,) or (n, D), values 0..N with N the mask; None is all masked.
+
+    Returns:
+        int64 (n, D) on the denoiser's device; and a number 0..D.
 
     Raises:
         UserError: another shape, or values that are no token and no mask.
     """
     d, mask_id = denoiser.num_dims, denoiser.num_tokens
     if start is None:
-        return all_masked(num_samples, d, mask_id, device_of(denoiser))
+        return all_masked(num_samples, d, mask_id, device_of(denoiser)), d  # no accelerator is waited for
     states = torch.as_tensor(start)
     if states.shape not in ((d,), (num_samples, d)) or states.is_floating_point():
         raise UserError(
@@ -30,4 +33,5 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
         )
     if not bool(((states >= 0) & (states <= mask_id)).all()):
         raise UserError(f"start holds values outside 0..{mask_id}: tokens are 0..{mask_id - 1}, and the mask {mask_id}")
-    return states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone()
+    most = int((states == mask_id).sum(dim=-1).max()) if states.numel() else 0
+    return states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone(), most

@@ -13,6 +13,8 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
+REPORT_VERSION = 2  # of report.json, for programs that read it
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,7 +28,7 @@ class Plan:
         classes: z; None leaves them to the study: class 0 of a table, every class of images.
 
     Raises:
-        UserError: no guidance, or one twice; no samples.
+        UserError: no guidance, or one twice; no samples; a sampler that would leave masks.
     """
 
     guidances: tuple[Guidance, ...]
@@ -44,6 +46,7 @@ class Plan:
             raise UserError(f"guidance strength w = {twice[0][1]} was given twice; give each once")
         if self.num_samples < 1:
             raise UserError(f"num_samples = {self.num_samples} is not allowed: it must be at least 1")
+        self.sampler.check_finishes()
         if self.classes is not None and not self.classes:
             raise UserError("no class was given; give at least one, or null for the default")
 

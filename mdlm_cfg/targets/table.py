@@ -12,11 +12,12 @@ from torch import Tensor
 from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.denoiser import CPU, check_class
 from mdlm_cfg.chain.doubled import Double
-from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
+from mdlm_cfg.chain.lattice import flat_index, lattice_of, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
+KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
 
 
@@ -87,7 +88,7 @@ class TableMixture:
             pmf = self.class_pmf(target_class), zero
         return [
             cast(Double, tuple(torch.stack([part.flatten() for part in parts]) for parts in zip(*marginals)))
-            for subsets in Lattice(self.num_tokens, self.num_dims).subsets
+            for subsets in lattice_of(self.num_tokens, self.num_dims).subsets
             if (marginals := [_marginal(pmf, subset) for subset in subsets])
         ]
 
@@ -189,12 +190,18 @@ class TableDenoiser:
         self.target = target
         self.num_tokens, self.num_dims = target.num_tokens, target.num_dims
         self.num_classes = target.num_classes
-        self.lattice = Lattice(target.num_tokens, target.num_dims)
+        self.lattice = lattice_of(target.num_tokens, target.num_dims)
         self._dense: dict[int, Tensor] = {}
+        self._log_marginals: dict[int | None, list[Tensor]] = {}
 
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
-        """log p(x_U | z) of every partial state, by level; None is the whole mixture."""
-        return [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
+        """log p(x_U | z) of every partial state, by level; None is the whole mixture. Not to be written on."""
+        if target_class in self._log_marginals:
+            return self._log_marginals[target_class]
+        levels = [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
+        if self.lattice.num_states <= KEPT_STATES:
+            self._log_marginals[target_class] = levels
+        return levels
 
     def doubled_marginals(self, target_class: int | None) -> list[Double]:
         """See `TableMixture.doubled_marginals`."""

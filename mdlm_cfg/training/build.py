@@ -54,6 +54,7 @@ def build_module(
         partial(build_optimizer, settings=config["optimizer"], trusted=trusted),
         annealing=Annealing(config["warmup_steps"], config["final_lr"]),
         num_draws=config["num_draws"],
+        kind=config.get("guidance", "rate"),
         seed=config["seed"],
         record=record,
     )

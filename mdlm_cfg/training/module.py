@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
+from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
@@ -35,6 +36,7 @@ class MaskedDiffusion(LightningModule):
         optimizer: makes the optimizer from the network.
         annealing: of the learning rate.
         num_draws: masks per data point when testing.
+        kind: of guidance, whose laws are watched where the data are a table.
         seed: of every mask and dropped label.
         record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.runs.RECORDED`.
 
@@ -50,6 +52,7 @@ class MaskedDiffusion(LightningModule):
         *,
         annealing: Annealing | None = None,
         num_draws: int = 4,
+        kind: Kind | str = "rate",
         seed: int = 0,
         record: Mapping[str, Any] | None = None,
     ) -> None:
@@ -60,7 +63,7 @@ class MaskedDiffusion(LightningModule):
         self.save_hyperparameters(dict(record or {}))
         self.net, self.objective, self.optimizer = net, objective, optimizer
         self.annealing = annealing or Annealing()
-        self.num_draws, self.seed = num_draws, seed
+        self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
         self._watch: ExactWatch | None = None
@@ -201,5 +204,6 @@ class MaskedDiffusion(LightningModule):
             yield torch.stack([nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]).double()
 
     def _exact_numbers(self) -> dict[str, float]:
-        self._watch = watch_for(getattr(self.trainer.datamodule, "target", None), self._watch)  # type: ignore[attr-defined]
+        target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]
+        self._watch = watch_for(target, self._watch, self.kind)
         return {} if self._watch is None else self._watch.numbers(self.net)

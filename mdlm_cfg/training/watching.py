@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
@@ -28,11 +29,13 @@ class ExactWatch:
 
     Args:
         target: the table; its exact laws are computed when they are first needed, and kept.
-        strengths: w of the laws.
+        kind: of guidance. strengths: w of the laws.
     """
 
-    def __init__(self, target: TableMixture, strengths: tuple[float, ...] = WATCHED_STRENGTHS) -> None:
-        self.target, self.strengths = target, strengths
+    def __init__(
+        self, target: TableMixture, kind: Kind | str = "rate", strengths: tuple[float, ...] = WATCHED_STRENGTHS
+    ) -> None:
+        self.target, self.kind, self.strengths = target, kind_of(kind), strengths
         self.classes = [k for k, weight in enumerate(target.class_weights.tolist()) if weight > 0]
         self._laws: dict[tuple[float, int], Tensor] = {}
 
@@ -40,7 +43,8 @@ class ExactWatch:
         """ "exact_nelbo", "excess", ... in nats, and "tv_w0", ...: the largest TV over the classes."""
         denoiser = TabulatedDenoiser(NetDenoiser(net))
         distances = {
-            f"tv_w{w:g}": max(self._distance(denoiser, Guidance(w), w, k) for k in self.classes) for w in self.strengths
+            f"tv_w{w:g}": max(self._distance(denoiser, Guidance(w, self.kind), w, k) for k in self.classes)
+            for w in self.strengths
         }
         return exact_nelbos(denoiser, self.target) | distances
 
@@ -50,11 +54,13 @@ class ExactWatch:
         return total_variation(terminal_law(denoiser, guidance, k), self._laws[w, k])
 
 
-def watch_for(target: object, known: ExactWatch | None = None) -> ExactWatch | None:
+def watch_for(target: object, known: ExactWatch | None = None, kind: Kind | str = "rate") -> ExactWatch | None:
     """What watches a network on this target: the known one if it was made for it, None where there is nothing exact."""
     if not isinstance(target, TableMixture) or (target.num_tokens + 1) ** target.num_dims > MAX_STATES:
         return None
-    return known if known is not None and known.target is target else ExactWatch(target)
+    if known is not None and known.target is target and known.kind == kind:
+        return known
+    return ExactWatch(target, kind)
 
 
 def exact_nelbos(denoiser: Denoiser, target: TableMixture) -> dict[str, float]:

@@ -92,7 +92,7 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WANDB_MODE", raising=False)
     config = composed(f"logger={name}")
     assert config["logger"].get("mode", "offline") == "offline"
-    assert len(build_loggers(config["logger"], tmp_path, "toy/run", "train")) == (1 if name == "csv" else 2)
+    assert len(build_loggers(config["logger"], tmp_path, "group", "train")) == (1 if name == "csv" else 2)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
 
@@ -117,9 +117,7 @@ def test_experiment(name: str) -> None:
     build_trainer(config["trainer"], [], [])
     shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
     build_module(config, described(shape))
-    plan = plan_of(config)
-    assert [guidance.constant for guidance in plan.guidances] == config["w"]
-    assert plan.sampler.name == config["sampler"] and plan.num_samples == config["num_samples"]
+    assert [guidance.constant for guidance in plan_of(config).guidances] == config["w"]
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])

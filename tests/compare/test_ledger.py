@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import random_target
+from helpers import Inconsistent, random_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_cfg import Guidance, TableMixture, error_ledger
+from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.compare.by_state import score_error_by_state
-from mdlm_cfg.compare.ledger import predicted_sample_tv
+from mdlm_cfg.compare.ledger import ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.support.seeds import generator_for
 
 
 def perturbed(target: TableMixture, strength: float, seed: int = 0) -> TableMixture:
@@ -111,3 +113,28 @@ def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
     full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
     ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
     assert all(0 <= share <= 1 for share in ledger.shared.score_share.values())
+
+
+@pytest.mark.parametrize("sampler", [Sampler(policy="confidence"), Sampler("event_leaping", events=2, policy="margin")])
+def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
+    target = random_target(3, 3, seed=31)
+    learned, guidance = Inconsistent(3, 3, 2, seed=31), Guidance(2.0, "normalized")
+    ledger = error_ledger(target, learned, guidance, 1, sampler, num_samples=4000, generator=generator_for("ledger"))
+    exact = {
+        "L2": terminal_law(target.denoiser(), guidance, 1, sampler.policy),
+        "L3": terminal_law(learned, guidance, 1, sampler.policy),
+        "L2'": sampler.law(target.denoiser(), guidance, 1),
+        "L3'": sampler.law(learned, guidance, 1),
+    }
+    for name, law in exact.items():
+        assert (ledger.laws[name] - law).abs().max() < 1e-12
+    assert ledger.closes and ledger.tv["total"] <= ledger.bound
+    assert (ledger.tv["discretisation error"] == 0) == sampler.exact_in_time
+    # and it is not the ledger of the kind's own order
+    own = error_ledger(target, learned, guidance, 1, num_samples=100)
+    assert total_variation(own.laws["L3"], ledger.laws["L3"]) > 0.02
+    visits = visit_law(target.denoiser(), guidance, 1, sampler.policy)
+    _, by_level = score_error_by_state(target, learned, guidance, 1, policy=sampler.policy)
+    assert ledger.shared.visit_error == by_level and len(by_level) == len(visits) - 1
+    with pytest.raises(ValueError, match="cannot be entered in a ledger of the order normalized"):
+        ledger_of(own.shared, sampler, 100)

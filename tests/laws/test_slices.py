@@ -9,7 +9,7 @@ from helpers import Inconsistent, random_target
 from mdlm_cfg import Guidance, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
-from mdlm_cfg.laws.stepped import law_after
+from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.support.seeds import generator_for
@@ -70,7 +70,7 @@ def test_every_law_applies_to_a_slice():
     images[:, [3, 7, 30]] = torch.cartesian_prod(*[torch.arange(2)] * 3)
     log_t = 2.5 * target.log_prob(images, torch.zeros(8, dtype=torch.int64)) - 1.5 * target.log_prob(images)
     assert (weights.law.flatten() - log_t.softmax(0)).abs().max() < 1e-12
-    assert float(law_after(part, Guidance(1.5), 0, []).flatten()[-1]) == 1
+    assert float(freeze(part, Guidance(1.5), 0).law_after([]).flatten()[-1]) == 1
 
 
 def test_refusals():

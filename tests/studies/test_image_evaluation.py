@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdlm_cfg import Guidance, Sampler, UserError
+from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.studies.images.evaluation import STATISTICS, ImageEvaluation, evaluate_images
+from mdlm_cfg.studies.images.findings import STATISTICS, ImageEvaluation
+from mdlm_cfg.studies.images.study import evaluate_images
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
 from mdlm_cfg.training.data import BinaryImageData
@@ -42,16 +46,18 @@ def classifier(data: BinaryImageData) -> ImageClassifier:
     return train_classifier(data.train_images, data.train_labels, (4, 5), 3, SETTINGS)
 
 
+def plan_of(*guidances: Guidance, n: int = 120, classes: tuple[int, ...] | None = None, seed: int = 0) -> Plan:
+    return Plan(guidances, Sampler(), n, seed, classes)
+
+
 @pytest.fixture(scope="module")
 def evaluation(data: BinaryImageData, classifier: ImageClassifier) -> ImageEvaluation:
-    return evaluate_images(
-        data, target().denoiser(), classifier, [0, 2], sampler="first_hitting", steps=None,
-        num_samples_per_class=120, num_classified=100, num_draws=20,
-    )  # fmt: skip
+    plan = plan_of(Guidance(0.0), Guidance(2.0))
+    return evaluate_images(data, target().denoiser(), classifier, plan, num_classified=100, num_draws=20)
 
 
 def test_unguided_exact_samples_score_like_held_out_data(evaluation: ImageEvaluation) -> None:
-    own, floor = evaluation.pooled_rows[0.0], evaluation.held_out
+    own, floor = evaluation.judged[0.0].pooled, evaluation.held_out.pooled
     for name in ("accuracy", "precision", "recall"):
         assert own[name] == pytest.approx(floor[name], abs=0.06)
     for name in ("mean_rms", "covariance"):
@@ -61,33 +67,63 @@ def test_unguided_exact_samples_score_like_held_out_data(evaluation: ImageEvalua
 
 
 def test_guidance_moves_samples_away_from_the_data(evaluation: ImageEvaluation) -> None:
-    guided, own = evaluation.pooled_rows[2.0], evaluation.pooled_rows[0.0]
+    guided, own = evaluation.judged[2.0].pooled, evaluation.judged[0.0].pooled
     assert guided["mean_rms"] > 1.15 * own["mean_rms"]
     assert guided["energy_pixels"] > own["energy_pixels"]
     assert guided["accuracy"] >= own["accuracy"]
-    assert evaluation.nelbo_accuracy is not None and evaluation.nelbo_accuracy > 0.8
+    assert evaluation.nelbo is not None and evaluation.nelbo.accuracy > 0.8
+
+
+def test_samples_are_those_of_the_plans_generators_judged_by_hand(
+    data: BinaryImageData, classifier: ImageClassifier
+) -> None:
+    """Another kind, sampler and schedule than the default, other classes than all: what was asked for is what ran."""
+    guidance = Guidance(1.5, "normalized")
+    plan = Plan((guidance,), Sampler("event_leaping", 3, "linear"), 40, seed=7, classes=(2, 1))
+    found = evaluate_images(data, target().denoiser(), classifier, plan, num_classified=0)
+    assert found.kind == "normalized" and found.classes == [2, 1] and found.nelbo is None
+    for at, k in enumerate((2, 1)):
+        x = plan.sampler.draw(target().denoiser(), guidance, k, 40, plan.generator("samples", guidance, k))
+        assert torch.equal(found.samples[1.5][at].long(), x)
+        pairs = (x[:, None] != x).sum(dim=2).double()
+        row = found.judged[1.5].by_class[at]
+        assert row["diversity"] == pytest.approx(float(pairs.sum() / (40 * 39)))
+        assert row["accuracy"] == float((classifier.predict(x) == k).double().mean())
+    assert torch.allclose(found.sample_means[1.5], found.samples[1.5].double().mean(dim=1))
+    assert torch.allclose(found.mean_changes[1.5] + found.data_means, found.sample_means[1.5])
+    pooled = found.judged[1.5].pooled
+    assert found.mistaken() == ([1 - pooled["accuracy"]], 1 - found.held_out.pooled["accuracy"])
+    assert found.against_w("recall") == [pooled["recall"]]
+    # the means of training images are those of the mixture, within four standard errors of 500 images
+    exact = torch.stack([target().mean(k) for k in (2, 1)])
+    assert float((found.data_means - exact).abs().max()) < 4 * (0.25 / 450) ** 0.5
 
 
 def test_rows_are_flat_and_everything_is_json(evaluation: ImageEvaluation) -> None:
     rows = evaluation.rows()
     assert len(rows) == 3 * 4
-    assert set(rows[0]) == {"w", "class", *STATISTICS}
-    assert {row["w"] for row in rows} == {0.0, 2.0, "data"}
+    assert all(set(row) == {"w", "kind", "class", *STATISTICS} for row in rows)
+    assert [(row["w"], row["kind"]) for row in rows[::4]] == [(0.0, "rate"), (2.0, "rate"), ("data", None)]
     assert evaluation.samples[2.0].shape == (3, 120, 20)
     assert all(math.isfinite(value) for value in evaluation.numbers().values())
-    json.dumps(evaluation.to_dict(), allow_nan=False)
+    plain = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert plain["plan"] == evaluation.plan.describe()
+    assert plain["distances"] == rows
+    assert plain["data"]["classes"] == [0, 1, 2] and plain["data"]["grid_shape"] == [4, 5]
+    assert plain["nelbo_classification"]["num_images"] == 100
 
 
 def test_a_strengths_samples_do_not_depend_on_the_others(
     data: BinaryImageData, classifier: ImageClassifier, evaluation: ImageEvaluation
 ) -> None:
-    alone = evaluate_images(
-        data, target().denoiser(), classifier, [2], sampler="first_hitting", steps=None,
-        num_samples_per_class=120, classes=[1], num_classified=0,
-    )  # fmt: skip
+    plan = plan_of(Guidance(2.0), classes=(1,))
+    alone = evaluate_images(data, target().denoiser(), classifier, plan, num_classified=0)
     assert torch.equal(alone.samples[2.0][0], evaluation.samples[2.0][1])
-    assert alone.class_rows[2.0][0] == evaluation.class_rows[2.0][1]
-    assert alone.nelbo_accuracy is None
+    assert alone.judged[2.0].by_class[0] == evaluation.judged[2.0].by_class[1]
+    other = evaluate_images(
+        data, target().denoiser(), classifier, plan_of(Guidance(2.0), classes=(1,), seed=1), num_classified=0
+    )
+    assert not torch.equal(alone.samples[2.0], other.samples[2.0])
 
 
 def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:
@@ -96,16 +132,35 @@ def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tm
     pictures = [picture.path for section in sections for picture in section.pictures]
     assert len(pictures) == 6 and all(path.stat().st_size > 1000 for path in pictures)
     assert sections[1].table is not None and len(sections[1].table.rows) == 3
+    shown = sections[1].table.rows[1]
+    assert shown[:2] == ["2", f"{evaluation.judged[2.0].pooled['accuracy']:.4f}"]
+    assert "by first_hitting, guidance of the kind “rate”" in sections[0].text
+
+
+def test_a_class_of_a_single_test_image_is_not_judged(data: BinaryImageData, classifier: ImageClassifier) -> None:
+    few = BinaryImageData()
+    vars(few).update(vars(data))
+    few.test_x, few.test_classes = data.test_x[:1], data.test_classes[:1]
+    plan = plan_of(Guidance(0.0), n=5, classes=(int(few.test_classes[0]),))
+    found = evaluate_images(few, target().denoiser(), classifier, plan, num_classified=5, num_draws=2)
+    assert found.num_held_out == 1 and found.nelbo is not None and found.nelbo.num_images == 1
+    assert all(math.isnan(value) for value in found.held_out.pooled.values())
+    assert all(math.isfinite(value) for value in found.judged[0.0].pooled.values())
 
 
 def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: ImageClassifier) -> None:
-    denoiser = target().denoiser()
-    with pytest.raises(ValueError, match="each given once"):
-        evaluate_images(data, denoiser, classifier, [1, 1])
-    with pytest.raises(ValueError, match="at least 2"):
-        evaluate_images(data, denoiser, classifier, [1], num_samples_per_class=1)
-    with pytest.raises(ValueError, match="class"):
-        evaluate_images(data, denoiser, classifier, [1], classes=[3])
+    denoiser, one = target().denoiser(), Guidance(1.0)
     other = BernoulliMixture(torch.full((3, 1, 9), 0.5), torch.ones(3, 1), torch.full((3,), 1 / 3))
-    with pytest.raises(ValueError, match="other data"):
-        evaluate_images(data, other.denoiser(), classifier, [1])
+    grey = BinaryImageData(levels=4)
+    grey.grid_shape, grey.num_classes = (4, 5), 3
+    for images, used, plan, words in [
+        (data, denoiser, plan_of(one, n=1), "at least 2 per class"),
+        (data, denoiser, plan_of(one, classes=(3,)), "class 3 is out of range"),
+        (data, denoiser, plan_of(one, classes=(1, 1)), "each be given once"),
+        (data, denoiser, plan_of(Guidance(linear_ramp(0.0, 1.0))), "needs one number w"),
+        (data, denoiser, plan_of(one, Guidance(1.0, "normalized")), "takes one kind"),
+        (data, other.denoiser(), plan_of(one), "other data"),
+        (grey, denoiser, plan_of(one), "has 4 levels"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            evaluate_images(images, used, classifier, plan)

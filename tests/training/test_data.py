@@ -297,8 +297,7 @@ def test_labels_are_counted_anew_on_request(tmp_path: Path) -> None:
 
 def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
     weightless = TableMixture(torch.full((2, 3), 1 / 3), torch.tensor([1.0, 0.0]))
-    with pytest.raises(UserError, match="class 1 of t has weight 0"):
-        TableData(weightless, "t")
+    assert TableData(weightless, "t").name == "t"  # its other classes can be learned, and judged
     large = TableMixture(torch.full((1, *[2] * 20), 2.0**-20), torch.ones(1))
     with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09 partial states"):
         TableData(large, "t")

@@ -217,6 +217,21 @@ def test_what_watches_one_target_is_kept_for_it_alone() -> None:
     assert watch_for(target, watch) is watch
     assert watch_for(other_target(), watch) is not watch
     assert watch_for(None) is None
+    # what is watched is the kind of guidance that was asked for: at w = 4 another law, at w = 0 the same
+    other = watch_for(target, watch, "normalized")
+    assert other is not watch and other is not None and other.kind == "normalized"
+    net = small_module(small_data()).net
+    rate, normalized = watch.numbers(net), other.numbers(net)
+    assert rate["tv_w0"] == pytest.approx(normalized["tv_w0"], abs=1e-12) and rate["tv_w4"] != normalized["tv_w4"]
+    denoiser = NetDenoiser(net)
+    worst = max(
+        total_variation(
+            terminal_law(denoiser, Guidance(4.0, "normalized"), k),
+            terminal_law(target.denoiser(), Guidance(4.0, "normalized"), k),
+        )
+        for k in range(2)
+    )
+    assert normalized["tv_w4"] == pytest.approx(worst, abs=1e-12)
 
 
 def test_a_class_of_weight_zero_can_be_trained(tmp_path: Path) -> None:

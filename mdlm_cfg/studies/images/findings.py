@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 
 STATISTICS = (
     *("accuracy", "mean_rms", "covariance", "diversity", "nearest_train"),
@@ -106,6 +106,17 @@ class ImageEvaluation:
         labelled: Sequence[tuple[int | str, Row]] = [*zip(self.classes, judged.by_class), ("all", judged.pooled)]
         return [{"w": w, "kind": kind, "class": k, **row} for k, row in labelled]
 
+    def verdict(self) -> list[str]:
+        """What guidance did to the samples, and what it cost, in sentences."""
+        weakest, strongest = min(self.strengths), max(self.strengths)
+        start, end, data = self.judged[weakest].pooled, self.judged[strongest].pooled, self.held_out.pooled
+        return [
+            f"At w = {weakest:g} the classifier takes {start['accuracy']:.1%} of the samples for their class, at w = "
+            f"{strongest:g} {end['accuracy']:.1%}; of test images {data['accuracy']:.1%}.",
+            f"Recall is {start['recall']:.2f} at w = {weakest:g} and {end['recall']:.2f} at w = {strongest:g}; test "
+            f"images have {data['recall']:.2f}.",
+        ]
+
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "accuracy_w2", "recall_data", and so on."""
         blocks = {f"w{w:g}": self.judged[w].pooled for w in self.strengths} | {"data": self.held_out.pooled}
@@ -117,8 +128,10 @@ class ImageEvaluation:
         """All but the images, as plain numbers."""
         data = {"name": self.name, "grid_shape": list(self.grid_shape), "classes": list(self.classes)}
         return {
+            "version": REPORT_VERSION,
             "plan": self.plan.describe(),
             "data": data | {"num_held_out": self.num_held_out},
+            "verdict": self.verdict(),
             "distances": self.rows(),
             "classifier_accuracy": self.classifier_accuracy,
             "nelbo_classification": None if self.nelbo is None else dict(vars(self.nelbo)),

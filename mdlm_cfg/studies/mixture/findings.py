@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.mixtures import ComponentPicture, PixelPicture
 from mdlm_cfg.compare.score_error import ScoreError
-from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 
 STATISTICS = ("mean_rms", "covariance", "component_tv", "energy")
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
@@ -123,6 +123,18 @@ class BernoulliEvaluation:
                 rows.append({**head, "set": name, "class": "all", **self.at[w].compared[name]})
         return rows
 
+    def verdict(self) -> list[str]:
+        """What the network has wrong, and how far its samples and guidance go, in sentences."""
+        strongest = max(self.strengths)
+        compared = self.at[strongest].compared
+        sentences = [
+            f"The score error is {error.difference:.2f} +- {error.difference_se:.2f} nats per image "
+            f"({'with the class' if label == 'conditional' else 'without class'})."
+            for label, error in self.score.items()
+        ]
+        distances = ", ".join(f"{name} {row['energy']:.4f}" for name, row in compared.items())
+        return [*sentences, f"Energy distance to exact guided samples at w = {strongest:g}: {distances}."]
+
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "score_error_conditional", "energy_learned_w2", and so on."""
         flat: dict[str, float] = {}
@@ -140,6 +152,8 @@ class BernoulliEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """All but images and scatter plots, as plain numbers."""
         return {
+            "version": REPORT_VERSION,
+            "verdict": self.verdict(),
             "plan": self.plan.describe(),
             "data": {"name": self.name, "grid_shape": list(self.grid_shape), "classes": list(self.classes)},
             "distances": self.rows(),

@@ -22,7 +22,8 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.targets.table import TableMixture
 
 if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import StrengthEvaluation, TableEvaluation
+    from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 ABSENT = "-"  # where nothing was learned
 SAME = 1e-10  # laws closer than this are equal

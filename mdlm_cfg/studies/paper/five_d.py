@@ -24,7 +24,8 @@ from mdlm_cfg.studies.paper.claims import (
 from mdlm_cfg.targets.table import TableMixture
 
 if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import StrengthEvaluation, TableEvaluation
+    from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 # arXiv 2506.10971: learned score, 50 tau-leaping steps, 10,000 samples; by the number k of coordinates equal to 2
 PAPER_5D = {

@@ -31,7 +31,8 @@ from mdlm_cfg.studies.paper.claims import (
 from mdlm_cfg.targets.table import TableMixture
 
 if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import StrengthEvaluation, TableEvaluation
+    from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 
 def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:

@@ -11,125 +11,22 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import (
-    Estimate,
     expected_sampling_tv,
     histogram,
-    kl_divergence,
-    mean_and_covariance,
-    relative_difference,
     sampled_tv,
-    total_variation,
 )
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
 
-LAWS = ("class", "tilted", "exact", "learned", "samples")
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's own law is computed
 BOOTSTRAP_RESAMPLES = 200
 BOOTSTRAP_CELLS = 2**26  # numbers a bootstrap may hold at a time: fewer resamples of larger laws
 MIN_RESAMPLES = 20
-Row = dict[str, float | str | None]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean (D,), covariance (D, D) and its ascending eigenvalues (D,), in units of the values 0..N-1."""
-
-    mean: Tensor
-    covariance: Tensor
-    eigenvalues: Tensor
-
-
-@dataclass(frozen=True)
-class SampleTV:
-    """TV between a law and samples, its bootstrap interval, and the mean TV of as many exact samples."""
-
-    estimate: Estimate
-    floor: float
-
-
-@dataclass(frozen=True)
-class StrengthEvaluation:
-    """Everything at one guidance strength.
-
-    Attributes:
-        guidance: strength and kind.
-        laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser.
-        moments: of every law.
-        sample_tv: of the samples to "exact", and to "learned" if there is one.
-        samples: int64 (n, D).
-    """
-
-    guidance: Guidance
-    laws: dict[str, Tensor]
-    moments: dict[str, Moments]
-    sample_tv: dict[str, SampleTV]
-    samples: Tensor
-
-    @property
-    def w(self) -> float:
-        """The strength."""
-        return self.guidance.constant
-
-    def tv(self, first: str, second: str) -> float | None:
-        """TV between two laws by name; None if one of them is absent."""
-        if first not in self.laws or second not in self.laws:
-            return None
-        return total_variation(self.laws[first], self.laws[second])
-
-    def kl(self, first: str, second: str) -> float | None:
-        """KL(first || second) in nats, inf where the second lacks support; None if one of them is absent."""
-        if first not in self.laws or second not in self.laws:
-            return None
-        return kl_divergence(self.laws[first], self.laws[second])
-
-    @property
-    def guidance_effect(self) -> float:
-        """TV(class, exact): how far guidance moves the law."""
-        return total_variation(self.laws["class"], self.laws["exact"])
-
-    @property
-    def gap_to_tilted(self) -> float:
-        """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension."""
-        return total_variation(self.laws["tilted"], self.laws["exact"])
-
-    @property
-    def score_error(self) -> float | None:
-        """TV(exact, learned): exact scores against the network's, both in exact time."""
-        return self.tv("exact", "learned")
-
-    def covariance_difference(self, name: str) -> dict[str, float] | None:
-        """Relative difference of a law's covariance to the exact one's, in Frobenius and spectral norm."""
-        if name not in self.moments:
-            return None
-        return relative_difference(self.moments[name].covariance, self.moments["exact"].covariance)
-
-    def row(self) -> Row:
-        """The numbers of this strength under flat names; None where a law is absent."""
-        row: Row = {
-            "w": self.w,
-            "kind": str(self.guidance.kind),
-            "tv_class_exact": self.guidance_effect,
-            "tv_tilted_exact": self.gap_to_tilted,
-            "tv_exact_learned": self.score_error,
-        }
-        for name in ("exact", "learned"):
-            found = self.sample_tv.get(name)
-            row[f"tv_{name}_samples"] = found.estimate.value if found else None
-            row[f"tv_{name}_samples_low"] = found.estimate.low if found else None
-            row[f"tv_{name}_samples_high"] = found.estimate.high if found else None
-            row[f"noise_floor_{name}"] = found.floor if found else None
-        for name in ("class", "tilted", "learned"):
-            row[f"kl_exact_{name}"] = self.kl("exact", name)
-        for name in ("class", "tilted", "learned", "samples"):
-            difference = self.covariance_difference(name)
-            row[f"covariance_{name}_frobenius"] = difference["frobenius"] if difference else None
-            row[f"covariance_{name}_spectral"] = difference["spectral"] if difference else None
-        return row
 
 
 @dataclass(frozen=True)
@@ -281,12 +178,6 @@ def law_key(name: str, guidance: Guidance) -> str:
     w = guidance.constant
     strength = f"w{int(w)}" if w.is_integer() else f"w{w!r}"
     return f"{name}_{strength}" if name == "tilted" else f"{name}_{guidance.kind}_{strength}"
-
-
-def moments_of(law: Tensor) -> Moments:
-    """Mean, covariance and the covariance's eigenvalues of a law (N,)*D."""
-    mean, covariance = mean_and_covariance(law)
-    return Moments(mean, covariance, torch.linalg.eigvalsh(covariance))
 
 
 def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:

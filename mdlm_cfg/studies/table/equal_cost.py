@@ -10,7 +10,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.stepped import kernel_entries
+from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
@@ -81,7 +81,7 @@ def equal_cost(
 def _rows(
     name: str, denoiser: Denoiser, target_class: int, guidance: Guidance, samplers: list[Sampler]
 ) -> Iterator[SamplerRow]:
-    exact = terminal_law(denoiser, guidance, target_class)
+    exact, chain = terminal_law(denoiser, guidance, target_class), freeze(denoiser, guidance, target_class)
     for sampler in samplers:
-        tv = total_variation(sampler.law(denoiser, guidance, target_class), exact)
+        tv = total_variation(sampler.law(denoiser, guidance, target_class, chain), exact)
         yield SamplerRow(guidance, sampler, name, sampler.calls(denoiser.num_dims), tv)

@@ -12,7 +12,7 @@ from mdlm_cfg.compare.ledger import Ledger
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.studies.plain import to_plain
-from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 from mdlm_cfg.studies.table.decay import decay_dict, decay_of
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
@@ -20,8 +20,6 @@ from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.targets.table import TableMixture
-
-VERSION = 2  # of report.json
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class TableFindings:
         moments = [{name: vars(found) for name, found in result.moments.items()} for result in e.results]
         return to_plain(
             {
-                "version": VERSION,
+                "version": REPORT_VERSION,
                 "plan": e.plan.describe(),
                 "target_class": e.target_class,
                 "judged": e.judged,
@@ -69,6 +67,7 @@ class TableFindings:
                 "decay": decay_dict(self.decay[0]) if self.decay else None,
                 "geometry": self.geometry.to_dict(),
                 "verdict": verdict_of(e, self.ledger),
+                "paper": None if self.paper is None else {"name": self.paper[0], **self.paper[1].to_dict()},
             }
         )
 

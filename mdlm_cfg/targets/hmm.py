@@ -1,0 +1,229 @@
+"""Class-conditional hidden Markov models: exact conditionals of sequences (theory, section 15).
+
+Class k has an initial law pi_k of S hidden states, a transition matrix A_k and an emission matrix B_k. Given a partial
+sequence, p(x_i = v | x_U, k) is forward-backward with emission 1 at masked positions (Rabiner 1989): all positions at
+once in O(D S^2). The whole mixture is the mean of the classes by their posterior, a_k p_k(x_U). In float64, scaled at
+every position, so that no length underflows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import CPU, check_class
+from mdlm_cfg.chain.lattice import points_at
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture
+
+NEG_INF = float("-inf")
+MAX_TABLE_STATES = 10**6
+UNDERFLOW = 1e-250  # a posterior below this may lose values that only its class allows: done again in logarithms
+
+
+class HiddenMarkovMixture:
+    """p(x) = sum_k a_k sum over hidden paths of pi_k(s_1) B_k(x_1 | s_1) prod_i A_k(s_i | s_{i-1}) B_k(x_i | s_i).
+
+    Args:
+        initial: pi, (K, S). transition: A, (K, S, S), from the second axis to the third. emission: B, (K, S, N).
+            Kept as float64; rows sum to 1.
+        class_weights: a, (K,), summing to 1.
+        num_dims: D, the length of a sequence.
+
+    Raises:
+        UserError: wrong shapes, numbers that are no probabilities, or sums that are not 1.
+    """
+
+    def __init__(
+        self, initial: Tensor, transition: Tensor, emission: Tensor, class_weights: Tensor, *, num_dims: int
+    ) -> None:
+        shape = tuple(torch.as_tensor(emission).shape)
+        if len(shape) != 3 or 0 in shape:
+            raise UserError(f"emission must have shape (K, S, N), got {shape}")
+        if num_dims < 1:
+            raise UserError(f"num_dims = {num_dims}, and a sequence has at least 1 position")
+        self.num_classes, self.num_hidden, self.num_tokens = shape
+        self.num_dims = num_dims
+        k, s = shape[:2]
+        self.emission = _rows("emission", emission, shape)
+        self.initial = _rows("initial", initial, (k, s))
+        self.transition = _rows("transition", transition, (k, s, s))
+        self.class_weights = _rows("class_weights", class_weights, (k,))
+
+    def log_prob(self, tokens: Tensor, target_class: int | Tensor | None = None) -> Tensor:
+        """log p(x_U | z) in nats, float64 (B,): of sequences, or the marginal of partial ones.
+
+        Args:
+            tokens: int64 (B, D), values 0..N with N the mask.
+            target_class: z of all, or int64 (B,) of each, K being the whole mixture; None is the whole mixture.
+        """
+        if isinstance(target_class, Tensor):
+            each = torch.cat([self.log_class_probs(tokens), self.log_prob(tokens)[:, None]], dim=1)
+            return each.gather(1, target_class[:, None])[:, 0]
+        if target_class is None:
+            return (self.log_class_probs(tokens) + self.class_weights.log()).logsumexp(dim=1)
+        check_class(target_class, self.num_classes)
+        return self._forward(tokens, slice(target_class, target_class + 1))[1][:, 0]
+
+    def log_class_probs(self, tokens: Tensor) -> Tensor:
+        """log p(x_U | k) of every class, float64 (B, K)."""
+        return self._forward(tokens, slice(None))[1]
+
+    def class_posterior(self, tokens: Tensor) -> Tensor:
+        """p(k | x_U), float64 (B, K); NaN where the whole mixture has no such sequence."""
+        return (self.log_class_probs(tokens) + self.class_weights.log()).softmax(dim=1)
+
+    def sample(
+        self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Independent draws (x, class), int64 (num, D) and (num,); of one class where one is given."""
+        check_class(target_class, self.num_classes)
+        if target_class is None:
+            classes = _draw(self.class_weights.expand(num, -1), generator)
+        else:
+            classes = torch.full((num,), target_class)
+        hidden = _draw(self.initial[classes], generator)
+        x = torch.empty(num, self.num_dims, dtype=torch.int64)
+        for i in range(self.num_dims):
+            if i:
+                hidden = _draw(self.transition[classes, hidden], generator)
+            x[:, i] = _draw(self.emission[classes, hidden], generator)
+        return x, classes
+
+    def table(self) -> TableMixture:
+        """The same mixture as a table, for few values and positions.
+
+        Raises:
+            UserError: more than a million sequences.
+        """
+        size = self.num_tokens**self.num_dims
+        if size > MAX_TABLE_STATES:
+            raise UserError(f"a table of {self.num_tokens}^{self.num_dims} sequences is too large: use the mixture")
+        x = points_at(torch.arange(size), self.num_tokens, self.num_dims)
+        pmfs = self.log_class_probs(x).exp().T.reshape(self.num_classes, *[self.num_tokens] * self.num_dims)
+        return TableMixture(pmfs, self.class_weights)
+
+    def fingerprint(self) -> str:
+        """A short hash of the numbers themselves: tells whether two mixtures are the same distribution."""
+        digest = hashlib.sha256(repr((tuple(self.emission.shape), self.num_dims)).encode())
+        for values in (self.initial, self.transition, self.emission, self.class_weights):
+            digest.update(values.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def denoiser(self) -> HiddenMarkovDenoiser:
+        """The exact posterior of this mixture."""
+        return HiddenMarkovDenoiser(self)
+
+    def _likelihoods(self, tokens: Tensor, classes: slice) -> Tensor:
+        """p(x_i | hidden state) of every position, 1 at masks: (D, K', B, S)."""
+        emission = self.emission[classes]
+        known = torch.cat([emission, torch.ones_like(emission[..., :1])], dim=-1).transpose(1, 2)  # (K', N + 1, S)
+        return torch.stack([rows[tokens.T] for rows in known], dim=1)
+
+    def _forward(self, tokens: Tensor, classes: slice) -> tuple[Tensor, Tensor]:
+        """Before each x_i is seen, the hidden law given all earlier ones (D, K', B, S); and log p(x_U | k), (B, K').
+
+        Where the earlier ones are impossible the law is 0 and the logarithm -inf.
+        """
+        seen, transition = self._likelihoods(tokens, classes), self.transition[classes]
+        ahead, totals = torch.empty_like(seen), torch.empty_like(seen[..., :1])
+        ahead[0] = self.initial[classes][:, None]
+        for i in range(self.num_dims):
+            law = ahead[i] * seen[i]
+            totals[i] = total = law.sum(dim=-1, keepdim=True)
+            if i + 1 < self.num_dims:
+                torch.bmm(law.div_(total.masked_fill(total == 0, 1.0)), transition, out=ahead[i + 1])
+        return ahead, totals[..., 0].log().sum(dim=0).T
+
+    def _backward(self, tokens: Tensor, classes: slice) -> Tensor:
+        """Up to a factor, p(all later ones | hidden state at i): (D, K', B, S)."""
+        seen, back = self._likelihoods(tokens, classes), self.transition[classes].transpose(1, 2)
+        behind = torch.ones_like(seen)
+        for i in reversed(range(1, self.num_dims)):
+            message = behind[i] * seen[i]
+            top = message.amax(dim=-1, keepdim=True)
+            torch.bmm(message.div_(top.masked_fill(top == 0, 1.0)), back, out=behind[i - 1])
+        return behind
+
+    def hidden_posterior(self, tokens: Tensor, classes: slice) -> tuple[Tensor, Tensor]:
+        """p(hidden state at i | all x_j but x_i, k), (D, K', B, S); and log p(x_U | k), (B, K').
+
+        For a masked i that is given x_U. NaN for classes under which x_U is impossible.
+        """
+        ahead, log_prob = self._forward(tokens, classes)
+        hidden = ahead.mul_(self._backward(tokens, classes))
+        return hidden.div_(hidden.sum(dim=-1, keepdim=True)), log_prob
+
+
+class HiddenMarkovDenoiser:
+    """log p(x_i = v | x_U, z) by forward-backward: exact, for sequences of any length.
+
+    A partial sequence of probability 0 under the class is answered by the whole mixture, and by the uniform
+    distribution where that is 0 too (docs/design.md, "The denoiser's contract").
+    """
+
+    device = CPU
+
+    def __init__(self, target: HiddenMarkovMixture) -> None:
+        self.target = target
+        self.num_tokens, self.num_dims, self.num_classes = target.num_tokens, target.num_dims, target.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        if classes is None:
+            return copy_unmasked(self._whole(tokens), tokens)
+        log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)
+        for k in classes.unique().tolist():
+            rows = classes == k
+            log_probs[rows] = self._whole(tokens[rows]) if k == self.num_classes else self._of_class(tokens[rows], k)
+        return copy_unmasked(log_probs, tokens)
+
+    def _of_class(self, tokens: Tensor, k: int) -> Tensor:
+        hidden, log_prob = self.target.hidden_posterior(tokens, slice(k, k + 1))
+        log_probs, dead = (hidden[:, 0] @ self.target.emission[k]).log_().transpose(0, 1), log_prob[:, 0] == NEG_INF
+        if bool(dead.any()):
+            log_probs[dead] = self._whole(tokens[dead])
+        return log_probs
+
+    def _whole(self, tokens: Tensor) -> Tensor:
+        """The classes' conditionals by their posterior, in one product over (class, hidden state)."""
+        hidden, log_prob = self.target.hidden_posterior(tokens, slice(None))
+        log_joint = log_prob + self.target.class_weights.log()
+        log_posterior = log_joint - log_joint.logsumexp(dim=1, keepdim=True)
+        dead = log_posterior.isnan().all(dim=1)
+        hidden = hidden.masked_fill_((log_joint == NEG_INF).T[:, :, None], 0.0)
+        weights = torch.where(dead[:, None], 0.0, log_posterior.exp()).T[:, :, None]
+        emission = self.target.emission.flatten(0, 1)  # (K * S, N)
+        log_probs = ((hidden * weights).transpose(1, 2).flatten(2) @ emission).log_().transpose(0, 1)
+        # the posterior of a class underflows where it may be the only one that allows a value
+        faint = ((log_posterior < math.log(UNDERFLOW)) & (log_posterior > NEG_INF)).any(dim=1)
+        if bool(faint.any()):
+            each = torch.einsum("dkbs,ksn->bkdn", hidden[:, :, faint], self.target.emission).log()
+            log_probs[faint] = (each + log_posterior[faint][..., None, None]).logsumexp(dim=1)
+        log_probs[dead] = -math.log(self.num_tokens)
+        return log_probs
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One index of every row, int64 (B,): never one of probability 0."""
+    cdf = probabilities.cumsum(dim=1)
+    drawn = torch.rand(len(cdf), 1, generator=generator, dtype=torch.float64) * cdf[:, -1:]
+    return (cdf <= drawn).sum(dim=1).clamp(max=cdf.shape[1] - 1)
+
+
+def _rows(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Probabilities of the given shape, normalised along the last axis."""
+    rows = torch.as_tensor(values, dtype=torch.float64)
+    if rows.shape != shape:
+        raise UserError(f"{name} must have shape {shape}, got {tuple(rows.shape)}")
+    if not bool((rows >= 0).all()) or not bool(rows.isfinite().all()):
+        raise UserError(f"{name} holds numbers that are no probabilities: they must be finite and not negative")
+    sums = rows.sum(dim=-1, keepdim=True)
+    if not bool(((sums - 1).abs() <= TOLERANCE).all()):
+        worst = float(sums.flatten()[(sums - 1).abs().flatten().argmax()])
+        raise UserError(f"a row of {name} sums to {worst:g} and must sum to 1; normalise it")
+    return rows / sums

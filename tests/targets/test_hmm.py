@@ -1,0 +1,140 @@
+"""Hidden Markov mixtures against sums over hidden paths and the table of the same pmf (theory, section 15)."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from mdlm_cfg import Guidance, TableMixture, sample, terminal_law
+from mdlm_cfg.chain.denoiser import conditionals
+from mdlm_cfg.compare.likelihood import likelihood
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+
+
+def random_hmm(k=2, s=3, n=3, d=4, seed=0, zeros=0.0):
+    g = torch.Generator().manual_seed(seed)
+
+    def rows(*shape):
+        values = torch.rand(*shape, generator=g, dtype=torch.float64) ** 2 + 1e-3
+        values = values.masked_fill(torch.rand(*shape, generator=g) < zeros, 0.0)
+        values[..., 0] += (values.sum(-1) == 0).double()
+        return values / values.sum(-1, keepdim=True)
+
+    return HiddenMarkovMixture(rows(k, s), rows(k, s, s), rows(k, s, n), rows(k), num_dims=d)
+
+
+def table_by_hidden_paths(target):
+    n, d, s = target.num_tokens, target.num_dims, target.num_hidden
+    pmfs = torch.zeros(target.num_classes, *[n] * d, dtype=torch.float64)
+    for k, x, h in product(range(target.num_classes), product(range(n), repeat=d), product(range(s), repeat=d)):
+        p = target.initial[k, h[0]] * target.emission[k, h[0], x[0]]
+        for i in range(1, d):
+            p = p * target.transition[k, h[i - 1], h[i]] * target.emission[k, h[i], x[i]]
+        pmfs[(k, *x)] += p
+    return TableMixture(pmfs, target.class_weights)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+def test_small_cases_are_the_table_of_the_same_pmf(zeros):
+    target = random_hmm(k=2, s=2, n=3, d=3, seed=1, zeros=zeros)
+    table = table_by_hidden_paths(target)
+    assert (target.table().class_pmfs - table.class_pmfs).abs().max() < 1e-14
+    states = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    ours, theirs = target.denoiser(), table.denoiser()
+    for k in (None, 0, 1):
+        a, b = conditionals(ours, states, k).exp(), conditionals(theirs, states, k).exp()
+        assert (a - b).abs().max() < 1e-12  # also where the partial state is impossible
+    mixed = torch.arange(len(states)) % 3
+    assert (ours(states, mixed).exp() - theirs(states, mixed).exp()).abs().max() < 1e-12
+    for policy in (None, "confidence"):
+        a, b = (terminal_law(d, Guidance(2.0), 1, policy) for d in (TabulatedDenoiser(ours), theirs))
+        assert (a - b).abs().max() < 1e-12
+
+
+def test_likelihoods_and_posteriors_of_whole_and_partial_sequences():
+    target = random_hmm(k=3, s=2, n=2, d=4, seed=2)
+    table = target.table()
+    x = torch.cartesian_prod(*[torch.arange(2)] * 4)
+    for k in range(3):
+        assert torch.allclose(target.log_prob(x, k).exp(), table.class_pmfs[k].flatten(), atol=1e-14)
+    assert torch.allclose(target.log_prob(x).exp(), table.pmf.flatten(), atol=1e-14)
+    joint = (table.class_weights[:, None] * table.class_pmfs.flatten(1)).T
+    assert torch.allclose(target.class_posterior(x), joint / joint.sum(1, keepdim=True), atol=1e-13)
+    each = target.log_prob(x, torch.arange(16) % 4)
+    assert torch.allclose(each[3::4], target.log_prob(x)[3::4]) and torch.allclose(
+        each[1::4], target.log_prob(x, 1)[1::4]
+    )
+    partial = torch.tensor([[2, 1, 2, 0]])
+    assert float(target.log_prob(partial, 1).exp()) == pytest.approx(float(table.class_pmfs[1][:, 1, :, 0].sum()))
+
+
+def test_samples_follow_their_law():
+    target = random_hmm(k=2, s=3, n=3, d=3, seed=3, zeros=0.3)
+    table, n = target.table(), 60_000
+    for k in (None, 1):
+        x, classes = target.sample(n, torch.Generator().manual_seed(0), k)
+        counts = torch.bincount((x * torch.tensor([9, 3, 1])).sum(1), minlength=27) / n
+        law = table.class_pmf(k).flatten()
+        assert bool(((counts - law).abs() <= 5 * (law * (1 - law) / n).sqrt() + 1e-12).all())
+        share = float((classes == 1).double().mean())
+        assert abs(share - (1.0 if k == 1 else float(target.class_weights[1]))) < 0.01
+
+
+def test_long_sequences_stay_finite_and_coherent():
+    target = random_hmm(k=2, s=16, n=27, d=128, seed=4)
+    x, _ = target.sample(6, torch.Generator().manual_seed(1), 1)
+    along = likelihood(target.denoiser(), x, 1, orders=2, generator=torch.Generator().manual_seed(2)).log_probs
+    assert (along - target.log_prob(x, 1)[:, None]).abs().max() < 1e-9  # any order of conditionals is the joint
+    assert float(target.log_prob(x, 1).max()) < -200
+    drawn = sample(target.denoiser(), Guidance(1.0), 1, 8, "event_leaping", 4, policy="confidence")
+    assert drawn.shape == (8, 128) and bool(target.class_posterior(drawn).isfinite().all())
+
+
+def test_a_class_that_is_all_but_excluded_keeps_the_values_that_only_it_allows():
+    # 200 zeros are 1e-400 times less probable under class 1, which alone allows the value 2
+    emission = torch.tensor([[[0.99, 0.01, 0.0]], [[0.0099, 0.5, 0.4901]]], dtype=torch.float64)
+    target = HiddenMarkovMixture(
+        torch.ones(2, 1), torch.ones(2, 1, 1), emission, torch.tensor([0.5, 0.5]), num_dims=201
+    )
+    tokens = torch.zeros(1, 201, dtype=torch.int64)
+    tokens[0, 100] = 3
+    out = target.denoiser()(tokens, None)[0, 100]
+    expected = 200 * math.log(0.0099 / 0.99) + math.log(0.4901)
+    assert float(out[2]) == pytest.approx(expected, rel=1e-12) and float(out[0].exp()) == pytest.approx(0.99)
+
+
+def test_impossible_partial_sequences_are_answered_by_the_mixture_and_then_by_the_uniform():
+    emission = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 0.5, 0.5]], [[0.0, 0.5, 0.5]]])[:2]
+    target = HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), emission, torch.tensor([0.5, 0.5]), num_dims=2)
+    out = target.denoiser()(torch.tensor([[1, 3], [0, 3]]), torch.tensor([0, 0])).exp()[:, 1]
+    assert out.tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
+    three = HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), emission, torch.tensor([1.0, 0.0]), num_dims=2)
+    out = three.denoiser()(torch.tensor([[1, 3]]), torch.tensor([0])).exp()[0, 1]
+    assert torch.allclose(out, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+def test_tables_are_checked():
+    good = {
+        "initial": torch.tensor([[0.5, 0.5]]),
+        "transition": torch.full((1, 2, 2), 0.5),
+        "emission": torch.full((1, 2, 4), 0.25),
+        "class_weights": torch.ones(1),
+    }
+    HiddenMarkovMixture(**good, num_dims=2)
+    for name, value, message in (
+        ("initial", torch.tensor([[0.5, 0.6]]), r"row of initial sums to 1\.1"),
+        ("transition", torch.full((1, 2, 3), 1 / 3), r"transition must have shape \(1, 2, 2\)"),
+        ("emission", torch.full((2, 4), 0.25), r"emission must have shape \(K, S, N\)"),
+        ("class_weights", torch.tensor([-1.0]), "class_weights holds numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HiddenMarkovMixture(**{**good, name: value}, num_dims=2)
+    with pytest.raises(ValueError, match="num_dims = 0"):
+        HiddenMarkovMixture(**good, num_dims=0)
+    with pytest.raises(ValueError, match="too large"):
+        HiddenMarkovMixture(**good, num_dims=30).table()
+    assert random_hmm(seed=1).fingerprint() != random_hmm(seed=2).fingerprint()
