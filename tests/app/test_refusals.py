@@ -128,7 +128,7 @@ NONSENSE: dict[str, list[str]] = {
     "schedule": ["linear", "''", "0", "[]", "{}"],  # first_hitting takes none
     "steps": ["0", "5", "-1", "abc", "''", "[0,inf]", "{}"],  # nor steps
     "num_samples": [*INTEGERS, "0", "-1", "null"],
-    "seed": ["abc", "1.5", "[]", "''", "{}", "null", "1e30"],
+    "seed": ["-1", "4294967296", "abc", "1.5", "[]", "''", "{}", "null", "1e30"],
     "paper": ["abc", "''", "0", "[]", "{}", "5d_hypercube"],
     "threads": ["0", "-1", "abc", "1.5", "[]", "''"],
     "denoiser": ["''", "0", "abc", "null", "[]"],
