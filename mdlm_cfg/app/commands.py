@@ -35,6 +35,7 @@ from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
 
 SMALL_TABLE = 20_000  # states
+MAX_SEED = 2**32 - 1  # numpy's
 NOISE = (
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -231,6 +232,8 @@ def _start(config: Mapping[str, Any]) -> None:
         if config["threads"] < 1:
             raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
         torch.set_num_threads(config["threads"])
+    if not 0 <= config["seed"] <= MAX_SEED:
+        raise UserError(f"seed = {config['seed']} is not allowed: it must be 0 to {MAX_SEED}")
     seed_everything(config["seed"], workers=True, verbose=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,9 +36,12 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         raise UserError(f"steps = {steps} must be a whole number of steps, or a list of clock times such as [0,1,inf]")
     if steps is None and config["sampler"] != FIRST_HITTING:
         steps = DEFAULT_STEPS
+    sampler = Sampler(config["sampler"], steps, config["schedule"])
+    if isinstance(sampler.steps, tuple) and sampler.steps[-1] != math.inf:
+        raise UserError(f"steps = {steps}: a grid of clock times must end at inf to sample, such as [0,0.5,1,inf]")
     return Plan(
         guidances=tuple(Guidance(float(w), kind) for w in given),
-        sampler=Sampler(config["sampler"], steps, config["schedule"]),
+        sampler=sampler,
         num_samples=config["num_samples"],
         seed=config["seed"],
         classes=None if config["target_class"] is None else (config["target_class"],),

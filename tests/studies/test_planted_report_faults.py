@@ -99,7 +99,7 @@ def schedule_ignored_in_the_ledger(patch, _) -> None:
 
 def schedule_ignored_at_equal_cost(patch, _) -> None:
     right = Sampler.law
-    patch.setattr(Sampler, "law", lambda self, d, g, z: right(on_linear(self), d, g, z))
+    patch.setattr(Sampler, "law", lambda self, *given: right(on_linear(self), *given))
 
 
 def schedule_ignored_by_the_samples(patch, _) -> None:
@@ -119,7 +119,7 @@ def grid_ignored_in_the_ledger(patch, _) -> None:
 
 def steps_off_by_one(patch, _) -> None:
     right = Sampler.law
-    patch.setattr(Sampler, "law", lambda self, d, g, z: right(one_more(self), d, g, z))
+    patch.setattr(Sampler, "law", lambda self, *given: right(one_more(self), *given))
 
 
 def calls_off_by_one(patch, _) -> None:
