@@ -26,7 +26,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 FORMULAS = (guidance, rates, terminal)  # the rooms that hold `geometric_mean`
 
 
-def test_of(path: str) -> Callable[..., None]:
+def the_test(path: str) -> Callable[..., None]:
     """A test function by "file::name", called without pytest."""
     file, name = path.split("::")
     spec = importlib.util.spec_from_file_location(f"planted_{Path(file).stem}", TESTS / file)
@@ -205,7 +205,7 @@ FAULTS: list[tuple[Plant, str, tuple]] = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("plant", "path", "arguments"), FAULTS, ids=[f"{f.__name__}-{p}" for f, p, _ in FAULTS])
 def test_the_fault_is_caught(plant, path, arguments, monkeypatch) -> None:
-    test_of(path)(*arguments)
+    the_test(path)(*arguments)
     plant(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        test_of(path)(*arguments)
+        the_test(path)(*arguments)
