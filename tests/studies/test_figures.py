@@ -28,6 +28,8 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import decay, distances, equal_cost, ledgers
 from mdlm_cfg.studies.table.study import run
 
+pytestmark = pytest.mark.slow  # test_report_figures.py holds the same kind of fault in seconds
+
 N, D, NUM_SAMPLES = 2, 3, 400
 STRENGTHS = (0.0, 1.5)
 GRID = (0.0, 0.3, 1.1, math.inf)
