@@ -89,6 +89,8 @@ def check_steps(steps: Steps) -> int | Grid:
     Raises:
         UserError: fewer than one step, or a grid that does not start at 0 and increase.
     """
+    if isinstance(steps, bool):  # which Python takes for a number
+        raise UserError(f"steps = {steps} must be a whole number of steps, or a list of clock times such as [0,1,inf]")
     try:
         count = index(cast(int, steps))  # a whole number of any library
     except TypeError:

@@ -166,7 +166,7 @@ class Sampler:
         start: Tensor | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
-        return self._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)[0]
+        return self._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=False)[0]
 
     def draw_weighted(
         self,
@@ -182,7 +182,7 @@ class Sampler:
         """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
         self._check_weighted(guidance)
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
-        return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start)
+        return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=True)
 
     def _run(
         self,
@@ -193,8 +193,10 @@ class Sampler:
         generator: torch.Generator | None,
         on_step: Callable[[Tensor], None] | None,
         start: Tensor | None,
+        *,
+        weighted: bool,
     ) -> tuple[Tensor, Tensor]:
-        """All steps: the finished states, and the log of the product of the Z_i on their way."""
+        """All steps: the finished states, and, if weighted, the log of the product of the Z_i on their way (else 0)."""
         check_class(target_class, denoiser.num_classes)
         self.check_finishes()
         if self.policy is not None:
@@ -207,7 +209,8 @@ class Sampler:
         for step in self.plan(most):
             before, log_rates = x, given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
-            log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
+            if weighted:
+                log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
             if on_step is not None:
                 on_step(x)
         left = int((x == mask_id).any(dim=1).sum())

@@ -229,6 +229,8 @@ def test_no_class_is_the_whole_mixture():
 
 def test_refusals():
     denoiser = random_target(3, 2).denoiser()
+    with pytest.raises(ValueError, match="steps = True must be a whole number"):
+        Sampler("euler", True)
     with pytest.raises(ValueError, match="unknown; choose one of first_hitting"):
         sample(denoiser, Guidance(1.0), 0, 10, "gibbs")
     with pytest.raises(ValueError, match="needs steps"):
