@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from mdlm_cfg.laws.rates import start
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.table.distances import target_class_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -103,7 +105,6 @@ def study_of(data: Any) -> str:
 def check_study(data: Any, plan: Plan, paper: str | None) -> None:
     """Raise UserError for anything that a study of these data would refuse, before any time is spent."""
     study = study_of(data)
-    plan.check_classes(data.num_classes)
     if study == TABLE:
         z = target_class_of(plan, data.target)
         start(data.target.denoiser(), z)
@@ -113,8 +114,8 @@ def check_study(data: Any, plan: Plan, paper: str | None) -> None:
                 f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "
                 "infinite: give it a weight, or choose another target_class"
             )
-    elif plan.num_samples < 2:
-        raise UserError(f"num_samples = {plan.num_samples} is too few for {data.name}: images need at least 2")
+    else:
+        check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), None)
     if paper is not None:
         if study != TABLE:
             raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
