@@ -21,7 +21,7 @@ from rich.console import Console
 from mdlm_cfg.app.build import build_data, build_loggers, build_trainer, for_own_targets, say_precision
 from mdlm_cfg.app.errors import INTERRUPTED
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.settings import check_study, merged, merged_data, plan_of
+from mdlm_cfg.app.settings import build_study, check_study, merged, merged_data, plan_of
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -52,13 +52,13 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
         config: of train.py, plain. overrides: of the command line.
     """
     config = for_own_targets(config, overrides)
-    plan = plan_of(config)
+    plan, asked = plan_of(config), build_study(config["study"])
     _start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
     if config["evaluate"]:
-        check_study(data, plan, config["paper"])
+        check_study(data, plan, config["paper"], asked)
     if config["ckpt_path"] is not None:
         check_resume(config["ckpt_path"], module.hparams)
     folder = _run_folder(config, data.name)
@@ -73,7 +73,7 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"]), run.step)
+            _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"], asked), run.step)
 
 
 def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -92,26 +92,27 @@ def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
-    plan = plan_of(config)
+    plan, asked = plan_of(config), build_study(config["study"])
     data = build_data(config["data"], names_in(config["data"]))
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    check_study(data, plan, config["paper"])
+    check_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = _out(config) or new_run_folder(config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, None, plan, report, config["paper"]), 0)
+        _log(loggers, evaluate(data, None, plan, report, config["paper"], asked), 0)
 
 
 def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
-    plan = plan_of(merged(run.config, config, list(overrides)))
+    settings = merged(run.config, config, list(overrides))
+    plan, asked = plan_of(settings), build_study(settings["study"])
     data = _data_of(run, config, overrides)
-    check_study(data, plan, config["paper"])
+    check_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = _out(config) or new_run_folder(run.folder, "evaluations")
     print(f"judging {run.path}", file=sys.stderr)
@@ -121,7 +122,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     group = f"{run.folder.parent.name}/{run.folder.name}"
     loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"]), run.step)
+        _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"], asked), run.step)
 
 
 def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:

@@ -18,6 +18,7 @@ from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.pages import sections_of
 from mdlm_cfg.reports.paper_report import write_markdown
 from mdlm_cfg.reports.table_report import table_report_sections
 from mdlm_cfg.reports.tables import (
@@ -32,13 +33,14 @@ from mdlm_cfg.reports.tables import (
 from mdlm_cfg.studies.images.study import evaluate_images
 from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.study import Findings, Study
 from mdlm_cfg.studies.table import study as table_study
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.training.classifier import classifier_for
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
-PAGE, TABLE_FILE, NUMBERS = "report.html", "report.csv", "report.json"
+PAGE, TABLE_FILE, NUMBERS, ARRAYS = "report.html", "report.csv", "report.json", "arrays.npz"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,14 @@ class Written:
     pictures: list[Path]
 
 
-def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None = None) -> Written:
+def evaluate(
+    data: Any,
+    denoiser: Denoiser | None,
+    plan: Plan,
+    report: Report,
+    paper: str | None = None,
+    asked: Study | None = None,
+) -> Written:
     """Study a denoiser against what is known of its data, and write the report.
 
     Args:
@@ -94,15 +103,18 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, p
         denoiser: a learned one; None is the target's own exact one.
         plan: what to study.
         paper: a paper's experiment whose claims are held against the laws of a table.
+        asked: a study by name, in place of the one for these data.
 
     Raises:
         UserError: as `check_study` and the studies.
     """
-    check_study(data, plan, paper)
+    check_study(data, plan, paper, asked)
     if denoiser is None and data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     report.folder.mkdir(parents=True, exist_ok=True)
     remove_earlier(report.folder)
+    if asked is not None:
+        return _asked(asked.run(data, denoiser, plan, report.say), report)
     study = study_of(data)
     if study == TABLE:
         return _table(data, denoiser, plan, report, paper)
@@ -110,6 +122,14 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, p
         return _images(data, denoiser, plan, report)
     findings = evaluate_bernoulli(data, denoiser, plan, progress=report.say)
     return _sampled(findings, bernoulli_sections(findings, report.folder), report)
+
+
+def _asked(findings: Findings, report: Report) -> Written:
+    """The report of a study that was asked for by name."""
+    arrays = findings.arrays()
+    if arrays:
+        np.savez_compressed(report.folder / ARRAYS, **arrays)  # type: ignore[arg-type]
+    return _sampled(findings, sections_of(findings, report.folder), report, [ARRAYS] if arrays else [])
 
 
 def remove_earlier(folder: Path) -> None:

@@ -19,7 +19,12 @@ class EvaluationSchema:
     sampler: str = "first_hitting"
     steps: Any = None
     schedule: str | None = None
+    policy: str | None = None
+    events: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
     num_samples: int = 10_000
+    study: dict[str, Any] | None = None
     paper: str | None = None
 
 

@@ -14,13 +14,16 @@ from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.distances import target_class_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import make
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 TABLE, MIXTURE, IMAGES = "table", "mixture", "images"
+STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
 def plan_of(config: Mapping[str, Any]) -> Plan:
@@ -32,12 +35,12 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     given = config["w"] if isinstance(config["w"], list) else [config["w"]]
     if not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
         raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
-    kind, steps = kind_of(config["guidance"]), config["steps"]
-    if steps is None and config["sampler"] != FIRST_HITTING:
+    kind, steps, events = kind_of(config["guidance"]), config["steps"], config["events"]
+    if steps is None and events is None and config["sampler"] != FIRST_HITTING:
         steps = DEFAULT_STEPS
     return Plan(
-        guidances=tuple(Guidance(float(w), kind) for w in given),
-        sampler=Sampler(config["sampler"], steps, config["schedule"]),
+        guidances=tuple(Guidance(float(w), kind, config["temperature"], config["top_p"]) for w in given),
+        sampler=Sampler(config["sampler"], steps, config["schedule"], policy=config["policy"], events=events),
         num_samples=config["num_samples"],
         seed=config["seed"],
         classes=None if config["target_class"] is None else (config["target_class"],),
@@ -50,8 +53,8 @@ def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[
     if "experiment" in given:
         return dict(config)
     kept = {key: saved[key] for key in EVALUATION_KEYS if key in saved and key not in given}
-    if "sampler" in given:  # steps and schedule were chosen for another sampler
-        kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule")}
+    if "sampler" in given:  # all this was chosen for another sampler
+        kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule", "policy", "events")}
     if isinstance(config["steps"], list) and "steps" in given:  # a grid says when its steps are
         kept.pop("schedule", None)
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
@@ -102,8 +105,26 @@ def study_of(data: Any) -> str:
     )
 
 
-def check_study(data: Any, plan: Plan, paper: str | None) -> None:
-    """Raise UserError for anything that a study of these data would refuse, before any time is spent."""
+def build_study(settings: Mapping[str, Any] | None) -> Study | None:
+    """The study that is asked for by name, with its own settings; None where none is.
+
+    Raises:
+        UserError: a name that is no study's, or settings that it does not take.
+    """
+    return None if settings is None else make(settings, "study", STUDIES)
+
+
+def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = None) -> None:
+    """Raise UserError for anything that a study of these data would refuse, before any time is spent.
+
+    Args:
+        asked: a study by name, in place of the one for these data.
+    """
+    if asked is not None:
+        if paper is not None:
+            raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
+        asked.check(data, plan)
+        return
     study = study_of(data)
     if study == TABLE:
         z = target_class_of(plan, data.target)
