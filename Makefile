@@ -1,12 +1,12 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
-# make test: lint, types, the rooms' import contracts, and the tests that take seconds. make test-slow: the others.
+# make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow bench paper format clean-venv
+.PHONY: venv demo lint test test-slow bench paper format clean-venv
 
 venv: $(STAMP)
 
@@ -19,11 +19,13 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python train.py
 
-test: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)
