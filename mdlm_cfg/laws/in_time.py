@@ -111,12 +111,13 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
         nodes: (K,) complex. weights: (T, K) complex.
     """
     mixing = torch.cat([weights.real, -weights.imag], dim=1)  # Re sum_k c_k f(s_k), of parts side by side
-    real, imag = nodes.real[:, None, None], nodes.imag[:, None, None]
+    real, imag, size = (part[:, None, None] for part in (nodes.real, nodes.imag, nodes.abs()))
     flow = torch.cat([torch.ones(len(nodes), 1, 1), torch.zeros(len(nodes), 1, 1)]).double()
     found = []
     for level, (holding, push_out) in enumerate(levels):
-        a, b = 1 + real * holding, imag * holding  # flow / (1 + s / Lambda)
-        norm = a * a + b * b
+        scale = 1 + size * holding  # squares of what is not scaled would overflow
+        a, b = (1 + real * holding) / scale, imag * holding / scale  # flow / (1 + s / Lambda)
+        norm = (a * a + b * b) * scale
         a /= norm
         b /= norm
         x, y = flow.chunk(2)
