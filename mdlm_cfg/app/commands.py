@@ -21,7 +21,7 @@ from rich.console import Console
 from mdlm_cfg.app.build import build_data, build_loggers, build_trainer, for_own_targets, say_precision
 from mdlm_cfg.app.errors import INTERRUPTED
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.settings import build_study, check_study, merged, merged_data, plan_of
+from mdlm_cfg.app.settings import build_study, check_study, has_study, merged, merged_data, plan_of
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -57,6 +57,9 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
+    if config["evaluate"] and asked is None and not has_study(data) and not {"evaluate=true"} & set(overrides):
+        print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
+        config |= {"evaluate": False}
     if config["evaluate"]:
         check_study(data, plan, config["paper"], asked)
     if config["ckpt_path"] is not None:

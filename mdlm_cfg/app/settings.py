@@ -105,6 +105,15 @@ def study_of(data: Any) -> str:
     )
 
 
+def has_study(data: Any) -> bool:
+    """Whether there is a study for these data."""
+    try:
+        study_of(data)
+    except UserError:
+        return False
+    return True
+
+
 def build_study(settings: Mapping[str, Any] | None) -> Study | None:
     """The study that is asked for by name, with its own settings; None where none is.
 

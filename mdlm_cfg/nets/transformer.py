@@ -14,6 +14,7 @@ from mdlm_cfg.support.errors import UserError
 
 # On a CPU the fused attention's backward pass is the slower one for sequences up to about this long.
 PLAIN_ATTENTION_UP_TO = 128
+MOST_PATCHES = 256  # that are chosen unasked: attention over more is slow
 
 
 class GridTransformer(nn.Module):
@@ -30,6 +31,7 @@ class GridTransformer(nn.Module):
             image.
         num_classes: K; class K is the null class (no class).
         patch_size: side of a patch, or one side per axis; the transformer sees prod(grid_shape / patch_size) tokens.
+            None takes the largest sides up to 8 that divide the grid's.
         width: features of a patch.
         depth: transformer blocks.
         num_heads: attention heads; must divide `width`.
@@ -48,7 +50,7 @@ class GridTransformer(nn.Module):
         grid_shape: tuple[int, ...],
         num_classes: int,
         *,
-        patch_size: int | Sequence[int] = 1,
+        patch_size: int | Sequence[int] | None = 1,
         width: int = 128,
         depth: int = 3,
         num_heads: int = 4,
@@ -58,6 +60,8 @@ class GridTransformer(nn.Module):
     ) -> None:
         super().__init__()
         grid_shape = tuple(int(side) for side in grid_shape)
+        if patch_size is None:
+            patch_size = fitting_patch(grid_shape)
         patch = (patch_size,) * len(grid_shape) if isinstance(patch_size, int) else tuple(patch_size)
         _check_at_least(1, num_classes=num_classes, width=width, num_heads=num_heads)
         _check_at_least(0, depth=depth, stem_channels=stem_channels, stem_depth=stem_depth)
@@ -197,6 +201,21 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -
 def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
+
+
+def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of a patch that suit a grid: the largest up to 8 that divide its own.
+
+    Raises:
+        UserError: they leave more than `MOST_PATCHES` patches, as a side that is prime does.
+    """
+    patch = tuple(max(size for size in range(1, 9) if side % size == 0) for side in grid_shape)
+    if math.prod(grid_shape) > MOST_PATCHES * math.prod(patch):
+        raise UserError(
+            f"a grid {grid_shape} has no patches that suit it: the largest sides up to 8 that divide it are {patch}; "
+            "crop or pad the images to sides that have divisors, or give net.patch_size"
+        )
+    return patch
 
 
 def _check_grid(grid_shape: tuple[int, ...], patch: tuple[int, ...], has_stem: bool) -> None:

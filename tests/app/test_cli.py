@@ -94,8 +94,8 @@ def test_every_sampler_has_default_steps(tmp_path: Path, sampler: str) -> None:
 
 def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     arguments = (
-        *(*TINY, "experiment=mnist", "data=idx", f"data.path={images}", "data.batch_size=20", "threads=1"),
-        *("net.patch_size=4", "net.stem_channels=4", "num_samples=2", "w=[0,1]", "steps=3", "num_draws=2"),
+        *(*TINY, "data=idx", f"data.path={images}", "data.batch_size=20", "threads=1"),  # nothing else need be said
+        *("net.stem_channels=4", "num_samples=2", "w=[0,1]", "steps=3", "num_draws=2"),
     )
     assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
     folder = newest_run(tmp_path).parent.parent / "report"

@@ -158,6 +158,13 @@ def test_patchify_is_inverted_and_keeps_neighbours_together(grid: tuple[int, ...
     assert torch.equal(patches[:, 0], corner.flatten(1))
 
 
+@pytest.mark.parametrize(
+    ("grid", "patch"), [((28, 28), (7, 7)), ((32, 24), (8, 8)), ((9, 10), (3, 5)), ((13, 11), (1, 1)), ((300,), (6,))]
+)
+def test_a_patch_is_chosen_that_divides_the_grid(grid: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    assert GridTransformer(2, grid, 3, patch_size=None, width=8, num_heads=1, depth=0).patch == patch
+
+
 def test_plain_attention_is_the_fused_one() -> None:
     q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64)
     torch.testing.assert_close(attention(q, k, v), nn.functional.scaled_dot_product_attention(q, k, v))
@@ -169,6 +176,7 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"patch_size": 3}, "patch_size 3"),
         ({"patch_size": [2, 2]}, "patch_size"),
         ({"patch_size": 0}, "patch_size 0"),
+        ({"patch_size": None, "grid_shape": (29, 31)}, "crop or pad"),
         ({"grid_shape": ()}, "grid_shape"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_tokens": 1}, "num_tokens must be at least 2, not 1"),
