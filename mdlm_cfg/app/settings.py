@@ -11,13 +11,12 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
-from mdlm_cfg.laws.rates import start
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.distances import target_class_of
+from mdlm_cfg.studies.table.asked import check_table
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -135,14 +134,7 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
         return
     study = study_of(data)
     if study == TABLE:
-        z = target_class_of(plan, data.target)
-        start(data.target.denoiser(), z)
-        strongest = max(w for guidance in plan.guidances for w in guidance.table(data.target.num_dims))
-        if data.target.class_weights[z] == 0 and strongest > 0:
-            raise UserError(
-                f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "
-                "infinite: give it a weight, or choose another target_class"
-            )
+        check_table(data.target, plan, data.name)
     else:
         check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), None)
     if paper is not None:
