@@ -74,7 +74,8 @@ def _name(row: RuleRow) -> str:
 
 
 def _points(row: RuleRow) -> Points:
-    return list(range(len(row.found.by_level))), list(row.found.by_level)
+    # a level without departure may be rounding below 0, and such an axis would not start at 0
+    return list(range(len(row.found.by_level))), [max(value, 0.0) for value in row.found.by_level]
 
 
 def _schedules(findings: DepartureFindings, folder: Path) -> list[Section]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.style import CYCLE, file_name
+from mdlm_cfg.reports.style import file_name
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.policies.findings import PolicyFindings
 
@@ -17,6 +18,8 @@ Of several coordinates a step the values are drawn from the frozen state, and th
 
 With exact scores and w = 0, one at a time, every order gives the class. With guidance the order matters; so it does \
 with several coordinates a step, and with learned scores already at w = 0."""
+DIGITS = 9  # to which distances are equal
+LEGEND_WIDTH = 28  # letters
 
 
 def policies_sections(findings: PolicyFindings, folder: Path) -> list[Section]:
@@ -43,11 +46,10 @@ def _sections(findings: PolicyFindings, guidance: Guidance, denoiser: str, folde
         kl[policy] = [row.kl_class if to_class else row.kl_tilted for row in own]
     title = f"w = {guidance.label}, {denoiser} scores: distance to {reference}"
     path = folder / f"{file_name(f'policies_{denoiser}_w{guidance.label}')}.png"
-    series: dict[str, Points] = {policy: (steps, [value or 0.0 for value in found]) for policy, found in tv.items()}
     note = "Exact total variation, by how many coordinates a step unmasks."
     divergence = f"KL({reference} || the policy's law) in nats, by how many coordinates a step unmasks."
     return [
-        Section(title, "", _table(tv, steps, note), _picture(series, title, path)),
+        Section(title, "", _table(tv, steps, note), _picture(tv, steps, title, path)),
         Section(f"{title}, in KL", "", _table(kl, steps, divergence)),
     ]
 
@@ -57,9 +59,16 @@ def _table(found: dict[str, list[float | None]], steps: list[int], note: str) ->
     return Table(["policy", *(f"{k} a step" for k in steps)], rows, note)
 
 
-def _picture(series: dict[str, Points], title: str, path: Path) -> list[Picture]:
-    if len(next(iter(series.values()))[0]) < 2:
+def _picture(found: dict[str, list[float | None]], steps: list[int], title: str, path: Path) -> list[Picture]:
+    """TV against coordinates a step, policies that coincide as one line."""
+    if len(steps) < 2:
         return []
-    dashed = list(series)[len(CYCLE) :]  # colours begin again
-    line_plot(series, path, "coordinates a step", "total variation", title, dashed=dashed)
-    return [Picture(path, "Exact total variation against coordinates a step; policies that coincide cover each other.")]
+    lines: dict[tuple[float, ...], list[str]] = {}
+    for policy, values in found.items():
+        lines.setdefault(tuple(round(value or 0.0, DIGITS) for value in values), []).append(policy)
+    series: dict[str, Points] = {
+        textwrap.fill(", ".join(names), LEGEND_WIDTH, break_long_words=False): (steps, values)
+        for values, names in lines.items()
+    }
+    line_plot(series, path, "coordinates a step", "total variation", title)
+    return [Picture(path, "Exact total variation against coordinates a step; policies that coincide are one line.")]

@@ -16,6 +16,7 @@ from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 from mdlm_cfg.studies.table.strength import strength_key
 
 NOTHING = 1e-12  # nats below this are rounding
+SAME = 1e-9  # nats: rules closer than this depart alike
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ class DepartureFindings:
         best, worst = min(here, key=lambda row: row.found.total), max(here, key=lambda row: row.found.total)
         state = worst.found.states[0]
         sentences = [
-            f"At w = {strongest.label}, exact scores, {best.rule} departs least from the ideal guided conditionals "
-            f"({best.found.total:.4f} nats along a path, {_first_share(best):.0%} of them with the first coordinate), "
-            f"{worst.rule} most ({worst.found.total:.4f} nats, {_first_share(worst):.0%}).",
+            f"At w = {strongest.label}, exact scores, {_least_and_most(best, worst)}",
             f"The costliest partial state of {worst.rule} is {name_state(list(state.state), self.num_tokens)}: "
             f"{state.visits * state.kl:.4f} nats.",
         ]
@@ -89,7 +88,7 @@ class DepartureFindings:
             least = min(schedules, key=lambda row: row.found.total)
             sentences.append(
                 f"Of the schedules {least.guidance.label} departs least from the ideal of w = {least.tilted_w:g}: "
-                f"{least.found.total:.4f} nats, by {least.rule}."
+                f"{least.found.total:.2g} nats, by {least.rule}."
             )
         learned = [row for row in self.rules if row.denoiser == "learned" and row.guidance == strongest]
         if learned:
@@ -127,5 +126,13 @@ class DepartureFindings:
         return {}
 
 
-def _first_share(row: RuleRow) -> float:
-    return row.found.by_level[0] / row.found.total
+def _least_and_most(best: RuleRow, worst: RuleRow) -> str:
+    if worst.found.total - best.found.total < SAME:
+        return f"every rule departs from the ideal guided conditionals alike: {_path(best)}."
+    least = f"{best.rule} departs least from the ideal guided conditionals ({_path(best)})"
+    return f"{least}, {worst.rule} most ({_path(worst)})."
+
+
+def _path(row: RuleRow) -> str:
+    share = row.found.by_level[0] / row.found.total
+    return f"{row.found.total:.4f} nats along a path, {share:.0%} of them with the first coordinate"
