@@ -56,7 +56,7 @@ def test_what_hydra_reads(argument: str, expected: Any) -> None:
     [
         ("w=ramp(0,4),[0,2],2", ["'ramp(0,4)'", "[0,2]", "2"]),
         ("w=[ramp(0,4),2],[interval(4,0.3,0.9)]", ["['ramp(0,4)',2]", "['interval(4,0.3,0.9)']"]),
-        ("w=choice(ramp(0,4),2)", ["'ramp(0,4)'", "2"]),
+        ("w=choice(ramp(0,4),2)", [r"ramp\(0\,4\)", "2"]),  # hydra's own way of quoting
         ("policy=fixed_order(1,0),rate,blocks(0|1)", ["'fixed_order(1,0)'", "rate", "'blocks(0|1)'"]),
     ],
 )

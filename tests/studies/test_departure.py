@@ -141,8 +141,8 @@ def test_the_page_and_the_files(tmp_path: Path) -> None:
     assert pictures == names | {"departure_schedules.png"}  # at w = 0 the learned scores depart
     row = next(r for r in read["departures"] if (r["w"], r["rule"], r["denoiser"]) == (2, "margin", "exact"))
     assert len(row["by_level"]) == D and sum(row["by_level"]) == pytest.approx(row["total"])
-    assert f"<td>{row['by_level'][0]:.4f}</td>" in text and len(row["worst_states"]) == 10
-    assert text.index("<h2>Verdict</h2>") < text.index("What is the ideal?")
+    assert f"<td>{row['by_level'][0]:.4f}</td>" in text and 0 < len(row["worst_states"]) <= 10
+    assert text.index("<h2>Verdict</h2>") < text.index("<h2>What is the ideal?</h2>")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

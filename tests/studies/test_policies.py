@@ -70,7 +70,8 @@ def test_every_law_is_asked_for_once(both: PolicyFindings) -> None:
 
 
 def test_distances_are_the_librarys(both: PolicyFindings) -> None:
-    for row in both.laws:
+    chosen = ("uniform", "margin", "blocks(0|1,2; confidence)", "confidence(temperature=0.5)")
+    for row in (row for row in both.laws if row.policy in chosen):
         source = target().denoiser() if row.denoiser == "exact" else network()
         sampler = Sampler("event_leaping", events=row.together, policy=parse_policy(row.policy))
         law = sampler.law(source, row.guidance, Z)
@@ -164,14 +165,14 @@ def test_one_dimension_and_large_tables_are_answered() -> None:
 
 def test_the_page_and_the_files(tmp_path: Path) -> None:
     report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
-    evaluate(data(), network(), plan_of(), report, asked=Policies())
+    evaluate(data(), network(), plan_of(strengths=(2.0, LinearRamp(0, 2))), report, asked=Policies())
     read, text = json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.html").read_text()
-    assert read["version"] == 2 and read["plan"]["guidances"][2]["strengths"] == [0, 1, 2]
-    assert len(read["policies"]) == 3 * 2 * 8 * 3
+    assert read["version"] == 2 and read["plan"]["guidances"][1]["strengths"] == [0, 1, 2]
+    assert len(read["policies"]) == 2 * 2 * 8 * 3
     assert {name for name in read["files"] if name.endswith(".png")} == {
-        f"policies_{denoiser}_w{w}.png" for denoiser in ("exact", "learned") for w in ("0", "2", "ramp_0_2")
+        f"policies_{denoiser}_w{w}.png" for denoiser in ("exact", "learned") for w in ("2", "ramp_0_2")
     }
-    assert text.index("<h2>Verdict</h2>") < text.index("Which coordinate comes next?")
+    assert text.index("<h2>Verdict</h2>") < text.index("<h2>Which coordinate comes next?</h2>")
     row = next(r for r in read["policies"] if (r["w"], r["policy"], r["together"]) == (2, "margin", 2))
     assert f"<td>{row['tv_tilted']:.4f}</td>" in text
 

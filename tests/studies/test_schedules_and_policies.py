@@ -31,7 +31,7 @@ from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence
 from mdlm_cfg.laws import TabulatedDenoiser
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table import equal_cost, study
+from mdlm_cfg.studies.table import decay, equal_cost, study
 from mdlm_cfg.support.seeds import generator_for
 
 N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
@@ -81,6 +81,13 @@ def denoisers(case: Case) -> dict[str, Any]:
     return {"exact": target().denoiser()} | ({"learned": network()} if case.judged == "learned" else {})
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what takes longest: many budgets, and the decay in time of many strengths."""
+    monkeypatch.setattr(equal_cost, "BUDGETS", (2,))
+    monkeypatch.setattr(decay, "STRENGTHS", (0.0, 2.0))
+
+
 def plan_of(case: Case) -> Plan:
     guidances = tuple(Guidance(w, case.kind) for w in STRENGTHS.values())
     return Plan(guidances, SAMPLERS[case.sampler], NUM, SEED, classes=(Z,))
@@ -91,6 +98,7 @@ def found(case: Case) -> dict[str, Any]:
     """report.json's part of a study."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(equal_cost, "BUDGETS", (2, 5))
+        patch.setattr(decay, "STRENGTHS", (0.0, 2.0))
         return study.run(target(), network() if case.judged == "learned" else None, plan_of(case)).to_dict()
 
 
@@ -238,8 +246,8 @@ def written(folder: Path, plan: Plan, denoiser: Any = None) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text())
 
 
-def test_files_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_cost, "BUDGETS", (2, 5))
+@pytest.mark.usefixtures("quick")
+def test_files_and_page(tmp_path: Path) -> None:
     read = written(tmp_path, plan_of(CASES[3]))
     laws = np.load(tmp_path / "laws.npz")
     assert sorted(laws.files) == sorted(read["laws"])
@@ -257,8 +265,8 @@ def test_files_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "event_leaping, confidence(temperature=0.5)" in text and "2 a step" in text
 
 
-def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_cost, "BUDGETS", (2,))
+@pytest.mark.usefixtures("quick")
+def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path) -> None:
     plan = Plan((Guidance(0.0), Guidance(2.0), Guidance([1.0, 1.0, 1.0])), Sampler(), 50, classes=(Z,))
     assert "distances.png" in written(tmp_path, plan)["files"]  # of the two numbers
     plan = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 50, classes=(Z,))
@@ -266,16 +274,16 @@ def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path, monkeypatch: p
     assert "Strength when j" not in (tmp_path / "report.html").read_text()
 
 
-def test_schedules_alone_have_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_cost, "BUDGETS", (2,))
+@pytest.mark.usefixtures("quick")
+def test_schedules_alone_have_a_report() -> None:
     plan = Plan((Guidance(LinearRamp(0, 2)), Guidance(LinearRamp(2, 0))), Sampler(), 50, classes=(Z,))
     report = study.run(target(), None, plan).to_dict()
     assert not any(name.startswith("tilted") for name in report["laws"])
     assert report["distances"][0]["tv_class_exact"] != report["distances"][1]["tv_class_exact"]
 
 
-def test_two_temperatures_have_laws_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_cost, "BUDGETS", (2,))
+@pytest.mark.usefixtures("quick")
+def test_two_temperatures_have_laws_of_their_own() -> None:
     guidances = (Guidance(2.0), Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.8))
     findings = study.run(target(), None, Plan(guidances, Sampler(), 50, classes=(Z,)))
     laws, report = findings.evaluation.laws(), findings.to_dict()

@@ -88,7 +88,7 @@ class DepartureFindings:
             least = min(schedules, key=lambda row: row.found.total)
             sentences.append(
                 f"Of the schedules {least.guidance.label} departs least from the ideal of w = {least.tilted_w:g}: "
-                f"{least.found.total:.2g} nats, by {least.rule}."
+                f"{least.found.total:.3g} nats, by {least.rule}."
             )
         learned = [row for row in self.rules if row.denoiser == "learned" and row.guidance == strongest]
         if learned:
