@@ -80,7 +80,10 @@ class StrengthEvaluation:
 
     @property
     def gap_to_tilted(self) -> float:
-        """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension. Not of a schedule."""
+        """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension.
+
+        A schedule has no tilted law: `tv("tilted", "exact")` is None for it.
+        """
         return total_variation(self.laws["tilted"], self.laws["exact"])
 
     @property
