@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
 from mdlm_cfg.support.errors import UserError
@@ -66,9 +67,9 @@ def _run(name: str, task: Task) -> None:
         print(help_text(name, CONFIGS), end="")
         return
     failures: list[Failure] = []
-    program, *given = sys.argv
+    given = quoted(sys.argv[1:])
     try:
-        sys.argv = [program, *(with_recipe(given, CONFIGS) if name == "train" else given)]
+        sys.argv[1:] = with_recipe(given, CONFIGS) if name == "train" else given
     except UserError as error:
         exit_with([Failure("", error)], False)
     before = os.environ.get("HYDRA_FULL_ERROR")

@@ -9,13 +9,14 @@ from typing import Any
 from mdlm_cfg.app.schema import EVALUATION_KEYS
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.distances import target_class_of
+from mdlm_cfg.studies.table.asked import check_table
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -32,19 +33,24 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: anything in it that no study could do.
     """
-    given = config["w"] if isinstance(config["w"], list) else [config["w"]]
-    if not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
-        raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
+    w, policy = config["w"], config["policy"]
+    if isinstance(w, str):
+        strengths = parse_strengths(w)
+    else:
+        strengths = [parse_strength(one) for one in (w if isinstance(w, list) else [w])]
     kind, steps, events = kind_of(config["guidance"]), config["steps"], config["events"]
     if steps is None and events is None and config["sampler"] != FIRST_HITTING:
         steps = DEFAULT_STEPS
     return Plan(
-        guidances=tuple(Guidance(float(w), kind, config["temperature"], config["top_p"]) for w in given),
-        sampler=Sampler(config["sampler"], steps, config["schedule"], policy=config["policy"], events=events),
+        guidances=tuple(Guidance(one, kind, config["temperature"], config["top_p"]) for one in strengths),
+        sampler=Sampler(
+            config["sampler"], steps, config["schedule"],
+            policy=None if policy is None else parse_policy(policy), events=events,
+        ),
         num_samples=config["num_samples"],
         seed=config["seed"],
         classes=None if config["target_class"] is None else (config["target_class"],),
-    )
+    )  # fmt: skip
 
 
 def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
     Args:
         asked: a study by name, in place of the one for these data.
     """
+    plan.check_dims(math.prod(data.grid_shape))
     if asked is not None:
         if paper is not None:
             raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
@@ -136,14 +143,7 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
         return
     study = study_of(data)
     if study == TABLE:
-        z = target_class_of(plan, data.target)
-        start(data.target.denoiser(), z)
-        strongest = max(guidance.constant for guidance in plan.guidances)
-        if data.target.class_weights[z] == 0 and strongest > 0:
-            raise UserError(
-                f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "
-                "infinite: give it a weight, or choose another target_class"
-            )
+        check_table(data.target, plan, data.name)
     else:
         check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), None)
     if paper is not None:

@@ -6,10 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.reports.departure_report import departure_sections
 from mdlm_cfg.reports.page import Section
+from mdlm_cfg.reports.policies_report import policies_sections
+from mdlm_cfg.studies.departure.findings import DepartureFindings
+from mdlm_cfg.studies.policies.findings import PolicyFindings
 from mdlm_cfg.studies.study import Findings
 
-PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {}
+PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
+    PolicyFindings: policies_sections,
+    DepartureFindings: departure_sections,
+}
 
 
 def sections_of(findings: Findings, folder: Path) -> list[Section]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
 from mdlm_cfg.app.cli import CONFIGS, to_plain_config
-from mdlm_cfg.app.settings import plan_of
+from mdlm_cfg.app.settings import build_study, plan_of
 from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
@@ -117,7 +117,17 @@ def test_experiment(name: str) -> None:
     build_trainer(config["trainer"], [], [])
     shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
     build_module(config, described(shape))
-    assert [guidance.constant for guidance in plan_of(config).guidances] == config["w"]
+    assert [guidance.written for guidance in plan_of(config).guidances] == config["w"]
+    if config["study"] is not None:  # and eval.py takes the same file
+        judged = composed(f"experiment={name}", name="eval")
+        assert judged["data"] == config["data"] and judged["study"] == config["study"]
+
+
+@pytest.mark.parametrize("name", names("study"))
+def test_study(name: str) -> None:
+    for command in ("train", "eval"):
+        study = build_study(composed(f"study={name}", name=command)["study"])
+        assert study is not None and callable(study.check) and callable(study.run)
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
