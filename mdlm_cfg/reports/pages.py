@@ -6,10 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
+from mdlm_cfg.reports.likelihood_report import bounds_sections, table_likelihood_sections
 from mdlm_cfg.reports.page import Section
+from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
+from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihoodFindings
 from mdlm_cfg.studies.study import Findings
 
-PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {}
+PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
+    BestScheduleFindings: best_schedule_sections,
+    TableLikelihoodFindings: table_likelihood_sections,
+    BoundsFindings: bounds_sections,
+}
 
 
 def sections_of(findings: Findings, folder: Path) -> list[Section]:
