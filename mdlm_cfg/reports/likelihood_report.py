@@ -77,7 +77,7 @@ def bounds_sections(findings: BoundsFindings, folder: Path) -> list[Section]:
 def _table(findings: BoundsFindings) -> Table:
     rows = []
     labels = list(findings.by_label)
-    for orders in (*findings.orders, *findings.policies):
+    for orders in findings.by_label[labels[0]].falls:
         cells = [f"{orders}" if isinstance(orders, int) else f"1, {orders}"]
         for found in findings.by_label.values():
             bound, fall = found.bound(orders), found.falls[orders]

@@ -42,9 +42,10 @@ def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> 
 HEAD = """\
 # The paper as experiments
 
-What arXiv 2506.10971 says, and in the last three blocks arXiv 2507.08965, beside exact laws and a network trained here.
-Each block stands under the command that made it; `make paper` runs them all and writes this page. "exact" are values of exact laws; "learned" those of the trained
-network's own exact law, and where named of 10,000 samples in 50 tau-leaping steps, as in the paper. w = 0 is the class.
+What arXiv 2506.10971 says, and in the last blocks what arXiv 2507.08965 does, beside exact laws and a network trained
+here. Each block stands under the command that made it; `make paper` runs them all and writes this page. "exact" are
+values of exact laws; "learned" those of the trained network's own exact law, and where named of 10,000 samples in 50
+tau-leaping steps, as in the paper. w = 0 is the class.
 """
 
 

@@ -61,7 +61,7 @@ def _on_steps(both: Both) -> list[Claim]:
 
     def error(laws: Laws, name: str) -> float:
         """TV of the steps to continuous time, of the same kind."""
-        return laws.between(name.split(",")[0], name)
+        return laws.between(name.split(" ")[0], name)
 
     return [
         both.claim(
@@ -81,7 +81,7 @@ def _on_steps(both: Both) -> list[Claim]:
 
 
 def _stepped(kind: str, steps: int) -> str:
-    return f"{kind}, {steps} steps"
+    return f"{kind} ({steps} steps)"
 
 
 def _stepped_law(kind: str, steps: int, target_class: int, denoiser: Denoiser, w: float) -> Tensor:
