@@ -113,6 +113,7 @@ def likelihood(
     if made is not None:
         made.check(denoiser.num_dims)
     x, told = x.to(device_of(denoiser)), 0
+    labels = _labels(denoiser, target_class, len(x)).to(x.device)
     log_probs = torch.empty(len(x), orders, dtype=torch.float64, device=x.device)
 
     def tell(rows: int) -> None:
@@ -124,11 +125,8 @@ def likelihood(
     for part in torch.arange(len(x), device=x.device).split(max(1, MAX_ROWS // orders)):
         repeated = x[part].repeat_interleave(orders, dim=0)
         order = torch.rand(repeated.shape, generator=generator, device=x.device, dtype=torch.float64).argsort(dim=1)
-        found = torch.empty(len(repeated), dtype=torch.float64, device=x.device)
-        for rows, k in _by_class(part, target_class, orders):
-            check_class(k, denoiser.num_classes)
-            next_of = _in_order(order[rows]) if made is None else _by_policy(made, denoiser.num_tokens, generator)
-            found[rows] = _log_prob_along(denoiser, repeated[rows], k, next_of, tell)
+        next_of = _in_order(order) if made is None else _by_policy(made, denoiser.num_tokens, generator)
+        found = _log_prob_along(denoiser, repeated, labels[part].repeat_interleave(orders), next_of, tell)
         log_probs[part] = found.view(-1, orders)
     measured = Likelihood(log_probs, {})
     sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
@@ -144,12 +142,14 @@ def _check(denoiser: Denoiser, x: Tensor, orders: int) -> None:
         raise UserError(f"samples must hold values 0..{denoiser.num_tokens - 1}, and no masks")
 
 
-def _by_class(part: Tensor, target_class: int | Tensor | None, orders: int) -> list[tuple[Tensor | slice, int | None]]:
-    """The rows of every class, of samples `part` repeated for every order."""
+def _labels(denoiser: Denoiser, target_class: int | Tensor | None, num: int) -> Tensor:
+    """The class of every sample, int64 (num,), K being no class."""
     if not isinstance(target_class, Tensor):
-        return [(slice(None), target_class)]
-    classes = target_class.to(part.device)[part].repeat_interleave(orders)
-    return [((classes == k).nonzero().squeeze(1), k) for k in classes.unique().tolist()]
+        check_class(target_class, denoiser.num_classes)
+        return torch.full((num,), denoiser.num_classes if target_class is None else target_class)
+    for k in target_class.unique().tolist():
+        check_class(k, denoiser.num_classes)
+    return target_class
 
 
 def _in_order(order: Tensor) -> NextOf:
@@ -171,13 +171,13 @@ def _by_policy(policy: Policy, mask_id: int, generator: torch.Generator | None) 
 
 
 def _log_prob_along(
-    denoiser: Denoiser, x: Tensor, target_class: int | None, next_of: NextOf, tell: Callable[[int], None]
+    denoiser: Denoiser, x: Tensor, classes: Tensor, next_of: NextOf, tell: Callable[[int], None]
 ) -> Tensor:
     """ln prod_j p_theta(x_{s_j} | those before it in the order) for one order s of every row, (B,)."""
     tokens, total = torch.full_like(x, denoiser.num_tokens), torch.zeros(len(x), dtype=torch.float64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     for place in range(x.shape[1]):
-        log_probs = conditionals(denoiser, tokens, target_class)
+        log_probs = conditionals(denoiser, tokens, classes)
         i = next_of(place, tokens, log_probs)
         value = x[rows, i]
         total += log_probs[rows, i, value]

@@ -25,7 +25,7 @@ from mdlm_cfg.targets.table import TableMixture
 TABLE_SAMPLES = 2000  # drawn of a table for its bounds
 TABLE_POLICIES = ("fixed_order", "confidence", "margin", "entropy")
 POLICIES = ("fixed_order", "confidence")  # of everything else: an order costs as much as a random one
-NUM_DRAWS = 4  # masks per test example for the NELBO
+NUM_DRAWS = 2  # masks per test example for the NELBO
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LikelihoodStudy:
     """
 
     orders: int = 16
-    num_images: int = 64
+    num_images: int = 16
 
     def __post_init__(self) -> None:
         if self.orders < 1:
@@ -118,9 +118,9 @@ class LikelihoodStudy:
         used = denoiser if denoiser is not None else data.target.denoiser()
         x, classes = all_test_examples(data)
         chosen = torch.randperm(len(x), generator=generator_for("likelihood images", plan.seed))[: self.num_images]
-        say = Pieces([1, 1, 20, 20], progress)
-        by_label = {}
-        nelbos = {}
+        rows = [len(x) * NUM_DRAWS, len(chosen) * (self.orders + len(POLICIES)) * x.shape[1]]  # of the network
+        say = Pieces([rows[0], rows[0], rows[1], rows[1]], progress)
+        by_label, nelbos = {}, {}
         for label, labels in (("conditional", classes), ("null", None)):
             say(f"NELBO of {len(x):,} test examples, {label}")
             nelbos[label] = nelbo_bound(used, x, labels, NUM_DRAWS, generator_for("likelihood masks", plan.seed))
