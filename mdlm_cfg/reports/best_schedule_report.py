@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY
+from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.studies.best_schedule.findings import BEST, CONSTANT, OTHERS_BEST, RAMP, BestScheduleFindings
+from mdlm_cfg.studies.best_schedule.findings import BEST, CONSTANT, OTHERS_BEST, RAMP, SCHEDULES, BestScheduleFindings
 
 SCHEDULE_COLOURS = {CONSTANT: GREY, RAMP: COLOURS["tilted"], BEST: COLOURS["exact"], OTHERS_BEST: COLOURS["learned"]}
 
@@ -47,6 +47,7 @@ def _by_w(findings: BestScheduleFindings, folder: Path) -> list[Picture]:
     w, pictures = [at.w for at in findings.at], []
     for scores in findings.scores:
         names = [r.schedule for r in findings.at[0].reached if r.scores == scores]
+        names.sort(key=SCHEDULES.index)  # what is dashed comes last, or it would be hidden
         series: dict[str, Points] = {name: (w, [at.of(scores, name).tv for at in findings.at]) for name in names}
         path = line_plot(
             series, folder / f"best_schedule_{scores}.png", "guidance strength w", "TV to the tilted law",
@@ -57,24 +58,21 @@ def _by_w(findings: BestScheduleFindings, folder: Path) -> list[Picture]:
 
 
 def _strengths(findings: BestScheduleFindings, folder: Path) -> Section:
-    series: dict[str, Points] = {}
-    colours: dict[str, str] = {}
-    rows = []
-    for k, at in enumerate(findings.at):
-        for scores in findings.scores:
-            name = f"w = {at.w:g}" + ("" if scores == "exact" else ", learned")
+    rows, pictures = [], []
+    for scores in findings.scores:
+        series: dict[str, Points] = {}
+        for at in findings.at:
             found = at.of(scores, BEST).strengths
-            series[name] = (range(len(found)), found)
-            colours[name] = CYCLE[k % len(CYCLE)]
+            series[f"w = {at.w:g}"] = (range(len(found)), found)
             rows.append([f"{at.w:g}", scores, *(format_number(w, 3) for w in found)])
-    path = line_plot(
-        series, folder / "strengths.png", "coordinates unmasked already", "best strength",
-        colours=colours, dashed=[name for name in series if name.endswith("learned")],
-    )  # fmt: skip
-    caption = "The best strength for every number of unmasked coordinates; dashed on learned scores."
+        path = line_plot(
+            series, folder / f"strengths_{scores}.png", "coordinates unmasked already", "best strength",
+            f"{scores} scores",
+        )  # fmt: skip
+        pictures.append(Picture(path, f"The best strength for every number of unmasked coordinates, {scores} scores."))
     heads = [f"w_{count}" for count in range(findings.at[0].tilted.ndim)]
     table = Table(["w", "scores", *heads], rows, "w_j is the strength while j coordinates are unmasked.")
-    return Section("The best strengths", "", table, [Picture(path, caption)])
+    return Section("The best strengths", "", table, pictures)
 
 
 def _laws(findings: BestScheduleFindings) -> Section:

@@ -13,7 +13,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.studies.paper.claims import ABSENT, Claim, verdict
+from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, verdict
 from mdlm_cfg.targets.table import TableMixture
 
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ class Laws:
         """TV between two laws."""
         return total_variation(self.by_name[first], self.by_name[second])
 
-    def posterior(self, name: str) -> float:
-        """E p(z | x) under the law."""
+    def mistaken(self, name: str) -> float:
+        """1 - E p(z | x) under the law."""
         joint = self.target.class_weights[self.target_class] * self.target.class_pmf(self.target_class)
-        return float((self.by_name[name] * torch.where(self.target.pmf > 0, joint / self.target.pmf, 0.0)).sum())
+        others = torch.where(self.target.pmf > 0, 1 - joint / self.target.pmf, 1.0)
+        return float((self.by_name[name] * others).sum())
 
     def entropy(self, name: str) -> float:
         """In nats."""
@@ -81,7 +82,7 @@ class Both:
         rows = [
             [
                 f"{laws.w:g}", scores, name,
-                *(f"{v:.4f}" for v in (laws.gap(name), laws.effect(name), laws.posterior(name), laws.entropy(name))),
+                *(_shown(v) for v in (laws.gap(name), laws.effect(name), laws.mistaken(name), laws.entropy(name))),
             ]
             for scores, found in (("exact", self.exact), ("learned", self.learned))
             for laws in found
@@ -93,7 +94,7 @@ class Both:
             "guidance",
             "TV to the tilted law",
             "TV to the class",
-            "E p(z given x)",
+            "1 - E p(z given x)",
             "entropy (nats)",
         ]
         return "The laws", columns, rows
@@ -101,8 +102,15 @@ class Both:
 
 def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
     """Such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" where there are no laws."""
-    parts = [f"{', '.join(f'{name} {number(laws, name):.4f}' for name in names)} (w = {laws.w:g})" for laws in found]
+    parts = [
+        f"{', '.join(f'{name} {_shown(number(laws, name))}' for name in names)} (w = {laws.w:g})" for laws in found
+    ]
     return "; ".join(parts) or ABSENT
+
+
+def _shown(value: float) -> str:
+    """Four digits, scientific where those would hide it."""
+    return f"{value:.1e}" if SAME < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:

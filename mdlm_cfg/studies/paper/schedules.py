@@ -52,8 +52,8 @@ def _on_halves(both: Both) -> list[Claim]:
             Laws.effect, ("early", "late"), lambda laws: laws.effect("late") > laws.effect("early") + SAME,
         ),
         both.claim(
-            "Late guidance gives the better samples: more certain of their class, by E p(z given x).",
-            Laws.posterior, ("early", "late"), lambda laws: laws.posterior("late") > laws.posterior("early") + SAME,
+            "Late guidance gives samples as certain of their class: 1 - E p(z given x) is no larger.",
+            Laws.mistaken, ("early", "late"), lambda laws: laws.mistaken("late") < laws.mistaken("early") + SAME,
         ),
         both.claim(
             "... and more diverse, by the entropy of the law.",
