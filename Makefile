@@ -34,7 +34,8 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
-PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube
+PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube \
+	2507_08965_early 2507_08965_late 2507_08965_normalized
 
 paper: $(STAMP)
 	for name in $(PAPER); do $(BIN)/python train.py experiment=paper/$$name logger=csv || exit 1; done

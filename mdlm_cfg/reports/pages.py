@@ -6,16 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
 from mdlm_cfg.reports.departure_report import departure_sections
+from mdlm_cfg.reports.likelihood_report import bounds_sections, table_likelihood_sections
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.policies_report import policies_sections
+from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.departure.findings import DepartureFindings
+from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihoodFindings
 from mdlm_cfg.studies.policies.findings import PolicyFindings
 from mdlm_cfg.studies.study import Findings
 
 PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
     PolicyFindings: policies_sections,
     DepartureFindings: departure_sections,
+    BestScheduleFindings: best_schedule_sections,
+    TableLikelihoodFindings: table_likelihood_sections,
+    BoundsFindings: bounds_sections,
 }
 
 
