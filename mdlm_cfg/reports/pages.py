@@ -6,10 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.reports.correction_report import correction_sections
+from mdlm_cfg.reports.inpainting_report import inpainting_sections
+from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
 from mdlm_cfg.reports.page import Section
+from mdlm_cfg.studies.correction.findings import TableCorrection
+from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
+from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
 from mdlm_cfg.studies.study import Findings
 
-PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {}
+PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
+    TableCorrection: correction_sections,
+    MixtureCorrection: mixture_correction_sections,
+    InpaintingFindings: inpainting_sections,
+}
 
 
 def sections_of(findings: Findings, folder: Path) -> list[Section]:
