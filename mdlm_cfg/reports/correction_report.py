@@ -8,7 +8,7 @@ from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.studies.correction.findings import TableCorrection
+from mdlm_cfg.studies.correction.findings import SampleRow, TableCorrection
 
 SHOWN_COLOURS = {
     "guided": COLOURS["exact"], "weighted": COLOURS["tilted"], "resampled": "#009E73", "perfect": GREY,
@@ -78,28 +78,29 @@ def _samples(findings: TableCorrection, folder: Path) -> Section:
         "where too few samples are effective for that."
     )
     heads = ["w", "n", "guided", "weighted", "expected", "resampled", "perfect"]
-    pictures = []
-    for guidance in findings.plan.guidances:
-        here = findings.samples_at(guidance)
-        if len(here) < 2:
-            continue
-        n = [float(row.num_samples) for row in here]
-        series: dict[str, Points] = {
-            "guided": (n, [row.guided for row in here]),
-            "weighted": (n, [row.weighted for row in here]),
-            "resampled": (n, [row.resampled for row in here]),
-            "perfect": (n, [row.floor for row in here]),
-        }
-        limit = [(float(row.num_samples), row.expected_weighted) for row in here if row.expected_weighted is not None]
-        if limit:
-            series["weighted, expected"] = [p[0] for p in limit], [p[1] for p in limit]
-        path = line_plot(
-            series, folder / f"tv_w{guidance.constant:g}.png", "number of samples n", "TV to the tilted law",
-            f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS,
-            dashed=["weighted, expected", "perfect"],
-        )  # fmt: skip
-        pictures.append(Picture(path, f"w = {guidance.label}: distance to the tilted law against n."))
-    return Section("Samples against their number", text, Table(heads, rows, note), pictures)
+    pictures = [_against_n(findings.samples_at(guidance), folder) for guidance in findings.plan.guidances]
+    return Section("Samples against their number", text, Table(heads, rows, note), [p for p in pictures if p])
+
+
+def _against_n(rows: list[SampleRow], folder: Path) -> Picture | None:
+    """The curves of one strength; None where there is one number of samples."""
+    if len(rows) < 2:
+        return None
+    n, guidance = [float(row.num_samples) for row in rows], rows[0].guidance
+    series: dict[str, Points] = {
+        "guided": (n, [row.guided for row in rows]),
+        "weighted": (n, [row.weighted for row in rows]),
+        "resampled": (n, [row.resampled for row in rows]),
+        "perfect": (n, [row.floor for row in rows]),
+    }
+    limit = [(float(row.num_samples), row.expected_weighted) for row in rows if row.expected_weighted is not None]
+    if limit:
+        series["weighted, expected"] = [p[0] for p in limit], [p[1] for p in limit]
+    path = line_plot(
+        series, folder / f"tv_w{guidance.constant:g}.png", "number of samples n", "TV to the tilted law",
+        f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS, dashed=["weighted, expected", "perfect"],
+    )  # fmt: skip
+    return Picture(path, f"w = {guidance.label}: distance to the tilted law against n.")
 
 
 def _resampling(findings: TableCorrection, folder: Path) -> Section:

@@ -121,14 +121,15 @@ def test_the_verdict_says_the_figures(learned: TableCorrection) -> None:
 
 
 def test_everything_is_json_and_has_a_page(learned: TableCorrection, exact: TableCorrection, tmp_path: Path) -> None:
-    for found in (learned, exact):
+    for found in (exact, learned):
         plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
         assert plain["version"] == 2 and plain["plan"]["policy"] == "confidence" and plain["target_class"] == 1
         assert len(plain["distances"]) == len(found.rows()) == 6
         assert sorted(found.arrays()) == plain["laws"]
-        sections = sections_of(found, tmp_path)
-        assert all(p.path.is_file() for s in sections for p in s.pictures)
-        assert sum(len(s.pictures) for s in sections) == 4
+    sections = sections_of(found, tmp_path)
+    assert all(p.path.is_file() for s in sections for p in s.pictures)
+    assert sum(len(s.pictures) for s in sections) == 4
+    assert sections[0].table is not None and sections[0].table.rows[1][4] == f"{1 / learned.costs[1].ess:,.3g}"
     assert found.arrays()["tilted_w2"].sum() == pytest.approx(1)
 
 
@@ -208,7 +209,7 @@ def test_what_cannot_be_answered_is_refused_before_any_work(
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("denoiser=exact", "data=toy_1d_overlap", "w=[0,2]", "num_samples=100", f"out={tmp_path}")
+    more = ("denoiser=exact", "data=toy_1d_overlap", "w=[2]", "num_samples=100", f"out={tmp_path}")
     assert run("eval", "experiment=correction", *more) == 0
     assert "guidance ends" in capsys.readouterr().out
     plain = json.loads((tmp_path / "report.json").read_text())

@@ -218,7 +218,14 @@ def test_what_cannot_be_answered_is_refused_before_any_work(settings: dict[str, 
 
 
 def test_a_table_is_inpainted_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("denoiser=exact", "study=inpainting", "data=toy_2d_overlap", "w=[0,2]", "num_samples=500", f"out={tmp_path}")
+    more = (
+        "denoiser=exact",
+        "study=inpainting",
+        "data=toy_2d_overlap",
+        "w=[0,2]",
+        "num_samples=500",
+        f"out={tmp_path}",
+    )
     assert run("eval", *more, "study.num_free=1", "target_class=1") == 0
     assert "The slices' ledgers" in capsys.readouterr().out
     plain = json.loads((tmp_path / "report.json").read_text())
