@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.page import Section
+from mdlm_cfg.reports.sequence_report import sequence_sections
+from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.study import Findings
 
-PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {}
+PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
+    SequenceFindings: sequence_sections,
+}
 
 
 def sections_of(findings: Findings, folder: Path) -> list[Section]:

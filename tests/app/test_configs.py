@@ -41,12 +41,13 @@ def made(settings: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", names("data"))
 def test_data(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
-    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]))
-    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens"} else []
+    chain = {"initial": np.ones((2, 1)), "transition": np.ones((2, 1, 1)), "emission": np.full((2, 1, 3), 1 / 3)}
+    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]), num_dims=4, **chain)
+    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens", "hmm"} else []
     for command in ("train", "eval"):
         data = made(composed(f"data={name}", *more, name=command)["data"])
         assert data.name and data.seed == 0
-    if name.startswith("toy") or name == "table":
+    if name.startswith(("toy", "hmm")) or name == "table":
         data.setup()
         assert set(data.describe()) >= {"name", "num_tokens", "num_classes", "grid_shape", "fingerprint"}
         assert data.name == name
