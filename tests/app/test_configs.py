@@ -18,7 +18,7 @@ from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
 
-SHAPES = {"toy": (2,), "image": (28, 28)}
+SHAPES = {"toy": (2,), "image": (28, 28), "sequence": (64,)}
 
 
 def names(group: str) -> list[str]:
@@ -117,6 +117,7 @@ def test_experiment(name: str) -> None:
     made(config["data"])
     build_trainer(config["trainer"], [], [])
     shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
+    shape = (64,) if config["data"].get("name", "").startswith("hmm") else shape
     build_module(config, described(shape))
     assert [guidance.constant for guidance in plan_of(config).guidances] == config["w"]
 
