@@ -12,14 +12,13 @@ from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 
 SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
 LINE = 128  # positions in a line of a listing
-SETS = {
-    EXACT: "exact scores", FLOOR: "exact scores again (noise floor)", LEARNED: "learned scores",
-    CLASS: "class, unguided",
-}  # fmt: skip
+SETS = {EXACT: "exact", FLOOR: "exact again", LEARNED: "learned", CLASS: "class"}
+HEADS = ("p(z | x)", "ln p(x | z)", "pairs to class", "pairs to exact")
 SET_COLOURS = {EXACT: COLOURS["exact"], FLOOR: GREY, LEARNED: COLOURS["learned"], CLASS: "#000000"}
 
 
@@ -29,6 +28,7 @@ def sequence_sections(findings: SequenceFindings, folder: Path) -> list[Section]
     return [
         *([_score(findings)] if findings.has_learned else []),
         _guided(findings, folder),
+        _in_full(findings),
         *([_compared(findings, folder)] if findings.compared else []),
         *_aligned(findings),
     ]
@@ -56,43 +56,57 @@ def _score(findings: SequenceFindings) -> Section:
 
 def _guided(findings: SequenceFindings, folder: Path) -> Section:
     f = findings
-    rows = [[f"{one.w:g}", SETS[one.name], *_cells(one, f.grams)] for one in f.sets]
+    rows = [[f"{one.w:g}", SETS[one.name], *_cells(one)] for one in f.sets]
     text = (
         f"{f.plan.num_samples:,} sequences of {_class(f)} in each set, by {f.plan.sampler.label}, guidance of the "
         f"kind “{f.kind}”, seed {f.plan.seed}. Each sequence is judged exactly: p(z | x) says how surely it is of its "
-        "class, ln p(x | z) how likely it is there. n-grams are n neighbouring values at any place: shown is the total "
-        "variation of their law in each set to the class's own law (known exactly), and to that in the exact guided "
-        "samples.\n\n"
-        "The noise of so few samples is in every distance. What the class's own draws show to the class is noise "
-        "alone, and so is what exact guided samples again show to exact guided samples."
+        "class, ln p(x | z) in nats how likely it is there. Pairs are neighbouring values at any place: shown is the "
+        "total variation of their law in each set to the class's own law (known exactly), and to that of the exact "
+        "guided samples.\n\n"
+        "The noise of so few samples is in every distance. What the class's own draws (“class”) show to the class is "
+        "noise alone, and so is what exact guided samples again (“exact again”) show to exact guided samples."
     )
-    table = Table(["w", "set", *_heads(f.grams)], rows, _note(findings))
+    table = Table(["w", "set", *HEADS], rows, "± is one standard error.")
     return Section("Guided samples against exact ones", text, table, _curves(f, folder))
 
 
-def _heads(grams: Sequence[int]) -> list[str]:
-    to = [f"{n}-grams to {whose}" for whose in ("class", "exact") for n in grams]
-    return ["class posterior", "log-likelihood", "diversity", "entropy of pairs", *to]
-
-
-def _cells(one: SequenceSet, grams: Sequence[int]) -> list[str]:
+def _cells(one: SequenceSet) -> list[str]:
     s = one.statistics
     return [
         f"{s.posterior:.3f} ± {s.posterior_se:.3f}",
-        f"{s.log_prob:.1f} ± {s.log_prob_se:.1f}" + (f" ({s.impossible:.1%} impossible)" if s.impossible else ""),
-        format_number(s.diversity, 3),
-        format_number(s.pair_entropy, 3),
-        *(format_number(one.tv_class[n], 3) for n in grams),
-        *(format_number(one.tv_exact.get(n), 3) for n in grams),
+        f"{s.log_prob:.1f} ± {s.log_prob_se:.1f}",
+        format_number(one.tv_class.get(2), 3),
+        format_number(one.tv_exact.get(2), 3),
     ]
 
 
-def _note(findings: SequenceFindings) -> str:
-    return (
-        "Log-likelihood: mean ln p(x | z) in nats per sequence (of those that are possible), ± one standard error. "
-        f"Diversity: the share of the {findings.num_dims} positions in which two sequences of a set differ. "
-        "Entropy of pairs: of the law of neighbouring pairs, in nats."
+def _in_full(findings: SequenceFindings) -> Section:
+    """What the sets are like beside how likely they are."""
+    f = findings
+    lengths = [n for n in f.grams if n != 2]  # of pairs the other table speaks
+    rows = [
+        [
+            f"{one.w:g}", SETS[one.name],
+            *(format_number(value, 3) for value in (one.statistics.diversity, one.statistics.pair_entropy)),
+            *(format_number(one.tv_class[n], 3) for n in lengths),
+            *(format_number(one.tv_exact.get(n), 3) for n in lengths),
+            *([f"{one.statistics.impossible:.1%}"] if _any_impossible(f) else []),
+        ]
+        for one in f.sets
+    ]  # fmt: skip
+    text = (
+        f"Differ: the share of the {f.num_dims} positions in which two sequences of a set differ. Entropy: of the law "
+        "of pairs, in nats. The other columns are the total variation of the law of n-grams, n neighbouring values at "
+        "any place, to the class's own and to that of the exact guided samples."
     )
+    grams = [f"{n} to {whose}" for whose in ("class", "exact") for n in lengths]
+    heads = ["w", "set", "differ", "entropy", *grams, *(["impossible"] if _any_impossible(f) else [])]
+    note = "Impossible: the share of sequences that the class does not allow; they are left out of ln p(x | z)."
+    return Section("Variety and n-grams", text, Table(heads, rows, note if _any_impossible(f) else ""))
+
+
+def _any_impossible(findings: SequenceFindings) -> bool:
+    return any(one.statistics.impossible for one in findings.sets)
 
 
 def _curves(findings: SequenceFindings, folder: Path) -> list[Picture]:
@@ -126,17 +140,18 @@ def _curves(findings: SequenceFindings, folder: Path) -> list[Picture]:
 def _compared(findings: SequenceFindings, folder: Path) -> Section:
     f = findings
     rows = [
-        [f"{one.w:g}", one.name, one.sampler.label, str(one.sampler.calls(f.num_dims)), *_cells(one, f.grams)]
+        [f"{one.w:g}", one.name, _order(one.sampler), str(one.sampler.calls(f.num_dims)), *_cells(one)]
         for one in f.compared
         if one.sampler is not None
     ]
     text = (
-        f"The same guidance with other orders and fewer calls of the denoiser, {f.plan.num_samples:,} sequences each. "
-        "One at a time (first_hitting) at w = 0 on exact scores every order draws the class itself; with guidance the "
-        "order matters, and with several positions a call, neighbours that are drawn at once do not see each other."
+        f"The same guidance with other orders and fewer calls of the denoiser, {f.plan.num_samples:,} sequences each: "
+        f"{f.num_dims} calls are one position at a time, fewer are steps of event_leaping (or tau_leaping). At w = 0 "
+        "on exact scores every order of one at a time draws the class itself. With guidance the order matters, and "
+        "with several positions a call, neighbours that are drawn at once do not see each other."
     )
     note = f"Calls: per conditional. To exact: to exact guided samples by {f.plan.sampler.label}."
-    table = Table(["w", "scores", "sampler", "calls", *_heads(f.grams)], rows, note)
+    table = Table(["w", "scores", "order", "calls", *HEADS], rows, note)
     return Section("Which order, and how many at a time", text, table, _by_calls(f, folder))
 
 
@@ -161,20 +176,25 @@ def _by_calls(findings: SequenceFindings, folder: Path) -> list[Picture]:
                 continue
             path = line_plot(
                 series, folder / f"calls_{key}_w{w:g}.png", "calls of the denoiser, per conditional", label,
-                log_x=True, from_zero=False, levels={"class, unguided": f.at(w, CLASS).row()[key]},
+                log_x=True, from_zero=False, levels={"class": f.at(w, CLASS).row()[key]},
             )  # fmt: skip
-            pictures.append(Picture(path, f"At w = {w:g}, {SETS[name]}."))
+            pictures.append(Picture(path, f"At w = {w:g}, {SETS[name]} scores."))
     return pictures
+
+
+def _order(sampler: Sampler) -> str:
+    """Who comes next, in a word."""
+    return sampler.name if sampler.name == "tau_leaping" else str(sampler.policy or "rate")
 
 
 def _lines_of(one: SequenceSet) -> list[str]:
     """The lines of the picture that a set is a point of: all end in one at a time."""
     assert one.sampler is not None
-    policy = "rate" if one.sampler.policy is None else str(one.sampler.policy)
+    order = _order(one.sampler)
     if one.sampler.exact_in_time:
         ends = {"rate": ["event-leaping, rate", "tau-leaping"], "confidence": ["event-leaping, confidence"]}
-        return ends.get(policy, [f"one at a time, {policy}"])
-    return ["tau-leaping" if one.sampler.name == "tau_leaping" else f"event-leaping, {policy}"]
+        return ends.get(order, [f"one at a time, {order}"])
+    return ["tau-leaping" if order == "tau_leaping" else f"event-leaping, {order}"]
 
 
 def _aligned(findings: SequenceFindings) -> list[Section]:
@@ -187,7 +207,7 @@ def _aligned(findings: SequenceFindings) -> list[Section]:
         first = f.strengths[0]
         for k in range(len(by_w[first])):
             rows = {w: by_w[w][k] for w in f.strengths}
-            blocks.append(f"{SETS[name]}, sequence {k + 1}\n{_block(rows, rows[first], symbols)}")
+            blocks.append(f"{SETS[name]} scores, sequence {k + 1}\n{_block(rows, rows[first], symbols)}")
     text = (
         f"The same random numbers at every strength, positions in the same random order. ^ marks what differs from "
         f"w = {f.strengths[0]:g}: what guidance changed, there or earlier on the way."

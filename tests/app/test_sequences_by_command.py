@@ -11,7 +11,7 @@ from commands import TINY, refusal, run
 
 SMALL = (
     *("data.batch_size=8", "data.steps_per_epoch=2", "data.num_val=8", "data.num_test=20"),
-    *("data.target.num_dims=10", "w=[0,2]", "num_samples=6"),
+    *("data.target.num_dims=12", "w=[0,2]", "num_samples=6"),
 )
 
 
@@ -29,11 +29,11 @@ def report_in(folder: Path) -> dict:
 
 def test_a_network_is_trained_and_judged(trained: Path) -> None:
     found = report_in(trained / "hmm_dialects")
-    assert found["data"]["grid_shape"] == [10] and found["data"]["num_tokens"] == 27
+    assert found["data"]["grid_shape"] == [12] and found["data"]["num_tokens"] == 27
     assert {row["set"] for row in found["distances"]} == {"exact", "floor", "learned", "class"}
     assert found["score_error"]["conditional"]["num_sequences"] == 20
     assert {(row["sampler"], row["calls"]) for row in found["samplers"]} == {
-        ("first_hitting", 10), ("event_leaping", 8), ("tau_leaping", 8),
+        ("first_hitting", 12), ("event_leaping", 8), ("tau_leaping", 8),
     }  # fmt: skip
     assert found["test"]["test/nelbo"] > 0 and found["verdict"]
     page = next(trained.rglob("report.html")).read_text()
@@ -46,7 +46,7 @@ def test_it_is_judged_again_without_the_comparison(trained: Path, tmp_path: Path
     found = report_in(out)
     assert found["samplers"] == [] and {row["w"] for row in found["distances"]} == {1.0}
     with np.load(out / "arrays.npz") as held:
-        assert held["learned_w1"].shape == (6, 10)
+        assert held["learned_w1"].shape == (6, 12)
 
 
 def own_file(path: Path, **changes: object) -> Path:

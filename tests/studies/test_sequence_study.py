@@ -21,6 +21,7 @@ from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law
 from mdlm_cfg.reports.page import render_page
 from mdlm_cfg.reports.sequence_report import sequence_sections
+from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
@@ -185,19 +186,34 @@ def test_aligned_sequences_differ_where_guidance_did_it(blurred: SequenceFinding
     assert "^" in listing
 
 
+def _columns(table: Table) -> list[tuple[str, ...]]:
+    return list(zip(table.columns, *table.rows))
+
+
 def test_the_report_has_everything(blurred: SequenceFindings, tmp_path: Path) -> None:
     sections = sequence_sections(blurred, tmp_path)
     assert [section.title for section in sections] == [
-        "Score error", "Guided samples against exact ones", "Which order, and how many at a time", "Sequences to read",
+        "Score error", "Guided samples against exact ones", "Variety and n-grams",
+        "Which order, and how many at a time", "Sequences to read",
     ]  # fmt: skip
     pictures = [picture.path for section in sections for picture in section.pictures]
     assert len(pictures) == len(set(pictures)) == 8 and all(path.is_file() for path in pictures)
-    for section, rows in ((sections[1], blurred.sets), (sections[2], blurred.compared)):
+    for section, rows in ((sections[1], blurred.sets), (sections[3], blurred.compared)):
         assert section.table is not None
         for cells, one in zip(section.table.rows, rows, strict=True):
             row = dict(zip(section.table.columns, cells))
-            assert row["w"] == f"{one.w:g}" and row["2-grams to class"] == f"{one.tv_class[2]:.3f}"
-            assert row["class posterior"].startswith(f"{one.statistics.posterior:.3f}")
+            assert row["w"] == f"{one.w:g}" and row["pairs to class"] == f"{one.tv_class[2]:.3f}"
+            assert row["p(z | x)"].startswith(f"{one.statistics.posterior:.3f}")
+            assert row["ln p(x | z)"].startswith(f"{one.statistics.log_prob:.1f}")
+    table = sections[2].table
+    assert table is not None
+    for cells, one in zip(table.rows, blurred.sets, strict=True):
+        row = dict(zip(table.columns, cells))
+        assert row["3 to class"] == f"{one.tv_class[3]:.3f}" and row["differ"] == f"{one.statistics.diversity:.3f}"
+    for section in sections[:4]:  # all fit a terminal of 80 columns
+        assert section.table is not None
+        widths = [max(map(len, [*head.split(), *column])) for head, *column in _columns(section.table)]
+        assert sum(widths) + 3 * len(widths) <= 80 or section.title == "Score error"
     page = render_page("Tiny", sections)
     assert f"<pre>{sections[-1].listing.splitlines()[0]}" in page
 
@@ -222,7 +238,9 @@ def test_what_was_not_learned_is_absent(tmp_path: Path) -> None:
     assert exact.to_dict()["score_error"] == {} and exact.to_dict()["samplers"] == []
     assert exact.names == ["exact", "floor", "class"] and list(exact.aligned) == ["exact"]
     assert not any("learned" in name or "score" in name for name in exact.numbers())
-    assert [section.title for section in sequence_sections(exact, tmp_path)] == ["Guided samples against exact ones"]
+    assert [section.title for section in sequence_sections(exact, tmp_path)] == [
+        "Guided samples against exact ones", "Variety and n-grams",
+    ]  # fmt: skip
 
 
 def test_sequences_that_the_class_does_not_allow_are_said(tmp_path: Path) -> None:
@@ -230,8 +248,9 @@ def test_sequences_that_the_class_does_not_allow_are_said(tmp_path: Path) -> Non
     one = dataclasses.replace(
         found.sets[0], statistics=dataclasses.replace(found.sets[0].statistics, impossible=0.25, log_prob=math.nan)
     )
-    shown = sequence_sections(dataclasses.replace(found, sets=[one, *found.sets[1:]]), tmp_path)[0].table
-    assert shown is not None and "25.0% impossible" in shown.rows[0][3]
+    shown = sequence_sections(dataclasses.replace(found, sets=[one, *found.sets[1:]]), tmp_path)[1].table
+    assert shown is not None and shown.columns[-1] == "impossible" and shown.rows[0][-1] == "25.0%"
+    assert "left out" in shown.note and "impossible" not in sequence_sections(found, tmp_path)[1].table.columns  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_studied_is_refused() -> None:

@@ -8,7 +8,7 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.training.data.base import Loading
 from mdlm_cfg.training.data.tables import TargetData
 
-LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 500, "num_test": 2000}
+LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 500, "num_test": 1000}
 
 
 class HiddenMarkovData(TargetData):
@@ -18,7 +18,7 @@ class HiddenMarkovData(TargetData):
         target: the mixture.
         name: what to call it.
         steps_per_epoch: training steps that make an epoch.
-        loading: see `Loading`; default batches of 64 and 250, 500 sequences to validate on, 2,000 to test on.
+        loading: see `Loading`; default batches of 64 and 250, 500 sequences to validate on, 1,000 to test on.
 
     Raises:
         UserError: a count below 1.
