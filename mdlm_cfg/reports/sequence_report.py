@@ -140,7 +140,7 @@ def _curves(findings: SequenceFindings, folder: Path) -> list[Picture]:
 def _compared(findings: SequenceFindings, folder: Path) -> Section:
     f = findings
     rows = [
-        [f"{one.w:g}", one.name, _order(one.sampler), str(one.sampler.calls(f.num_dims)), *_cells(one)]
+        [f"{one.w:g}", one.name, _order(one.sampler), str(one.sampler.calls(f.num_dims)), *_cells(one)[:-1]]
         for one in f.compared
         if one.sampler is not None
     ]
@@ -150,8 +150,7 @@ def _compared(findings: SequenceFindings, folder: Path) -> Section:
         "on exact scores every order of one at a time draws the class itself. With guidance the order matters, and "
         "with several positions a call, neighbours that are drawn at once do not see each other."
     )
-    note = f"Calls: per conditional. To exact: to exact guided samples by {f.plan.sampler.label}."
-    table = Table(["w", "scores", "order", "calls", *HEADS], rows, note)
+    table = Table(["w", "scores", "order", "calls", *HEADS[:-1]], rows, "Calls: per conditional.")
     return Section("Which order, and how many at a time", text, table, _by_calls(f, folder))
 
 

@@ -57,17 +57,17 @@ def load_hidden_markov(path: str | Path, num_dims: int | None = None) -> HiddenM
     path = Path(path)
     required = MARKOV_ARRAYS if num_dims is None else MARKOV_ARRAYS[:-1]
     arrays = read_npz(path, required, NAMES)
-    laws = [_numbers_in(path, name, arrays) for name in MARKOV_ARRAYS[:-1]]
+    initial, transition, emission, weights = (_numbers_in(path, name, arrays) for name in MARKOV_ARRAYS[:-1])
     if num_dims is None:
         length = arrays["num_dims"]
         if length.dtype.kind not in "iu" or length.size != 1:
             raise UserError(f"{path}: num_dims must be one whole number, not {length.dtype} of shape {length.shape}")
         num_dims = int(length.item())
-    if laws[2].ndim == 3 and laws[2].shape[2] == 1:
-        raise UserError(f"{path}: emission of shape {tuple(laws[2].shape)} leaves one value; give N >= 2")
+    if emission.ndim == 3 and emission.shape[2] == 1:
+        raise UserError(f"{path}: emission of shape {tuple(emission.shape)} leaves one value; give N >= 2")
     names = {name: names_in(path, name, arrays) for name in NAMES}
     try:
-        return HiddenMarkovMixture(*laws, num_dims=num_dims, **names)
+        return HiddenMarkovMixture(initial, transition, emission, weights, num_dims=num_dims, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
