@@ -125,8 +125,9 @@ def _curves(findings: SequenceFindings, folder: Path) -> list[Picture]:
         names = [n for n in (FLOOR, LEARNED, CLASS) if n in f.names] if key.startswith("tv_exact") else shown
         series: dict[str, Points] = {}
         for name in names:
-            values = [f.at(w, name).row().get(key) for w in f.strengths]
-            if all(value is not None for value in values):
+            rows = [f.at(w, name).row() for w in f.strengths]
+            values = [float(row[key]) for row in rows if row.get(key) is not None]
+            if len(values) == len(rows):
                 series[SETS[name]] = (f.strengths, values)
         if series:
             path = line_plot(
