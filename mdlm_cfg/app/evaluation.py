@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, study_of
+from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, own_study, study_of
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
@@ -113,6 +113,7 @@ def evaluate(
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     report.folder.mkdir(parents=True, exist_ok=True)
     remove_earlier(report.folder)
+    asked = asked or own_study(data)
     if asked is not None:
         return _asked(asked.run(data, denoiser, plan, report.say), report)
     study = study_of(data)
@@ -125,7 +126,7 @@ def evaluate(
 
 
 def _asked(findings: Findings, report: Report) -> Written:
-    """The report of a study that was asked for by name."""
+    """The report of a study that was, or can be, asked for by name."""
     arrays = findings.arrays()
     if arrays:
         np.savez_compressed(report.folder / ARRAYS, **arrays)  # type: ignore[arg-type]
@@ -241,9 +242,9 @@ def _training_sections(folder: Path) -> list[Section]:
         label: (minutes, [float(row[name]) for row in rows])
         for label, name in (("with the class", "val/nelbo"), ("without (null)", "val/nelbo_null"))
     }
-    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation images against minutes.")
+    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation data against minutes.")
     table = Table(
         ("minutes", "NELBO", "NELBO without class"),
         [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
     )
-    return [Section("Training", "Nats per data point, validation images, averaged weights.", table, [picture])]
+    return [Section("Training", "Nats per data point, validation data, averaged weights.", table, [picture])]

@@ -15,11 +15,13 @@ from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.asked import check_table
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
@@ -114,10 +116,14 @@ def study_of(data: Any) -> str:
 def has_study(data: Any) -> bool:
     """Whether there is a study for these data."""
     try:
-        study_of(data)
+        return own_study(data) is not None or bool(study_of(data))
     except UserError:
         return False
-    return True
+
+
+def own_study(data: Any) -> Study | None:
+    """The study that data have where none is asked for, if it is one that can be asked for by name."""
+    return Sequences() if isinstance(data.target, HiddenMarkovMixture) else None
 
 
 def build_study(settings: Mapping[str, Any] | None) -> Study | None:
@@ -140,6 +146,11 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
         if paper is not None:
             raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
         asked.check(data, plan)
+        return
+    if (own := own_study(data)) is not None:
+        if paper is not None:
+            raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
+        own.check(data, plan)
         return
     study = study_of(data)
     if study == TABLE:

@@ -98,7 +98,8 @@ def _against_n(rows: list[SampleRow], folder: Path) -> Picture | None:
         series["weighted, expected"] = [p[0] for p in limit], [p[1] for p in limit]
     path = line_plot(
         series, folder / f"tv_w{guidance.constant:g}.png", "number of samples n", "TV to the tilted law",
-        f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS, dashed=["weighted, expected", "perfect"],
+        f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS,
+        dashed=["weighted, expected", "perfect"],
     )  # fmt: skip
     return Picture(path, f"w = {guidance.label}: distance to the tilted law against n.")
 

@@ -14,6 +14,7 @@ from mdlm_cfg.reports.likelihood_report import bounds_sections, table_likelihood
 from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.policies_report import policies_sections
+from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
@@ -21,6 +22,7 @@ from mdlm_cfg.studies.departure.findings import DepartureFindings
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
 from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihoodFindings
 from mdlm_cfg.studies.policies.findings import PolicyFindings
+from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.study import Findings
 
 PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
@@ -32,6 +34,7 @@ PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
     TableCorrection: correction_sections,
     MixtureCorrection: mixture_correction_sections,
     InpaintingFindings: inpainting_sections,
+    SequenceFindings: sequence_sections,
 }
 
 

@@ -46,6 +46,16 @@ NETS = {
         "num_heads": 2,
         "stem_channels": 8,
     },
+    "sequence": {
+        "num_tokens": 5,
+        "grid_shape": (12,),
+        "patch_size": 4,
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "stem_channels": 6,
+        "stem_depth": 2,
+    },
     "grey image": {
         "num_tokens": 7,
         "grid_shape": (6, 6),
@@ -183,7 +193,7 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
         ({"depth": -1}, "depth must be at least 0, not -1"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
-        ({"stem_channels": 4}, "two-dimensional"),
+        ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, "one or two axes"),
     ],
 )
 def test_bad_arguments_are_named(changed: dict, message: str) -> None:

@@ -23,13 +23,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 # `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 Batch = tuple[Tensor, Tensor]
-Target = TableMixture | BernoulliMixture
+Target = TableMixture | BernoulliMixture | HiddenMarkovMixture
 MOST = 2**31 - 1  # of anything counted
 
 
