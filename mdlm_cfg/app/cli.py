@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.schema import register
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ def _run(name: str, task: Task) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(name, CONFIGS), end="")
         return
+    sys.argv[1:] = quoted(sys.argv[1:])
     failures: list[Failure] = []
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")

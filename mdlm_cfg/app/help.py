@@ -5,13 +5,13 @@ Nothing heavy is imported: the answer comes within a second.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
     "train": """\
@@ -28,11 +28,14 @@ Judge a trained network, or an exact denoiser, under guidance.
     python eval.py                                     the newest run
     python eval.py ckpt_path=FILE w=[0,1,8]            another run, other strengths
     python eval.py sampler=tau_leaping steps=16 guidance=normalized target_class=1
+    python eval.py 'w=[2,ramp(0,4),interval(4,0.3,0.9)]' 'policy=fixed_order(1,0)'
     python eval.py denoiser=exact data=toy_2d_overlap  exact laws: nothing is trained""",
 }
 NOTES = """\
 Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
-In zsh quote brackets: 'w=[0,1,2]'. A value that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
+Put an option that holds brackets, | or ; into single quotes, in bash as in zsh: 'w=[0,ramp(0,4)]'
+'policy=fixed_order(1,0)' (bash takes w=[0,1,2] without).
+A path that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
 
 
 def help_text(name: str, configs: Path) -> str:
@@ -78,12 +81,6 @@ def _first_comment(path: Path) -> str:
 
 def _indent(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """ "; did you mean ...?" for the options nearest to a word; empty where none is near."""
-    near = difflib.get_close_matches(word, list(options), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def suggestion(message: str, configs: Path, name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from mdlm_cfg.app.schema import EVALUATION_KEYS
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
+from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
@@ -32,19 +34,24 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: anything in it that no study could do.
     """
-    given = config["w"] if isinstance(config["w"], list) else [config["w"]]
-    if not all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
-        raise UserError(f"w = {config['w']} must be a number or a list of numbers, such as w=[0,1,2]")
+    w, policy = config["w"], config["policy"]
+    if isinstance(w, str):
+        strengths = parse_strengths(w)
+    else:
+        strengths = [parse_strength(one) for one in (w if isinstance(w, list) else [w])]
     kind, steps, events = kind_of(config["guidance"]), config["steps"], config["events"]
     if steps is None and events is None and config["sampler"] != FIRST_HITTING:
         steps = DEFAULT_STEPS
     return Plan(
-        guidances=tuple(Guidance(float(w), kind, config["temperature"], config["top_p"]) for w in given),
-        sampler=Sampler(config["sampler"], steps, config["schedule"], policy=config["policy"], events=events),
+        guidances=tuple(Guidance(one, kind, config["temperature"], config["top_p"]) for one in strengths),
+        sampler=Sampler(
+            config["sampler"], steps, config["schedule"],
+            policy=None if policy is None else parse_policy(policy), events=events,
+        ),
         num_samples=config["num_samples"],
         seed=config["seed"],
         classes=None if config["target_class"] is None else (config["target_class"],),
-    )
+    )  # fmt: skip
 
 
 def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -132,6 +139,7 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
     Args:
         asked: a study by name, in place of the one for these data.
     """
+    plan.check_dims(math.prod(data.grid_shape))
     if asked is not None:
         if paper is not None:
             raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
@@ -141,7 +149,7 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
     if study == TABLE:
         z = target_class_of(plan, data.target)
         start(data.target.denoiser(), z)
-        strongest = max(guidance.constant for guidance in plan.guidances)
+        strongest = max(w for guidance in plan.guidances for w in guidance.table(data.target.num_dims))
         if data.target.class_weights[z] == 0 and strongest > 0:
             raise UserError(
                 f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,21 @@ class Guidance:
     def by_rate(self) -> Guidance:
         """The same rho, undivided: what a policy, which decides on time itself, is given."""
         return replace(self, kind=KINDS["rate"])
+
+    @property
+    def is_schedule(self) -> bool:
+        """Whether w changes as coordinates are unmasked: no one tilted law belongs to such a strength."""
+        return callable(self.w)
+
+    @property
+    def written(self) -> float | str:
+        """w as findings have it: a number, or the name of a schedule."""
+        return str(self.w) if callable(self.w) else self.w
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values: `w` and `kind`; and `temperature` and `top_p`, where they change something."""
+        more = {"temperature": self.temperature, "top_p": self.top_p}
+        return {"w": self.written, "kind": str(self.kind), **{what: v for what, v in more.items() if v != 1}}
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, did_you_mean
 
 ALLOWED = "a number, ramp(start,end), interval(w,begin,end[,outside]) or a list of D numbers such as [0.58,2.0]"
 
@@ -113,9 +113,20 @@ def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[flo
         value = value.tolist()
     if isinstance(value, str):
         return _parse_text(value)
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and value and all(_is_number(w) for w in value):
         return PerCount([float(w) for w in value])
-    return float(value)
+    if _is_number(value):
+        return float(value)  # type: ignore[arg-type]
+    raise _unreadable(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unreadable(value: object) -> UserError:
+    near = did_you_mean(value.split("(")[0], ("ramp", "interval")) if isinstance(value, str) else ""
+    return UserError(f"the strength {value!r} cannot be read; write {ALLOWED}{near}")
 
 
 def _parse_text(text: str) -> Strength:
@@ -133,7 +144,7 @@ def _parse_text(text: str) -> Strength:
         return PerCount(numbers)
     if name == "" and opening + closing == "" and len(numbers) == 1:
         return numbers[0]
-    raise UserError(f"the strength {text!r} cannot be read; write {ALLOWED}")
+    raise _unreadable(text)
 
 
 def parse_strengths(text: str) -> list[Strength]:

@@ -61,7 +61,7 @@ class LedgerLaws:
         target, guidance, target_class: whose laws these are.
         learned: the network as a table; None where the judged denoiser is the target's own: then L3 is L2, and there
             is nothing to say of a score error.
-        laws: L0 to L3 by name, float64 (N,)*D.
+        laws: L0 to L3 by name, float64 (N,)*D; no L1 for a schedule.
         score_share: the score error if only the conditional, only the unconditional network were learned.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
@@ -102,8 +102,9 @@ class Ledger:
     Attributes:
         shared: what does not depend on the sampler.
         sampler, num_samples: what was run.
-        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D.
-        tv, kl: by line (`LINES`); KL of the first law to the second in nats, inf where the second lacks support.
+        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D; no L1 for a schedule.
+        tv, kl: by line (`LINES`), where it has both laws; KL of the first law to the second in nats, inf where the
+            second lacks support.
         mean, covariance: by line, the difference relative to the first law of the line.
         noise: TV(L3', L4) with its bootstrap interval; expected_noise: its expectation.
         predicted_total: the expectation and the central 99% of TV(L2, L4) that the exact laws predict for n samples.
@@ -125,11 +126,6 @@ class Ledger:
     def guidance(self) -> Guidance:
         """Strength and kind."""
         return self.shared.guidance
-
-    @property
-    def w(self) -> float:
-        """The strength."""
-        return self.guidance.constant
 
     @property
     def closes(self) -> bool:
@@ -154,18 +150,19 @@ def ledger_laws(
     Args:
         target: the known distribution; its exact denoiser gives L2.
         denoiser: the learned one (asked for every partial state once per label); None is the target's own.
-        guidance: a strength that is a number (the tilted law has one w), and a kind.
+        guidance: strength and kind; for a strength that is a schedule there is no L1, the tilted law having one w.
         policy: which coordinate comes next: that of the samplers that are entered.
 
     Raises:
-        UserError: as `terminal_law`; or a w that is a schedule.
+        UserError: as `terminal_law`.
     """
     exact = target.denoiser()
     laws = {
         "L0": target.class_pmf(target_class),
-        "L1": tilted_law(target, guidance.constant, target_class),
         "L2": terminal_law(exact, guidance, target_class, policy),
     }
+    if not guidance.is_schedule:
+        laws["L1"] = tilted_law(target, guidance.constant, target_class)
     if denoiser is None:
         return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [], policy)
     learned = TabulatedDenoiser(denoiser)
@@ -243,15 +240,15 @@ def error_ledger(
         sampler, steps, schedule: of L2', L3' and L4, as in `sample`.
 
     Raises:
-        UserError: as `sample`, `terminal_law` and `stepped_law`; or a w that is a schedule.
+        UserError: as `sample`, `terminal_law` and `stepped_law`.
     """
     made = as_sampler(sampler, steps, schedule)
     return ledger_of(ledger_laws(target, denoiser, guidance, target_class, made.policy), made, num_samples, generator)
 
 
 def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:
-    """`compare` of the two laws of every line."""
-    return {line: compare(values[a], values[b]) for line, (a, b) in LINES.items()}
+    """`compare` of the two laws of every line that has both."""
+    return {line: compare(values[a], values[b]) for line, (a, b) in LINES.items() if a in values and b in values}
 
 
 def predicted_sample_tv(

@@ -67,11 +67,12 @@ class FrozenChain:
     """A guided chain's rates at every partial state: what every step of every sampler is made of.
 
     Attributes:
-        num_tokens: N. num_dims: D. rates: of every set of unmasked coordinates.
+        num_tokens: N. num_dims: D. guidance: whose rates. rates: of every set of unmasked coordinates.
     """
 
     num_tokens: int
     num_dims: int
+    guidance: Guidance
     rates: Sequence[FrozenRates]
 
     def law_after(self, steps: Sequence[Step]) -> Tensor:
@@ -97,7 +98,7 @@ def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> 
             f"a step on ({n}+1)^{d} partial states has {kernel_entries(n, d):.3g} kernel entries, "
             f"more than {MAX_ENTRIES:.0g}; compare samples instead"
         )
-    return FrozenChain(n, d, list(frozen_rates(denoiser, guidance, target_class, lattice)))
+    return FrozenChain(n, d, guidance, list(frozen_rates(denoiser, guidance, target_class, lattice)))
 
 
 def kernel_entries(num_tokens: int, num_dims: int) -> int:

@@ -94,8 +94,9 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
 
 
 def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
-    """What guidance does, and what goes wrong, in TV against w."""
-    w, rows = [result.w for result in evaluation.results], evaluation.rows()
+    """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
+    results = [result for result in evaluation.results if not result.guidance.is_schedule]
+    w, rows = [result.w for result in results], [result.row() for result in results]
     lines = {
         "class to exact: guidance effect": ("tv_class_exact", GREY),
         "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
@@ -106,8 +107,8 @@ def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
     series: dict[str, Points] = {}
     for name, (key, _) in lines.items():
         if all(key in row for row in rows):
-            series[name] = (w, [float(row[key]) for row in rows])
-    intervals = [result.sample_tv["exact"].estimate for result in evaluation.results]
+            series[name] = (w, [float(row[key] or 0.0) for row in rows])
+    intervals = [result.sample_tv["exact"].estimate for result in results]
     return line_plot(
         series, path, "guidance strength w", "total variation",
         bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,15 +10,18 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mdlm_cfg.reports.style import COLOURS, GREY, PROBABILITY, RC, TITLES, new_figure, save_figure
+from mdlm_cfg.reports.tables import format_strength
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.overlap import OverlapRow
 from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 SUPPORT_COLOUR = "#56B4E9"
+LABEL_WIDTH = 20  # letters of a strength beside a panel, before it goes on in another line
 SAMPLES_HEADROOM = 1.5  # the colour scale follows the samples up to this multiple of the laws' maximum
 LINES = {"tilted": (0, (4, 2)), "exact": "-", "learned": "-", "samples": "none"}
 
@@ -42,17 +46,23 @@ def draw_curves(evaluation: TableEvaluation, path: Path) -> Path:
     for axes in grid.flat[len(results) :]:
         axes.set_visible(False)
     for k, (axes, result) in enumerate(zip(grid.flat, results)):
-        _draw_curves_of(axes, result, evaluation.law_names)
-        axes.set_title(f"w = {result.w:g}", loc="left")
+        _draw_curves_of(axes, result, [name for name in evaluation.law_names if name in result.laws])
+        axes.set_title(f"w = {result.guidance.label}", loc="left")
         if k % columns == 0:
             axes.set_ylabel("probability")
         if k + columns >= len(results):
             axes.set_xlabel("value $x$")
             axes.xaxis.set_tick_params(labelbottom=True)
     grid[0, 0].set_ylim(bottom=0)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    _legend_of_all(figure, grid)
     return save_figure(figure, path)
+
+
+def _legend_of_all(figure: Figure, grid: np.ndarray) -> None:
+    """One legend above all panels: a panel may lack a law that another has."""
+    pairs = [axes.get_legend_handles_labels() for axes in grid.flat]
+    entries = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels)}
+    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries))
 
 
 def _draw_curves_of(axes: Axes, result: StrengthEvaluation, names: list[str]) -> None:
@@ -83,15 +93,18 @@ def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
     support = _plane(evaluation.class_law) > 0
     overlap = support & (_plane(evaluation.others_law) > 0)
     for row, (line, result) in enumerate(zip(grid, results)):
-        planes = {name: _plane(result.laws[name]) for name in names}
+        planes = {name: _plane(result.laws[name]) for name in names if name in result.laws}
         top = max(plane.max() for name, plane in planes.items() if name != "samples")
         top = min(max(top, planes["samples"].max()), SAMPLES_HEADROOM * top)
         for column, (axes, name) in enumerate(zip(line, names)):
+            if name not in planes:
+                axes.set_axis_off()
+                continue
             image = axes.imshow(planes[name].T, origin="lower", cmap=PROBABILITY, vmin=0, vmax=top)
             axes.add_collection(_outline(support, "-"))
             axes.add_collection(_outline(overlap, (0, (1, 1.5))))
             _label_panel(axes, result, name, first_row=row == 0)
-            _label_axes(axes, result.w if column == 0 else None, last_row=row == len(results) - 1)
+            _label_axes(axes, result.guidance.label if column == 0 else None, last_row=row == len(results) - 1)
         exceeds = "max" if planes["samples"].max() > top else "neither"
         bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
         bar.locator = MaxNLocator(4)
@@ -111,7 +124,7 @@ def _label_panel(axes: Axes, result: StrengthEvaluation, name: str, first_row: b
     axes.set_title(f"{TITLES[name]}\n{distance}" if first_row else distance, fontsize=9)
 
 
-def _label_axes(axes: Axes, w: float | None, last_row: bool) -> None:
+def _label_axes(axes: Axes, w: str | None, last_row: bool) -> None:
     for spine in axes.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -120,7 +133,8 @@ def _label_axes(axes: Axes, w: float | None, last_row: bool) -> None:
     if last_row:
         axes.set_xlabel("$x_1$")
     if w is not None:
-        axes.set_ylabel(f"w = {w:g}\n$x_2$", fontweight="bold")
+        shown = textwrap.fill(w.replace(",", ", "), LABEL_WIDTH).replace(", ", ",")
+        axes.set_ylabel(f"w = {shown}\n$x_2$", fontweight="bold")
 
 
 def _outline(inside: np.ndarray, style: object) -> LineCollection:
@@ -150,14 +164,13 @@ def draw_overlap_profile(rows: Sequence[OverlapRow], path: Path) -> Path:
         for row in rows:
             if (row.w, row.kind) == guidance:
                 _draw_profile_of(axes, row)
-        axes.set_title(f"w = {guidance[0]:g}", loc="left")
+        axes.set_title(f"w = {format_strength(guidance[0])}", loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if k % across == 0:
             axes.set_ylabel("mean probability per state")
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    _legend_of_all(figure, grid)
     return save_figure(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor="white")
     return path
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file: letters, digits, dots and dashes, and a line for all that lies between."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
 def hide_frame(axes: Axes) -> None:

@@ -10,7 +10,7 @@ from mdlm_cfg.reports.heatmaps import draw_laws, draw_overlap_profile
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.paper_report import paper_sections
 from mdlm_cfg.reports.table_sections import table_findings_sections
-from mdlm_cfg.reports.tables import distance_table, divergence_table, moment_table
+from mdlm_cfg.reports.tables import distance_table, divergence_table, moment_table, strength_table
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.overlap import OverlapRow
 from mdlm_cfg.studies.table.study import TableFindings
@@ -60,20 +60,35 @@ def table_sections(evaluation: TableEvaluation, overlap: Sequence[OverlapRow], f
         laws.append(Picture(path, "Mean probability per state of the class's support, by how many overlap."))
     return [
         distances,
+        *strengths_sections(evaluation),
         Section("Laws side by side", "", None, laws),
         Section("Mean and covariance", "", moment_table(evaluation)),
         Section("Divergences", "Infinite where the second law lacks support.", divergence_table(evaluation)),
     ]
 
 
+def strengths_sections(evaluation: TableEvaluation) -> list[Section]:
+    """What every strength is on the way, where any changes on it."""
+    if not any(result.guidance.is_schedule for result in evaluation.results):
+        return []
+    text = (
+        "A schedule gives w for every number of unmasked coordinates: the first column is for the coordinate that is "
+        "unmasked first, the last for the one that is unmasked last. There is no tilted law of a schedule, which would "
+        "need one w: where that law is compared with, its rows are blank, and curves against w leave it out."
+    )
+    return [Section("Strength when j coordinates are unmasked", text, strength_table(evaluation))]
+
+
 def _subject(evaluation: TableEvaluation) -> str:
     e = evaluation
     kinds = ", ".join(dict.fromkeys(f"“{result.guidance.kind}”" for result in e.results))
+    policy = e.plan.sampler.policy
+    order = "" if policy is None else f", the order of unmasking that of {policy} in the laws too"
     whose = {"learned": "learned", "exact": "exact"}[e.judged]
     return (
         f"Class {e.target_class} of {e.num_classes} on {e.num_tokens} values in {e.num_dims} "
-        f"dimension{'s' if e.num_dims > 1 else ''}; guidance of the kind {kinds}; {e.plan.num_samples:,} samples per w "
-        f"of the {whose} denoiser by {e.plan.sampler.label}, seed {e.plan.seed}."
+        f"dimension{'s' if e.num_dims > 1 else ''}; guidance of the kind {kinds}{order}; "
+        f"{e.plan.num_samples:,} samples per w of the {whose} denoiser by {e.plan.sampler.label}, seed {e.plan.seed}."
     )
 
 
@@ -83,7 +98,7 @@ def _reading(evaluation: TableEvaluation) -> str:
 
 
 def _curve(evaluation: TableEvaluation, folder: Path) -> list[Picture]:
-    if len(evaluation.results) < 2:
+    if sum(not result.guidance.is_schedule for result in evaluation.results) < 2:
         return []
     path = draw_distances(evaluation, folder / "distances.png")
     return [Picture(path, "Total variation against w. The grey band is the samples' 95% bootstrap interval.")]

@@ -14,8 +14,8 @@ from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import LINES, Ledger
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.style import CYCLE
-from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.reports.style import CYCLE, file_name
+from mdlm_cfg.reports.tables import Table, format_number, format_strength
 from mdlm_cfg.studies.table.equal_cost import SamplerRow
 from mdlm_cfg.studies.table.geometry import Geometry, GeometryRow
 from mdlm_cfg.studies.table.ledgers import LEARNED_LINES
@@ -29,7 +29,8 @@ def table_findings_sections(findings: TableFindings, folder: Path) -> list[Secti
     """Every section there are findings for; pictures are drawn into `folder`."""
     e = findings.evaluation
     sections = [geometry_section(findings.geometry, e.num_dims, folder)]
-    sections += [decay_section(decay, folder) for decay in findings.decay]
+    for k, decay in enumerate(findings.decay):
+        sections.append(decay_section(decay, folder / (f"decay_{decay.kind}.png" if k else "decay.png")))
     if findings.samplers:
         sections.append(samplers_section(findings.samplers, e.num_dims, folder))
     if findings.ledger:
@@ -53,11 +54,12 @@ def geometry_section(geometry: Geometry, num_dims: int, folder: Path) -> Section
             " R1: both projections private; R2,i: the i-th overlaps another class's; R3: both overlap, the point does "
             "not; R4: the point itself is shared."
         )
-    text = "Eigenvalues of the covariance: " + "; ".join(f"w = {r.w:g}: {_numbers(r.eigenvalues)}" for r in exact) + "."
+    spread = [f"w = {format_strength(r.w)}: {_numbers(r.eigenvalues)}" for r in exact]
+    text = f"Eigenvalues of the covariance: {'; '.join(spread)}."
     private = [_private(r) for r in exact if r.private_mean is not None]
     if private:
         text += "\n\nInside the private region, conditioned on it: " + "; ".join(private) + "."
-    table = Table(["region", "states", *(f"w={r.w:g}" for r in exact)], rows, note)
+    table = Table(["region", "states", *(f"w={format_strength(r.w)}" for r in exact)], rows, note)
     return Section("Geometry: who gains and who loses", text, table, _region_picture(geometry, exact, learned, folder))
 
 
@@ -67,29 +69,29 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _private(row: GeometryRow) -> str:
     mean, trace = row.private_mean or [], row.private_trace or 0.0
-    return f"w = {row.w:g}: mean ({_numbers(mean)}), covariance of trace {trace:.3f}"
+    return f"w = {format_strength(row.w)}: mean ({_numbers(mean)}), covariance of trace {trace:.3f}"
 
 
 def _region_picture(
     geometry: Geometry, exact: Sequence[GeometryRow], learned: Sequence[GeometryRow], folder: Path
 ) -> list[Picture]:
-    finite = [row for row in exact if math.isfinite(row.w)]
-    if len(finite) < 2:
-        return []
     series: dict[str, Points] = {}
     colours: dict[str, str] = {}
-    for rows, suffix in ((finite, ""), (learned, ", learned")):
+    for rows, suffix in ((exact, ""), (learned, ", learned")):
+        numbers = [(r.w, r) for r in rows if not isinstance(r.w, str) and math.isfinite(r.w)]
         for k, part in enumerate(geometry.regions):
-            if rows:
-                series[part.name + suffix] = ([r.w for r in rows], [r.mean_probability[k] for r in rows])
+            if len(numbers) > 1:
+                series[part.name + suffix] = ([w for w, _ in numbers], [r.mean_probability[k] for _, r in numbers])
                 colours[part.name + suffix] = CYCLE[k % len(CYCLE)]  # a learned region has its region's colour
+    if not series:
+        return []
     dashed = [name for name in series if name.endswith(", learned")]
     path = line_plot(series, folder / "regions.png", "guidance strength w", "mean probability per state", dashed=dashed)
     return [Picture(path, "Mean probability per state of each region against w.")]
 
 
-def decay_section(decay: Decay, folder: Path) -> Section:
-    """TV against the clock and against w, and what kind of decay it is."""
+def decay_section(decay: Decay, path: Path) -> Section:
+    """TV against the clock and against w, and what kind of decay it is; its picture goes to `path`."""
     base = decay.time_to_5_percent[0]
     rows = [
         [f"{w:g}", format_number(t), f"{1 - t / base:.1%}", format_number(float(-log_tv[-1]))]
@@ -109,44 +111,65 @@ def decay_section(decay: Decay, folder: Path) -> Section:
         shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
         series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
     series = {name: points for name, points in series.items() if points[0]}
-    path = line_plot(series, folder / "decay.png", "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
+    line_plot(series, path, "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
     table = Table(["w", "tau at TV 0.05", "sooner by", "-ln TV"], rows, note)
     return Section("Convergence in time", text, table, [Picture(path, "-ln TV against the clock, one line per w.")])
 
 
 def samplers_section(found: Sequence[SamplerRow], num_dims: int, folder: Path) -> Section:
     """Exact TV of every sampler to the continuous-time law of the same denoiser, by calls."""
-    names = list(dict.fromkeys(row.sampler.name for row in found))
-    table = {(r.guidance.label, r.denoiser, r.sampler.steps, r.sampler.name): r for r in found}
+    names = list(dict.fromkeys(map(_column, found)))
+    table = {(r.guidance.label, r.denoiser, _budget(r), _column(r)): r for r in found}
     rows, pictures = [], []
-    for w, denoiser, steps in dict.fromkeys((r.guidance.label, r.denoiser, r.sampler.steps) for r in found):
-        there = [table.get((w, denoiser, steps, name)) for name in names]
-        budget = str(steps) if isinstance(steps, int) else f"grid of {len(steps or ()) - 1}"
+    for w, denoiser, budget in dict.fromkeys((r.guidance.label, r.denoiser, _budget(r)) for r in found):
+        there = [table.get((w, denoiser, budget, name)) for name in names]
         rows.append([w, denoiser, budget, *("" if r is None else format_number(r.tv) for r in there)])
     for w, denoiser in dict.fromkeys((r.guidance.label, r.denoiser) for r in found):
         series: dict[str, Points] = {}
         for name in names:
-            own = [r for r in found if (r.guidance.label, r.denoiser, r.sampler.name) == (w, denoiser, name)]
+            own = [r for r in found if (r.guidance.label, r.denoiser, _column(r)) == (w, denoiser, name)]
             shown = [(r.sampler.steps, r.tv) for r in own if r.tv > NOTHING]
             points = [(float(steps), tv) for steps, tv in shown if isinstance(steps, int)]
             if points:
                 series[name] = ([steps for steps, _ in points], [tv for _, tv in points])
         if series:
             path = line_plot(
-                series, folder / f"samplers_{denoiser}_w{w}.png", "denoiser calls K", "exact TV", f"w = {w}",
-                log_x=True, log_y=True,
+                series, folder / f"{file_name(f'samplers_{denoiser}_w{w}')}.png", "denoiser calls K", "exact TV",
+                f"w = {w}", log_x=True, log_y=True,
             )  # fmt: skip
             pictures.append(
                 Picture(path, f"Exact TV to the continuous-time law against K, {denoiser} scores, w = {w}.")
             )
     schedules = sorted({f"{r.sampler.name}: {r.sampler.schedule}" for r in found if r.sampler.schedule is not None})
     text = (
-        "No samples: these are distances between exact laws, each to the terminal law of the same denoiser. "
-        f"Noise schedules: {', '.join(schedules)}. Event-leaping fixes the number of coordinates a step unmasks and is "
-        f"exact from K = {num_dims} on (one coordinate a step)."
+        "No samples: these are distances between exact laws, each to the terminal law of the same denoiser"
+        f"{_and_order(found)}. Noise schedules: {', '.join(schedules)}. Event-leaping fixes the number of coordinates "
+        f"a step unmasks and is exact from K = {num_dims} on (one coordinate a step)."
     )
     heads = ["w", "scores", "K", *names]
     return Section("Samplers at equal cost", text, Table(heads, rows, "Exact total variation."), pictures)
+
+
+def _column(row: SamplerRow) -> str:
+    """What a column of samplers holds: one sampler, in one order."""
+    policy = row.sampler.policy
+    return row.sampler.name if policy is None else f"{row.sampler.name}, {policy}"
+
+
+def _budget(row: SamplerRow) -> str:
+    """Its steps for people: their number, or what they are in its place."""
+    steps, events = row.sampler.steps, row.sampler.events
+    if events is not None:
+        return f"{events} a step"
+    return str(steps) if isinstance(steps, int) else f"grid of {len(steps or ()) - 1}"
+
+
+def _and_order(found: Sequence[SamplerRow]) -> str:
+    """Which order the terminal laws have, where a policy says it."""
+    policies = dict.fromkeys(str(r.sampler.policy) for r in found if r.sampler.policy is not None)
+    if not policies:
+        return ""
+    return f" in the same order: of the columns that name {', '.join(policies)} that one, of the others guidance's own"
 
 
 def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Section:
@@ -154,9 +177,9 @@ def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Sect
     lines = [line for line in LINES if judged == "learned" or line not in LEARNED_LINES]
     rows = [
         [
-            f"{e.w:g}",
+            e.guidance.label,
             e.sampler.label,
-            *(format_number(e.tv[line]) for line in lines),
+            *(format_number(e.tv.get(line)) for line in lines),
             f"{e.predicted_total.low:.4f} to {e.predicted_total.high:.4f}",
             "yes" if e.closes else "NO",
         ]
@@ -180,8 +203,8 @@ def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Sect
 def _blame(entry: Ledger) -> str:
     share = entry.shared.score_share
     text = (
-        f"\n\nw = {entry.w:g}, {entry.sampler.label}: with only the conditional network learned the score error is "
-        f"{format_number(share['conditional'])}, with only the unconditional one "
+        f"\n\nw = {entry.guidance.label}, {entry.sampler.label}: with only the conditional network learned the score "
+        f"error is {format_number(share['conditional'])}, with only the unconditional one "
         f"{format_number(share['unconditional'])}. "
     )
     if not entry.shared.states:
@@ -196,12 +219,12 @@ def _blame(entry: Ledger) -> str:
 
 def _ledger_picture(entries: Sequence[Ledger], judged: str, folder: Path) -> list[Picture]:
     """The lines against w, of the sampler that was run."""
-    chosen = [e for e in entries if e.sampler == entries[0].sampler]
+    chosen = [e for e in entries if e.sampler == entries[0].sampler and not e.guidance.is_schedule]
     if len(chosen) < 2:
         return []
     lines = ["score error"] if judged == "learned" else []
     series: dict[str, Points] = {
-        line: ([e.w for e in chosen], [e.tv[line] for e in chosen])
+        line: ([e.guidance.constant for e in chosen], [e.tv[line] for e in chosen])
         for line in (*lines, "discretisation error", "sampling noise", "total")
     }
     path = line_plot(series, folder / "ledger.png", "guidance strength w", "total variation")
@@ -212,7 +235,7 @@ def ledger_moments_section(entries: Sequence[Ledger], judged: str) -> Section:
     """The ledger's lines for mean and covariance, and KL where it is finite."""
     rows = [
         [
-            f"{e.w:g}",
+            e.guidance.label,
             e.sampler.label,
             line,
             format_number(e.mean[line]["euclidean"]),
@@ -221,7 +244,7 @@ def ledger_moments_section(entries: Sequence[Ledger], judged: str) -> Section:
             format_number(e.kl[line]),
         ]
         for e in entries
-        for line in LINES
+        for line in e.tv
         if judged == "learned" or line not in LEARNED_LINES
     ]
     columns = ["w", "sampler", "line", "mean", "covariance (Frobenius)", "covariance (spectral)", "KL (nats)"]

@@ -64,7 +64,7 @@ def distance_table(evaluation: TableEvaluation) -> Table:
     columns.append("noise floor")
     rows = []
     for result, row in zip(evaluation.results, evaluation.rows()):
-        cells = [f"{result.w:g}", *(format_number(_number(row.get(key))) for key in keys)]
+        cells = [result.guidance.label, *(format_number(_number(row.get(key))) for key in keys)]
         found = result.sample_tv[follows or "exact"]
         if follows == "learned":
             e = found.estimate
@@ -79,6 +79,20 @@ def distance_table(evaluation: TableEvaluation) -> Table:
     return Table(columns, rows, note)
 
 
+def strength_table(evaluation: TableEvaluation) -> Table:
+    """Every guidance's strength when 0, 1, ..., D - 1 of D coordinates are unmasked."""
+    d = evaluation.num_dims
+    rows = [[r.guidance.label, *(f"{w:.4g}" for w in r.guidance.table(d))] for r in evaluation.results]
+    return Table(
+        ["w", *(str(count) for count in range(d))], rows, f"Columns: how many of {d} coordinates are unmasked."
+    )
+
+
+def format_strength(w: float | str) -> str:
+    """A strength as findings have it, for people: a number, or a schedule by its name."""
+    return w if isinstance(w, str) else f"{w:g}"
+
+
 def _number(value: float | str | None) -> float | None:
     return value if isinstance(value, float | int) else None
 
@@ -87,12 +101,11 @@ def moment_table(evaluation: TableEvaluation) -> Table:
     """Mean and covariance of every law: eigenvalues, and the difference to the exact law's covariance."""
     rows = []
     for result in evaluation.results:
-        for name in evaluation.law_names:
-            moments = result.moments[name]
+        for name, moments in result.moments.items():
             difference = (result.covariance_difference(name) or {}) if name != "exact" else {}
             rows.append(
                 [
-                    f"{result.w:g}",
+                    result.guidance.label,
                     name,
                     _numbers(moments.mean.tolist()),
                     _numbers(moments.eigenvalues.flip(0).tolist()),
@@ -108,7 +121,8 @@ def divergence_table(evaluation: TableEvaluation) -> Table:
     """KL of the exact law from the class, the tilted law and the network's, in nats."""
     names = [name for name in ("class", "tilted", "learned") if name in evaluation.law_names]
     rows = [
-        [f"{result.w:g}", *(format_number(result.kl("exact", name)) for name in names)] for result in evaluation.results
+        [result.guidance.label, *(format_number(result.kl("exact", name)) for name in names)]
+        for result in evaluation.results
     ]
     return Table(["w", *(f"KL(exact ‖ {name})" for name in names)], rows, "In nats.")
 

@@ -227,8 +227,8 @@ class Sampler:
         """The exact law of what `draw` draws, float64 (N,)*D, summing to 1.
 
         Args:
-            chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of no use
-                under a policy.
+            chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of use if
+                it is of the guidance as this sampler's steps see it (`given`).
 
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
@@ -238,8 +238,9 @@ class Sampler:
         self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
-        if chain is None or self.policy is not None:
-            chain = freeze(denoiser, self.given(guidance), target_class)
+        given = self.given(guidance)
+        if chain is None or chain.guidance != given:
+            chain = freeze(denoiser, given, target_class)
         law = chain.law_after(self.plan(denoiser.num_dims))[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
         refuse_lost(law.sum(), target_class)
         return law

@@ -55,20 +55,26 @@ class Plan:
         for k in self.classes or ():
             check_class(k, num_classes)
 
+    def check_dims(self, num_dims: int) -> None:
+        """Raise UserError unless every strength and the sampler's policy are ones of D coordinates."""
+        for guidance in self.guidances:
+            guidance.table(num_dims)
+        if self.sampler.policy is not None:
+            self.sampler.policy.check(num_dims)
+
     def generator(self, what: str, guidance: Guidance, target_class: int, *more: int | str) -> torch.Generator:
         """The generator of one use: it depends on nothing else that was asked for."""
         return generator_for(what, self.seed, str(guidance.kind), guidance.label, target_class, *more)
 
-    def describe(self) -> dict[str, Any]:
-        """The plan as plain values."""
+    def describe(self, num_dims: int | None = None) -> dict[str, Any]:
+        """The plan as plain values; for D coordinates, with every guidance's strengths w_0, ..., w_{D-1}."""
+        guidances = [
+            g.describe() | ({} if num_dims is None else {"strengths": g.table(num_dims)}) for g in self.guidances
+        ]
         return {
-            "guidances": [{"w": _plain_strength(g), "kind": str(g.kind)} for g in self.guidances],
+            "guidances": guidances,
             **self.sampler.describe(),
             "num_samples": self.num_samples,
             "seed": self.seed,
             "classes": None if self.classes is None else list(self.classes),
         }
-
-
-def _plain_strength(guidance: Guidance) -> float | str:
-    return guidance.label if callable(guidance.w) else guidance.w

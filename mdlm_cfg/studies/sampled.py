@@ -22,7 +22,11 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
             per class, or a denoiser of another space.
     """
     for guidance in plan.guidances:
-        guidance.constant  # noqa: B018 (raises for a schedule)
+        if guidance.is_schedule:
+            raise UserError(
+                f"w = {guidance.label} is a schedule, and a study of samples names what it finds by numbers w: give "
+                "numbers, such as w=[0,1,2]; schedules go with data given as a table"
+            )
     kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
     if len(kinds) > 1:
         raise UserError(f"guidances of the kinds {', '.join(kinds)} were given; a study of samples takes one kind")

@@ -9,12 +9,23 @@ import torch
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.decay import Decay, tv_decay
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.table import TableMixture
 
 MAX_STATES = 20_000  # partial states up to which the decay is computed
 STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 TAUS = torch.logspace(-2, 1, 31, dtype=torch.float64)
 MOST_CERTAIN = 20  # states that are listed
+
+
+def own_kinds(plan: Plan) -> list[Kind]:
+    """The kinds whose own chain a plan asks for: in their own order, with values that no temperature or top-p changes.
+
+    What is said of time, and of infinite w, is said of these chains alone.
+    """
+    if plan.sampler.policy is not None:
+        return []
+    return list(dict.fromkeys(guidance.kind for guidance in plan.guidances if not guidance.filters))
 
 
 def decay_of(target: TableMixture, target_class: int, kind: Kind) -> Decay | None:

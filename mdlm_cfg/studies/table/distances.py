@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import (
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of
+from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of, strength_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
@@ -61,8 +61,8 @@ class TableEvaluation:
 
     @property
     def law_names(self) -> list[str]:
-        """Which of `LAWS` there are, in that order."""
-        return [name for name in LAWS if name in self.results[0].laws]
+        """Which of `LAWS` there are for any of the guidances, in that order."""
+        return [name for name in LAWS if any(name in result.laws for result in self.results)]
 
     @property
     def has_learned(self) -> bool:
@@ -80,8 +80,7 @@ class TableEvaluation:
         """Every law under its name in laws.npz: "class", "tilted_w2", "exact_rate_w2", and so on."""
         laws = {"class": self.class_law}
         for result in self.results:
-            for name in self.law_names[1:]:
-                laws[law_key(name, result.guidance)] = result.laws[name]
+            laws |= {law_key(name, result.guidance): result.laws[name] for name in LAWS[1:] if name in result.laws}
         return laws
 
     def rows(self) -> list[Row]:
@@ -101,7 +100,7 @@ def evaluate_table(
         target: the distribution, known exactly.
         denoiser: the learned one; None evaluates (and samples with) the exact one alone. Where it is too large for its
             own exact law, its samples are judged all the same, and there is no learned law.
-        plan: guidances of one number w each; its first class is z (default 0).
+        plan: guidances, numbers and schedules (which have no tilted law); its first class is z (default 0).
         progress: called with one short line before every strength, which says how long the rest takes.
 
     Raises:
@@ -118,9 +117,10 @@ def evaluate_table(
         say(f"laws and samples at w = {guidance.label}")
         laws = {
             "class": target.class_pmf(z),
-            "tilted": tilted_law(target, guidance.constant, z),
             "exact": terminal_law(target.denoiser(), guidance, z, plan.sampler.policy),
         }
+        if not guidance.is_schedule:
+            laws["tilted"] = tilted_law(target, guidance.constant, z)
         if learned is not None:
             laws["learned"] = terminal_law(learned, guidance, z, plan.sampler.policy)
         x = plan.sampler.draw(
@@ -172,12 +172,12 @@ def check_space(target: TableMixture, denoiser: Denoiser | None) -> None:
 
 
 def law_key(name: str, guidance: Guidance) -> str:
-    """The name of a law in laws.npz, such as "exact_rate_w2"; the tilted law knows no kind of guidance."""
+    """The name of a law in laws.npz, such as "exact_rate_w2"; the tilted law knows w alone."""
     if name == "class":
         return name
-    w = guidance.constant
-    strength = f"w{int(w)}" if w.is_integer() else f"w{w!r}"
-    return f"{name}_{strength}" if name == "tilted" else f"{name}_{guidance.kind}_{strength}"
+    if name == "tilted":
+        return f"tilted_{strength_key(Guidance(guidance.constant))}"
+    return f"{name}_{guidance.kind}_{strength_key(guidance)}"
 
 
 def _compare(guidance: Guidance, laws: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> StrengthEvaluation:

@@ -39,7 +39,7 @@ class SamplerRow:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "w": self.guidance.constant, "kind": str(self.guidance.kind), "denoiser": self.denoiser,
+            "w": self.guidance.written, "kind": str(self.guidance.kind), "denoiser": self.denoiser,
             **self.sampler.describe(), "calls": self.calls, "tv": self.tv,
         }  # fmt: skip
 
@@ -50,9 +50,14 @@ def is_small(num_tokens: int, num_dims: int) -> bool:
 
 
 def compared_samplers(plan: Plan) -> list[Sampler]:
-    """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own."""
-    schedule = plan.sampler.schedule
+    """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.
+
+    Under a policy also event-leaping in that order: of these samplers it alone takes one.
+    """
+    schedule, policy = plan.sampler.schedule, plan.sampler.policy
     samplers = [Sampler(name, budget, schedule) for name in STEPPED for budget in BUDGETS]
+    if policy is not None:
+        samplers += [Sampler(EVENT_LEAPING, budget, schedule, policy=policy) for budget in BUDGETS]
     if not plan.sampler.exact_in_time and plan.sampler not in samplers:
         samplers.append(plan.sampler)
     return samplers
@@ -82,8 +87,11 @@ def _rows(
     name: str, denoiser: Denoiser, target_class: int, guidance: Guidance, samplers: list[Sampler]
 ) -> Iterator[SamplerRow]:
     chain = freeze(denoiser, guidance, target_class)
+    # under a policy, another chain: once, and not for every number of steps
+    undivided = chain if guidance == guidance.by_rate else freeze(denoiser, guidance.by_rate, target_class)
     policies = {sampler.policy for sampler in samplers}
     ends = {policy: terminal_law(denoiser, guidance, target_class, policy) for policy in policies}
     for sampler in samplers:
-        tv = total_variation(sampler.law(denoiser, guidance, target_class, chain), ends[sampler.policy])
+        given = chain if sampler.policy is None else undivided
+        tv = total_variation(sampler.law(denoiser, guidance, target_class, given), ends[sampler.policy])
         yield SamplerRow(guidance, sampler, name, sampler.calls(denoiser.num_dims), tv)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance
+from mdlm_cfg.studies.table.decay import own_kinds
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.targets.table import TableMixture
 
@@ -23,14 +24,14 @@ class GeometryRow:
     """One law.
 
     Attributes:
-        w: its strength, inf for the limit. law: "exact" or "learned".
+        w: its strength, a number or the name of a schedule; inf for the limit. law: "exact" or "learned".
         mass, mean_probability: of every region, and per state of it, in the regions' order.
         eigenvalues: of the law's covariance, ascending, in units of the values squared.
         private_mean, private_trace: mean, and trace of the covariance, of the law conditioned on the private region;
             None where there is none, or no mass in it.
     """
 
-    w: float
+    w: float | str
     kind: str
     law: str
     mass: list[float]
@@ -61,20 +62,20 @@ class Geometry:
 
 
 def geometry_of(target: TableMixture, evaluation: TableEvaluation) -> Geometry:
-    """Masses of the regions under the exact laws, their limit at infinite w, and the learned ones."""
+    """Masses of the regions under the exact laws, the limits of `own_kinds` at infinite w, and the learned ones."""
     z = evaluation.target_class
     parts = sorted(regions(target, z), key=lambda r: (len(r.overlapping) + r.shared, -r.num_states))[:MAX_REGIONS]
     rows = []
     for name in ("exact", "learned"):
         for result in evaluation.results:
             if name in result.laws:
-                rows.append(_row(result.w, str(result.guidance.kind), name, result.laws[name], parts))
-    for kind in dict.fromkeys(result.guidance.kind for result in evaluation.results):
+                rows.append(_row(result.guidance.written, str(result.guidance.kind), name, result.laws[name], parts))
+    for kind in own_kinds(evaluation.plan):
         rows.append(_row(math.inf, str(kind), "exact", limit_law(target, z, kind), parts))
     return Geometry(parts, rows)
 
 
-def _row(w: float, kind: str, name: str, law: Tensor, parts: Sequence[Region]) -> GeometryRow:
+def _row(w: float | str, kind: str, name: str, law: Tensor, parts: Sequence[Region]) -> GeometryRow:
     masses = [region_mass(law, part) for part in parts]
     eigenvalues = torch.linalg.eigvalsh(mean_and_covariance(law)[1]).tolist()
     mean = trace = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.ledger import Ledger, ledger_laws, ledger_of
+from mdlm_cfg.compare.ledger import LINES, Ledger, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.table.distances import TableEvaluation
@@ -39,24 +40,31 @@ def ledgers_of(
         learned: the network whose samples the evaluation holds, as a table; None where they are of exact scores.
     """
     plan, z = evaluation.plan, evaluation.target_class
-    others = [s for s in STANDARD if s != plan.sampler] if is_small(target.num_tokens, target.num_dims) else []
+    others = _others(plan.sampler) if is_small(target.num_tokens, target.num_dims) else []
     say = Pieces([1 + len(others)] * len(evaluation.results), progress)
     entries = []
     for result in evaluation.results:
         say(f"error ledger, w = {result.guidance.label}")
-        shared = {
-            policy: ledger_laws(target, learned, result.guidance, z, policy)
-            for policy in {sampler.policy for sampler in (plan.sampler, *others)}
-        }
+        shared = ledger_laws(target, learned, result.guidance, z, plan.sampler.policy)
         for sampler in (plan.sampler, *others):
             generator = plan.generator("ledger", result.guidance, z, sampler.label)
             samples = result.samples if sampler is plan.sampler else None
-            entries.append(ledger_of(shared[sampler.policy], sampler, plan.num_samples, generator, samples))
+            entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
     return entries
+
+
+def _others(own: Sampler) -> list[Sampler]:
+    """The standard samplers beside a plan's own, in its order: of its policy, those that take one."""
+    others = list(STANDARD)
+    if own.policy is not None:
+        others = [replace(s, policy=own.policy) for s in STANDARD if s.name in (FIRST_HITTING, EVENT_LEAPING)]
+    return [sampler for sampler in others if sampler != own]
 
 
 def ledger_dict(entry: Ledger, judged: str) -> dict[str, Any]:
     """A ledger as plain values; lines that say nothing where nothing was learned are left out.
+
+    A line that is of the tilted law is None for a schedule, which has none.
 
     Args:
         judged: "learned" or "exact".
@@ -64,10 +72,10 @@ def ledger_dict(entry: Ledger, judged: str) -> dict[str, Any]:
     absent = LEARNED_LINES if judged == "exact" else ()
 
     def lines(values: dict[str, Any]) -> dict[str, Any]:
-        return {line: value for line, value in values.items() if line not in absent}
+        return {line: values.get(line) for line in LINES if line not in absent}
 
     numbers = {
-        "w": entry.w,
+        "w": entry.guidance.written,
         "kind": str(entry.guidance.kind),
         "denoiser": judged,
         **entry.sampler.describe(),

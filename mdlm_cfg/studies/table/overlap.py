@@ -16,11 +16,11 @@ class OverlapRow:
     """One law on the class's support.
 
     Attributes:
-        w, kind: of the guidance. law: "class", "exact", "learned", ...
+        w, kind: of the guidance, w a number or the name of a schedule. law: "class", "exact", "learned", ...
         mass, mean_probability: by the number of coordinates that overlap; of all such states, and per state.
     """
 
-    w: float
+    w: float | str
     kind: str
     law: str
     mass: dict[int, float]
@@ -41,7 +41,7 @@ def overlap_of(evaluation: TableEvaluation) -> list[OverlapRow]:
     parts = {int(k): support & (counts == k) for k in counts[support].unique()}
     return [
         OverlapRow(
-            result.w,
+            result.guidance.written,
             str(result.guidance.kind),
             name,
             {k: float(result.laws[name][part].sum()) for k, part in parts.items()},
@@ -49,6 +49,7 @@ def overlap_of(evaluation: TableEvaluation) -> list[OverlapRow]:
         )
         for result in e.results
         for name in e.law_names
+        if name in result.laws
     ]
 
 

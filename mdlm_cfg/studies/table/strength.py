@@ -17,7 +17,7 @@ from mdlm_cfg.compare.metrics import (
 )
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
-Row = dict[str, float | str]
+Row = dict[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class StrengthEvaluation:
 
     Attributes:
         guidance: strength and kind.
-        laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser.
+        laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser, "tilted" only
+            where the strength is one number.
         moments: of every law.
         sample_tv: of the samples to "exact", and to "learned" if there is one.
         samples: int64 (n, D).
@@ -57,7 +58,7 @@ class StrengthEvaluation:
 
     @property
     def w(self) -> float:
-        """The strength."""
+        """The strength, where it is one number."""
         return self.guidance.constant
 
     def tv(self, first: str, second: str) -> float | None:
@@ -78,9 +79,12 @@ class StrengthEvaluation:
         return total_variation(self.laws["class"], self.laws["exact"])
 
     @property
-    def gap_to_tilted(self) -> float:
-        """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension."""
-        return total_variation(self.laws["tilted"], self.laws["exact"])
+    def gap_to_tilted(self) -> float | None:
+        """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension.
+
+        None for a schedule.
+        """
+        return self.tv("tilted", "exact")
 
     @property
     def score_error(self) -> float | None:
@@ -94,9 +98,12 @@ class StrengthEvaluation:
         return relative_difference(self.moments[name].covariance, self.moments["exact"].covariance)
 
     def row(self) -> Row:
-        """The numbers of this strength under flat names; what is of a law that is absent is absent."""
-        row: dict[str, float | str | None] = {
-            "w": self.w,
+        """The numbers of this strength under flat names; what is of a law that is absent is absent.
+
+        But what is of the tilted law is None where a schedule has none: the other rows of a table may have one.
+        """
+        row: Row = {
+            "w": self.guidance.written,
             "kind": str(self.guidance.kind),
             "tv_class_exact": self.guidance_effect,
             "tv_tilted_exact": self.gap_to_tilted,
@@ -114,7 +121,15 @@ class StrengthEvaluation:
             difference = self.covariance_difference(name)
             row[f"covariance_{name}_frobenius"] = difference["frobenius"] if difference else None
             row[f"covariance_{name}_spectral"] = difference["spectral"] if difference else None
-        return {key: value for key, value in row.items() if value is not None}
+        return {key: value for key, value in row.items() if value is not None or "tilted" in key}
+
+
+def strength_key(guidance: Guidance) -> str:
+    """A strength within the names of laws and numbers: "w2", "w0.5", "wramp(0,4)", "w2_temperature0.7"."""
+    w = guidance.written
+    key = f"w{w}" if isinstance(w, str) else f"w{int(w)}" if w.is_integer() else f"w{w!r}"
+    more = {"temperature": guidance.temperature, "top_p": guidance.top_p}
+    return "_".join([key, *(f"{what}{value!r}" for what, value in more.items() if value != 1)])
 
 
 def moments_of(law: Tensor) -> Moments:

@@ -13,12 +13,13 @@ from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
-from mdlm_cfg.studies.table.decay import decay_dict, decay_of
+from mdlm_cfg.studies.table.decay import decay_dict, decay_of, own_kinds
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
+from mdlm_cfg.studies.table.strength import strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.targets.table import TableMixture
 
@@ -30,7 +31,7 @@ class TableFindings:
     Attributes:
         evaluation: laws, samples and distances.
         geometry: of the class's support. overlap: mass by how many coordinates overlap.
-        decay: of TV in time, one for each kind of guidance; empty for a table that is too large.
+        decay: of TV in time, one for each of `own_kinds`; empty for a table that is too large.
         samplers: at equal cost; empty where a step's kernel is too large.
         ledger: entries; empty for a network that is too large for its own exact law.
         paper: the name of a paper's experiment and what became of its claims; None if not asked for.
@@ -52,9 +53,9 @@ class TableFindings:
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "tv_exact_learned_w2", and so on."""
         return {
-            f"{name}_w{row['w']:g}": float(value)
-            for row in self.evaluation.rows()
-            for name, value in row.items()
+            f"{name}_{strength_key(result.guidance)}": float(value)
+            for result in self.evaluation.results
+            for name, value in result.row().items()
             if name.startswith(("tv_", "noise_floor_", "kl_")) and isinstance(value, float)
         }
 
@@ -65,7 +66,7 @@ class TableFindings:
         return to_plain(
             {
                 "version": REPORT_VERSION,
-                "plan": e.plan.describe(),
+                "plan": e.plan.describe(e.num_dims),
                 "target_class": e.target_class,
                 "judged": e.judged,
                 "laws": list(e.laws()),
@@ -73,6 +74,7 @@ class TableFindings:
                 "samplers": [row.to_dict() for row in self.samplers],
                 "ledger": [ledger_dict(entry, e.judged) for entry in self.ledger],
                 "decay": decay_dict(self.decay[0]) if self.decay else None,
+                "decays": [decay_dict(decay) for decay in self.decay],
                 "geometry": self.geometry.to_dict(),
                 "overlap": [row.to_dict() for row in self.overlap],
                 "verdict": self.verdict,
@@ -104,8 +106,7 @@ def run(
     evaluation = evaluate_table(target, learned or denoiser, plan, progress)
     z, say = evaluation.target_class, progress or (lambda line: None)
     say("geometry and decay in time")
-    kinds = dict.fromkeys(guidance.kind for guidance in plan.guidances)
-    decays = [decay for kind in kinds if (decay := decay_of(target, z, kind)) is not None]
+    decays = [decay for kind in own_kinds(plan) if (decay := decay_of(target, z, kind)) is not None]
     geometry = geometry_of(target, evaluation)
     denoisers: dict[str, Denoiser] = {"exact": target.denoiser()}
     if learned is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.ledger import Ledger
 from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 NOTHING = 1e-12  # what is smaller is rounding
 
@@ -13,27 +16,23 @@ NOTHING = 1e-12  # what is smaller is rounding
 def verdict_of(evaluation: TableEvaluation, entries: Sequence[Ledger]) -> list[str]:
     """What guidance did, what the network has wrong, what steps and samples add, and whether the ledger closes."""
     e = evaluation
-    strongest = max(e.results, key=lambda result: result.w)
-    at = f"w = {strongest.w:g} ({strongest.guidance.kind})"
-    sentences = [
-        f"At {at} guidance moves the law by {strongest.guidance_effect:.4f} in total variation, "
-        + (
-            "to the tilted law."
-            if strongest.gap_to_tilted < NOTHING
-            else f"and ends {strongest.gap_to_tilted:.4f} away from the tilted law."
-        )
-    ]
-    if strongest.score_error is not None:
-        worst = max(e.results, key=lambda result: result.score_error or 0.0)
+    numbers = [result for result in e.results if not result.guidance.is_schedule]
+    schedules = [result for result in e.results if result.guidance.is_schedule]
+    judged = [max(numbers, key=lambda result: result.w)] if numbers else []
+    judged += schedules  # of the numbers the strongest, and every schedule
+    sentences = [_of_the_guidance(result, e.plan.sampler.policy) for result in judged]
+    errors = [(result.score_error, result.guidance.label) for result in e.results if result.score_error is not None]
+    if errors:
+        worst, at = max(errors, key=lambda pair: pair[0])
         sentences.append(
-            f"The network's own law is {strongest.score_error:.4f} from the exact one there; at worst it is "
-            f"{worst.score_error:.4f}, at w = {worst.w:g}."
+            f"The network's own law is {judged[0].score_error:.4f} from the exact one at w = "
+            f"{judged[0].guidance.label}; at worst it is {worst:.4f}, at w = {at}."
         )
     elif e.judged == "learned":
         sentences.append("The network is too large for its own exact law: its samples are held against the exact one.")
-    sentences += _of_the_sampler(e, strongest.w, entries)
+    sentences += _of_the_sampler(e, judged[0].guidance, entries)
     if entries:
-        left = [f"w = {entry.w:g}, {entry.sampler.label}" for entry in entries if not entry.closes]
+        left = [f"w = {entry.guidance.label}, {entry.sampler.label}" for entry in entries if not entry.closes]
         missed = f"{len(left)} of its {len(entries)} entries ({'; '.join(left)})"
         sentences.append(
             f"The ledger closes in all of its {len(entries)} entries."
@@ -48,9 +47,22 @@ def verdict_of(evaluation: TableEvaluation, entries: Sequence[Ledger]) -> list[s
     return sentences
 
 
-def _of_the_sampler(evaluation: TableEvaluation, w: float, entries: Sequence[Ledger]) -> list[str]:
+def _of_the_guidance(result: StrengthEvaluation, policy: Policy | None) -> str:
+    guidance, gap = result.guidance, result.gap_to_tilted
+    order = guidance.kind if policy is None else policy
+    sentence = (
+        f"At w = {guidance.label} ({order}) guidance moves the law by {result.guidance_effect:.4f} in total variation"
+    )
+    if gap is None:
+        return f"{sentence}; a schedule has no tilted law."
+    if gap < NOTHING:
+        return f"{sentence}, to the tilted law."
+    return f"{sentence}, and ends {gap:.4f} away from the tilted law."
+
+
+def _of_the_sampler(evaluation: TableEvaluation, guidance: Guidance, entries: Sequence[Ledger]) -> list[str]:
     sampler = evaluation.plan.sampler
-    own = [entry for entry in entries if entry.w == w and entry.sampler == sampler]
+    own = [entry for entry in entries if entry.guidance == guidance and entry.sampler == sampler]
     if not own:
         return []
     steps, noise = own[0].tv["discretisation error"], own[0].expected_noise

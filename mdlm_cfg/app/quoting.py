@@ -1,0 +1,53 @@
+"""Strengths and policies on the command line, written as everywhere else: w=[ramp(0,4),2] policy=fixed_order(2,0,1).
+
+Hydra takes NAME(...) for a call of a function of its own. What is not one is put into quotes before hydra sees it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy)=)(.*)", re.DOTALL)
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
+HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is none of a grid, and stands for `Interval` here
+    *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
+)  # fmt: skip
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, with what hydra would misread of w=... and policy=... in quotes.
+
+    What is in quotes already stays as it is, so that quoting twice changes nothing.
+    """
+    found = [(OVERRIDE.fullmatch(argument), argument) for argument in arguments]
+    return [argument if match is None else match[1] + quote_calls(match[2]) for match, argument in found]
+
+
+def quote_calls(value: str) -> str:
+    """A value with every call NAME(...) in single quotes, but those of hydra's own functions."""
+    parts, at = [], 0
+    while at < len(value):
+        text, call = QUOTED.match(value, at), CALL.match(value, at)
+        end = closing(value, call.end()) if call is not None and call[1] not in HYDRAS else None
+        if end is not None:
+            parts.append(f"'{value[at:end]}'")
+            at = end
+            continue
+        as_it_is = text or call
+        parts.append(as_it_is[0] if as_it_is is not None else value[at])
+        at += len(parts[-1])
+    return "".join(parts)
+
+
+def closing(value: str, start: int) -> int | None:
+    """Where the bracket that was opened just before `start` has been closed; None where it never is, or in quotes."""
+    depth = 1
+    for at in range(start, len(value)):
+        if value[at] == "'":
+            return None
+        depth += (value[at] == "(") - (value[at] == ")")
+        if depth == 0:
+            return at + 1
+    return None
