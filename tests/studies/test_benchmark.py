@@ -1,4 +1,4 @@
-"""The benchmark: its cells against brute force, its rankings against entries whose place is known, its targets pinned."""
+"""The benchmark: cells against brute force, rankings against entries whose place is known, its targets pinned."""
 
 from __future__ import annotations
 
@@ -17,17 +17,28 @@ from torch import Tensor
 from mdlm_cfg import Confidence, FixedOrder, Guidance, Sampler, UserError, benchmark, tilted_law, tilted_weights
 from mdlm_cfg.app.settings import build_study
 from mdlm_cfg.chain.kinds import Rate
+from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.studies.benchmark import TARGETS, Entry, Target
-from mdlm_cfg.studies.benchmark.entries import built_in, entry_of
+from mdlm_cfg.studies.benchmark.entries import built_in
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
 from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
 from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist
 
-FINGERPRINTS: dict[str, str] = {}
+FINGERPRINTS = {
+    "toy_1d_disjoint": "a14924100257f751",
+    "toy_1d_overlap": "d6faeb5e8c07559f",
+    "toy_2d_projection": "aa5dc22299573657",
+    "toy_2d_overlap": "b3fd3d31ccb1de34",
+    "toy_5d_hypercube": "e03497a44bdab3de",
+    "tiny_mnist_3x3": "9301701234c7861d",
+    "hmm_rotation": "6e6cf8e2013df3e3",
+    "hmm_motif": "79fb385533bac210",
+    "learned_rotation": "6a08cbeedc47874c",
+}
 
 
 def small() -> Target:
@@ -144,10 +155,10 @@ def always_the_first_value(denoiser: Any, guidance: Guidance, z: int, n: int, ge
 
 
 def test_a_cheat_ranks_first_and_what_is_broken_last() -> None:
-    targets = [*(of_table(str(seed), random_target(3, 3, seed=seed), seed % 2) for seed in range(3))]
+    targets = [of_table(str(seed), random_target(2, 3, seed=seed), seed % 2) for seed in (1, 2)]
     found = benchmark(
         the_tilted_law_itself, always_the_first_value, targets=targets, strengths=[2.0, 4.0], calls=[4],
-        num_samples=100_000,
+        num_samples=50_000,
     )  # fmt: skip
     ranking = found.ranking(4)
     assert ranking[0].entry == "the_tilted_law_itself" and ranking[0].rank == 1
@@ -164,9 +175,9 @@ def test_samples_are_as_far_as_the_law_they_are_drawn_from() -> None:
     def drawn(denoiser: Any, guidance: Guidance, z: int, n: int, generator: torch.Generator) -> Tensor:
         return steps.draw(denoiser, guidance, z, n, generator)
 
-    targets = [small(), of_table("larger", random_target(3, 3, seed=4), 0)]
-    found = benchmark(drawn, Entry("exact", steps), targets=targets, strengths=[0.0, 2.0], calls=[2, 4, 8])
-    assert {row["calls"] for row in found.rows() if row["entry"] == "drawn"} == {4, 8}  # its four calls were counted
+    targets = [small(), of_table("larger", random_target(3, 2, seed=4), 0)]
+    found = benchmark(drawn, Entry("exact", steps), targets=targets, strengths=[0.0, 2.0], calls=[2, 4])
+    assert {row["calls"] for row in found.rows() if row["entry"] == "drawn"} == {4}  # its four calls were counted
     for target in ("small", "larger"):
         for w in (0.0, 2.0):
             ours = cell(found, entry="drawn", target=target, w=w, calls=4)
@@ -194,6 +205,9 @@ def test_no_entry_makes_more_calls_than_it_may(num_dims: int) -> None:
                 assert used <= calls and (used == calls or used <= num_dims)
 
 
+FOUR, ORDER = Sampler("tau_leaping", 4), FixedOrder([2, 0, 1])
+
+
 def half_rate(w: float) -> Guidance:
     return Guidance(w / 2)
 
@@ -205,10 +219,10 @@ def jump(log_z: Tensor, u: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("own", "name", "law"),
     [
-        (Sampler("flat", 7, jump=jump), "flat", lambda t: Sampler("tau_leaping", 4).law(t, Guidance(2.0, "normalized"), 1)),
+        (Sampler("flat", 7, jump=jump), "flat", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
         (Confidence(), "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
         (Confidence, "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
-        (FixedOrder([2, 0, 1]), "fixed_order(2,0,1)", lambda t: terminal_law(t, Guidance(2.0), 1, FixedOrder([2, 0, 1]))),
+        (ORDER, "fixed_order(2,0,1)", lambda t: terminal_law(t, Guidance(2.0), 1, ORDER)),
         (Rate(), "rate", lambda t: terminal_law(t, Guidance(2.0), 1)),
         (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
         (Entry("mine", Sampler(), half_rate), "mine", lambda t: terminal_law(t, Guidance(1.0), 1)),
@@ -242,7 +256,8 @@ def test_what_cannot_be_judged_is_refused(own: Any, message: str) -> None:
 def test_calls_targets_and_references_that_there_are_not_are_refused(found: BenchmarkFindings) -> None:
     for arguments, message in (
         ({"calls": []}, "must be different"), ({"calls": [0, 1]}, "at least 1"), ({"calls": [2, 2]}, "different"),
-        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"), ({"targets": []}, "no target"), ({"strengths": []}, "no guidance"),
+        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"), ({"targets": []}, "no target"),
+        ({"strengths": []}, "no guidance"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             benchmark(**arguments)
@@ -254,8 +269,6 @@ def test_calls_targets_and_references_that_there_are_not_are_refused(found: Benc
 @pytest.mark.parametrize("policy", ["confidence", "uniform", FixedOrder([1, 2, 0])])
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_a_frozen_chain_is_of_use_under_a_policy_where_it_is_that_policys(kind: str, policy: Any) -> None:
-    from mdlm_cfg.laws.stepped import freeze
-
     denoiser, guidance = random_target(2, 3, seed=6).denoiser(), Guidance(3.0, kind)
     sampler = Sampler("event_leaping", events=2, policy=policy)
     shared = sampler.law(denoiser, guidance, 1, freeze(denoiser, guidance, 1))
@@ -317,7 +330,7 @@ def test_the_digits_are_mnists() -> None:
         pytest.skip("MNIST is not here")
     counts = tiny_mnist_counts(str(root)).double()
     assert torch.equal(tiny_mnist().class_pmfs.flatten(1), (counts / counts.sum(dim=1, keepdim=True)))
-    assert torch.equal(tiny_mnist().class_weights, counts.sum(dim=1) / 60_000)
+    assert (tiny_mnist().class_weights - counts.sum(dim=1) / 60_000).abs().max() < 1e-15
 
 
 def test_the_learned_conditionals_are_near_those_of_the_data_and_of_no_joint() -> None:

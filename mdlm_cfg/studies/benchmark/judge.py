@@ -110,7 +110,7 @@ class Bench:
         self._given = guidance
         self._tilted = target.tilted(self.w)
         self._ends: dict[Kind, Tensor] = {}
-        self._chains: list[tuple[Guidance, FrozenChain]] = []
+        self._chains: list[FrozenChain] = []
 
     def references(self, kind: Kind) -> dict[str, Tensor]:
         """The class, the chain of this kind at constant w in continuous time, and the tilted law."""
@@ -142,10 +142,11 @@ class Bench:
         denoiser, z = self.target.denoiser, self.target.target_class
         if sampler.exact_in_time:
             return sampler.law(denoiser, guidance, z)
-        chain = next((chain for known, chain in self._chains if known == guidance), None)
+        given = sampler.given(guidance)
+        chain = next((chain for chain in self._chains if chain.guidance == given), None)
         if chain is None:
-            chain = freeze(denoiser, guidance, z)
-            self._chains.append((guidance, chain))
+            chain = freeze(denoiser, given, z)
+            self._chains.append(chain)
         return sampler.law(denoiser, guidance, z, chain)
 
     def _sampled(
