@@ -112,7 +112,7 @@ def study_of(data: Any) -> str:
     )
 
 
-def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> Study | None:
+def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
     """The study that is asked for by name, with its own settings; None where none is.
 
     Args:
