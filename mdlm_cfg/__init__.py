@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.sampling.sampler import Sampler
     from mdlm_cfg.sampling.samples import sample, stepped_law
     from mdlm_cfg.sampling.smc import sequential_monte_carlo
+    from mdlm_cfg.studies.benchmark import benchmark
     from mdlm_cfg.support.errors import UserError
     from mdlm_cfg.targets.hmm import HiddenMarkovMixture
     from mdlm_cfg.targets.table import TableMixture
@@ -51,6 +52,7 @@ _HOMES = {
     "sampling.sampler": ("Sampler",),
     "sampling.samples": ("sample", "stepped_law"),
     "sampling.smc": ("sequential_monte_carlo",),
+    "studies.benchmark": ("benchmark",),
     "support.errors": ("UserError",),
     "targets.hmm": ("HiddenMarkovMixture",),
     "targets.table": ("TableMixture",),
@@ -61,7 +63,7 @@ _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
-    "Schedule", "TableMixture", "Uniform", "UserError", "best_schedule", "departure", "error_ledger",
+    "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "departure", "error_ledger",
     "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
     "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law", "terminal_law",
     "tilted_law", "tilted_weights",

@@ -52,7 +52,7 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
         config: of train.py, plain. overrides: of the command line.
     """
     config = for_own_targets(config, overrides)
-    plan, asked = plan_of(config), build_study(config["study"])
+    plan, asked = plan_of(config), build_study(config["study"], config["study"])
     _start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
@@ -95,7 +95,7 @@ def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
-    plan, asked = plan_of(config), build_study(config["study"])
+    plan, asked = plan_of(config), build_study(config["study"], config["study"])
     data = build_data(config["data"], names_in(config["data"]))
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
@@ -113,7 +113,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
     settings = merged(run.config, config, list(overrides))
-    plan, asked = plan_of(settings), build_study(settings["study"])
+    plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
     check_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)

@@ -19,7 +19,7 @@ from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.asked import check_table
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import make
+from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -126,13 +126,25 @@ def own_study(data: Any) -> Study | None:
     return Sequences() if isinstance(data.target, HiddenMarkovMixture) else None
 
 
-def build_study(settings: Mapping[str, Any] | None) -> Study | None:
+def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
     """The study that is asked for by name, with its own settings; None where none is.
 
+    Args:
+        settings: with `_target_`; they may be those of a checkpoint. `own` is the name of something of the user's own
+            that is to be studied.
+        given: those of the command line: a name of one's own that is not in them is not imported.
+
     Raises:
-        UserError: a name that is no study's, or settings that it does not take.
+        UserError: a name that is no study's or not given, or settings that it does not take.
     """
-    return None if settings is None else make(settings, "study", STUDIES)
+    if settings is None:
+        return None
+    own = settings.get("own")
+    if isinstance(own, str):
+        if own != (given or {}).get("own"):
+            raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
+        settings = {**settings, "own": thing_named(own, "study.own")}
+    return make(settings, "study", STUDIES)
 
 
 def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = None) -> None:

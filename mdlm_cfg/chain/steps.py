@@ -10,7 +10,7 @@ biased (arXiv 2409.02908).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Protocol
@@ -59,13 +59,13 @@ class Step(Protocol):
         """
         ...
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """The same step's kernel over the outcomes of the masked coordinates.
 
         Args:
             log_z: of the m masked coordinates, (S, m); -inf where one cannot move.
             values: rho_i(v) / Z_i, (S, m, N).
-            coordinates: which of the D coordinates these m are; None is all of them.
+            coordinates: which of the D coordinates these m are, int64 (m,) or (S, m); None is all of them.
 
         Returns:
             (S, (N+1)^m), outcomes in C order with the mask last; every row sums to 1.
@@ -94,7 +94,7 @@ class TimeStep:
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """See `Step.moves`."""
         jump = self._probability(log_z)[..., None]
         factors = torch.cat([jump * values, 1 - jump], dim=-1)  # (S, m, N + 1)
@@ -136,10 +136,10 @@ class EventStep:
         values = torch.where(log_z == NEG_INF, x, draw_values(log_rates, log_z, generator))
         return x.scatter(1, chosen, values.gather(1, chosen))
 
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """See `Step.moves`."""
         num_masked = log_z.shape[1]
-        places = torch.tensor(range(num_masked) if coordinates is None else coordinates, device=log_z.device)
+        places = torch.arange(num_masked, device=log_z.device) if coordinates is None else coordinates
         tier, log_weight = self.policy.choice(log_z, values.log, places)
         stay = torch.zeros_like(values[:, :, :1])
         moving = torch.cat([values, stay], dim=-1)

@@ -1,7 +1,7 @@
 """The exact law of a sampler's steps (theory, section 6): the sum over the steps that samplers draw from.
 
 One step's kernel has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate stays or takes one of
-N values. It is applied subset by subset of unmasked coordinates, on the dense tensor (N+1,)*D.
+N values. It is applied to sets of unmasked coordinates of one size, many at a time, on the dense tensor (N+1,)*D.
 
 A parallel step can land on a partial state that is impossible under the class. What happens there is the denoiser's
 answer (docs/design.md, "The denoiser's contract"), here as in the sampler.
@@ -18,48 +18,63 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.steps import Step
 from mdlm_cfg.laws.rates import MAX_BATCH, refuse_if_too_large, start
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 MAX_ENTRIES = 1e9  # kernel entries of a step: beyond that a step takes minutes
+GROUP = 2**20  # kernel entries made at a time, where the states of a single set have not more
 
 
 @dataclass(frozen=True)
 class FrozenRates:
-    """The guided rates of all states with one set U of unmasked coordinates.
+    """The guided rates of all states with one of C sets U of unmasked coordinates, each of l.
 
     Attributes:
-        index: where these states lie in the dense tensor (N+1,)*D.
-        unmasked, masked: the coordinates in U, and the others.
-        log_z: (N^l, D - l). values: rho_i(v) / Z_i, (N^l, D - l, N).
+        num_sets: C.
+        states: where these states lie in C order in the dense tensor (N+1,)*D, int64 (C * N^l,).
+        masked: their masked coordinates, int64 (C * N^l, D - l).
+        log_z: of those, (C * N^l, D - l). values: rho_i(v) / Z_i, (C * N^l, D - l, N).
     """
 
-    index: tuple[slice | int, ...]
-    unmasked: tuple[int, ...]
-    masked: tuple[int, ...]
+    num_sets: int
+    states: Tensor
+    masked: Tensor
     log_z: Tensor
     values: Tensor
+
+    def places(self, num_tokens: int, num_dims: int) -> Tensor:
+        """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
+        masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
+        # how far from the mask to every value, and to the mask itself: (C, D - l, N + 1)
+        ways = strides(num_tokens + 1, num_dims)[masked][..., None] * (torch.arange(num_tokens + 1) - num_tokens)
+        moved = ways[:, 0]
+        for i in range(1, ways.shape[1]):
+            moved = (moved[:, :, None] + ways[:, i, None]).flatten(1)
+        return self.states.unflatten(0, (self.num_sets, -1))[:, :, None] + moved[:, None]
 
 
 def frozen_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[FrozenRates]:
-    """The rates of every partial state with a mask, one set of unmasked coordinates at a time."""
+    """The rates of every partial state with a mask, some sets of unmasked coordinates of one size at a time."""
     n, d = lattice.num_tokens, lattice.num_dims
     for level in range(d):
-        chunks = lattice.tokens(level).split(MAX_BATCH)
-        log_rates = torch.cat([guidance.log_rates(denoiser, chunk, target_class) for chunk in chunks])
-        log_rates = log_rates.reshape(comb(d, level), n**level, d, n)
-        for subset, rows in zip(lattice.subsets[level], log_rates):
-            masked = tuple(i for i in range(d) if i not in subset)
-            rates = rows[:, list(masked)]
+        tokens = lattice.tokens(level)
+        log_rates = torch.cat([guidance.log_rates(denoiser, chunk, target_class) for chunk in tokens.split(MAX_BATCH)])
+        masked = torch.tensor([[i for i in range(d) if i not in subset] for subset in lattice.subsets[level]])
+        masked = masked.repeat_interleave(n**level, dim=0)
+        at_once = max(1, GROUP // (n**level * (n + 1) ** (d - level)))
+        for first in range(0, comb(d, level), at_once):
+            rows = slice(first * n**level, (first + at_once) * n**level)
+            rates = log_rates[rows].gather(1, masked[rows, :, None].expand(-1, -1, n))
             log_z = rates.logsumexp(dim=-1)
             values = rates.softmax(dim=-1).masked_fill((log_z == NEG_INF)[..., None], 0.0)
-            index = tuple(slice(0, n) if i in subset else n for i in range(d))
-            yield FrozenRates(index, subset, masked, log_z, values)
+            yield FrozenRates(
+                min(at_once, comb(d, level) - first), flat_index(tokens[rows], n + 1), masked[rows], log_z, values
+            )
 
 
 @dataclass(frozen=True)
@@ -111,12 +126,11 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     n, d = law.shape[0] - 1, law.ndim
     after = torch.zeros_like(law)
     after[(slice(0, n),) * d] = law[(slice(0, n),) * d]
+    flat = law.flatten()
     for r in rates:
-        mass = law[r.index].reshape(-1, 1)
-        spread = (mass * step.moves(r.log_z, r.values, r.masked)).reshape(
-            [n] * len(r.unmasked) + [n + 1] * len(r.masked)
-        )
-        order = (*r.unmasked, *r.masked)  # the axes of `spread`, to be put into coordinate order
-        spread = spread.permute([order.index(i) for i in range(d)])
-        after[tuple(slice(0, n) if i in r.unmasked else slice(None) for i in range(d))] += spread
+        mass = flat[r.states]
+        if not bool(mass.any()):  # steps of events leave whole levels empty
+            continue
+        spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
+        after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())
     return after

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
 from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.departure_report import departure_sections
@@ -15,6 +16,7 @@ from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sectio
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.policies_report import policies_sections
 from mdlm_cfg.reports.sequence_report import sequence_sections
+from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
@@ -35,6 +37,7 @@ PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
     MixtureCorrection: mixture_correction_sections,
     InpaintingFindings: inpainting_sections,
     SequenceFindings: sequence_sections,
+    BenchmarkFindings: benchmark_sections,
 }
 
 

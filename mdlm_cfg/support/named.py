@@ -45,17 +45,35 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
     if name not in trusted and not (_is_offered(module_name, offered) and attribute.isidentifier()):
         known = ", ".join(offered)
         raise UserError(f"{what} can not be made by {name}: only by what {known} offer, or what you name yourself")
+    found = _imported(name, what)
+    ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
+    if not callable(found) or (name not in trusted and not ours):
+        raise UserError(f"{what} can not be made by {name}: there is no class or function {attribute} in {module_name}")
+    return found
+
+
+def thing_named(name: str, what: str) -> Any:
+    """What a name stands for, an object of any sort; only for names that whoever runs the program gave.
+
+    Raises:
+        UserError: a module that cannot be imported, or has nothing of that name.
+    """
+    found = _imported(name, what)
+    if found is None:
+        raise UserError(f"{what} can not be {name}: there is nothing of that name; is it spelt package.module.NAME?")
+    return found
+
+
+def _imported(name: str, what: str) -> Any:
+    """The attribute of a module; None where the module has none of that name."""
+    module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError, TypeError) as error:
         raise UserError(
             f"{what} can not be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
         ) from error
-    found = getattr(module, attribute, None)
-    ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
-    if not callable(found) or (name not in trusted and not ours):
-        raise UserError(f"{what} can not be made by {name}: there is no class or function {attribute} in {module_name}")
-    return found
+    return getattr(module, attribute, None)
 
 
 def _is_offered(module_name: str, offered: Collection[str]) -> bool:

@@ -19,6 +19,7 @@ from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
 
 SHAPES = {"toy": (2,), "image": (28, 28), "sequence": (64,)}
+EVAL_ONLY = {"benchmark"}  # experiments that have nothing to train
 
 
 def names(group: str) -> list[str]:
@@ -111,7 +112,15 @@ def test_optimizer(name: str) -> None:
     assert groups[0]["lr"] == 0.25 and len(groups) == {"adamw": 1, "muon": 2}[name]
 
 
-@pytest.mark.parametrize("name", names("experiment"))
+@pytest.mark.parametrize("name", sorted(EVAL_ONLY))
+def test_experiment_of_eval_alone(name: str) -> None:
+    config = composed(f"experiment={name}", name="eval")
+    study = build_study(config["study"])
+    assert config["denoiser"] == "exact" and study is not None
+    study.check(made(config["data"]), plan_of(config))
+
+
+@pytest.mark.parametrize("name", sorted(set(names("experiment")) - EVAL_ONLY))
 def test_experiment(name: str) -> None:
     config = composed(f"experiment={name}", "trainer.accelerator=cpu")
     made(config["data"])

@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers import CASES, case_id, case_target, random_target
 
-from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
+from mdlm_cfg import Guidance, Sampler, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear
 from mdlm_cfg.chain.steps import JUMPS, subset_chances
 from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.targets import toys
 
 
@@ -110,3 +111,13 @@ def test_event_leaping_beats_the_others_everywhere(name):
             for sampler, schedule in product(JUMPS, schedules):
                 theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
                 assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler, schedule)
+
+
+@pytest.mark.parametrize("sampler", [Sampler("euler", 4), Sampler("event_leaping", events=2, policy="confidence")])
+@pytest.mark.parametrize("group", [1, 40])  # kernel entries at a time: one set of unmasked coordinates, or two
+def test_many_sets_at_a_time_are_the_same_as_one_by_one(sampler, group, monkeypatch):
+    denoiser, guidance = random_target(3, 3, seed=7).denoiser(), Guidance(1.5)
+    together = sampler.law(denoiser, guidance, 1)
+    monkeypatch.setattr("mdlm_cfg.laws.stepped.GROUP", group)
+    assert len(freeze(denoiser, guidance, 1).rates) > 3  # levels
+    assert (sampler.law(denoiser, guidance, 1) - together).abs().max() < 1e-15

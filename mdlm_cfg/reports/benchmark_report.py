@@ -1,0 +1,119 @@
+"""The page of the benchmark: rankings, error against calls, and the targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
+
+from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.style import CYCLE, INK, MARKERS, RC, new_figure, save_figure
+from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
+
+NOTHING = 1e-13  # distances below are rounding, and have no place on a logarithmic axis
+DRAWN = (  # of what is built in: one of each family, or no line could be followed
+    "tau_leaping, rate, linear", "euler, rate, linear", "d_cfg, rate, linear", "event_leaping, rate, cosine",
+    "policy confidence", "event_leaping, rate, ramp(0,w)",
+)  # fmt: skip
+REFERENCES = {"tilted": "the tilted law", "chain": "the guided chain in continuous time"}
+
+
+def benchmark_sections(findings: BenchmarkFindings, folder: Path) -> list[Section]:
+    """Rankings, error against calls, every target by itself, and what the targets are; pictures go into `folder`."""
+    return [
+        _rankings(findings),
+        _pictures(findings, folder),
+        _by_target(findings),
+        _targets(findings),
+    ]
+
+
+def _rankings(findings: BenchmarkFindings) -> Section:
+    heads, rows = findings.standings()
+    text = (
+        "Entries by their mean total variation over all targets and strengths: to the tilted law, which guidance is "
+        "often believed to sample, and to the guided chain in continuous time at constant w, of the entry's own kind "
+        "of guidance. Calls are of the denoiser, for each of its two conditionals.\n\n"
+        "These are distances between exact laws, and no samples, but for entries that can only draw: of those the "
+        "ranks that the interval of their TV allows stand in brackets."
+    )
+    note = "Rank: mean TV. Ties share a rank; “-” is an entry that needs more calls on some target."
+    return Section("Ranking", text, Table(heads, rows, note))
+
+
+def _pictures(findings: BenchmarkFindings, folder: Path) -> Section:
+    pictures = [
+        Picture(
+            draw_error(findings, against, folder / f"benchmark_{against}.png"),
+            f"Mean TV over the targets to {name}, against calls; a panel for every w. Lines end where the error is 0.",
+        )
+        for against, name in REFERENCES.items()
+    ]
+    return Section("Error against calls", "", None, pictures)
+
+
+@rc_context(RC)
+def draw_error(findings: BenchmarkFindings, against: str, path: Path) -> Path:
+    """Mean TV over the targets against calls, logarithmic both; a panel per w, a line per entry."""
+    strengths = findings.strengths
+    across = min(len(strengths), 2)
+    down = -(-len(strengths) // across)
+    figure, grid = new_figure(down, across, 4.4 * across + 0.4, 2.9 * down + 0.9, sharex=True, sharey=True)
+    for axes in grid.flat[len(strengths) :]:
+        axes.set_visible(False)
+    for k, (axes, w) in enumerate(zip(grid.flat, strengths)):
+        _draw_panel(axes, findings, against, w)
+        axes.set_title(f"w = {w:g}", loc="left")
+        if k % across == 0:
+            axes.set_ylabel("mean TV")
+        if k + across >= len(strengths):
+            axes.set_xlabel("denoiser calls")
+            axes.xaxis.set_tick_params(labelbottom=True)
+    found = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(list(found.values()), list(found), loc="outside upper center", ncols=3 if across > 1 else 1)
+    return save_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, findings: BenchmarkFindings, against: str, w: float) -> None:
+    own = [entry.name for entry in findings.entries if entry.own]
+    for k, name in enumerate((*DRAWN, *own)):
+        found = [(calls, findings.mean_tv(name, calls, against, w=w)) for calls in findings.calls]
+        points = [(calls, tv) for calls, tv in found if tv is not None and tv > NOTHING]
+        if points:
+            axes.plot(
+                [calls for calls, _ in points], [tv for _, tv in points], label=name, marker=MARKERS[k % len(MARKERS)],
+                markersize=5, color=INK if name in own else CYCLE[k], linewidth=2.6 if name in own else 1.6,
+            )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(findings.calls)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _by_target(findings: BenchmarkFindings) -> Section:
+    """Mean TV over the strengths to the tilted law, target by target."""
+    calls = findings.ranked[-1]
+    names = [str(target["name"]) for target in findings.targets]
+    rows = [
+        [place.entry, *(format_number(findings.mean_tv(place.entry, calls, "tilted", target=name)) for name in names)]
+        for place in findings.ranking(calls, "tilted")
+    ]
+    note = f"Mean TV over w to the tilted law, with {calls} calls; “-” is an entry that needs more."
+    return Section("Target by target", "", Table(["entry", *names], rows, note))
+
+
+def _targets(findings: BenchmarkFindings) -> Section:
+    heads = ("target", "values N", "dimensions D", "classes", "class z", "fingerprint")
+    keys = ("name", "num_tokens", "num_dims", "num_classes", "target_class", "fingerprint")
+    rows = [[str(target[key]) for key in keys] for target in findings.targets]
+    text = (
+        "The conditionals of learned_rotation are a small network's, and those of no joint: its class is that of the "
+        "data it learned, and its tilted law the mean over all orders of unmasking."
+    )
+    return Section("Targets", text, Table(heads, rows, "What every entry was judged on."))

@@ -1,0 +1,71 @@
+"""Where the benchmark's two files come from.
+
+`python -m mdlm_cfg.studies.benchmark.provenance [FOLDER]` makes them again, from MNIST in data/.
+
+The counts are those of MNIST's training images whatever the machine; the network's answers depend on its arithmetic in
+their last digits, so that the file that is shipped is the target, and not the program that made it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import conditionals
+from mdlm_cfg.chain.lattice import points_at
+from mdlm_cfg.nets.optimizer import adamw
+from mdlm_cfg.nets.transformer import GridTransformer
+from mdlm_cfg.nets.wrapper import NetDenoiser
+from mdlm_cfg.studies.benchmark.targets import DIGITS, LEARNED, rotation
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.tiny_mnist import area_average, count_states, informative_threshold
+from mdlm_cfg.training.data.images import load_images
+from mdlm_cfg.training.objectives import Averaged
+
+CELLS = 3  # on each side of a digit
+DIMS, EXAMPLES, STEPS = 4, 2000, 1000  # of what the network learns, and for how long
+
+
+def tiny_mnist_counts(root: str = "data") -> Tensor:
+    """How many of MNIST's training images of every digit are in each state of 3 x 3 cells, int64 (10, 512).
+
+    Cells are means over area, and 1 above the threshold that tells most about the digit, 5 of 255
+    (`mdlm_cfg.targets.tiny_mnist`).
+    """
+    images = load_images("mnist", root)
+    cells = area_average(images.train, CELLS, CELLS)
+    return count_states(cells, images.train_labels, informative_threshold(cells, images.train_labels))
+
+
+def learned_rotation() -> Tensor:
+    """Log-probabilities of a small transformer that saw 2,000 sequences of `rotation(4)`, (K + 1, (N+1)^D, D, N).
+
+    A thousand steps of 16 features: enough to learn it, and little enough that its conditionals contradict each other.
+    """
+    target, generator = rotation(DIMS), generator_for("benchmark", "learned_rotation")
+    x, classes = target.sample(EXAMPLES, generator)
+    torch.manual_seed(0)
+    net = GridTransformer(target.num_tokens, (DIMS,), target.num_classes, width=16, depth=1, num_heads=2)
+    objective, optimizer = Averaged(label_smoothing=3e-4), adamw(net, lr=1e-2)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        objective.loss(net, x, classes, generator)["loss"].backward()
+        optimizer.step()
+    states = points_at(torch.arange((target.num_tokens + 1) ** DIMS), target.num_tokens + 1, DIMS)
+    denoiser = NetDenoiser(net)
+    labels = [*range(target.num_classes), None]
+    return torch.stack([conditionals(denoiser, states, label) for label in labels])
+
+
+def write(folder: Path) -> None:
+    """Make both files."""
+    np.savez_compressed(folder / DIGITS.name, counts=tiny_mnist_counts().to(torch.int32).numpy())
+    np.savez_compressed(folder / LEARNED.name, log_probs=learned_rotation().float().numpy())
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else DIGITS.parent)

@@ -1,0 +1,397 @@
+"""The benchmark: cells against brute force, rankings against entries whose place is known, its targets pinned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import oracle
+import policy_oracle
+import pytest
+import torch
+from commands import refusal, run
+from helpers import Inconsistent, random_target
+from torch import Tensor
+
+from mdlm_cfg import Confidence, FixedOrder, Guidance, Sampler, UserError, benchmark, tilted_law, tilted_weights
+from mdlm_cfg.app.settings import build_study
+from mdlm_cfg.chain.kinds import Rate
+from mdlm_cfg.laws.stepped import freeze
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.laws.weights import TiltedWeights
+from mdlm_cfg.reports.benchmark_report import benchmark_sections
+from mdlm_cfg.studies.benchmark import TARGETS, Entry, Target
+from mdlm_cfg.studies.benchmark.entries import built_in
+from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
+from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
+from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
+from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist
+
+FINGERPRINTS = {
+    "toy_1d_disjoint": "a14924100257f751",
+    "toy_1d_overlap": "d6faeb5e8c07559f",
+    "toy_2d_projection": "aa5dc22299573657",
+    "toy_2d_overlap": "b3fd3d31ccb1de34",
+    "toy_5d_hypercube": "e03497a44bdab3de",
+    "tiny_mnist_3x3": "9301701234c7861d",
+    "hmm_rotation": "6e6cf8e2013df3e3",
+    "hmm_motif": "79fb385533bac210",
+    "learned_rotation": "6a08cbeedc47874c",
+}
+
+
+def small() -> Target:
+    return of_table("small", random_target(2, 3, seed=3), 1)
+
+
+def incoherent() -> Target:
+    denoiser = Inconsistent(2, 3, 2, seed=5)
+    return Target("incoherent", denoiser, 1, torch.full((2, 2, 2), 1 / 8, dtype=torch.float64))
+
+
+def tv(p: Tensor, q: Tensor) -> float:
+    return sum(abs(a - b) for a, b in zip(p.flatten().tolist(), q.flatten().tolist())) / 2
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    return float(torch.special.xlogy(p, p / q).sum())
+
+
+@pytest.fixture(scope="module")
+def found() -> BenchmarkFindings:
+    return benchmark(targets=[small(), incoherent()], strengths=[0.0, 2.0], calls=[1, 2, 4])
+
+
+def cell(found: BenchmarkFindings, **which: Any) -> dict[str, Any]:
+    rows = [row for row in found.rows() if all(row[key] == value for key, value in which.items())]
+    assert len(rows) == 1, which
+    return rows[0]
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("sampler", ["tau_leaping", "euler", "d_cfg", "event_leaping"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_cells_are_those_of_the_oracle(found: BenchmarkFindings, kind: str, sampler: str, schedule: str) -> None:
+    for target in (small(), incoherent()):
+        chain = oracle.Chain(target.denoiser, 2.0, kind, 1)
+        law = chain.stepped(sampler, oracle.fractions(schedule, 2))[:2, :2, :2]
+        row = cell(found, entry=f"{sampler}, {kind}, {schedule}", target=target.name, w=2.0, calls=2)
+        end = chain.terminal_by_orders()
+        assert row["used"] == 2
+        for name, reference in (("class", target.class_law), ("chain", end), ("tilted", tilted_by_orders(target))):
+            assert abs(row[f"tv_{name}"] - tv(law, reference)) < 1e-12
+            assert abs(row[f"kl_{name}"] - kl(reference, law)) < 1e-11
+
+
+def tilted_by_orders(target: Target) -> Tensor:
+    """sum over orders of prod rho, normalised; of a table the tilted law itself."""
+    weighted = policy_oracle.law_by_paths(target.denoiser, Guidance(2.0), target.target_class, "uniform")[1]
+    return weighted / weighted.sum()
+
+
+def test_the_tilted_law_of_a_table_is_its_own() -> None:
+    mixture = random_target(2, 3, seed=3)
+    law = oracle.tilted(mixture.pmf, mixture.class_pmf(1), 2.0)
+    assert tv(small().tilted(2.0), law) < 1e-12 and tv(tilted_by_orders(small()), law) < 1e-12
+
+
+@pytest.mark.parametrize("policy", ["confidence", "margin", "entropy", "uniform", "rate"])
+@pytest.mark.parametrize(("calls", "at_a_time"), [(1, 3), (2, 2), (4, 1)])
+def test_policies_unmask_as_many_as_the_calls_ask_for(
+    found: BenchmarkFindings, policy: str, calls: int, at_a_time: int
+) -> None:
+    for target in (small(), incoherent()):
+        law = policy_oracle.law_by_paths(target.denoiser, Guidance(2.0), 1, policy, at_a_time)[0]
+        row = cell(found, entry=f"policy {policy}", target=target.name, w=2.0, calls=calls)
+        assert row["used"] == -(-3 // at_a_time)
+        end = oracle.Chain(target.denoiser, 2.0, "normalized" if policy == "uniform" else "rate", 1)
+        assert abs(row["tv_chain"] - tv(law, end.terminal_by_orders())) < 1e-12
+        assert abs(row["tv_tilted"] - tv(law, tilted_by_orders(target))) < 1e-12
+
+
+def test_strengths_change_with_progress_and_are_held_against_the_constant_one(found: BenchmarkFindings) -> None:
+    target = small()
+    at = {"ramp(0,w)": lambda p: 2 * p, "interval(w,0.5,1)": lambda p: 2.0 * (p >= 0.5)}
+    for name, strength in at.items():
+        for kind in ("rate", "normalized"):
+            law = oracle.Chain(target.denoiser, strength, kind, 1).terminal_by_orders()
+            row = cell(found, entry=f"event_leaping, {kind}, {name}", target="small", w=2.0, calls=4)
+            end = oracle.Chain(target.denoiser, 2.0, kind, 1).terminal_by_orders()
+            assert row["used"] == 3 and abs(row["tv_chain"] - tv(law, end)) < 1e-12 and row["tv_chain"] > 1e-3
+
+
+def test_what_needs_more_calls_has_no_cell_and_no_rank(found: BenchmarkFindings) -> None:
+    entries = {(row["entry"], row["calls"]) for row in found.rows()}
+    assert ("first_hitting, rate", 2) not in entries and ("first_hitting, rate", 4) in entries
+    ranks = {place.entry: place.rank for place in found.ranking(2)}
+    assert ranks["first_hitting, rate"] is None and ranks["tau_leaping, rate, linear"] is not None
+    assert list(ranks)[-2:] == ["first_hitting, rate", "first_hitting, normalized"]
+
+
+@pytest.mark.parametrize("against", ["tilted", "chain", "class"])
+def test_a_ranking_is_by_the_mean_and_ties_share_a_place(found: BenchmarkFindings, against: str) -> None:
+    places = [place for place in found.ranking(2, against) if place.error is not None]
+    for place in places:
+        rows = [row for row in found.rows() if row["entry"] == place.entry and row["calls"] == 2]
+        assert len(rows) == 4 and abs(place.error - sum(row[f"tv_{against}"] for row in rows) / 4) < 1e-14
+        assert place.rank == 1 + sum(other.error < place.error - 1e-9 for other in places)
+        assert (place.best, place.worst) == (place.rank, place.rank)
+    ranks = {place.entry: place.rank for place in places}
+    # normalized rates are 1, where tau-leaping and D-CFG have the same J
+    assert ranks["tau_leaping, normalized, linear"] == ranks["d_cfg, normalized, linear"]
+    assert [place.rank for place in places] == sorted(place.rank for place in places)
+
+
+def the_tilted_law_itself(denoiser: Any, guidance: Guidance, z: int, n: int, generator: torch.Generator) -> Tensor:
+    weights: TiltedWeights = tilted_weights(denoiser, guidance, z, "uniform")
+    cells = torch.multinomial(weights.law.flatten(), n, replacement=True, generator=generator)
+    return torch.stack(torch.unravel_index(cells, weights.law.shape), dim=1)
+
+
+def always_the_first_value(denoiser: Any, guidance: Guidance, z: int, n: int, generator: torch.Generator) -> Tensor:
+    denoiser(torch.full((n, denoiser.num_dims), denoiser.num_tokens), None)
+    return torch.zeros(n, denoiser.num_dims, dtype=torch.int64)
+
+
+def test_a_cheat_ranks_first_and_what_is_broken_last() -> None:
+    targets = [of_table(str(seed), random_target(2, 3, seed=seed), seed % 2) for seed in (1, 2)]
+    found = benchmark(
+        the_tilted_law_itself, always_the_first_value, targets=targets, strengths=[2.0, 4.0], calls=[4],
+        num_samples=50_000,
+    )  # fmt: skip
+    ranking = found.ranking(4)
+    assert ranking[0].entry == "the_tilted_law_itself" and ranking[0].rank == 1
+    last = max(ranking, key=lambda place: place.rank or 0)
+    assert last.entry == "always_the_first_value" and last.error > 0.5
+    assert "the_tilted_law_itself is number 1" in " ".join(found.verdict)
+    # against the class it is the guided ones that are far
+    assert found.ranking(4, "class")[0].entry != "the_tilted_law_itself"
+
+
+def test_samples_are_as_far_as_the_law_they_are_drawn_from() -> None:
+    steps = Sampler("tau_leaping", 4)
+
+    def drawn(denoiser: Any, guidance: Guidance, z: int, n: int, generator: torch.Generator) -> Tensor:
+        return steps.draw(denoiser, guidance, z, n, generator)
+
+    targets = [small(), of_table("larger", random_target(3, 2, seed=4), 0)]
+    found = benchmark(drawn, Entry("exact", steps), targets=targets, strengths=[0.0, 2.0], calls=[2, 4])
+    assert {row["calls"] for row in found.rows() if row["entry"] == "drawn"} == {4}  # its four calls were counted
+    for target in ("small", "larger"):
+        for w in (0.0, 2.0):
+            ours = cell(found, entry="drawn", target=target, w=w, calls=4)
+            exact = cell(found, entry="exact", target=target, w=w, calls=4)
+            assert ours["used"] == exact["used"] == 4
+            for name in ("class", "chain", "tilted"):
+                assert ours[f"tv_{name}_low"] <= exact[f"tv_{name}"] <= ours[f"tv_{name}_high"]
+                assert abs(ours[f"tv_{name}"] - exact[f"tv_{name}"]) < 2 * ours[f"noise_floor_{name}"]
+                assert 0.001 < ours[f"noise_floor_{name}"] < 0.05 and f"kl_{name}" not in ours
+    place = next(place for place in found.ranking(4) if place.entry == "drawn")
+    own = next(place for place in found.ranking(4) if place.entry == "exact")
+    assert place.best <= own.rank <= place.worst and place.best < place.worst
+
+
+@pytest.mark.parametrize("num_dims", [1, 2, 5, 9])
+def test_no_entry_makes_more_calls_than_it_may(num_dims: int) -> None:
+    for entry in built_in():
+        for calls in CALLS:
+            sampler = entry.at(calls, num_dims)
+            if sampler is None:
+                assert entry.name.startswith("first_hitting") and calls < num_dims
+            else:
+                # all that it may, unless one for every coordinate is all there is
+                used = sampler.calls(num_dims)
+                assert used <= calls and (used == calls or used <= num_dims)
+
+
+FOUR, ORDER = Sampler("tau_leaping", 4), FixedOrder([2, 0, 1])
+
+
+def half_rate(w: float) -> Guidance:
+    return Guidance(w / 2)
+
+
+def jump(log_z: Tensor, u: Tensor) -> Tensor:
+    return u.expand_as(log_z)
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "law"),
+    [
+        (Sampler("flat", 7, jump=jump), "flat", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
+        (Confidence(), "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
+        (Confidence, "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
+        (ORDER, "fixed_order(2,0,1)", lambda t: terminal_law(t, Guidance(2.0), 1, ORDER)),
+        (Rate(), "rate", lambda t: terminal_law(t, Guidance(2.0), 1)),
+        (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
+        (Entry("mine", Sampler(), half_rate), "mine", lambda t: terminal_law(t, Guidance(1.0), 1)),
+    ],
+)  # fmt: skip
+def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) -> None:
+    found = benchmark(own, targets=[small()], strengths=[2.0], calls=[4])
+    row = cell(found, entry=name, calls=4)
+    reference = tilted_law(random_target(2, 3, seed=3), 2.0, 1)
+    expected = law(small().denoiser)
+    assert found.entries[0].own and abs(row["tv_tilted"] - tv(expected, reference)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (3, "cannot be judged"),
+        (FixedOrder([0, 1]), "0..2 once"),
+        (Entry("policy rate", Sampler()), "two entries are called"),
+        (Target, "without arguments"),
+        (lambda d, g, z, n, generator: torch.zeros(n, 2), "must draw int64"),
+        (lambda d, g, z, n, generator: torch.full((n, 3), 2), "hold the value 2"),
+        (lambda d, g, z, n, generator: None, "must draw int64"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(own: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        benchmark(own, targets=[small()], strengths=[2.0], calls=[2])
+
+
+def test_calls_targets_and_references_that_there_are_not_are_refused(found: BenchmarkFindings) -> None:
+    for arguments, message in (
+        ({"calls": []}, "must be different"), ({"calls": [0, 1]}, "at least 1"), ({"calls": [2, 2]}, "different"),
+        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"), ({"targets": []}, "no target"),
+        ({"strengths": []}, "no guidance"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            benchmark(**arguments)
+    for calls, against in ((3, "tilted"), (2, "truth")):
+        with pytest.raises(UserError, match="no ranking"):
+            found.ranking(calls, against)
+
+
+@pytest.mark.parametrize("policy", ["confidence", "uniform", FixedOrder([1, 2, 0])])
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_a_frozen_chain_is_of_use_under_a_policy_where_it_is_that_policys(kind: str, policy: Any) -> None:
+    denoiser, guidance = random_target(2, 3, seed=6).denoiser(), Guidance(3.0, kind)
+    sampler = Sampler("event_leaping", events=2, policy=policy)
+    shared = sampler.law(denoiser, guidance, 1, freeze(denoiser, guidance, 1))
+    assert torch.equal(shared, sampler.law(denoiser, guidance, 1))
+
+
+def test_the_json_is_stable_versioned_and_names_everything(found: BenchmarkFindings) -> None:
+    again = benchmark(targets=[small(), incoherent()], strengths=[0.0, 2.0], calls=[4, 1, 2])
+    assert again.to_dict() == found.to_dict()
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert list(plain) == [
+        "version", "package", "complete", "plan", "targets", "entries", "rankings", "results", "verdict",
+    ]  # fmt: skip
+    assert plain["version"] == VERSION == 1 and plain["complete"] is False
+    assert plain["plan"] == {"w": [0.0, 2.0], "calls": [1, 2, 4], "num_samples": 10_000, "seed": 0}
+    assert {row["entry"] for row in plain["results"]} == {entry["name"] for entry in plain["entries"]}
+    assert len(plain["rankings"]) == 3 * 3 and len(plain["rankings"][0]["places"]) == len(plain["entries"])
+    assert plain["targets"][0]["fingerprint"] == small().fingerprint()
+
+
+def test_the_page_shows_what_was_found(found: BenchmarkFindings, tmp_path: Path) -> None:
+    sections = benchmark_sections(found, tmp_path)
+    ranking, pictures, by_target, targets = sections
+    assert [row[0] for row in ranking.table.rows] == [place.entry for place in found.ranking(4)]
+    assert len(pictures.pictures) == 2 and all(p.path.stat().st_size > 10_000 for p in pictures.pictures)
+    tau = next(row for row in by_target.table.rows if row[0] == "tau_leaping, rate, linear")
+    rows = [r for r in found.rows() if r["entry"] == tau[0] and r["calls"] == 4 and r["target"] == "small"]
+    assert tau[1] == f"{sum(row['tv_tilted'] for row in rows) / 2:.4f}"
+    assert [row[-1] for row in targets.table.rows] == [small().fingerprint(), incoherent().fingerprint()]
+    table = found.table().splitlines()
+    assert len(table) == 2 + len(found.entries) and all(line.count("|") == 4 for line in table)
+
+
+def test_the_targets_are_those_of_this_version() -> None:
+    # another number here is another benchmark: raise VERSION
+    made = {name: make() for name, make in TARGETS.items()}
+    assert {name: target.fingerprint() for name, target in made.items()} == FINGERPRINTS
+    assert all(target.name == name for name, target in made.items())
+    assert VERSION == 1 and STRENGTHS == (0, 1, 2, 4) and CALLS == (1, 2, 4, 8, 16, 32, 64)
+    assert max((2 * t.denoiser.num_tokens + 1) ** t.num_dims for t in made.values()) < 2e6
+
+
+def test_a_fingerprint_sees_the_conditionals_the_class_and_its_law() -> None:
+    prints = {
+        small().fingerprint(),
+        incoherent().fingerprint(),
+        of_table("small", random_target(2, 3, seed=3), 0).fingerprint(),
+        of_table("small", random_target(2, 3, seed=4), 1).fingerprint(),
+        Target("x", Inconsistent(2, 3, 2, seed=6), 1, incoherent().class_law).fingerprint(),
+        Target("x", Inconsistent(2, 3, 2, seed=5), 1, small().class_law).fingerprint(),
+    }
+    assert len(prints) == 6
+    assert Target("another name", small().denoiser, 1, small().class_law).fingerprint() == small().fingerprint()
+
+
+def test_the_digits_are_mnists() -> None:
+    root = Path(__file__).parent.parent.parent / "data"
+    if not (root / "MNIST").exists():
+        pytest.skip("MNIST is not here")
+    counts = tiny_mnist_counts(str(root)).double()
+    assert torch.equal(tiny_mnist().class_pmfs.flatten(1), (counts / counts.sum(dim=1, keepdim=True)))
+    assert (tiny_mnist().class_weights - counts.sum(dim=1) / 60_000).abs().max() < 1e-15
+
+
+def test_the_learned_conditionals_are_near_those_of_the_data_and_of_no_joint() -> None:
+    target, data = TARGETS["learned_rotation"](), rotation(4).table()
+    unguided = Guidance(0.0)
+    laws = [
+        terminal_law(target.denoiser, unguided, 1, FixedOrder(order)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])
+    ]  # fmt: skip
+    assert tv(*laws) > 0.005
+    exact = [terminal_law(data.denoiser(), unguided, 1, FixedOrder(order)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+    assert tv(*exact) < 1e-12 and tv(exact[0], target.class_law) < 1e-12
+    assert 0.005 < tv(terminal_law(target.denoiser, unguided, 1), target.class_law) < 0.1
+    assert tv(target.tilted(0.0), terminal_law(target.denoiser, unguided, 1)) < 1e-12
+
+
+OWN = """
+import torch
+from mdlm_cfg import Sampler
+def jump(log_z, u):
+    return u.expand_as(log_z)
+mine = Sampler("mine", 1, jump=jump)
+def drawn(denoiser, guidance, target_class, num_samples, generator):
+    return mine.draw(denoiser, guidance, target_class, num_samples, generator)
+"""
+RESTRICTED = ("experiment=benchmark", "study.targets=[toy_1d_overlap]", "study.calls=[1,2]", "w=[0,2]")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "bench_own_sampler.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_the_command_judges_ones_own_by_its_name(own: Path) -> None:
+    for name in ("mine", "drawn"):
+        arguments = (*RESTRICTED, f"study.own=bench_own_sampler.{name}", "num_samples=500", f"out={own / name}")
+        assert run("eval", *arguments) == 0
+        plain = json.loads((own / name / "report.json").read_text())
+        assert plain["entries"][0] == {"name": name, "own": True, "exact_law": name == "mine"}
+        assert plain["plan"] == {"w": [0.0, 2.0], "calls": [1, 2], "num_samples": 500, "seed": 0}
+        assert f"{name} is number" in (own / name / "report.html").read_text()
+
+
+def test_the_command_refuses_what_the_benchmark_would_not_heed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, message in (
+        ("guidance=normalized", "leave guidance"),
+        ("sampler=euler", "leave sampler"),
+        ("top_p=0.9", "top_p"),
+        ("target_class=1", "target_class"),
+        ("study.own=bench_own_sampler.nothing", "nothing of that name"),
+        ("study.own=no_such_module_anywhere.f", "PYTHONPATH"),
+        ("study.targets=[toy_9d]", "no target"),
+        ("study.calls=[0]", "at least 1"),
+    ):
+        assert message in refusal(capsys, "eval", *RESTRICTED, more)
+
+
+def test_a_checkpoint_cannot_name_what_is_imported(own: Path) -> None:
+    saved = {"_target_": "mdlm_cfg.studies.benchmark.Benchmark", "own": "bench_own_sampler.mine"}
+    for given in (None, {}, saved | {"own": None}):
+        with pytest.raises(UserError, match="give it again"):
+            build_study(saved, given)
+    assert build_study(saved, saved).own.name == "mine"
