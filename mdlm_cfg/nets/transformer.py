@@ -32,7 +32,7 @@ class GridTransformer(nn.Module):
             image.
         num_classes: K; class K is the null class (no class).
         patch_size: side of a patch, or one side per axis; the transformer sees prod(grid_shape / patch_size) tokens.
-            None takes the largest sides up to 8 that divide the grid's.
+            None takes the largest sides that divide the grid's, up to 8, and up to 4 on a line.
         width: features of a patch.
         depth: transformer blocks.
         num_heads: attention heads; must divide `width`.
@@ -206,16 +206,17 @@ def _zero(layer: nn.Module) -> None:
 
 
 def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sides of a patch that suit a grid: the largest up to 8 that divide its own.
+    """The sides of a patch that suit a grid: the largest up to 8 (up to 4 on a line) that divide its own.
 
     Raises:
         UserError: they leave more than `MOST_PATCHES` patches, as a side that is prime does.
     """
-    patch = tuple(max(size for size in range(1, 9) if side % size == 0) for side in grid_shape)
+    most = 4 if len(grid_shape) == 1 else 8
+    patch = tuple(max(size for size in range(1, most + 1) if side % size == 0) for side in grid_shape)
     if math.prod(grid_shape) > MOST_PATCHES * math.prod(patch):
         raise UserError(
-            f"a grid {grid_shape} has no patches that suit it: the largest sides up to 8 that divide it are {patch}; "
-            "crop or pad the images to sides that have divisors, or give net.patch_size"
+            f"a grid {grid_shape} has no patches that suit it: the largest sides up to {most} that divide it are "
+            f"{patch}; crop or pad to sides that have divisors, or give net.patch_size"
         )
     return patch
 

@@ -169,7 +169,8 @@ def test_patchify_is_inverted_and_keeps_neighbours_together(grid: tuple[int, ...
 
 
 @pytest.mark.parametrize(
-    ("grid", "patch"), [((28, 28), (7, 7)), ((32, 24), (8, 8)), ((9, 10), (3, 5)), ((13, 11), (1, 1)), ((300,), (6,))]
+    ("grid", "patch"),
+    [((28, 28), (7, 7)), ((32, 24), (8, 8)), ((9, 10), (3, 5)), ((13, 11), (1, 1)), ((300,), (4,)), ((30,), (3,))],
 )
 def test_a_patch_is_chosen_that_divides_the_grid(grid: tuple[int, ...], patch: tuple[int, ...]) -> None:
     assert GridTransformer(2, grid, 3, patch_size=None, width=8, num_heads=1, depth=0).patch == patch
