@@ -30,8 +30,11 @@ from mdlm_cfg.chain.strengths import Interval, LinearRamp
 from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence
 from mdlm_cfg.laws import TabulatedDenoiser
+from mdlm_cfg.reports.table_report import strengths_sections, table_sections
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import decay, equal_cost, study
+from mdlm_cfg.studies.table.distances import evaluate_table
+from mdlm_cfg.studies.table.overlap import overlap_of
 from mdlm_cfg.support.seeds import generator_for
 
 N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
@@ -265,13 +268,14 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert "event_leaping, confidence(temperature=0.5)" in text and "2 a step" in text
 
 
-@pytest.mark.usefixtures("quick")
 def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path) -> None:
-    plan = Plan((Guidance(0.0), Guidance(2.0), Guidance([1.0, 1.0, 1.0])), Sampler(), 50, classes=(Z,))
-    assert "distances.png" in written(tmp_path, plan)["files"]  # of the two numbers
-    plan = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 50, classes=(Z,))
-    written(tmp_path, plan)
-    assert "Strength when j" not in (tmp_path / "report.html").read_text()
+    numbers, schedule = (Guidance(0.0), Guidance(2.0)), Guidance([1.0, 1.0, 1.0])
+    mixed = evaluate_table(target(), None, Plan((*numbers, schedule), Sampler(), 50, classes=(Z,)))
+    (section,) = strengths_sections(mixed)
+    assert section.table is not None and [row[0] for row in section.table.rows] == ["0", "2", "[1,1,1]"]
+    titles = [section.title for section in table_sections(mixed, overlap_of(mixed), tmp_path)]
+    assert "Strength when j coordinates are unmasked" in titles and (tmp_path / "distances.png").is_file()
+    assert strengths_sections(evaluate_table(target(), None, Plan(numbers, Sampler(), 50, classes=(Z,)))) == []
 
 
 @pytest.mark.usefixtures("quick")
