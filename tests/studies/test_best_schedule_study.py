@@ -91,7 +91,7 @@ def test_other_objectives_are_what_they_say() -> None:
     squares = found_by(
         BestScheduleStudy("trade_off", entropy_weight=0.5), toys.toy_2d_overlap(), None, plan_of(1.0, z=0)
     )
-    # of all laws on a support where the class is uniform, the best is the tilted one of w = 1 / weight; and it is reached
+    # of all laws on the support of a class that is uniform, the best is the tilted one of w = 1 / weight
     reached = squares.at[0].of("exact", BEST)
     assert total_variation(reached.law, tilted_law(toys.toy_2d_overlap(), 2.0, 0)) < 1e-5
     sure = found_by(BestScheduleStudy("trade_off", entropy_weight=0.01), target, None, plan_of(1.0)).at[0]
