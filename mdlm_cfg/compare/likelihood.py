@@ -201,15 +201,14 @@ def nelbo_bound(
         generator: of the masks, on the CPU.
     """
     _check(denoiser, x, num_draws)
-    labels = torch.full((len(x),), denoiser.num_classes) if classes is None else classes.cpu()
-    device, costs = device_of(denoiser), []
+    labels, device, costs = _labels(denoiser, classes, len(x)).cpu(), device_of(denoiser), []
     size = max(1, MAX_ROWS // num_draws)
     for part, part_labels in zip(x.cpu().split(size), labels.split(size)):
         counts = draw_counts(len(part), num_draws, denoiser.num_dims, generator).flatten()
         clean, drawn = (v.repeat_interleave(num_draws, dim=0) for v in (part, part_labels))
         tokens = mask_uniform(clean, counts, denoiser.num_tokens, generator)
-        log_probs = denoiser(tokens.to(device), drawn.to(device)).cpu()
-        cost = -log_probs.gather(2, clean[..., None]).sum(dim=(1, 2)) * (denoiser.num_dims / counts)
+        own = conditionals(denoiser, tokens.to(device), drawn.to(device)).cpu().gather(2, clean[..., None]).squeeze(2)
+        cost = -torch.where(tokens == denoiser.num_tokens, own, 0.0).sum(dim=1) * (denoiser.num_dims / counts)
         costs.append(cost.view(-1, num_draws).mean(dim=1))
     return Bound.of(torch.cat(costs))
 

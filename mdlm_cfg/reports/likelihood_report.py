@@ -11,7 +11,7 @@ from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.likelihood.findings import LABELS, BoundsFindings, TableLikelihoodFindings
 
 DIGITS = 5  # of nats of a table, which are exact
-SMALLEST = 1e-9  # an excess below this is rounding, and has no place on a logarithmic axis
+ERRORS = 3  # standard errors that an excess is above 0, or it has no place on a logarithmic axis
 UNGUIDED = "All is of the unguided chain, w = 0. "
 
 
@@ -54,7 +54,7 @@ def _excess(findings: TableLikelihoodFindings, folder: Path) -> list[Picture]:
     """How far the bounds of learned scores are above their NLL."""
     series: dict[str, Points] = {}
     for e in findings.of("learned"):
-        sizes = [k for k in e.bounds if e.bounds[k].value - e.nll > SMALLEST]
+        sizes = [k for k, bound in e.bounds.items() if bound.value - e.nll > ERRORS * bound.standard_error]
         if sizes:
             series[LABELS[e.label]] = (sizes, [e.bounds[k].value - e.nll for k in sizes])
     if not series or max(len(x) for x, _ in series.values()) < 2:

@@ -17,6 +17,7 @@ from commands import run
 from helpers import Inconsistent, random_target
 
 from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp, terminal_law, tilted_law
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.reports.pages import sections_of
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.best_schedule.findings import BEST, CONSTANT, OTHERS_BEST, RAMP, BestScheduleFindings
@@ -87,6 +88,12 @@ def test_other_objectives_are_what_they_say() -> None:
     one, two = (at.of("exact", BEST) for at in findings.at)
     assert one.value == pytest.approx(two.value, abs=1e-6)
     assert findings.verdict[1].startswith("The trade-off -E ln p(z | x) - 0.5 times the entropy")
+    squares = found_by(
+        BestScheduleStudy("trade_off", entropy_weight=0.5), toys.toy_2d_overlap(), None, plan_of(1.0, z=0)
+    )
+    # of all laws on the support of a class that is uniform, the best is the tilted one of w = 1 / weight
+    reached = squares.at[0].of("exact", BEST)
+    assert total_variation(reached.law, tilted_law(toys.toy_2d_overlap(), 2.0, 0)) < 1e-5
     sure = found_by(BestScheduleStudy("trade_off", entropy_weight=0.01), target, None, plan_of(1.0)).at[0]
     assert sure.of("exact", BEST).class_posterior > one.class_posterior
     assert sure.of("exact", BEST).entropy < one.entropy

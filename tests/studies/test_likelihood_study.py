@@ -58,7 +58,7 @@ def bound(target: TableMixture, denoiser: Inconsistent, orders: int, k: int | No
     return total
 
 
-def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors() -> None:
+def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors(tmp_path: Path) -> None:
     target, learned = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
     study, data = LikelihoodStudy(orders=4), SimpleNamespace(name="table", target=target)
     study.check(data, PLAN)
@@ -86,6 +86,8 @@ def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors() -> None:
             assert abs(found.value - exact) < 5 * found.standard_error and 1e-4 < found.standard_error < 0.03
         assert e.nll < e.bounds[4].value < e.bounds[1].value
     assert "the incoherence" in findings.verdict[1]
+    pictures = [picture.path.name for section in sections_of(findings, tmp_path) for picture in section.pictures]
+    assert pictures == ["bounds.png"]
     assert findings.verdict[0].startswith("With exact scores NLL, NELBO and every order agree")
 
 

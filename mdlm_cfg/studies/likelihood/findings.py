@@ -13,7 +13,7 @@ from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 
 Orders = int | str  # a number of random orders, or the policy that one order is by
-LABELS = {"conditional": "with the class", "null": "without it"}
+LABELS = {"conditional": "with the class", "null": "without a class"}
 
 
 @dataclass(frozen=True)
