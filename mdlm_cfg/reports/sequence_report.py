@@ -176,7 +176,7 @@ def _by_calls(findings: SequenceFindings, folder: Path) -> list[Picture]:
                 continue
             path = line_plot(
                 series, folder / f"calls_{key}_w{w:g}.png", "calls of the denoiser, per conditional", label,
-                log_x=True, from_zero=False, levels={"class": f.at(w, CLASS).row()[key]},
+                log_x=True, from_zero=False, levels={"class, unguided": f.at(w, CLASS).row()[key]},
             )  # fmt: skip
             pictures.append(Picture(path, f"At w = {w:g}, {SETS[name]} scores."))
     return pictures

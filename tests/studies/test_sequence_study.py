@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law
-from mdlm_cfg.reports.page import render_page
+from mdlm_cfg.reports.page import Section, render_page
 from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.plan import Plan
@@ -73,6 +73,11 @@ def found_by(share: float | None, plan: Plan, study: Sequences | None = None) ->
 @pytest.fixture(scope="module")
 def blurred() -> SequenceFindings:
     return found_by(0.4, plan_of(Guidance(0.0), Guidance(3.0), classes=(1,)))
+
+
+@pytest.fixture(scope="module")
+def sections(blurred: SequenceFindings, tmp_path_factory: pytest.TempPathFactory) -> list[Section]:
+    return sequence_sections(blurred, tmp_path_factory.mktemp("page"))
 
 
 def p_value(x: Tensor, law: Tensor) -> float:
@@ -167,12 +172,12 @@ def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: SequenceFindin
     assert torch.equal(alone.aligned["learned"][3.0], blurred.aligned["learned"][3.0])
 
 
-def test_aligned_sequences_differ_where_guidance_did_it(blurred: SequenceFindings, tmp_path: Path) -> None:
+def test_aligned_sequences_differ_where_guidance_did_it(blurred: SequenceFindings, sections: list[Section]) -> None:
     for name in ("exact", "learned"):
         assert set(blurred.aligned[name]) == {0.0, 3.0}
     again = found_by(None, plan_of(Guidance(0.0), Guidance(1e-9), n=10, classes=(1,)), Sequences(compare=False))
     assert torch.equal(again.aligned["exact"][0.0], again.aligned["exact"][1e-9])  # no guidance, no difference
-    listing = sequence_sections(blurred, tmp_path)[-1].listing
+    listing = sections[-1].listing
     blocks = listing.split("\n\n")
     assert len(blocks) == 8
     for k, block in enumerate(blocks):
@@ -190,8 +195,7 @@ def _columns(table: Table) -> list[tuple[str, ...]]:
     return list(zip(table.columns, *table.rows))
 
 
-def test_the_report_has_everything(blurred: SequenceFindings, tmp_path: Path) -> None:
-    sections = sequence_sections(blurred, tmp_path)
+def test_the_report_has_everything(blurred: SequenceFindings, sections: list[Section]) -> None:
     assert [section.title for section in sections] == [
         "Score error", "Guided samples against exact ones", "Variety and n-grams",
         "Which order, and how many at a time", "Sequences to read",
