@@ -233,8 +233,8 @@ def _start(config: Mapping[str, Any]) -> None:
     if config["threads"] is not None and config["threads"] < 1:
         raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
     torch.set_num_threads(config["threads"] or THREADS)
-    if (config.get("save_minutes") or 1) <= 0:
-        raise UserError(f"save_minutes = {config['save_minutes']:g} is not allowed: it must be above 0, or null")
+    if (minutes := config.get("save_minutes")) is not None and not minutes > 0:
+        raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
     if not 0 <= config["seed"] <= MAX_SEED:
         raise UserError(f"seed = {config['seed']} is not allowed: it must be 0 to {MAX_SEED}")
     seed_everything(config["seed"], workers=True, verbose=False)

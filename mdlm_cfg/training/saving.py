@@ -119,17 +119,20 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             self._interrupts.watch()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Within an epoch: not at its end, which is near, nor with gradients of half a step, which are not saved."""
-        done = batch_idx + 1
-        if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Within an epoch: all of the batch before is done and logged, and gradients of half a step are not saved."""
+        if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         if self._interrupts.pending:
             raise KeyboardInterrupt
         if self._is_due(trainer):
             self._save(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A batch that is at hand has not begun: Lightning would count it as done in the steps that are logged."""
+        for count in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+            if isinstance(count, dict):
+                count.update(dict.fromkeys(("ready", "started", "completed"), count["processed"]))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The best first: after a kill between the two the epoch is repeated, and the best saved again."""
