@@ -13,7 +13,7 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.data import HiddenMarkovData, ImageData, StoredData, TableData
-from mdlm_cfg.training.data.base import DiffusionData, _Fixed
+from mdlm_cfg.training.data.base import DiffusionData, shared_batches
 from mdlm_cfg.training.data.levels import binarize
 from mdlm_cfg.training.data.tables import TargetData
 
@@ -89,7 +89,7 @@ def test_batches_are_made_where_the_data_live(make: Any, copies: int, monkeypatc
         with Watched() as watched:
             again = list(data._epoch(1, 0, 1))
         assert watched.copies == copies, "an epoch's order of images is copied, and nothing else"
-        seen = [*first, *again, *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
+        seen = [*first, *again, *(next(shared_batches(*part, 2, 0, 1)) for part in (data._val, data._test))]
     assert len(seen) > 2
     for x, classes in seen:
         assert x.device.type == classes.device.type == "cuda" and x.dtype == torch.int64
