@@ -40,7 +40,7 @@ def _costs(findings: TableCorrection, folder: Path) -> Section:
     note = (
         "Effective: the share of samples that is left, (E W)² / E W². Cost: samples for one effective sample. "
         "TV to the tilted law, of the chain's law as it is" + (" and of its weighted law" if learned else "") + ". "
-        "Pays from: the number of samples from which, at the latest, weighted ones are nearer than unweighted ones."
+        "Pays from: about the number of samples from which weighted ones are nearer than unweighted ones."
     )
     heads = ["w", "order", "effective", "cost", "guided law", "pays from"]
     if learned:
@@ -98,7 +98,8 @@ def _against_n(rows: list[SampleRow], folder: Path) -> Picture | None:
         series["weighted, expected"] = [p[0] for p in limit], [p[1] for p in limit]
     path = line_plot(
         series, folder / f"tv_w{guidance.constant:g}.png", "number of samples n", "TV to the tilted law",
-        f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS, dashed=["weighted, expected", "perfect"],
+        f"w = {guidance.label}", log_x=True, log_y=True, colours=SHOWN_COLOURS,
+        dashed=["weighted, expected", "perfect"],
     )  # fmt: skip
     return Picture(path, f"w = {guidance.label}: distance to the tilted law against n.")
 
