@@ -39,7 +39,7 @@ def expected_weighted_tv(weights: TiltedWeights, reference: Tensor, num_samples:
 
 
 def first_to_pay(weights: TiltedWeights, law: Tensor, reference: Tensor) -> int | None:
-    """From how many samples on, at the latest, weighted ones are nearer to the reference than unweighted ones.
+    """From about how many samples on weighted ones are nearer to the reference than unweighted ones (n large).
 
     The chain's samples stop at TV(law, reference); weighted ones go on to TV(weights.law, reference), which is 0 for
     exact scores and the tilted law, and start further away the fewer are effective.

@@ -40,7 +40,7 @@ def _costs(findings: TableCorrection, folder: Path) -> Section:
     note = (
         "Effective: the share of samples that is left, (E W)² / E W². Cost: samples for one effective sample. "
         "TV to the tilted law, of the chain's law as it is" + (" and of its weighted law" if learned else "") + ". "
-        "Pays from: the number of samples from which, at the latest, weighted ones are nearer than unweighted ones."
+        "Pays from: about the number of samples from which weighted ones are nearer than unweighted ones."
     )
     heads = ["w", "order", "effective", "cost", "guided law", "pays from"]
     if learned:

@@ -26,7 +26,7 @@ class Cost:
         log_normalizer: ln E W, in nats.
         tv_guided: TV of the chain's law, unweighted, to the tilted law.
         tv_weighted: TV of its weighted law to the tilted law: 0 for exact scores.
-        pays_from: from how many samples on, at the latest, weighted ones are nearer to the tilted law; None is never.
+        pays_from: from about how many samples on weighted ones are nearer to the tilted law; None is never.
     """
 
     guidance: Guidance
@@ -160,8 +160,8 @@ class TableCorrection:
             f"At {at} guidance ends {cost.tv_guided:.4f} from the tilted law in total variation; weights would mend it "
             f"and leave {cost.ess:.3g} of the samples: {1 / cost.ess:.3g} samples for every effective one.",
             (
-                "By the weights' second moment, weighted samples are nearer to the tilted law than unweighted ones "
-                f"from about {cost.pays_from:,} on at the latest."
+                "By their second moment, weighted samples are nearer to the tilted law than unweighted ones from about "
+                f"{cost.pays_from:,} on."
                 if cost.pays_from
                 else "Weighted samples are at no number of samples nearer to the tilted law than unweighted ones."
             ),
