@@ -8,7 +8,7 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.style import file_name
+from mdlm_cfg.reports.style import CYCLE, file_name
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.departure.findings import NOTHING, DepartureFindings, RuleRow
 
@@ -62,9 +62,11 @@ def _worst(findings: DepartureFindings, row: RuleRow) -> str:
 
 def _picture(rows: list[RuleRow], title: str, path: Path) -> list[Picture]:
     series = {_name(row): _points(row) for row in rows}
+    rules = list(dict.fromkeys(row.rule for row in rows))
     line_plot(
         series, path, "coordinates unmasked already", "KL to the ideal (nats)", title,
         dashed=[_name(row) for row in rows if row.denoiser == "learned"],
+        colours={_name(row): CYCLE[rules.index(row.rule) % len(CYCLE)] for row in rows},
     )  # fmt: skip
     return [Picture(path, "Departure from the ideal by level; learned scores are dashed.")]
 
