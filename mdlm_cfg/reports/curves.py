@@ -34,7 +34,7 @@ def line_plot(
     """One panel with a line per series.
 
     Args:
-        series: (x, y) by the name in the legend; where every x is an int, so is every tick.
+        series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis.
         path: the PNG to write.
         x_label: with its unit.
         y_label: with its unit.
@@ -67,10 +67,10 @@ def line_plot(
     axes.set_title(title, loc="left")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    counted = all(isinstance(value, int) for x, _ in series.values() for value in x)  # there is nothing between
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=counted))
+    values = [v for x, _ in series.values() for v in x]
+    counts = all(isinstance(v, int) for v in values)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=counts))
     if log_x:
-        values = [v for x, _ in series.values() for v in x]
         narrow = max(values) < 100 * min(values)  # decades alone would leave such an axis without labels
         axes.set_xscale("log", base=2 if narrow else 10)
         if narrow:

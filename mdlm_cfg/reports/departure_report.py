@@ -8,7 +8,7 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.style import file_name
+from mdlm_cfg.reports.style import CYCLE, file_name
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.departure.findings import NOTHING, DepartureFindings, RuleRow
 
@@ -28,28 +28,38 @@ def departure_sections(findings: DepartureFindings, folder: Path) -> list[Sectio
     subject = f"Class {f.target_class} on {f.num_tokens} values in {f.num_dims} dimensions. Nothing is sampled."
     sections = [Section("What is the ideal?", f"{subject}\n\n{READING}")]
     for guidance in f.plan.guidances:
-        sections.append(_section(f, [row for row in f.rules if row.guidance == guidance], guidance, folder))
+        sections += _sections(f, [row for row in f.rules if row.guidance == guidance], guidance, folder)
     return sections + _schedules(f, folder)
 
 
-def _section(findings: DepartureFindings, rows: list[RuleRow], guidance: Guidance, folder: Path) -> Section:
-    levels = range(findings.num_dims)
-    cells = [
-        [
-            row.rule, row.denoiser, *(format_number(value) for value in row.found.by_level),
-            format_number(row.found.total), format_number(row.kl_tilted), format_number(row.tv_tilted),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    heads = ["rule", "scores", *(f"{level} unmasked" for level in levels), "sum", "KL of the laws", "TV of the laws"]
-    note = f"Nats, by how many coordinates are unmasked already; the ideal is that of w = {rows[0].tilted_w:g}."
-    title, table = f"w = {guidance.label}: departure from the ideal", Table(heads, cells, note)
+def _sections(findings: DepartureFindings, rows: list[RuleRow], guidance: Guidance, folder: Path) -> list[Section]:
+    """Levels of exact scores, of learned ones, and where the rules end; the picture shows both."""
+    at = f"w = {guidance.label}"
     departing = [row for row in rows if row.found.total > NOTHING]
-    if not departing:
-        return Section(title, "No rule departs.", table)
-    text = "The costliest partial states: " + "; ".join(_worst(findings, row) for row in departing) + "."
-    picture = _picture(rows, f"w = {guidance.label}", folder / f"{file_name(f'departure_w{guidance.label}')}.png")
-    return Section(title, text, table, picture)
+    pictures = _picture(rows, at, folder / f"{file_name(f'departure_w{guidance.label}')}.png") if departing else []
+    sections = []
+    for denoiser in dict.fromkeys(row.denoiser for row in rows):
+        own = [row for row in rows if row.denoiser == denoiser]
+        worst = [_worst(findings, row) for row in own if row in departing]
+        text = f"The costliest partial states: {'; '.join(worst)}." if worst else "No rule departs."
+        table = _levels(
+            [row.rule for row in own], own, findings.num_dims, f"the ideal is that of w = {own[0].tilted_w:g}"
+        )
+        sections.append(Section(f"{at}, {denoiser} scores: departure from the ideal", text, table, pictures))
+        pictures = []
+    ends = [[row.rule, row.denoiser, format_number(row.kl_tilted), format_number(row.tv_tilted)] for row in rows]
+    note = "From the tilted law to the rule's own, exactly: KL in nats, and total variation."
+    return [*sections, Section(f"{at}: where the rules end", "", Table(["rule", "scores", "KL", "TV"], ends, note))]
+
+
+def _levels(names: list[str], rows: list[RuleRow], num_dims: int, ideal: str) -> Table:
+    """A row for every rule: its departure by level, and the sum."""
+    cells = [
+        [name, *(format_number(value) for value in row.found.by_level), format_number(row.found.total)]
+        for name, row in zip(names, rows)
+    ]
+    note = f"Nats, by how many coordinates are unmasked already; {ideal}."
+    return Table(["", *(str(level) for level in range(num_dims)), "sum"], cells, note)
 
 
 def _worst(findings: DepartureFindings, row: RuleRow) -> str:
@@ -57,14 +67,16 @@ def _worst(findings: DepartureFindings, row: RuleRow) -> str:
         f"{name_state(list(s.state), findings.num_tokens)} {format_number(s.visits * s.kl)}"
         for s in row.found.states[:SHOWN]
     ]
-    return f"{row.rule}, {row.denoiser} scores: {', '.join(states)}"
+    return f"{row.rule}: {', '.join(states)}"
 
 
 def _picture(rows: list[RuleRow], title: str, path: Path) -> list[Picture]:
     series = {_name(row): _points(row) for row in rows}
+    rules = list(dict.fromkeys(row.rule for row in rows))
     line_plot(
         series, path, "coordinates unmasked already", "KL to the ideal (nats)", title,
         dashed=[_name(row) for row in rows if row.denoiser == "learned"],
+        colours={_name(row): CYCLE[rules.index(row.rule) % len(CYCLE)] for row in rows},
     )  # fmt: skip
     return [Picture(path, "Departure from the ideal by level; learned scores are dashed.")]
 
@@ -88,14 +100,10 @@ def _schedules(findings: DepartureFindings, folder: Path) -> list[Section]:
         row for row in f.rules
         if row.rule == f.rules[0].rule and row.denoiser == "exact" and row.tilted_w in against
     ]  # fmt: skip
-    cells = [
-        [row.guidance.label, *(format_number(v) for v in row.found.by_level), format_number(row.found.total)]
-        for row in chosen
-    ]
     title = f"Strengths against the ideal of w = {chosen[0].tilted_w:g}, {chosen[0].rule}"
     path = line_plot(
         {f"w = {row.guidance.label}": _points(row) for row in chosen}, folder / "departure_schedules.png",
         "coordinates unmasked already", "KL to the ideal (nats)", title,
     )  # fmt: skip
-    table = Table(["w", *(f"{level} unmasked" for level in range(f.num_dims)), "sum"], cells, "Nats, exact scores.")
+    table = _levels([row.guidance.label for row in chosen], chosen, f.num_dims, "exact scores")
     return [Section(title, "", table, [Picture(path, "Departure by level, a line per strength.")])]

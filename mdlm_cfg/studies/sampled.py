@@ -29,8 +29,8 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
     for guidance in plan.guidances:
         if guidance.is_schedule:
             raise UserError(
-                f"w = {guidance.label} is a schedule, and a study of samples names what it finds by numbers w: give "
-                "numbers, such as w=[0,1,2]; schedules go with data given as a table"
+                f"w = {guidance.label} is a schedule, and a study of samples needs one number w, by which it names "
+                "what it finds: give numbers, such as w=[0,1,2]; schedules go with data given as a table"
             )
     kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
     if len(kinds) > 1:

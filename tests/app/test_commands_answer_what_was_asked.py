@@ -60,7 +60,8 @@ def finished(law: torch.Tensor) -> torch.Tensor:
 def test_the_plan_is_what_was_asked(normalized: Asked) -> None:
     _, z, report = normalized
     plan = report["plan"]
-    assert plan["guidances"] == [{"w": w, "kind": "normalized"} for w in STRENGTHS] and plan["classes"] in (None, [z])
+    assert plan["guidances"] == [{"w": w, "kind": "normalized", "strengths": [w, w]} for w in STRENGTHS]
+    assert plan["classes"] in (None, [z])
     assert (plan["sampler"], plan["schedule"], plan["steps"]) == ("tau_leaping", "cosine", 8)
     assert report["target_class"] == z and report["judged"] == "exact"
 
