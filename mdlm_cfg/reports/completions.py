@@ -57,7 +57,7 @@ def draw_completions(
     for k, (line, row) in enumerate(zip(grid, rows)):
         _panel(line[0], _painted(image, free, truth), None, truth_title if k == 0 else "")
         line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", labelpad=4)
-        _panel(line[1], _painted(image, free, truth), window, "enlarged" if k == 0 else "")
+        _panel(line[1], _painted(image, free, truth), window, "true pixels" if k == 0 else "")
         _panel(line[2], _painted(image, free, row.means), window, "pixel means" if k == 0 else "")
         for axes, (values, probability) in zip(line[3:], row.completions):
             hit = " (true)" if np.allclose(values, truth) else ""

@@ -75,11 +75,13 @@ def _draw(findings: InpaintingFindings, s: Slice, folder: Path) -> Path:
 
 
 def _ledgers(findings: InpaintingFindings) -> Section:
+    known = any(found.score_error is not None for s in findings.slices for found in s.at)
     rows = [
         [
-            str(s.index), found.guidance.label, ledger.sampler.label,
-            *(format_number(ledger.tv.get(line)) for line in ("score error", "discretisation error")),
-            format_number(ledger.tv["total"]),
+            str(s.index), found.guidance.label,
+            ledger.sampler.name if ledger.sampler.steps is None else f"{ledger.sampler.name} {ledger.sampler.steps}",
+            *([format_number(ledger.tv["score error"])] if known else []),
+            *(format_number(ledger.tv[line]) for line in ("discretisation error", "total")),
             f"{format_number(ledger.predicted_total.low)} to {format_number(ledger.predicted_total.high)}",
             "yes" if ledger.closes else "no",
         ]
@@ -87,12 +89,13 @@ def _ledgers(findings: InpaintingFindings) -> Section:
         for found in s.at
         for ledger in found.ledgers
     ]  # fmt: skip
-    known = "L2" in findings.entries[0].laws
+    true = known or findings.judged == "exact"
     text = (
         f"{findings.plan.num_samples:,} samples each, of the plan's sampler drawn of the whole denoiser from the image "
         "with its pixels hidden, of event-leaping in two steps of the slice. The total is their distance to the "
-        f"slice's {'exact law' if known else 'own exact law, as the data are not known exactly'}; the ledger closes "
-        "where it lies in the central 99% of what the law of the sampler's steps predicts."
+        f"slice's {'exact law' if true else 'own exact law, as the data are not known exactly'}; the ledger closes "
+        "where it lies in the central 99% of what the law of the sampler's steps predicts. Steps: how far that law is "
+        "from the one of steps one by one."
     )
-    heads = ["image", "w", "sampler", "score error", "discretisation error", "total", "predicted", "closes"]
+    heads = ["image", "w", "sampler", *(["score error"] if known else []), "steps", "total", "predicted", "closes"]
     return Section("The slices' ledgers", text, Table(heads, rows))

@@ -15,12 +15,8 @@ from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 
 NAMES = {
-    "reference": "tilted law (samples of the class, weighted)",
-    "class": "class, unguided",
-    "guided": "guided",
-    "weighted": "guided, weighted at the end",
-    "resampled": "resampled on the way",
-}
+    "reference": "tilted law", "class": "class", "guided": "guided", "weighted": "weighted", "resampled": "resampled",
+}  # fmt: skip
 BARS = {
     "reference": ("tilted law", COLOURS["tilted"]), "guided": ("guided", COLOURS["exact"]),
     "resampled": ("resampled", "#009E73"),
@@ -50,10 +46,12 @@ def _sets(findings: MixtureCorrection, folder: Path) -> Section:
         "are even, and the tilted law hardly differs from the class: what guidance changes is then its own doing."
     )
     note = (
-        "Usage: of the class's components, by their exact posterior, TV to the tilted law's; its floor is what as "
-        "many perfect samples show. Posterior: the mean exact p(z|x). Pixel mean: RMS difference to the tilted law's."
+        "Tilted law: samples of the class, weighted. Class: its own, unguided. Guided samples as they are, weighted at "
+        "the end, and resampled on the way. Usage: of the class's components, by their exact posterior, TV to the "
+        "tilted law's; its floor is what as many perfect samples show. Posterior: the mean exact p(z|x). Pixel mean: "
+        "RMS difference to the tilted law's."
     )
-    heads = ["w", "class", "set", "usage (TV)", "its floor", "class posterior", "pixel mean (RMS)"]
+    heads = ["w", "class", "set", "usage (TV)", "its floor", "posterior", "pixel mean (RMS)"]
     pictures = []
     for z in findings.classes:
         here = [one for one in findings.found if one.target_class == z]

@@ -143,7 +143,7 @@ class InpaintingFindings:
                 f"{s.target_class}: from w = {first.guidance.label} to {last.guidance.label} their law moves by "
                 f"{moved:.4f} in total variation, the hidden values' own probability from "
                 f"{first.probability(s.truth):.3g} to {last.probability(s.truth):.3g}; to the tilted law it is then "
-                f"{total_variation(last.tilted, last.law):.4f}, and weights to it leave {last.ess:.3g} of n."
+                f"{total_variation(last.tilted, last.law):.4f}, weights keep {last.ess:.1%}."
             )
         errors = [(f.score_error, s, f) for s in self.slices for f in s.at if f.score_error is not None]
         if errors:
