@@ -21,12 +21,13 @@ from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
-from mdlm_cfg.studies.benchmark import TARGETS, Entry, Target
+from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
 from mdlm_cfg.studies.benchmark.entries import built_in
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
 from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
 from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist
+from mdlm_cfg.studies.plan import Plan
 
 FINGERPRINTS = {
     "toy_1d_disjoint": "a14924100257f751",
@@ -384,16 +385,31 @@ def test_the_command_judges_ones_own_by_its_name(own: Path) -> None:
 
 def test_the_command_refuses_what_the_benchmark_would_not_heed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
-        ("guidance=normalized", "leave guidance"),
         ("sampler=euler", "leave sampler"),
-        ("top_p=0.9", "top_p"),
-        ("target_class=1", "target_class"),
         ("study.own=bench_own_sampler.nothing", "nothing of that name"),
         ("study.own=no_such_module_anywhere.f", "PYTHONPATH"),
-        ("study.targets=[toy_9d]", "no target"),
-        ("study.calls=[0]", "at least 1"),
     ):
         assert message in refusal(capsys, "eval", *RESTRICTED, more)
+
+
+@pytest.mark.parametrize(
+    ("study", "guidance", "more", "message"),
+    [
+        (Benchmark(), Guidance(1.0, "normalized"), {}, "leave guidance as"),
+        (Benchmark(), Guidance(1.0, top_p=0.9), {}, "top_p"),
+        (Benchmark(), Guidance([1.0, 2.0]), {}, "is a schedule"),
+        (Benchmark(), Guidance(1.0), {"classes": (1,)}, "target_class"),
+        (Benchmark(targets=["toy_9d"]), Guidance(1.0), {}, "no target"),
+        (Benchmark(calls=[0]), Guidance(1.0), {}, "at least 1"),
+        (Benchmark(own=3), Guidance(1.0), {}, "cannot be judged"),
+    ],
+)
+def test_the_study_refuses_the_same_before_any_work(
+    study: Benchmark, guidance: Guidance, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        study.check(None, Plan((guidance,), Sampler(), **more))
+    Benchmark().check(None, Plan((Guidance(1.0),), Sampler()))
 
 
 def test_a_checkpoint_cannot_name_what_is_imported(own: Path) -> None:
