@@ -1,12 +1,12 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
-# make test: lint, types, the rooms' import contracts, and the tests that take seconds. make test-slow: the others.
+# make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow bench paper format clean-venv
+.PHONY: venv demo lint test test-slow bench paper format clean-venv
 
 venv: $(STAMP)
 
@@ -19,11 +19,13 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python train.py
 
-test: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)
@@ -32,7 +34,8 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
-PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube
+PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube \
+	2507_08965_early 2507_08965_late 2507_08965_normalized
 
 paper: $(STAMP)
 	for name in $(PAPER); do $(BIN)/python train.py experiment=paper/$$name logger=csv || exit 1; done

@@ -10,9 +10,10 @@ from lightning.pytorch import Trainer
 
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
-from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
+from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.saving import Checkpoints, WholeFiles
 
 NET = {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2}
 OPTIMIZER = {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0}
@@ -56,6 +57,7 @@ def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "callbacks": [AveragedWeights(0.9), SaveLast(folder / "checkpoints" / "last.ckpt")],
+        "callbacks": [AveragedWeights(0.9), Checkpoints(folder / "checkpoints")],
+        "plugins": [WholeFiles()],
     }
     return Trainer(**(settings | changes))

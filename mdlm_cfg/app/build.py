@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg.support.errors import UserError
@@ -18,6 +18,8 @@ from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.saving import WholeFiles
 
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
@@ -62,7 +64,9 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     return data
 
 
-def build_loggers(settings: dict[str, Any], folder: Path, group: str, job_type: str) -> list[Logger]:
+def build_loggers(
+    settings: dict[str, Any], folder: Path, group: str, job_type: str, kept_steps: int = 0
+) -> list[Logger]:
     """metrics.csv in the run folder always, and the configured logger if it is another.
 
     Args:
@@ -70,10 +74,11 @@ def build_loggers(settings: dict[str, Any], folder: Path, group: str, job_type: 
         folder: for its files.
         group: that wandb shows the run in: a training run and its evaluations are one.
         job_type: "train" or "eval".
+        kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
     if not target.endswith("CSVLogger"):
         filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
@@ -85,11 +90,21 @@ def build_loggers(settings: dict[str, Any], folder: Path, group: str, job_type: 
 
 def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
     """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+    accelerator = str(settings.get("accelerator", "auto"))
+    device = device_meant_by(accelerator)
+    if accelerator == "auto" and device == "cpu" and torch.backends.mps.is_available():  # Lightning would take it
+        settings = settings | {"accelerator": "cpu"}
     if settings.get("precision") == "auto":
-        device = device_meant_by(str(settings.get("accelerator", "auto")))
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
-    return make(settings, "trainer", (), names_in(settings), logger=loggers, callbacks=[*callbacks, *bar])
+    filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
+    return make(settings, "trainer", (), names_in(settings), **filled)
+
+
+def check_trainer(settings: dict[str, Any]) -> None:
+    """Raise UserError for a device on which nothing here can be right."""
+    if settings.get("accelerator") == "mps":
+        raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
 
 
 def device_meant_by(accelerator: str) -> str:

@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.quoting import quoted
+from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
+from mdlm_cfg.support.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -64,8 +66,12 @@ def _run(name: str, task: Task) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(name, CONFIGS), end="")
         return
-    sys.argv[1:] = quoted(sys.argv[1:])
     failures: list[Failure] = []
+    given = quoted(sys.argv[1:])
+    try:
+        sys.argv[1:] = with_recipe(given, CONFIGS) if name == "train" else given
+    except UserError as error:
+        exit_with([Failure("", error)], False)
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit

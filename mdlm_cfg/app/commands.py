@@ -12,28 +12,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from mdlm_cfg.app.build import build_data, build_loggers, build_trainer, for_own_targets, say_precision
-from mdlm_cfg.app.errors import INTERRUPTED
+from mdlm_cfg.app.build import (
+    build_data,
+    build_loggers,
+    build_trainer,
+    check_trainer,
+    for_own_targets,
+    say_precision,
+)
+from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.settings import build_study, check_study, merged, merged_data, plan_of
+from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder
+from mdlm_cfg.app.settings import build_study, check_study, has_study, merged, merged_data, plan_of
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
-from mdlm_cfg.training.callbacks import AveragedWeights, SaveLast
+from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.fit import check_resume
 from mdlm_cfg.training.fit import train as train_and_test
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, LoadedRun, load_run, new_run_folder, newest_run
+from mdlm_cfg.training.runs import (
+    CHECKPOINT,
+    LoadedRun,
+    load_run,
+    new_run_folder,
+    newest_run,
+    run_folder_of,
+)
+from mdlm_cfg.training.saving import Checkpoints
+from mdlm_cfg.training.unfinished import mark_finished
 
+THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
 SMALL_TABLE = 20_000  # states
 MAX_SEED = 2**32 - 1  # numpy's
 NOISE = (
@@ -53,27 +69,33 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     """
     config = for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
+    check_trainer(config["trainer"])
     _start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
+    if config["evaluate"] and asked is None and not has_study(data) and not {"evaluate=true"} & set(overrides):
+        print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
+        config |= {"evaluate": False}
     if config["evaluate"]:
         check_study(data, plan, config["paper"], asked)
-    if config["ckpt_path"] is not None:
-        check_resume(config["ckpt_path"], module.hparams)
-    folder = _run_folder(config, data.name)
-    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train")
-    callbacks: list[Any] = [AveragedWeights(config["ema_decay"]), SaveLast(folder / CHECKPOINT)]
-    trainer = build_trainer(config["trainer"], loggers, callbacks)
+    before = checkpoint_of(config, data.name)
+    steps = 0 if before is None else check_resume(before, module.hparams)
+    folder = run_folder(config, data.name, before)
+    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
+    saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
+    trainer = build_trainer(config["trainer"], loggers, [AveragedWeights(config["ema_decay"]), saving])
     say_precision(config, trainer.strategy.root_device)
     with _wandb_finished(loggers):
-        numbers, path = _fit(trainer, module, data, config, folder)
+        numbers, path = _fit(trainer, module, data, before, saving)
         if config["evaluate"] and trainer.is_global_zero:
             run = load_run(path, config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
             _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"], asked), run.step)
+    for done in [folder] if before is None else [folder, run_folder_of(before)]:
+        mark_finished(done)
 
 
 def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -98,7 +120,7 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     check_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = _out(config) or new_run_folder(config["runs"], f"{data.name}_exact")
+    out = out_folder(config) or new_run_folder(config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
@@ -114,7 +136,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     data = _data_of(run, config, overrides)
     check_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = _out(config) or new_run_folder(run.folder, "evaluations")
+    out = out_folder(config) or new_run_folder(run.folder, "evaluations")
     print(f"judging {run.path}", file=sys.stderr)
     run.net.to("cuda" if torch.cuda.is_available() else "cpu")
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
@@ -138,10 +160,10 @@ def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -
 
 
 def _fit(
-    trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, config: dict[str, Any], folder: Path
+    trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, before: Path | None, saving: Checkpoints
 ) -> tuple[dict[str, float], Path]:
     """Train and test; say where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
-    path, before = folder / CHECKPOINT, config["ckpt_path"]
+    path = saving.last
     try:
         numbers, trained = train_and_test(module, data, trainer, before)
     except SystemExit as error:
@@ -149,21 +171,29 @@ def _fit(
             raise
         print(f"interrupted; go on from here with ckpt_path={path}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
-    except Diverged as error:
-        good = path if path.is_file() else before
-        last = f"the last good checkpoint is {good}" if good else "no checkpoint was saved"
-        raise Diverged(f"{error}; {last}") from error
+    except (Diverged, OSError) as error:  # of the disk: it is full, or the folder has gone
+        if (said := sentence(error)) is None:
+            raise
+        raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:
         if before is None:
             raise UserError(
                 "nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps"
             )
-        path = Path(before)
+        path = before
     if trainer.is_global_zero:
         if not trained:
             print(f"nothing was left to train in {path}: its epochs, steps or time are used up")
         print(f"checkpoint: {path}")
     return numbers, path
+
+
+def _last_good(saving: Checkpoints, before: Path | None) -> str:
+    """What is left after training has failed."""
+    for path in (saving.last, before):
+        if path is not None and path.is_file():
+            return f"the last good checkpoint is {path}"
+    return f"the checkpoint {saving.last} is gone" if saving.has_saved else "no checkpoint was saved"
 
 
 def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
@@ -198,41 +228,16 @@ def _describe(run: LoadedRun) -> dict[str, Any]:
     return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
 
 
-def _run_folder(config: Mapping[str, Any], data_name: str) -> Path:
-    """A new folder with the resolved configuration; processes other than the first only need its name."""
-    name = config["name"] or data_name
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-        return Path(config["runs"], name, "other_ranks")
-    folder = new_run_folder(config["runs"], name)
-    (folder / CHECKPOINT).parent.mkdir()
-    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    (folder / CONFIG).write_text(text, encoding="utf-8")
-    return folder
-
-
-def _out(config: Mapping[str, Any]) -> Path | None:
-    """The folder that a report was asked for in.
-
-    Raises:
-        UserError: there is a file of that name.
-    """
-    if config["out"] is None:
-        return None
-    out = Path(config["out"])
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
-    return out
-
-
 def _start(config: Mapping[str, Any]) -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    if config["threads"] is not None:
-        if config["threads"] < 1:
-            raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
-        torch.set_num_threads(config["threads"])
+    if config["threads"] is not None and config["threads"] < 1:
+        raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
+    torch.set_num_threads(config["threads"] or THREADS)
+    if (minutes := config.get("save_minutes")) is not None and not minutes > 0:
+        raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
     if not 0 <= config["seed"] <= MAX_SEED:
         raise UserError(f"seed = {config['seed']} is not allowed: it must be 0 to {MAX_SEED}")
     seed_everything(config["seed"], workers=True, verbose=False)

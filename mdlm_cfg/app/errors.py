@@ -5,6 +5,7 @@ Everything else is a fault of this package, and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import traceback
@@ -19,6 +20,7 @@ from mdlm_cfg.support.errors import UserError
 
 USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130  # exit codes
 PACKAGE = Path(__file__).resolve().parent.parent
+FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at hand
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -71,8 +73,9 @@ def sentence(error: BaseException) -> str | None:
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return _line(str(error))
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be used: {error.strerror or error}; choose another place, or mend this one"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+        where = error.filename or "the disk"
+        return f"{where} cannot be used: {error.strerror or error}; choose another place, or mend this one"
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, study_of
+from mdlm_cfg.app.earlier import NUMBERS, files_of, kept_in, remove_earlier, say_kept
+from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, own_study, study_of
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.image_report import image_sections
@@ -26,6 +26,7 @@ from mdlm_cfg.reports.tables import (
     distance_table,
     format_number,
     print_table,
+    write_arrays,
     write_csv,
     write_json,
     write_laws,
@@ -36,11 +37,12 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Findings, Study
 from mdlm_cfg.studies.table import study as table_study
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.training.classifier import classifier_for
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
-PAGE, TABLE_FILE, NUMBERS, ARRAYS = "report.html", "report.csv", "report.json", "arrays.npz"
+PAGE, TABLE_FILE, ARRAYS = "report.html", "report.csv", "arrays.npz"
 
 
 @dataclass(frozen=True)
@@ -112,38 +114,34 @@ def evaluate(
     if denoiser is None and data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     report.folder.mkdir(parents=True, exist_ok=True)
-    remove_earlier(report.folder)
-    if asked is not None:
-        return _asked(asked.run(data, denoiser, plan, report.say), report)
-    study = study_of(data)
-    if study == TABLE:
-        return _table(data, denoiser, plan, report, paper)
-    if study == IMAGES:
-        return _images(data, denoiser, plan, report)
-    findings = evaluate_bernoulli(data, denoiser, plan, progress=report.say)
-    return _sampled(findings, bernoulli_sections(findings, report.folder), report)
+    earlier, keep = files_of(report.folder), kept_in(report.folder, report.data, denoiser)
+    asked = asked or own_study(data)
+    try:
+        if asked is not None:
+            written = _asked(asked.run(data, denoiser, plan, report.say), report)
+        elif study_of(data) == TABLE:
+            written = _table(data, denoiser, plan, report, paper)
+        else:
+            written = (_images if study_of(data) == IMAGES else _mixture)(data, denoiser, plan, report, keep)
+    except KeyboardInterrupt:
+        say_kept(report.folder, keep)
+        raise
+    remove_earlier(report.folder, earlier)
+    keep.clear()
+    return written
 
 
 def _asked(findings: Findings, report: Report) -> Written:
-    """The report of a study that was asked for by name."""
+    """The report of a study that was, or can be, asked for by name."""
     arrays = findings.arrays()
     if arrays:
-        np.savez_compressed(report.folder / ARRAYS, **arrays)  # type: ignore[arg-type]
+        write_arrays(arrays, report.folder / ARRAYS)
     return _sampled(findings, sections_of(findings, report.folder), report, [ARRAYS] if arrays else [])
 
 
-def remove_earlier(folder: Path) -> None:
-    """Remove the files of an earlier report in this folder, those that it names as its own and no others.
-
-    What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
-    """
-    try:
-        names = [str(name) for name in json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in names:
-        if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
+def _mixture(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Keep) -> Written:
+    findings = evaluate_bernoulli(data, denoiser, plan, progress=report.say, keep=keep)
+    return _sampled(findings, bernoulli_sections(findings, report.folder), report)
 
 
 def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None) -> Written:
@@ -166,17 +164,17 @@ def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, pap
     return replace(written, rows=plain["distances"], ledger=plain["ledger"])
 
 
-def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report) -> Written:
+def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Keep) -> Written:
     """Samples per class and w, judged by a classifier and beside held-out data."""
     assert denoiser is not None  # nothing is known exactly of images
     with share_shown("training the classifier") as show:
         classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
-    findings = evaluate_images(data, denoiser, classifier, plan, progress=report.say)
+    findings = evaluate_images(data, denoiser, classifier, plan, progress=report.say, keep=keep)
     arrays: dict[str, Any] = {
         f"w{w:g}": x.reshape(*x.shape[:2], *data.grid_shape).numpy().astype(np.uint8)
         for w, x in findings.samples.items()
     }
-    np.savez_compressed(report.folder / "samples.npz", **arrays)
+    write_arrays(arrays, report.folder / "samples.npz")
     return _sampled(findings, image_sections(findings, report.folder), report, ["samples.npz"])
 
 
@@ -241,9 +239,9 @@ def _training_sections(folder: Path) -> list[Section]:
         label: (minutes, [float(row[name]) for row in rows])
         for label, name in (("with the class", "val/nelbo"), ("without (null)", "val/nelbo_null"))
     }
-    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation images against minutes.")
+    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation data against minutes.")
     table = Table(
         ("minutes", "NELBO", "NELBO without class"),
         [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
     )
-    return [Section("Training", "Nats per data point, validation images, averaged weights.", table, [picture])]
+    return [Section("Training", "Nats per data point, validation data, averaged weights.", table, [picture])]

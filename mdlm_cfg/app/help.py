@@ -21,7 +21,8 @@ Train a denoiser, test it, and judge it against what is known exactly.
     python train.py data=toy_5d_hypercube w=[0,1,2]    other data, other guidance strengths
     python train.py experiment=mnist                   a recipe: data, network and settings together
     python train.py -m seed=0,1,2 'w=[0,2],[0,4]'      a sweep: every combination (quote commas within brackets)
-    python train.py ckpt_path=runs/.../last.ckpt       go on with a run that was interrupted""",
+    python train.py ckpt_path=runs/.../last.ckpt       go on with a run that was interrupted
+    python train.py experiment=mnist ckpt_path=auto    go on with the newest unfinished one of this configuration""",
     "eval": """\
 Judge a trained network, or an exact denoiser, under guidance.
 

@@ -11,16 +11,17 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
-from mdlm_cfg.laws.rates import start
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.distances import target_class_of
+from mdlm_cfg.studies.table.asked import check_table
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
@@ -112,6 +113,19 @@ def study_of(data: Any) -> str:
     )
 
 
+def has_study(data: Any) -> bool:
+    """Whether there is a study for these data."""
+    try:
+        return own_study(data) is not None or bool(study_of(data))
+    except UserError:
+        return False
+
+
+def own_study(data: Any) -> Study | None:
+    """The study that data have where none is asked for, if it is one that can be asked for by name."""
+    return Sequences() if isinstance(data.target, HiddenMarkovMixture) else None
+
+
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
     """The study that is asked for by name, with its own settings; None where none is.
 
@@ -145,16 +159,14 @@ def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = 
             raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
         asked.check(data, plan)
         return
+    if (own := own_study(data)) is not None:
+        if paper is not None:
+            raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
+        own.check(data, plan)
+        return
     study = study_of(data)
     if study == TABLE:
-        z = target_class_of(plan, data.target)
-        start(data.target.denoiser(), z)
-        strongest = max(w for guidance in plan.guidances for w in guidance.table(data.target.num_dims))
-        if data.target.class_weights[z] == 0 and strongest > 0:
-            raise UserError(
-                f"class {z} of {data.name} has weight 0 in the mixture, so guidance w = {strongest:g} to it would be "
-                "infinite: give it a weight, or choose another target_class"
-            )
+        check_table(data.target, plan, data.name)
     else:
         check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), None)
     if paper is not None:

@@ -78,20 +78,23 @@ def check_class(target_class: int | None, num_classes: int) -> None:
         )
 
 
-def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
-    """What a denoiser answers for one class, held to its contract: float64 (B, D, N), no gradient.
+def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
+    """What a denoiser answers, held to its contract: float64 (B, D, N), no gradient.
 
     NaN and infinity end here, and so does everything that would be silently wrong further down: probabilities in place
     of logarithms, a row for the mask, transposed rows, rows that do not sum to 1.
 
     Args:
         tokens: partial states, int64 (B, D).
-        target_class: z; None is no class.
+        target_class: z of all rows, None being no class; or int64 (B,) of each, K being no class.
 
     Raises:
         UserError: an answer that breaks the contract, with the first partial state and the class that gave it.
     """
-    classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
+    if isinstance(target_class, Tensor):
+        classes = target_class
+    else:
+        classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
     with torch.no_grad():
         answer = denoiser(tokens, classes)
     expected = (*tokens.shape, denoiser.num_tokens)
@@ -101,22 +104,24 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | None) -
             "log-probabilities of the values 0..N-1 for every coordinate, and none of the mask"
         )
     log_probs = answer.to(torch.float64)
-    _check_rows(log_probs, tokens, target_class, denoiser.num_tokens)
+    _check_rows(log_probs, tokens, classes, denoiser)
     if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
         log_probs = log_probs.log_softmax(dim=-1)
     return log_probs
 
 
-def _check_rows(log_probs: Tensor, tokens: Tensor, target_class: int | None, mask_id: int) -> None:
+def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
+    mask_id = denoiser.num_tokens
     totals = log_probs.exp().sum(dim=-1)
     wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
     if happens(wrong):
         b, i = (int(index) for index in wrong.nonzero()[0])
-        row = log_probs[b, i]
+        row, k = log_probs[b, i], int(classes[b])
+        under = name_class(None if k == denoiser.num_classes else k)
         found = "NaN" if bool(row.isnan().any()) else f"probabilities that sum to {float(totals[b, i]):.6g}"
         raise UserError(
             f"the denoiser answers {found} for coordinate {i + 1} of the partial state "
-            f"{name_state(tokens[b].tolist(), mask_id)} under {name_class(target_class)}: it must give normalised "
+            f"{name_state(tokens[b].tolist(), mask_id)} under {under}: it must give normalised "
             "log-probabilities"
         )
 

@@ -6,6 +6,7 @@ What is read here is what `str(policy)` writes, for every policy of `mdlm_cfg.ch
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from mdlm_cfg.chain.policies import (
     POLICIES,
@@ -24,7 +25,11 @@ ALLOWED = (
     f"{', '.join(POLICIES)}, fixed_order(2,0,1), blocks(0,1|2,3; confidence) or confidence(temperature=0.5) (also of "
     "margin and entropy)"
 )
-WITH_TEMPERATURE = {"confidence": Confidence, "margin": Margin, "entropy": Entropy}
+WITH_TEMPERATURE: dict[str, Callable[[float], Policy]] = {
+    "confidence": Confidence,
+    "margin": Margin,
+    "entropy": Entropy,
+}
 
 
 def parse_policy(text: str | Policy) -> Policy:

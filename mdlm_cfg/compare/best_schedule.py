@@ -5,9 +5,10 @@ The push is differentiable in them. They are found by its exact gradient (L-BFGS
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from mdlm_cfg.targets.table import TableMixture
 NEG_INF = float("-inf")
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
 ITERATIONS = 200
+EQUAL = 1e-3  # strengths closer than this are equal: what a descent leaves
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,11 @@ class BestSchedule:
         return Guidance(self.strengths, self.kind)
 
 
+def rises(strengths: Sequence[float]) -> bool:
+    """Whether every strength is at least the one before, and the last more than the first."""
+    return all(b >= a - EQUAL for a, b in pairwise(strengths)) and strengths[-1] > strengths[0] + EQUAL
+
+
 def kl_to(reference: Tensor) -> Objective:
     """KL(reference || law), in nats."""
     inside = reference > 0
@@ -151,6 +158,7 @@ def best_schedule(
     kind: Kind | str = KINDS["rate"],
     policy: Policy | str | None = None,
     denoiser: Denoiser | None = None,
+    more_starts: Sequence[Sequence[float]] = (),
 ) -> BestSchedule:
     """The strengths per number of unmasked coordinates that bring the chain nearest to the tilted law of strength w.
 
@@ -160,6 +168,8 @@ def best_schedule(
         objective: "kl", KL(p_{z,w} || law); "tv"; or a differentiable function of the law, such as `trade_off(...)`.
         kind, policy: of the chain; a policy of None is the kind's own.
         denoiser: whose chain it is, such as a learned one; default the exact one.
+        more_starts: strengths (D of them each) to descend from too, such as what is best for other scores: what is
+            found is never worse than any start.
 
     Raises:
         UserError: an unknown objective, kind, policy or class; a w that is not allowed.
@@ -167,12 +177,13 @@ def best_schedule(
     made = None if policy is None else policy_of(policy)
     push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
     reference = tilted_law(target, w, target_class)
-    goal = _objective(objective, reference)
+    goal = objective_of(objective, reference)
     d = target.num_dims
     constant = torch.full((d,), float(w), dtype=torch.float64)
     # few local minima, and the flat start at w = -1 is one: late guidance, the constant, the class itself, early ones
     rising = torch.linspace(0, 1, d, dtype=torch.float64) if d > 1 else torch.ones(1, dtype=torch.float64)
     starts = [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros(d, dtype=torch.float64)]
+    starts += [torch.tensor(strengths, dtype=torch.float64) for strengths in more_starts]
     if objective == "tv":  # not smooth where it is best: from where KL is
         smooth = kl_to(reference)
         starts.append(min((_descend(push, smooth, w0) for w0 in starts), key=lambda v: float(smooth(push(v)))))
@@ -186,7 +197,12 @@ def best_schedule(
     return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, value, constant_value, law)
 
 
-def _objective(objective: str | Objective, reference: Tensor) -> Objective:
+def objective_of(objective: str | Objective, reference: Tensor) -> Objective:
+    """What `objective` means for laws that are to come near to `reference`; a function of the law is itself.
+
+    Raises:
+        UserError: an unknown name.
+    """
     if callable(objective):
         return objective
     if objective not in ("kl", "tv"):

@@ -8,6 +8,7 @@ fall with k, and NELBO - NLL is the incoherence: 0 exactly where all orders agre
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 MAX_ROWS = 4096  # partial states a denoiser is asked for at a time
+NextOf = Callable[[int, Tensor, Tensor], Tensor]  # (place, tokens, log-probs) -> the coordinate of every row, (B,)
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,20 @@ class Bound:
     value: float
     standard_error: float
 
+    @classmethod
+    def of(cls, values: Tensor) -> Bound:
+        """The mean over samples, (n,), and its standard error."""
+        return cls(float(values.mean()), float(values.std(correction=1)) / math.sqrt(len(values)))
+
+    def bits_per_dim(self, num_dims: int) -> Bound:
+        """The same in bits per dimension."""
+        unit = num_dims * math.log(2)
+        return Bound(self.value / unit, self.standard_error / unit)
+
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Bounds of the NLL from k random orders of every sample.
+    """Bounds of the NLL from k orders of every sample.
 
     Attributes:
         log_probs: ln prod of p_theta along every order, in nats, float64 (n, k).
@@ -55,8 +69,16 @@ class Likelihood:
 
     def bits_per_dim(self, num_dims: int) -> dict[int, Bound]:
         """The bounds in bits per dimension."""
-        unit = num_dims * math.log(2)
-        return {k: Bound(b.value / unit, b.standard_error / unit) for k, b in self.bounds.items()}
+        return {k: bound.bits_per_dim(num_dims) for k, bound in self.bounds.items()}
+
+    def of_each(self, size: int) -> Tensor:
+        """-ln (1/size) sum over `size` orders, the mean over as many groups of orders as there are: (n,) in nats."""
+        groups = self.log_probs[:, : self.log_probs.shape[1] // size * size].unflatten(1, (-1, size))
+        return -(groups.logsumexp(dim=2) - math.log(size)).mean(dim=1)
+
+    def fall(self, size: int) -> Bound:
+        """By how much the bound from `size` orders is below that from one: what samples differ in cancels."""
+        return Bound.of(self.of_each(1) - self.of_each(size))
 
 
 def likelihood(
@@ -65,66 +87,130 @@ def likelihood(
     target_class: int | Tensor | None,
     orders: int = 1,
     *,
+    policy: Policy | str | None = None,
     generator: torch.Generator | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Likelihood:
-    """Upper bounds of the NLL of samples, from k random orders each (theory, section 14).
+    """Upper bounds of the NLL of samples, from k orders each (theory, section 14).
 
-    A product along an order needs D answers of the denoiser: n * k * D rows in all.
+    A product along an order needs D answers of the denoiser: n * k * D rows in all. Orders are drawn by the rows of x
+    alone: with and without classes they are the same for equal generators.
 
     Args:
         x: int64 (n, D), at least 2 samples, nothing masked.
         target_class: z of all, or int64 (n,) of each; None is the whole mixture.
         orders: k.
+        policy: whose orders, at w = 0: prod p_theta along an order that it draws has the mean q(x) of its law, and is
+            q(x) itself where it leaves nothing to chance (arXiv 2603.01367). None is random orders: `uniform`.
         generator: of the orders, on the denoiser's device.
+        progress: called with the share done, now and then.
 
     Raises:
-        UserError: samples that hold masks, fewer than two, no orders, or a class that does not exist.
+        UserError: samples that hold masks, fewer than two, no orders, a policy or a class that does not exist.
     """
+    _check(denoiser, x, orders)
+    made = None if policy is None else policy_of(policy)
+    if made is not None:
+        made.check(denoiser.num_dims)
+    x, told = x.to(device_of(denoiser)), 0
+    labels = _labels(denoiser, target_class, len(x)).to(x.device)
+    log_probs = torch.empty(len(x), orders, dtype=torch.float64, device=x.device)
+
+    def tell(rows: int) -> None:
+        nonlocal told
+        told += rows
+        if progress is not None:
+            progress(told / (len(x) * orders * x.shape[1]))
+
+    for part in torch.arange(len(x), device=x.device).split(max(1, MAX_ROWS // orders)):
+        repeated = x[part].repeat_interleave(orders, dim=0)
+        order = torch.rand(repeated.shape, generator=generator, device=x.device, dtype=torch.float64).argsort(dim=1)
+        next_of = _in_order(order) if made is None else _by_policy(made, denoiser.num_tokens, generator)
+        found = _log_prob_along(denoiser, repeated, labels[part].repeat_interleave(orders), next_of, tell)
+        log_probs[part] = found.view(-1, orders)
+    measured = Likelihood(log_probs, {})
+    sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
+    return Likelihood(log_probs, {size: Bound.of(measured.of_each(size)) for size in sizes})
+
+
+def _check(denoiser: Denoiser, x: Tensor, orders: int) -> None:
     if orders < 1:
         raise UserError(f"orders = {orders}, and there must be at least 1")
     if x.ndim != 2 or x.shape[1] != denoiser.num_dims or len(x) < 2:
         raise UserError(f"x has shape {tuple(x.shape)}, and must hold at least 2 samples of {denoiser.num_dims} values")
     if not bool(((x >= 0) & (x < denoiser.num_tokens)).all()):
         raise UserError(f"samples must hold values 0..{denoiser.num_tokens - 1}, and no masks")
-    x = x.to(device_of(denoiser))
-    log_probs = torch.empty(len(x), orders, dtype=torch.float64, device=x.device)
-    for rows, k in _by_class(x, target_class):
-        check_class(k, denoiser.num_classes)
-        for chunk in rows.split(max(1, MAX_ROWS // orders)):
-            repeated = x[chunk].repeat_interleave(orders, dim=0)
-            log_probs[chunk] = _along_random_orders(denoiser, repeated, k, generator).view(-1, orders)
-    sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
-    return Likelihood(log_probs, {size: _bound(log_probs, size) for size in sizes})
 
 
-def _by_class(x: Tensor, target_class: int | Tensor | None) -> list[tuple[Tensor, int | None]]:
-    """The rows of every class."""
+def _labels(denoiser: Denoiser, target_class: int | Tensor | None, num: int) -> Tensor:
+    """The class of every sample, int64 (num,), K being no class."""
     if not isinstance(target_class, Tensor):
-        return [(torch.arange(len(x), device=x.device), target_class)]
-    classes = target_class.to(x.device)
-    return [((classes == k).nonzero().squeeze(1), k) for k in classes.unique().tolist()]
+        check_class(target_class, denoiser.num_classes)
+        return torch.full((num,), denoiser.num_classes if target_class is None else target_class)
+    for k in target_class.unique().tolist():
+        check_class(k, denoiser.num_classes)
+    return target_class
 
 
-def _along_random_orders(
-    denoiser: Denoiser, x: Tensor, target_class: int | None, generator: torch.Generator | None
+def _in_order(order: Tensor) -> NextOf:
+    """Coordinates in orders given beforehand, (B, D)."""
+    return lambda place, tokens, log_probs: order[:, place]
+
+
+def _by_policy(policy: Policy, mask_id: int, generator: torch.Generator | None) -> NextOf:
+    """Coordinates as a policy draws them at w = 0, where Z_i = 1 and r_i is the conditional itself."""
+
+    def next_of(place: int, tokens: Tensor, log_probs: Tensor) -> Tensor:
+        log_z = torch.zeros_like(log_probs[..., 0]).masked_fill(tokens != mask_id, float("-inf"))
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        log_choice = policy.log_choice(log_z, lambda: log_probs, places)
+        uniform = torch.rand(log_z.shape, generator=generator, device=log_z.device, dtype=torch.float64)
+        return (log_choice - uniform.neg().log1p().neg().log()).argmax(dim=1)  # the first of exponential clocks
+
+    return next_of
+
+
+def _log_prob_along(
+    denoiser: Denoiser, x: Tensor, classes: Tensor, next_of: NextOf, tell: Callable[[int], None]
 ) -> Tensor:
-    """ln prod_j p_theta(x_{s_j} | those before it in the order) for one random order s of every row, (B,)."""
-    order = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float64).argsort(dim=1)
+    """ln prod_j p_theta(x_{s_j} | those before it in the order) for one order s of every row, (B,)."""
     tokens, total = torch.full_like(x, denoiser.num_tokens), torch.zeros(len(x), dtype=torch.float64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     for place in range(x.shape[1]):
-        i = order[:, place]
+        log_probs = conditionals(denoiser, tokens, classes)
+        i = next_of(place, tokens, log_probs)
         value = x[rows, i]
-        total += conditionals(denoiser, tokens, target_class)[rows, i, value]
+        total += log_probs[rows, i, value]
         tokens = tokens.scatter(1, i[:, None], value[:, None])
+        tell(len(x))
     return total
 
 
-def _bound(log_probs: Tensor, size: int) -> Bound:
-    """-E ln (1/size) sum over `size` orders, from as many groups of orders as there are."""
-    groups = log_probs[:, : log_probs.shape[1] // size * size].unflatten(1, (-1, size))
-    each = -(groups.logsumexp(dim=2) - math.log(size)).mean(dim=1)
-    return Bound(float(each.mean()), float(each.std(correction=1)) / math.sqrt(len(each)))
+def nelbo_bound(
+    denoiser: Denoiser,
+    x: Tensor,
+    classes: Tensor | None,
+    num_draws: int = 4,
+    generator: torch.Generator | None = None,
+) -> Bound:
+    """The NELBO by random masks: what `likelihood` estimates by one order, at num_draws rows a sample and not D.
+
+    Args:
+        x: int64 (n, D), at least 2 samples. classes: int64 (n,); None is no class.
+        num_draws: masks per sample, stratified in their number.
+        generator: of the masks, on the CPU.
+    """
+    _check(denoiser, x, num_draws)
+    labels, device, costs = _labels(denoiser, classes, len(x)).cpu(), device_of(denoiser), []
+    size = max(1, MAX_ROWS // num_draws)
+    for part, part_labels in zip(x.cpu().split(size), labels.split(size)):
+        counts = draw_counts(len(part), num_draws, denoiser.num_dims, generator).flatten()
+        clean, drawn = (v.repeat_interleave(num_draws, dim=0) for v in (part, part_labels))
+        tokens = mask_uniform(clean, counts, denoiser.num_tokens, generator)
+        own = conditionals(denoiser, tokens.to(device), drawn.to(device)).cpu().gather(2, clean[..., None]).squeeze(2)
+        cost = -torch.where(tokens == denoiser.num_tokens, own, 0.0).sum(dim=1) * (denoiser.num_dims / counts)
+        costs.append(cost.view(-1, num_draws).mean(dim=1))
+    return Bound.of(torch.cat(costs))
 
 
 @dataclass(frozen=True)
@@ -157,10 +243,17 @@ def exact_likelihood(
     Raises:
         UserError: as `terminal_law`.
     """
+    nll = exact_nll(target, denoiser, target_class, policy)
+    return ExactLikelihood(nll, _exact_nelbo(target, denoiser, target_class), target.entropy(target_class))
+
+
+def exact_nll(
+    target: TableMixture, denoiser: Denoiser, target_class: int | None, policy: Policy | str = "uniform"
+) -> float:
+    """-E ln q(x) over p(x | z), with q the law of a policy's chain at w = 0; in nats, see `exact_likelihood`."""
     pmf = target.class_pmf(target_class)
     law = terminal_law(denoiser, Guidance(0.0), target_class, policy)
-    nll = -torch.where(pmf > 0, pmf * law.log(), 0.0).sum()
-    return ExactLikelihood(float(nll), _exact_nelbo(target, denoiser, target_class), target.entropy(target_class))
+    return -float(torch.where(pmf > 0, pmf * law.log(), 0.0).sum())
 
 
 def _exact_nelbo(target: TableMixture, denoiser: Denoiser, target_class: int | None) -> float:

@@ -26,8 +26,11 @@ def kl_divergence(p: Tensor, q: Tensor) -> float:
     return float((p[inside] * (p[inside].log() - q[inside].log())).sum())
 
 
-def histogram(x: Tensor, num_tokens: int) -> Tensor:
+def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tensor:
     """The empirical law of samples, float64 (N,)*D, from int64 (n, D).
+
+    Args:
+        weights: of the samples, float64 (n,), not negative; None is one each.
 
     Raises:
         UserError: a value outside 0..N-1, such as the mask: it would be counted as another cell.
@@ -37,8 +40,9 @@ def histogram(x: Tensor, num_tokens: int) -> Tensor:
         raise UserError(
             f"samples hold the value {int(outside[0])}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
         )
-    counts = torch.bincount(flat_index(x, num_tokens), minlength=num_tokens**num_dims)
-    return (counts.double() / len(x)).reshape([num_tokens] * num_dims)
+    total = len(x) if weights is None else weights.sum()
+    counts = torch.bincount(flat_index(x, num_tokens), weights, minlength=num_tokens**num_dims)
+    return (counts.double() / total).reshape([num_tokens] * num_dims)
 
 
 def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The score error of a denoiser of a Bernoulli mixture: what its negative ELBO lacks to the exact one, in nats."""
+"""The score error of a denoiser of a mixture with exact conditionals: its NELBO less the exact one, in nats."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 BATCH = 500  # partial states per call of the denoisers
 
 
 @dataclass(frozen=True)
 class ScoreError:
-    """The score error of a denoiser, in nats per image, with standard errors over images.
+    """The score error of a denoiser, in nats per image (or sequence), with standard errors over them.
 
     Attributes:
         nelbo: of the denoiser; exact_nelbo: of the exact one, by the same masks.
@@ -39,7 +40,7 @@ class ScoreError:
 
 
 def score_error(
-    target: BernoulliMixture,
+    target: BernoulliMixture | HiddenMarkovMixture,
     denoiser: Denoiser,
     x: Tensor,
     classes: Tensor | None,
@@ -49,7 +50,7 @@ def score_error(
     """NELBO of a denoiser less that of the exact one, on the same images by the same masks (theory, section 9).
 
     Args:
-        target: the mixture that the images are drawn from (otherwise `kl` means nothing).
+        target: the mixture that the images or sequences are drawn from (otherwise `kl` means nothing).
         denoiser: the learned one.
         x: int64 (n, D), n >= 2.
         classes: int64 (n,); None judges the null class.

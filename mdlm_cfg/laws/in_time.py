@@ -7,20 +7,32 @@ Lambda / (s + Lambda): the law at a time is one contour integral of it. No ODE, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import LevelRates, level_rates, memory_limit, refuse_lost, start
+from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
+from mdlm_cfg.laws.rates import level_rates, logsumexp_short, memory_limit, refuse_lost, start
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
+PARABOLA_DIGITS = 32.6  # -ln of the error of the contour that several times share: 7e-15
+MAX_SPREAD = 10.0  # of clock times that share a contour: its nodes grow with the root of it
+
+
+class Level(NamedTuple):
+    """One level of the chain: the mean time spent in each state, 1 / Lambda (C(D, l), N^l), and the push out of it."""
+
+    holding: Tensor
+    push_out: Callable[[Tensor, Lattice, int], Tensor]
 
 
 def law_at(
@@ -58,37 +70,102 @@ def law_at(
             law[(slice(0, n),) * d] = terminal_law(denoiser, guidance, target_class)
     between = ((flat > 0) & flat.isfinite()).nonzero().squeeze(1)
     if len(between):
-        rates = list(level_rates(denoiser, guidance, target_class, lattice))  # shared by all times
-        for chosen in between.split(_times_at_once(lattice)):
-            laws[chosen] = _laws_between(rates, lattice, flat[chosen])
+        levels = _levels(denoiser, guidance, target_class, lattice)  # shared by all times
+        most = max(CONTOUR_NODES // 2, int(0.1 * memory_limit() / (48 * lattice.num_states)))
+        for nodes, weights, chosen in contours(flat[between], most):
+            laws[between[chosen]] = _laws_between(levels, lattice, nodes, weights)
     refuse_lost(laws.flatten(1).sum(dim=1), target_class)
     return laws.reshape(*taus.shape, *laws.shape[1:])
 
 
-def _times_at_once(lattice: Lattice) -> int:
-    """How many clock times are pushed together: as many as fill a small part of the memory."""
-    return max(1, int(0.1 * memory_limit() / (16 * CONTOUR_NODES * lattice.num_states)))
-
-
-def _laws_between(rates: Sequence[LevelRates], lattice: Lattice, taus: Tensor) -> Tensor:
-    """The laws at clock times 0 < tau < inf, (T,): (T, N+1, ..., N+1)."""
-    pairs = [talbot(tau) for tau in taus.tolist()]
-    nodes, weights = torch.cat([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
-    flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
+def _levels(denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice) -> list[Level]:
+    """Levels 0, ..., D - 1: by a table's weights where they fit, and by its rates otherwise."""
+    plain = plain_levels(denoiser, guidance, target_class, lattice)
+    if plain is None:
+        each = level_rates(denoiser, guidance, target_class, lattice)
+        return [Level(_holding(r.log_exit), partial(push, r)) for r in each]
     levels = []
-    for level, r in enumerate(rates):
-        holding = (-r.log_exit).exp()  # 1 / Lambda; inf where nothing leaves, which is never visited
-        holding = holding.masked_fill(holding.isinf(), 0.0)
-        stay = flow / (1 + nodes[:, None, None] * holding)
-        levels.append(_integral(weights, stay) * holding)
-        flow = push(r, stay, lattice, level)
-    levels.append(_integral(weights / nodes.reshape(weights.shape), flow))
-    return lattice.to_dense(levels).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
+    for level, (weights, top, log_here) in enumerate(plain):
+        log_z = weights_out(weights, lattice, level).log_() + (top - log_here)[:, None]  # +inf where nothing comes
+        log_exit = logsumexp_short(guidance.kind.log_rate(log_z), dim=1)
+        levels.append(Level(_holding(log_exit), partial(_push_weights, weights, guidance.kind)))
+    return levels
 
 
-def _integral(weights: Tensor, values: Tensor) -> Tensor:
-    """Re sum_k c_k f(s_k): (T, C, S) from weights (T, nodes) and values (T * nodes, C, S)."""
-    return torch.einsum("tk,tkcs->tcs", weights, values.unflatten(0, weights.shape)).real
+def _push_weights(weights: Tensor, kind: Kind, flow: Tensor, lattice: Lattice, level: int) -> Tensor:
+    return push_weights(weights, flow, kind, lattice, level)
+
+
+def _holding(log_exit: Tensor) -> Tensor:
+    """1 / Lambda of every state; 0 where nothing leaves, which is never visited."""
+    holding = (-log_exit).exp()
+    return holding.masked_fill_(~holding.isfinite(), 0.0)
+
+
+def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weights: Tensor) -> Tensor:
+    """The laws at clock times 0 < tau < inf: (T, N+1, ..., N+1).
+
+    The push is real, so that real and imaginary parts are pushed side by side.
+
+    Args:
+        nodes: (K,) complex. weights: (T, K) complex.
+    """
+    mixing = torch.cat([weights.real, -weights.imag], dim=1)  # Re sum_k c_k f(s_k), of parts side by side
+    real, imag, size = (part[:, None, None] for part in (nodes.real, nodes.imag, nodes.abs()))
+    flow = torch.cat([torch.ones(len(nodes), 1, 1), torch.zeros(len(nodes), 1, 1)]).double()
+    found = []
+    for level, (holding, push_out) in enumerate(levels):
+        scale = 1 + size * holding  # squares of what is not scaled would overflow
+        a, b = (1 + real * holding) / scale, imag * holding / scale  # flow / (1 + s / Lambda)
+        norm = (a * a + b * b) * scale
+        a /= norm
+        b /= norm
+        x, y = flow.chunk(2)
+        stay = torch.cat([torch.addcmul(x * a, y, b), torch.addcmul(y * a, x, b, value=-1)])
+        found.append((mixing @ stay.flatten(1)).view(-1, *holding.shape) * holding)
+        flow = push_out(stay, lattice, level)
+    ended = weights / nodes
+    mixing = torch.cat([ended.real, -ended.imag], dim=1)
+    found.append((mixing @ flow.flatten(1)).view(-1, *flow.shape[1:]))
+    return lattice.to_dense(found).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
+
+
+def contours(taus: Tensor, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Nodes s_k (K,), weights c_k (T, K) and which times they are for (T,), until all have been.
+
+    Many times that are not far apart share one contour; few have one each.
+
+    Args:
+        taus: float64, positive and finite. most_nodes: that may be pushed together; at least half of `CONTOUR_NODES`.
+    """
+    order = taus.argsort()
+    alone = CONTOUR_NODES // 2
+    while len(order):
+        within = order[taus[order] <= MAX_SPREAD * taus[order[0]]]
+        nodes, weights = parabola(taus[within])
+        if len(nodes) > min(alone * len(within), most_nodes):
+            within = within[: most_nodes // alone]
+            pairs = [talbot(tau) for tau in taus[within].tolist()]
+            nodes = torch.cat([pair[0] for pair in pairs])
+            weights = torch.block_diag(*(pair[1][None] for pair in pairs))
+        yield nodes, weights, within
+        order = order[len(within) :]
+
+
+def parabola(taus: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes (K,) and weights (T, K) of one contour for several times: s(u) = mu (i u + 1)^2 at midpoints u_k.
+
+    Weideman, Trefethen, "Parabolic and hyperbolic contours for computing the Bromwich integral" (2007): with times in
+    [t_0, Lambda t_0], h = sqrt(8 Lambda + 1) / K and mu = pi K / (4 sqrt(8 Lambda + 1) Lambda t_0) the error is
+    e^(-2 pi K / sqrt(8 Lambda + 1)); conjugate nodes folded.
+    """
+    last = float(taus.max())
+    root = math.sqrt(8 * last / float(taus.min()) + 1)
+    count = math.ceil(PARABOLA_DIGITS * root / (2 * math.pi))
+    step, mu = root / count, math.pi * count / (4 * root * last)
+    u = torch.complex(torch.ones(count, dtype=torch.float64), (torch.arange(count, dtype=torch.float64) + 0.5) * step)
+    nodes = mu * u * u
+    return nodes, (2 * step * mu / math.pi) * (taus[:, None] * nodes).exp() * u
 
 
 def talbot(tau: float, num_nodes: int = CONTOUR_NODES) -> tuple[Tensor, Tensor]:

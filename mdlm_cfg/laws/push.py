@@ -95,10 +95,7 @@ def flows(
             flow = push(choices.rates(), flow, lattice, level)
             yield flow
         return
-    weights = None
-    strong = is_strong(guidance, target_class, lattice.num_dims)
-    if isinstance(denoiser, Telescoping) and not guidance.filters and not strong:
-        weights = plain_weights(denoiser, guidance, target_class, lattice)
+    weights = plain_weights(denoiser, guidance, target_class, lattice)
     if weights is not None:
         for level, weight in enumerate(weights):
             flow = push_weights(weight, flow, guidance.kind, lattice, level)
@@ -112,19 +109,33 @@ def flows(
 
 
 def plain_weights(
-    denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> list[Tensor] | None:
     """T of levels 1, ..., D as numbers, each level up to a factor of its own; None where they do not fit float64.
 
-    All that such a chain needs but its times, since rho_i(v | x_U) is T(x_U + {i=v}) up to a factor of x_U.
+    All that a table's chain needs but its times, since rho_i(v | x_U) is T(x_U + {i=v}) up to a factor of x_U.
     """
-    weights = []
-    for _, log_t in log_weights(denoiser, guidance, target_class, lattice):
+    found = plain_levels(denoiser, guidance, target_class, lattice)
+    return None if found is None else [weights for weights, _, _ in found]
+
+
+def plain_levels(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> list[tuple[Tensor, Tensor, Tensor]] | None:
+    """For levels 0, ..., D - 1: T of the next level over its largest, the log of that, and log T of the level itself.
+
+    None for what is no table, and where T spans more than float64 does.
+    """
+    strong = is_strong(guidance, target_class, lattice.num_dims)
+    if not isinstance(denoiser, Telescoping) or guidance.filters or strong:
+        return None
+    levels = []
+    for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):
         top = log_t.max()
         if top - log_t.masked_fill(log_t == NEG_INF, math.inf).min() > MAX_LOG_RANGE:
             return None
-        weights.append((log_t - top).exp_())
-    return weights
+        levels.append(((log_t - top).exp_(), top, log_here))
+    return levels
 
 
 def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, level: int) -> Tensor:
@@ -134,27 +145,32 @@ def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, le
     pi_i is the chance that the kind of guidance gives coordinate i to be the next.
 
     Args:
-        weights: (C(D, l+1), N^(l+1)), not negative. flow: (C(D, l), N^l).
+        weights: (C(D, l+1), N^(l+1)), not negative. flow: (..., C(D, l), N^l).
 
     Returns:
-        (C(D, l+1), N^(l+1)).
+        (..., C(D, l+1), N^(l+1)).
     """
-    n, parents = lattice.num_tokens, lattice.parents[level]
-    z = by_coordinate([sum_short(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level)
-    share = flow[:, None] * kind.share(z)
-    share.masked_fill_(~share.isfinite(), 0.0)  # nothing leaves, and nothing came
-    rows = list(parents.T) if share.shape[1] == 1 else lattice.rows[level]
-    share = share.flatten(0, 1)
-    children = torch.zeros_like(weights)
+    n, parents, lead = lattice.num_tokens, lattice.parents[level], flow.shape[:-2]
+    chance = kind.share(weights_out(weights, lattice, level))
+    chance.masked_fill_(~chance.isfinite(), 0.0)  # nothing leaves, and nothing came
+    share = flow[..., None, :] * chance
+    rows = list(parents.T) if share.shape[-2] == 1 else lattice.rows[level]
+    share = share.flatten(-3, -2)
+    children = flow.new_zeros(*lead, *weights.shape)
     for j in range(level + 1):
-        inflow = share.index_select(0, rows[j]).view(len(parents), n**j, n ** (level - j))
-        into = lattice.split(children, level, j)
+        inflow = share.index_select(share.ndim - 2, rows[j]).view(*lead, len(parents), n**j, n ** (level - j))
+        into = children.view(*lead, len(parents), n**j, n, n ** (level - j))
         if children.numel() <= SMALL:
-            into += inflow[:, :, None]
+            into += inflow[..., None, :]
             continue
         for v in range(n):  # not at once: that would broadcast over a short inner axis
-            into[:, :, v] += inflow
+            into[..., v, :] += inflow
     return children.mul_(weights)
+
+
+def weights_out(weights: Tensor, lattice: Lattice, level: int) -> Tensor:
+    """Z_i(x_U), up to a factor of the level: the sum over v of T(x_U + {i=v}), (C(D, l), D - l, N^l)."""
+    return by_coordinate([sum_short(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level)
 
 
 def visit_law(

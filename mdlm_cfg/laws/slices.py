@@ -8,6 +8,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.support.errors import UserError
 
+AT_ONCE = 2**22  # log-probabilities of all D coordinates held at a time: a slice keeps few of them
+
 
 class SliceDenoiser:
     """A denoiser on the free coordinates of a partial state, in their order; all others are known.
@@ -47,12 +49,16 @@ class SliceDenoiser:
     def fill(self, tokens: Tensor) -> Tensor:
         """Free coordinates (B, |S|) among the known ones: int64 (B, D)."""
         whole = self.state.repeat(len(tokens), 1)
-        whole[:, self.free] = tokens
+        whole[:, self.free] = tokens.to(self.device)
         return whole
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        return self.denoiser(self.fill(tokens), classes)[:, self.free]
+        rows = max(1, AT_ONCE // (self.denoiser.num_dims * self.num_tokens))
+        parts = tokens.split(rows)
+        labels = [None] * len(parts) if classes is None else classes.split(rows)
+        answers = [self.denoiser(self.fill(part), k)[:, self.free] for part, k in zip(parts, labels)]
+        return torch.cat(answers).to(tokens.device)
 
 
 def slice_denoiser(denoiser: Denoiser, state: Tensor) -> SliceDenoiser:

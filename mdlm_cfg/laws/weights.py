@@ -28,11 +28,13 @@ class TiltedWeights:
     Attributes:
         law: of the weighted samples, float64 (N,)*D: the tilted law for consistent conditionals; else the
             order-averaged tilted law, in proportion to the sum over orders of prod pi rho.
+        squares: E [W^2; x] / E W^2, float64 (N,)*D, summing to 1: where the largest weights end.
         log_normalizer: ln E W, in nats.
         log_second_moment: ln E W^2.
     """
 
     law: Tensor
+    squares: Tensor
     log_normalizer: float
     log_second_moment: float
 
@@ -66,8 +68,9 @@ def tilted_weights(
     for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
         first = push_log(choices.rates(power=1), first, lattice, level)
         second = push_log(choices.rates(power=2), second, lattice, level)
-    law = first.flatten().softmax(dim=0).reshape([lattice.num_tokens] * lattice.num_dims)
-    return TiltedWeights(law, float(first.logsumexp(dim=(0, 1))), float(second.logsumexp(dim=(0, 1))))
+    shape = [lattice.num_tokens] * lattice.num_dims
+    law, squares = (flow.flatten().softmax(dim=0).reshape(shape) for flow in (first, second))
+    return TiltedWeights(law, squares, float(first.logsumexp(dim=(0, 1))), float(second.logsumexp(dim=(0, 1))))
 
 
 def check_weights(guidance: Guidance) -> None:

@@ -14,6 +14,8 @@ from mdlm_cfg.support.errors import UserError
 
 # On a CPU the fused attention's backward pass is the slower one for sequences up to about this long.
 PLAIN_ATTENTION_UP_TO = 128
+MOST_PATCHES = 256  # that are chosen unasked: attention over more is slow
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}  # by axes of the grid
 
 
 class GridTransformer(nn.Module):
@@ -30,12 +32,13 @@ class GridTransformer(nn.Module):
             image.
         num_classes: K; class K is the null class (no class).
         patch_size: side of a patch, or one side per axis; the transformer sees prod(grid_shape / patch_size) tokens.
+            None takes the largest sides that divide the grid's, up to 8, and up to 4 on a line.
         width: features of a patch.
         depth: transformer blocks.
         num_heads: attention heads; must divide `width`.
         mlp_ratio: hidden width of a block's MLP, over `width`.
-        stem_channels: features of a coordinate in the 3x3 convolutions around the transformer, which see what
-            a patch is too coarse for; 0 for none (and otherwise the grid must be two-dimensional).
+        stem_channels: features of a coordinate in the convolutions (3x3, or 3 along a line) around the transformer,
+            which see what a patch is too coarse for; 0 for none (and otherwise the grid must have one or two axes).
         stem_depth: residual convolution blocks in the stem, and again in the head.
 
     Raises:
@@ -48,7 +51,7 @@ class GridTransformer(nn.Module):
         grid_shape: tuple[int, ...],
         num_classes: int,
         *,
-        patch_size: int | Sequence[int] = 1,
+        patch_size: int | Sequence[int] | None = 1,
         width: int = 128,
         depth: int = 3,
         num_heads: int = 4,
@@ -58,6 +61,8 @@ class GridTransformer(nn.Module):
     ) -> None:
         super().__init__()
         grid_shape = tuple(int(side) for side in grid_shape)
+        if patch_size is None:
+            patch_size = fitting_patch(grid_shape)
         patch = (patch_size,) * len(grid_shape) if isinstance(patch_size, int) else tuple(patch_size)
         _check_at_least(1, num_classes=num_classes, width=width, num_heads=num_heads)
         _check_at_least(0, depth=depth, stem_channels=stem_channels, stem_depth=stem_depth)
@@ -74,14 +79,15 @@ class GridTransformer(nn.Module):
 
         patch_dims = math.prod(patch)
         num_patches = self.num_dims // patch_dims
-        self.stem = ConvStem(num_tokens + 1, stem_channels, stem_depth) if stem_channels else None
+        axes = len(grid_shape)
+        self.stem = ConvStem(num_tokens + 1, stem_channels, stem_depth, axes) if stem_channels else None
         self.patch_in = nn.Linear(patch_dims * (stem_channels or num_tokens + 1), width)
         self.positions = nn.Parameter(0.02 * torch.randn(num_patches, width))
         self.classes = nn.Embedding(num_classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.patch_out = nn.Linear(width, patch_dims * (stem_channels or num_tokens))
-        self.head = ConvHead(stem_channels, num_tokens, stem_depth) if stem_channels else None
+        self.head = ConvHead(stem_channels, num_tokens, stem_depth, axes) if stem_channels else None
         nn.init.normal_(self.classes.weight, std=0.02)
 
     def forward(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -130,12 +136,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class ConvStem(nn.Module):
-    """Convolutional features of the coordinates, channels last: (B, height, width, in) to (..., channels)."""
+    """Convolutional features of the coordinates, channels last: (B, *grid, in) to (B, *grid, channels)."""
 
-    def __init__(self, in_channels: int, channels: int, depth: int) -> None:
+    def __init__(self, in_channels: int, channels: int, depth: int, axes: int = 2) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(ConvBlock(channels) for _ in range(depth))
+        self.conv = CONVOLUTIONS[axes](in_channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(channels, axes) for _ in range(depth))
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = self.conv(pixels.movedim(-1, 1))
@@ -145,12 +151,12 @@ class ConvStem(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Logits of the coordinates, channels last: (B, height, width, channels) to (..., out)."""
+    """Logits of the coordinates, channels last: (B, *grid, channels) to (B, *grid, out)."""
 
-    def __init__(self, channels: int, out_channels: int, depth: int) -> None:
+    def __init__(self, channels: int, out_channels: int, depth: int, axes: int = 2) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConvBlock(channels) for _ in range(depth))
-        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlock(channels, axes) for _ in range(depth))
+        self.conv = CONVOLUTIONS[axes](channels, out_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = pixels.movedim(-1, 1)
@@ -160,12 +166,12 @@ class ConvHead(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A residual pair of 3x3 convolutions without normalisation, the identity at first."""
+    """A residual pair of convolutions, 3 cells wide, without normalisation, the identity at first."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, axes: int = 2) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_in = CONVOLUTIONS[axes](channels, channels, 3, padding=1)
+        self.conv_out = CONVOLUTIONS[axes](channels, channels, 3, padding=1)
         _zero(self.conv_out)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -194,9 +200,25 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -
     return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, channels)
 
 
-def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
+
+
+def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of a patch that suit a grid: the largest up to 8 (up to 4 on a line) that divide its own.
+
+    Raises:
+        UserError: they leave more than `MOST_PATCHES` patches, as a side that is prime does.
+    """
+    most = 4 if len(grid_shape) == 1 else 8
+    patch = tuple(max(size for size in range(1, most + 1) if side % size == 0) for side in grid_shape)
+    if math.prod(grid_shape) > MOST_PATCHES * math.prod(patch):
+        raise UserError(
+            f"a grid {grid_shape} has no patches that suit it: the largest sides up to {most} that divide it are "
+            f"{patch}; crop or pad to sides that have divisors, or give net.patch_size"
+        )
+    return patch
 
 
 def _check_grid(grid_shape: tuple[int, ...], patch: tuple[int, ...], has_stem: bool) -> None:
@@ -204,8 +226,8 @@ def _check_grid(grid_shape: tuple[int, ...], patch: tuple[int, ...], has_stem: b
     if not sides_match or any(side % part for side, part in zip(grid_shape, patch)):
         shown = patch[0] if len(set(patch)) == 1 else patch
         raise UserError(f"grid_shape {grid_shape} must have sides that patch_size {shown} divides")
-    if has_stem and len(grid_shape) != 2:
-        raise UserError(f"stem_channels need a two-dimensional grid, not {grid_shape}; use stem_channels=0")
+    if has_stem and len(grid_shape) not in CONVOLUTIONS:
+        raise UserError(f"stem_channels need a grid of one or two axes, not {grid_shape}; use stem_channels=0")
 
 
 def _check_at_least(low: int, **values: int) -> None:

@@ -43,7 +43,13 @@ class NetDenoiser:
         return next(self.net.parameters()).device
 
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
-        """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`."""
+        """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`.
+
+        Raises:
+            UserError: tokens on a device that has no float64.
+        """
+        if tokens.device.type == "mps":
+            raise UserError("mps has no float64, which log-probabilities are given in: move network and tokens to cpu")
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
         parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)

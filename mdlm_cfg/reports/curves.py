@@ -34,7 +34,7 @@ def line_plot(
     """One panel with a line per series.
 
     Args:
-        series: (x, y) by the name in the legend.
+        series: (x, y) by the name in the legend; where every x is an int, so is every tick.
         path: the PNG to write.
         x_label: with its unit.
         y_label: with its unit.
@@ -67,7 +67,8 @@ def line_plot(
     axes.set_title(title, loc="left")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    counted = all(isinstance(value, int) for x, _ in series.values() for value in x)  # there is nothing between
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=counted))
     if log_x:
         values = [v for x, _ in series.values() for v in x]
         narrow = max(values) < 100 * min(values)  # decades alone would leave such an axis without labels

@@ -31,12 +31,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: plain text (an empty line starts a new paragraph), then a table, then pictures."""
+    """A part of a page: plain text (an empty line starts a new paragraph), then a table, a listing, pictures.
+
+    Attributes:
+        listing: lines of letters of one width, shown as they are.
+    """
 
     title: str
     text: str = ""
     table: Table | None = None
     pictures: Sequence[Picture] = ()
+    listing: str = ""
 
     @property
     def paragraphs(self) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.paper.claims import ABSENT, PaperResult
-from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
+from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, paper_of
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 
@@ -20,7 +20,7 @@ def paper_sections(name: str, result: PaperResult) -> list[Section]:
     rows = [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]
     learned = any(c.learned != ABSENT for c in result.claims)
     beside = "and by the trained network's own exact law" if learned else "with no network beside them"
-    text = f"What arXiv 2506.10971 says, by exact laws {beside}."
+    text = f"What {paper_of(name)} says, by exact laws {beside}."
     sections = [Section(f"The paper: {name}", text, Table(COLUMNS, rows))]
     return sections + [Section(title, "", Table(columns, rows)) for title, columns, rows in result.tables]
 
@@ -42,9 +42,10 @@ def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> 
 HEAD = """\
 # The paper as experiments
 
-What arXiv 2506.10971 says, beside exact laws and a network trained here. Each block stands under the command that made
-it; `make paper` runs them all and writes this page. "exact" are values of exact laws; "learned" those of the trained
-network's own exact law, and where named of 10,000 samples in 50 tau-leaping steps, as in the paper. w = 0 is the class.
+What arXiv 2506.10971 says, and in the last blocks what arXiv 2507.08965 does, beside exact laws and a network trained
+here. Each block stands under the command that made it; `make paper` runs them all and writes this page. "exact" are
+values of exact laws; "learned" those of the trained network's own exact law, and where named of 10,000 samples in 50
+tau-leaping steps, as in the paper. w = 0 is the class.
 """
 
 

@@ -175,7 +175,11 @@ def write_json(value: Any, path: Path) -> Path:
 
 def write_laws(laws: Mapping[str, Tensor], path: Path) -> Path:
     """Write laws to one compressed npz file under their names, in full precision."""
-    arrays: dict[str, Any] = {name: law.numpy() for name, law in laws.items()}
+    return write_arrays({name: law.numpy() for name, law in laws.items()}, path)
+
+
+def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:
+    """Write arrays to one compressed npz file under their names."""
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
     return path

@@ -180,7 +180,7 @@ class Sampler:
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
-        self._check_weighted(guidance)
+        self.check_weighted(guidance)
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
         return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=True)
 
@@ -245,7 +245,7 @@ class Sampler:
         refuse_lost(law.sum(), target_class)
         return law
 
-    def _check_weighted(self, guidance: Guidance) -> None:
+    def check_weighted(self, guidance: Guidance) -> None:
         """Raise UserError unless the weights of the paths have the tilted law."""
         if not self.exact_in_time:
             raise UserError(f"{self.label} carries no weights: only first_hitting does, which unmasks one at a time")

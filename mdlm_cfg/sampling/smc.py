@@ -33,12 +33,14 @@ class Weighted:
         log_weights: float64 (n,); the mean of exp of it estimates sum_x T(x), without bias.
         num_groups: how many independent groups of n / num_groups samples, one after another, these are.
         num_resampled: how many groups were resampled at each of the steps.
+        ess_on_the_way: the groups' mean relative effective sample size at each of the steps, before any resampling.
     """
 
     x: Tensor
     log_weights: Tensor
     num_groups: int
-    num_resampled: tuple[int, ...]
+    num_resampled: tuple[int, ...] = ()
+    ess_on_the_way: tuple[float, ...] = ()
 
     @property
     def weights(self) -> Tensor:
@@ -89,6 +91,28 @@ def sequential_monte_carlo(
     """
     check_class(target_class, denoiser.num_classes)
     check_weights(guidance)
+    check_groups(num_samples, num_groups, threshold)
+    made = policy_or_own(policy, guidance)
+    made.check(denoiser.num_dims)
+    (x, most), step = starts(denoiser, num_samples, start), EventStep(1, made)
+    log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    resampled, ess = [], []
+    for _ in range(most):
+        before, log_rates = x, guidance.by_rate.log_rates(denoiser, x, target_class)
+        x = step.draw(before, log_rates, generator)
+        log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
+        ess.append(group_ess(log_weights.view(num_groups, -1)).mean())
+        rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
+        x, log_weights = x[rows], log_weights.flatten()
+        resampled.append(uneven)
+    if bool((x == denoiser.num_tokens).any()):
+        raise UserError("samples hold masks after the last step: the denoiser gave them nowhere to go")
+    counts, on_the_way = (int(count) for count in resampled), (float(value) for value in ess)
+    return Weighted(x, log_weights, num_groups, tuple(counts), tuple(on_the_way))
+
+
+def check_groups(num_samples: int, num_groups: int, threshold: float) -> None:
+    """Raise UserError unless so many samples can be run in so many groups, and resampled at this threshold."""
     if not 0 <= threshold <= 1:
         raise UserError(f"the resampling threshold is {threshold}, and must lie in [0, 1]")
     if num_groups < 2 or num_samples < num_groups or num_samples % num_groups:
@@ -96,21 +120,11 @@ def sequential_monte_carlo(
             f"{num_samples} samples in {num_groups} groups: there must be at least 2 groups, and a whole number of "
             "samples in each"
         )
-    made = policy_or_own(policy, guidance)
-    made.check(denoiser.num_dims)
-    (x, most), step = starts(denoiser, num_samples, start), EventStep(1, made)
-    log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    resampled = []
-    for _ in range(most):
-        before, log_rates = x, guidance.by_rate.log_rates(denoiser, x, target_class)
-        x = step.draw(before, log_rates, generator)
-        log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
-        rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
-        x, log_weights = x[rows], log_weights.flatten()
-        resampled.append(uneven)
-    if bool((x == denoiser.num_tokens).any()):
-        raise UserError("samples hold masks after the last step: the denoiser gave them nowhere to go")
-    return Weighted(x, log_weights, num_groups, tuple(int(count) for count in resampled))
+
+
+def group_ess(log_weights: Tensor) -> Tensor:
+    """The relative effective sample size of every group, (groups,) in (0, 1], from log-weights (groups, m)."""
+    return 1 / (log_weights.shape[1] * log_weights.softmax(dim=1).square().sum(dim=1))
 
 
 def resample(
@@ -131,7 +145,7 @@ def resample(
     groups, m = log_weights.shape
     total = log_weights.logsumexp(dim=1, keepdim=True)
     share = (log_weights - total).exp()
-    uneven = 1 / (m * (share**2).sum(dim=1, keepdim=True)) < threshold
+    uneven = group_ess(log_weights)[:, None] < threshold
     offsets = uniform(torch.Size([groups, 1]), generator, log_weights.device)
     grid = (torch.arange(m, device=log_weights.device) + offsets) / m
     cdf = share.cumsum(dim=1)

@@ -1,10 +1,15 @@
-"""What the studies of samples (images, mixtures) ask of a plan before any time is spent."""
+"""What the studies of samples (images, mixtures) share: what they ask of a plan, and how samples are drawn."""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep
 
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
@@ -40,3 +45,20 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
         raise UserError(
             f"the denoiser has (values, dimensions, classes) = {own}, and the data {space}: it was made for other data"
         )
+
+
+def draw_class(plan: Plan, denoiser: Denoiser, guidance: Guidance, target_class: int, keep: Keep, who: str) -> Tensor:
+    """The plan's samples of one class at one strength, uint8 (n, D) on the CPU; kept ones where they were drawn before.
+
+    Args:
+        who: the denoiser's name, of a study that has several; "" otherwise. They draw independently.
+    """
+    names = (who,) if who else ()
+
+    def draw() -> Tensor:
+        generator = plan.generator("samples", guidance, target_class, *names)
+        x = plan.sampler.draw(denoiser, guidance, target_class, plan.num_samples, generator)
+        return x.to("cpu", torch.uint8)
+
+    asked = (guidance.w, str(guidance.kind), guidance.temperature, guidance.top_p, plan.sampler.describe())
+    return keep(("samples", *asked, plan.num_samples, plan.seed, target_class, who), draw)

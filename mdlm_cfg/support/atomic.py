@@ -11,13 +11,37 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its name only once it is complete; an old one survives any failure."""
+    """A binary file that takes its name only once it is complete and on the disk; an old one survives any failure.
+
+    A process that is killed while it writes leaves a hidden file ".NAME.PROCESS.part" (`remove_parts`).
+
+    Raises:
+        OSError: with the name of the file; its folder must be there, since one that has gone is news.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
+    with naming(path):
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a name on the disk before its content would be worse than none
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that nobody else writes to."""
+    for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Names the file in errors of the disk: a write that finds it full does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 ARRAYS = ("class_pmfs", "class_weights")
+MARKOV_ARRAYS = ("initial", "transition", "emission", "class_weights", "num_dims")
 NAMES = ("class_names", "value_names")
 MOST_BYTES = 2**32  # of one array
 
@@ -27,10 +30,7 @@ def load_table(path: str | Path) -> TableMixture:
     """
     path = Path(path)
     arrays = read_npz(path, ARRAYS, NAMES)
-    for name in ARRAYS:
-        if arrays[name].dtype.kind not in "iuf":
-            raise UserError(f"{path}: {name} must hold numbers, not {arrays[name].dtype}")
-    pmfs, weights = (torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=np.float64)) for name in ARRAYS)
+    pmfs, weights = (_numbers_in(path, name, arrays) for name in ARRAYS)
     if pmfs.ndim > 1 and pmfs.shape[1] == 1:
         raise UserError(
             f"{path}: class_pmfs of shape {tuple(pmfs.shape)} leave every coordinate one value; give N >= 2"
@@ -40,6 +40,43 @@ def load_table(path: str | Path) -> TableMixture:
         return TableMixture(pmfs, weights, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def load_hidden_markov(path: str | Path, num_dims: int | None = None) -> HiddenMarkovMixture:
+    """The hidden Markov mixture in a .npz file: see `HiddenMarkovMixture` for its arrays.
+
+    They are initial (K, S), transition (K, S, S), emission (K, S, N), class_weights (K,) and num_dims, a whole number;
+    it may also hold class_names (K,) and value_names (N,), arrays of text.
+
+    Args:
+        num_dims: D, in place of the file's.
+
+    Raises:
+        UserError: a file that is missing, no .npz, lacks an array, or whose arrays are not probabilities or names.
+    """
+    path = Path(path)
+    required = MARKOV_ARRAYS if num_dims is None else MARKOV_ARRAYS[:-1]
+    arrays = read_npz(path, required, NAMES)
+    initial, transition, emission, weights = (_numbers_in(path, name, arrays) for name in MARKOV_ARRAYS[:-1])
+    if num_dims is None:
+        length = arrays["num_dims"]
+        if length.dtype.kind not in "iu" or length.size != 1:
+            raise UserError(f"{path}: num_dims must be one whole number, not {length.dtype} of shape {length.shape}")
+        num_dims = int(length.item())
+    if emission.ndim == 3 and emission.shape[2] == 1:
+        raise UserError(f"{path}: emission of shape {tuple(emission.shape)} leaves one value; give N >= 2")
+    names = {name: names_in(path, name, arrays) for name in NAMES}
+    try:
+        return HiddenMarkovMixture(initial, transition, emission, weights, num_dims=num_dims, **names)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _numbers_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Tensor:
+    """An array as float64; raises UserError where it holds no numbers."""
+    if arrays[name].dtype.kind not in "iuf":
+        raise UserError(f"{path}: {name} must hold numbers, not {arrays[name].dtype}")
+    return torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=np.float64))
 
 
 def names_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from mdlm_cfg.chain.denoiser import CPU, check_class
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
@@ -33,13 +34,22 @@ class HiddenMarkovMixture:
             Kept as float64; rows sum to 1.
         class_weights: a, (K,), summing to 1.
         num_dims: D, the length of a sequence.
+        class_names: K of them, for people; value_names: N of them.
 
     Raises:
-        UserError: wrong shapes, numbers that are no probabilities, or sums that are not 1.
+        UserError: wrong shapes, numbers that are no probabilities, sums that are not 1, or names too few or many.
     """
 
     def __init__(
-        self, initial: Tensor, transition: Tensor, emission: Tensor, class_weights: Tensor, *, num_dims: int
+        self,
+        initial: Tensor,
+        transition: Tensor,
+        emission: Tensor,
+        class_weights: Tensor,
+        *,
+        num_dims: int,
+        class_names: Sequence[str] | None = None,
+        value_names: Sequence[str] | None = None,
     ) -> None:
         shape = tuple(torch.as_tensor(emission).shape)
         if len(shape) != 3 or 0 in shape:
@@ -53,6 +63,9 @@ class HiddenMarkovMixture:
         self.initial = _rows("initial", initial, (k, s))
         self.transition = _rows("transition", transition, (k, s, s))
         self.class_weights = _rows("class_weights", class_weights, (k,))
+        self.class_names = checked_names("class_names", class_names, self.num_classes)
+        self.value_names = checked_names("value_names", value_names, self.num_tokens)
+        self._on: dict[torch.device, tuple[Tensor, ...]] = {}  # see `_drawn_from`
 
     def log_prob(self, tokens: Tensor, target_class: int | Tensor | None = None) -> Tensor:
         """log p(x_U | z) in nats, float64 (B,): of sequences, or the marginal of partial ones.
@@ -80,19 +93,32 @@ class HiddenMarkovMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Independent draws (x, class), int64 (num, D) and (num,); of one class where one is given."""
+        """Independent draws (x, class), int64 (num, D) and (num,), on the generator's device.
+
+        Args:
+            target_class: of one class where one is given.
+        """
         check_class(target_class, self.num_classes)
+        device = CPU if generator is None else generator.device
+        weights, initial, transition, emission = self._drawn_from(device)
         if target_class is None:
-            classes = _draw(self.class_weights.expand(num, -1), generator)
+            classes = _draw(weights.expand(num, -1), generator)
         else:
-            classes = torch.full((num,), target_class)
-        hidden = _draw(self.initial[classes], generator)
-        x = torch.empty(num, self.num_dims, dtype=torch.int64)
+            classes = torch.full((num,), target_class, device=device)
+        hidden = _draw(initial[classes], generator)
+        x = torch.empty(num, self.num_dims, dtype=torch.int64, device=device)
         for i in range(self.num_dims):
             if i:
-                hidden = _draw(self.transition[classes, hidden], generator)
-            x[:, i] = _draw(self.emission[classes, hidden], generator)
+                hidden = _draw(transition[classes, hidden], generator)
+            x[:, i] = _draw(emission[classes, hidden], generator)
         return x, classes
+
+    def _drawn_from(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Class weights, initial, transition and emission on a device: copied there once."""
+        if device not in self._on:
+            laws = (self.class_weights, self.initial, self.transition, self.emission)
+            self._on[device] = tuple(law.to(device) for law in laws)
+        return self._on[device]
 
     def table(self) -> TableMixture:
         """The same mixture as a table, for few values and positions.
@@ -211,7 +237,7 @@ class HiddenMarkovDenoiser:
 def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """One index of every row, int64 (B,): never one of probability 0."""
     cdf = probabilities.cumsum(dim=1)
-    drawn = torch.rand(len(cdf), 1, generator=generator, dtype=torch.float64) * cdf[:, -1:]
+    drawn = torch.rand(len(cdf), 1, generator=generator, dtype=torch.float64, device=cdf.device) * cdf[:, -1:]
     return (cdf <= drawn).sum(dim=1).clamp(max=cdf.shape[1] - 1)
 
 

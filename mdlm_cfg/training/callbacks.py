@@ -1,25 +1,23 @@
-"""What happens around training: averaged weights, the checkpoint, and the progress bar."""
+"""What happens around training: averaged weights and the progress bar."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown, time_left
-from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+from mdlm_cfg.training.module import MaskedDiffusion
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -103,35 +101,6 @@ class AveragedWeights(WeightAveraging):
         """Undo the swap of an interrupted validation: the checkpoint is saved right after this."""
         if self._swapped:
             self.on_validation_epoch_end(trainer, pl_module)
-
-
-class SaveLast(Checkpoint):
-    """Saves a checkpoint after every epoch, and when training is interrupted; never weights that are not finite.
-
-    Args:
-        path: the file; a new checkpoint replaces the old one only when it is complete.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = cast(MaskedDiffusion, pl_module)
-        module.refuse_divergence()
-        if not module.has_finite_weights():
-            raise Diverged(f"the weights are not finite at step {trainer.global_step}: lower optimizer.lr")
-        trainer.save_checkpoint(self.path, weights_only=False)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save after an interrupt alone: what any other error leaves is not to be trusted over what is there.
-
-        One process can still save; of several, the others may be gone, and saving would wait for them.
-        """
-        is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        if not is_interrupt or trainer.state.fn != "fit" or trainer.global_step == 0 or trainer.world_size > 1:
-            return
-        if cast(MaskedDiffusion, pl_module).has_finite_weights():
-            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class RunProgress(ProgressBar):

@@ -215,6 +215,7 @@ def classifier_for(
         model = train_classifier(
             data.train_images, data.train_labels, data.grid_shape, data.num_classes, settings, progress
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             torch.save(model.state_dict(), file)
     model = ImageClassifier(data.grid_shape, data.num_classes, settings)

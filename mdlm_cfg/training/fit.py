@@ -16,16 +16,20 @@ from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import read_checkpoint
 
 
-def check_resume(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Raise UserError unless training can go on from this checkpoint.
+def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
+    """The steps that are behind a checkpoint, if training can go on from it.
 
     Network, objective, data and the kind of optimizer must be the checkpoint's; everything else may change.
 
     Args:
         path: the checkpoint.
         record: what the module to train would record (`mdlm_cfg.training.runs.RECORDED`).
+
+    Raises:
+        UserError: it can not.
     """
-    saved, data = read_checkpoint(path)["hyper_parameters"], record["data"]
+    checkpoint, data = read_checkpoint(path), record["data"]
+    saved = checkpoint["hyper_parameters"]
     if saved["data"]["fingerprint"] != data["fingerprint"]:
         raise UserError(
             f"the checkpoint {path} was trained on other data: {saved['data']['name']} "
@@ -49,10 +53,11 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the checkpoint {path} has another {name}: {', '.join(changes)}; it can not change on the way"
             )
+    return int(checkpoint["global_step"])
 
 
 def train(
-    module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | None = None
+    module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | Path | None = None
 ) -> tuple[dict[str, float], bool]:
     """Train, from a checkpoint on if one is given, then test with the averaged weights.
 
@@ -79,7 +84,7 @@ def batches_seen(checkpoint: Mapping[str, Any]) -> int:
     """How many batches of an unfinished epoch a checkpoint has behind it; 0 at an epoch's end."""
     fit = checkpoint["loops"]["fit_loop"]
     epochs = fit["epoch_progress"]["current"]
-    return int(fit["epoch_loop.batch_progress"]["current"]["completed"]) if epochs["processed"] < epochs["ready"] else 0
+    return int(fit["epoch_loop.batch_progress"]["current"]["processed"]) if epochs["processed"] < epochs["ready"] else 0
 
 
 def skip_seen(data: LightningDataModule, num_batches: int) -> None:

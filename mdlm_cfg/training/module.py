@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class MaskedDiffusion(LightningModule):
         self.annealing = annealing or Annealing()
         self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
-        self._started = time.monotonic()
+        self._started, self._minutes = time.monotonic(), 0.0
         self._watch: ExactWatch | None = None
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as they were asked for
         self._first_bad = torch.tensor(NEVER)
@@ -150,9 +151,16 @@ class MaskedDiffusion(LightningModule):
                 shares.append(elapsed / max(elapsed + left, 1e-9))
         return min(max(shares), 1.0)
 
+    def minutes(self) -> float:
+        """Minutes of training, those of the run's earlier parts included."""
+        return self._minutes + (time.monotonic() - self._started) / 60
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what wrote it."""
-        checkpoint.update(stamp())
+        """Say what wrote it, and after how long."""
+        checkpoint.update(stamp() | {"minutes": self.minutes()})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._minutes = float(checkpoint.get("minutes", 0.0))
 
     # validation and test
 
@@ -162,30 +170,32 @@ class MaskedDiffusion(LightningModule):
             raise Diverged(
                 f"the weights are not finite at step {self.global_step}: training has diverged; lower optimizer.lr"
             )
-        numbers = self._exact_numbers() | {"minutes": (time.monotonic() - self._started) / 60}
+        self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        numbers = self._exact_numbers() | {"minutes": self.minutes()}
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        conditional, null = (draws.mean() for draws in self._draw_nelbos(batch, 1, "val", batch_idx))
-        if not bool(torch.isfinite(conditional + null)):
+        self._add_moments(batch, 1, "val", batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean NELBO of the validation samples, on however many ranks they were."""
+        (conditional, *_), (null, *_) = (mean_and_errors(total, 1) for total in self._all_moments())
+        if not math.isfinite(conditional + null):
             raise Diverged(
-                f"the validation NELBO is {float(conditional)} with the class and {float(null)} without at step "
-                f"{self.global_step}: training has diverged; lower optimizer.lr"
+                f"the validation NELBO is {conditional} with the class and {null} without at step {self.global_step}: "
+                "training has diverged; lower optimizer.lr"
             )
-        options: dict[str, Any] = {"batch_size": len(batch[0]), "sync_dist": True}
-        self.log("val/nelbo", conditional, prog_bar=True, **options)
-        self.log("val/nelbo_null", null, prog_bar=True, **options)
+        self.log_dict({"val/nelbo": conditional, "val/nelbo_null": null}, prog_bar=True, batch_size=1)
 
     def on_test_epoch_start(self) -> None:
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        for k, draws in enumerate(self._draw_nelbos(batch, self.num_draws, "test", batch_idx)):
-            self._moments[k] += moments(draws).cpu()
+        self._add_moments(batch, self.num_draws, "test", batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """NELBO on the test set with two standard errors: of the masks alone, and of masks and data."""
-        totals = self.trainer.strategy.reduce(self._moments.to(self.device), reduce_op="sum").cpu()
+        totals = self._all_moments()
         numbers: dict[str, float] = {}
         for suffix, total in zip(("", "_null"), totals):
             mean, of_masks, of_data = mean_and_errors(total, self.num_draws)
@@ -195,13 +205,24 @@ class MaskedDiffusion(LightningModule):
         numbers |= {f"test/{name}": value for name, value in self._exact_numbers().items()}
         self.log_dict(numbers)
 
-    def _draw_nelbos(self, batch: tuple[Tensor, Tensor], num_draws: int, *key: int | str) -> Iterator[Tensor]:
-        """Draws of the NELBO with the class and without one, (num_draws, B) each: the same masks whenever asked."""
+    def _add_moments(self, batch: tuple[Tensor, Tensor], num_draws: int, what: str, batch_idx: int) -> None:
+        """Add a batch's draws of the NELBO, with the class and without one: the same masks whenever asked.
+
+        They follow the batch and not the rank that has it: on two ranks all batches have the masks they have on one.
+        """
         x, classes = batch
+        if len(x) == 0:
+            return
         n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
-        for labels in (classes, torch.full_like(classes, k)):
-            generator = self._generator(x.device, *key)
-            yield torch.stack([nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]).double()
+        index = batch_idx * self.trainer.world_size + self.global_rank
+        for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
+            generator = generator_for(what, index, self.seed, 0, device=x.device)
+            draws = [nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]
+            total += moments(torch.stack(draws).double()).cpu()
+
+    def _all_moments(self) -> Tensor:
+        """The moments (2, 4) of all ranks together, of NELBOs with the class and without one."""
+        return self.trainer.strategy.reduce(self._moments.to(self.device), reduce_op="sum").cpu()
 
     def _exact_numbers(self) -> dict[str, float]:
         target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]

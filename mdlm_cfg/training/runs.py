@@ -49,8 +49,7 @@ class LoadedRun:
     @property
     def folder(self) -> Path:
         """The run folder: where the checkpoint is, or above its folder `checkpoints`."""
-        parent = self.path.resolve().parent
-        return parent.parent if parent.name == CHECKPOINT.parent.name else parent
+        return run_folder_of(self.path.resolve())
 
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""
@@ -60,6 +59,12 @@ class LoadedRun:
                 f"the checkpoint {self.path} was trained on other data: {self.data['name']} (fingerprint {ours}), "
                 f"not {description['name']} (fingerprint {theirs})"
             )
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The folder of a checkpoint, or the one above where that is called `checkpoints`."""
+    parent = checkpoint.parent
+    return parent.parent if parent.name == CHECKPOINT.parent.name else parent
 
 
 def new_run_folder(root: str | Path, name: str) -> Path:

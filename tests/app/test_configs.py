@@ -18,7 +18,7 @@ from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
 
-SHAPES = {"toy": (2,), "image": (28, 28)}
+SHAPES = {"toy": (2,), "image": (28, 28), "sequence": (64,)}
 EVAL_ONLY = {"benchmark"}  # experiments that have nothing to train
 
 
@@ -42,12 +42,13 @@ def made(settings: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", names("data"))
 def test_data(name: str, tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
-    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]))
-    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens"} else []
+    chain = {"initial": np.ones((2, 1)), "transition": np.ones((2, 1, 1)), "emission": np.full((2, 1, 3), 1 / 3)}
+    np.savez(path, class_pmfs=np.full((2, 3), 1 / 3), class_weights=np.array([0.5, 0.5]), num_dims=4, **chain)
+    more = [f"data.path={path}"] if name in {"table", "idx", "folder", "text", "tokens", "hmm"} else []
     for command in ("train", "eval"):
         data = made(composed(f"data={name}", *more, name=command)["data"])
         assert data.name and data.seed == 0
-    if name.startswith("toy") or name == "table":
+    if name.startswith(("toy", "hmm")) or name == "table":
         data.setup()
         assert set(data.describe()) >= {"name", "num_tokens", "num_classes", "grid_shape", "fingerprint"}
         assert data.name == name
@@ -125,8 +126,19 @@ def test_experiment(name: str) -> None:
     made(config["data"])
     build_trainer(config["trainer"], [], [])
     shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
+    shape = (64,) if config["data"].get("name", "").startswith("hmm") else shape
     build_module(config, described(shape))
-    assert [guidance.constant for guidance in plan_of(config).guidances] == config["w"]
+    assert [guidance.written for guidance in plan_of(config).guidances] == config["w"]
+    if config["study"] is not None:  # and eval.py takes the same file
+        judged = composed(f"experiment={name}", name="eval")
+        assert judged["data"] == config["data"] and judged["study"] == config["study"]
+
+
+@pytest.mark.parametrize("name", names("study"))
+def test_study(name: str) -> None:
+    for command in ("train", "eval"):
+        study = build_study(composed(f"study={name}", name=command)["study"])
+        assert study is not None and callable(study.check) and callable(study.run)
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])

@@ -121,8 +121,15 @@ def test_a_place_that_may_not_be_written(
 
 INTEGERS = ["abc", "1.5", "[]", "1e30", "nan", "''", "true", "{}", "[1]"]
 NONSENSE: dict[str, list[str]] = {
-    "w": ["abc", "''", "null", "[]", "[[0]]", "nan", "[nan]", "-2", "inf", "1e30", "[true]", "{}", "[0,0]", "[0,abc]"],
+    "w": [
+        *("abc", "''", "null", "[]", "[[0,0]]", "[[]]", "[[a]]", "nan", "[nan]", "-2", "inf", "1e30", "[true]", "{}"),
+        *("[0,0]", "[0,abc]", "[ramp(0)]", "[ramp(0,4),ramp(0,4)]", "ramp(0,-3)", "interval(1,2)", "[rampp(0,1)]"),
+    ],
     "target_class": [*INTEGERS, "-1", "2", "10000000000000000000000"],
+    "policy": ["confidenc", "''", "fixed_order(1,0)", "blocks(0|1)", "fixed_order(0,0)", "[]", "{}", "confidence(2)"],
+    "events": [*INTEGERS, "0", "2"],  # first_hitting takes none
+    "temperature": ["0", "-1", "inf", "nan", "hot", "[]", "null", "''"],
+    "top_p": ["0", "-1", "1.5", "nan", "most", "[]", "null", "''"],
     "guidance": ["''", "0", "nan", "rates", "[]", "{}", "null"],
     "sampler": ["''", "0", "nan", "first", "[]", "{}", "null"],
     "schedule": ["linear", "''", "0", "[]", "{}"],  # first_hitting takes none

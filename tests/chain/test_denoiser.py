@@ -131,6 +131,21 @@ def test_rows_of_unmasked_coordinates_are_nobodys_business() -> None:
     assert float((ours - terminal_law(exact, GUIDANCE, Z)).abs().max()) < 1e-13
 
 
+def test_a_class_for_every_row() -> None:
+    exact, tokens = TARGET.denoiser(), torch.tensor([[3, 3], [0, 3], [3, 1], [3, 3]])
+    classes = torch.tensor([0, 3, 2, 1])  # 3 is no class
+    found = conditionals(exact, tokens, classes)
+    for row, k in enumerate((0, None, 2, 1)):
+        assert torch.equal(found[row], conditionals(exact, tokens[row : row + 1], k)[0])
+
+    def wrong(asked, labels):
+        answer = exact(asked, labels)
+        return torch.where((labels == 2)[:, None, None], float("nan"), answer)
+
+    with pytest.raises(UserError, match=r"NaN for coordinate 1 of the partial state \(mask, 1\) under class 2"):
+        conditionals(FunctionDenoiser(wrong, 3, 2, 3), tokens, classes)
+
+
 def test_a_long_state_is_shortened() -> None:
     assert name_state([0] * 13, 1) == "(" + "0, " * 12 + "...)"
     assert name_state([0, 1, 0], 1) == "(0, mask, 0)" and name_state([0] * 12, 1).count("0") == 12

@@ -9,7 +9,7 @@ from helpers import Inconsistent, random_target
 from mdlm_cfg import Guidance, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform
-from mdlm_cfg.compare.best_schedule import DifferentiablePush, best_schedule, kl_to, trade_off, tv_to
+from mdlm_cfg.compare.best_schedule import DifferentiablePush, best_schedule, kl_to, rises, trade_off, tv_to
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.targets import toys
 
@@ -88,6 +88,20 @@ def test_learned_scores_other_kinds_and_bounds():
         best_schedule(target, -2.0, 0)
     with pytest.raises(ValueError, match="class 9 is out of range"):
         best_schedule(target, 2.0, 9)
+
+
+def test_what_is_found_is_no_worse_than_any_start():
+    target, learned = random_target(2, 3, seed=5), Inconsistent(2, 3, 2)
+    goal = kl_to(tilted_law(target, 2.0, 0))
+    start = (3.0, -0.5, 1.0)
+    there = float(goal(terminal_law(learned, Guidance(list(start)), 0)))
+    found = best_schedule(target, 2.0, 0, denoiser=learned, more_starts=[start])
+    assert found.value <= min(there, best_schedule(target, 2.0, 0, denoiser=learned).value) + 1e-12
+
+
+def test_rising_is_never_falling():
+    assert rises((0.0, 0.0, 2.0)) and rises((-1.0, 3.0))
+    assert not rises((0.0, 2.0, 1.9)) and not rises((2.0, 2.0)) and not rises((1.0,))
 
 
 def test_a_stated_trade_off_moves_between_its_ends():

@@ -102,10 +102,13 @@ def test_the_first_states_error_is_its_kl():
     assert by_level == [(states[0].kl_conditional, states[0].kl_unconditional)]
 
 
-def test_a_schedule_of_w_has_no_ledger():
-    target = random_target(3, 2)
-    with pytest.raises(ValueError, match="one number w"):
-        error_ledger(target, target.denoiser(), Guidance(linear_ramp(0, 2)), 0)
+def test_a_schedule_of_w_has_no_tilted_law_and_a_ledger_all_the_same():
+    target, guidance = random_target(3, 2), Guidance(linear_ramp(0, 2))
+    learned = perturbed(target, 1.0).denoiser()
+    ledger = error_ledger(target, learned, guidance, 0, generator=torch.Generator().manual_seed(0))
+    assert "L1" not in ledger.laws and "gap to tilted" not in ledger.tv
+    score = total_variation(terminal_law(target.denoiser(), guidance, 0), terminal_law(learned, guidance, 0))
+    assert abs(ledger.tv["score error"] - score) < 1e-12 and ledger.closes
 
 
 def test_a_learned_class_is_kept_to_the_exact_mixtures_support():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg.chain.policies import FixedOrder
-from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
+from mdlm_cfg import Guidance, terminal_law
+from mdlm_cfg.chain.policies import Confidence, FixedOrder
+from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood, nelbo_bound
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -84,6 +85,33 @@ def test_exact_conditionals_need_one_order():
     assert torch.allclose(
         each.log_probs[:, 0], torch.stack([target.class_pmfs[k][tuple(v)] for k, v in zip(classes, x)]).log()
     )
+
+
+@pytest.mark.parametrize("policy", [FixedOrder([1, 2, 0]), Confidence(), Confidence(temperature=0.5)], ids=str)
+def test_the_mean_along_a_policys_orders_is_its_law(policy):
+    denoiser = Inconsistent(2, 3, 2, seed=3)
+    law = terminal_law(denoiser, Guidance(0.0), 0, policy)
+    x = torch.tensor(list(product(range(2), repeat=3)))
+    found = likelihood(denoiser, x, 0, orders=4000, policy=policy, generator=generator_for("policy")).log_probs.exp()
+    error = found.std(dim=1) / 4000**0.5
+    assert ((found.mean(dim=1) - law.flatten()).abs() <= 4 * error + 1e-12).all()
+    assert bool((error > 1e-4).any()) == (str(policy) == "confidence(temperature=0.5)")  # the others leave no chance
+
+
+def test_the_nelbo_by_masks_is_the_bound_from_one_order():
+    target, denoiser = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    x, classes = target.sample(20_000, generator_for("masks"))
+    for labels, parts in ((None, [(1.0, None)]), (classes, list(zip(target.class_weights.tolist(), range(2))))):
+        found = nelbo_bound(denoiser, x, labels, num_draws=2, generator=generator_for("draws"))
+        exact = sum(a * exact_likelihood(target, denoiser, k).nelbo for a, k in parts)
+        assert abs(found.value - exact) < 4 * found.standard_error and found.standard_error < 0.02
+
+
+def test_what_is_told_of_progress_rises_to_all():
+    told = []
+    x, _ = random_target(2, 3).sample(7, generator_for("x"))
+    likelihood(Inconsistent(2, 3, 2), x, 0, orders=2, progress=told.append)
+    assert told == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_refusals():

@@ -102,8 +102,8 @@ def test_law_at_clock_times(name, kind, w) -> None:
     inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims
     for tau, law in zip(taus, ours):
         truth = chain.law_at(tau)
-        assert_laws_equal(law, truth, 2e-11)
-        assert tau == 0 or abs(masked.pop(0) - (1 - float(truth[inside].sum()))) < 2e-11
+        assert_laws_equal(law, truth, 1e-12)
+        assert tau == 0 or abs(masked.pop(0) - (1 - float(truth[inside].sum()))) < 1e-12
     crossing = time_to_tv(denoiser, guidance, z, 0.2)
     assert abs(float(chain.law_at(crossing)[inside].sum()) - 0.8) < 1e-8
 

@@ -46,6 +46,16 @@ NETS = {
         "num_heads": 2,
         "stem_channels": 8,
     },
+    "sequence": {
+        "num_tokens": 5,
+        "grid_shape": (12,),
+        "patch_size": 4,
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "stem_channels": 6,
+        "stem_depth": 2,
+    },
     "grey image": {
         "num_tokens": 7,
         "grid_shape": (6, 6),
@@ -158,6 +168,14 @@ def test_patchify_is_inverted_and_keeps_neighbours_together(grid: tuple[int, ...
     assert torch.equal(patches[:, 0], corner.flatten(1))
 
 
+@pytest.mark.parametrize(
+    ("grid", "patch"),
+    [((28, 28), (7, 7)), ((32, 24), (8, 8)), ((9, 10), (3, 5)), ((13, 11), (1, 1)), ((300,), (4,)), ((30,), (3,))],
+)
+def test_a_patch_is_chosen_that_divides_the_grid(grid: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    assert GridTransformer(2, grid, 3, patch_size=None, width=8, num_heads=1, depth=0).patch == patch
+
+
 def test_plain_attention_is_the_fused_one() -> None:
     q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64)
     torch.testing.assert_close(attention(q, k, v), nn.functional.scaled_dot_product_attention(q, k, v))
@@ -169,13 +187,14 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"patch_size": 3}, "patch_size 3"),
         ({"patch_size": [2, 2]}, "patch_size"),
         ({"patch_size": 0}, "patch_size 0"),
+        ({"patch_size": None, "grid_shape": (29, 31)}, "crop or pad"),
         ({"grid_shape": ()}, "grid_shape"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_tokens": 1}, "num_tokens must be at least 2, not 1"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
         ({"depth": -1}, "depth must be at least 0, not -1"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
-        ({"stem_channels": 4}, "two-dimensional"),
+        ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, "one or two axes"),
     ],
 )
 def test_bad_arguments_are_named(changed: dict, message: str) -> None:

@@ -20,7 +20,8 @@ from helpers import random_target
 from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
-from mdlm_cfg.app.evaluation import Report, Written, evaluate, remove_earlier
+from mdlm_cfg.app.earlier import files_of, remove_earlier
+from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.study import run
@@ -145,7 +146,7 @@ def test_another_report_json_removes_nothing(text: str, tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "outside.png").write_bytes(b"")
     (folder / "report.json").write_text(text)
-    remove_earlier(folder)
+    remove_earlier(folder, files_of(folder) | {"report.html"})
     assert (tmp_path / "outside.png").exists() and (folder / "report.json").read_text() == text
 
 

@@ -48,7 +48,7 @@ def one_more(sampler: Sampler) -> Sampler:
 
 def kind_ignored_in_laws(patch, _) -> None:
     right = distances.terminal_law
-    patch.setattr(distances, "terminal_law", lambda d, g, z: right(d, by_rate(g), z))
+    patch.setattr(distances, "terminal_law", lambda d, g, z, *more: right(d, by_rate(g), z, *more))
 
 
 def kind_ignored_at_equal_cost(patch, _) -> None:
@@ -82,8 +82,8 @@ def kind_ignored_in_the_limit(patch, _) -> None:
 def kind_ignored_in_the_ledger(patch, _) -> None:
     right = ledgers.ledger_laws
 
-    def laws(target, judged, guidance, z):
-        return dataclasses.replace(right(target, judged, by_rate(guidance), z), guidance=guidance)
+    def laws(target, judged, guidance, z, *more):
+        return dataclasses.replace(right(target, judged, by_rate(guidance), z, *more), guidance=guidance)
 
     patch.setattr(ledgers, "ledger_laws", laws)
 

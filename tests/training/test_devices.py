@@ -10,9 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training.data import ImageData, StoredData, TableData
-from mdlm_cfg.training.data.base import DiffusionData, _Fixed
+from mdlm_cfg.training.data import HiddenMarkovData, ImageData, StoredData, TableData
+from mdlm_cfg.training.data.base import DiffusionData, shared_batches
 from mdlm_cfg.training.data.levels import binarize
 from mdlm_cfg.training.data.tables import TargetData
 
@@ -59,6 +60,12 @@ def mixture() -> TargetData:
     return data
 
 
+def sequences() -> TargetData:
+    data = HiddenMarkovData(motif_in_noise(num_dims=5), "motif", batch_size=4, steps_per_epoch=2)
+    data.setup()
+    return data
+
+
 class TargetDataOf(TableData):
     """Samples of any target."""
 
@@ -67,7 +74,7 @@ class TargetDataOf(TableData):
         self._table = target
 
 
-@pytest.mark.parametrize(("make", "copies"), [(images, 1), (table, 0), (mixture, 0)])
+@pytest.mark.parametrize(("make", "copies"), [(images, 1), (table, 0), (mixture, 0), (sequences, 0)])
 def test_batches_are_made_where_the_data_live(make: Any, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("stored", "tables"):
         monkeypatch.setattr(
@@ -82,13 +89,13 @@ def test_batches_are_made_where_the_data_live(make: Any, copies: int, monkeypatc
         with Watched() as watched:
             again = list(data._epoch(1, 0, 1))
         assert watched.copies == copies, "an epoch's order of images is copied, and nothing else"
-        seen = [*first, *again, *(_Fixed(*part).__getitems__([1, 0]) for part in (data._val, data._test))]
+        seen = [*first, *again, *(next(shared_batches(*part, 2, 0, 1)) for part in (data._val, data._test))]
     assert len(seen) > 2
     for x, classes in seen:
         assert x.device.type == classes.device.type == "cuda" and x.dtype == torch.int64
 
 
-@pytest.mark.parametrize("make", [images, table, mixture])
+@pytest.mark.parametrize("make", [images, table, mixture, sequences])
 def test_placing_data_where_they_are_changes_no_batch(make: Any) -> None:
     torch.manual_seed(0)
     one = make()

@@ -13,8 +13,9 @@ from mdlm_cfg.compare.images import bayes_classify
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, draw_class
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier
@@ -28,6 +29,7 @@ def evaluate_images(
     plan: Plan,
     *,
     progress: Callable[[str], None] | None = None,
+    keep: Keep = keep_nothing,
     num_classified: int = 200,
     num_draws: int = 16,
 ) -> ImageEvaluation:
@@ -41,6 +43,7 @@ def evaluate_images(
             first_hitting has no discretisation error, at D denoiser calls per conditional); n >= 2 samples per class
             and strength; which classes, None being all.
         progress: called with one short line before every piece of work, which says how long the rest takes.
+        keep: has samples and classifications of an evaluation that was interrupted.
         num_classified: test images to classify by NELBO, chosen at random; 0 leaves that out.
         num_draws: masks per image and class for it.
 
@@ -56,11 +59,11 @@ def evaluate_images(
     say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
     judges = judges_of(data, classifier, classes, plan.seed)
     test = _held_out(data, classes, plan)
-    samples = _draw(denoiser, plan, classes, say)
+    samples = _draw(denoiser, plan, classes, say, keep)
     nelbo = None
     if num_classified:
         say(f"classification of {num_classified} test images by NELBO")
-        nelbo = _classify(data, denoiser, num_classified, num_draws, generator_for("classified", plan.seed))
+        nelbo = _classify(data, denoiser, num_classified, num_draws, plan.seed, keep)
     return ImageEvaluation(
         plan=plan,
         name=data.name,
@@ -77,16 +80,15 @@ def evaluate_images(
     )
 
 
-def _draw(denoiser: Denoiser, plan: Plan, classes: Sequence[int], say: Callable[[str], None]) -> dict[float, Tensor]:
+def _draw(
+    denoiser: Denoiser, plan: Plan, classes: Sequence[int], say: Callable[[str], None], keep: Keep
+) -> dict[float, Tensor]:
     """Samples by w, uint8 (classes, n, D)."""
     samples = {}
     for guidance in plan.guidances:
         say(f"samples of {len(classes)} classes at w = {guidance.label}")
-        drawn = [
-            plan.sampler.draw(denoiser, guidance, k, plan.num_samples, plan.generator("samples", guidance, k))
-            for k in classes
-        ]
-        samples[guidance.constant] = torch.stack(drawn).to("cpu", torch.uint8)
+        drawn = [draw_class(plan, denoiser, guidance, k, keep, "") for k in classes]
+        samples[guidance.constant] = torch.stack(drawn)
     return samples
 
 
@@ -99,10 +101,14 @@ def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list
 
 
 def _classify(
-    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, generator: torch.Generator
+    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
 ) -> NelboClassification:
+    generator = generator_for("classified", seed)
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
-    predicted = bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator)
+    predicted = keep(
+        ("classified", num, num_draws, seed),
+        lambda: bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator),
+    )
     return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
 
 

@@ -15,8 +15,9 @@ from mdlm_cfg.compare.mixtures import component_picture, component_usage, distin
 from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness, Row, SetsAtStrength
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, draw_class
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -31,6 +32,7 @@ def evaluate_bernoulli(
     plan: Plan,
     *,
     progress: Callable[[str], None] | None = None,
+    keep: Keep = keep_nothing,
     num_test: int = 2000,
     num_draws: int = 4,
 ) -> BernoulliEvaluation:
@@ -42,6 +44,7 @@ def evaluate_bernoulli(
         plan: guidances of one kind, each with one number w; the sampler, of all sets alike; n >= 2 samples per class,
             strength and set; which classes, None being all.
         progress: called with one short line before every piece of work, which says how long the rest takes.
+        keep: has samples of an evaluation that was interrupted.
         num_test: test images for the score error; num_draws: masks for each.
 
     Raises:
@@ -68,7 +71,7 @@ def evaluate_bernoulli(
     whole, partial = (_distinctness(target, classes, how, plan.seed) for how in ("whole", "partial"))
     at = {}
     for guidance in plan.guidances:
-        sets = _draw(denoisers, guidance, plan, classes, say)
+        sets = _draw(denoisers, guidance, plan, classes, say, keep)
         at[guidance.constant] = _at_strength(
             target, classes, sets, _unguided(target, guidance, plan, classes), whole, partial
         )
@@ -96,17 +99,18 @@ def _distinctness(target: BernoulliMixture, classes: Sequence[int], how: str, se
 
 
 def _draw(
-    denoisers: dict[str, Denoiser], guidance: Guidance, plan: Plan, classes: Sequence[int], say: Callable[[str], None]
+    denoisers: dict[str, Denoiser],
+    guidance: Guidance,
+    plan: Plan,
+    classes: Sequence[int],
+    say: Callable[[str], None],
+    keep: Keep,
 ) -> dict[str, Tensor]:
     """A set of samples by every denoiser, uint8 (classes, n, D)."""
     sets = {}
     for name, used in denoisers.items():
         say(f"samples at w = {guidance.label}: {'learned' if name == 'learned' else 'exact'}")
-        drawn = [
-            plan.sampler.draw(used, guidance, k, plan.num_samples, plan.generator("samples", guidance, k, name))
-            for k in classes
-        ]
-        sets[name] = torch.stack(drawn).to("cpu", torch.uint8)
+        sets[name] = torch.stack([draw_class(plan, used, guidance, k, keep, name) for k in classes])
     return sets
 
 

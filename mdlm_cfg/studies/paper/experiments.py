@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.compare.geometry import regions
-from mdlm_cfg.studies.paper import five_d, one_d, two_d
+from mdlm_cfg.studies.paper import five_d, normalized, one_d, schedules, two_d
 from mdlm_cfg.studies.paper.claims import Experiment
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
@@ -20,8 +20,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     "2d_overlap": two_d.by_regions,
     "2d_tv_vs_w": two_d.tv_vs_w,
     "5d_hypercube": five_d.hypercube,
+    "2507_08965_early": schedules.early,
+    "2507_08965_late": schedules.late,
+    "2507_08965_normalized": normalized.normalized,
 }
 FROM_ZERO = ("1d_overlap", "2d_projection", "2d_overlap")  # their claims compare strengths with w = 0
+
+
+def paper_of(name: str) -> str:
+    """Whose claims an experiment holds against the laws."""
+    return "arXiv 2507.08965" if name.startswith("2507_08965") else "arXiv 2506.10971"
 
 
 def check(name: str, target: object, plan: Plan) -> None:
@@ -62,8 +70,12 @@ def _check_guidances(name: str, plan: Plan) -> None:
 
 
 def _check_space(name: str, target: TableMixture) -> None:
-    wanted = int(name[0])
     found = f"these have N = {target.num_tokens}, D = {target.num_dims}"
+    if name.startswith("2507_08965"):
+        if target.num_dims < 2:
+            raise UserError(f"paper experiment {name} needs data with D >= 2, and {found}; one has no early and late")
+        return
+    wanted = int(name[0])
     if target.num_dims != wanted:
         raise UserError(f"paper experiment {name} needs data with D = {wanted}, and {found}; choose other data")
     if name == "5d_hypercube" and target.num_tokens != 5:

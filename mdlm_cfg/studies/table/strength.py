@@ -79,12 +79,12 @@ class StrengthEvaluation:
         return total_variation(self.laws["class"], self.laws["exact"])
 
     @property
-    def gap_to_tilted(self) -> float | None:
+    def gap_to_tilted(self) -> float:
         """TV(tilted, exact): how far the guided chain ends from the tilted law; 0 in one dimension.
 
-        None for a schedule.
+        A schedule has no tilted law: `tv("tilted", "exact")` is None for it.
         """
-        return self.tv("tilted", "exact")
+        return total_variation(self.laws["tilted"], self.laws["exact"])
 
     @property
     def score_error(self) -> float | None:
@@ -106,7 +106,7 @@ class StrengthEvaluation:
             "w": self.guidance.written,
             "kind": str(self.guidance.kind),
             "tv_class_exact": self.guidance_effect,
-            "tv_tilted_exact": self.gap_to_tilted,
+            "tv_tilted_exact": self.tv("tilted", "exact"),
             "tv_exact_learned": self.score_error,
         }
         for name in ("exact", "learned"):

@@ -48,7 +48,7 @@ def verdict_of(evaluation: TableEvaluation, entries: Sequence[Ledger]) -> list[s
 
 
 def _of_the_guidance(result: StrengthEvaluation, policy: Policy | None) -> str:
-    guidance, gap = result.guidance, result.gap_to_tilted
+    guidance, gap = result.guidance, result.tv("tilted", "exact")
     order = guidance.kind if policy is None else policy
     sentence = (
         f"At w = {guidance.label} ({order}) guidance moves the law by {result.guidance_effect:.4f} in total variation"

@@ -1,6 +1,7 @@
 """Lightning data modules: tables, images, mixtures, tokens and text, and where the files come from."""
 
 from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.data.hidden_markov import HiddenMarkovData
 from mdlm_cfg.training.data.images import BinaryImageData, ImageData
 from mdlm_cfg.training.data.mixtures import BernoulliData
 from mdlm_cfg.training.data.sequences import TextData, TokenData
@@ -11,6 +12,7 @@ __all__ = [
     "BernoulliData",
     "BinaryImageData",
     "DiffusionData",
+    "HiddenMarkovData",
     "ImageData",
     "StoredData",
     "TableData",

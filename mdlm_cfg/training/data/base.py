@@ -9,9 +9,11 @@ bit. Validation and test data do not depend on the seed: different runs are judg
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 # `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 Batch = tuple[Tensor, Tensor]
-Target = TableMixture | BernoulliMixture
+Target = TableMixture | BernoulliMixture | HiddenMarkovMixture
 MOST = 2**31 - 1  # of anything counted
 
 
@@ -74,24 +77,20 @@ class _Stream(IterableDataset):
         return self.num_batches
 
 
-class _Fixed(Dataset):
-    """Samples that stay, fetched a batch at a time."""
+def shared_batches(x: Tensor, classes: Tensor, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+    """One rank's batches (int64 (B, D), int64 (B,)) of samples that stay: every world_size-th, from its own on.
 
-    def __init__(self, x: Tensor, classes: Tensor) -> None:
-        self.x, self.classes = x, classes
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.x[index].long(), self.classes[index]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return self.x[indices].long(), self.classes[indices]
+    The batches are the same whatever the number of ranks, and no sample is in two. Where they do not divide, the last of
+    some ranks is empty: all ranks must take as many steps.
+    """
+    for k in range(num_shared(len(x), batch_size, world_size)):
+        rows = slice((k * world_size + rank) * batch_size, (k * world_size + rank + 1) * batch_size)
+        yield x[rows].long(), classes[rows]
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def num_shared(num_samples: int, batch_size: int, world_size: int) -> int:
+    """How many batches every rank has of `shared_batches`."""
+    return math.ceil(math.ceil(num_samples / batch_size) / world_size)
 
 
 class DiffusionData(LightningDataModule):
@@ -163,7 +162,11 @@ class DiffusionData(LightningDataModule):
         return self._fixed_loader(*self._test)
 
     def _fixed_loader(self, x: Tensor, classes: Tensor) -> DataLoader:
-        return DataLoader(_Fixed(x, classes), batch_size=self.eval_batch_size, collate_fn=_as_it_is)
+        trainer = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        # a stream: Lightning would give anything else to the ranks itself, and some samples to two of them
+        batches = partial(shared_batches, x, classes, self.eval_batch_size, rank, world_size)
+        return DataLoader(_Stream(batches, num_shared(len(x), self.eval_batch_size, world_size)), batch_size=None)
 
     def fingerprint(self) -> str:
         """A short hash of the distribution or the examples: a checkpoint of other data has another."""

@@ -79,8 +79,10 @@ class BernoulliData(TargetData):
                 images, labels, components, iterations, smoothing, generator,
                 lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
             )  # fmt: skip
-        with told_of_the_disk(Path(self.root)), atomic_write(path) as file:
-            torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
+        with told_of_the_disk(Path(self.root)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
 
     def _images(self) -> Batch:
         images = load_images(self.dataset, self.root)

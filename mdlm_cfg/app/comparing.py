@@ -1,0 +1,51 @@
+"""`python compare.py PATH ... [out=FOLDER]`: several reports as one (mdlm-compare)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdlm_cfg.app.errors import Failure, exit_with
+
+HELP = """\
+Put reports side by side: what differs in their configurations, and what they measured over w, averaged over seeds.
+
+    python compare.py runs/toy_2d_overlap                all reports below a folder: of runs, of a sweep
+    python compare.py runs/a runs/b out=runs/a_and_b     of several; where to write (default: runs/comparisons/DATE)
+
+It prints the tables, and writes comparison.html, comparison.csv and a picture of each number.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the reports that the command line names."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or {"--help", "-h"} & set(given):
+        print(HELP, end="")
+        return
+    try:
+        _compare([item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")])
+    except Exception as error:
+        exit_with([Failure("", error)], False)
+
+
+def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from mdlm_cfg.reports.comparison_report import comparison_sections
+    from mdlm_cfg.reports.page import write_page
+    from mdlm_cfg.reports.tables import print_table, write_csv
+    from mdlm_cfg.studies.comparison.findings import compare
+    from mdlm_cfg.training.runs import new_run_folder
+
+    found = compare(paths)
+    folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = comparison_sections(found, folder)
+    write_csv(found.rows(), folder / "comparison.csv")
+    page = write_page(folder / "comparison.html", "mdlm_cfg: comparison", sections, {"of": " ".join(paths)})
+    for section in sections:
+        if section.table is not None:
+            print_table(section.table, section.title, Console())
+    print(f"comparison: {page}")

@@ -1,0 +1,61 @@
+"""What an earlier evaluation has left in a report's folder: a report to replace, or samples to go on from."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.training.data.base import content_hash
+from mdlm_cfg.training.runs import stamp
+
+NUMBERS = "report.json"
+KEPT = "kept"  # a folder beside the report, until that is written
+
+
+def files_of(folder: Path) -> set[str]:
+    """The files that the report in this folder names as its own; none where there is no report."""
+    try:
+        names = [str(name) for name in json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if Path(name).name == name}
+
+
+def remove_earlier(folder: Path, earlier: set[str]) -> None:
+    """Remove the files of an earlier report that the new one has not replaced, and no others, once it is there.
+
+    What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
+    """
+    for name in earlier - files_of(folder):
+        (folder / name).unlink(missing_ok=True)
+
+
+def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Kept:
+    """What an interrupted evaluation of the same weights, data and version has kept in a report's folder.
+
+    The weights of a denoiser that is no network can not be told: nothing of it is found again.
+
+    Args:
+        data: what they say of themselves.
+    """
+    who: object = "exact"
+    if isinstance(denoiser, NetDenoiser):
+        weights = [value.cpu() for value in denoiser.net.state_dict().values()]
+        who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
+    elif denoiser is not None:
+        who = uuid.uuid4().hex
+    return Kept(folder / KEPT, (stamp()["version"], data.get("fingerprint"), who))
+
+
+def say_kept(folder: Path, keep: Kept) -> None:
+    """How to go on from what an interrupted evaluation has."""
+    if len(keep):
+        again = f"the same settings and out={folder} (eval.py), or ckpt_path=auto (train.py)"
+        print(f"interrupted; the samples so far are in {keep.folder}: go on from them with {again}", file=sys.stderr)

@@ -1,0 +1,65 @@
+"""Where a run goes on from, and where it goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, new_run_folder, run_folder_of
+from mdlm_cfg.training.unfinished import mark_unfinished, unfinished_run
+
+AUTO = "auto"  # of ckpt_path: the newest unfinished run's
+
+
+def checkpoint_of(config: Mapping[str, Any], data_name: str) -> Path | None:
+    """What training goes on from, if anything: the checkpoint that was named, or the one that `AUTO` finds."""
+    if config["ckpt_path"] != AUTO:
+        return None if config["ckpt_path"] is None else Path(config["ckpt_path"])
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    name = config["name"] or data_name
+    found = unfinished_run(config["runs"], name, config, is_first)
+    if is_first:
+        where = Path(config["runs"], name)
+        anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting anew"
+        print(anew if found is None else f"going on with {found}", file=sys.stderr)
+    return found
+
+
+def run_folder(config: Mapping[str, Any], data_name: str, before: Path | None) -> Path:
+    """A folder with the resolved configuration: a new one, or with `AUTO` that of the run that goes on.
+
+    Processes other than the first only need its name.
+    """
+    name = config["name"] or data_name
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return Path(config["runs"], name, "other_ranks")
+    if before is not None and config["ckpt_path"] == AUTO:
+        folder = run_folder_of(before)
+    else:
+        folder = new_run_folder(config["runs"], name)
+        (folder / CHECKPOINT).parent.mkdir()
+    with atomic_write(folder / CONFIG) as file:
+        file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+    mark_unfinished(folder)
+    return folder
+
+
+def out_folder(config: Mapping[str, Any]) -> Path | None:
+    """The folder that a report was asked for in.
+
+    Raises:
+        UserError: there is a file of that name.
+    """
+    if config["out"] is None:
+        return None
+    out = Path(config["out"])
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
+    return out

@@ -1,0 +1,40 @@
+"""The recipe of data that are named alone: which experiment trains on them, if no other is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdlm_cfg.support.errors import UserError
+
+RECIPE = re.compile(r"^# recipe: (\S+)$", flags=re.MULTILINE)
+
+
+def recipe_of(data: str, configs: Path) -> str | None:
+    """The experiment that a file in conf/data names as its own ("# recipe: mnist"); None where the defaults do."""
+    path = configs / "data" / f"{data}.yaml"
+    found = RECIPE.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return None if found is None else found[1]
+
+
+def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
+    """The arguments of train.py, with `experiment=...` before `data=...` where the data's own recipe is meant.
+
+    It is where no experiment is given: objective, network and optimizer then fit the data, and each can be overridden.
+
+    Raises:
+        UserError: a sweep over data that have different recipes.
+    """
+    keys = [item.split("=", 1)[0] for item in arguments]
+    if "experiment" in keys or "data" not in keys:
+        return list(arguments)
+    choices = arguments[keys.index("data")].split("=", 1)[1].split(",")
+    recipes = {choice: recipe_of(choice, configs) for choice in choices}
+    if len(set(recipes.values())) > 1:
+        shown = "; ".join(f"{data}: {name or 'the defaults'}" for data, name in recipes.items())
+        raise UserError(
+            f"these data have different recipes ({shown}): sweep over those of one recipe, or give experiment="
+        )
+    (recipe,) = set(recipes.values())
+    return list(arguments) if recipe is None else [f"experiment={recipe}", *arguments]

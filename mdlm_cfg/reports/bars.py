@@ -1,0 +1,52 @@
+"""Grouped bars: one group per category, one bar per series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+
+from mdlm_cfg.reports.style import CYCLE, RC, new_figure, save_figure
+
+
+@rc_context(RC)
+def bar_plots(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    labels: Sequence[str],
+    x_label: str,
+    y_label: str,
+    colours: Mapping[str, str] | None = None,
+) -> Path:
+    """Draw one panel of grouped bars per title, below one another, on common axes.
+
+    Args:
+        panels: values by series, by the panel's title; every series has one value per label.
+        path: the PNG to write.
+        labels: of the groups.
+        x_label: what the groups are. y_label: with its unit.
+        colours: of single series, by name.
+
+    Returns:
+        `path`.
+    """
+    width = max(6.4, 0.34 * len(labels) + 2.2)
+    figure, grid = new_figure(len(panels), 1, width, 1.9 * len(panels) + 0.9, sharex=True, sharey=True)
+    places = np.arange(len(labels))
+    for axes, (title, series) in zip(grid[:, 0], panels.items()):
+        bar = 0.8 / len(series)
+        for k, (name, values) in enumerate(series.items()):
+            offset = (k - (len(series) - 1) / 2) * bar
+            colour = (colours or {}).get(name, CYCLE[k % len(CYCLE)])
+            axes.bar(places + offset, values, bar, color=colour, label=name)
+        axes.set_title(title, loc="left")
+        axes.set_ylabel(y_label)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    grid[-1, 0].set_xticks(places, labels)
+    grid[-1, 0].set_xlabel(x_label)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    return save_figure(figure, path)

@@ -1,0 +1,141 @@
+"""Laws of several guidances side by side, and claims on a number of theirs: of exact scores and of learned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, verdict
+from mdlm_cfg.targets.table import TableMixture
+
+if TYPE_CHECKING:
+    from mdlm_cfg.studies.table.distances import TableEvaluation
+
+LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The laws of several schedules at one strength, of one denoiser.
+
+    Attributes:
+        w: the strength. target, target_class: what is guided, and to which class.
+        tilted: the tilted law of strength w.
+        by_name: (N,)*D each; "class" is what the chain ends in at w = 0.
+    """
+
+    w: float
+    target: TableMixture
+    target_class: int
+    tilted: Tensor
+    by_name: dict[str, Tensor]
+
+    def gap(self, name: str) -> float:
+        """TV(tilted, law)."""
+        return total_variation(self.tilted, self.by_name[name])
+
+    def effect(self, name: str) -> float:
+        """TV(class, law)."""
+        return self.between("class", name)
+
+    def between(self, first: str, second: str) -> float:
+        """TV between two laws."""
+        return total_variation(self.by_name[first], self.by_name[second])
+
+    def mistaken(self, name: str) -> float:
+        """1 - E p(z | x) under the law."""
+        joint = self.target.class_weights[self.target_class] * self.target.class_pmf(self.target_class)
+        others = torch.where(self.target.pmf > 0, 1 - joint / self.target.pmf, 1.0)
+        return float((self.by_name[name] * others).sum())
+
+    def entropy(self, name: str) -> float:
+        """In nats."""
+        return float(-torch.special.xlogy(self.by_name[name], self.by_name[name]).sum())
+
+
+Number = Callable[[Laws, str], float]
+
+
+@dataclass(frozen=True)
+class Both:
+    """The same laws by exact scores and, where there is a network, by its own: one entry for each w > 0."""
+
+    exact: list[Laws]
+    learned: list[Laws]
+
+    def claim(self, statement: str, number: Number, names: Sequence[str], holds: Callable[[Laws], bool]) -> Claim:
+        """A claim on one number of several laws, judged by the exact ones at every strength."""
+        exact, learned = (_values(laws, number, names) for laws in (self.exact, self.learned))
+        where = [laws.w for laws in self.exact if holds(laws)]
+        return Claim(statement, exact, learned, verdict_at(where, [laws.w for laws in self.exact]))
+
+    def table(self, names: Sequence[str]) -> tuple[str, list[str], list[list[str]]]:
+        """Every law's numbers."""
+        rows = [
+            [
+                f"{laws.w:g}", scores, name,
+                *(_shown(v) for v in (laws.gap(name), laws.effect(name), laws.mistaken(name), laws.entropy(name))),
+            ]
+            for scores, found in (("exact", self.exact), ("learned", self.learned))
+            for laws in found
+            for name in names
+        ]  # fmt: skip
+        columns = [
+            "w",
+            "scores",
+            "guidance",
+            "TV to the tilted law",
+            "TV to the class",
+            "1 - E p(z given x)",
+            "entropy (nats)",
+        ]
+        return "The laws", columns, rows
+
+
+def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
+    """Such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" where there are no laws."""
+    parts = [
+        f"{', '.join(f'{name} {_shown(number(laws, name))}' for name in names)} (w = {laws.w:g})" for laws in found
+    ]
+    return "; ".join(parts) or ABSENT
+
+
+def _shown(value: float) -> str:
+    """Four digits, scientific where those would hide it."""
+    return f"{value:.1e}" if SAME < abs(value) < 1e-3 else f"{value:.4f}"
+
+
+def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:
+    """Of a claim that holds at the strengths `where` among those that it was asked at."""
+    if not where or len(where) == len(asked):
+        return verdict(bool(where))
+    return f"holds at w = {', '.join(f'{w:g}' for w in where)} alone"
+
+
+def laws_of(
+    target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None, made: Mapping[str, LawOf]
+) -> Both:
+    """Laws by name at the plan's strengths w > 0."""
+    guided = [r for r in evaluation.results if r.w > 0]
+
+    def of(used: Denoiser) -> list[Laws]:
+        return [
+            Laws(r.w, target, evaluation.target_class, r.laws["tilted"], {n: law(used, r.w) for n, law in made.items()})
+            for r in guided
+        ]
+
+    return Both(of(target.denoiser()), [] if denoiser is None else of(denoiser))
+
+
+def terminal(evaluation: TableEvaluation, guidance: Callable[[float], Guidance]) -> LawOf:
+    """Where the chain ends under the guidance of a strength w."""
+    z, policy = evaluation.target_class, evaluation.plan.sampler.policy
+    return lambda denoiser, w: terminal_law(denoiser, guidance(w), z, policy)

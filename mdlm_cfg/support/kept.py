@@ -1,0 +1,66 @@
+"""Tensors that long work has finished, by what they are: the same work begun again does not make them again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.support.atomic import atomic_write, remove_parts
+
+SUFFIX = ".tensor"
+
+
+class Keep(Protocol):
+    """Makes a tensor, or has it from before."""
+
+    def __call__(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor of this key.
+
+        Args:
+            key: plain values that decide it, nothing else does. make: is called where it is not there.
+        """
+        ...
+
+
+def keep_nothing(key: object, make: Callable[[], Tensor]) -> Tensor:
+    """Makes it, always."""
+    return make()
+
+
+class Kept:
+    """Keeps tensors in a folder of its own, each whole or not at all, until `clear`.
+
+    Args:
+        folder: made when the first is kept.
+        about: plain values that decide all of them alike: the weights, the data, the version.
+    """
+
+    def __init__(self, folder: Path, about: object) -> None:
+        self.folder, self.about = folder, about
+
+    def __call__(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
+        if path.is_file():
+            return torch.load(path, weights_only=True)
+        value = make()
+        self.folder.mkdir(exist_ok=True)
+        with atomic_write(path) as file:
+            torch.save(value, file)
+        return value
+
+    def __len__(self) -> int:
+        """How many there are of an earlier attempt, or of this one."""
+        return sum(1 for _ in self.folder.glob(f"*{SUFFIX}"))
+
+    def clear(self) -> None:
+        """Remove them: whoever needed them is done."""
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            path.unlink(missing_ok=True)
+        remove_parts(self.folder)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()

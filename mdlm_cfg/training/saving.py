@@ -1,0 +1,182 @@
+"""Checkpoints while training: the last and the best of them, whole or not at all, also at an interrupt."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+MINUTES = 10.0  # of training between two checkpoints within an epoch
+ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
+WAITING = b"\ninterrupted: this step or validation is finished first; once more stops at once, and saves nothing\n"
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, and gives it its name when it is complete.
+
+    Lightning's own goes through the system's folder for temporary files: from there to another disk is a copy, which a
+    kill leaves half done in the place of the checkpoint before it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save, in a folder that must be there still: a new one would hide that the run's own is gone."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with atomic_write(path) as file:
+            file.write(buffer.getbuffer())
+
+
+class Interrupts:
+    """SIGINT and SIGTERM wait for a moment at which all that is trained belongs together; a second one does not wait.
+
+    Attributes:
+        pending: one has come, and waits.
+        abandoned: a second one has come: what is there may be half of a step.
+    """
+
+    def __init__(self) -> None:
+        self.pending = self.abandoned = False
+        self._before: dict[int, Any] = {}
+
+    def watch(self) -> None:
+        """Take the signals over, where they are not ignored; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._come)
+
+    def release(self) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        if self.pending:
+            self.abandoned = True
+            raise KeyboardInterrupt
+        self.pending = True
+        os.write(2, WAITING)  # a handler can not print: it may have come in the middle of a print
+
+
+class Checkpoints(Checkpoint):
+    """Saves last.ckpt after every epoch, at a steady interval within one, and at an interrupt; best.ckpt beside it.
+
+    Both hold everything that training goes on from, and the averaged weights as their `state_dict`; never weights that
+    are not finite. The best is that of the lowest validation NELBO with the class so far.
+
+    Args:
+        folder: of the two.
+        minutes: of training between two checkpoints within an epoch; None saves at the ends of epochs alone.
+
+    Raises:
+        UserError: minutes that are not above 0.
+    """
+
+    def __init__(self, folder: str | Path, minutes: float | None = MINUTES) -> None:
+        if minutes is not None and not minutes > 0:
+            raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
+        self.last, self.best = Path(folder, LAST), Path(folder, BEST)
+        self.minutes = minutes
+        self.has_saved = False
+        self._lowest = math.inf
+        self._saved = 0.0
+        self._interrupts = Interrupts()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the folder, once: see `WholeFiles`."""
+        if stage == "fit" and trainer.is_global_zero:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.last.parent)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lowest": self._lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The lowest NELBO so far counts where its checkpoint is: in another folder the best begins anew."""
+        self._lowest = state_dict["lowest"] if self.best.is_file() else math.inf
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
+        self._saved = time.monotonic()
+        if trainer.world_size == 1:
+            self._interrupts.watch()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Within an epoch: all of the batch before is done and logged, and gradients of half a step are not saved."""
+        if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
+            return
+        if self._interrupts.pending:
+            raise KeyboardInterrupt
+        if self._is_due(trainer):
+            self._save(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A batch that is at hand has not begun: Lightning would count it as done in the steps that are logged."""
+        for count in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+            if isinstance(count, dict):
+                count.update(dict.fromkeys(("ready", "started", "completed"), count["processed"]))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The best first: after a kill between the two the epoch is repeated, and the best saved again."""
+        nelbo = float(trainer.callback_metrics.get("val/nelbo", math.inf))
+        if trainer.strategy.broadcast(nelbo < self._lowest):  # the first process knows which files are there
+            self._lowest = nelbo
+            self._save(trainer, pl_module, self.best)
+        self._save(trainer, pl_module)
+        if self._interrupts.pending:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interrupts.release()
+        if self._interrupts.pending:  # it came after all was saved, and the weights are now the averaged ones
+            self._interrupts.abandoned = True
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save after an interrupt alone: what any other error leaves is not to be trusted over what is there.
+
+        One process can still save; of several, the others may be gone, and saving would wait for them.
+        """
+        self._interrupts.release()
+        is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not self._interrupts.abandoned
+        if not is_interrupt or trainer.state.fn != "fit" or trainer.global_step == 0 or trainer.world_size > 1:
+            return
+        if cast(MaskedDiffusion, pl_module).has_finite_weights():
+            trainer.save_checkpoint(self.last, weights_only=False)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self.minutes is None:
+            return False
+        is_due = time.monotonic() - self._saved >= 60 * self.minutes
+        if trainer.world_size == 1:
+            return is_due
+        return trainer.global_step % ASKED_EVERY == 0 and bool(trainer.strategy.broadcast(is_due))
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule, path: Path | None = None) -> None:
+        """Save last.ckpt, or another, and what was logged until then."""
+        module = cast(MaskedDiffusion, pl_module)
+        module.refuse_divergence()
+        if not module.has_finite_weights():
+            raise Diverged(f"the weights are not finite at step {trainer.global_step}: lower optimizer.lr")
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(path or self.last, weights_only=False)
+        self._saved, self.has_saved = time.monotonic(), True

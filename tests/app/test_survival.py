@@ -1,0 +1,299 @@
+"""What survives: a run that is gone on with, a full disk, a folder that vanishes, an evaluation that is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from commands import TINY, TOY, refusal, run
+
+from mdlm_cfg.app import commands
+from mdlm_cfg.app.folders import AUTO
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.runs import CHECKPOINT, newest_run
+from mdlm_cfg.training.unfinished import MARK
+
+QUICK = (*TOY, "logger=csv", "evaluate=false")
+GOING_ON = (*QUICK, f"ckpt_path={AUTO}")
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, happens: Callable[[], Any]) -> None:
+    """Let something happen, once, at the beginning of a step."""
+    begin = MaskedDiffusion.on_train_batch_start
+
+    def watched(self: MaskedDiffusion, batch: Any, batch_idx: int) -> None:
+        if self.global_step == step and left:
+            left.pop()()
+        begin(self, batch, batch_idx)
+
+    left = [happens]
+    monkeypatch.setattr(MaskedDiffusion, "on_train_batch_start", watched)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# going on
+
+
+def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = f"runs={tmp_path}"
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *GOING_ON, runs) == 130
+    path = newest_run(tmp_path)
+    said = capsys.readouterr().err
+    assert "starting anew" in said and f"ckpt_path={path}" in said
+    assert torch.load(path, weights_only=True)["global_step"] == 5  # the step that it came in is finished
+    rows = (path.parent.parent / "metrics.csv").read_text().splitlines()
+
+    other = (*GOING_ON, runs, "optimizer.lr=1e-4")  # another configuration is another run
+    assert run("train", *other) == 0 and "starting anew" in capsys.readouterr().err
+    assert run("train", *GOING_ON, runs, "threads=null") == 0  # how many threads is no part of it
+    assert f"going on with {path}" in capsys.readouterr().err
+    folder = path.parent.parent
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+    assert (folder / "metrics.csv").read_text().splitlines()[: len(rows) - 1] != [] and not (folder / MARK).exists()
+    steps = [line.split(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
+    assert len(steps) > len(rows)
+    assert run("train", *GOING_ON, runs) == 0 and "starting anew" in capsys.readouterr().err  # it is finished
+    assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
+
+
+@pytest.mark.parametrize(("is_alive", "goes_on"), [(True, False), (False, True)])
+def test_auto_leaves_a_run_alone_that_another_process_works_on(
+    tmp_path: Path, is_alive: bool, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *GOING_ON, f"runs={tmp_path}") == 130
+    mark = newest_run(tmp_path).parent.parent / MARK
+    other = psutil.Process(os.getppid())
+    since = other.create_time() if is_alive else other.create_time() - 1000  # its number was another's before
+    mark.write_text(json.dumps({"host": socket.gethostname(), "process": other.pid, "since": since}))
+    capsys.readouterr()
+    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
+    assert ("going on with" in capsys.readouterr().err) is goes_on
+
+
+def test_a_second_interrupt_does_not_wait_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    at_step(monkeypatch, 4, twice)
+    assert run("train", *QUICK, f"runs={tmp_path}") == 130
+    assert torch.load(newest_run(tmp_path), weights_only=True)["global_step"] == 3  # of the epoch before
+
+
+# the disk
+
+
+class FullDisk:
+    """Finds no space for files of some name from now on: nothing of them reaches the disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.name, self.is_full = name, True
+        self.fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, file: int) -> None:
+        if self.is_full and self.name in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.fsync(file)
+
+
+def test_a_disk_that_becomes_full_while_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good: list[bytes] = []
+
+    def fill() -> None:
+        good.append(newest_run(tmp_path).read_bytes())
+        FullDisk(monkeypatch, "last.ckpt")
+
+    at_step(monkeypatch, 4, fill)
+    said = refusal(capsys, "train", *QUICK, f"runs={tmp_path}")
+    path = newest_run(tmp_path)
+    assert f"{path} cannot be used: No space left on device" in said and f"last good checkpoint is {path}" in said
+    assert path.read_bytes() == good[0] and not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0  # once there is room
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes of its own, where the machine lets the tests mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_real_disk_that_becomes_full(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ballast, good = small_disk / "ballast", []
+
+    def fill() -> None:
+        good.append(newest_run(small_disk).read_bytes())
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    at_step(monkeypatch, 4, fill)
+    said = refusal(capsys, "train", *QUICK, f"runs={small_disk}")
+    path = newest_run(small_disk)
+    assert "No space left on device" in said and f"the last good checkpoint is {path}" in said
+    assert path.read_bytes() == good[0] and not list(small_disk.rglob("*.part"))
+    ballast.unlink()
+    assert run("train", *GOING_ON, f"runs={small_disk}") == 0
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_folder_that_vanishes_while_training(
+    tmp_path: Path, is_first: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    at_step(monkeypatch, 1 if is_first else 4, lambda: shutil.rmtree(runs))
+    said = refusal(capsys, "train", *QUICK, f"runs={runs}")
+    assert str(runs) in said and "No such file or directory" in said
+    assert ("no checkpoint was saved" if is_first else "last.ckpt is gone") in said
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("name", ["laws.png", "report.json"])
+def test_a_disk_that_becomes_full_while_a_report_is_written(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20", f"out={tmp_path}")
+    if name == "report.json":  # an earlier report is still there
+        assert run("eval", *arguments, "w=[0,1]") == 0
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        FullDisk(patch, name)
+        said = refusal(capsys, "eval", *arguments, "w=[0]")
+    assert f"{tmp_path / name} cannot be used: No space left on device" in said
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not any(file.endswith(".part") for file in left)
+    if name == "report.json":
+        assert left == set(before) and (tmp_path / name).read_bytes() == before[name]
+    else:
+        assert name not in left
+
+
+# an evaluation that is interrupted
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on random images of 8 x 8, not judged."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for split, num in (("train", 40), ("t10k", 20)):
+        head = bytes([0, 0, 8, 3]) + np.array([num, 8, 8], dtype=">u4").tobytes()
+        pixels = random.integers(0, 256, (num, 8, 8), dtype=np.uint8)
+        (root / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+        head = bytes([0, 0, 8, 1]) + np.array([num], dtype=">u4").tobytes()
+        (root / f"{split}-labels-idx1-ubyte").write_bytes(head + (np.arange(num) % 2).astype(np.uint8).tobytes())
+    arguments = (
+        *(*TINY, "experiment=mnist", "data=idx", f"data.path={root}", f"+data.root={root}", "threads=1"),
+        *("data.batch_size=20", "net.patch_size=4", "net.stem_channels=4", "num_draws=2"),
+        *("num_samples=2", "w=[0,1]", "steps=3"),
+    )
+    assert run("train", *arguments, "logger=csv", "evaluate=false", f"runs={root}") == 0
+    return root
+
+
+def test_an_interrupted_evaluation_goes_on_from_what_it_has(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[tuple[float, int]] = []
+    draw = Sampler.draw
+
+    def counted(self: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
+        if len(drawn) == stop_at:
+            raise KeyboardInterrupt
+        drawn.append((guidance.w, target_class))
+        return draw(self, denoiser, guidance, target_class, *rest, **options)
+
+    monkeypatch.setattr(Sampler, "draw", counted)
+    out, stop_at = tmp_path / "out", 3
+    arguments = ("eval", f"runs={images}")
+    assert run(*arguments, f"out={out}") == 130
+    said = capsys.readouterr().err
+    assert f"out={out}" in said and {path.name for path in out.iterdir()} == {"kept"}
+    assert drawn == [(0, 0), (0, 1), (1, 0)]
+    drawn, stop_at = [], -1
+    assert run(*arguments, f"out={out}") == 0
+    assert drawn == [(1, 1)]
+    drawn = []
+    assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
+    assert len(drawn) == 4
+    found, whole = (json.loads((folder / "report.json").read_text()) for folder in (out, tmp_path / "whole"))
+    assert {**found, "run": None} == {**whole, "run": None}
+    assert {path.name for path in out.iterdir()} == set(found["files"])
+
+
+# sweeps
+
+
+def test_threads_of_one_job_are_not_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def judged(config: dict[str, Any], overrides: Any) -> None:
+        commands._start(config)
+        found.append(torch.get_num_threads())
+
+    monkeypatch.setattr(commands, "judge", judged)
+    monkeypatch.setattr(commands, "THREADS", 3)
+    before = torch.get_num_threads()
+    try:
+        assert run("eval", "-m", "threads=1,null,2,null") == 0
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 3, 2, 3]
+
+
+def test_two_sweeps_in_a_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "judge", lambda *_: None)
+    for _ in range(3):
+        assert run("eval", "-m", "seed=1,2", f"runs={tmp_path}") == 0
+    assert len(list((tmp_path / "multirun").iterdir())) == 3
+
+
+def test_a_device_without_float64_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "train", *QUICK, "trainer.accelerator=mps", f"runs={tmp_path}")
+    assert "mps has no float64" in said and "trainer.accelerator=cpu" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1"])
+def test_no_time_between_checkpoints_is_refused(
+    tmp_path: Path, minutes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "must be above 0, or null" in refusal(capsys, "train", *QUICK, f"save_minutes={minutes}", f"runs={tmp_path}")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,77 @@
+"""Weighted samples: their histogram, and how far they are expected to be from a law."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+
+from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.weighted import expected_tv, expected_weighted_tv, first_to_pay
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.support.seeds import generator_for
+
+
+def test_a_weighted_histogram_counts_weights() -> None:
+    x = torch.tensor([[0, 1], [0, 1], [1, 0]])
+    found = histogram(x, 2, torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64))
+    assert found.tolist() == [[0, 0.75], [0.25, 0]]
+    assert torch.equal(histogram(x, 2, torch.ones(3, dtype=torch.float64)), histogram(x, 2))
+
+
+@pytest.mark.parametrize("denoiser", [random_target(2, 3, seed=0).denoiser(), Inconsistent(2, 3, 2)])
+def test_where_squares_end_is_the_second_moment_of_drawn_weights(denoiser) -> None:
+    guidance, n = Guidance(3.0), 40_000
+    found = tilted_weights(denoiser, guidance, 1)
+    assert float(found.squares.sum()) == pytest.approx(1, abs=1e-12)
+    x, log_weights = Sampler().draw_weighted(denoiser, guidance, 1, n, generator_for("squares"))
+    squares = histogram(x, 2, (2 * log_weights).softmax(dim=0))
+    assert total_variation(squares, found.squares) < 0.04
+    assert total_variation(found.squares, found.law) > 0.08  # else the test could not tell them apart
+
+
+@pytest.mark.parametrize(("w", "n"), [(1.0, 200), (2.0, 1000)])
+def test_the_expected_distance_is_the_mean_of_many_sets(w: float, n: int) -> None:
+    target, guidance, sets = random_target(2, 3, seed=5), Guidance(w), 100
+    weights = tilted_weights(target.denoiser(), guidance, 0)
+    law, tilted = terminal_law(target.denoiser(), guidance, 0), tilted_law(target, w, 0)
+    x, log_w = Sampler().draw_weighted(target.denoiser(), guidance, 0, n * sets, generator_for("sets", n))
+    parts, shares = x.view(sets, n, 3), log_w.view(sets, n).softmax(dim=1)
+    weighted = torch.tensor([total_variation(histogram(p, 2, s), tilted) for p, s in zip(parts, shares)])
+    plain = torch.tensor([total_variation(histogram(p, 2), tilted) for p in parts])
+    for found, expected in (
+        (weighted, expected_weighted_tv(weights, tilted, n)),
+        (plain, expected_tv(law, tilted, n)),
+    ):
+        error = float(found.std()) / math.sqrt(sets)
+        assert abs(float(found.mean()) - expected) < 4 * error + 0.02 * expected
+
+
+def test_weights_of_one_are_no_weights() -> None:
+    target = random_target(3, 2)
+    weights, law = tilted_weights(target.denoiser(), Guidance(0.0), 0), target.class_pmf(0)
+    assert expected_weighted_tv(weights, law, 500) == pytest.approx(expected_tv(law, law, 500), rel=1e-9)
+    assert expected_tv(law, law, 10_000) == pytest.approx(expected_sampling_tv(law, 10_000), rel=0.01)
+    assert first_to_pay(weights, law, law) is None
+
+
+def test_weights_pay_from_where_the_expected_distances_cross() -> None:
+    target, guidance = random_target(3, 3, seed=1), Guidance(2.0)
+    weights, law = tilted_weights(target.denoiser(), guidance, 0), terminal_law(target.denoiser(), guidance, 0)
+    tilted = tilted_law(target, 2.0, 0)
+    n = first_to_pay(weights, law, tilted)
+    assert n is not None
+    assert expected_weighted_tv(weights, tilted, n) < expected_tv(law, tilted, n)
+    assert expected_weighted_tv(weights, tilted, n / 1.5) > expected_tv(law, tilted, n / 1.5)
+    assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact scores is none
+    assert expected_tv(law, tilted, 1e14) == pytest.approx(total_variation(law, tilted), abs=1e-6)
+
+
+def test_biased_weights_may_never_pay() -> None:
+    target, denoiser = random_target(2, 3, seed=1), Inconsistent(2, 3, 2)
+    weights, tilted = tilted_weights(denoiser, Guidance(1.0), 0), tilted_law(target, 1.0, 0)
+    assert total_variation(weights.law, tilted) > total_variation(tilted, tilted)
+    assert first_to_pay(weights, tilted, tilted) is None  # unweighted samples of the tilted law itself

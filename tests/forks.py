@@ -1,0 +1,54 @@
+"""Commands in a process of their own, forked: they start at once, and can be killed like any other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import commands
+
+import mdlm_cfg.app.commands  # noqa: F401 (a child has what its parent has imported, which takes seconds)
+
+
+def fork(work: Callable[[], int], log: Path) -> int:
+    """The process id of a child that does some work and exits with its code; what it says goes to a file."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        code = work()
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        os._exit(code)
+
+
+def code_of(child: int) -> int:
+    """Wait for the end of a child: its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_forked(command: str, *arguments: str, log: Path) -> int:
+    """The exit code of train.py or eval.py, run to its end in a child."""
+    return code_of(fork(lambda: commands.run(command, *arguments), log))
+
+
+def ended_at(seconds: float, number: int, command: str, *arguments: str, log: Path) -> int:
+    """The exit code of train.py or eval.py that was sent a signal after some seconds."""
+    child = fork(lambda: commands.run(command, *arguments), log)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.002)
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+    os.kill(child, number)
+    return code_of(child)

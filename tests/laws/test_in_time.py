@@ -1,0 +1,74 @@
+"""Laws at many clock times: the contours against transforms known in closed form, and against the chain's own expm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_cfg import Guidance, law_at, linear_ramp
+from mdlm_cfg.laws.in_time import CONTOUR_NODES, MAX_SPREAD, contours, parabola, talbot
+from tests.helpers import Opaque, random_target
+from tests.oracle import Chain
+
+RATES = torch.cat([torch.zeros(1), torch.logspace(-12, 15, 28)]).double()
+
+
+def inverted(nodes, weights):
+    """exp(-rate * t) of every rate, from its transform 1 / (s + rate)."""
+    return (weights @ (1 / (nodes[:, None] + RATES))).real
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-10, 10), st.lists(st.floats(1, MAX_SPREAD), min_size=1, max_size=6))
+def test_one_contour_inverts_every_rate_at_all_of_its_times(log_scale, spread):
+    taus = 10**log_scale * torch.tensor(spread, dtype=torch.float64)
+    truth = (-RATES * taus[:, None]).exp()
+    assert (inverted(*parabola(taus)) - truth).abs().max() < 2e-13
+    for tau, row in zip(taus.tolist(), truth):
+        nodes, weights = talbot(tau)
+        assert (inverted(nodes, weights[None])[0] - row).abs().max() < 2e-13
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=40), st.sampled_from([CONTOUR_NODES // 2, 30, 1000]))
+def test_every_time_has_its_contour_and_none_has_too_many_nodes(times, most):
+    taus = torch.tensor(times, dtype=torch.float64)
+    seen = []
+    for nodes, weights, chosen in contours(taus, most):
+        assert weights.shape == (len(chosen), len(nodes)) and len(nodes) <= most
+        truth = (-RATES * taus[chosen][:, None]).exp()
+        assert (inverted(nodes, weights) - truth).abs().max() < 2e-13
+        seen += chosen.tolist()
+    assert sorted(seen) == list(range(len(times)))
+
+
+def test_many_times_share_their_nodes():
+    taus = torch.linspace(0.1, 3.0, 30, dtype=torch.float64)
+    used = sum(len(nodes) for nodes, _, _ in contours(taus, 1000))
+    assert used < 0.3 * 30 * CONTOUR_NODES // 2
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("w", [-1.0, 0.0, 3.5, linear_ramp(-0.5, 6.0)])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_laws_at_many_times_are_those_of_the_generator(kind, w, opaque):
+    target, z = random_target(3, 3, k=3, seed=8, zeros=0.4), 1
+    guidance = Guidance(w, kind)
+    chain = Chain(target.denoiser(), w, kind, z)
+    taus = torch.tensor([0.01, *torch.linspace(0.1, 3.0, 9).tolist(), 40.0, 0.0, math.inf], dtype=torch.float64)
+    denoiser = Opaque(target.denoiser()) if opaque else target.denoiser()
+    laws = law_at(denoiser, guidance, z, taus)
+    for law, tau in zip(laws[:-1], taus[:-1].tolist()):
+        assert (law - chain.law_at(tau)).abs().max() < 1e-12, tau
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_a_table_by_its_weights_and_by_its_logarithms(kind, monkeypatch):
+    target, taus = random_target(2, 5, k=2, seed=9, zeros=0.3), [0.02, 0.5, 0.7, 1.1, 1.2, 1.5, 4.0]
+    fast = law_at(target.denoiser(), Guidance(6.0, kind), 0, taus)
+    monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
+    assert torch.allclose(fast, law_at(target.denoiser(), Guidance(6.0, kind), 0, taus), rtol=0, atol=1e-13)

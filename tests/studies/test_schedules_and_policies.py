@@ -1,0 +1,317 @@
+"""A plan that mixes numbers, schedules and a policy: the figures of its report are the library's, and none is made up.
+
+What is expected is computed from what was asked, by the public functions: nothing is read from the plan or findings
+but the figures that are judged.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_target
+from rich.console import Console
+from torch import Tensor
+
+from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, sample, terminal_law, tilted_law
+from mdlm_cfg.app.evaluation import Report, evaluate
+from mdlm_cfg.chain.policies import Confidence, FixedOrder
+from mdlm_cfg.chain.schedules import Schedule
+from mdlm_cfg.chain.strengths import Interval, LinearRamp
+from mdlm_cfg.compare.geometry import region_mass, regions
+from mdlm_cfg.compare.metrics import histogram, kl_divergence
+from mdlm_cfg.laws import TabulatedDenoiser
+from mdlm_cfg.reports.table_report import strengths_sections, table_sections
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table import decay, equal_cost, study
+from mdlm_cfg.studies.table.distances import evaluate_table
+from mdlm_cfg.studies.table.overlap import overlap_of
+from mdlm_cfg.support.seeds import generator_for
+
+N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
+STRENGTHS: dict[Any, Any] = {  # as report.json has them, and what they are
+    2.0: 2.0, "ramp(0,4)": LinearRamp(0, 4), "interval(4,0.3,0.9)": Interval(4, 0.3, 0.9), "[0.5,1,3]": [0.5, 1.0, 3.0],
+}  # fmt: skip
+TABLES = {"ramp(0,4)": [0, 2, 4], "interval(4,0.3,0.9)": [0, 4, 0], "[0.5,1,3]": [0.5, 1, 3], 2.0: [2, 2, 2]}
+SAMPLERS = {
+    "own order": Sampler(),
+    "policy": Sampler(policy=FixedOrder([2, 0, 1])),
+    "policy, two a step": Sampler("event_leaping", events=2, policy=Confidence(temperature=0.5)),
+}
+EXACT = 1e-12
+
+
+class Case(NamedTuple):
+    """What is asked of the study."""
+
+    kind: str
+    sampler: str
+    judged: str
+
+
+CASES = [
+    Case("rate", "own order", "learned"), Case("normalized", "own order", "exact"),
+    Case("normalized", "policy", "learned"), Case("rate", "policy, two a step", "exact"),
+]  # fmt: skip
+each = pytest.mark.parametrize("case", CASES, ids=["-".join(case) for case in CASES])
+
+
+@functools.cache
+def target() -> TableMixture:
+    """Three classes with some zeros."""
+    return random_target(N, D, 3, seed=21, zeros=0.2)
+
+
+@functools.cache
+def network() -> TabulatedDenoiser:
+    """The exact denoiser of a perturbed table, standing for a network."""
+    other = random_target(N, D, 3, seed=22)
+    return TabulatedDenoiser(
+        TableMixture(0.7 * target().class_pmfs + 0.3 * other.class_pmfs, other.class_weights).denoiser()
+    )
+
+
+def denoisers(case: Case) -> dict[str, Any]:
+    return {"exact": target().denoiser()} | ({"learned": network()} if case.judged == "learned" else {})
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what takes longest: many budgets, and the decay in time of many strengths."""
+    monkeypatch.setattr(equal_cost, "BUDGETS", (2,))
+    monkeypatch.setattr(decay, "STRENGTHS", (0.0, 2.0))
+
+
+def plan_of(case: Case) -> Plan:
+    guidances = tuple(Guidance(w, case.kind) for w in STRENGTHS.values())
+    return Plan(guidances, SAMPLERS[case.sampler], NUM, SEED, classes=(Z,))
+
+
+@functools.cache
+def found(case: Case) -> dict[str, Any]:
+    """report.json's part of a study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(equal_cost, "BUDGETS", (2, 5))
+        patch.setattr(decay, "STRENGTHS", (0.0, 2.0))
+        return study.run(target(), network() if case.judged == "learned" else None, plan_of(case)).to_dict()
+
+
+@functools.cache
+def law(case: Case, denoiser: str, name: Any) -> Tensor:
+    source = denoisers(case)[denoiser]
+    return terminal_law(source, Guidance(STRENGTHS[name], case.kind), Z, SAMPLERS[case.sampler].policy)
+
+
+@functools.cache
+def drawn(case: Case, name: Any) -> Tensor:
+    label = f"{name:g}" if isinstance(name, float) else name
+    generator = generator_for("table samples", SEED, case.kind, label, Z)
+    guidance = Guidance(STRENGTHS[name], case.kind)
+    return sample(denoisers(case)[case.judged], guidance, Z, NUM, SAMPLERS[case.sampler], generator=generator)
+
+
+def tv(p: Tensor, q: Tensor) -> float:
+    return 0.5 * float((p - q).abs().sum())
+
+
+@each
+def test_the_plan_says_every_strength(case: Case) -> None:
+    plan = found(case)["plan"]
+    assert [g["w"] for g in plan["guidances"]] == list(STRENGTHS)
+    assert [g["strengths"] for g in plan["guidances"]] == [TABLES[name] for name in STRENGTHS]
+    policy = SAMPLERS[case.sampler].policy
+    assert plan.get("policy") == (None if policy is None else str(policy))
+
+
+@each
+def test_distances(case: Case) -> None:
+    rows = found(case)["distances"]
+    assert [(row["w"], row["kind"]) for row in rows] == [(name, case.kind) for name in STRENGTHS]
+    for row, name in zip(rows, STRENGTHS):
+        exact, x = law(case, "exact", name), histogram(drawn(case, name), N)
+        assert row["tv_class_exact"] == pytest.approx(tv(target().class_pmfs[Z], exact), abs=EXACT)
+        assert row["tv_exact_samples"] == pytest.approx(tv(exact, x), abs=EXACT)
+        if case.judged == "learned":
+            learned = law(case, "learned", name)
+            assert row["tv_exact_learned"] == pytest.approx(tv(exact, learned), abs=EXACT)
+            assert row["kl_exact_learned"] == pytest.approx(kl_divergence(exact, learned), abs=EXACT)
+        of_the_tilted = {key for key in row if "tilted" in key}
+        assert {"tv_tilted_exact", "kl_exact_tilted", "covariance_tilted_frobenius"} <= of_the_tilted
+        if isinstance(name, float):
+            assert row["tv_tilted_exact"] == pytest.approx(tv(tilted_law(target(), name, Z), exact), abs=EXACT)
+            assert "tilted" in row["moments"]
+        else:
+            assert all(row[key] is None for key in of_the_tilted) and "tilted" not in row["moments"]
+
+
+@each
+def test_laws_have_names_of_their_own(case: Case) -> None:
+    names = found(case)["laws"]
+    keys = ["w2", "wramp(0,4)", "winterval(4,0.3,0.9)", "w[0.5,1,3]"]
+    laws = ["exact", "samples"] + (["learned"] if case.judged == "learned" else [])
+    expected = {"class", "tilted_w2"} | {f"{law}_{case.kind}_{key}" for law in laws for key in keys}
+    assert set(names) == expected and len(names) == len(expected)
+
+
+@each
+def test_samplers(case: Case) -> None:
+    rows, policy, own = found(case)["samplers"], SAMPLERS[case.sampler].policy, SAMPLERS[case.sampler]
+    asked = set()
+    for row in rows:
+        guidance = Guidance(STRENGTHS[row["w"]], case.kind)
+        source = denoisers(case)[row["denoiser"]]
+        under = policy if "policy" in row else None
+        assert row.get("policy") == (None if under is None else str(under))
+        schedule = None if row["schedule"] is None else Schedule(row["schedule"])
+        sampler = Sampler(row["sampler"], row["steps"], schedule, policy=under, events=row.get("events"))
+        expected = tv(sampler.law(source, guidance, Z), terminal_law(source, guidance, Z, under))
+        assert row["tv"] == pytest.approx(expected, abs=EXACT), row
+        asked.add((row["w"], row["denoiser"], row["sampler"], row["steps"], row.get("policy"), row.get("events")))
+    assert len(asked) == len(rows)
+    for name in STRENGTHS:
+        for denoiser in denoisers(case):
+            assert {(name, denoiser, s, k, None, None) for s in ("euler", "event_leaping") for k in (2, 5)} <= asked
+            if policy is not None:
+                assert (name, denoiser, "event_leaping", 2, str(policy), None) in asked
+            if own.events is not None:
+                assert (name, denoiser, "event_leaping", None, str(policy), own.events) in asked
+
+
+@each
+def test_ledger(case: Case) -> None:
+    entries, own = found(case)["ledger"], SAMPLERS[case.sampler]
+    assert {entry.get("policy") for entry in entries} == {None if own.policy is None else str(own.policy)}
+    for name in STRENGTHS:
+        entry = next(e for e in entries if e["w"] == name)  # the plan's own sampler comes first
+        assert (entry["sampler"], entry.get("events")) == (own.name, own.events)
+        guidance, judged = Guidance(STRENGTHS[name], case.kind), denoisers(case)[case.judged]
+        laws = {
+            "L0": target().class_pmfs[Z], "L2": law(case, "exact", name), "L3": law(case, case.judged, name),
+            "L3'": own.law(judged, guidance, Z), "L4": histogram(drawn(case, name), N),
+        }  # fmt: skip
+        expected = {
+            "guidance effect": tv(laws["L0"], laws["L2"]), "score error": tv(laws["L2"], laws["L3"]),
+            "discretisation error": tv(laws["L3"], laws["L3'"]), "sampling noise": tv(laws["L3'"], laws["L4"]),
+            "total": tv(laws["L2"], laws["L4"]),
+        }  # fmt: skip
+        for line, value in expected.items():
+            if line in entry["tv"] or case.judged == "learned":
+                assert entry["tv"][line] == pytest.approx(value, abs=EXACT), line
+        for what in ("tv", "kl", "mean", "covariance"):
+            assert (entry[what]["gap to tilted"] is None) == (not isinstance(name, float))
+        assert entry["predicted_total"]["low"] <= entry["predicted_total"]["high"] and entry["closes"] in (True, False)
+    assert sum(entry["closes"] for entry in entries) >= len(entries) - 1  # one in a hundred may miss
+
+
+@each
+def test_geometry_and_time_are_of_the_chain_that_was_asked_for(case: Case) -> None:
+    report, policy = found(case), SAMPLERS[case.sampler].policy
+    parts = {part.name: part for part in regions(target(), Z)}
+    rows = [row for row in report["geometry"]["rows"] if row["w"] != "inf"]
+    assert [row["w"] for row in rows] == list(STRENGTHS) * len(denoisers(case))
+    for row in rows:
+        masses = [
+            region_mass(law(case, row["law"], row["w"]), parts[r["name"]])[0] for r in report["geometry"]["regions"]
+        ]
+        assert row["mass"] == pytest.approx(masses, abs=EXACT)
+    limits = [row for row in report["geometry"]["rows"] if row["w"] == "inf"]
+    # the limit of infinite w, and the decay in time, are of the kind's own order: under a policy there are none
+    assert len(limits) == len(report["decays"]) == (1 if policy is None else 0)
+    assert report["decay"] == (report["decays"][0] if policy is None else None)
+    assert {row["w"] for row in report["overlap"]} == set(STRENGTHS)
+
+
+@each
+def test_the_verdict_speaks_of_every_schedule_and_of_the_order(case: Case) -> None:
+    verdict = " ".join(found(case)["verdict"])
+    for name in STRENGTHS:
+        assert f"w = {name:g}" in verdict if isinstance(name, float) else f"w = {name}" in verdict
+    assert verdict.count("a schedule has no tilted law") == 3
+    order = SAMPLERS[case.sampler].policy or case.kind
+    assert f"({order})" in verdict
+
+
+def written(folder: Path, plan: Plan, denoiser: Any = None) -> dict[str, Any]:
+    """The report of a plan, written."""
+    data = SimpleNamespace(target=target(), name="small", num_classes=3, num_tokens=N, grid_shape=(D,))
+    evaluate(
+        data, denoiser, plan, Report(folder, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
+    )
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.usefixtures("quick")
+def test_files_and_page(tmp_path: Path) -> None:
+    read = written(tmp_path, plan_of(CASES[3]))
+    laws = np.load(tmp_path / "laws.npz")
+    assert sorted(laws.files) == sorted(read["laws"])
+    assert np.abs(laws["exact_rate_wramp(0,4)"] - law(CASES[3], "exact", "ramp(0,4)").numpy()).max() < EXACT
+    assert all((tmp_path / name).is_file() for name in read["files"])
+    assert len([name for name in read["files"] if name.startswith("samplers_exact_")]) == len(STRENGTHS)
+    assert "distances.png" not in read["files"]  # one number is no curve
+    with (tmp_path / "report.csv").open(newline="") as file:
+        gaps = {row["w"]: row["tv_tilted_exact"] for row in csv.DictReader(file)}
+    assert gaps.pop("2.0") and set(gaps.values()) == {""}
+    text = (tmp_path / "report.html").read_text()
+    assert "Strength when j coordinates are unmasked" in text
+    for cells in TABLES.values():
+        assert "".join(f"<td>{w:g}</td>" for w in cells) in "".join(text.split())
+    assert "event_leaping, confidence(temperature=0.5)" in text and "2 a step" in text
+
+
+def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path) -> None:
+    numbers, schedule = (Guidance(0.0), Guidance(2.0)), Guidance([1.0, 1.0, 1.0])
+    mixed = evaluate_table(target(), None, Plan((*numbers, schedule), Sampler(), 50, classes=(Z,)))
+    (section,) = strengths_sections(mixed)
+    assert section.table is not None and [row[0] for row in section.table.rows] == ["0", "2", "[1,1,1]"]
+    titles = [section.title for section in table_sections(mixed, overlap_of(mixed), tmp_path)]
+    assert "Strength when j coordinates are unmasked" in titles and (tmp_path / "distances.png").is_file()
+    assert strengths_sections(evaluate_table(target(), None, Plan(numbers, Sampler(), 50, classes=(Z,)))) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_schedules_alone_have_a_report() -> None:
+    plan = Plan((Guidance(LinearRamp(0, 2)), Guidance(LinearRamp(2, 0))), Sampler(), 50, classes=(Z,))
+    report = study.run(target(), None, plan).to_dict()
+    assert not any(name.startswith("tilted") for name in report["laws"])
+    assert report["distances"][0]["tv_class_exact"] != report["distances"][1]["tv_class_exact"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_temperatures_have_laws_of_their_own() -> None:
+    guidances = (Guidance(2.0), Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.8))
+    findings = study.run(target(), None, Plan(guidances, Sampler(), 50, classes=(Z,)))
+    laws, report = findings.evaluation.laws(), findings.to_dict()
+    for key, guidance in zip(("w2", "w2_temperature0.5", "w2_top_p0.8"), guidances):
+        assert (laws[f"exact_rate_{key}"] - terminal_law(target().denoiser(), guidance, Z)).abs().max() < EXACT
+    assert [g.get("temperature") for g in report["plan"]["guidances"]] == [None, 0.5, None]
+    assert [g.get("top_p") for g in report["plan"]["guidances"]] == [None, None, 0.8]
+    assert len(report["decays"]) == 1
+    alone = study.run(target(), None, Plan(guidances[1:], Sampler(), 50, classes=(Z,))).to_dict()
+    assert alone["decay"] is None and alone["decays"] == []  # time and infinite w were not derived for such values
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize(
+    "sampler",
+    [Sampler(policy="margin"), Sampler("event_leaping", events=2, policy=FixedOrder([1, 2, 0])), Sampler("euler", 4)],
+    ids=lambda sampler: sampler.label,
+)
+def test_the_ledger_closes_for_schedules_and_policies(kind: str, sampler: Sampler) -> None:
+    ledger = error_ledger(
+        target(), network(), Guidance(LinearRamp(-0.5, 3), kind), Z, sampler, num_samples=4000,
+        generator=generator_for("ledger of a schedule"),
+    )  # fmt: skip
+    assert ledger.closes and ledger.tv["total"] <= ledger.bound
+    assert "gap to tilted" not in ledger.tv and "L1" not in ledger.laws
+    assert ledger.tv["score error"] > 0.01 and math.isfinite(ledger.noise.value)
+    assert torch.equal(ledger.laws["L0"], target().class_pmf(Z))

@@ -1,0 +1,118 @@
+"""What long work keeps: found again by what it is, and by nothing else."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm_cfg.app.earlier import kept_in
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import draw_class
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.kept import Kept, keep_nothing
+from mdlm_cfg.targets.toys import toy_2d_overlap
+
+PLAN = Plan((Guidance(1.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=5, seed=1)
+
+
+def test_it_is_made_once_and_is_the_same(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> torch.Tensor:
+        made.append(1)
+        return torch.arange(4, dtype=torch.uint8)
+
+    for _ in range(3):
+        assert torch.equal(Kept(tmp_path / "kept", "about")("key", make), torch.arange(4, dtype=torch.uint8))
+    assert len(made) == 1 and len(Kept(tmp_path / "kept", "other")) == 1
+    Kept(tmp_path / "kept", "other")("key", make)
+    Kept(tmp_path / "kept", "about")("another", make)
+    assert len(made) == 3
+    Kept(tmp_path / "kept", "about").clear()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, "about")
+    kept("key", lambda: torch.zeros(1))
+    (tmp_path / "mine.txt").write_text("mine")
+    kept.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
+    """Samples from the folder are those that would have been drawn, whatever was kept there before."""
+    denoiser = toy_2d_overlap().denoiser()
+    plans = [
+        PLAN, replace(PLAN, seed=2), replace(PLAN, num_samples=6), replace(PLAN, sampler=Sampler("tau_leaping", 4)),
+        replace(PLAN, sampler=Sampler("euler", 3)), replace(PLAN, sampler=Sampler("tau_leaping", 3, "cosine")),
+        replace(PLAN, sampler=Sampler("first_hitting", policy="uniform")), replace(PLAN, sampler=Sampler()),
+    ]  # fmt: skip
+    guidances = [
+        Guidance(1.0), Guidance(1.0000001), Guidance(1.0, "normalized"), Guidance(1.0, temperature=0.5),
+        Guidance(1.0, top_p=0.9),
+    ]  # fmt: skip
+    keep, count = Kept(tmp_path / "kept", "about"), 0
+    for _ in range(2):
+        for plan, guidance, k, who in itertools.product(plans, guidances, (0, 1), ("", "exact", "again")):
+            x = draw_class(plan, denoiser, guidance, k, keep, who)
+            assert torch.equal(x, draw_class(plan, denoiser, guidance, k, keep_nothing, who))
+            count += 1
+        assert len(keep) == len(plans) * len(guidances) * 2 * 3
+    assert count == 2 * len(keep)
+
+
+def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
+    def network(seed: int) -> NetDenoiser:
+        torch.manual_seed(seed)
+        return NetDenoiser(GridTransformer(2, (2,), 2, width=16, depth=1, num_heads=2))
+
+    data = {"fingerprint": "a"}
+    kept_in(tmp_path, data, network(0))("key", lambda: torch.zeros(1))
+    found = kept_in(tmp_path, data, network(0))("key", lambda: torch.ones(1))
+    assert float(found) == 0
+    for other in (
+        kept_in(tmp_path, data, network(1)), kept_in(tmp_path, {"fingerprint": "b"}, network(0)),
+        kept_in(tmp_path, data, None), kept_in(tmp_path, data, toy_2d_overlap().denoiser()),
+        kept_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
+    ):  # fmt: skip
+        assert float(other("key", lambda: torch.ones(1))) == 1
+
+
+# files that are there whole or not at all
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_an_old_file_survives_whatever_happens_to_a_new_one(tmp_path: Path, fault: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(type(fault)) as found, atomic_write(path) as file:
+        file.write(b"new")
+        raise fault
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+    if isinstance(fault, OSError):
+        assert found.value.filename == str(path)
+
+
+def test_a_folder_that_has_gone_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as found, atomic_write(tmp_path / "gone" / "file"):
+        pass
+    assert found.value.filename == str(tmp_path / "gone" / "file")
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+    path = tmp_path / "file"
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append((os.fstat(file).st_size, path.exists())))
+    with atomic_write(path) as file:
+        file.write(b"12345")
+    assert seen == [(5, False)] and path.read_bytes() == b"12345"

@@ -1,0 +1,123 @@
+"""Checkpoints: the last, the best and those between, and the log that goes with them."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness import small_data, small_module, small_trainer
+from lightning.pytorch import Callback
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.fit import train
+from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.saving import BEST, LAST, Checkpoints
+
+ALWAYS = 1e-9  # minutes: a checkpoint after every step
+
+
+class Watch(Callback):
+    """Copies last.ckpt whenever it has changed, and remembers the validation NELBOs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.nelbos = folder, []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        path = self.folder / "checkpoints" / LAST
+        if path.is_file():
+            shutil.copy(path, self.folder / f"before_{trainer.global_step}.ckpt")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.nelbos.append((float(trainer.callback_metrics["val/nelbo"]), trainer.global_step))
+
+
+def fitted(folder: Path, minutes: float | None, resume: Path | None = None, **changes: Any) -> Watch:
+    trainer, watch = small_trainer(folder, epochs=3, **changes), Watch(folder)
+    trainer.callbacks[-1] = Checkpoints(folder / "checkpoints", minutes)
+    trainer.callbacks.append(watch)
+    # at this rate the NELBO does not fall in every epoch
+    train(small_module(small_data(), lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resume)
+    return watch
+
+
+def content(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulated: int) -> None:
+    changes = {"accumulate_grad_batches": accumulated}
+    fitted(tmp_path / "whole", None, **changes)
+    fitted(tmp_path / "often", ALWAYS, **changes)
+    whole = content(tmp_path / "whole" / "checkpoints" / LAST)
+    saved = sorted((tmp_path / "often").glob("before_*.ckpt"))
+    steps = {content(path)["global_step"] for path in saved}
+    assert steps == set(range(1, 12 // accumulated))  # gradients of half a step are in no checkpoint
+    for number, path in enumerate(saved):
+        if content(path)["global_step"] % (4 // accumulated):  # within an epoch
+            folder = tmp_path / f"rest_{number}"
+            fitted(folder, None, path, **changes)
+            found = content(folder / "checkpoints" / LAST)
+            for key in ("state_dict", "current_model_state"):
+                assert all(torch.equal(value, found[key][name]) for name, value in whole[key].items())
+
+
+def test_without_minutes_there_are_checkpoints_at_the_ends_of_epochs_alone(tmp_path: Path) -> None:
+    fitted(tmp_path, None)
+    assert {content(path)["global_step"] for path in tmp_path.glob("before_*.ckpt")} == {4, 8}
+    with pytest.raises(UserError, match="save_minutes = 0 is not allowed"):
+        Checkpoints(tmp_path, 0)
+
+
+def test_the_best_is_that_of_the_lowest_validation_nelbo(tmp_path: Path) -> None:
+    watch = fitted(tmp_path / "run", None)
+    step = min(watch.nelbos)[1]
+    best, last = (content(tmp_path / "run" / "checkpoints" / name) for name in (BEST, LAST))
+    assert len(watch.nelbos) == 3 and best["global_step"] == step and last["global_step"] == 12
+    # gone on with in its own folder, the best of what was before stays the best; in another it begins anew
+    saved = content(tmp_path / "run" / "before_4.ckpt")
+    key = next(key for key in saved["callbacks"] if key.startswith("Checkpoints"))
+    saved["callbacks"][key]["lowest"] = -1.0  # no NELBO is below
+    torch.save(saved, tmp_path / "first.ckpt")
+    for name in ("run", "other"):
+        fitted(tmp_path / name, None, tmp_path / "first.ckpt")
+    own, other = (content(tmp_path / name / "checkpoints" / BEST)["global_step"] for name in ("run", "other"))
+    assert own == step and other == min(watch.nelbos[1:])[1]
+
+
+# metrics.csv
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def logged(folder: Path, kept: int, steps: range, **more: float) -> None:
+    log = MetricsLog(folder, kept)
+    for step in steps:
+        log.log_metrics({"a": float(step), **more}, step)
+    log.save()
+
+
+def test_a_run_that_goes_on_keeps_the_lines_that_are_behind_it(tmp_path: Path) -> None:
+    logged(tmp_path, 0, range(5))
+    logged(tmp_path, 3, range(3, 6), b=1.0)  # with a column more
+    assert [(row["step"], row["a"], row["b"]) for row in rows(tmp_path)] == [
+        *((str(k), f"{k}.0", "") for k in range(3)), *((str(k), f"{k}.0", "1.0") for k in range(3, 6)),
+    ]  # fmt: skip
+    logged(tmp_path, 0, range(1))  # a new run
+    assert len(rows(tmp_path)) == 1
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    logged(tmp_path, 0, range(4), b=2.0)
+    path = tmp_path / "metrics.csv"
+    whole = path.read_text()
+    path.write_text(whole[: whole.rindex(",")])
+    logged(tmp_path, 9, range(3, 4), b=2.0)
+    assert path.read_text() == whole
