@@ -16,7 +16,7 @@ from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 NOTHING = 1e-13  # distances below are rounding, and have no place on a logarithmic axis
 DRAWN = (  # of what is built in: one of each family, or no line could be followed
     "tau_leaping, rate, linear", "euler, rate, linear", "d_cfg, rate, linear", "event_leaping, rate, cosine",
-    "policy confidence", "event_leaping, rate, ramp(0,w)",
+    "policy confidence", "event_leaping, rate, ramp",
 )  # fmt: skip
 REFERENCES = {"tilted": "the tilted law", "chain": "the guided chain in continuous time"}
 
@@ -24,24 +24,24 @@ REFERENCES = {"tilted": "the tilted law", "chain": "the guided chain in continuo
 def benchmark_sections(findings: BenchmarkFindings, folder: Path) -> list[Section]:
     """Rankings, error against calls, every target by itself, and what the targets are; pictures go into `folder`."""
     return [
-        _rankings(findings),
+        *(_ranking(findings, against) for against in REFERENCES),
         _pictures(findings, folder),
         _by_target(findings),
         _targets(findings),
     ]
 
 
-def _rankings(findings: BenchmarkFindings) -> Section:
-    heads, rows = findings.standings()
+def _ranking(findings: BenchmarkFindings, against: str) -> Section:
+    heads, rows = findings.standings([against])
     text = (
-        "Entries by their mean total variation over all targets and strengths: to the tilted law, which guidance is "
-        "often believed to sample, and to the guided chain in continuous time at constant w, of the entry's own kind "
-        "of guidance. Calls are of the denoiser, for each of its two conditionals.\n\n"
-        "These are distances between exact laws, and no samples, but for entries that can only draw: of those the "
-        "ranks that the interval of their TV allows stand in brackets."
+        "Entries by their mean total variation over all targets and strengths. The tilted law is what guidance is "
+        "often believed to sample; the guided chain is that of the entry's own kind of guidance at constant w. Calls "
+        "are of the denoiser, for each of its two conditionals. These are distances between exact laws, and no "
+        "samples, but for entries that can only draw: of those the ranks that the interval of their TV allows stand "
+        "in brackets."
     )
     note = "Rank: mean TV. Ties share a rank; “-” is an entry that needs more calls on some target."
-    return Section("Ranking", text, Table(heads, rows, note))
+    return Section(f"Ranking to {REFERENCES[against]}", text, Table(heads, rows, note))
 
 
 def _pictures(findings: BenchmarkFindings, folder: Path) -> Section:
@@ -97,15 +97,16 @@ def _draw_panel(axes: Axes, findings: BenchmarkFindings, against: str, w: float)
 
 
 def _by_target(findings: BenchmarkFindings) -> Section:
-    """Mean TV over the strengths to the tilted law, target by target."""
+    """Who is nearest to the tilted law on every target, and one's own beside."""
     calls = findings.ranked[-1]
-    names = [str(target["name"]) for target in findings.targets]
-    rows = [
-        [place.entry, *(format_number(findings.mean_tv(place.entry, calls, "tilted", target=name)) for name in names)]
-        for place in findings.ranking(calls, "tilted")
-    ]
-    note = f"Mean TV over w to the tilted law, with {calls} calls; “-” is an entry that needs more."
-    return Section("Target by target", "", Table(["entry", *names], rows, note))
+    own = [entry.name for entry in findings.entries if entry.own]
+    rows = []
+    for target in (str(known["name"]) for known in findings.targets):
+        name, tv = findings.nearest(target, calls, "tilted")
+        theirs = (findings.mean_tv(entry, calls, "tilted", target=target) for entry in own)
+        rows.append([target, name, format_number(tv), *map(format_number, theirs)])
+    note = f"Mean TV over w to the tilted law, with {calls} calls; of ties the first."
+    return Section("Target by target", "", Table(["target", "nearest", "mean TV", *own], rows, note))
 
 
 def _targets(findings: BenchmarkFindings) -> Section:

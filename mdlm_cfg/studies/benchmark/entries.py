@@ -27,9 +27,9 @@ ALLOWED = (
 )
 NOISE_SCHEDULES = ("linear", "cosine")
 STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of unmasking
-    "ramp(0,w)": lambda w: LinearRamp(0.0, w),
-    "interval(w,0.5,1)": lambda w: Interval(w, 0.5, 1.0),
-    "interval(w,0,0.5)": lambda w: Interval(w, 0.0, 0.5),
+    "ramp": lambda w: LinearRamp(0.0, w),
+    "late": lambda w: Interval(w, 0.5, 1.0),
+    "early": lambda w: Interval(w, 0.0, 0.5),
 }
 
 

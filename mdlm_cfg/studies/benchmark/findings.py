@@ -137,12 +137,18 @@ class BenchmarkFindings:
         """The numbers of calls that verdicts and tables speak of."""
         return [calls for calls in RANKED if calls in self.calls] or [self.calls[-1]]
 
-    def standings(self) -> tuple[list[str], list[list[str]]]:
-        """The ranking as heads and rows of text: for every reference and number of calls, rank and mean TV.
+    def nearest(self, target: str, calls: int, against: str) -> tuple[str, float]:
+        """The entry with the smallest mean TV on one target, of ties the first; and that TV."""
+        each = ((entry.name, self.mean_tv(entry.name, calls, against, target=target)) for entry in self.entries)
+        found = {name: tv for name, tv in each if tv is not None}
+        return next((name, tv) for name, tv in found.items() if tv <= min(found.values()) + TIE)
+
+    def standings(self, references: Sequence[str] = ("tilted", "chain")) -> tuple[list[str], list[list[str]]]:
+        """Rankings as heads and rows of text: rank and mean TV, for every reference and number of calls.
 
         In the order of the first column of ranks.
         """
-        asked = [(against, calls) for against in ("tilted", "chain") for calls in self.ranked]
+        asked = [(against, calls) for against in references for calls in self.ranked]
         rankings = [{place.entry: place for place in self.ranking(calls, against)} for against, calls in asked]
         heads = ["entry", *(f"to {against}, {calls} call{'s'[: calls > 1]}" for against, calls in asked)]
         rows = [[name, *(_shown(ranking[name]) for ranking in rankings)] for name in rankings[0]]
@@ -220,7 +226,7 @@ class BenchmarkFindings:
 def _shown(place: Place) -> str:
     if place.rank is None or place.error is None:
         return "-"
-    between = "" if place.best == place.worst else f" ({place.best} to {place.worst})"
+    between = "" if place.best == place.worst else f" ({place.best}-{place.worst})"
     return f"{place.rank}{between}: {place.error:.4f}"
 
 
