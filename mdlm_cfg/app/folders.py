@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, new_run_folder, run_folder_of
 from mdlm_cfg.training.unfinished import mark_unfinished, unfinished_run
@@ -42,6 +42,7 @@ def run_folder(config: Mapping[str, Any], data_name: str, before: Path | None) -
         return Path(config["runs"], name, "other_ranks")
     if before is not None and config["ckpt_path"] == AUTO:
         folder = run_folder_of(before)
+        remove_parts(folder)
     else:
         folder = new_run_folder(config["runs"], name)
         (folder / CHECKPOINT).parent.mkdir()

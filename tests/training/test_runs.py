@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def test_the_network_comes_back_from_the_checkpoint_alone(checkpoint: Path) -> N
 
 
 def test_run_folders_never_collide(tmp_path: Path) -> None:
-    folders = {new_run_folder(tmp_path, "name") for _ in range(4)}
-    assert len(folders) == 4 and all(folder.is_dir() for folder in folders)
+    with ThreadPoolExecutor(8) as threads:  # in one second, and at one time
+        folders = set(threads.map(lambda _: new_run_folder(tmp_path, "name"), range(32)))
+    assert len(folders) == 32 and all(folder.is_dir() for folder in folders)
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path: Path) -> None:
