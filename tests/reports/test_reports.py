@@ -183,7 +183,7 @@ def test_numbers_for_people():
 
 def test_json_and_csv_of_anything(tmp_path):
     value = {"a": torch.tensor([1.0, -float("inf")]), "b": None}
-    assert json.loads(write_json(value, tmp_path / "new" / "a.json").read_text()) == {"a": [1.0, "-inf"], "b": None}
+    assert json.loads(write_json(value, tmp_path / "a.json").read_text()) == {"a": [1.0, "-inf"], "b": None}
     text = write_csv([{"a": 0.1}, {"a": None, "b": "x,y"}], tmp_path / "a.csv").read_text()
     assert text == 'a,b\n0.1,\n,"x,y"\n'
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import csv
-import importlib
-import inspect
 import io
 import json
 import math
@@ -153,36 +150,6 @@ def test_another_report_json_removes_nothing(text: str, tmp_path: Path) -> None:
 def test_the_ledgers_picture_is_of_the_sampler_that_was_run(tmp_path: Path) -> None:
     page = write(tmp_path, network(), plan_of(sampler=Sampler("tau_leaping", 4, "exponential"))).path.read_text()
     assert "lines against w, tau_leaping, 4 steps, exponential." in page
-
-
-COMPUTING = ("chain", "laws", "sampling", "targets", "compare", "nets", "training")
-SHOWN = {"name_state"}  # how a partial state is written
-
-
-def computing_imports(source: str) -> list[str]:
-    """Functions of the rooms that compute, imported anywhere in a module."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[:1] == ["mdlm_cfg"]:
-            room = (node.module or "").split(".")[1:2]
-            if room and room[0] in COMPUTING:
-                module = importlib.import_module(str(node.module))
-                found += [a.name for a in node.names if inspect.isroutine(getattr(module, a.name))]
-                found += [a.name for a in node.names if room[0] in ("laws", "sampling", "nets", "training")]
-    return [name for name in found if name not in SHOWN]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "mdlm_cfg" / "reports").glob("*.py")), ids=lambda path: path.stem)
-def test_reports_compute_nothing(path: Path) -> None:
-    assert computing_imports(path.read_text()) == []
-
-
-def test_a_report_that_computes_is_found() -> None:
-    assert computing_imports("def f():\n    from mdlm_cfg.compare.metrics import total_variation") == [
-        "total_variation"
-    ]
-    assert computing_imports("from mdlm_cfg.sampling.sampler import Sampler") == ["Sampler"]
-    assert computing_imports("from mdlm_cfg.compare.ledger import LINES, Ledger") == []
 
 
 class Recorder:
