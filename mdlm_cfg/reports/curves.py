@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
 from mdlm_cfg.studies.table.distances import TableEvaluation
@@ -74,7 +74,7 @@ def line_plot(
         narrow = max(values) < 100 * min(values)  # decades alone would leave such an axis without labels
         axes.set_xscale("log", base=2 if narrow else 10)
         if narrow:
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if log_y:
         axes.set_yscale("log")
     elif from_zero and all(value >= 0 for _, y in series.values() for value in y):
