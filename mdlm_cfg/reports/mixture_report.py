@@ -14,6 +14,7 @@ from mdlm_cfg.reports.images import sample_grid
 from mdlm_cfg.reports.mean_images import mean_images
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.scatter import scatter_plots
+from mdlm_cfg.reports.score_section import score_section
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
@@ -31,7 +32,7 @@ SETS = {"learned": "learned", "floor": "exact again (noise floor)", "class": "cl
 def bernoulli_sections(evaluation: BernoulliEvaluation, folder: Path) -> list[Section]:
     """Everything that was found; writes its pictures to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [_score(evaluation)] if evaluation.has_learned else []
+    sections = [score_section(evaluation, "images of the mixture itself", "image", 3)] if evaluation.has_learned else []
     return [
         *sections,
         _comparison(evaluation, folder),
@@ -39,26 +40,6 @@ def bernoulli_sections(evaluation: BernoulliEvaluation, folder: Path) -> list[Se
         _components(evaluation, folder),
         *_samples(evaluation, folder),
     ]
-
-
-def _score(evaluation: BernoulliEvaluation) -> Section:
-    rows = [
-        [
-            {"conditional": "with the class", "null": "without"}[label],
-            *(format_number(value, 3) for value in (error.nelbo, error.exact_nelbo, error.entropy)),
-            f"{error.difference:.3f} ± {error.difference_se:.3f}",
-            f"{error.kl:.3f} ± {error.kl_se:.3f}",
-        ]
-        for label, error in evaluation.score.items()
-    ]
-    error = next(iter(evaluation.score.values()))
-    text = (
-        f"On {error.num_images:,} images of the mixture itself, {error.num_draws} masks each, the same for the network "
-        "and the exact denoiser. The last column estimates the same score error with less noise, by the KL divergence "
-        "of the network's conditionals from the exact ones. ± is one standard error over images."
-    )
-    heads = ("", "network", "exact", "entropy", "score error: the difference", "score error: as KL")
-    return Section("Score error", text, Table(heads, rows, "Negative ELBO in nats per image."))
 
 
 def _comparison(evaluation: BernoulliEvaluation, folder: Path) -> Section:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.score_section import score_section
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.sampling.sampler import Sampler
@@ -25,33 +26,14 @@ SET_COLOURS = {EXACT: COLOURS["exact"], FLOOR: GREY, LEARNED: COLOURS["learned"]
 def sequence_sections(findings: SequenceFindings, folder: Path) -> list[Section]:
     """Everything that was found; writes its pictures to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    tested = f"test sequences of {findings.num_dims} positions"
     return [
-        *([_score(findings)] if findings.has_learned else []),
+        *([score_section(findings, tested, "sequence", 2)] if findings.has_learned else []),
         _guided(findings, folder),
         _in_full(findings),
         *([_compared(findings, folder)] if findings.compared else []),
         *_aligned(findings),
     ]
-
-
-def _score(findings: SequenceFindings) -> Section:
-    rows = [
-        [
-            {"conditional": "with the class", "null": "without"}[label],
-            *(format_number(value, 2) for value in (error.nelbo, error.exact_nelbo, error.entropy)),
-            f"{error.difference:.2f} ± {error.difference_se:.2f}",
-            f"{error.kl:.2f} ± {error.kl_se:.2f}",
-        ]
-        for label, error in findings.score.items()
-    ]
-    error = next(iter(findings.score.values()))
-    text = (
-        f"On {error.num_images:,} test sequences of {findings.num_dims} positions, {error.num_draws} masks each, the "
-        "same for the network and the exact denoiser. The last column estimates the same score error with less noise, "
-        "by the KL divergence of the network's conditionals from the exact ones. ± is one standard error."
-    )
-    heads = ("", "network", "exact", "entropy", "score error: the difference", "score error: as KL")
-    return Section("Score error", text, Table(heads, rows, "Negative ELBO in nats per sequence."))
 
 
 def _guided(findings: SequenceFindings, folder: Path) -> Section:
