@@ -20,7 +20,7 @@ from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.pages import sections_of
 from mdlm_cfg.reports.paper_report import write_markdown
-from mdlm_cfg.reports.table_report import table_report_sections
+from mdlm_cfg.reports.table_report import PANEL_FILE, table_report_sections
 from mdlm_cfg.reports.tables import (
     Table,
     distance_table,
@@ -145,11 +145,11 @@ def _mixture(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, k
 
 
 def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None) -> Written:
-    findings = table_study.run(data.target, denoiser, plan, paper, report.say)
+    findings = table_study.run(data.target, denoiser, plan, paper, report.say, tuple(data.grid_shape))
     sections = table_report_sections(findings, report.folder)
     tests = _test_sections(report.test)
     write_laws(findings.evaluation.laws(), report.folder / "laws.npz")
-    more = ["laws.npz"]
+    more = ["laws.npz", *([PANEL_FILE] if findings.panel is not None else [])]
     if findings.paper is not None:
         command = f"python {report.run.get('command', '')}"
         write_markdown(findings.paper[0], command, findings.paper[1], report.folder / "paper.md")
@@ -199,8 +199,9 @@ def _write(
     more: Sequence[str],
 ) -> Written:
     """report.csv, report.json and the page; `more` are the names of files that are written already."""
-    pictures = [picture.path for section in sections for picture in section.pictures]
-    files = [PAGE, TABLE_FILE, NUMBERS, *more, *(path.name for path in pictures)]
+    shown = [picture for section in sections for picture in section.pictures]
+    pictures = [picture.path for picture in shown]
+    files = [PAGE, TABLE_FILE, NUMBERS, *more, *(path.name for p in shown for path in (p.path, p.numbers))]
     write_csv(rows, report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
     write_json(report.head() | plain | data, report.folder / NUMBERS)

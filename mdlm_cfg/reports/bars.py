@@ -49,4 +49,10 @@ def bar_plots(
     grid[-1, 0].set_xlabel(x_label)
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
-    return save_figure(figure, path)
+    rows = [
+        {"panel": title, "series": name, x_label: label, y_label: value}
+        for title, series in panels.items()
+        for name, values in series.items()
+        for label, value in zip(labels, values)
+    ]
+    return save_figure(figure, path, rows)

@@ -55,7 +55,24 @@ def draw_curves(evaluation: TableEvaluation, path: Path) -> Path:
             axes.xaxis.set_tick_params(labelbottom=True)
     grid[0, 0].set_ylim(bottom=0)
     _legend_of_all(figure, grid)
-    return save_figure(figure, path)
+    return save_figure(figure, path, _rows(evaluation))
+
+
+def _rows(evaluation: TableEvaluation) -> list[dict[str, float | str]]:
+    """Every law that is drawn, a line per strength and place."""
+    rows: list[dict[str, float | str]] = []
+    for result in evaluation.results:
+        shown = {name: plane_of(law) for name, law in result.laws.items()}
+        for place in place_columns(shown["exact"]):
+            probabilities = {name: float(p[tuple(place.values())]) for name, p in shown.items()}
+            rows.append({"w": result.guidance.label, **place, **probabilities})
+    return rows
+
+
+def place_columns(values: np.ndarray) -> list[dict[str, int]]:
+    """Every place of an array as columns of a csv file: x, or x1 and x2."""
+    names = ["x"] if values.ndim == 1 else [f"x{i + 1}" for i in range(values.ndim)]
+    return [dict(zip(names, place)) for place in np.ndindex(values.shape)]
 
 
 def _legend_of_all(figure: Figure, grid: np.ndarray) -> None:
@@ -82,7 +99,7 @@ def _draw_curves_of(axes: Axes, result: StrengthEvaluation, names: list[str]) ->
 
 @rc_context(RC)
 def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
-    """D >= 2: a row of panels per strength on one colour scale; beyond D = 2, marginals of two coordinates.
+    """D >= 2: a row of panels per strength, all on one colour scale; beyond D = 2, marginals of two coordinates.
 
     The class's support is outlined, and dotted where it overlaps with other classes'. Very noisy samples may
     exceed the colour scale.
@@ -90,12 +107,13 @@ def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
     names, results = evaluation.law_names, evaluation.results
     size = 2.05
     figure, grid = new_figure(len(results), len(names), size * len(names) + 1.1, (size + 0.35) * len(results) + 0.35)
-    support = _plane(evaluation.class_law) > 0
-    overlap = support & (_plane(evaluation.others_law) > 0)
-    for row, (line, result) in enumerate(zip(grid, results)):
-        planes = {name: _plane(result.laws[name]) for name in names if name in result.laws}
-        top = max(plane.max() for name, plane in planes.items() if name != "samples")
-        top = min(max(top, planes["samples"].max()), SAMPLES_HEADROOM * top)
+    support = plane_of(evaluation.class_law) > 0
+    overlap = support & (plane_of(evaluation.others_law) > 0)
+    shown = [{name: plane_of(law) for name, law in result.laws.items()} for result in results]
+    top = max(plane.max() for planes in shown for name, plane in planes.items() if name != "samples")
+    most = max(planes["samples"].max() for planes in shown)
+    top = min(max(top, most), SAMPLES_HEADROOM * top)
+    for row, (line, result, planes) in enumerate(zip(grid, results, shown)):
         for column, (axes, name) in enumerate(zip(line, names)):
             if name not in planes:
                 axes.set_axis_off()
@@ -104,19 +122,22 @@ def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
             axes.add_collection(_outline(support, "-"))
             axes.add_collection(_outline(overlap, (0, (1, 1.5))))
             _label_panel(axes, result, name, first_row=row == 0)
-            _label_axes(axes, result.guidance.label if column == 0 else None, last_row=row == len(results) - 1)
-        exceeds = "max" if planes["samples"].max() > top else "neither"
-        bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
-        bar.locator = MaxNLocator(4)
-        bar.update_ticks()
-        bar.outline.set_visible(False)
-        bar.set_label("probability", fontsize=9)
-    return save_figure(figure, path)
+            label_axes(axes, result.guidance.label if column == 0 else None, last_row=row == len(results) - 1)
+    exceeds = "max" if most > top else "neither"
+    bar = figure.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=30)
+    bar.locator = MaxNLocator(6)
+    bar.update_ticks()
+    bar.outline.set_visible(False)
+    bar.set_label("probability", fontsize=9)
+    return save_figure(figure, path, _rows(evaluation))
 
 
-def _plane(law: Tensor) -> np.ndarray:
-    """A law of two coordinates: itself, or its marginal on the first two."""
-    return (law.flatten(2).sum(dim=2) if law.ndim > 2 else law).numpy()
+def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
+    """The marginal of two coordinates, (N, N), x_i first; a law of one or two coordinates is itself."""
+    if law.ndim < 3:
+        return law.numpy()
+    marginal = law.sum(dim=[k for k in range(law.ndim) if k not in (i, j)]).numpy()
+    return marginal if i < j else marginal.T
 
 
 def _label_panel(axes: Axes, result: StrengthEvaluation, name: str, first_row: bool) -> None:
@@ -124,17 +145,23 @@ def _label_panel(axes: Axes, result: StrengthEvaluation, name: str, first_row: b
     axes.set_title(f"{TITLES[name]}\n{distance}" if first_row else distance, fontsize=9)
 
 
-def _label_axes(axes: Axes, w: str | None, last_row: bool) -> None:
+def label_axes(axes: Axes, w: str | None, last_row: bool, two: bool = True) -> None:
+    """Name the axes of a panel: the strength in the first column (None elsewhere), x_1 below the last row.
+
+    Args:
+        two: whether the vertical axis is x_2; else it has values of its own.
+    """
     for spine in axes.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if two:
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(length=2, labelleft=w is not None, labelbottom=last_row)
     if last_row:
-        axes.set_xlabel("$x_1$")
+        axes.set_xlabel("$x_1$" if two else "value $x$")
     if w is not None:
         shown = textwrap.fill(w.replace(",", ", "), LABEL_WIDTH).replace(", ", ",")
-        axes.set_ylabel(f"w = {shown}\n$x_2$", fontweight="bold")
+        axes.set_ylabel(f"w = {shown}" + ("\n$x_2$" if two else ""), fontweight="bold")
 
 
 def _outline(inside: np.ndarray, style: object) -> LineCollection:
@@ -171,7 +198,13 @@ def draw_overlap_profile(rows: Sequence[OverlapRow], path: Path) -> Path:
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
     _legend_of_all(figure, grid)
-    return save_figure(figure, path)
+    numbers = [
+        {"w": row.w, "kind": row.kind, "law": row.law, "overlapping": k, "mass": mass,
+         "mean probability per state": row.mean_probability[k]}
+        for row in rows
+        for k, mass in row.mass.items()
+    ]  # fmt: skip
+    return save_figure(figure, path, numbers)
 
 
 def _draw_profile_of(axes: Axes, row: OverlapRow) -> None:

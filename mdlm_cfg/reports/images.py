@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
+from mdlm_cfg.reports.tables import format_strength
 from mdlm_cfg.support.errors import UserError
 
 GAP_SHARE = 1 / 14  # of an image's height, between images
@@ -17,7 +18,7 @@ BACKGROUND = 0.2  # of the gap, from paper to ink
 
 @rc_context(RC)
 def sample_grid(
-    images: Mapping[float, np.ndarray],
+    images: Mapping[float, np.ndarray] | Mapping[float | str, np.ndarray],
     path: Path,
     class_names: Sequence[str] | None = None,
     title: str = "",
@@ -55,7 +56,7 @@ def sample_grid(
         axes = grid[0, k]
         axes.imshow(mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest")
         hide_frame(axes)
-        axes.set_title(f"w = {w:g}")
+        axes.set_title(f"w = {format_strength(w)}")
         if k == 0:
             gap = gap_of(height)
             centres = gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2
@@ -63,7 +64,18 @@ def sample_grid(
             axes.tick_params(length=0)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return save_figure(figure, path)
+    rows = [
+        {"w": w, "class": name, "image": k, **pixel_columns(image)}
+        for w, array in images.items()
+        for name, own in zip(names, np.asarray(array))
+        for k, image in enumerate(own)
+    ]
+    return save_figure(figure, path, rows)
+
+
+def pixel_columns(image: np.ndarray) -> dict[str, float]:
+    """An image (H, W) as columns of a csv file: "0,0", "0,1", ... (row, column)."""
+    return {f"{i},{j}": v for (i, j), v in zip(np.ndindex(image.shape), image.flatten().tolist())}
 
 
 def gap_of(height: int) -> int:

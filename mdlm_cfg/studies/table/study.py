@@ -19,6 +19,7 @@ from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
+from mdlm_cfg.studies.table.panel import Panel, panel_of
 from mdlm_cfg.studies.table.strength import strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.targets.table import TableMixture
@@ -35,6 +36,8 @@ class TableFindings:
         samplers: at equal cost; empty where a step's kernel is too large.
         ledger: entries; empty for a network that is too large for its own exact law.
         paper: the name of a paper's experiment and what became of its claims; None if not asked for.
+        panel: laws of every class and kind over a range of strengths; None of large tables, and beyond two dimensions.
+        grid_shape: of the coordinates, where they are cells of a grid; None where they are none.
     """
 
     evaluation: TableEvaluation
@@ -44,6 +47,8 @@ class TableFindings:
     samplers: list[SamplerRow]
     ledger: list[Ledger]
     paper: tuple[str, PaperResult] | None = None
+    panel: Panel | None = None
+    grid_shape: tuple[int, ...] | None = None
 
     @property
     def verdict(self) -> list[str]:
@@ -89,6 +94,7 @@ def run(
     plan: Plan,
     paper: str | None = None,
     progress: Callable[[str], None] | None = None,
+    grid_shape: tuple[int, ...] | None = None,
 ) -> TableFindings:
     """Everything that a table of this size allows to know.
 
@@ -98,6 +104,7 @@ def run(
         plan: what is asked.
         paper: a name in `EXPERIMENTS` whose claims are held against the laws.
         progress: called with one short line before every piece of work.
+        grid_shape: of the coordinates, where they are cells of a grid.
 
     Raises:
         UserError: as `evaluate_table`.
@@ -115,4 +122,8 @@ def run(
     samplers = equal_cost(denoisers, z, plan, progress) if small else []
     entries = ledgers_of(target, learned, evaluation, progress) if has_ledger(evaluation) else []
     claims = None if paper is None else (paper, EXPERIMENTS[paper](target, evaluation, learned))
-    return TableFindings(evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims)
+    say("laws to move through")
+    panel = panel_of(target, learned, plan)
+    return TableFindings(
+        evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims, panel, grid_shape
+    )
