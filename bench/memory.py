@@ -1,7 +1,7 @@
 """Whether memory stays flat over laws, training and a sweep in one process.
 
-python -m bench.memory [laws] [steps] [jobs] [hour] [KEY=VALUE ...]: the parts named, or the first three, which take minutes; settings are
-those of training steps.
+python -m bench.memory [laws] [steps] [jobs] [hour] [KEY=VALUE ...]: the parts named, or the first three, which take
+minutes; settings are those of training steps.
 """
 
 from __future__ import annotations
