@@ -14,7 +14,7 @@ from mdlm_cfg.app.earlier import NUMBERS, files_of, kept_in, remove_earlier, say
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.page import Picture, Section, write_page
-from mdlm_cfg.reports.pages import PAGES
+from mdlm_cfg.reports.pages import PAGES, sections_of
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Findings, Study
@@ -95,17 +95,17 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
 
 def _write(findings: Findings, report: Report) -> Written:
     """The page and the files of findings, and what the terminal says of them."""
-    page, arrays, plain = PAGES[type(findings)], findings.arrays(), findings.to_dict()
+    arrays, plain, arrays_file = findings.arrays(), findings.to_dict(), PAGES[type(findings)].arrays
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
-        *page.sections(findings, report.folder),
+        *sections_of(findings, report.folder),
         *_training_sections(report.folder),
         *_test_sections(report.test),
     ]
     pictures = [picture.path for section in sections for picture in section.pictures]
-    files = [PAGE, TABLE_FILE, NUMBERS, *([page.arrays] if arrays else []), *(path.name for path in pictures)]
+    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *(path.name for path in pictures)]
     if arrays:
-        write_arrays(arrays, report.folder / page.arrays)
+        write_arrays(arrays, report.folder / arrays_file)
     write_csv(findings.rows(), report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
     write_json(report.head() | plain | data, report.folder / NUMBERS)

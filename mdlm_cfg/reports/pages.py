@@ -31,6 +31,7 @@ from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihood
 from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
 from mdlm_cfg.studies.policies.findings import PolicyFindings
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
+from mdlm_cfg.studies.study import Findings
 from mdlm_cfg.studies.table.study import TableFindings
 
 
@@ -62,3 +63,8 @@ PAGES: dict[type, Page] = {
     InpaintingFindings: Page(inpainting_sections),
     BenchmarkFindings: Page(benchmark_sections),
 }
+
+
+def sections_of(findings: Findings, folder: Path) -> list[Section]:
+    """The sections that show findings, without the verdict; their pictures are drawn into `folder`."""
+    return PAGES[type(findings)].sections(findings, folder)
