@@ -17,6 +17,7 @@ from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.support.atomic import atomic_write
 
+PANEL_FILE = "panel.csv"
 LONGEST = 24  # rows of a table that is not folded
 HERE = Path(__file__).parent
 
@@ -46,6 +47,7 @@ class Section:
     Attributes:
         panel: what `panel_data` makes: laws to move through; one on a page.
         listing: lines of letters of one width, shown as they are.
+        printed: whether its table goes to the terminal too.
     """
 
     title: str
@@ -54,6 +56,13 @@ class Section:
     pictures: Sequence[Picture] = ()
     listing: str = ""
     panel: Mapping[str, Any] | None = None
+    printed: bool = True
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that lie beside the page: pictures and their numbers, and the panel's."""
+        pictures = [path.name for picture in self.pictures for path in (picture.path, picture.numbers)]
+        return [*pictures, PANEL_FILE] if self.panel else pictures
 
     @property
     def paragraphs(self) -> list[str]:
@@ -77,6 +86,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
     scripts = ["charts.js", "panel.js"] if any(section.panel for section in sections) else []
     return environment.get_template("page.html.j2").render(
         title=title, sections=sections, settings=shown, longest=LONGEST, css=_code("page.css"),
+        panel_file=PANEL_FILE,
         scripts=[_code(name) for name in scripts],
     )  # fmt: skip
 

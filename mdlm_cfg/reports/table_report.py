@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mdlm_cfg.reports.cells import cell_pictures
 from mdlm_cfg.reports.curves import draw_distances, draw_errors
 from mdlm_cfg.reports.differences import MAX_PAIRED, draw_differences, draw_pairs
 from mdlm_cfg.reports.heatmaps import draw_laws, draw_overlap_profile
-from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
 from mdlm_cfg.reports.panel import panel_data, panel_rows
 from mdlm_cfg.reports.paper_report import paper_sections
 from mdlm_cfg.reports.table_sections import table_findings_sections
@@ -36,23 +37,18 @@ PANEL = """\
 Move the slider (or use the arrow keys) to see every law at every strength; all numbers beside it are computed from \
 the laws themselves. Ellipses stand at one standard deviation around the mean, the class's dashed; colour scales hold \
 for all w."""
-PANEL_FILE = "panel.csv"
 STEPPED = """\
 These samples were drawn in finitely many steps: what they show beyond the noise floor is the error of the \
 steps."""
 
 
 def table_report_sections(findings: TableFindings, folder: Path) -> list[Section]:
-    """Draw the pictures into `folder`, and return the sections that show them: the verdict first."""
-    verdict = Section("Verdict", "\n\n".join(findings.verdict))
+    """Draw the pictures into `folder`, and return the sections that show them; distances and claims are printed too."""
     claims = [] if findings.paper is None else paper_sections(*findings.paper)
-    return [
-        verdict,
-        *panel_sections(findings, folder),
-        *table_sections(findings.evaluation, findings.overlap, folder, findings.grid_shape),
-        *claims,
-        *table_findings_sections(findings, folder),
-    ]
+    panel = panel_sections(findings, folder)
+    distances, *others = table_sections(findings.evaluation, findings.overlap, folder, findings.grid_shape)
+    details = [replace(section, printed=False) for section in [*others, *table_findings_sections(findings, folder)]]
+    return [*panel, distances, *details[: len(others)], *claims, *details[len(others) :]]
 
 
 def panel_sections(findings: TableFindings, folder: Path) -> list[Section]:

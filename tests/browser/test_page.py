@@ -22,6 +22,7 @@ from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp, terminal_law,
 from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.targets.toys import toy_1d_overlap, toy_2d_projection, toy_5d_hypercube
 
 pytestmark = pytest.mark.browser
@@ -61,7 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         report = Report(
             folder, name, {"command": "eval.py " + "x" * 200}, {"name": name}, {}, Console(file=io.StringIO())
         )
-        written[name] = evaluate(data, network(target), plan, report).path
+        written[name] = evaluate(data, network(target), plan, report, Tables()).path
     return written
 
 
@@ -250,7 +251,7 @@ def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path
     data = SimpleNamespace(target=target, name="x", num_classes=2, num_tokens=32, grid_shape=(1,))
     schedule = Guidance(linear_ramp(0.0, 2.0))
     report = Report(tmp_path, "x", {}, {}, {}, Console(file=io.StringIO()))
-    path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report).path
+    path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, Tables()).path
     page = browser.new_page()
     page.goto(path.as_uri())
     slider = page.locator("input[type=range]")

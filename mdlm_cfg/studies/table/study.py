@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import Ledger
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
+from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
+from mdlm_cfg.studies.table.asked import check_table, known_table
 from mdlm_cfg.studies.table.decay import decay_dict, decay_of, own_kinds
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
@@ -20,8 +24,9 @@ from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
 from mdlm_cfg.studies.table.panel import Panel, panel_of
-from mdlm_cfg.studies.table.strength import strength_key
+from mdlm_cfg.studies.table.strength import Row, strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -54,6 +59,14 @@ class TableFindings:
     def verdict(self) -> list[str]:
         """What was found, in sentences."""
         return verdict_of(self.evaluation, self.ledger)
+
+    def rows(self) -> list[Row]:
+        """One flat row of numbers per guidance."""
+        return self.evaluation.rows()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every law, under its name in laws.npz."""
+        return {name: law.numpy() for name, law in self.evaluation.laws().items()}
 
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "tv_exact_learned_w2", and so on."""
@@ -88,13 +101,45 @@ class TableFindings:
         )
 
 
-def run(
+@dataclass(frozen=True)
+class Tables:
+    """The study of data given as a table.
+
+    Attributes:
+        paper: the name of a paper's experiment whose claims are held against the laws.
+    """
+
+    paper: str | None = None
+
+    def check(self, data: Any, plan: Plan) -> None:
+        """Raise UserError for data that are no table, and as `check_table` and the paper's experiment."""
+        check_table(known_table(data, "the study of a table"), plan, data.name)
+        if self.paper is not None:
+            check_paper(self.paper, data.target, plan)
+
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> TableFindings:
+        """See `mdlm_cfg.studies.study.Study`."""
+        self.check(data, plan)
+        learned = None if denoiser is None else table_of(denoiser, keep)
+        found = study_table(data.target, learned or denoiser, plan, self.paper, progress, keep)
+        progress("laws to move through")
+        return replace(found, panel=panel_of(data.target, learned, plan), grid_shape=tuple(data.grid_shape))
+
+
+def study_table(
     target: TableMixture,
     denoiser: Denoiser | None,
     plan: Plan,
     paper: str | None = None,
     progress: Callable[[str], None] | None = None,
-    grid_shape: tuple[int, ...] | None = None,
+    keep: Keep = keep_nothing,
 ) -> TableFindings:
     """Everything that a table of this size allows to know.
 
@@ -104,13 +149,13 @@ def run(
         plan: what is asked.
         paper: a name in `EXPERIMENTS` whose claims are held against the laws.
         progress: called with one short line before every piece of work.
-        grid_shape: of the coordinates, where they are cells of a grid.
+        keep: has laws and samples of an evaluation that was interrupted.
 
     Raises:
         UserError: as `evaluate_table`.
     """
-    learned = None if denoiser is None else table_of(denoiser)
-    evaluation = evaluate_table(target, learned or denoiser, plan, progress)
+    learned = None if denoiser is None else table_of(denoiser, keep)
+    evaluation = evaluate_table(target, learned or denoiser, plan, progress, keep)
     z, say = evaluation.target_class, progress or (lambda line: None)
     say("geometry and decay in time")
     decays = [decay for kind in own_kinds(plan) if (decay := decay_of(target, z, kind)) is not None]
@@ -122,8 +167,4 @@ def run(
     samplers = equal_cost(denoisers, z, plan, progress) if small else []
     entries = ledgers_of(target, learned, evaluation, progress) if has_ledger(evaluation) else []
     claims = None if paper is None else (paper, EXPERIMENTS[paper](target, evaluation, learned))
-    say("laws to move through")
-    panel = panel_of(target, learned, plan)
-    return TableFindings(
-        evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims, panel, grid_shape
-    )
+    return TableFindings(evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims)
