@@ -31,7 +31,9 @@ def cell_pictures(evaluation: TableEvaluation, grid_shape: Sequence[int], folder
         for result in results
     }
     likeliest = {
-        result.guidance.written: np.stack([_likeliest(result.laws[name], grid_shape) for name in evaluation.law_names])
+        f"w = {result.guidance.label}": np.stack(
+            [_likeliest(result.laws[name], grid_shape) for name in evaluation.law_names]
+        )
         for result in results
     }
     pictures = [
@@ -46,7 +48,9 @@ def cell_pictures(evaluation: TableEvaluation, grid_shape: Sequence[int], folder
             title = f"{TITLES[pair[0]]} - {TITLES[pair[1]]}"
             first, second = (evaluation.law_names.index(name) for name in pair)
             changes = {name: block[first : first + 1] - block[second : second + 1] for name, block in means.items()}
-            pictures.append(Picture(mean_images(changes, path, [title], signed=True), f"Mean images: {title}."))
+            pictures.append(
+                Picture(mean_images(changes, path, [title], "change of the mean"), f"Mean images: {title}.")
+            )
     return pictures
 
 

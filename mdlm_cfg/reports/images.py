@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import rc_context
 
 from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
-from mdlm_cfg.reports.tables import format_strength
 from mdlm_cfg.support.errors import UserError
 
 GAP_SHARE = 1 / 14  # of an image's height, between images
@@ -27,7 +26,8 @@ def sample_grid(
     """Draw images of every class, one block of columns per guidance strength.
 
     Args:
-        images: by w: (n_classes, n_per_class, H, W), one shape for all, values 0 to their common maximum.
+        images: by w, or by a title: (n_classes, n_per_class, H, W), one shape for all, values 0 to their common
+            maximum.
         path: the PNG to write; a dict of one strength gives the grid of that strength alone.
         class_names: of the rows; default 0, 1, ...
         title: left out if empty.
@@ -56,7 +56,7 @@ def sample_grid(
         axes = grid[0, k]
         axes.imshow(mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest")
         hide_frame(axes)
-        axes.set_title(f"w = {format_strength(w)}")
+        axes.set_title(w if isinstance(w, str) else f"w = {w:g}")
         if k == 0:
             gap = gap_of(height)
             centres = gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2
@@ -65,7 +65,7 @@ def sample_grid(
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     rows = [
-        {"w": w, "class": name, "image": k, **pixel_columns(image)}
+        {"block": w if isinstance(w, str) else f"w = {w:g}", "class": name, "image": k, **pixel_columns(image)}
         for w, array in images.items()
         for name, own in zip(names, np.asarray(array))
         for k, image in enumerate(own)

@@ -15,14 +15,14 @@ INCHES = 0.62  # of an image of 28 pixels
 
 
 @rc_context(RC)
-def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Sequence[str], signed: bool = False) -> Path:
+def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Sequence[str], signed: str = "") -> Path:
     """Draw pixel means of every class, a column of images per block.
 
     Args:
-        blocks: by the title: (C, H, W), probabilities in [0, 1]; or changes in [-1, 1] if `signed`.
+        blocks: by the title: (C, H, W), probabilities in [0, 1]; or of either sign if `signed`.
         path: the PNG to write.
         class_names: of the rows.
-        signed: draw changes, blue for less and red for more, with a scale; else ink on paper.
+        signed: what values of either sign are: blue is less and red more, with a scale of this name; else ink on paper.
 
     Returns:
         `path`.
@@ -48,7 +48,7 @@ def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Seque
             axes.set_yticks(gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2, class_names)
             axes.tick_params(length=0)
     if signed:
-        figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04, label="change of the pixel's mean")
+        figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04, label=signed)
     rows = [
         {"block": name, "class": k, **pixel_columns(image)}
         for name, array in arrays.items()
