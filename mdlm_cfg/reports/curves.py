@@ -1,24 +1,39 @@
-"""Line plots: any y against any x, and the two that every run has."""
+"""Line plots: any y against any x, and those that every run has."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
+from mdlm_cfg.compare.decay import Decay
+from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, divide, empty_figure, save_figure
 from mdlm_cfg.studies.table.distances import TableEvaluation
 
 Points = tuple[Sequence[float], Sequence[float]]
+SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 MAX_MARKERS = 30  # a longer curve is drawn without
 
 
 @rc_context(RC)
 def line_plot(
+    series: Mapping[str, Points], path: Path, x_label: str, y_label: str, title: str = "", **how: Any
+) -> Path:
+    """Write the lines of `lines_on` as a PNG to `path`, and return that."""
+    figure = empty_figure()
+    lines_on(figure, series, x_label, y_label, title, **how)
+    return save_figure(figure, path)
+
+
+@rc_context(RC)
+def lines_on(
+    figure: Figure,
     series: Mapping[str, Points],
-    path: Path,
     x_label: str,
     y_label: str,
     title: str = "",
@@ -30,12 +45,12 @@ def line_plot(
     levels: Mapping[str, float] | None = None,
     colours: Mapping[str, str] | None = None,
     dashed: Collection[str] = (),
-) -> Path:
+) -> Axes:
     """One panel with a line per series.
 
     Args:
+        figure: an empty one.
         series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis.
-        path: the PNG to write.
         x_label: with its unit.
         y_label: with its unit.
         title: left out if empty.
@@ -48,10 +63,9 @@ def line_plot(
         dashed: names of the series drawn dashed: a floor, a reference.
 
     Returns:
-        `path`.
+        the axes.
     """
-    figure, grid = new_figure(1, 1, 6.4, 3.6)
-    axes = grid[0, 0]
+    axes = divide(figure, 1, 1, 6.4, 3.6)[0, 0]
     for k, (name, (x, y)) in enumerate(series.items()):
         colour = (colours or {}).get(name, CYCLE[k % len(CYCLE)])
         marker = MARKERS[k % len(MARKERS)] if len(x) <= MAX_MARKERS and name not in dashed else None
@@ -81,7 +95,7 @@ def line_plot(
         axes.set_ylim(bottom=0)
     if len(series) + len(levels or {}) > 1:
         figure.legend(loc="outside right upper")
-    return save_figure(figure, path)
+    return axes
 
 
 def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = None, title: str = "") -> Path:
@@ -94,7 +108,33 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
     )  # fmt: skip
 
 
+def draw_decay(decay: Decay, path: Path) -> Path:
+    """Write the curves of `decay_on` as a PNG to `path`, and return that."""
+    figure = empty_figure()
+    decay_on(figure, decay)
+    with rc_context(RC):
+        return save_figure(figure, path)
+
+
+def decay_on(figure: Figure, decay: Decay) -> Axes:
+    """-ln TV to the terminal law against the clock, a line per strength; what is rounding alone is left out."""
+    series: dict[str, Points] = {}
+    for w, log_tv in zip(decay.strengths, decay.log_tv):
+        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
+        if shown:
+            series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
+    return lines_on(figure, series, "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
+
+
 def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
+    """Write the curves of `distances_on` as a PNG to `path`, and return that."""
+    figure = empty_figure()
+    distances_on(figure, evaluation)
+    with rc_context(RC):
+        return save_figure(figure, path)
+
+
+def distances_on(figure: Figure, evaluation: TableEvaluation) -> Axes:
     """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
     results = [result for result in evaluation.results if not result.guidance.is_schedule]
     w, rows = [result.w for result in results], [result.row() for result in results]
@@ -110,8 +150,8 @@ def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
         if all(key in row for row in rows):
             series[name] = (w, [float(row[key] or 0.0) for row in rows])
     intervals = [result.sample_tv["exact"].estimate for result in results]
-    return line_plot(
-        series, path, "guidance strength w", "total variation",
+    return lines_on(
+        figure, series, "guidance strength w", "total variation",
         bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
         colours={name: colour for name, (_, colour) in lines.items()},
         dashed=["tilted to exact: gap", "exact to samples, noise alone"],
