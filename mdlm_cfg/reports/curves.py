@@ -1,27 +1,48 @@
-"""Line plots: any y against any x, and the two that every run has."""
+"""Line plots: any y against any x, and those that every run has."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
+from mdlm_cfg.compare.decay import Decay
+from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, divide, empty_figure, save_figure
 from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 Points = tuple[Sequence[float], Sequence[float]]
+SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 NOTHING = 1e-13  # what is smaller is rounding, and has no place on a logarithmic axis
+DECAY_AXES = ("clock time tau", "-ln P(still masked)")
+DISTANCE_AXES = ("guidance strength w", "total variation")
 MAX_MARKERS = 30  # a longer curve is drawn without
 
 
 @rc_context(RC)
 def line_plot(
+    series: Mapping[str, Points], path: Path, x_label: str, y_label: str, title: str = "", **how: Any
+) -> Path:
+    """Write the lines of `lines_on` as a PNG to `path`, and return that.
+
+    The csv file beside it holds x, y and bands of every series, and the levels.
+    """
+    figure = empty_figure()
+    lines_on(figure, series, x_label, y_label, title, **how)
+    rows = _rows(series, x_label, y_label, how.get("bands") or {}, how.get("levels") or {})
+    return save_figure(figure, path, rows)
+
+
+@rc_context(RC)
+def lines_on(
+    figure: Figure,
     series: Mapping[str, Points],
-    path: Path,
     x_label: str,
     y_label: str,
     title: str = "",
@@ -33,13 +54,13 @@ def line_plot(
     levels: Mapping[str, float] | None = None,
     colours: Mapping[str, str] | None = None,
     dashed: Collection[str] = (),
-) -> Path:
+) -> Axes:
     """One panel with a line per series.
 
     Args:
-        series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis.
-            Series that lie on one another are one line with all their names.
-        path: the PNG to write.
+        figure: an empty one.
+        series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis. Series
+            that lie on one another are one line with all their names.
         x_label: with its unit.
         y_label: with its unit.
         title: left out if empty.
@@ -52,11 +73,9 @@ def line_plot(
         dashed: names of the series drawn dashed: a floor, a reference.
 
     Returns:
-        `path`; the csv beside it holds x, y and bands of every series, and the levels.
+        the axes.
     """
-    rows = _rows(series, x_label, y_label, bands or {}, levels or {})
-    figure, grid = new_figure(1, 1, 6.4, 3.6)
-    axes = grid[0, 0]
+    axes = divide(figure, 1, 1, 6.4, 3.6)[0, 0]
     series, labels = _merged(series, {*dashed, *(bands or {})})
     zero = _place_of_zero(series) if log_y else None
     for k, (name, (x, y)) in enumerate(series.items()):
@@ -76,7 +95,7 @@ def line_plot(
     _set_scales(axes, series, log_x, log_y, from_zero)
     if len(series) + len(levels or {}) > 1:
         figure.legend(loc="outside right upper")
-    return save_figure(figure, path, rows)
+    return axes
 
 
 def _set_scales(axes: Axes, series: Mapping[str, Points], log_x: bool, log_y: bool, from_zero: bool) -> None:
@@ -158,6 +177,25 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
     )  # fmt: skip
 
 
+def draw_decay(decay: Decay, path: Path) -> Path:
+    """Write the curves of `decay_on` as a PNG to `path`, and return that."""
+    return line_plot(_decay_lines(decay), path, *DECAY_AXES, log_x=True, log_y=True)
+
+
+def decay_on(figure: Figure, decay: Decay) -> Axes:
+    """-ln TV to the terminal law against the clock, a line per strength; what is rounding alone is left out."""
+    return lines_on(figure, _decay_lines(decay), *DECAY_AXES, log_x=True, log_y=True)
+
+
+def _decay_lines(decay: Decay) -> dict[str, Points]:
+    series: dict[str, Points] = {}
+    for w, log_tv in zip(decay.strengths, decay.log_tv):
+        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
+        if shown:
+            series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
+    return series
+
+
 EFFECTS = {
     "class to exact: guidance effect": ("tv_class_exact", GREY),
     "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
@@ -170,28 +208,41 @@ ERRORS = {
 
 
 def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
+    """Write the curves of `distances_on` as a PNG to `path`, and return that."""
+    lines = EFFECTS | ERRORS
+    return line_plot(_against_w(evaluation, lines), path, *DISTANCE_AXES, **_looks(evaluation, lines))
+
+
+def distances_on(figure: Figure, evaluation: TableEvaluation) -> Axes:
     """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
-    return _against_w(evaluation, path, EFFECTS | ERRORS)
+    lines = EFFECTS | ERRORS
+    return lines_on(figure, _against_w(evaluation, lines), *DISTANCE_AXES, **_looks(evaluation, lines))
 
 
 def draw_errors(evaluation: TableEvaluation, path: Path) -> Path:
     """What goes wrong by itself, on a logarithmic axis: beside the guidance effect a small score error is not seen."""
-    return _against_w(evaluation, path, ERRORS, log_y=True)
+    series, looks = _against_w(evaluation, ERRORS), _looks(evaluation, ERRORS)
+    return line_plot(series, path, *DISTANCE_AXES, log_y=True, **looks)
 
 
-def _against_w(
-    evaluation: TableEvaluation, path: Path, lines: Mapping[str, tuple[str, str]], log_y: bool = False
-) -> Path:
-    results = [result for result in evaluation.results if not result.guidance.is_schedule]
+def _numbers(evaluation: TableEvaluation) -> list[StrengthEvaluation]:
+    return [result for result in evaluation.results if not result.guidance.is_schedule]
+
+
+def _against_w(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Points]:
+    results = _numbers(evaluation)
     w, rows = [result.w for result in results], [result.row() for result in results]
-    series: dict[str, Points] = {}
-    for name, (key, _) in lines.items():
-        if all(key in row for row in rows):
-            series[name] = (w, [float(row[key] or 0.0) for row in rows])
-    intervals = [result.sample_tv["exact"].estimate for result in results]
-    return line_plot(
-        series, path, "guidance strength w", "total variation", log_y=log_y,
-        bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
-        colours={name: colour for name, (_, colour) in lines.items()},
-        dashed=["tilted to exact: gap", "exact to samples, noise alone"],
-    )  # fmt: skip
+    return {
+        name: (w, [float(row[key] or 0.0) for row in rows])
+        for name, (key, _) in lines.items()
+        if all(key in row for row in rows)
+    }
+
+
+def _looks(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    intervals = [result.sample_tv["exact"].estimate for result in _numbers(evaluation)]
+    return {
+        "bands": {"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
+        "colours": {name: colour for name, (_, colour) in lines.items()},
+        "dashed": ["tilted to exact: gap", "exact to samples, noise alone"],
+    }

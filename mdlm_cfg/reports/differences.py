@@ -47,9 +47,9 @@ def draw_differences(evaluation: TableEvaluation, path: Path) -> Path:
             if row not in found:
                 hide_frame(axes)
                 continue
-            shown = _paint(axes, found[row], top, column == 0)
-            label_axes(axes, results[row].guidance.label if column == 0 else None, last_row=row == len(results) - 1,
-                       two=evaluation.num_dims == 2)  # fmt: skip
+            shown = _paint(axes, found[row], top)
+            label = f"w = {results[row].guidance.label}" if column == 0 else None
+            label_axes(axes, label, last_row=row == len(results) - 1, two=evaluation.num_dims == 2)
         grid[0, column].set_title(f"{TITLES[pair[0]]}\n- {TITLES[pair[1]]}", fontsize=9)
         if evaluation.num_dims == 2:
             bar = figure.colorbar(
@@ -76,7 +76,7 @@ def _places(result: StrengthEvaluation, pairs: list[tuple[str, str]]) -> list[tu
     return [(place, [None if d is None else d[tuple(place.values())] for d in there]) for place in columns]
 
 
-def _paint(axes: Axes, values: np.ndarray, top: float, labelled: bool) -> Any:
+def _paint(axes: Axes, values: np.ndarray, top: float) -> Any:
     if values.ndim == 2:
         return axes.imshow(values.T, origin="lower", cmap=CHANGE, vmin=-top, vmax=top)
     axes.axhline(0, color=GREY, linewidth=0.8)

@@ -63,8 +63,19 @@ RC: Any = {
 
 def new_figure(rows: int, columns: int, width: float, height: float, **subplots: Any) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches and its axes, an array (rows, columns). No pyplot, no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+    figure = empty_figure()
+    return figure, divide(figure, rows, columns, width, height, **subplots)
+
+
+def empty_figure() -> Figure:
+    """A figure to draw on and to save. No pyplot, no display."""
+    return Figure(layout="constrained")
+
+
+def divide(figure: Figure, rows: int, columns: int, width: float, height: float, **subplots: Any) -> np.ndarray:
+    """Make an empty figure `width` x `height` inches large; its axes, an array (rows, columns)."""
+    figure.set_size_inches(width, height)
+    return figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import LINES, Ledger
-from mdlm_cfg.reports.curves import NOTHING, Points, line_plot
+from mdlm_cfg.reports.curves import NOTHING, Points, draw_decay, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import CYCLE, file_name
 from mdlm_cfg.reports.tables import Table, format_number, format_strength
@@ -29,7 +29,6 @@ TAU = (
     "tau is the clock on which every masked coordinate is unmasked at rate 1 when nothing guides; TV to the terminal "
     "law is the probability that something is still masked."
 )
-SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 
 
 def table_findings_sections(findings: TableFindings, folder: Path) -> list[Section]:
@@ -113,12 +112,7 @@ def decay_section(decay: Decay, path: Path) -> Section:
         f"tau = {decay.fit_tau:g} is {decay.fit_slope[0]:.3f} over the smaller half of the strengths and "
         f"{decay.fit_slope[1]:.3f} over the larger. {TAU}"
     )
-    series: dict[str, Points] = {}
-    for w, log_tv in zip(decay.strengths, decay.log_tv):
-        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
-        series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
-    series = {name: points for name, points in series.items() if points[0]}
-    line_plot(series, path, "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
+    draw_decay(decay, path)
     table = Table(["w", "tau at TV 0.05", "sooner by", "-ln TV"], rows, note)
     return Section("Convergence in time", text, table, [Picture(path, "-ln TV against the clock, one line per w.")])
 
