@@ -92,7 +92,8 @@ def suggestion(message: str, configs: Path, name: str) -> str:
         folder = configs / unknown_option[1]
         return did_you_mean(unknown_option[2], (_name(path, folder) for path in folder.rglob("*.yaml")))
     if unknown_key:
-        return did_you_mean(next(word for word in unknown_key.groups() if word), known_keys(configs, name))
+        word = next(word for word in unknown_key.groups() if word)
+        return did_you_mean(word, known_keys(configs, name) - {word})
     return ""
 
 

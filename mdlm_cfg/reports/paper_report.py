@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mdlm_cfg.reports.page import Section
-from mdlm_cfg.reports.tables import Table
+from mdlm_cfg.reports.tables import Table, markdown
 from mdlm_cfg.studies.paper.claims import ABSENT, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, paper_of
 from mdlm_cfg.support.atomic import atomic_write
@@ -33,8 +33,7 @@ def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> 
         *result.tables,
     ]:
         lines += [f"{title}:", ""] if title else []
-        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
+        lines += [markdown(Table(columns, rows))]
     with atomic_write(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
 

@@ -150,6 +150,14 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
         console.print(table.note, style="dim", highlight=False)
 
 
+def markdown(table: Table) -> str:
+    """The table as Markdown, without its note."""
+    head, *rows = (
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in (table.columns, *table.rows)
+    )
+    return "".join([head, "|" + "---|" * len(table.columns) + "\n", *rows])
+
+
 def _widths(table: Table) -> list[int]:
     """Per column, the width that its cells and the longest word of its head need."""
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,17 +66,19 @@ def run_folder_of(checkpoint: Path) -> Path:
     return parent.parent if parent.name == CHECKPOINT.parent.name else parent
 
 
-def new_run_folder(root: str | Path, name: str) -> Path:
-    """Make and return `root/name/DATE_TIME`, with a number appended where that exists."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for suffix in ["", *(f"-{k}" for k in range(2, 1000))]:
-        folder = Path(root, name, stamp + suffix)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"there are too many runs in {Path(root, name)} with the time {stamp}")
+def checkpoint_in(path: str | Path) -> Path:
+    """A checkpoint, or the last one of a run's folder.
+
+    Raises:
+        UserError: a folder that holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for found in (path / CHECKPOINT, path / CHECKPOINT.name):
+        if found.is_file():
+            return found
+    raise UserError(f"the folder {path} holds no {CHECKPOINT}: give the folder of a run, or a checkpoint")
 
 
 def newest_run(root: str | Path) -> Path:
@@ -139,7 +140,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
     """Rebuild the network, with its averaged weights, from a checkpoint alone.
 
     Args:
-        path: a checkpoint that training saved.
+        path: a checkpoint that training saved, or the folder of a run, whose last one it is.
         batch_size: of the denoiser.
         trusted: names of networks of your own, such as "my_package.MyNet": a checkpoint that names one that is neither
             here nor in `mdlm_cfg.nets` is refused, and nothing is imported.
@@ -148,6 +149,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         UserError: the checkpoint is missing, damaged, not one of ours, names a network that is not trusted, or its
             weights do not fit its network.
     """
+    path = checkpoint_in(path)
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
     weights = {
@@ -167,7 +169,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
             f"the weights in {path} do not fit the network recorded there: another version of it wrote them"
         ) from error
     return LoadedRun(
-        path=Path(path),
+        path=path,
         net=net.eval(),
         denoiser=NetDenoiser(net, batch_size),
         data=saved["data"],
