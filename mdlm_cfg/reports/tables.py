@@ -152,9 +152,8 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
 
 def markdown(table: Table) -> str:
     """The table as Markdown, without its note."""
-    head, *rows = (
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in (table.columns, *table.rows)
-    )
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.rows)]
+    head, *rows = [f"| {' | '.join(line)} |\n" for line in lines]
     return "".join([head, "|" + "---|" * len(table.columns) + "\n", *rows])
 
 
