@@ -27,7 +27,7 @@ from mdlm_cfg.app.build import (
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder, write_config
-from mdlm_cfg.app.settings import build_study, check_study, has_study, merged, merged_data, plan_of
+from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
@@ -75,11 +75,10 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
-    if config["evaluate"] and asked is None and not has_study(data) and not {"evaluate=true"} & set(overrides):
+    if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
         config |= {"evaluate": False}
-    if config["evaluate"]:
-        check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked) if config["evaluate"] else None
     before = checkpoint_of(config, data.name, job)
     steps = 0 if before is None else check_resume(before, module.hparams)
     folder = run_folder(config, data.name, before, overrides, job)
@@ -90,12 +89,12 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     written = None
     with _wandb_finished(loggers):
         numbers, path = _fit(trainer, module, data, before, saving)
-        if config["evaluate"] and trainer.is_global_zero:
+        if study is not None and trainer.is_global_zero:
             run = load_run(path, config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            written = evaluate(data, run.denoiser, plan, report, config["paper"], asked)
+            written = evaluate(data, run.denoiser, plan, report, study)
             _log(loggers, written, run.step)
     for done in [folder] if before is None else [folder, run_folder_of(before)]:
         mark_finished(done)
@@ -119,14 +118,14 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | N
     data = build_data(config["data"], names_in(config["data"]))
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, config) or new_run_folder(config["runs"], f"{data.name}_exact", overrides)
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        written = evaluate(data, None, plan, report, config["paper"], asked)
+        written = evaluate(data, None, plan, report, study)
         _log(loggers, written, 0)
     return _outcome(written)
 
@@ -137,7 +136,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     settings = merged(run.config, config, list(overrides))
     plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
-    check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, run.config | settings)
     out = out or new_run_folder(run.folder, "evaluations", overrides)
@@ -148,7 +147,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     group = f"{run.folder.parent.name}/{run.folder.name}"
     loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        written = evaluate(data, run.denoiser, plan, report, config["paper"], asked)
+        written = evaluate(data, run.denoiser, plan, report, study)
         _log(loggers, written, run.step)
     return _outcome(written)
 
