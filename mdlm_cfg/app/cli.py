@@ -1,4 +1,4 @@
-"""The commands: `python train.py` (mdlm-train) and `python eval.py` (mdlm-eval).
+"""The commands: `python train.py`, `python eval.py` and `python -m mdlm_cfg.sample` (mdlm-train, -eval and -sample).
 
 Nothing heavy is imported before a configuration is known to be right: help and a typo are answered within a second.
 """
@@ -49,6 +49,17 @@ def evaluate() -> None:
         return commands.judge(config, overrides, folder)
 
     _run("eval", task)
+
+
+def sample() -> None:
+    """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
+
+    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
+        from mdlm_cfg.app import drawing
+
+        return drawing.draw(config, overrides, folder)
+
+    _run("sample", task)
 
 
 def to_plain_config(cfg: DictConfig) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     config = for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     check_trainer(config["trainer"])
-    _start(config)
+    start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
@@ -109,7 +109,7 @@ def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     """
     if config["denoiser"] not in ("learned", "exact"):
         raise UserError(f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact")
-    _start(config)
+    start(config)
     return (_judge_exact if config["denoiser"] == "exact" else _judge_run)(config, overrides, job)
 
 
@@ -247,7 +247,8 @@ def _describe(run: LoadedRun) -> dict[str, Any]:
     return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
 
 
-def _start(config: Mapping[str, Any]) -> None:
+def start(config: Mapping[str, Any]) -> None:
+    """What every command begins with: quiet warnings, threads, and a seed that is allowed."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import numpy as np
 from matplotlib import rc_context
 
 from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
+from mdlm_cfg.reports.tables import format_strength
 from mdlm_cfg.support.errors import UserError
 
 GAP_SHARE = 1 / 14  # of an image's height, between images
+MOST_COLUMNS = 40  # of images of several classes, over all strengths
 BACKGROUND = 0.2  # of the gap, from paper to ink
 
 
 @rc_context(RC)
 def sample_grid(
-    images: Mapping[float, np.ndarray],
+    images: Mapping[float, np.ndarray] | Mapping[str, np.ndarray],
     path: Path,
     class_names: Sequence[str] | None = None,
     title: str = "",
@@ -55,7 +58,7 @@ def sample_grid(
         axes = grid[0, k]
         axes.imshow(mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest")
         hide_frame(axes)
-        axes.set_title(f"w = {w:g}")
+        axes.set_title(f"w = {format_strength(w)}")
         if k == 0:
             gap = gap_of(height)
             centres = gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2
@@ -64,6 +67,23 @@ def sample_grid(
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return save_figure(figure, path)
+
+
+def arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Images (classes, n, H, W) and names of the rows as `sample_grid` wants them.
+
+    All images of a single class, as near to a square as they can be, with a name for the first row; of several classes
+    the first of each, a row for each class.
+    """
+    (num_classes, num_images), names = next(iter(images.values())).shape[:2], list(class_names)
+    if num_classes > 1:
+        shown = max(2, MOST_COLUMNS // len(images))
+        return {w: array[:, :shown] for w, array in images.items()}, names
+    columns = math.ceil(math.sqrt(num_images))
+    rows = math.ceil(num_images / columns)
+    missing = rows * columns - num_images
+    padded = {w: np.pad(array[0], ((0, missing), (0, 0), (0, 0))) for w, array in images.items()}
+    return {w: x.reshape(rows, columns, *x.shape[1:]) for w, x in padded.items()}, names + [""] * (rows - 1)
 
 
 def gap_of(height: int) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.schedules import Steps
+from mdlm_cfg.chain.strengths import Strength
 from mdlm_cfg.nets import NetDenoiser, check_network
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, make, names_in
+from mdlm_cfg.support.seeds import generator_for
 
 CHECKPOINT = Path("checkpoints", "last.ckpt")
 CONFIG = "resolved_config.yaml"
@@ -49,6 +54,42 @@ class LoadedRun:
     def folder(self) -> Path:
         """The run folder: where the checkpoint is, or above its folder `checkpoints`."""
         return run_folder_of(self.path.resolve())
+
+    def sample(
+        self,
+        target_class: int | None,
+        w: Strength | Guidance = 0.0,
+        n: int = 64,
+        *,
+        sampler: Sampler | str = FIRST_HITTING,
+        steps: Steps | None = None,
+        seed: int = 0,
+        on_step: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Guided samples of one class, drawn where the network is, as many at a time as the denoiser takes.
+
+        Args:
+            target_class: z in 0..K-1; None draws from the whole mixture, unguided.
+            w: guidance strength (0 is the class itself; gamma = 1 + w in other codes), or a `Guidance`.
+            n: how many.
+            sampler, steps: see `mdlm_cfg.sampling.samples.sample`; first_hitting calls the network D times.
+            seed: the same seed gives the same samples, whatever else is asked for.
+            on_step: see there.
+
+        Returns:
+            int64 (n, *grid_shape) on the CPU, values 0..N-1.
+
+        Raises:
+            UserError: fewer than one sample, or as there.
+        """
+        if n < 1:
+            raise UserError(f"n = {n} is not allowed: it must be at least 1")
+        guidance, made = w if isinstance(w, Guidance) else Guidance(w), as_sampler(sampler, steps)
+        key = "samples", seed, str(guidance.kind), guidance.label, -1 if target_class is None else target_class
+        generator = generator_for(*key, device=self.denoiser.device)
+        sizes = [min(self.denoiser.batch_size, n - k) for k in range(0, n, self.denoiser.batch_size)]
+        parts = [made.draw(self.denoiser, guidance, target_class, m, generator, on_step=on_step).cpu() for m in sizes]
+        return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
 
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""

@@ -267,7 +267,7 @@ def test_threads_of_one_job_are_not_those_of_the_next(tmp_path: Path, monkeypatc
     found: list[int] = []
 
     def judged(config: dict[str, Any], *_: Any) -> Outcome:
-        commands._start(config)
+        commands.start(config)
         found.append(torch.get_num_threads())
         return Outcome()
 
