@@ -16,9 +16,10 @@ from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.compare.sequences import SequenceStatistics, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -71,37 +72,55 @@ class Sequences:
                 "target_class"
             )
 
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order, but the few sequences that are shown aligned."""
+        z, (denoisers, judged) = (plan.classes or (0,))[0], _denoisers(data.target, denoiser)
+        sets = [(g, name, used, None) for g in plan.guidances for name, used in denoisers.items()]
+        samplers = others(data.target.num_dims) if self.compare else []
+        more = [(g, name, used, s) for g in _ends(plan) for name, used in judged.items() for s in samplers]
+        return [one for g, name, used, s in [*sets, *more] for one in draws_of(plan, used, g, z, name, compared=s)]
+
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> SequenceFindings:
-        """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space."""
+        """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space.
+
+        Args:
+            keep: has samples of an evaluation that was interrupted.
+        """
         self.check(data, plan)
         target = data.target
         check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
-        return _Bench(self, data, denoiser, plan, progress).findings()
+        return _Bench(self, data, denoiser, plan, progress, keep).findings()
 
 
 class _Bench:
     """All that is drawn and compared in one study, each thing once."""
 
     def __init__(
-        self, study: Sequences, data: Any, learned: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        study: Sequences,
+        data: Any,
+        learned: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep,
     ) -> None:
-        self.study, self.data, self.plan = study, data, plan
+        self.study, self.data, self.plan, self.keep = study, data, plan, keep
         self.target: HiddenMarkovMixture = data.target
         self.z = (plan.classes or (0,))[0]
-        exact = self.target.denoiser()
-        self.denoisers: dict[str, Denoiser] = {EXACT: exact, FLOOR: exact}
-        self.judged: dict[str, Denoiser] = {EXACT: exact}
-        if learned is not None:
-            self.denoisers[LEARNED] = self.judged[LEARNED] = learned
+        self.denoisers, self.judged = _denoisers(self.target, learned)
         self.laws = {n: gram_law(self.target, n, self.z) for n in gram_lengths(self.target)}
         self.own = self.target.sample(plan.num_samples, generator_for("samples", plan.seed, self.z, CLASS), self.z)[0]
         self.samples: dict[str, Tensor] = {CLASS: self.own}
         self.exact: dict[float, SequenceStatistics] = {}  # by w
         self.others = others(self.target.num_dims) if study.compare else []
-        self.ends = [end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max)]
-        self.ends = self.ends[: 1 if self.ends[0] == self.ends[1] else 2]
+        self.ends = _ends(plan)
         self.say = Pieces(self._costs(), progress)
 
     def _costs(self) -> list[float]:
@@ -148,8 +167,7 @@ class _Bench:
         w, sampler, found = guidance.constant, self.plan.sampler, []
         for name, used in self.denoisers.items():
             self.say(f"samples at w = {guidance.label}: {name}")
-            generator = self.plan.generator("samples", guidance, self.z, name)
-            x = sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu()
+            x = drawn(draws_of(self.plan, used, guidance, self.z, name), self.keep).long()
             self.samples[f"{name}_w{w:g}"] = x
             found.append(self._described(w, name, sampler, x))
         return [*found, self._described(w, CLASS, None, self.own)]
@@ -157,8 +175,7 @@ class _Bench:
     def _compared(self, guidance: Guidance, name: str, used: Denoiser, sampler: Sampler) -> SequenceSet:
         """A set by another order or number of steps."""
         self.say(f"{sampler.label} at w = {guidance.label}: {name}")
-        generator = self.plan.generator("compared", guidance, self.z, name, sampler.label)
-        x = sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu()
+        x = drawn(draws_of(self.plan, used, guidance, self.z, name, compared=sampler), self.keep).long()
         return self._described(guidance.constant, name, sampler, x)
 
     def _described(self, w: float, name: str, sampler: Sampler | None, x: Tensor) -> SequenceSet:
@@ -180,6 +197,21 @@ class _Bench:
                 for g in self.plan.guidances
             }
         return found
+
+
+def _denoisers(
+    target: HiddenMarkovMixture, learned: Denoiser | None
+) -> tuple[dict[str, Denoiser], dict[str, Denoiser]]:
+    """Those that draw, by name: the exact one, again for the noise floor, the learned one; and those judged so."""
+    exact = target.denoiser()
+    own = {} if learned is None else {LEARNED: learned}
+    return {EXACT: exact, FLOOR: exact, **own}, {EXACT: exact, **own}
+
+
+def _ends(plan: Plan) -> list[Guidance]:
+    """The weakest guidance and the strongest."""
+    weakest, strongest = (end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max))
+    return [weakest] if weakest == strongest else [weakest, strongest]
 
 
 def others(num_dims: int) -> list[Sampler]:
