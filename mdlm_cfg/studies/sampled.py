@@ -1,11 +1,11 @@
-"""What the studies of samples (images, mixtures, sequences) share: what they ask of a plan, and how samples are drawn."""
+"""What studies share that draw samples: what they ask of a plan, how samples are drawn, and what these are kept by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,6 +54,15 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
         )
 
 
+@runtime_checkable
+class Sampling(Protocol):
+    """A study that can say beforehand what it is going to draw, so that several processes may draw it."""
+
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All of it, in the order of the study; see `mdlm_cfg.studies.study.Study.run`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Draw:
     """Some of the samples of one class at one strength by one denoiser: a piece of work for one process.
@@ -84,9 +93,8 @@ class Draw:
     @property
     def key(self) -> tuple[Any, ...]:
         """Plain values that decide the samples, the denoiser's weights apart."""
-        g = self.guidance
-        asked = (g.w, str(g.kind), g.temperature, g.top_p, self.sampler.describe())
-        return (*self.names, *asked, self.num_samples, self.chunk, self.plan.seed, self.target_class)
+        asked = (key_of(self.guidance), self.sampler.describe(), self.num_samples, self.chunk)
+        return (*self.names, *asked, self.plan.seed, self.target_class)
 
     def make(self) -> Tensor:
         """Samples (n, D) on the CPU: uint8 where the values fit, else int64."""
@@ -122,3 +130,8 @@ def draws_of(
 def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
     """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
     return torch.cat([keep(draw.key, draw.make) for draw in draws])
+
+
+def key_of(guidance: Guidance) -> tuple[object, ...]:
+    """What tells a guidance from others in what is kept."""
+    return guidance.w, str(guidance.kind), guidance.temperature, guidance.top_p

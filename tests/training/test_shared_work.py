@@ -16,7 +16,7 @@ from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies import sampled
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, draws_of, drawn
+from mdlm_cfg.studies.sampled import Draw, drawn, draws_of
 from mdlm_cfg.support.kept import Kept, keep_nothing
 from mdlm_cfg.training.predicting import share_work
 
