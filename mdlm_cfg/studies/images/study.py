@@ -14,7 +14,7 @@ from mdlm_cfg.compare.images import bayes_classify
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, draw_class
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
@@ -29,6 +29,12 @@ class Images:
     def check(self, data: Any, plan: Plan) -> None:
         """Raise UserError for other images than binary ones, and as `check_sampled`."""
         _check(data, None, plan)
+
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order."""
+        assert denoiser is not None
+        pairs = [(guidance, k) for guidance in plan.guidances for k in _classes(data, plan)]
+        return [draw for guidance, k in pairs for draw in draws_of(plan, denoiser, guidance, k)]
 
     def run(
         self,
@@ -77,7 +83,7 @@ def evaluate_images(
             other images.
     """
     _check(data, denoiser, plan)
-    classes = list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+    classes = _classes(data, plan)
     num_classified = min(num_classified, len(data.test_x))
     n, d = plan.num_samples * len(classes), denoiser.num_dims
     costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
@@ -105,6 +111,10 @@ def evaluate_images(
     )
 
 
+def _classes(data: BinaryImageData, plan: Plan) -> list[int]:
+    return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+
+
 def _draw(
     denoiser: Denoiser, plan: Plan, classes: Sequence[int], say: Callable[[str], None], keep: Keep
 ) -> dict[float, Tensor]:
@@ -112,8 +122,8 @@ def _draw(
     samples = {}
     for guidance in plan.guidances:
         say(f"samples of {len(classes)} classes at w = {guidance.label}")
-        drawn = [draw_class(plan, denoiser, guidance, k, keep, "") for k in classes]
-        samples[guidance.constant] = torch.stack(drawn)
+        sets = [drawn(draws_of(plan, denoiser, guidance, k), keep) for k in classes]
+        samples[guidance.constant] = torch.stack(sets)
     return samples
 
 
