@@ -105,7 +105,7 @@ def study_of(data: Any) -> str:
         return TABLE
     if isinstance(data.target, BernoulliMixture):
         return MIXTURE
-    if data.num_tokens == 2 and len(data.grid_shape) == 2 and hasattr(data, "train_images"):
+    if len(data.grid_shape) == 2 and hasattr(data, "train_images"):
         return IMAGES
     raise UserError(
         f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "

@@ -1,4 +1,4 @@
-"""Samples of binary images under guidance, judged beside held-out data by the same numbers."""
+"""Samples of images under guidance, binary or of grey levels, judged beside held-out data by the same numbers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassificatio
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled, draw_class
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier
-from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data import ImageData
 
 
 def evaluate_images(
-    data: BinaryImageData,
+    data: ImageData,
     denoiser: Denoiser,
     classifier: ImageClassifier,
     plan: Plan,
@@ -36,7 +35,7 @@ def evaluate_images(
     """Sample every class at every strength, and judge the samples beside as many test images.
 
     Args:
-        data: binary images, set up.
+        data: images, set up.
         denoiser: a learned one.
         classifier: of the same images.
         plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
@@ -68,13 +67,14 @@ def evaluate_images(
         plan=plan,
         name=data.name,
         grid_shape=tuple(data.grid_shape),
+        num_tokens=data.num_tokens,
         classes=classes,
         num_held_out=min(len(x) for x in test),
         samples=samples,
         judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
         held_out=judge_all(judges, test, classifier),
         data_means=torch.stack([judge.mean for judge in judges]),
-        sample_means={w: x.double().mean(dim=1) for w, x in samples.items()},
+        sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
         classifier_accuracy=classifier.accuracy(data.test_x, data.test_classes),
         nelbo=nelbo,
     )
@@ -92,7 +92,7 @@ def _draw(
     return samples
 
 
-def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+def _held_out(data: ImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many."""
     # in random order: the first half of MNIST's is cleaner
     order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
@@ -101,7 +101,7 @@ def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list
 
 
 def _classify(
-    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
+    data: ImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
 ) -> NelboClassification:
     generator = generator_for("classified", seed)
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
@@ -112,9 +112,5 @@ def _classify(
     return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: BinaryImageData, denoiser: Denoiser, plan: Plan) -> None:
-    if data.num_tokens != 2:
-        raise UserError(
-            f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"
-        )
+def _check(data: ImageData, denoiser: Denoiser, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)
