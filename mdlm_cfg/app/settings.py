@@ -12,6 +12,7 @@ from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
+from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
@@ -23,6 +24,7 @@ from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import TokenData
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 TABLE, MIXTURE, IMAGES = "table", "mixture", "images"
@@ -123,7 +125,9 @@ def has_study(data: Any) -> bool:
 
 def own_study(data: Any) -> Study | None:
     """The study that data have where none is asked for, if it is one that can be asked for by name."""
-    return Sequences() if isinstance(data.target, HiddenMarkovMixture) else None
+    if isinstance(data.target, HiddenMarkovMixture):
+        return Sequences()
+    return Corpus() if isinstance(data, TokenData) else None
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:

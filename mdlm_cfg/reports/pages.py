@@ -8,6 +8,7 @@ from typing import Any
 
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
+from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.departure_report import departure_sections
 from mdlm_cfg.reports.inpainting_report import inpainting_sections
@@ -18,6 +19,7 @@ from mdlm_cfg.reports.policies_report import policies_sections
 from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
+from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.departure.findings import DepartureFindings
@@ -37,6 +39,7 @@ PAGES: dict[type, Callable[[Any, Path], list[Section]]] = {
     MixtureCorrection: mixture_correction_sections,
     InpaintingFindings: inpainting_sections,
     SequenceFindings: sequence_sections,
+    CorpusFindings: corpus_sections,
     BenchmarkFindings: benchmark_sections,
 }
 
