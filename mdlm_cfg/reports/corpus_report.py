@@ -61,8 +61,8 @@ def _comparison(findings: CorpusFindings, folder: Path) -> Section:
     text = (
         f"{f.plan.num_samples:,} samples per class and strength, by {f.plan.sampler.label}, guidance of the kind "
         f"“{f.kind}”, seed {f.plan.seed}. Whether a sample is of its class is judged by the network itself, there "
-        f"being no other judge: it takes a sequence for the class of the smallest negative ELBO, by {f.num_draws} masks "
-        "that all classes share. How good a judge it is, the row of held-out sequences tells.\n\n"
+        "being no other judge: it takes a sequence for the class of the smallest negative ELBO, by "
+        f"{f.num_draws} masks that all classes share. How good a judge it is, the row of held-out sequences tells.\n\n"
         "The next two columns are shares of positions: in which two sequences of a class differ, and in which one "
         "differs from the nearest training sequence of its class (near 0 where it is a copy). The others are the total "
         "variation of the law of n neighbouring values, at any place, to that of the class's training sequences."

@@ -86,8 +86,8 @@ def _text(evaluation: ImageEvaluation) -> str:
         f"The classifier is right on {e.classifier_accuracy:.2%} of all test images. Pixel mean and covariance are "
         "compared with those of training images of the class. Diversity is the mean number of pixels in which two "
         f"samples of a class differ{_by_shades(e)}; samples that copy the training set would be much nearer to it than "
-        "test images are. Precision is the share of samples inside the data's manifold, recall the share of data inside "
-        f"the samples', both in the classifier's features by nearest neighbours.{fewer}"
+        "test images are. Precision is the share of samples inside the data's manifold, recall the share of data "
+        f"inside the samples', both in the classifier's features by nearest neighbours.{fewer}"
     )
     if e.nelbo is not None:
         text += (

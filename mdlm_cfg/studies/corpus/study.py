@@ -17,12 +17,14 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.corpus.findings import CorpusFindings, Row
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, key_of
 from mdlm_cfg.studies.sequences.study import ALIGNED, SHOWN
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data import StoredData
+from mdlm_cfg.training.data.base import content_hash
 
 STATISTICS = ("accuracy", "diversity", "nearest_train")  # and the TV of n-grams
 SHOWN_CLASSES = 4  # of which sequences are drawn to be read
@@ -58,13 +60,20 @@ class Corpus:
             raise UserError(f"study=corpus needs data that are examples, such as data=text, and {data.name} are none")
         check_sampled(plan, _space(data), None)
 
-    def run(self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]) -> CorpusFindings:
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> CorpusFindings:
         """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space or none."""
         self.check(data, plan)
         if denoiser is None:
             raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
         check_sampled(plan, _space(data), denoiser)
-        return _Bench(self, data, denoiser, plan, progress).findings()
+        return _Bench(self, data, denoiser, plan, progress, keep).findings()
 
 
 def _space(data: Any) -> tuple[int, int, int]:
@@ -75,9 +84,15 @@ class _Bench:
     """All that is drawn and compared in one study, each thing once."""
 
     def __init__(
-        self, study: Corpus, data: Any, denoiser: Denoiser, plan: Plan, progress: Callable[[str], None]
+        self,
+        study: Corpus,
+        data: Any,
+        denoiser: Denoiser,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep,
     ) -> None:
-        self.study, self.data, self.denoiser, self.plan = study, data, denoiser, plan
+        self.study, self.data, self.denoiser, self.plan, self.keep = study, data, denoiser, plan, keep
         self.classes = list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
         self.line = data.grid_shape[-1]  # positions that follow one another
         self.grams = [n for n in gram_lengths(denoiser) if n <= self.line]
@@ -124,8 +139,11 @@ class _Bench:
         return x[order][labels[order] == target_class][: self.plan.num_samples].long()
 
     def _draw(self, guidance: Guidance, target_class: int) -> Tensor:
+        """The plan's samples of a class at one strength, int64 (n, D); kept ones where they were drawn before."""
+        sampler, num = self.plan.sampler, self.plan.num_samples
         generator = self.plan.generator("samples", guidance, target_class)
-        return self.plan.sampler.draw(self.denoiser, guidance, target_class, self.plan.num_samples, generator).cpu()
+        key = ("samples", key_of(guidance), sampler.describe(), num, self.plan.seed, target_class)
+        return self.keep(key, lambda: sampler.draw(self.denoiser, guidance, target_class, num, generator).cpu())
 
     def _rows(self, sequences: Sequence[Tensor], what: str) -> list[Row]:
         """What is said of sequences (n, D) of every class; `what` they are goes into the seed of the masks."""
@@ -134,8 +152,11 @@ class _Bench:
     def _row(self, at: int, x: Tensor, what: str) -> Row:
         if len(x) < 2:
             return dict.fromkeys([*STATISTICS, *(f"tv_{n}" for n in self.grams)], math.nan)
-        generator = generator_for("classified", self.plan.seed, what, self.classes[at])
-        seen = bayes_classify(self.denoiser, x[: self.each], self.study.num_draws, generator)
+        asked = ("classified", self.plan.seed, what, self.classes[at])
+        seen = self.keep(
+            (*asked, content_hash(x[: self.each]), self.study.num_draws),
+            lambda: bayes_classify(self.denoiser, x[: self.each], self.study.num_draws, generator_for(*asked)),
+        )
         return {
             "accuracy": float((seen == self.classes[at]).double().mean()),
             "diversity": mean_pairwise_difference(x, self.data.num_tokens),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,36 @@ from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassificatio
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled, draw_class
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.classifier import ImageClassifier
+from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 from mdlm_cfg.training.data import ImageData
+
+
+class Images:
+    """The study of images of which nothing is known exactly: samples per class and w, judged by a classifier."""
+
+    def check(self, data: Any, plan: Plan) -> None:
+        """Raise UserError as `check_sampled`."""
+        _check(data, None, plan)
+
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> ImageEvaluation:
+        """See `mdlm_cfg.studies.study.Study`; trains the classifier of these data where there is none yet."""
+        if denoiser is None:
+            raise UserError(f"{data.name} is not known exactly: train a network on it")
+        _check(data, denoiser, plan)
+        with share_shown("training the classifier") as show:
+            classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
+        return evaluate_images(data, denoiser, classifier, plan, progress=progress, keep=keep)
 
 
 def evaluate_images(
@@ -75,7 +101,7 @@ def evaluate_images(
         held_out=judge_all(judges, test, classifier),
         data_means=torch.stack([judge.mean for judge in judges]),
         sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
-        classifier_accuracy=classifier.accuracy(data.test_x, data.test_classes),
+        classifier_accuracy=classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu()),
         nelbo=nelbo,
     )
 
@@ -107,10 +133,10 @@ def _classify(
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
     predicted = keep(
         ("classified", num, num_draws, seed),
-        lambda: bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator),
+        lambda: bayes_classify(denoiser, data.test_x.cpu()[rows].long(), num_draws, generator),
     )
-    return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
+    return NelboClassification(float((predicted == data.test_classes.cpu()[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: ImageData, denoiser: Denoiser, plan: Plan) -> None:
+def _check(data: ImageData, denoiser: Denoiser | None, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)
