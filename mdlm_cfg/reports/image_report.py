@@ -1,4 +1,4 @@
-"""Sections on samples of binary images: pictures, and how they compare with data as guidance grows."""
+"""Sections on samples of images: pictures, and how they compare with data as guidance grows."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def _text(evaluation: ImageEvaluation) -> str:
     text = (
         f"The classifier is right on {e.classifier_accuracy:.2%} of all test images. Pixel mean and covariance are "
         "compared with those of training images of the class. Diversity is the mean number of pixels in which two "
-        "samples of a class differ; samples that copy the training set would be much nearer to it than test images "
-        "are. Precision is the share of samples inside the data's manifold, recall the share of data inside the "
-        f"samples', both in the classifier's features by nearest neighbours.{fewer}"
+        f"samples of a class differ{_by_shades(e)}; samples that copy the training set would be much nearer to it than "
+        "test images are. Precision is the share of samples inside the data's manifold, recall the share of data "
+        f"inside the samples', both in the classifier's features by nearest neighbours.{fewer}"
     )
     if e.nelbo is not None:
         text += (
@@ -96,6 +96,13 @@ def _text(evaluation: ImageEvaluation) -> str:
             "classes share."
         )
     return text
+
+
+def _by_shades(evaluation: ImageEvaluation) -> str:
+    """How pixels differ that are neither black nor white."""
+    if evaluation.num_tokens == 2:
+        return ""
+    return " (by the square of the difference between their shades, of which black to white is 1)"
 
 
 def _curves(evaluation: ImageEvaluation, folder: Path) -> list[Picture]:

@@ -52,12 +52,12 @@ class ImageEvaluation:
 
     Attributes:
         plan: what was asked for: guidances, sampler, number of samples per class and strength, seed.
-        name: of the data. grid_shape: (height, width).
+        name: of the data. grid_shape: (height, width). num_tokens: N, black to white.
         classes: which were sampled, C of them.
         num_held_out: test images per class that were judged like samples (as many, where there are so many).
         samples: by w, uint8 (C, n, D), on the CPU.
         judged: by w, of the samples. held_out: of test images.
-        data_means: pixel means of training images, (C, D). sample_means: of samples, by w, (C, D).
+        data_means: pixel means of training images, 0 black and 1 white, (C, D). sample_means: of samples, by w, (C, D).
         classifier_accuracy: of the classifier that judges, on test images.
         nelbo: None if not asked.
     """
@@ -65,6 +65,7 @@ class ImageEvaluation:
     plan: Plan
     name: str
     grid_shape: tuple[int, ...]
+    num_tokens: int
     classes: list[int]
     num_held_out: int
     samples: dict[float, Tensor]

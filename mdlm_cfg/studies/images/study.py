@@ -1,4 +1,4 @@
-"""Samples of binary images under guidance, judged beside held-out data by the same numbers."""
+"""Samples of images under guidance, binary or of grey levels, judged beside held-out data by the same numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
-from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data import ImageData
 
 
 class Images:
     """The study of images of which nothing is known exactly: samples per class and w, judged by a classifier."""
 
     def check(self, data: Any, plan: Plan) -> None:
-        """Raise UserError for other images than binary ones, and as `check_sampled`."""
+        """Raise UserError as `check_sampled`."""
         _check(data, None, plan)
 
     def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
@@ -54,7 +54,7 @@ class Images:
 
 
 def evaluate_images(
-    data: BinaryImageData,
+    data: ImageData,
     denoiser: Denoiser,
     classifier: ImageClassifier,
     plan: Plan,
@@ -67,7 +67,7 @@ def evaluate_images(
     """Sample every class at every strength, and judge the samples beside as many test images.
 
     Args:
-        data: binary images, set up.
+        data: images, set up.
         denoiser: a learned one.
         classifier: of the same images.
         plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
@@ -99,14 +99,15 @@ def evaluate_images(
         plan=plan,
         name=data.name,
         grid_shape=tuple(data.grid_shape),
+        num_tokens=data.num_tokens,
         classes=classes,
         num_held_out=min(len(x) for x in test),
         samples=samples,
         judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
         held_out=judge_all(judges, test, classifier),
         data_means=torch.stack([judge.mean for judge in judges]),
-        sample_means={w: x.double().mean(dim=1) for w, x in samples.items()},
-        classifier_accuracy=classifier.accuracy(data.test_x, data.test_classes),
+        sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
+        classifier_accuracy=classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu()),
         nelbo=nelbo,
     )
 
@@ -127,7 +128,7 @@ def _draw(
     return samples
 
 
-def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+def _held_out(data: ImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many."""
     # in random order: the first half of MNIST's is cleaner
     order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
@@ -136,20 +137,16 @@ def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list
 
 
 def _classify(
-    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
+    data: ImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
 ) -> NelboClassification:
     generator = generator_for("classified", seed)
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
     predicted = keep(
         ("classified", num, num_draws, seed),
-        lambda: bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator),
+        lambda: bayes_classify(denoiser, data.test_x.cpu()[rows].long(), num_draws, generator),
     )
-    return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
+    return NelboClassification(float((predicted == data.test_classes.cpu()[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: BinaryImageData, denoiser: Denoiser | None, plan: Plan) -> None:
-    if data.num_tokens != 2:
-        raise UserError(
-            f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"
-        )
+def _check(data: ImageData, denoiser: Denoiser | None, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)
