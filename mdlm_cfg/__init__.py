@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.chain.schedules import Schedule
     from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.compare.best_schedule import best_schedule
+    from mdlm_cfg.compare.decay import tv_decay
     from mdlm_cfg.compare.ideal import departure, ideal_denoiser
     from mdlm_cfg.compare.ledger import error_ledger
     from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
@@ -43,6 +44,7 @@ _HOMES = {
     "chain.schedules": ("Schedule",),
     "chain.strengths": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
     "compare.best_schedule": ("best_schedule",),
+    "compare.decay": ("tv_decay",),
     "compare.ideal": ("departure", "ideal_denoiser"),
     "compare.ledger": ("error_ledger",),
     "compare.likelihood": ("exact_likelihood", "likelihood"),
@@ -68,7 +70,7 @@ __all__ = [
     "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "departure", "error_ledger",
     "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
     "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law",
-    "terminal_law", "tilted_law", "tilted_weights",
+    "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip
 
 

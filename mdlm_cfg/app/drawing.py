@@ -86,7 +86,7 @@ def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, o
     paths = [write_arrays({**grids, "classes": np.array(classes)}, out / "samples.npz")]
     labels = [str(k) if class_names is None else class_names[k] for k in classes]
     if len(run.data["grid_shape"]) == 2:
-        images, rows = arranged({key.removeprefix("w"): x for key, x in grids.items()}, labels)
+        images, rows = arranged({f"w = {key.removeprefix('w')}": x for key, x in grids.items()}, labels)
         paths.append(sample_grid(images, out / "samples.png", rows))
     if value_names is not None:
         paths.append(_write_text(samples, labels, value_names, out / "samples.txt"))

@@ -46,12 +46,15 @@ def image_sections(evaluation: ImageEvaluation, folder: Path) -> list[Section]:
 
 
 def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
-    shown = max(2, min(10, SHOWN_COLUMNS // len(evaluation.strengths), evaluation.plan.num_samples))
-    grids = {w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()}
+    shown = max(2, min(10, SHOWN_COLUMNS // (len(evaluation.strengths) + 1), evaluation.plan.num_samples))
+    grids: dict[float | str, np.ndarray] = {
+        w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()
+    }
+    if evaluation.shown.shape[1] >= shown:
+        grids = {"test images": _as_grid(evaluation.shown[:, :shown], evaluation.grid_shape), **grids}
     path = sample_grid(grids, folder / "samples.png", _names(evaluation))
-    return Section(
-        "Samples", f"A row per class, a block per guidance strength. {_how(evaluation)}", None, [Picture(path)]
-    )
+    text = f"A row per class, a block per guidance strength, beside images of the test set. {_how(evaluation)}"
+    return Section("Samples", text, None, [Picture(path, "Test images, and samples at every strength.")])
 
 
 def _how(evaluation: ImageEvaluation) -> str:
@@ -151,14 +154,23 @@ def _means(evaluation: ImageEvaluation, folder: Path) -> Section:
     e = evaluation
     sampled = {f"w = {w:g}": _as_grid(means, e.grid_shape) for w, means in e.sample_means.items()}
     blocks = {"data": _as_grid(e.data_means, e.grid_shape)} | sampled
+    varied = {f"w = {w:g}": _as_grid(found, e.grid_shape) for w, found in e.sample_components.items()}
+    components = {"data": _as_grid(e.data_components, e.grid_shape)} | varied
     changes = {f"w = {w:g}": _as_grid(change, e.grid_shape) for w, change in e.mean_changes.items()}
     return Section(
-        "Pixel means",
-        "The mean image of every class: what guidance makes certain turns black or white.",
+        "Pixel means and covariances",
+        "The mean image of every class: what guidance makes certain turns black or white. Below them "
+        "the direction in which a class's images differ most: guidance that makes samples alike makes it pale.",
         None,
         [
             Picture(mean_images(blocks, folder / "means.png", _names(e)), "Pixel means of data and of samples."),
-            Picture(mean_images(changes, folder / "mean_changes.png", _names(e), signed=True), "Samples less data."),
+            Picture(
+                mean_images(changes, folder / "mean_changes.png", _names(e), "change of the mean"), "Samples less data."
+            ),
+            Picture(
+                mean_images(components, folder / "components.png", _names(e), "one standard deviation"),
+                "The leading component of every class's covariance: what its images vary in most, and by how much.",
+            ),
         ],
     )
 

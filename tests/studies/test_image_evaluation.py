@@ -128,9 +128,14 @@ def test_a_strengths_samples_do_not_depend_on_the_others(
 
 def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:
     sections = image_sections(evaluation, tmp_path / "report")
-    assert [s.title for s in sections] == ["Samples", "Samples against data", "Accuracy by class", "Pixel means"]
+    assert [s.title for s in sections] == [
+        "Samples",
+        "Samples against data",
+        "Accuracy by class",
+        "Pixel means and covariances",
+    ]
     pictures = [picture.path for section in sections for picture in section.pictures]
-    assert len(pictures) == 6 and all(path.stat().st_size > 1000 for path in pictures)
+    assert len(pictures) == 7 and all(path.stat().st_size > 1000 for path in pictures)
     assert sections[1].table is not None and len(sections[1].table.rows) == 3
     shown = sections[1].table.rows[1]
     assert shown[:2] == ["2", f"{evaluation.judged[2.0].pooled['accuracy']:.4f}"]

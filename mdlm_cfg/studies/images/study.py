@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.compare.images import bayes_classify, leading_component
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
@@ -21,6 +21,8 @@ from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 from mdlm_cfg.training.data import ImageData
+
+SHOWN = 10  # test images of a class that are kept to be shown
 
 
 class Images:
@@ -105,14 +107,16 @@ def evaluate_images(
         samples=samples,
         judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
         held_out=judge_all(judges, test, classifier),
+        shown=torch.stack([x[: min(SHOWN, *map(len, test))] for x in test]),
         data_means=torch.stack([judge.mean for judge in judges]),
         sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
+        data_components=torch.stack([leading_component(judge.covariance) for judge in judges]),
         classifier_accuracy=classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu()),
         nelbo=nelbo,
     )
 
 
-def _classes(data: BinaryImageData, plan: Plan) -> list[int]:
+def _classes(data: ImageData, plan: Plan) -> list[int]:
     return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
 
 
