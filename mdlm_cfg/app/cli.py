@@ -111,7 +111,8 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
         settings = HydraConfig.get()
         overrides = list(settings.overrides.task)
         if sweep is not None:
-            job = sweep.job(settings.job.num, overrides, OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type])
+            params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
+            job = sweep.job(settings.job.num, overrides, params)
             return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
         try:
             task(to_plain_config(cfg), overrides, None)
