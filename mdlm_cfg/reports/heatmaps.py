@@ -208,7 +208,7 @@ def label_axes(axes: Axes, label: str | None, last_row: bool, two: bool = True) 
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if two:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(length=2, labelleft=label is not None, labelbottom=last_row)
+    axes.tick_params(length=2, labelleft=label is not None or not two, labelbottom=last_row)
     if last_row:
         axes.set_xlabel("$x_1$" if two else "value $x$")
     if label is not None:
