@@ -78,7 +78,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
         config |= {"evaluate": False}
-    study = checked_study(data, plan, config["paper"], asked) if config["evaluate"] else None
+    study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
     before = checkpoint_of(config, data.name, job)
     steps = 0 if before is None else check_resume(before, module.hparams)
     folder = run_folder(config, data.name, before, overrides, job)
@@ -136,7 +136,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     settings = merged(run.config, config, list(overrides))
     plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
-    study = checked_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked, settings["classifier"])
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, run.config | settings)
     out = out or new_run_folder(run.folder, "evaluations", overrides)

@@ -30,6 +30,7 @@ class EvaluationSchema(SamplingSchema):
     """What train.py and eval.py evaluate."""
 
     num_samples: int = 10_000
+    classifier: bool = True
     study: dict[str, Any] | None = None
     paper: str | None = None
 

@@ -96,11 +96,12 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def study_of(data: Any, paper: str | None = None) -> Study | None:
+def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> Study | None:
     """The study that data have where none is asked for by name; None where there is none.
 
     Args:
         paper: a paper's experiment whose claims are held against the laws of a table.
+        classifier: whether one judges images.
 
     Raises:
         UserError: such an experiment, of other data.
@@ -114,7 +115,7 @@ def study_of(data: Any, paper: str | None = None) -> Study | None:
     if isinstance(data.target, HiddenMarkovMixture):
         return Sequences()
     if len(data.grid_shape) == 2 and hasattr(data, "train_images"):
-        return Images()
+        return Images(classifier)
     return Corpus() if isinstance(data, TokenData) else None
 
 
@@ -139,11 +140,11 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     return make(settings, "study", STUDIES)
 
 
-def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None) -> Study:
+def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None, classifier: bool = True) -> Study:
     """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
 
     Args:
-        paper: see `study_of`.
+        paper, classifier: see `study_of`.
         asked: a study by name, in place of the one that the data have.
 
     Raises:
@@ -151,7 +152,7 @@ def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None)
     """
     if asked is not None and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
-    study = asked or study_of(data, paper)
+    study = asked or study_of(data, paper, classifier)
     if study is None:
         raise UserError(
             f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "

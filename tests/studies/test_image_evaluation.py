@@ -12,7 +12,7 @@ import torch
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.studies.images.findings import STATISTICS, ImageEvaluation
+from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, ImageEvaluation
 from mdlm_cfg.studies.images.study import evaluate_images
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -201,3 +201,21 @@ def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: 
     ]:
         with pytest.raises(UserError, match=words):
             evaluate_images(images, used, classifier, plan)
+
+
+def test_without_a_classifier_its_numbers_are_absent_and_the_others_the_same(
+    data: BinaryImageData, evaluation: ImageEvaluation, tmp_path: Path
+) -> None:
+    plan = plan_of(Guidance(0.0), Guidance(2.0))
+    found = evaluate_images(data, target().denoiser(), None, plan, num_classified=0)
+    for with_one, without in ((evaluation.judged[w], found.judged[w]) for w in (0.0, 2.0)):
+        for full, row in zip([*with_one.by_class, with_one.pooled], [*without.by_class, without.pooled]):
+            assert set(full) - set(row) == set(BY_CLASSIFIER)
+            assert row == {name: value for name, value in full.items() if name not in BY_CLASSIFIER}
+    shown = json.dumps([found.numbers(), found.to_dict(), found.rows()])
+    assert not [name for name in (*BY_CLASSIFIER, "classifier_accuracy") if f'"{name}' in shown]
+    sections = image_sections(found, tmp_path)
+    assert "Accuracy by class" not in [section.title for section in sections]
+    text = " ".join([section.text for section in sections] + found.verdict)
+    assert "No classifier was asked" in text and "%" not in text
+    assert not [path.name for path in tmp_path.iterdir() if path.name in ("accuracy.png", "precision_recall.png")]

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.images import (
     pixel_moments,
     precision_and_recall,
 )
-from mdlm_cfg.studies.images.findings import STATISTICS, Judged, Row
+from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, Judged, Row
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier
 from mdlm_cfg.training.data import ImageData
@@ -33,39 +33,51 @@ class Judge:
     Attributes:
         target_class: k. top: N - 1, white.
         train: every training image of the class, one binarization or its levels, uint8 (m, D).
-        features: of the first `MAX_REFERENCE` of them.
+        features: of the first `MAX_REFERENCE` of them; None without a classifier.
         mean, covariance: of the same, black being 0 and white 1.
     """
 
     target_class: int
     top: int
     train: Tensor
-    features: Tensor
+    features: Tensor | None
     mean: Tensor
     covariance: Tensor
 
-    def row(self, x: Tensor, features: Tensor, predicted: Tensor) -> Row:
+    def row(self, x: Tensor, classifier: ImageClassifier | None) -> Row:
         """Every statistic of images (n, D) that claim to be of this class; NaN for fewer than two."""
         if len(x) < 2:
-            return dict.fromkeys(STATISTICS, math.nan)
-        precision, recall = _precision_and_recall(self.nearby(len(x)), features)
+            names = [name for name in STATISTICS if classifier is not None or name not in BY_CLASSIFIER]
+            return dict.fromkeys(names, math.nan)
+        found = self._by_pixels(x) | ({} if classifier is None else self._by_classifier(x, classifier))
+        return {name: found[name] for name in STATISTICS if name in found}
+
+    def _by_pixels(self, x: Tensor) -> Row:
         return {
-            "accuracy": float((predicted == self.target_class).double().mean()),
             **moment_difference(x.double() / self.top, self.mean, self.covariance),
             "diversity": mean_pixel_distance(x, self.top),
             "nearest_train": float(nearest_image(x, self.train, self.top)[0].mean()),
+            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]) / self.top,
+        }
+
+    def _by_classifier(self, x: Tensor, classifier: ImageClassifier) -> Row:
+        assert self.features is not None
+        features = classifier.features(x)
+        precision, recall = _precision_and_recall(self.nearby(len(x)), features)
+        return {
+            "accuracy": float((classifier.predict(x) == self.target_class).double().mean()),
             "precision": precision,
             "recall": recall,
-            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]) / self.top,
             "energy_features": energy_distance(features, self.features),
         }
 
     def nearby(self, num: int) -> Tensor:
         """The first `num` reference features: precision and recall want sets of one size."""
+        assert self.features is not None
         return self.features[: max(2, num)]
 
 
-def judges_of(data: ImageData, classifier: ImageClassifier, classes: Sequence[int], seed: int) -> list[Judge]:
+def judges_of(data: ImageData, classifier: ImageClassifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
     """One judge per class; `seed` is of the binarization and the order of its images."""
     judges, top = [], data.num_tokens - 1
     for k in classes:
@@ -73,17 +85,19 @@ def judges_of(data: ImageData, classifier: ImageClassifier, classes: Sequence[in
         train = data.tokens(data.train_images[data.train_labels == k].cpu(), generator)
         train = train[torch.randperm(len(train), generator=generator)]
         mean, covariance = pixel_moments(train[:MAX_REFERENCE].double() / top)
-        judges.append(Judge(k, top, train, classifier.features(train[:MAX_REFERENCE]), mean, covariance))
+        features = None if classifier is None else classifier.features(train[:MAX_REFERENCE])
+        judges.append(Judge(k, top, train, features, mean, covariance))
     return judges
 
 
-def judge_all(judges: Sequence[Judge], images: Sequence[Tensor], classifier: ImageClassifier) -> Judged:
+def judge_all(judges: Sequence[Judge], images: Sequence[Tensor], classifier: ImageClassifier | None) -> Judged:
     """Rows per class and of all classes, for images of every class."""
-    features = [classifier.features(x) for x in images]
-    rows = [judge.row(x, own, classifier.predict(x)) for judge, x, own in zip(judges, images, features)]
-    pooled = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in STATISTICS}
-    reference = torch.cat([judge.nearby(len(own)) for judge, own in zip(judges, features)])
-    pooled["precision"], pooled["recall"] = _precision_and_recall(reference, torch.cat(features))
+    rows = [judge.row(x, classifier) for judge, x in zip(judges, images)]
+    pooled = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in rows[0]}
+    if classifier is not None:
+        features = torch.cat([classifier.features(x) for x in images])
+        reference = torch.cat([judge.nearby(len(x)) for judge, x in zip(judges, images)])
+        pooled["precision"], pooled["recall"] = _precision_and_recall(reference, features)
     return Judged(rows, pooled)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +26,16 @@ from mdlm_cfg.training.data import ImageData
 SHOWN = 10  # test images of a class that are kept to be shown
 
 
+@dataclass(frozen=True)
 class Images:
-    """The study of images of which nothing is known exactly: samples per class and w, judged by a classifier."""
+    """The study of images of which nothing is known exactly: samples per class and w.
+
+    Args:
+        classifier: whether one judges them, which is trained first where there is none of these images yet; without,
+            what it measures is left out.
+    """
+
+    classifier: bool = True
 
     def check(self, data: Any, plan: Plan) -> None:
         """Raise UserError as `check_sampled`."""
@@ -46,19 +55,21 @@ class Images:
         progress: Callable[[str], None],
         keep: Keep = keep_nothing,
     ) -> ImageEvaluation:
-        """See `mdlm_cfg.studies.study.Study`; trains the classifier of these data where there is none yet."""
+        """See `mdlm_cfg.studies.study.Study`."""
         if denoiser is None:
             raise UserError(f"{data.name} is not known exactly: train a network on it")
         _check(data, denoiser, plan)
-        with share_shown("training the classifier") as show:
-            classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
+        classifier = None
+        if self.classifier:
+            with share_shown("training the classifier") as show:
+                classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
         return evaluate_images(data, denoiser, classifier, plan, progress=progress, keep=keep)
 
 
 def evaluate_images(
     data: ImageData,
     denoiser: Denoiser,
-    classifier: ImageClassifier,
+    classifier: ImageClassifier | None,
     plan: Plan,
     *,
     progress: Callable[[str], None] | None = None,
@@ -71,7 +82,7 @@ def evaluate_images(
     Args:
         data: images, set up.
         denoiser: a learned one.
-        classifier: of the same images.
+        classifier: of the same images; None leaves out what it measures.
         plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
             first_hitting has no discretisation error, at D denoiser calls per conditional); n >= 2 samples per class
             and strength; which classes, None being all.
@@ -111,7 +122,9 @@ def evaluate_images(
         data_means=torch.stack([judge.mean for judge in judges]),
         sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
         data_components=torch.stack([leading_component(judge.covariance) for judge in judges]),
-        classifier_accuracy=classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu()),
+        classifier_accuracy=(
+            None if classifier is None else classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu())
+        ),
         nelbo=nelbo,
     )
 
