@@ -151,7 +151,8 @@ def heat_maps_on(
             for inside, style in zip(outlines, ("-", (0, (1, 1.5)))):
                 axes.add_collection(_outline(inside, style))
             note = row.notes.get(name, "")
-            axes.set_title(f"{TITLES.get(name, name)}\n{note}" if k == 0 else note, fontsize=9)
+            head = [TITLES.get(name, name)] if k == 0 else []
+            axes.set_title("\n".join([*head, *([note] if row.notes else [])]), fontsize=9)
             _label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
         bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
         bar.locator = MaxNLocator(4)
