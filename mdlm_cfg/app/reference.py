@@ -1,6 +1,6 @@
 """The configuration reference, as Markdown: from the schema, the configuration files and their comments alone.
 
-    python -m mdlm_cfg.app.reference > configuration.md
+`python -m mdlm_cfg.app.reference` prints it; the documentation's site shows it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ CONTINUED = re.compile(r"\s+# (.*)$")
 HEAD = """\
 # Configuration
 
-Made from the schema and the files in `conf`; `python train.py --help` prints the same. Settings are given as `key=value`, a
-file of a group as `group=name`, what is inside a group as `group.key=value` ([hydra's syntax](https://hydra.cc)). Values that hold
-brackets, `|` or `;` go into single quotes. A value of another type than its setting's, or a setting that there is none of, is refused
-before anything runs.
+Made from the schema and the files in `conf`; `python train.py --help` prints the same. Settings are given as
+`key=value`, a file of a group as `group=name`, what is inside a group as `group.key=value`
+([hydra's syntax](https://hydra.cc)). Values that hold brackets, `|` or `;` go into single quotes. A value of another
+type than its setting's, or a setting that there is none of, is refused before anything runs.
 """
 
 
@@ -73,7 +73,7 @@ def _row(key: str, types: dict[str, str], value: str, comment: str) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("|", "\\|") + "`" if text else ""
+    return f"`{text}`" if text else ""  # of a table's cell: a | within is the site's, and ends no cell
 
 
 def _groups(text: str) -> dict[str, Any]:
