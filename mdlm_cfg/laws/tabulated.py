@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, device_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index
+from mdlm_cfg.support.kept import Keep, keep_nothing
 
 
 class TabulatedDenoiser:
@@ -17,13 +18,15 @@ class TabulatedDenoiser:
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
+        keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, keep: Keep = keep_nothing, about: object = "") -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
         self.num_classes, self.device = denoiser.num_classes, device_of(denoiser)
+        self._keep, self._about = keep, about
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
@@ -47,5 +50,8 @@ class TabulatedDenoiser:
         if k not in self._tables:
             values = torch.cartesian_prod(*[torch.arange(self.num_tokens + 1)] * self.num_dims)
             tokens = values.reshape(-1, self.num_dims)
-            self._tables[k] = conditionals(self.denoiser, tokens, None if k == self.num_classes else k)
+            self._tables[k] = self._keep(
+                ("conditionals", self._about, k),
+                lambda: conditionals(self.denoiser, tokens, None if k == self.num_classes else k),
+            )
         return self._tables[k]
