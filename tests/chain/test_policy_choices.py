@@ -107,6 +107,8 @@ def test_policies_by_name() -> None:
         FixedOrder([0, 1]).check(3)
     with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
         Blocks([[0], [1]], FixedOrder([0, 1])).check(3)
+    with pytest.raises(ValueError, match=r"the blocks of a policy holds? coordinates \[0, 0\]"):
+        Blocks([[0], [0]])
     with pytest.raises(ValueError, match=r"order of a policy .* must hold each of 0\.\.1 once"):
         Blocks([[0], [1]], FixedOrder([0, 1, 2]))
     FixedOrder().check(5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdlm_cfg import FunctionDenoiser
 from mdlm_cfg.compare.images import (
     bayes_classify,
     class_accuracy,
@@ -168,6 +169,18 @@ def test_class_nelbos_of_the_exact_denoiser_are_log_likelihoods_on_average() -> 
     found = class_nelbos(target.denoiser(), x, 20_000, generator(1))
     exact = torch.stack([-target.log_prob(x, torch.full((4,), k)) for k in range(3)], dim=1)
     assert torch.allclose(found, exact, atol=0.05)
+
+
+def test_nelbos_are_of_masked_pixels_alone() -> None:
+    target = mixture()
+    exact = target.denoiser()
+
+    def careless(tokens: Tensor, classes: Tensor | None) -> Tensor:  # unmasked coordinates are not copied
+        return torch.where((tokens == 2)[..., None], exact(tokens, classes), -1.0)
+
+    x, _ = target.sample(5, generator())
+    found = class_nelbos(FunctionDenoiser(careless, 2, 6, 3), x, 3, generator(1))
+    assert torch.equal(found, class_nelbos(exact, x, 3, generator(1)))
 
 
 def test_classification_by_nelbo_is_nearly_as_good_as_bayes_rule() -> None:

@@ -27,8 +27,9 @@ class Blurred:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         log_p = self.exact(tokens, classes)
-        blurred = ((1 - self.share) * log_p.exp() + self.share / 2).log()
-        return torch.where((tokens == 2)[..., None], blurred, log_p)
+        return (
+            (1 - self.share) * log_p.exp() + self.share / 2
+        ).log()  # of unmasked coordinates too, which mean nothing
 
 
 def target_of(dims: int = 3) -> BernoulliMixture:
