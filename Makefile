@@ -1,13 +1,14 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
 # make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make test-browser: the report's page in a headless Chromium.
+# make docs: the documentation's site, in site/.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo lint test test-slow test-browser bench paper format clean-venv
+.PHONY: venv demo lint test test-slow test-browser bench docs paper format clean-venv
 
 venv: $(STAMP)
 
@@ -40,6 +41,9 @@ test-browser: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube \
 	2507_08965_early 2507_08965_late 2507_08965_normalized

@@ -167,8 +167,8 @@ def heat_maps_on(
             image = axes.imshow(planes[name].T, origin="lower", cmap=PROBABILITY, vmin=0, vmax=top)
             for inside, style in zip(outlines, ("-", (0, (1, 1.5)))):
                 axes.add_collection(_outline(inside, style))
-            note = row.notes.get(name, "")
-            axes.set_title(f"{TITLES.get(name, name)}\n{note}" if k == 0 else note, fontsize=9)
+            head, note = [TITLES.get(name, name)] if k == 0 else [], row.notes.get(name, "")
+            axes.set_title("\n".join([*head, *([note] if row.notes else [])]), fontsize=9)
             label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
     bar = figure.colorbar(
         image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16 * len(rows)

@@ -1,4 +1,4 @@
-"""Sections on samples of binary images: pictures, and how they compare with data as guidance grows."""
+"""Sections on samples of images: pictures, and how they compare with data as guidance grows."""
 
 from __future__ import annotations
 
@@ -28,21 +28,19 @@ HEADS = {
     "energy_pixels": "energy distance (pixels)",
     "energy_features": "energy distance (features)",
 }
-NOTE = (
-    "Means over classes; precision and recall are of all classes together. The last row judges test images in the "
-    "samples' place: what the data themselves would score, and for differences the noise floor."
+LAST_ROW = (
+    "The last row judges test images in the samples' place: what the data themselves would score, and for differences "
+    "the noise floor."
 )
+NOTE = f"Means over classes; precision and recall are of all classes together. {LAST_ROW}"
+NOTE_ON_PIXELS = f"Means over classes. {LAST_ROW}"
 
 
 def image_sections(evaluation: ImageEvaluation, folder: Path) -> list[Section]:
     """The samples, and everything that was measured of them; writes its pictures to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        _samples(evaluation, folder),
-        _comparison(evaluation, folder),
-        _accuracy_by_class(evaluation),
-        _means(evaluation, folder),
-    ]
+    by_class = [] if evaluation.classifier_accuracy is None else [_accuracy_by_class(evaluation)]
+    return [_samples(evaluation, folder), _comparison(evaluation, folder), *by_class, _means(evaluation, folder)]
 
 
 def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
@@ -51,7 +49,7 @@ def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
         w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()
     }
     if evaluation.shown.shape[1] >= shown:
-        grids = {"test images": _as_grid(evaluation.shown[:, :shown], evaluation.grid_shape)} | grids
+        grids = {"test images": _as_grid(evaluation.shown[:, :shown], evaluation.grid_shape), **grids}
     path = sample_grid(grids, folder / "samples.png", _names(evaluation))
     text = f"A row per class, a block per guidance strength, beside images of the test set. {_how(evaluation)}"
     return Section("Samples", text, None, [Picture(path, "Test images, and samples at every strength.")])
@@ -66,14 +64,15 @@ def _how(evaluation: ImageEvaluation) -> str:
 
 
 def _comparison(evaluation: ImageEvaluation, folder: Path) -> Section:
+    heads = {key: head for key, head in HEADS.items() if key in evaluation.held_out.pooled}
     rows = [
-        [name, *(format_number(row[key]) for key in HEADS)]
+        [name, *(format_number(row[key]) for key in heads)]
         for name, row in [
             *((f"{w:g}", evaluation.judged[w].pooled) for w in evaluation.strengths),
             ("test images", evaluation.held_out.pooled),
         ]
     ]
-    table = Table(["w", *HEADS.values()], rows, NOTE)
+    table = Table(["w", *heads.values()], rows, NOTE if "recall" in heads else NOTE_ON_PIXELS)
     return Section("Samples against data", _text(evaluation), table, _curves(evaluation, folder))
 
 
@@ -86,12 +85,16 @@ def _text(evaluation: ImageEvaluation) -> str:
             "high for differences, and a little off for recall."
         )
     text = (
-        f"The classifier is right on {e.classifier_accuracy:.2%} of all test images. Pixel mean and covariance are "
-        "compared with those of training images of the class. Diversity is the mean number of pixels in which two "
-        "samples of a class differ; samples that copy the training set would be much nearer to it than test images "
-        "are. Precision is the share of samples inside the data's manifold, recall the share of data inside the "
-        f"samples', both in the classifier's features by nearest neighbours.{fewer}"
+        "Pixel mean and covariance are compared with those of training images of the class. Diversity is the mean "
+        f"number of pixels in which two samples of a class differ{_by_shades(e)}; samples that copy the training set "
+        f"would be much nearer to it than test images are.{fewer}"
     )
+    if e.classifier_accuracy is not None:
+        text = (
+            f"The classifier is right on {e.classifier_accuracy:.2%} of all test images. Precision is the share of "
+            "samples inside the data's manifold, recall the share of data inside the samples', both in its features "
+            f"by nearest neighbours. {text}"
+        )
     if e.nelbo is not None:
         text += (
             f"\n\nAsked for the class of {e.nelbo.num_images:,} random test images, the denoiser itself is right on "
@@ -101,22 +104,32 @@ def _text(evaluation: ImageEvaluation) -> str:
     return text
 
 
+def _by_shades(evaluation: ImageEvaluation) -> str:
+    """How pixels differ that are neither black nor white."""
+    if evaluation.num_tokens == 2:
+        return ""
+    return " (by the square of the difference between their shades, of which black to white is 1)"
+
+
 def _curves(evaluation: ImageEvaluation, folder: Path) -> list[Picture]:
     if len(evaluation.strengths) < 2:
         return []
     e, x_label = evaluation, "guidance strength w"
+    distances = {"diversity": "diversity", "nearest training image": "nearest_train"}
+    diversity = _against_w(e, distances, folder / "diversity.png", "pixels")
+    pixels = Picture(diversity, "Mean distance between samples of a class, and to the nearest training image.")
+    if e.classifier_accuracy is None:
+        return [pixels]
     mistaken, floor = e.mistaken()
     accuracy = line_plot(
         {"samples": (e.strengths, mistaken)}, folder / "accuracy.png", x_label, "share taken for another class",
         levels={"test images": floor},
     )  # fmt: skip
     fidelity = _against_w(e, {"precision": "precision", "recall": "recall"}, folder / "precision_recall.png", "share")
-    distances = {"diversity": "diversity", "nearest training image": "nearest_train"}
-    diversity = _against_w(e, distances, folder / "diversity.png", "pixels")
     return [
         Picture(accuracy, "The share of samples that the classifier takes for another class (1 - accuracy) against w."),
         Picture(fidelity, "Precision and recall against w."),
-        Picture(diversity, "Mean distance between samples of a class, and to the nearest training image."),
+        pixels,
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from matplotlib.figure import Figure
 from mdlm_cfg.reports.style import RC, divide, empty_figure, hide_frame, save_figure
 from mdlm_cfg.support.errors import UserError
 
+Blocks = Mapping[float, np.ndarray] | Mapping[str, np.ndarray] | Mapping[float | str, np.ndarray]  # by w or by title
 GAP_SHARE = 1 / 14  # of an image's height, between images
+MOST_COLUMNS = 40  # of images of several classes, over all strengths
 BACKGROUND = 0.2  # of the gap, from paper to ink
 
 
 @rc_context(RC)
 def sample_grid(
-    images: Mapping[float, np.ndarray] | Mapping[float | str, np.ndarray],
+    images: Blocks,
     path: Path,
     class_names: Sequence[str] | None = None,
     title: str = "",
@@ -39,7 +42,7 @@ def sample_grid(
 @rc_context(RC)
 def images_on(
     figure: Figure,
-    images: Mapping[float, np.ndarray] | Mapping[float | str, np.ndarray],
+    images: Blocks,
     class_names: Sequence[str] | None = None,
     title: str = "",
     invert: bool = True,
@@ -94,6 +97,23 @@ def pixel_columns(image: np.ndarray) -> dict[str, float]:
 
 def _title(w: float | str) -> str:
     return w if isinstance(w, str) else f"w = {w:g}"
+
+
+def arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Images (classes, n, H, W) and names of the rows as `sample_grid` wants them.
+
+    All images of a single class, as near to a square as they can be, with a name for the first row; of several classes
+    the first of each, a row for each class.
+    """
+    (num_classes, num_images), names = next(iter(images.values())).shape[:2], list(class_names)
+    if num_classes > 1:
+        shown = max(2, MOST_COLUMNS // len(images))
+        return {w: array[:, :shown] for w, array in images.items()}, names
+    columns = math.ceil(math.sqrt(num_images))
+    rows = math.ceil(num_images / columns)
+    missing = rows * columns - num_images
+    padded = {w: np.pad(array[0], ((0, missing), (0, 0), (0, 0))) for w, array in images.items()}
+    return {w: x.reshape(rows, columns, *x.shape[1:]) for w, x in padded.items()}, names + [""] * (rows - 1)
 
 
 def gap_of(height: int) -> int:
