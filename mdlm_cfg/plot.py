@@ -37,7 +37,7 @@ def laws(found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[st
 
     Args:
         found: what `evaluate_table` returns; or laws, float64 (N,)*D each, by name; or several such rows by their
-            labels, each on a colour scale of its own. "class", "tilted", "exact", "learned" and "samples" have their
+            labels, all on one colour scale. "class", "tilted", "exact", "learned" and "samples" have their
             own colours and titles. Where a row has a law "exact", TV to it stands above the others.
 
     Returns:

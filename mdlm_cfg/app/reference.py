@@ -36,7 +36,8 @@ def reference(configs: Path) -> str:
     Returns:
         a page of Markdown.
     """
-    parts, groups = [HEAD], {}
+    parts: list[str] = [HEAD]
+    groups: dict[str, dict[str, Any]] = {}
     for command, schema in SCHEMAS.items():
         text = (configs / f"{command}.yaml").read_text(encoding="utf-8")
         types = {field.name: str(field.type) for field in fields(schema)}

@@ -24,7 +24,13 @@ def bar_plots(
     """Write the bars of `bars_on` as a PNG to `path`, and return that."""
     figure = empty_figure()
     bars_on(figure, panels, labels, x_label, y_label, colours)
-    return save_figure(figure, path)
+    rows = [
+        {"panel": title, "series": name, x_label: label, y_label: value}
+        for title, series in panels.items()
+        for name, values in series.items()
+        for label, value in zip(labels, values)
+    ]
+    return save_figure(figure, path, rows)
 
 
 @rc_context(RC)

@@ -56,7 +56,24 @@ def draw_laws(evaluation: TableEvaluation, path: Path) -> Path:
     figure = empty_figure()
     evaluated_laws_on(figure, evaluation)
     with rc_context(RC):
-        return save_figure(figure, path)
+        return save_figure(figure, path, _rows(evaluation))
+
+
+def _rows(evaluation: TableEvaluation) -> list[dict[str, float | str]]:
+    """Every law that is drawn, a line per strength and place."""
+    rows: list[dict[str, float | str]] = []
+    for result in evaluation.results:
+        shown = {name: plane_of(law) for name, law in result.laws.items()}
+        for place in place_columns(shown["exact"]):
+            probabilities = {name: float(p[tuple(place.values())]) for name, p in shown.items()}
+            rows.append({"w": result.guidance.label, **place, **probabilities})
+    return rows
+
+
+def place_columns(values: np.ndarray) -> list[dict[str, int]]:
+    """Every place of an array as columns of a csv file: x, or x1 and x2."""
+    names = ["x"] if values.ndim == 1 else [f"x{i + 1}" for i in range(values.ndim)]
+    return [dict(zip(names, place)) for place in np.ndindex(values.shape)]
 
 
 def evaluated_laws_on(figure: Figure, evaluation: TableEvaluation) -> np.ndarray:
@@ -65,8 +82,8 @@ def evaluated_laws_on(figure: Figure, evaluation: TableEvaluation) -> np.ndarray
     for result in evaluation.results:
         notes = {name: f"TV to exact {result.tv(name, 'exact'):.3f}" for name in result.laws if name != "exact"}
         rows.append(LawRow(f"w = {result.guidance.label}", result.laws, notes))
-    support = _plane(evaluation.class_law) > 0
-    return laws_on(figure, rows, evaluation.law_names, (support, support & (_plane(evaluation.others_law) > 0)))
+    support = plane_of(evaluation.class_law) > 0
+    return laws_on(figure, rows, evaluation.law_names, (support, support & (plane_of(evaluation.others_law) > 0)))
 
 
 def laws_on(
@@ -134,15 +151,15 @@ def _draw_curves_of(axes: Axes, laws: Mapping[str, Tensor], names: Sequence[str]
 def heat_maps_on(
     figure: Figure, rows: Sequence[LawRow], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
-    """D >= 2: a row of panels on one colour scale; beyond D = 2, marginals of two coordinates.
+    """D >= 2: a row of panels for every row of laws, on one colour scale; beyond D = 2, marginals of two coordinates.
 
     Very noisy samples may exceed the colour scale.
     """
     size = 2.05
     grid = divide(figure, len(rows), len(names), size * len(names) + 1.1, (size + 0.35) * len(rows) + 0.35)
-    for k, (line, row) in enumerate(zip(grid, rows)):
-        planes = {name: _plane(row.laws[name]) for name in names if name in row.laws}
-        top, exceeds = _colour_scale(planes)
+    shown = [{name: plane_of(row.laws[name]) for name in names if name in row.laws} for row in rows]
+    top, exceeds = _colour_scale(shown)
+    for k, (line, row, planes) in enumerate(zip(grid, rows, shown)):
         for column, (axes, name) in enumerate(zip(line, names)):
             if name not in planes:
                 axes.set_axis_off()
@@ -150,43 +167,54 @@ def heat_maps_on(
             image = axes.imshow(planes[name].T, origin="lower", cmap=PROBABILITY, vmin=0, vmax=top)
             for inside, style in zip(outlines, ("-", (0, (1, 1.5)))):
                 axes.add_collection(_outline(inside, style))
-            note = row.notes.get(name, "")
-            head = [TITLES.get(name, name)] if k == 0 else []
+            head, note = [TITLES.get(name, name)] if k == 0 else [], row.notes.get(name, "")
             axes.set_title("\n".join([*head, *([note] if row.notes else [])]), fontsize=9)
-            _label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
-        bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
-        bar.locator = MaxNLocator(4)
-        bar.update_ticks()
-        bar.outline.set_visible(False)
-        bar.set_label("probability", fontsize=9)
+            label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
+    bar = figure.colorbar(
+        image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16 * len(rows)
+    )
+    bar.locator = MaxNLocator(4 if len(rows) == 1 else 6)
+    bar.update_ticks()
+    bar.outline.set_visible(False)
+    bar.set_label("probability", fontsize=9)
     return grid
 
 
-def _colour_scale(planes: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """The top of a row's colours, and which end of them is exceeded."""
-    tops = {name: float(plane.max()) for name, plane in planes.items()}
-    samples = tops.pop("samples", 0.0)
-    top = max(tops.values(), default=samples)
+def _colour_scale(shown: Sequence[Mapping[str, np.ndarray]]) -> tuple[float, str]:
+    """The top of the colours, and which end of them is exceeded."""
+    samples = max((float(planes["samples"].max()) for planes in shown if "samples" in planes), default=0.0)
+    tops = [float(plane.max()) for planes in shown for name, plane in planes.items() if name != "samples"]
+    top = max(tops, default=samples)
     top = min(max(top, samples), SAMPLES_HEADROOM * top)
     return top, "max" if samples > top else "neither"
 
 
-def _plane(law: Tensor) -> np.ndarray:
-    """A law of two coordinates: itself, or its marginal on the first two."""
-    return (law.flatten(2).sum(dim=2) if law.ndim > 2 else law).numpy()
+def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
+    """The marginal of two coordinates, (N, N), x_i first; a law of one or two coordinates is itself."""
+    if law.ndim < 3:
+        return law.numpy()
+    marginal = law.sum(dim=[k for k in range(law.ndim) if k not in (i, j)]).numpy()
+    return marginal if i < j else marginal.T
 
 
-def _label_axes(axes: Axes, label: str | None, last_row: bool) -> None:
+def label_axes(axes: Axes, label: str | None, last_row: bool, two: bool = True) -> None:
+    """Name the axes of a panel: its row's label in the first column (None elsewhere), x_1 below the last row.
+
+    Args:
+        two: whether the vertical axis is x_2; else it has values of its own.
+    """
     for spine in axes.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(length=2, labelleft=label is not None, labelbottom=last_row)
+    if two:
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(length=2, labelleft=label is not None or not two, labelbottom=last_row)
     if last_row:
-        axes.set_xlabel("$x_1$")
+        axes.set_xlabel("$x_1$" if two else "value $x$")
     if label is not None:
         shown = textwrap.fill(label.replace(",", ", "), LABEL_WIDTH).replace(", ", ",")
-        axes.set_ylabel(f"{shown}\n$x_2$" if shown else "$x_2$", fontweight="bold")
+        lines = [line for line in (shown, "$x_2$" if two else "") if line]
+        axes.set_ylabel("\n".join(lines), fontweight="bold")
 
 
 def _outline(inside: np.ndarray, style: object) -> LineCollection:
@@ -223,7 +251,13 @@ def draw_overlap_profile(rows: Sequence[OverlapRow], path: Path) -> Path:
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
     _legend_of_all(figure, grid)
-    return save_figure(figure, path)
+    numbers = [
+        {"w": row.w, "kind": row.kind, "law": row.law, "overlapping": k, "mass": mass,
+         "mean probability per state": row.mean_probability[k]}
+        for row in rows
+        for k, mass in row.mass.items()
+    ]  # fmt: skip
+    return save_figure(figure, path, numbers)
 
 
 def _draw_profile_of(axes: Axes, row: OverlapRow) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from matplotlib.figure import Figure
 from mdlm_cfg.reports.style import RC, divide, empty_figure, hide_frame, save_figure
 from mdlm_cfg.support.errors import UserError
 
+Blocks = Mapping[float, np.ndarray] | Mapping[str, np.ndarray] | Mapping[float | str, np.ndarray]  # by w or by title
 GAP_SHARE = 1 / 14  # of an image's height, between images
+MOST_COLUMNS = 40  # of images of several classes, over all strengths
 BACKGROUND = 0.2  # of the gap, from paper to ink
 
 
 @rc_context(RC)
 def sample_grid(
-    images: Mapping[float, np.ndarray],
+    images: Blocks,
     path: Path,
     class_names: Sequence[str] | None = None,
     title: str = "",
@@ -27,13 +30,19 @@ def sample_grid(
     """Write the images of `images_on` as a PNG to `path`, and return that."""
     figure = empty_figure()
     images_on(figure, images, class_names, title, invert)
-    return save_figure(figure, path)
+    rows = [
+        {"block": _title(w), "class": k if class_names is None else class_names[k], "image": i, **pixel_columns(image)}
+        for w, array in images.items()
+        for k, own in enumerate(np.asarray(array))
+        for i, image in enumerate(own)
+    ]
+    return save_figure(figure, path, rows)
 
 
 @rc_context(RC)
 def images_on(
     figure: Figure,
-    images: Mapping[float, np.ndarray],
+    images: Blocks,
     class_names: Sequence[str] | None = None,
     title: str = "",
     invert: bool = True,
@@ -42,8 +51,8 @@ def images_on(
 
     Args:
         figure: an empty one.
-        images: by w: (n_classes, n_per_class, H, W), one shape for all, values 0 to their common maximum; a dict of one
-            strength gives the grid of that strength alone.
+        images: by w, or by a title: (n_classes, n_per_class, H, W), one shape for all, values 0 to their common
+            maximum; a dict of one strength gives the grid of that strength alone.
         class_names: of the rows; default 0, 1, ...
         title: left out if empty.
         invert: draw large values dark: ink on paper.
@@ -70,7 +79,7 @@ def images_on(
         axes = grid[0, k]
         axes.imshow(mosaic(array / top), cmap="gray_r" if invert else "gray", vmin=0, vmax=1, interpolation="nearest")
         hide_frame(axes)
-        axes.set_title(f"w = {w:g}")
+        axes.set_title(_title(w))
         if k == 0:
             gap = gap_of(height)
             centres = gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2
@@ -79,6 +88,32 @@ def images_on(
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return grid
+
+
+def pixel_columns(image: np.ndarray) -> dict[str, float]:
+    """An image (H, W) as columns of a csv file: "0,0", "0,1", ... (row, column)."""
+    return {f"{i},{j}": v for (i, j), v in zip(np.ndindex(image.shape), image.flatten().tolist())}
+
+
+def _title(w: float | str) -> str:
+    return w if isinstance(w, str) else f"w = {w:g}"
+
+
+def arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Images (classes, n, H, W) and names of the rows as `sample_grid` wants them.
+
+    All images of a single class, as near to a square as they can be, with a name for the first row; of several classes
+    the first of each, a row for each class.
+    """
+    (num_classes, num_images), names = next(iter(images.values())).shape[:2], list(class_names)
+    if num_classes > 1:
+        shown = max(2, MOST_COLUMNS // len(images))
+        return {w: array[:, :shown] for w, array in images.items()}, names
+    columns = math.ceil(math.sqrt(num_images))
+    rows = math.ceil(num_images / columns)
+    missing = rows * columns - num_images
+    padded = {w: np.pad(array[0], ((0, missing), (0, 0), (0, 0))) for w, array in images.items()}
+    return {w: x.reshape(rows, columns, *x.shape[1:]) for w, x in padded.items()}, names + [""] * (rows - 1)
 
 
 def gap_of(height: int) -> int:
