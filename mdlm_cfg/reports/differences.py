@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mdlm_cfg.reports.heatmaps import label_axes, place_columns, plane_of
-from mdlm_cfg.reports.style import CHANGE, GREY, RC, TITLES, hide_frame, new_figure, save_figure
+from mdlm_cfg.reports.style import CHANGE, COLOURS, GREY, PROBABILITY, RC, TITLES, hide_frame, new_figure, save_figure
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
@@ -103,8 +103,8 @@ def draw_pairs(result: StrengthEvaluation, path: Path) -> Path:
     top = max(float(p.max()) for p, _ in marginals.values())
     change = max(1e-12, max(float(np.abs(p - q).max()) for p, q in marginals.values()))
     for (i, j), (p, q) in marginals.items():
-        below = grid[i, j].imshow(p, origin="lower", cmap="magma_r", vmin=0, vmax=top)
-        above = grid[j, i].imshow((p - q).T, origin="lower", cmap=CHANGE, vmin=-change, vmax=change)
+        below = grid[i, j].imshow(p, origin="lower", aspect="auto", cmap=PROBABILITY, vmin=0, vmax=top)
+        above = grid[j, i].imshow((p - q).T, origin="lower", aspect="auto", cmap=CHANGE, vmin=-change, vmax=change)
         rows += [
             {"i": i + 1, "j": j + 1, "x_i": a, "x_j": b, "exact": p[a, b], "class": q[a, b]}
             for a, b in np.ndindex(p.shape)
@@ -126,5 +126,5 @@ def draw_pairs(result: StrengthEvaluation, path: Path) -> Path:
 def _marginal(axes: Axes, exact: Tensor, own: Tensor, i: int) -> None:
     rest = [k for k in range(exact.ndim) if k != i]
     values = np.arange(exact.shape[i])
-    axes.bar(values, own.sum(dim=rest).numpy(), width=1.0, color="#b3b3b3")
-    axes.step(values, exact.sum(dim=rest).numpy(), where="mid", color="#0072B2")
+    axes.bar(values, own.sum(dim=rest).numpy(), width=1.0, color=COLOURS["class"])
+    axes.stairs(exact.sum(dim=rest).numpy(), np.arange(len(values) + 1) - 0.5, color=COLOURS["exact"], linewidth=1.8)

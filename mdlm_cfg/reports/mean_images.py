@@ -12,6 +12,7 @@ from mdlm_cfg.reports.images import gap_of, mosaic, pixel_columns
 from mdlm_cfg.reports.style import CHANGE, RC, hide_frame, new_figure, save_figure
 
 INCHES = 0.62  # of an image of 28 pixels
+LETTER = 0.09  # inches of one in a name
 
 
 @rc_context(RC)
@@ -30,9 +31,11 @@ def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Seque
     arrays = {name: np.asarray(block, dtype=np.float64) for name, block in blocks.items()}
     num_classes, height, width = next(iter(arrays.values())).shape
     inches = INCHES * max(1.0, width / 28)
+    beside = LETTER * max(map(len, class_names)) + (0.9 if signed else 0.0)  # names of the rows, and the scale
     figure, grid = new_figure(
-        1, len(arrays), max(3.2, inches * 1.35 * len(arrays) + 0.7), inches * num_classes * height / width + 0.7
-    )
+        1, len(arrays), max(3.2, inches * 1.35 * len(arrays) + 0.6 + beside),
+        max(LETTER * len(signed) + 0.5, inches * num_classes * height / width + 0.7),
+    )  # fmt: skip
     top = max(1e-9, max(float(np.abs(array).max()) for array in arrays.values())) if signed else 1.0
     colours = {"cmap": CHANGE, "vmin": -top, "vmax": top} if signed else {"cmap": "gray_r", "vmin": 0, "vmax": 1}
     for k, (name, array) in enumerate(arrays.items()):
@@ -48,7 +51,8 @@ def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Seque
             axes.set_yticks(gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2, class_names)
             axes.tick_params(length=0)
     if signed:
-        figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04, label=signed)
+        bar = figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04)
+        bar.set_label(signed, fontsize=9)
     rows = [
         {"block": name, "class": k, **pixel_columns(image)}
         for name, array in arrays.items()

@@ -247,6 +247,7 @@
     select.addEventListener("input", () => { state[name] = read(select.value); draw(); });
   }
 
+  if (dims === 1) root.querySelector(".views").classList.add("wide");
   const form = root.querySelector("form");
   const label = element(form, "label", { class: "slider", for: "strength" }, "guidance strength w = ");
   element(label, "output");
