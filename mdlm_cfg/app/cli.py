@@ -91,6 +91,8 @@ def _run(name: str, task: Task) -> None:
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:
@@ -111,7 +113,7 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
         settings = HydraConfig.get()
         overrides = list(settings.overrides.task)
         if sweep is not None:
-            job = sweep.job(settings.job.num, overrides, OmegaConf.select(settings, "sweeper.params") or ())
+            job = sweep.job(settings.job.num, overrides, settings.sweeper.get("params") or ())
             return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
         try:
             task(to_plain_config(cfg), overrides, None)

@@ -188,6 +188,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["net._target_=no_such_package.Net"], "No module named 'no_such_package'"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
+        (["max_time=soon"], "max_time=soon is no time: give DD:HH:MM:SS"),
+        (["max_time=00:00:00:01", "w=[0]"], "leaves nothing to train"),
         (["data=table"], "path is missing"),
         (["data=table", "data.path=nowhere.npz"], "there is no file nowhere.npz"),
         (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),

@@ -20,8 +20,11 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
+from mdlm_cfg.training.classifier import ImageClassifier, classifier_for, seconds_to_train
 from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.limit import seconds_per_row
+
+NUM_CLASSIFIED, NUM_DRAWS = 200, 16  # test images to classify by NELBO, and masks for each
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Images:
     def check(self, data: Any, plan: Plan) -> None:
         """Raise UserError for other images than binary ones, and as `check_sampled`."""
         _check(data, None, plan)
+
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: rows of the network, and a classifier that is not there yet."""
+        rows = sum(_costs(data, denoiser, plan, NUM_CLASSIFIED, NUM_DRAWS))
+        return seconds_per_row(denoiser) * rows + (seconds_to_train(data) if self.classifier else 0.0)
 
     def run(
         self,
@@ -66,8 +74,8 @@ def evaluate_images(
     *,
     progress: Callable[[str], None] | None = None,
     keep: Keep = keep_nothing,
-    num_classified: int = 200,
-    num_draws: int = 16,
+    num_classified: int = NUM_CLASSIFIED,
+    num_draws: int = NUM_DRAWS,
 ) -> ImageEvaluation:
     """Sample every class at every strength, and judge the samples beside as many test images.
 
@@ -88,11 +96,9 @@ def evaluate_images(
             other images.
     """
     _check(data, denoiser, plan)
-    classes = list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+    classes = _classes(data, plan)
     num_classified = min(num_classified, len(data.test_x))
-    n, d = plan.num_samples * len(classes), denoiser.num_dims
-    costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
-    say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
+    say = Pieces(_costs(data, denoiser, plan, num_classified, num_draws), progress)
     judges = judges_of(data, classifier, classes, plan.seed)
     test = _held_out(data, classes, plan)
     samples = _draw(denoiser, plan, classes, say, keep)
@@ -114,6 +120,23 @@ def evaluate_images(
         classifier_accuracy=None if classifier is None else classifier.accuracy(data.test_x, data.test_classes),
         nelbo=nelbo,
     )
+
+
+def _classes(data: BinaryImageData, plan: Plan) -> list[int]:
+    return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+
+
+def _costs(
+    data: BinaryImageData,
+    denoiser: Denoiser,
+    plan: Plan,
+    num_classified: int = NUM_CLASSIFIED,
+    num_draws: int = NUM_DRAWS,
+) -> list[int]:
+    """Rows of the denoiser, piece by piece: samples at every strength, and the classification by NELBO."""
+    n, d = plan.num_samples * len(_classes(data, plan)), denoiser.num_dims
+    drawn = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
+    return [*drawn, min(num_classified, len(data.test_x)) * num_draws * data.num_classes]
 
 
 def _draw(

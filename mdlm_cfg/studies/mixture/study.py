@@ -23,7 +23,9 @@ from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.data import BernoulliData
+from mdlm_cfg.training.limit import seconds_per_row
 
+NUM_TEST, NUM_DRAWS = 2000, 4  # test images for the score error, and masks for each
 DISTINCT_IMAGES = 200  # per component, to judge its distinctness by
 
 
@@ -33,6 +35,14 @@ class Mixtures:
     def check(self, data: Any, plan: Plan) -> None:
         """Raise UserError for data that are no such mixture, and as `check_sampled`."""
         _checked(data, None, plan)
+
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: rows of the network, and of the exact denoiser, which draws twice."""
+        classes = data.target.num_classes if plan.classes is None else len(plan.classes)
+        drawn = sum(plan.sampler.num_rows(plan.num_samples * classes, denoiser.num_dims, g) for g in plan.guidances)
+        scored = 2 * NUM_DRAWS * min(NUM_TEST, len(data._test[0]))
+        exact = seconds_per_row(data.target.denoiser()) * (2 * drawn + scored)
+        return seconds_per_row(denoiser) * (drawn + scored) + exact
 
     def run(
         self,
@@ -53,8 +63,8 @@ def evaluate_bernoulli(
     *,
     progress: Callable[[str], None] | None = None,
     keep: Keep = keep_nothing,
-    num_test: int = 2000,
-    num_draws: int = 4,
+    num_test: int = NUM_TEST,
+    num_draws: int = NUM_DRAWS,
 ) -> BernoulliEvaluation:
     """Judge a learned denoiser against the exact one, and say what guidance does to the mixture.
 

@@ -23,6 +23,7 @@ from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.training.limit import seconds_per_row
 
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
@@ -72,6 +73,16 @@ class Sequences:
                 "target_class"
             )
 
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: rows of the network, and of the exact denoiser, which draws twice."""
+        num, dims = plan.num_samples, denoiser.num_dims
+        drawn = sum(plan.sampler.num_rows(num, dims, g) for g in plan.guidances)
+        compared = others(dims) if self.compare else []
+        more = sum(s.num_rows(num, dims, g) for g in _ends(plan) for s in compared)
+        scored = 2 * self.num_draws * self.num_test
+        exact = seconds_per_row(data.target.denoiser()) * (2 * drawn + more + scored)
+        return seconds_per_row(denoiser) * (drawn + more + scored) + exact
+
     def run(
         self,
         data: Any,
@@ -112,8 +123,7 @@ class _Bench:
         self.samples: dict[str, Tensor] = {CLASS: self.own}
         self.exact: dict[float, SequenceStatistics] = {}  # by w
         self.others = others(self.target.num_dims) if study.compare else []
-        self.ends = [end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max)]
-        self.ends = self.ends[: 1 if self.ends[0] == self.ends[1] else 2]
+        self.ends = _ends(plan)
         self.say = Pieces(self._costs(), progress)
 
     def _costs(self) -> list[float]:
@@ -197,6 +207,12 @@ class _Bench:
                 for g in self.plan.guidances
             }
         return found
+
+
+def _ends(plan: Plan) -> list[Guidance]:
+    """The weakest and the strongest guidance."""
+    ends = [end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max)]
+    return ends[: 1 if ends[0] == ends[1] else 2]
 
 
 def others(num_dims: int) -> list[Sampler]:
