@@ -88,6 +88,7 @@ def _run(name: str, task: Task) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         failures += _main(name, task, sweep, full)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
@@ -113,7 +114,8 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
         settings = HydraConfig.get()
         overrides = list(settings.overrides.task)
         if sweep is not None:
-            job = sweep.job(settings.job.num, overrides, settings.sweeper.get("params") or ())
+            params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
+            job = sweep.job(settings.job.num, overrides, params)
             return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
         try:
             task(to_plain_config(cfg), overrides, None)

@@ -12,6 +12,7 @@ from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
+from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
@@ -23,6 +24,7 @@ from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import TokenData
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
@@ -112,9 +114,9 @@ def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> St
         return Mixtures()
     if isinstance(data.target, HiddenMarkovMixture):
         return Sequences()
-    if data.num_tokens == 2 and len(data.grid_shape) == 2 and hasattr(data, "train_images"):
+    if len(data.grid_shape) == 2 and hasattr(data, "train_images"):
         return Images(classifier)
-    return None
+    return Corpus() if isinstance(data, TokenData) else None
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:

@@ -1,4 +1,4 @@
-"""Sections on samples of binary images: pictures, and how they compare with data as guidance grows."""
+"""Sections on samples of images: pictures, and how they compare with data as guidance grows."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ def image_sections(evaluation: ImageEvaluation, folder: Path) -> list[Section]:
 
 
 def _samples(evaluation: ImageEvaluation, folder: Path) -> Section:
-    shown = max(2, min(10, SHOWN_COLUMNS // len(evaluation.strengths), evaluation.plan.num_samples))
-    grids = {w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()}
+    shown = max(2, min(10, SHOWN_COLUMNS // (len(evaluation.strengths) + 1), evaluation.plan.num_samples))
+    grids: dict[float | str, np.ndarray] = {
+        w: _as_grid(x[:, :shown], evaluation.grid_shape) for w, x in evaluation.samples.items()
+    }
+    if evaluation.shown.shape[1] >= shown:
+        grids = {"test images": _as_grid(evaluation.shown[:, :shown], evaluation.grid_shape), **grids}
     path = sample_grid(grids, folder / "samples.png", _names(evaluation))
-    return Section(
-        "Samples", f"A row per class, a block per guidance strength. {_how(evaluation)}", None, [Picture(path)]
-    )
+    text = f"A row per class, a block per guidance strength, beside images of the test set. {_how(evaluation)}"
+    return Section("Samples", text, None, [Picture(path, "Test images, and samples at every strength.")])
 
 
 def _how(evaluation: ImageEvaluation) -> str:
@@ -83,8 +86,8 @@ def _text(evaluation: ImageEvaluation) -> str:
         )
     text = (
         "Pixel mean and covariance are compared with those of training images of the class. Diversity is the mean "
-        "number of pixels in which two samples of a class differ; samples that copy the training set would be much "
-        f"nearer to it than test images are.{fewer}"
+        f"number of pixels in which two samples of a class differ{_by_shades(e)}; samples that copy the training set "
+        f"would be much nearer to it than test images are.{fewer}"
     )
     if e.classifier_accuracy is not None:
         text = (
@@ -99,6 +102,13 @@ def _text(evaluation: ImageEvaluation) -> str:
             "classes share."
         )
     return text
+
+
+def _by_shades(evaluation: ImageEvaluation) -> str:
+    """How pixels differ that are neither black nor white."""
+    if evaluation.num_tokens == 2:
+        return ""
+    return " (by the square of the difference between their shades, of which black to white is 1)"
 
 
 def _curves(evaluation: ImageEvaluation, folder: Path) -> list[Picture]:
@@ -150,14 +160,23 @@ def _means(evaluation: ImageEvaluation, folder: Path) -> Section:
     e = evaluation
     sampled = {f"w = {w:g}": _as_grid(means, e.grid_shape) for w, means in e.sample_means.items()}
     blocks = {"data": _as_grid(e.data_means, e.grid_shape)} | sampled
+    varied = {f"w = {w:g}": _as_grid(found, e.grid_shape) for w, found in e.sample_components.items()}
+    components = {"data": _as_grid(e.data_components, e.grid_shape)} | varied
     changes = {f"w = {w:g}": _as_grid(change, e.grid_shape) for w, change in e.mean_changes.items()}
     return Section(
-        "Pixel means",
-        "The mean image of every class: what guidance makes certain turns black or white.",
+        "Pixel means and covariances",
+        "The mean image of every class: what guidance makes certain turns black or white. Below them "
+        "the direction in which a class's images differ most: guidance that makes samples alike makes it pale.",
         None,
         [
             Picture(mean_images(blocks, folder / "means.png", _names(e)), "Pixel means of data and of samples."),
-            Picture(mean_images(changes, folder / "mean_changes.png", _names(e), signed=True), "Samples less data."),
+            Picture(
+                mean_images(changes, folder / "mean_changes.png", _names(e), "change of the mean"), "Samples less data."
+            ),
+            Picture(
+                mean_images(components, folder / "components.png", _names(e), "one standard deviation"),
+                "The leading component of every class's covariance: what its images vary in most, and by how much.",
+            ),
         ],
     )
 

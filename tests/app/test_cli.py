@@ -227,6 +227,22 @@ def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train", ["trainer.devices=0"]),
+        ("train", ["trainer.strategy=odd"]),
+        ("train", ["logger=wandb", "logger.mode=odd"]),
+        ("train", ["logger._target_=no_such_package.Logger"]),
+        ("eval", ["denoiser=exact", "+logger._target_=no_such_package.Logger"]),
+    ],
+)
+def test_what_cannot_be_started_leaves_no_folder(command: str, arguments: list[str], tmp_path: Path) -> None:
+    given = (*TOY, "logger=csv") if command == "train" else ("data=toy_1d_overlap",)
+    assert run(command, *given, f"runs={tmp_path}", *arguments) != 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("pmfs", "message"),
     [([[1.2, -0.2], [0.5, 0.5]], "holds -0.2"), ([[0.5, 0.6], [0.5, 0.5]], "sums to 1.1 and must sum to 1")],
 )

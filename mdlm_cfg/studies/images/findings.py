@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from mdlm_cfg.compare.images import leading_component, pixel_moments
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
 
 STATISTICS = (
@@ -53,12 +55,13 @@ class ImageEvaluation:
 
     Attributes:
         plan: what was asked for: guidances, sampler, number of samples per class and strength, seed.
-        name: of the data. grid_shape: (height, width).
+        name: of the data. grid_shape: (height, width). num_tokens: N, black to white.
         classes: which were sampled, C of them.
         num_held_out: test images per class that were judged like samples (as many, where there are so many).
         samples: by w, uint8 (C, n, D), on the CPU.
-        judged: by w, of the samples. held_out: of test images.
-        data_means: pixel means of training images, (C, D). sample_means: of samples, by w, (C, D).
+        judged: by w, of the samples. held_out: of test images. shown: some of those of every class, uint8 (C, m, D).
+        data_means: pixel means of training images, 0 black and 1 white, (C, D). sample_means: of samples, by w, (C, D).
+        data_components: of the covariance of training images, `leading_component`, (C, D).
         classifier_accuracy: of the classifier that judges, on test images; None without one.
         nelbo: None if not asked.
     """
@@ -66,13 +69,16 @@ class ImageEvaluation:
     plan: Plan
     name: str
     grid_shape: tuple[int, ...]
+    num_tokens: int
     classes: list[int]
     num_held_out: int
     samples: dict[float, Tensor]
     judged: dict[float, Judged]
     held_out: Judged
+    shown: Tensor
     data_means: Tensor
     sample_means: dict[float, Tensor]
+    data_components: Tensor
     classifier_accuracy: float | None
     nelbo: NelboClassification | None
 
@@ -90,6 +96,15 @@ class ImageEvaluation:
     def mean_changes(self) -> dict[float, Tensor]:
         """Pixel means of samples less those of training images, by w, (C, D)."""
         return {w: means - self.data_means for w, means in self.sample_means.items()}
+
+    @property
+    def sample_components(self) -> dict[float, Tensor]:
+        """As `data_components`, of samples, by w, (C, D): of the two signs the one that is nearer to the data's."""
+        return {w: self._components(x) for w, x in self.samples.items()}
+
+    def _components(self, samples: Tensor) -> Tensor:
+        found = torch.stack([leading_component(pixel_moments(x)[1]) for x in samples])
+        return torch.where((found * self.data_components).sum(dim=1, keepdim=True) < 0, -found, found)
 
     def against_w(self, statistic: str) -> list[float]:
         """One of `STATISTICS`, of all classes, in the order of the strengths."""

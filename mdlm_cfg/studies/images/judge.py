@@ -11,17 +11,16 @@ from torch import Tensor
 
 from mdlm_cfg.compare.images import (
     energy_distance,
-    mean_pairwise_hamming,
+    mean_pixel_distance,
     moment_difference,
-    nearest_hamming,
+    nearest_image,
     pixel_moments,
     precision_and_recall,
 )
 from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, Judged, Row
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier
-from mdlm_cfg.training.data import BinaryImageData
-from mdlm_cfg.training.data.levels import binarize
+from mdlm_cfg.training.data import ImageData
 
 MAX_REFERENCE = 2000  # training images per class that moments and energy distances refer to
 NEIGHBOURS = 3  # of precision and recall
@@ -32,13 +31,14 @@ class Judge:
     """What images of one class are judged against.
 
     Attributes:
-        target_class: k.
-        train: every training image of the class, one binarization, uint8 (m, D).
+        target_class: k. top: N - 1, white.
+        train: every training image of the class, one binarization or its levels, uint8 (m, D).
         features: of the first `MAX_REFERENCE` of them; None without a classifier.
-        mean, covariance: of the same.
+        mean, covariance: of the same, black being 0 and white 1.
     """
 
     target_class: int
+    top: int
     train: Tensor
     features: Tensor | None
     mean: Tensor
@@ -54,10 +54,10 @@ class Judge:
 
     def _by_pixels(self, x: Tensor) -> Row:
         return {
-            **moment_difference(x, self.mean, self.covariance),
-            "diversity": mean_pairwise_hamming(x),
-            "nearest_train": float(nearest_hamming(x, self.train)[0].mean()),
-            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]),
+            **moment_difference(x.double() / self.top, self.mean, self.covariance),
+            "diversity": mean_pixel_distance(x, self.top),
+            "nearest_train": float(nearest_image(x, self.train, self.top)[0].mean()),
+            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]) / self.top,
         }
 
     def _by_classifier(self, x: Tensor, classifier: ImageClassifier) -> Row:
@@ -77,18 +77,16 @@ class Judge:
         return self.features[: max(2, num)]
 
 
-def judges_of(
-    data: BinaryImageData, classifier: ImageClassifier | None, classes: Sequence[int], seed: int
-) -> list[Judge]:
+def judges_of(data: ImageData, classifier: ImageClassifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
     """One judge per class; `seed` is of the binarization and the order of its images."""
-    judges = []
+    judges, top = [], data.num_tokens - 1
     for k in classes:
         generator = generator_for("reference", seed, k)
-        train = binarize(data.train_images[data.train_labels == k].cpu(), "dynamic", generator)
+        train = data.tokens(data.train_images[data.train_labels == k].cpu(), generator)
         train = train[torch.randperm(len(train), generator=generator)]
-        mean, covariance = pixel_moments(train[:MAX_REFERENCE])
+        mean, covariance = pixel_moments(train[:MAX_REFERENCE].double() / top)
         features = None if classifier is None else classifier.features(train[:MAX_REFERENCE])
-        judges.append(Judge(k, train, features, mean, covariance))
+        judges.append(Judge(k, top, train, features, mean, covariance))
     return judges
 
 

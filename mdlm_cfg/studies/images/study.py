@@ -1,4 +1,4 @@
-"""Samples of binary images under guidance, judged beside held-out data by the same numbers."""
+"""Samples of images under guidance, binary or of grey levels, judged beside held-out data by the same numbers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.compare.images import bayes_classify, leading_component
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, draw_class
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of, seconds_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for, seconds_to_train
-from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data import ImageData
 from mdlm_cfg.training.limit import seconds_per_row
 
+SHOWN = 10  # test images of a class that are kept to be shown
 NUM_CLASSIFIED, NUM_DRAWS = 200, 16  # test images to classify by NELBO, and masks for each
 
 
@@ -39,13 +40,20 @@ class Images:
     classifier: bool = True
 
     def check(self, data: Any, plan: Plan) -> None:
-        """Raise UserError for other images than binary ones, and as `check_sampled`."""
+        """Raise UserError as `check_sampled`."""
         _check(data, None, plan)
 
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order."""
+        assert denoiser is not None
+        pairs = [(guidance, k) for guidance in plan.guidances for k in _classes(data, plan)]
+        return [draw for guidance, k in pairs for draw in draws_of(plan, denoiser, guidance, k)]
+
     def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: rows of the network, and a classifier that is not there yet."""
-        rows = sum(_costs(data, denoiser, plan, NUM_CLASSIFIED, NUM_DRAWS))
-        return seconds_per_row(denoiser) * rows + (seconds_to_train(data) if self.classifier else 0.0)
+        """See `mdlm_cfg.studies.study.Estimated`: samples, classification, and a classifier that is not there yet."""
+        classified = min(NUM_CLASSIFIED, len(data.test_x)) * NUM_DRAWS * data.num_classes * seconds_per_row(denoiser)
+        trained = seconds_to_train(data) if self.classifier else 0.0
+        return seconds_of(self.draws(data, denoiser, plan)) + classified + trained
 
     def run(
         self,
@@ -67,7 +75,7 @@ class Images:
 
 
 def evaluate_images(
-    data: BinaryImageData,
+    data: ImageData,
     denoiser: Denoiser,
     classifier: ImageClassifier | None,
     plan: Plan,
@@ -80,7 +88,7 @@ def evaluate_images(
     """Sample every class at every strength, and judge the samples beside as many test images.
 
     Args:
-        data: binary images, set up.
+        data: images, set up.
         denoiser: a learned one.
         classifier: of the same images; None leaves out what it measures.
         plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
@@ -98,7 +106,9 @@ def evaluate_images(
     _check(data, denoiser, plan)
     classes = _classes(data, plan)
     num_classified = min(num_classified, len(data.test_x))
-    say = Pieces(_costs(data, denoiser, plan, num_classified, num_draws), progress)
+    n, d = plan.num_samples * len(classes), denoiser.num_dims
+    costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
+    say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
     judges = judges_of(data, classifier, classes, plan.seed)
     test = _held_out(data, classes, plan)
     samples = _draw(denoiser, plan, classes, say, keep)
@@ -110,33 +120,25 @@ def evaluate_images(
         plan=plan,
         name=data.name,
         grid_shape=tuple(data.grid_shape),
+        num_tokens=data.num_tokens,
         classes=classes,
         num_held_out=min(len(x) for x in test),
         samples=samples,
         judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
         held_out=judge_all(judges, test, classifier),
+        shown=torch.stack([x[: min(SHOWN, *map(len, test))] for x in test]),
         data_means=torch.stack([judge.mean for judge in judges]),
-        sample_means={w: x.double().mean(dim=1) for w, x in samples.items()},
-        classifier_accuracy=None if classifier is None else classifier.accuracy(data.test_x, data.test_classes),
+        sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
+        data_components=torch.stack([leading_component(judge.covariance) for judge in judges]),
+        classifier_accuracy=(
+            None if classifier is None else classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu())
+        ),
         nelbo=nelbo,
     )
 
 
-def _classes(data: BinaryImageData, plan: Plan) -> list[int]:
+def _classes(data: ImageData, plan: Plan) -> list[int]:
     return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
-
-
-def _costs(
-    data: BinaryImageData,
-    denoiser: Denoiser,
-    plan: Plan,
-    num_classified: int = NUM_CLASSIFIED,
-    num_draws: int = NUM_DRAWS,
-) -> list[int]:
-    """Rows of the denoiser, piece by piece: samples at every strength, and the classification by NELBO."""
-    n, d = plan.num_samples * len(_classes(data, plan)), denoiser.num_dims
-    drawn = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
-    return [*drawn, min(num_classified, len(data.test_x)) * num_draws * data.num_classes]
 
 
 def _draw(
@@ -146,12 +148,12 @@ def _draw(
     samples = {}
     for guidance in plan.guidances:
         say(f"samples of {len(classes)} classes at w = {guidance.label}")
-        drawn = [draw_class(plan, denoiser, guidance, k, keep, "") for k in classes]
-        samples[guidance.constant] = torch.stack(drawn)
+        sets = [drawn(draws_of(plan, denoiser, guidance, k), keep) for k in classes]
+        samples[guidance.constant] = torch.stack(sets)
     return samples
 
 
-def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+def _held_out(data: ImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many."""
     # in random order: the first half of MNIST's is cleaner
     order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
@@ -160,20 +162,16 @@ def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list
 
 
 def _classify(
-    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
+    data: ImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
 ) -> NelboClassification:
     generator = generator_for("classified", seed)
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
     predicted = keep(
         ("classified", num, num_draws, seed),
-        lambda: bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator),
+        lambda: bayes_classify(denoiser, data.test_x.cpu()[rows].long(), num_draws, generator),
     )
-    return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
+    return NelboClassification(float((predicted == data.test_classes.cpu()[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: BinaryImageData, denoiser: Denoiser | None, plan: Plan) -> None:
-    if data.num_tokens != 2:
-        raise UserError(
-            f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"
-        )
+def _check(data: ImageData, denoiser: Denoiser | None, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)
