@@ -18,6 +18,7 @@ from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.saving import WholeFiles
 
@@ -90,15 +91,21 @@ def build_loggers(
     return loggers
 
 
-def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+def build_trainer(
+    settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any], after: Afterwards | None = None
+) -> Trainer:
+    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast.
+
+    Args:
+        after: what follows training, if it is known: the bar's time left covers it.
+    """
     accelerator = str(settings.get("accelerator", "auto"))
     device = device_meant_by(accelerator)
     if accelerator == "auto" and device == "cpu" and torch.backends.mps.is_available():  # Lightning would take it
         settings = settings | {"accelerator": "cpu"}
     if settings.get("precision") == "auto":
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
-    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
+    bar = [RunProgress(after)] if settings.get("enable_progress_bar", True) else []
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
     return make(settings, "trainer", (), names_in(settings), **filled)
 

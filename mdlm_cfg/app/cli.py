@@ -88,9 +88,12 @@ def _run(name: str, task: Task) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         failures += _main(name, task, sweep, full)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:

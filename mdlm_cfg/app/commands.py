@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from mdlm_cfg.app.build import (
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder, write_config
+from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
+from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.wandb_log import log_evaluation
@@ -68,7 +70,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     Args:
         config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    config = for_own_targets(config, overrides)
+    begun, config = time.monotonic(), for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     check_trainer(config["trainer"])
     start(config)
@@ -81,10 +83,14 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
     before = checkpoint_of(config, data.name, job)
     steps = 0 if before is None else check_resume(before, module.hparams)
+    after = what_follows(config, module.net, data, study, plan)
+    timer = time_limit(config, begun, after)
     folder = run_folder(config, data.name, before, overrides, job)
-    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
-    saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
-    trainer = build_trainer(config["trainer"], loggers, [AveragedWeights(config["ema_decay"]), saving])
+    with gone_if_refused(folder, before):
+        loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
+        saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
+        averaged = AveragedWeights(config["ema_decay"])
+        trainer = build_trainer(config["trainer"], loggers, [averaged, saving, *timer], after)
     say_precision(config, trainer.strategy.root_device)
     written = None
     with _wandb_finished(loggers):
@@ -123,7 +129,8 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | N
     out = _report_folder(config, job, config) or new_run_folder(config["runs"], f"{data.name}_exact", overrides)
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
-    loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
+    with gone_if_refused(out):
+        loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
         written = evaluate(data, None, plan, report, study)
         _log(loggers, written, 0)
@@ -145,7 +152,8 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
     group = f"{run.folder.parent.name}/{run.folder.name}"
-    loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
+    with gone_if_refused(out):
+        loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
         written = evaluate(data, run.denoiser, plan, report, study)
         _log(loggers, written, run.step)

@@ -48,11 +48,13 @@ def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = No
     plan = plan_of(merged(run.config, config, [*overrides, *(f"{key}=" for key in ASKED_HERE)]))
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
-    out = out_folder(config) or job or new_run_folder(run.folder, "samples", overrides)
+    asked = out_folder(config) or job
     print(f"sampling from {run.path}", file=sys.stderr)
     run.net.to("cuda" if torch.cuda.is_available() else "cpu")
     classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
-    for path in _write(_drawn(run, plan, classes), classes, run, out):
+    samples = _drawn(run, plan, classes)
+    out = asked or new_run_folder(run.folder, "samples", overrides)
+    for path in _write(samples, classes, run, out):
         print(f"samples: {path}")
     return Outcome()
 

@@ -60,6 +60,7 @@ class TrainSchema(Schema):
     ema_decay: float = 0.995
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    max_time: str | None = None
     save_minutes: float | None = 10.0
     num_draws: int = 4
     evaluate: bool = True

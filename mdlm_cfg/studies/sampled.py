@@ -16,6 +16,7 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
+from mdlm_cfg.training.limit import seconds_per_row
 
 CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
@@ -130,6 +131,15 @@ def draws_of(
 def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
     """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
     return torch.cat([keep(draw.key, draw.make) for draw in draws])
+
+
+def seconds_of(draws: Sequence[Draw]) -> float:
+    """How long they will take, by the rows that they ask of their denoisers, each of which is timed."""
+    each = {id(one): seconds_per_row(one) for one in {id(draw.denoiser): draw.denoiser for draw in draws}.values()}
+    return sum(
+        draw.sampler.num_rows(draw.num_samples, draw.denoiser.num_dims, draw.guidance) * each[id(draw.denoiser)]
+        for draw in draws
+    )
 
 
 def key_of(guidance: Guidance) -> tuple[object, ...]:

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.progress import share_shown, time_left
+from mdlm_cfg.support.progress import clock, seconds_left, share_shown
+from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.module import MaskedDiffusion
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
@@ -110,12 +111,13 @@ class RunProgress(ProgressBar):
     its time, whichever is further.
 
     Args:
+        after: what follows training, which the time left then covers; None leaves it out.
         refresh: seconds between updates of the bar.
     """
 
-    def __init__(self, refresh: float = 0.25) -> None:
+    def __init__(self, after: Afterwards | None = None, refresh: float = 0.25) -> None:
         super().__init__()
-        self.refresh = refresh
+        self.after, self.refresh = after, refresh
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self._enabled = True
@@ -133,7 +135,7 @@ class RunProgress(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
-            self.console.print(*args, highlight=False, **kwargs)
+            self.console.print(*args, highlight=False, soft_wrap=True, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._from = time.monotonic(), _progress(pl_module)
@@ -209,9 +211,12 @@ class RunProgress(ProgressBar):
         self._show = _nowhere
 
     def _left(self, share: float) -> str:
-        """The time left, such as "1:05 left"."""
+        """The time left, such as "1:05 left", or "1:05 left, 4:10 with test and report"."""
         done = (share - self._from) / (1 - self._from) if share < 1 else 1.0
-        return time_left(time.monotonic() - self._start, done)
+        left = seconds_left(time.monotonic() - self._start, done)
+        if left is None:
+            return ""
+        return f"{clock(left)} left" + (f", {clock(left + self.after())} with test and report" if self.after else "")
 
     def _numbers(self, trainer: Trainer) -> str:
         shown = self.get_metrics(trainer, trainer.lightning_module)

@@ -188,6 +188,8 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["net._target_=no_such_package.Net"], "No module named 'no_such_package'"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
+        (["max_time=soon"], "max_time=soon is no time: give DD:HH:MM:SS"),
+        (["max_time=00:00:00:01", "w=[0]"], "leaves nothing to train"),
         (["data=table"], "path is missing"),
         (["data=table", "data.path=nowhere.npz"], "there is no file nowhere.npz"),
         (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),
@@ -222,6 +224,22 @@ def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(whole[: len(whole) // 2])
     assert "cannot be read" in refusal(capsys, "eval", f"ckpt_path={path}")
     assert "cannot be read" in refusal(capsys, "train", *TOY, "logger=csv", f"ckpt_path={path}", f"runs={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train", ["trainer.devices=0"]),
+        ("train", ["trainer.strategy=odd"]),
+        ("train", ["logger=wandb", "logger.mode=odd"]),
+        ("train", ["logger._target_=no_such_package.Logger"]),
+        ("eval", ["denoiser=exact", "+logger._target_=no_such_package.Logger"]),
+    ],
+)
+def test_what_cannot_be_started_leaves_no_folder(command: str, arguments: list[str], tmp_path: Path) -> None:
+    given = (*TOY, "logger=csv") if command == "train" else ("data=toy_1d_overlap",)
+    assert run(command, *given, f"runs={tmp_path}", *arguments) != 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
