@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,14 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     return make(settings, "trainer", (), names_in(settings), **filled)
 
 
-def check_trainer(settings: dict[str, Any]) -> None:
-    """Raise UserError for a device on which nothing here can be right."""
+def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do."""
+    settings = settings or {}
     if settings.get("accelerator") == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
+    strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
+    if isinstance(strategy, Mapping) and str(strategy.get(TARGET)).endswith(".FullySharded") and "Muon" in name:
+        raise UserError(f"trainer=fsdp shares out the matrices that {name} needs whole: give optimizer=adamw")
 
 
 def device_meant_by(accelerator: str) -> str:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
@@ -79,7 +80,13 @@ def _run(name: str, task: Task) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> None:
         config = HydraConfig.get()
-        job = " ".join(config.overrides.task) if config.mode == RunMode.MULTIRUN else ""
+        job = ""
+        if config.mode == RunMode.MULTIRUN:
+            job = " ".join(config.overrides.task)
+            try:
+                refuse_processes(to_plain_config(cfg).get("trainer"))
+            except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
+                exit_with([Failure("", error)])
         try:
             task(to_plain_config(cfg), list(config.overrides.task))
         except Exception as error:  # hydra would print all overrides; and one job must not end a sweep

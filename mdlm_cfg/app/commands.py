@@ -28,6 +28,7 @@ from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
+from mdlm_cfg.app.sharing import is_first_process, share_draws
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -69,7 +70,7 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     """
     config = for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
-    check_trainer(config["trainer"])
+    check_trainer(config["trainer"], config["optimizer"])
     _start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
@@ -87,12 +88,15 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     say_precision(config, trainer.strategy.root_device)
     with _wandb_finished(loggers):
         numbers, path = _fit(trainer, module, data, before, saving)
-        if study is not None and trainer.is_global_zero:
-            run = load_run(path, config["batch_size"], trusted)
+        if study is not None:
+            run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+            if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
+                _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+    if not is_first_process():
+        return
     for done in [folder] if before is None else [folder, run_folder_of(before)]:
         mark_finished(done)
 
@@ -119,12 +123,13 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = out_folder(config) or new_run_folder(config["runs"], f"{data.name}_exact")
+    out = _report_folder(config, config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, None, plan, report, study), 0)
+        if share_draws(_judging_trainer(config), study, data, None, plan, out):
+            _log(loggers, evaluate(data, None, plan, report, study), 0)
 
 
 def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -135,15 +140,33 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     data = _data_of(run, config, overrides)
     study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = out_folder(config) or new_run_folder(run.folder, "evaluations")
-    print(f"judging {run.path}", file=sys.stderr)
-    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    out = _report_folder(config, run.folder, "evaluations")
+    if is_first_process():
+        print(f"judging {run.path}", file=sys.stderr)
+    trainer = _judging_trainer(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run.net.to(trainer.strategy.root_device if trainer is not None else device)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
     group = f"{run.folder.parent.name}/{run.folder.name}"
     loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+        if share_draws(trainer, study, data, run.denoiser, plan, out):
+            _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+
+
+def _report_folder(config: Mapping[str, Any], root: str | Path, name: str) -> Path:
+    """The folder of a report: one that was asked for, or a new one. Other processes than the first need none."""
+    if (asked := out_folder(config)) is not None:
+        return asked
+    return new_run_folder(root, name) if is_first_process() else Path(root, name, "other_ranks")
+
+
+def _judging_trainer(config: Mapping[str, Any]) -> Trainer | None:
+    """What has the processes that draw, where they were asked for."""
+    settings = config["trainer"]
+    check_trainer(settings)
+    return None if settings is None else build_trainer(settings, [], [])
 
 
 def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:
