@@ -19,6 +19,7 @@ from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
@@ -65,15 +66,17 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
 
 
 def build_loggers(
-    settings: dict[str, Any], folder: Path, group: str, job_type: str, kept_steps: int = 0
+    settings: dict[str, Any], folder: Path, run: str, job_type: str, config: Mapping[str, Any], kept_steps: int = 0
 ) -> list[Logger]:
     """metrics.csv in the run folder always, and the configured logger if it is another.
 
     Args:
         settings: of the logger, with `_target_`.
         folder: for its files.
-        group: that wandb shows the run in: a training run and its evaluations are one.
+        run: NAME/DATE_TIME of the training run, or NAME of an exact evaluation. On wandb NAME, the experiment, is the
+            group: its seeds and the evaluations of them are one.
         job_type: "train" or "eval".
+        config: of the whole, which wandb shows with the run.
         kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
@@ -81,9 +84,10 @@ def build_loggers(
     loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
     if not target.endswith("CSVLogger"):
-        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
+        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{run} {job_type}"}
         if target.endswith("WandbLogger"):
-            filled |= {"group": group, "job_type": job_type}
+            about = {"run": run, "version": stamp()["version"], **config}
+            filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
     return loggers
 

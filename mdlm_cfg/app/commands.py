@@ -82,7 +82,8 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     before = checkpoint_of(config, data.name)
     steps = 0 if before is None else check_resume(before, module.hparams)
     folder = run_folder(config, data.name, before)
-    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
+    run_name = f"{folder.parent.name}/{folder.name}"
+    loggers = build_loggers(config["logger"], folder, run_name, "train", config, steps)
     saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
     trainer = build_trainer(config["trainer"], loggers, [AveragedWeights(config["ema_decay"]), saving])
     say_precision(config, trainer.strategy.root_device)
@@ -126,7 +127,7 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
     out = _report_folder(config, config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
-    loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
+    loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval", config) if config["logger"] else []
     with _wandb_finished(loggers):
         if share_draws(_judging_trainer(config), study, data, None, plan, out):
             _log(loggers, evaluate(data, None, plan, report, study), 0)
@@ -148,8 +149,8 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     run.net.to(trainer.strategy.root_device if trainer is not None else device)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
-    group = f"{run.folder.parent.name}/{run.folder.name}"
-    loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
+    run_name = f"{run.folder.parent.name}/{run.folder.name}"
+    loggers = build_loggers(config["logger"], out, run_name, "eval", settings) if config["logger"] else []
     with _wandb_finished(loggers):
         if share_draws(trainer, study, data, run.denoiser, plan, out):
             _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
@@ -224,7 +225,7 @@ def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
     finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures)
+            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures, step)
         else:
             logger.log_metrics(finite, step=step)
             logger.save()

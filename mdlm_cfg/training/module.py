@@ -62,7 +62,7 @@ class MaskedDiffusion(LightningModule):
         if num_draws < 1:
             raise UserError(f"num_draws must be at least 1, not {num_draws}")
         objective.prepare(net)
-        self.save_hyperparameters(dict(record or {}))
+        self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
         self.net, self.objective, self.optimizer = net, objective, optimizer
         self.annealing = annealing or Annealing()
         self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
