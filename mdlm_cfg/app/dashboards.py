@@ -1,4 +1,4 @@
-"""`python -m mdlm_cfg.dashboards ENTITY/PROJECT [--dry-run]`: save the workspace and the report on wandb."""
+"""`python -m mdlm_cfg.app.dashboards ENTITY/PROJECT [--dry-run]`: save the workspace and the report on wandb."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdlm_cfg.support.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Save both, and print where they are; with --dry-run print them as JSON, with no account and no network."""
-    parser = argparse.ArgumentParser(prog="python -m mdlm_cfg.dashboards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m mdlm_cfg.app.dashboards", description=__doc__)
     parser.add_argument("where", metavar="ENTITY/PROJECT", help="of the runs; the project is mdlm_cfg by default")
     parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
     given = parser.parse_args(arguments)
@@ -41,3 +41,7 @@ def _save(where: str, is_dry: bool) -> None:
     for made in (workspace, report):
         made.save()
         print(made.url)
+
+
+if __name__ == "__main__":
+    main()
