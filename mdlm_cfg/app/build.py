@@ -89,6 +89,8 @@ def build_loggers(
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
+        # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+        vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
     return loggers
 
 

@@ -119,7 +119,7 @@ def draws_of(
         who: the denoiser's name, of a study that has several; "" otherwise. They draw independently.
         compared: a sampler in place of the plan's own.
     """
-    names = ("samples", who) if who else ("samples",)
+    names: tuple[str, ...] = ("samples", who) if who else ("samples",)
     if compared is not None:
         names = ("compared", who, compared.label)
     sampler = compared or plan.sampler

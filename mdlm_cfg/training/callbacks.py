@@ -133,8 +133,7 @@ class AveragedWeights(WeightAveraging):
 
 
 class RunProgress(ProgressBar):
-    """A bar for training, with the NELBO and the time left, others for the test and for samples; lines where there is
-    no terminal.
+    """A bar for training, with the NELBO and the time left, one for test and samples each; lines without terminal.
 
     The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
     its time, whichever is further.

@@ -42,7 +42,7 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
         UserError: the processes do not have the same weights, data and version.
     """
     # the processes are given numbers: Lightning would take the pieces apart
-    numbers = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
+    numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
     trainer.strategy.barrier()
 

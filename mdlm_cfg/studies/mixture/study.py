@@ -105,7 +105,7 @@ def _classes(target: BernoulliMixture, plan: Plan) -> list[int]:
 
 def _denoisers(target: BernoulliMixture, learned: Denoiser | None) -> dict[str, Denoiser]:
     """By name: the exact one, again for the noise floor, and the learned one if there is one."""
-    exact = {"exact": target.denoiser(), "again": target.denoiser()}
+    exact: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
     return exact if learned is None else exact | {"learned": learned}
 
 
