@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
@@ -66,15 +67,17 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
 
 
 def build_loggers(
-    settings: dict[str, Any], folder: Path, group: str, job_type: str, kept_steps: int = 0
+    settings: dict[str, Any], folder: Path, run: str, job_type: str, config: Mapping[str, Any], kept_steps: int = 0
 ) -> list[Logger]:
     """metrics.csv in the run folder always, and the configured logger if it is another.
 
     Args:
         settings: of the logger, with `_target_`.
         folder: for its files.
-        group: that wandb shows the run in: a training run and its evaluations are one.
+        run: NAME/DATE_TIME of the training run, or NAME of an exact evaluation. On wandb NAME, the experiment, is the
+            group: its seeds and the evaluations of them are one.
         job_type: "train" or "eval".
+        config: of the whole, which wandb shows with the run.
         kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
@@ -82,9 +85,10 @@ def build_loggers(
     loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
     if not target.endswith("CSVLogger"):
-        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
+        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{run} {job_type}"}
         if target.endswith("WandbLogger"):
-            filled |= {"group": group, "job_type": job_type}
+            about = {"run": run, "version": stamp()["version"], **config}
+            filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
         # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
         vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
@@ -110,10 +114,14 @@ def build_trainer(
     return make(settings, "trainer", (), names_in(settings), **filled)
 
 
-def check_trainer(settings: dict[str, Any]) -> None:
-    """Raise UserError for a device on which nothing here can be right."""
+def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do."""
+    settings = settings or {}
     if settings.get("accelerator") == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
+    strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
+    if isinstance(strategy, Mapping) and str(strategy.get(TARGET)).endswith(".FullySharded") and "Muon" in name:
+        raise UserError(f"trainer=fsdp shares out the matrices that {name} needs whole: give optimizer=adamw")
 
 
 def device_meant_by(accelerator: str) -> str:

@@ -72,6 +72,7 @@ class EvalSchema(Schema):
 
     denoiser: str = "learned"
     net: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] | None = None
     logger: dict[str, Any] | None = None
     out: str | None = None
 

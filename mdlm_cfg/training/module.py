@@ -19,6 +19,7 @@ from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.objectives import Objective
 from mdlm_cfg.training.runs import stamp
+from mdlm_cfg.training.sharding import is_sharded, shard
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
@@ -64,7 +65,7 @@ class MaskedDiffusion(LightningModule):
         if num_draws < 1:
             raise UserError(f"num_draws must be at least 1, not {num_draws}")
         objective.prepare(net)
-        self.save_hyperparameters(dict(record or {}))
+        self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
         self.net, self.objective, self.optimizer = net, objective, optimizer
         self.annealing = annealing or Annealing()
         self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
@@ -114,6 +115,11 @@ class MaskedDiffusion(LightningModule):
         return generator_for(*key, self.seed, self.global_rank, device=device)
 
     # optimisation
+
+    def configure_model(self) -> None:
+        """Share the weights out, under a strategy that does."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.net)
@@ -217,6 +223,9 @@ class MaskedDiffusion(LightningModule):
         """
         x, classes = batch
         if len(x) == 0:
+            if is_sharded(self.net):  # the processes put its weights together for every call, all of them or none
+                for _ in range(2 * num_draws):
+                    self.net(x.new_zeros(1, x.shape[1]), classes.new_zeros(1))
             return
         n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
         index = batch_idx * self.trainer.world_size + self.global_rank

@@ -112,4 +112,4 @@ def test_wandb_runs_have_groups_and_job_types(
     assert run("eval", "logger=wandb", f"runs={tmp_path}", "w=[0]", "num_samples=20") == 0
     folder = newest_run(tmp_path).parent.parent
     assert [options["job_type"] for options in opened] == ["train", "eval"]
-    assert {options["group"] for options in opened} == {f"{folder.parent.name}/{folder.name}"}
+    assert {options["group"] for options in opened} == {folder.parent.name}

@@ -276,7 +276,8 @@ def test_training_and_its_evaluation_are_one_group_on_wandb(tmp_path: Path, monk
     assert run("eval", f"runs={tmp_path}", "logger=wandb") == 0
     train, judged = opened
     assert train["job_type"] == "train" and judged["job_type"] == "eval"
-    assert train["group"] == judged["group"] == f"toy_1d_overlap/{folder.name}"
+    assert train["group"] == judged["group"] == "toy_1d_overlap"
+    assert train["config"]["run"] == judged["config"]["run"] == f"toy_1d_overlap/{folder.name}"
     (evaluation,) = (folder / "evaluations").iterdir()
     assert list((evaluation / "wandb").glob("offline-run-*/*.wandb")) and (evaluation / "report.json").is_file()
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, ImageEvaluation
-from mdlm_cfg.studies.images.study import evaluate_images
+from mdlm_cfg.studies.images.study import Images, evaluate_images
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
@@ -124,6 +125,19 @@ def test_a_strengths_samples_do_not_depend_on_the_others(
         data, target().denoiser(), classifier, plan_of(Guidance(2.0), classes=(1,), seed=1), num_classified=0
     )
     assert not torch.equal(alone.samples[2.0], other.samples[2.0])
+
+
+def test_the_study_says_beforehand_what_it_draws(data: BinaryImageData, classifier: ImageClassifier) -> None:
+    seen: list[Any] = []
+
+    def keep(key: Any, make: Any) -> Any:
+        seen.append(key)
+        return make()
+
+    plan = plan_of(Guidance(0.0), Guidance(2.0), n=3)
+    evaluate_images(data, target().denoiser(), classifier, plan, keep=keep, num_classified=0)
+    draws = Images().draws(data, target().denoiser(), plan)
+    assert [draw.key for draw in draws] == seen and len(seen) == 2 * 3
 
 
 def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.study import Tables
@@ -26,6 +27,7 @@ from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
+DRAWN = ("samples", "compared")
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, seed=3, classes=(1,))
 EVEN = torch.full((2, 2), 0.5).double()
 HMM = HiddenMarkovMixture(
@@ -100,3 +102,19 @@ def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
     arrays = alone.arrays()
     assert set(arrays) == set(resumed.arrays())
     assert all((arrays[key] == value).all() for key, value in resumed.arrays().items())
+
+
+@pytest.mark.parametrize("name", ["mixture", "sequences"])
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_a_study_says_beforehand_what_it_draws(name: str, is_learned: bool) -> None:
+    """So that several processes can draw it: it then finds every piece, and no piece was drawn in vain."""
+    study, target, grid, plan, _ = STUDIES[name]
+    data, learned, seen = data_of(target, grid), Blurred(target, 0.3) if is_learned else None, []
+
+    def keep(key: Any, make: Callable[[], Any]) -> Any:
+        seen.append(key)
+        return make()
+
+    study.run(data, learned, plan, lambda line: None, keep)
+    assert isinstance(study, Sampling)
+    assert [draw.key for draw in study.draws(data, learned, plan)] == [key for key in seen if key[0] in DRAWN]
