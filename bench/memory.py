@@ -1,4 +1,8 @@
-"""Whether memory stays flat over laws, training and a sweep in one process: python -m bench.memory [KEY=VALUE]."""
+"""Whether memory stays flat over laws, training and a sweep in one process.
+
+python -m bench.memory [laws] [steps] [jobs] [hour] [KEY=VALUE ...]: the parts named, or the first three, which take
+minutes; settings are those of training steps.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from mdlm_cfg.training.module import MaskedDiffusion
 LAWS, STEPS, JOBS = 10_000, 100, 6
 QUIET = ("logger=csv", "evaluate=false", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 MNIST = (*QUIET, "experiment=mnist", f"trainer.max_steps={STEPS}", "trainer.limit_val_batches=1", "num_draws=1")
+HOUR = (*QUIET, "experiment=mnist", "trainer.max_time=00:01:00:00", "trainer.max_epochs=-1")
 SWEEP = ("-m", *QUIET, "trainer.max_epochs=1", f"seed={','.join(map(str, range(JOBS)))}")
 
 
@@ -46,8 +51,8 @@ def laws() -> list[float]:
     return sizes
 
 
-def steps(*more: str) -> list[float]:
-    """At every step of experiment=mnist."""
+def steps(command: Sequence[str]) -> list[float]:
+    """At every step of a training run."""
     begin, sizes = MaskedDiffusion.on_train_batch_start, []
 
     def watched(self: MaskedDiffusion, batch: object, batch_idx: int) -> None:
@@ -55,7 +60,7 @@ def steps(*more: str) -> list[float]:
         begin(self, batch, batch_idx)
 
     with patch.object(MaskedDiffusion, "on_train_batch_start", watched):
-        _command(*MNIST, *more)
+        _command(*command)
     return sizes
 
 
@@ -78,15 +83,19 @@ def _command(*arguments: str) -> None:
         cli.train()
 
 
-def main(more: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print a line each."""
+    settings = [one for one in arguments if "=" in one]
+    parts: dict[str, tuple[str, Callable[[], list[float]]]] = {
+        "laws": ("laws of toy_2d_overlap", laws),
+        "steps": ("steps of experiment=mnist", lambda: steps((*MNIST, *settings))),
+        "jobs": ("jobs of a sweep of toy_2d_overlap", jobs),
+        "hour": ("steps in an hour of experiment=mnist", lambda: steps((*HOUR, *settings))),
+    }
     torch.set_num_threads(1)
     keep_freed_memory()
-    parts: list[tuple[str, Callable[[], list[float]]]] = [
-        ("laws of toy_2d_overlap", laws), ("steps of experiment=mnist", lambda: steps(*more)),
-        ("jobs of a sweep of toy_2d_overlap", jobs),
-    ]  # fmt: skip
-    for what, measure in parts:
+    for name in [one for one in arguments if "=" not in one] or ["laws", "steps", "jobs"]:
+        what, measure = parts[name]
         sizes = measure()
         rate, error = slope(sizes)
         first, last = sizes[len(sizes) // 2], sizes[-1]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
 
@@ -60,3 +63,26 @@ class Opaque:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         return self.inner(tokens, classes)
+
+
+class Blurred:
+    """The exact conditionals of a target mixed with a share of uniform ones: a denoiser that errs by a known amount."""
+
+    def __init__(self, target: Any, share: float) -> None:
+        self.exact, self.share = target.denoiser(), share
+        self.num_tokens, self.num_dims, self.num_classes = target.num_tokens, target.num_dims, target.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        log_p = self.exact(tokens, classes)
+        blurred = ((1 - self.share) * log_p.exp() + self.share / self.num_tokens).log()
+        return torch.where((tokens == self.num_tokens)[..., None], blurred, log_p)
+
+
+def bernoulli_mixture(
+    num_dims: int, components: int = 3, sharpness: float = 2.0, name: str = "mixture"
+) -> BernoulliMixture:
+    """Three classes of random pixel probabilities, which `name` seeds."""
+    g = generator_for(name)
+    p = torch.sigmoid(sharpness * torch.randn(3, components, num_dims, generator=g, dtype=torch.float64))
+    w = torch.rand(3, components, generator=g, dtype=torch.float64) + 0.5
+    return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))

@@ -27,7 +27,7 @@ from mdlm_cfg.app.build import (
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder
-from mdlm_cfg.app.settings import build_study, check_study, has_study, merged, merged_data, plan_of
+from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -74,11 +74,10 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
-    if config["evaluate"] and asked is None and not has_study(data) and not {"evaluate=true"} & set(overrides):
+    if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
         config |= {"evaluate": False}
-    if config["evaluate"]:
-        check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked) if config["evaluate"] else None
     before = checkpoint_of(config, data.name)
     steps = 0 if before is None else check_resume(before, module.hparams)
     folder = run_folder(config, data.name, before)
@@ -88,12 +87,12 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
     say_precision(config, trainer.strategy.root_device)
     with _wandb_finished(loggers):
         numbers, path = _fit(trainer, module, data, before, saving)
-        if config["evaluate"] and trainer.is_global_zero:
+        if study is not None and trainer.is_global_zero:
             run = load_run(path, config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"], asked), run.step)
+            _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
     for done in [folder] if before is None else [folder, run_folder_of(before)]:
         mark_finished(done)
 
@@ -118,14 +117,14 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
     data = build_data(config["data"], names_in(config["data"]))
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = out_folder(config) or new_run_folder(config["runs"], f"{data.name}_exact")
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, None, plan, report, config["paper"], asked), 0)
+        _log(loggers, evaluate(data, None, plan, report, study), 0)
 
 
 def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -134,7 +133,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     settings = merged(run.config, config, list(overrides))
     plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
-    check_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
     out = out_folder(config) or new_run_folder(run.folder, "evaluations")
     print(f"judging {run.path}", file=sys.stderr)
@@ -144,7 +143,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     group = f"{run.folder.parent.name}/{run.folder.name}"
     loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, run.denoiser, plan, report, config["paper"], asked), run.step)
+        _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
 
 
 def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from mdlm_cfg.app.earlier import NUMBERS, files_of, kept_in, remove_earlier, say_kept
-from mdlm_cfg.app.settings import IMAGES, TABLE, check_study, own_study, study_of
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
-from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Picture, Section, write_page
-from mdlm_cfg.reports.pages import sections_of
-from mdlm_cfg.reports.paper_report import write_markdown
-from mdlm_cfg.reports.table_report import table_report_sections
-from mdlm_cfg.reports.tables import (
-    Table,
-    distance_table,
-    format_number,
-    print_table,
-    write_arrays,
-    write_csv,
-    write_json,
-    write_laws,
-)
-from mdlm_cfg.studies.images.study import evaluate_images
-from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
+from mdlm_cfg.reports.pages import PAGES, sections_of
+from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Findings, Study
-from mdlm_cfg.studies.table import study as table_study
-from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Keep
-from mdlm_cfg.support.progress import share_shown
-from mdlm_cfg.training.classifier import classifier_for
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
-PAGE, TABLE_FILE, ARRAYS = "report.html", "report.csv", "arrays.npz"
+PAGE, TABLE_FILE = "report.html", "report.csv"
 
 
 @dataclass(frozen=True)
@@ -90,39 +68,23 @@ class Written:
     pictures: list[Path]
 
 
-def evaluate(
-    data: Any,
-    denoiser: Denoiser | None,
-    plan: Plan,
-    report: Report,
-    paper: str | None = None,
-    asked: Study | None = None,
-) -> Written:
+def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, study: Study) -> Written:
     """Study a denoiser against what is known of its data, and write the report.
 
     Args:
         data: a data module that is set up.
         denoiser: a learned one; None is the target's own exact one.
         plan: what to study.
-        paper: a paper's experiment whose claims are held against the laws of a table.
-        asked: a study by name, in place of the one for these data.
+        study: of these data.
 
     Raises:
-        UserError: as `check_study` and the studies.
+        UserError: as the study.
     """
-    check_study(data, plan, paper, asked)
-    if denoiser is None and data.target is None:
-        raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     report.folder.mkdir(parents=True, exist_ok=True)
     earlier, keep = files_of(report.folder), kept_in(report.folder, report.data, denoiser)
-    asked = asked or own_study(data)
     try:
-        if asked is not None:
-            written = _asked(asked.run(data, denoiser, plan, report.say), report)
-        elif study_of(data) == TABLE:
-            written = _table(data, denoiser, plan, report, paper)
-        else:
-            written = (_images if study_of(data) == IMAGES else _mixture)(data, denoiser, plan, report, keep)
+        findings = study.run(data, denoiser, plan, report.say, keep)
+        written = _write(findings, report)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
         raise
@@ -131,87 +93,35 @@ def evaluate(
     return written
 
 
-def _asked(findings: Findings, report: Report) -> Written:
-    """The report of a study that was, or can be, asked for by name."""
-    arrays = findings.arrays()
-    if arrays:
-        write_arrays(arrays, report.folder / ARRAYS)
-    return _sampled(findings, sections_of(findings, report.folder), report, [ARRAYS] if arrays else [])
-
-
-def _mixture(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Keep) -> Written:
-    findings = evaluate_bernoulli(data, denoiser, plan, progress=report.say, keep=keep)
-    return _sampled(findings, bernoulli_sections(findings, report.folder), report)
-
-
-def _table(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, paper: str | None) -> Written:
-    findings = table_study.run(data.target, denoiser, plan, paper, report.say)
-    sections = table_report_sections(findings, report.folder)
-    tests = _test_sections(report.test)
-    write_laws(findings.evaluation.laws(), report.folder / "laws.npz")
-    more = ["laws.npz"]
-    if findings.paper is not None:
-        command = f"python {report.run.get('command', '')}"
-        write_markdown(findings.paper[0], command, findings.paper[1], report.folder / "paper.md")
-        more.append("paper.md")
-    plain = findings.to_dict()
-    written = _write(findings.evaluation.rows(), plain, findings.numbers(), [*sections, *tests], report, more)
-    claims = [section for section in sections if section.title.startswith("The paper")]
-    _print([*tests, *claims], report.console)
-    print_table(distance_table(findings.evaluation), report.title, report.console)
-    for line in plain["verdict"]:
-        report.console.print(line, highlight=False)
-    return replace(written, rows=plain["distances"], ledger=plain["ledger"])
-
-
-def _images(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Keep) -> Written:
-    """Samples per class and w, judged by a classifier and beside held-out data."""
-    assert denoiser is not None  # nothing is known exactly of images
-    with share_shown("training the classifier") as show:
-        classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
-    findings = evaluate_images(data, denoiser, classifier, plan, progress=report.say, keep=keep)
-    arrays: dict[str, Any] = {
-        f"w{w:g}": x.reshape(*x.shape[:2], *data.grid_shape).numpy().astype(np.uint8)
-        for w, x in findings.samples.items()
-    }
-    write_arrays(arrays, report.folder / "samples.npz")
-    return _sampled(findings, image_sections(findings, report.folder), report, ["samples.npz"])
-
-
-def _sampled(findings: Any, sections: Sequence[Section], report: Report, more: Sequence[str] = ()) -> Written:
-    """What every report of images ends with."""
-    sections = [*_test_sections(report.test), *_training_sections(report.folder), *sections]
-    plain = findings.to_dict()
-    sections = [Section("Verdict", "\n\n".join(plain["verdict"])), *sections]
-    written = _write(findings.rows(), plain, findings.numbers(), sections, report, more)
-    _print(sections, report.console)
-    for line in plain["verdict"]:
-        report.console.print(line, highlight=False)
-    return written
-
-
-def _write(
-    rows: list[dict[str, Any]],
-    plain: dict[str, Any],
-    numbers: dict[str, float],
-    sections: Sequence[Section],
-    report: Report,
-    more: Sequence[str],
-) -> Written:
-    """report.csv, report.json and the page; `more` are the names of files that are written already."""
+def _write(findings: Findings, report: Report) -> Written:
+    """The page and the files of findings, and what the terminal says of them."""
+    arrays, plain, arrays_file = findings.arrays(), findings.to_dict(), PAGES[type(findings)].arrays
+    sections = [
+        Section("Verdict", "\n\n".join(findings.verdict)),
+        *sections_of(findings, report.folder),
+        *_training_sections(report.folder),
+        *_test_sections(report.test),
+    ]
     pictures = [picture.path for section in sections for picture in section.pictures]
-    files = [PAGE, TABLE_FILE, NUMBERS, *more, *(path.name for path in pictures)]
-    write_csv(rows, report.folder / TABLE_FILE)
+    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *(path.name for path in pictures)]
+    if arrays:
+        write_arrays(arrays, report.folder / arrays_file)
+    write_csv(findings.rows(), report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
     write_json(report.head() | plain | data, report.folder / NUMBERS)
     path = write_page(report.folder / PAGE, report.title, sections, report.run)
-    return Written(path, numbers, rows, [], pictures)
+    _print(sections, findings.verdict, report)
+    rows = plain.get("distances", findings.rows())
+    return Written(path, findings.numbers(), rows, plain.get("ledger", []), pictures)
 
 
-def _print(sections: Sequence[Section], console: Console) -> None:
+def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) -> None:
+    report.console.print(f"\n{report.title}", style="bold", highlight=False, markup=False)
     for section in sections:
-        if section.table is not None:
-            print_table(section.table, section.title, console)
+        if section.table is not None and section.printed:
+            print_table(section.table, section.title, report.console)
+    for line in verdict:
+        report.console.print(line, highlight=False, markup=False)
 
 
 def _test_sections(numbers: dict[str, float]) -> list[Section]:

@@ -12,12 +12,12 @@ from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
-from mdlm_cfg.studies.paper.experiments import check as check_paper
+from mdlm_cfg.studies.images.study import Images
+from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.asked import check_table
+from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -25,7 +25,6 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
-TABLE, MIXTURE, IMAGES = "table", "mixture", "images"
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
@@ -95,35 +94,26 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def study_of(data: Any) -> str:
-    """Which study data are for: "table", "mixture" or "images".
+def study_of(data: Any, paper: str | None = None) -> Study | None:
+    """The study that data have where none is asked for by name; None where there is none.
+
+    Args:
+        paper: a paper's experiment whose claims are held against the laws of a table.
 
     Raises:
-        UserError: there is none.
+        UserError: such an experiment, of other data.
     """
     if isinstance(data.target, TableMixture):
-        return TABLE
+        return Tables(paper)
+    if paper is not None:
+        raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
     if isinstance(data.target, BernoulliMixture):
-        return MIXTURE
+        return Mixtures()
+    if isinstance(data.target, HiddenMarkovMixture):
+        return Sequences()
     if data.num_tokens == 2 and len(data.grid_shape) == 2 and hasattr(data, "train_images"):
-        return IMAGES
-    raise UserError(
-        f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
-        "train on it with evaluate=false"
-    )
-
-
-def has_study(data: Any) -> bool:
-    """Whether there is a study for these data."""
-    try:
-        return own_study(data) is not None or bool(study_of(data))
-    except UserError:
-        return False
-
-
-def own_study(data: Any) -> Study | None:
-    """The study that data have where none is asked for, if it is one that can be asked for by name."""
-    return Sequences() if isinstance(data.target, HiddenMarkovMixture) else None
+        return Images()
+    return None
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
@@ -147,29 +137,24 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     return make(settings, "study", STUDIES)
 
 
-def check_study(data: Any, plan: Plan, paper: str | None, asked: Study | None = None) -> None:
-    """Raise UserError for anything that a study of these data would refuse, before any time is spent.
+def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None) -> Study:
+    """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
 
     Args:
-        asked: a study by name, in place of the one for these data.
+        paper: see `study_of`.
+        asked: a study by name, in place of the one that the data have.
+
+    Raises:
+        UserError: anything that the study would refuse, or that there is none.
     """
+    if asked is not None and paper is not None:
+        raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
+    study = asked or study_of(data, paper)
+    if study is None:
+        raise UserError(
+            f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
+            "train on it with evaluate=false"
+        )
     plan.check_dims(math.prod(data.grid_shape))
-    if asked is not None:
-        if paper is not None:
-            raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
-        asked.check(data, plan)
-        return
-    if (own := own_study(data)) is not None:
-        if paper is not None:
-            raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
-        own.check(data, plan)
-        return
-    study = study_of(data)
-    if study == TABLE:
-        check_table(data.target, plan, data.name)
-    else:
-        check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), None)
-    if paper is not None:
-        if study != TABLE:
-            raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
-        check_paper(paper, data.target, plan)
+    study.check(data, plan)
+    return study

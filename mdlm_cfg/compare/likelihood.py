@@ -57,6 +57,13 @@ class Likelihood:
     log_probs: Tensor
     bounds: dict[int, Bound]
 
+    @classmethod
+    def of(cls, log_probs: Tensor) -> Likelihood:
+        """All the bounds that orders of these log-probabilities give, (n, k)."""
+        alone, orders = cls(log_probs, {}), log_probs.shape[1]
+        sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
+        return cls(log_probs, {size: Bound.of(alone.of_each(size)) for size in sizes})
+
     @property
     def nelbo(self) -> Bound:
         """The bound from one order."""
@@ -128,9 +135,7 @@ def likelihood(
         next_of = _in_order(order) if made is None else _by_policy(made, denoiser.num_tokens, generator)
         found = _log_prob_along(denoiser, repeated, labels[part].repeat_interleave(orders), next_of, tell)
         log_probs[part] = found.view(-1, orders)
-    measured = Likelihood(log_probs, {})
-    sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
-    return Likelihood(log_probs, {size: Bound.of(measured.of_each(size)) for size in sizes})
+    return Likelihood.of(log_probs)
 
 
 def _check(denoiser: Denoiser, x: Tensor, orders: int) -> None:

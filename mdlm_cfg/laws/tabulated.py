@@ -11,6 +11,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals, device_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
+from mdlm_cfg.support.kept import Keep, keep_nothing
 
 
 class TabulatedDenoiser:
@@ -22,15 +23,22 @@ class TabulatedDenoiser:
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
+        keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
         shown: is told the share of a table that is done, 0 to 1.
     """
 
-    def __init__(self, denoiser: Denoiser, shown: Callable[[float], object] | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        keep: Keep = keep_nothing,
+        about: object = "",
+        shown: Callable[[float], object] | None = None,
+    ) -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
         self.num_classes, self.device = denoiser.num_classes, device_of(denoiser)
-        self.shown = shown
+        self._keep, self._about, self._shown = keep, about, shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
@@ -53,10 +61,13 @@ class TabulatedDenoiser:
     def _table(self, k: int) -> Tensor:
         """Log-probabilities of all states in C order under class k, ((N+1)^D, D, N)."""
         if k not in self._tables:
-            self._tabulate([label for label in dict.fromkeys((k, self.num_classes)) if label not in self._tables])
+            labels = tuple(label for label in dict.fromkeys((k, self.num_classes)) if label not in self._tables)
+            made = self._keep(("conditionals", self._about, *labels), lambda: self._ask(labels))
+            self._tables |= zip(labels, made)
         return self._tables[k]
 
-    def _tabulate(self, labels: list[int]) -> None:
+    def _ask(self, labels: tuple[int, ...]) -> Tensor:
+        """The tables of some labels, (labels, (N+1)^D, D, N), all labels in one call."""
         n, d, lattice = self.num_tokens, self.num_dims, self.lattice
         full, asked = lattice.tokens(d), torch.cat([lattice.tokens(level) for level in range(d)])
         tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
@@ -67,6 +78,6 @@ class TabulatedDenoiser:
             answers = conditionals(self.denoiser, chunk.repeat(len(labels), 1), classes)
             tables[:, flat_index(chunk, n + 1)] = answers.unflatten(0, (len(labels), -1))
             done += len(chunk)
-            if self.shown is not None:
-                self.shown(done / len(asked))
-        self._tables |= zip(labels, tables)
+            if self._shown is not None:
+                self._shown(done / len(asked))
+        return tables

@@ -35,6 +35,7 @@ class Section:
 
     Attributes:
         listing: lines of letters of one width, shown as they are.
+        printed: whether its table goes to the terminal too.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Section:
     table: Table | None = None
     pictures: Sequence[Picture] = ()
     listing: str = ""
+    printed: bool = True
 
     @property
     def paragraphs(self) -> list[str]:

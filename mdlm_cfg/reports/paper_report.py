@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table
@@ -22,21 +25,22 @@ def paper_sections(name: str, result: PaperResult) -> list[Section]:
     beside = "and by the trained network's own exact law" if learned else "with no network beside them"
     text = f"What {paper_of(name)} says, by exact laws {beside}."
     sections = [Section(f"The paper: {name}", text, Table(COLUMNS, rows))]
-    return sections + [Section(title, "", Table(columns, rows)) for title, columns, rows in result.tables]
+    return sections + [
+        Section(title, "", Table(columns, rows), printed=False) for title, columns, rows in result.tables
+    ]
 
 
-def write_markdown(name: str, command: str, result: PaperResult, path: Path) -> None:
-    """The same as Markdown, for docs/paper.md."""
-    lines = [f"## {name}", "", f"    {command}", ""]
-    for title, columns, rows in [
-        ("", COLUMNS, [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]),
-        *result.tables,
-    ]:
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The same as Markdown, for docs/paper.md, of a report.json with its `run` and `paper`."""
+    paper = report["paper"]
+    lines = [f"## {paper['name']}", "", f"    python {report['run'].get('command', '')}", ""]
+    claims = [[claim[key] for key in ("statement", "exact", "learned", "verdict")] for claim in paper["claims"]]
+    for table in [{"title": "", "columns": COLUMNS, "rows": claims}, *paper["tables"]]:
+        title, columns, rows = table["title"], table["columns"], table["rows"]
         lines += [f"{title}:", ""] if title else []
         lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
-    with atomic_write(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+    return "\n".join(lines) + "\n"
 
 
 HEAD = """\
@@ -57,10 +61,10 @@ def collect(runs: Path, path: Path) -> None:
     """
     parts = [HEAD]
     for name in EXPERIMENTS:
-        found = sorted(runs.glob(f"paper_{name}/*/report/paper.md"))
+        found = sorted(runs.glob(f"paper_{name}/*/report/report.json"))
         if not found:
             raise UserError(f"no run of experiment=paper/{name} under {runs}: run it first")
-        parts.append(found[-1].read_text())
+        parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
     with atomic_write(path) as file:
         file.write("\n".join(parts).encode())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mdlm_cfg.reports.curves import draw_distances
@@ -35,15 +36,11 @@ steps."""
 
 
 def table_report_sections(findings: TableFindings, folder: Path) -> list[Section]:
-    """Draw the pictures into `folder`, and return the sections that show them: the verdict first."""
-    verdict = Section("Verdict", "\n\n".join(findings.verdict))
+    """Draw the pictures into `folder`, and return the sections that show them; distances and claims are printed too."""
     claims = [] if findings.paper is None else paper_sections(*findings.paper)
-    return [
-        verdict,
-        *table_sections(findings.evaluation, findings.overlap, folder),
-        *claims,
-        *table_findings_sections(findings, folder),
-    ]
+    distances, *others = table_sections(findings.evaluation, findings.overlap, folder)
+    details = [replace(section, printed=False) for section in [*others, *table_findings_sections(findings, folder)]]
+    return [distances, *details[: len(others)], *claims, *details[len(others) :]]
 
 
 def table_sections(evaluation: TableEvaluation, overlap: Sequence[OverlapRow], folder: Path) -> list[Section]:

@@ -1,4 +1,4 @@
-"""What the studies of samples (images, mixtures) share: what they ask of a plan, and how samples are drawn."""
+"""What studies share that draw samples: what they ask of a plan, how samples are drawn, and what these are kept by."""
 
 from __future__ import annotations
 
@@ -60,5 +60,10 @@ def draw_class(plan: Plan, denoiser: Denoiser, guidance: Guidance, target_class:
         x = plan.sampler.draw(denoiser, guidance, target_class, plan.num_samples, generator)
         return x.to("cpu", torch.uint8)
 
-    asked = (guidance.w, str(guidance.kind), guidance.temperature, guidance.top_p, plan.sampler.describe())
-    return keep(("samples", *asked, plan.num_samples, plan.seed, target_class, who), draw)
+    asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, target_class, who)
+    return keep(("samples", *asked), draw)
+
+
+def key_of(guidance: Guidance) -> tuple[object, ...]:
+    """What tells a guidance from others in what is kept."""
+    return guidance.w, str(guidance.kind), guidance.temperature, guidance.top_p

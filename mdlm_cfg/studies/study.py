@@ -1,7 +1,7 @@
-"""What a study of one question is: asked of data and of what was learned of them, it answers with findings.
+"""What a study is: asked of data and of what was learned of them, it answers with findings.
 
-The studies that every report of a table, of images or of a mixture holds need no asking; those here are asked for by
-`study=NAME`, and each has its folder, its file in conf/study, and its page in reports/pages.py.
+Each has its folder and its page in reports/pages.py. Tables, images, mixtures and sequences have a study of their own
+(`mdlm_cfg.app.settings.study_of`); the others are asked for by `study=NAME`, and have a file in conf/study.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.kept import Keep, keep_nothing
 
 
 class Findings(Protocol):
@@ -51,7 +52,14 @@ class Study(Protocol):
         """
         ...
 
-    def run(self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]) -> Findings:
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> Findings:
         """Answer it.
 
         Args:
@@ -59,5 +67,9 @@ class Study(Protocol):
             denoiser: a learned one; None is the target's own exact one.
             plan: guidances, a sampler, samples, classes and a seed.
             progress: called with one short line before every piece of work.
+            keep: has what long pieces of an evaluation that was interrupted have found.
+
+        Raises:
+            UserError: as `check`, and for a denoiser of another space than the data's.
         """
         ...

@@ -1,25 +1,25 @@
-"""Tensors that long work has finished, by what they are: the same work begun again does not make them again."""
+"""What long work has finished, by what it is: the same work begun again does not make it again."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 
 SUFFIX = ".tensor"
+Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
 
 
 class Keep(Protocol):
-    """Makes a tensor, or has it from before."""
+    """Makes something, or has it from before."""
 
-    def __call__(self, key: object, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of this key.
+    def __call__(self, key: object, make: Callable[[], Made]) -> Made:
+        """What this key stands for.
 
         Args:
             key: plain values that decide it, nothing else does. make: is called where it is not there.
@@ -27,13 +27,13 @@ class Keep(Protocol):
         ...
 
 
-def keep_nothing(key: object, make: Callable[[], Tensor]) -> Tensor:
+def keep_nothing(key: object, make: Callable[[], Made]) -> Made:
     """Makes it, always."""
     return make()
 
 
 class Kept:
-    """Keeps tensors in a folder of its own, each whole or not at all, until `clear`.
+    """Keeps tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
 
     Args:
         folder: made when the first is kept.
@@ -43,7 +43,8 @@ class Kept:
     def __init__(self, folder: Path, about: object) -> None:
         self.folder, self.about = folder, about
 
-    def __call__(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, key: object, make: Callable[[], Made]) -> Made:
+        """See `Keep`."""
         path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
         if path.is_file():
             return torch.load(path, weights_only=True)

@@ -18,8 +18,10 @@ from rich.console import Console
 from mdlm_cfg import Guidance, TableMixture, error_ledger, stepped_law, terminal_law, tilted_law
 from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.compare.decay import log_still_masked
+from mdlm_cfg.reports.paper_report import to_markdown
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.training.data import TableData
@@ -172,7 +174,7 @@ def test_report_json_is_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", [Sampler(), Sampler("tau_leaping", 4, "cosine")], ids=lambda s: s.label)
 def test_no_figure_depends_on_which_other_strengths_were_asked_for(sampler: Sampler) -> None:
-    from mdlm_cfg.studies.table.study import run as study
+    from mdlm_cfg.studies.table.study import study_table as study
 
     target = toys.toy_1d_overlap()
     network = TableMixture(0.9 * target.class_pmfs + 0.1 / target.class_pmfs[0].numel(), target.class_weights)
@@ -216,7 +218,7 @@ def too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, st
     plan = Plan((Guidance(0), Guidance(2)), Sampler(), num_samples=2000, classes=(0,))
     with (tmp_path / "terminal.txt").open("w") as file:
         report = Report(tmp_path / "report", "Wrong", {"command": "x"}, {}, {}, Console(file=file, width=200))
-        evaluate(data, wrong.denoiser(), plan, report, "1d_overlap")
+        evaluate(data, wrong.denoiser(), plan, report, Tables("1d_overlap"))
     return tmp_path / "report", (tmp_path / "terminal.txt").read_text()
 
 
@@ -246,7 +248,7 @@ def test_a_network_that_is_too_large_is_judged_by_its_own_samples(too_large: tup
 
 def test_the_paper_leaves_open_what_was_not_learned(too_large: tuple[Path, str]) -> None:
     folder, _ = too_large
-    lines = (folder / "paper.md").read_text().splitlines()
+    lines = to_markdown(json.loads((folder / "report.json").read_text())).splitlines()
     heads = [k for k, line in enumerate(lines) if line.startswith("| the paper")]
     assert len(heads) == 1
     cells = [line.strip("|").split(" | ") for line in lines[heads[0] + 2 :]]

@@ -25,6 +25,7 @@ from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import evaluate_table
 from mdlm_cfg.studies.table.overlap import overlap_of
+from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
@@ -48,7 +49,7 @@ def report(tmp_path_factory):
     (folder / "report.json").write_text('{"files": ["stale.png"]}')
     quiet = Console(file=io.StringIO(), width=120)
     asked = Report(folder, "A <title>", SETTINGS, data.describe(), {"test/nelbo": 1.5}, quiet)
-    written = evaluate(data, learned, plan(0, 2), asked)
+    written = evaluate(data, learned, plan(0, 2), asked, Tables())
     return evaluate_table(target, learned, plan(0, 2)), folder, written
 
 

@@ -21,7 +21,7 @@ from mdlm_cfg.app.earlier import files_of, remove_earlier
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.study import run
+from mdlm_cfg.studies.table.study import Tables, study_table
 
 ROOT = Path(__file__).parent.parent.parent
 KINDS = ("rate", "normalized")
@@ -44,7 +44,7 @@ def write(folder: Path, denoiser: Any, plan: Plan) -> Written:
     report = Report(
         folder, "A title", {"command": "x"}, {"name": "small"}, {"test/nelbo": 1.5}, Console(file=io.StringIO())
     )
-    return evaluate(data, denoiser, plan, report)
+    return evaluate(data, denoiser, plan, report, Tables())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def read(written: Written) -> dict[str, Any]:
 
 def test_report_json_is_the_findings_under_a_head(written: Written) -> None:
     found = read(written)
-    expected = json.loads(json.dumps(run(target(), network(), plan_of()).to_dict()))
+    expected = json.loads(json.dumps(study_table(target(), network(), plan_of()).to_dict()))
     assert {key: found[key] for key in expected} == expected
     assert found["version"] == 2 and found["title"] == "A title" and found["test"] == {"test/nelbo": 1.5}
     assert found["run"] == {"command": "x"} and found["data"] == {"name": "small"}

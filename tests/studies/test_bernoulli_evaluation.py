@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Tensor
+from helpers import Blurred, bernoulli_mixture
 
 from mdlm_cfg import Guidance, Sampler, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
@@ -37,25 +37,7 @@ from mdlm_cfg.training.data import BernoulliData
 
 
 def mixture(side: int = 4, sharpness: float = 2.0) -> BernoulliMixture:
-    g = generator_for("mixture")
-    p = torch.sigmoid(sharpness * torch.randn(3, 3, side * side, generator=g, dtype=torch.float64))
-    w = torch.rand(3, 3, generator=g, dtype=torch.float64) + 0.5
-    return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
-
-
-class Blurred:
-    """The exact conditionals mixed with a share of uniform ones: a denoiser that errs by a known amount."""
-
-    num_tokens = 2
-
-    def __init__(self, target: BernoulliMixture, share: float) -> None:
-        self.exact, self.share = target.denoiser(), share
-        self.num_dims, self.num_classes = target.num_dims, target.num_classes
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        log_p = self.exact(tokens, classes)
-        blurred = ((1 - self.share) * log_p.exp() + self.share / 2).log()
-        return torch.where((tokens == 2)[..., None], blurred, log_p)
+    return bernoulli_mixture(side * side, sharpness=sharpness)
 
 
 def plan_of(*guidances: Guidance, n: int = 300, classes: tuple[int, ...] | None = None) -> Plan:

@@ -133,7 +133,7 @@ def test_one_dimension_never_departs() -> None:
 
 def test_the_page_and_the_files(tmp_path: Path) -> None:
     report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
-    evaluate(data(), network(), plan_of(), report, asked=Departures())
+    evaluate(data(), network(), plan_of(), report, Departures())
     read, text = json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.html").read_text()
     assert read["version"] == 2 and len(read["departures"]) == len(STRENGTHS) * 2 * len(RULES)
     pictures = {name for name in read["files"] if name.endswith(".png")}

@@ -13,7 +13,7 @@ from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import evaluate_table, law_key
 from mdlm_cfg.studies.table.overlap import overlap_counts, overlap_of
-from mdlm_cfg.studies.table.study import run
+from mdlm_cfg.studies.table.study import study_table
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
 
@@ -108,7 +108,7 @@ def test_kl_is_infinite_where_support_is_missing_and_json_stays_valid():
     narrow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     weights = torch.tensor([0.5, 0.5])
     denoiser = TableMixture(narrow, weights).denoiser()
-    findings = run(TableMixture(pmfs, weights), denoiser, plan([0]))
+    findings = study_table(TableMixture(pmfs, weights), denoiser, plan([0]))
     assert findings.evaluation.results[0].kl("exact", "learned") == float("inf")
     read = json.loads(json.dumps(findings.to_dict(), allow_nan=False))
     assert read["distances"][0]["kl_exact_learned"] == "inf"
@@ -189,7 +189,7 @@ def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
     monkeypatch.setattr("mdlm_cfg.studies.table.distances.LEARNED_LAW_ENTRIES", 10)
     target = toys.toy_1d_overlap()
     wrong = TableMixture(target.class_pmfs.flip(0), target.class_weights)  # the other class's samples
-    findings = run(target, wrong.denoiser(), plan([0, 2], num_samples=5000))
+    findings = study_table(target, wrong.denoiser(), plan([0, 2], num_samples=5000))
     read = findings.to_dict()
     assert read["judged"] == "learned" and findings.evaluation.follows is None
     for row in read["distances"]:

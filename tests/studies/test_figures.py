@@ -26,7 +26,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_diverge
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import decay, distances, equal_cost, ledgers
-from mdlm_cfg.studies.table.study import run
+from mdlm_cfg.studies.table.study import study_table
 
 pytestmark = pytest.mark.slow  # test_report_figures.py holds the same kind of fault in seconds
 
@@ -82,7 +82,7 @@ def plan_of(kind: str, sampler: Sampler, z: int | None, strengths: tuple[float, 
 
 def reported(denoiser: Denoiser | None, plan: Plan) -> dict:
     """The findings as a program reads them in report.json."""
-    return json.loads(json.dumps(run(target(), denoiser, plan).to_dict(), allow_nan=False))
+    return json.loads(json.dumps(study_table(target(), denoiser, plan).to_dict(), allow_nan=False))
 
 
 def plain(steps: int | tuple[float, ...] | None) -> object:

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
 from mdlm_cfg.compare.geometry import limit_law, region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence, total_variation
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.study import TableFindings, run
+from mdlm_cfg.studies.table.study import TableFindings, study_table
 
 SAMPLERS = {
     "first_hitting": Sampler(),
@@ -78,7 +78,7 @@ def fewer():
 @pytest.fixture(scope="module")
 def found(kind: str, sampler: Sampler, z: int, judged: str, target: TableMixture) -> TableFindings:
     plan = Plan(tuple(Guidance(w, kind) for w in W), sampler, num_samples=300, seed=4, classes=(z,))
-    return run(target, learned_table(target).denoiser() if judged == "learned" else None, plan)
+    return study_table(target, learned_table(target).denoiser() if judged == "learned" else None, plan)
 
 
 def law_of(sampler: Sampler, denoiser, guidance: Guidance, z: int):
@@ -189,7 +189,7 @@ def test_geometry(found, kind, z, target):
 def test_no_figure_depends_on_which_other_strengths_were_asked_for(found, kind, sampler, z, judged, target):
     denoiser = learned_table(target).denoiser() if judged == "learned" else None
     plan = Plan((Guidance(2.5, kind),), sampler, num_samples=300, seed=4, classes=(z,))
-    alone, among = run(target, denoiser, plan).to_dict(), found.to_dict()
+    alone, among = study_table(target, denoiser, plan).to_dict(), found.to_dict()
     for part in ("distances", "samplers", "ledger"):
         assert alone[part] == [row for row in among[part] if row["w"] == 2.5]
 

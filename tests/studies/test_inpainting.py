@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal, run
-from torch import Tensor
+from helpers import Blurred, bernoulli_mixture
 
 from mdlm_cfg import Guidance, Sampler, UserError, slice_denoiser, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -30,25 +30,7 @@ GUIDANCES = (Guidance(0.0, kind_of("normalized")), Guidance(2.0, kind_of("normal
 
 
 def mixture() -> BernoulliMixture:
-    g = generator_for("inpainting mixture")
-    p = torch.sigmoid(torch.randn(3, 4, SIDE * SIDE, generator=g, dtype=torch.float64))
-    w = torch.rand(3, 4, generator=g, dtype=torch.float64) + 0.2
-    return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.2, 0.5, 0.3]))
-
-
-class Blurred:
-    """The exact conditionals mixed with a share of uniform ones."""
-
-    num_tokens = 2
-
-    def __init__(self, target: BernoulliMixture, share: float) -> None:
-        self.exact, self.share = target.denoiser(), share
-        self.num_dims, self.num_classes = target.num_dims, target.num_classes
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        log_p = self.exact(tokens, classes)
-        blurred = ((1 - self.share) * log_p.exp() + self.share / 2).log()
-        return torch.where((tokens == 2)[..., None], blurred, log_p)
+    return bernoulli_mixture(SIDE * SIDE, 4, 1.0)
 
 
 def data_of(known: bool = True) -> Any:

@@ -22,7 +22,7 @@ from mdlm_cfg.compare.decay import log_still_masked, tv_decay
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.reports.page import write_page
-from mdlm_cfg.reports.paper_report import paper_sections, write_markdown
+from mdlm_cfg.reports.paper_report import paper_sections, to_markdown
 from mdlm_cfg.studies.paper import one_d
 from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
@@ -240,8 +240,9 @@ def test_what_was_not_learned_is_absent(name: str, tmp_path: Path) -> None:
     assert [claim.verdict for claim in learned.claims] == [claim.verdict for claim in alone.claims]
     for _, columns, _rows in learned.tables:
         assert columns == ["region", "w", "exact", "learned", "samples of the network"]
-    write_markdown(name, f"python train.py experiment=paper/{name}", learned, tmp_path / "paper.md")
-    text = (tmp_path / "paper.md").read_text()
+    command = f"train.py experiment=paper/{name}"
+    text = to_markdown({"run": {"command": command}, "paper": {"name": name, **learned.to_dict()}})
+    assert f"    python {command}\n" in text
     assert all(claim.verdict.replace("|", "\\|") in text for claim in learned.claims)
     write_page(tmp_path / "page.html", name, paper_sections(name, learned))
     assert (tmp_path / "page.html").stat().st_size > 1000

@@ -165,7 +165,7 @@ def test_one_dimension_and_large_tables_are_answered() -> None:
 
 def test_the_page_and_the_files(tmp_path: Path) -> None:
     report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
-    evaluate(data(), network(), plan_of(strengths=(2.0, LinearRamp(0, 2))), report, asked=Policies())
+    evaluate(data(), network(), plan_of(strengths=(2.0, LinearRamp(0, 2))), report, Policies())
     read, text = json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.html").read_text()
     assert read["version"] == 2 and read["plan"]["guidances"][1]["strengths"] == [0, 1, 2]
     assert len(read["policies"]) == 2 * 2 * 8 * 3

@@ -35,6 +35,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table import decay, equal_cost, study
 from mdlm_cfg.studies.table.distances import evaluate_table
 from mdlm_cfg.studies.table.overlap import overlap_of
+from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.seeds import generator_for
 
 N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
@@ -244,7 +245,11 @@ def written(folder: Path, plan: Plan, denoiser: Any = None) -> dict[str, Any]:
     """The report of a plan, written."""
     data = SimpleNamespace(target=target(), name="small", num_classes=3, num_tokens=N, grid_shape=(D,))
     evaluate(
-        data, denoiser, plan, Report(folder, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
+        data,
+        denoiser,
+        plan,
+        Report(folder, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200)),
+        Tables(),
     )
     return json.loads((folder / "report.json").read_text())
 

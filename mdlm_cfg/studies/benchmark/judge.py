@@ -59,6 +59,12 @@ class Cell:
     used: int
     distances: Mapping[str, Distance]
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Cell:
+        """From what `asdict` makes of one."""
+        distances = {name: Distance(**found) for name, found in plain["distances"].items()}
+        return cls(**{**plain, "distances": distances})
+
     def row(self) -> dict[str, Any]:
         """Plain values, flat; `tv_X_low`, `tv_X_high` and `noise_floor_X` only of samples, `kl_X` only of laws."""
         row: dict[str, Any] = {

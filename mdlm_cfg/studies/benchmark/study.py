@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import mdlm_cfg
@@ -18,6 +19,7 @@ from mdlm_cfg.studies.benchmark.judge import Bench, Cell
 from mdlm_cfg.studies.benchmark.targets import TARGETS, Target, target_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
@@ -52,24 +54,44 @@ def benchmark(
     Raises:
         UserError: something that cannot be judged, two entries of one name, unknown targets, or calls below 1.
     """
+    plan = Plan(tuple(Guidance(float(w)) for w in strengths), Sampler(), num_samples, seed)
+    return _judged(own, targets, calls, plan, progress, keep_nothing)
+
+
+def _judged(
+    own: Sequence[Any],
+    targets: Sequence[Target | str] | None,
+    calls: Sequence[int],
+    plan: Plan,
+    progress: Callable[[str], None] | None,
+    keep: Keep,
+) -> BenchmarkFindings:
     entries = entries_of(own)
     made = [target_of(target) for target in (TARGETS if targets is None else targets)]
     if not made:
         raise UserError("no target was given: give names of targets, or leave targets away for all")
-    plan = Plan(tuple(Guidance(float(w)) for w in strengths), Sampler(), num_samples, seed)
     budgets = check_calls(calls)
     work = [(target, guidance) for target in made for guidance in plan.guidances]
     say = Pieces([_cost(target) for target, _ in work], progress)
     cells: list[Cell] = []
     for target, guidance in work:
         say(f"benchmark: {target.name}, w = {guidance.label}")
-        bench = Bench(target, guidance, plan)
-        cells += [cell for entry in entries for cell in bench.judge(entry, budgets)]
+        key = ("benchmark", target.describe(), guidance.w, budgets)  # and the version, which is what is built in
+        rows = partial(_rows, target, guidance, plan, entries, budgets)
+        cells += [Cell.of(row) for row in (rows() if own else keep(key, rows))]
     complete = [target.name for target in made] == list(TARGETS) and tuple(budgets) == CALLS
     return BenchmarkFindings(
         plan, [target.describe() for target in made], entries, budgets, cells,
         complete and tuple(g.constant for g in plan.guidances) == STRENGTHS, mdlm_cfg.__version__,
     )  # fmt: skip
+
+
+def _rows(
+    target: Target, guidance: Guidance, plan: Plan, entries: Sequence[Entry], budgets: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The cells of one target at one strength, as plain values."""
+    bench = Bench(target, guidance, plan)
+    return [asdict(cell) for entry in entries for cell in bench.judge(entry, budgets)]
 
 
 def _cost(target: Target) -> float:
@@ -138,13 +160,16 @@ class Benchmark:
             guidance.constant  # noqa: B018 (raises for a schedule: those are entries)
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> BenchmarkFindings:
         """See `Study.run`."""
-        return benchmark(
-            *self._own, targets=self.targets, strengths=[g.constant for g in plan.guidances], calls=self._calls,
-            num_samples=plan.num_samples, seed=plan.seed, progress=progress,
-        )  # fmt: skip
+        asked = Plan(plan.guidances, Sampler(), plan.num_samples, plan.seed)
+        return _judged(self._own, self.targets, self._calls, asked, progress, keep)
 
     @property
     def _own(self) -> tuple[Any, ...]:

@@ -27,8 +27,10 @@ from mdlm_cfg.studies.best_schedule.findings import (
     Reached,
 )
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import key_of
 from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, check_space, table_of, target_class_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
 
@@ -77,7 +79,12 @@ class BestScheduleStudy:
             guidance.constant  # noqa: B018 (raises for a schedule)
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> BestScheduleFindings:
         """See `mdlm_cfg.studies.study.Study`."""
         target: TableMixture = data.target
@@ -87,7 +94,7 @@ class BestScheduleStudy:
         say = Pieces([1] * len(plan.guidances) * (1 if learned is None else 2), progress)
         at = []
         for guidance in plan.guidances:
-            goal = _Goal(target, z, guidance, plan.sampler.policy, self._objective(target, z))
+            goal = _Goal(target, z, guidance, plan.sampler.policy, self._objective(target, z), self._kept(keep))
             say(f"the best strengths of exact scores at w = {guidance.label}")
             reached = _reached(goal, "exact", target.denoiser(), None)
             if learned is not None:
@@ -97,6 +104,10 @@ class BestScheduleStudy:
             at.append(AtStrength(guidance, goal.tilted, posterior, entropy, reached))
         weight = self.entropy_weight if self.objective == "trade_off" else None
         return BestScheduleFindings(plan, z, self.objective, weight, at)
+
+    def _kept(self, keep: Keep) -> Keep:
+        """What was found for this objective."""
+        return lambda key, make: keep((self.objective, self.entropy_weight, key), make)
 
     def _objective(self, target: TableMixture, target_class: int) -> str | Objective:
         if self.objective == "trade_off":
@@ -114,9 +125,10 @@ class _Goal:
         guidance: Guidance,
         policy: Policy | str | None,
         objective: str | Objective,
+        keep: Keep,
     ) -> None:
         self.target, self.target_class, self.guidance, self.policy = target, target_class, guidance, policy
-        self.objective = objective
+        self.objective, self.keep = objective, keep
         self.tilted = tilted_law(target, guidance.constant, target_class)
         joint = target.class_weights[target_class] * target.class_pmf(target_class)
         self.posterior = torch.where(target.pmf > 0, joint / target.pmf, 0.0)  # what is in no class is not in z
@@ -125,14 +137,18 @@ class _Goal:
         """E p(z | x) and the entropy in nats."""
         return float((law * self.posterior).sum()), float(-torch.special.xlogy(law, law).sum())
 
-    def best(self, denoiser: Denoiser, start: tuple[float, ...] | None) -> tuple[float, ...]:
+    def best(self, scores: str, denoiser: Denoiser, start: tuple[float, ...] | None) -> tuple[float, ...]:
         """The best strengths of a denoiser's chain, found from `start` too."""
-        found = best_schedule(
-            self.target, self.guidance.constant, self.target_class, self.objective,
-            kind=self.guidance.kind, policy=self.policy, denoiser=denoiser,
-            more_starts=[] if start is None else [start],
-        )  # fmt: skip
-        return tuple(found.strengths.values)
+
+        def search() -> tuple[float, ...]:
+            found = best_schedule(
+                self.target, self.guidance.constant, self.target_class, self.objective,
+                kind=self.guidance.kind, policy=self.policy, denoiser=denoiser,
+                more_starts=[] if start is None else [start],
+            )  # fmt: skip
+            return tuple(found.strengths.values)
+
+        return self.keep(("best", scores, key_of(self.guidance), str(self.policy), self.target_class, start), search)
 
     def reached(self, scores: str, name: str, denoiser: Denoiser, strengths: tuple[float, ...]) -> Reached:
         """Where strengths lead, by the law itself and not by what was differentiated."""
@@ -152,5 +168,5 @@ def _reached(goal: _Goal, scores: str, denoiser: Denoiser, others: tuple[float, 
     strengths = {CONSTANT: (w,) * d, RAMP: tuple(Guidance(LinearRamp(0.0, w)).table(d))}
     if others is not None:
         strengths[OTHERS_BEST] = others
-    strengths[BEST] = goal.best(denoiser, others)
+    strengths[BEST] = goal.best(scores, denoiser, others)
     return [goal.reached(scores, name, denoiser, values) for name, values in strengths.items()]

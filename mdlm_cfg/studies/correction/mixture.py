@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from mdlm_cfg.sampling.smc import Weighted, sequential_monte_carlo
 from mdlm_cfg.studies.correction.mixture_findings import ClassCorrection, MixtureCorrection, SetRow
 from mdlm_cfg.studies.correction.options import Options
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, key_of
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -31,6 +33,7 @@ def correct_mixture(
     plan: Plan,
     options: Options,
     progress: Callable[[str], None] | None = None,
+    keep: Keep = keep_nothing,
 ) -> MixtureCorrection:
     """Guided samples, the same weighted, and those of sequential Monte Carlo, beside samples of the class, weighted.
 
@@ -49,18 +52,32 @@ def correct_mixture(
         for z in classes:
             head = f"class {z}, w = {guidance.label}: {plan.num_samples:,} samples of {target.num_dims} steps"
             say(f"{head}, guided")
-            guided, log_weights = plan.sampler.draw_weighted(
-                judged, guidance, z, plan.num_samples, plan.generator("weighted samples", guidance, z)
-            )
+            asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, z)
+            guided, log_weights = keep(("weighted", *asked), partial(_guided, judged, guidance, z, plan))
             say(f"{head}, resampled on the way")
-            resampled = sequential_monte_carlo(
-                judged, guidance, z, plan.num_samples, policy=plan.sampler.policy, threshold=options.threshold,
-                num_groups=options.num_groups, generator=plan.generator("resampled samples", guidance, z),
-            )  # fmt: skip
-            weighted = Weighted(guided, log_weights, options.num_groups)
+            how = (options.threshold, options.num_groups)
+            again = keep(("resampled", *asked, *how), partial(_resampled, judged, guidance, z, plan, options))
+            weighted, resampled = Weighted(guided, log_weights, options.num_groups), Weighted(*again)
             found.append(_compare(target, guidance, z, plan, options, weighted, resampled))
     name = "exact" if denoiser is None else "learned"
     return MixtureCorrection(plan, options, data.name, tuple(data.grid_shape), name, found)
+
+
+def _guided(denoiser: Denoiser, guidance: Guidance, target_class: int, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Samples and their log-weights."""
+    generator = plan.generator("weighted samples", guidance, target_class)
+    return plan.sampler.draw_weighted(denoiser, guidance, target_class, plan.num_samples, generator)
+
+
+def _resampled(
+    denoiser: Denoiser, guidance: Guidance, target_class: int, plan: Plan, options: Options
+) -> tuple[Any, ...]:
+    """Those of sequential Monte Carlo, as what `Weighted` is made of."""
+    found = sequential_monte_carlo(
+        denoiser, guidance, target_class, plan.num_samples, policy=plan.sampler.policy, threshold=options.threshold,
+        num_groups=options.num_groups, generator=plan.generator("resampled samples", guidance, target_class),
+    )  # fmt: skip
+    return astuple(found)
 
 
 def classes_of(plan: Plan, target: BernoulliMixture) -> list[int]:

@@ -20,6 +20,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, target_class_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -64,10 +65,15 @@ class Correction(Options):
             check_groups(n, self.num_groups, self.threshold)
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> TableCorrection | MixtureCorrection:
         """See `mdlm_cfg.studies.study.Study`."""
         self.check(data, plan)
         if isinstance(data.target, TableMixture):
             return correct_table(data.target, denoiser, plan, self, progress)
-        return correct_mixture(data, denoiser, plan, self, progress)
+        return correct_mixture(data, denoiser, plan, self, progress, keep)

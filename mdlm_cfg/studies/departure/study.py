@@ -18,6 +18,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.asked import check_table, known_table
 from mdlm_cfg.studies.table.distances import check_space, table_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 
 MOST_STATES = 10  # that are listed, the worst first
@@ -55,7 +56,7 @@ class Departures:
 
     def check(self, data: Any, plan: Plan) -> None:
         """See `mdlm_cfg.studies.study.Study`."""
-        check_table(known_table(data, "departure"), plan, data.name)
+        check_table(known_table(data, "study=departure"), plan, data.name)
         for guidance in plan.guidances:
             self.tilted_w(guidance, plan)
 
@@ -76,10 +77,15 @@ class Departures:
         return max(numbers) if self.w is None else self.w
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> DepartureFindings:
         """See `mdlm_cfg.studies.study.Study`."""
-        target = known_table(data, "departure")
+        target = known_table(data, "study=departure")
         check_space(target, denoiser)
         z = check_table(target, plan, data.name)
         denoisers: dict[str, Denoiser] = {"exact": target.denoiser()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
@@ -106,6 +107,7 @@ class ImageEvaluation:
         labelled: Sequence[tuple[int | str, Row]] = [*zip(self.classes, judged.by_class), ("all", judged.pooled)]
         return [{"w": w, "kind": kind, "class": k, **row} for k, row in labelled]
 
+    @property
     def verdict(self) -> list[str]:
         """What guidance did to the samples, and what it cost, in sentences."""
         weakest, strongest = min(self.strengths), max(self.strengths)
@@ -124,6 +126,10 @@ class ImageEvaluation:
         flat["classifier_test_accuracy"] = self.classifier_accuracy
         return flat if self.nelbo is None else flat | {"nelbo_test_accuracy": self.nelbo.accuracy}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every sample by its strength, "w2", uint8 (C, n, height, width)."""
+        return {f"w{w:g}": x.reshape(*x.shape[:2], *self.grid_shape).numpy() for w, x in self.samples.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """All but the images, as plain numbers."""
         data = {"name": self.name, "grid_shape": list(self.grid_shape), "classes": list(self.classes)}
@@ -131,7 +137,7 @@ class ImageEvaluation:
             "version": REPORT_VERSION,
             "plan": self.plan.describe(),
             "data": data | {"num_held_out": self.num_held_out},
-            "verdict": self.verdict(),
+            "verdict": self.verdict,
             "distances": self.rows(),
             "classifier_accuracy": self.classifier_accuracy,
             "nelbo_classification": None if self.nelbo is None else dict(vars(self.nelbo)),

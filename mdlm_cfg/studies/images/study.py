@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,34 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled, draw_class
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.classifier import ImageClassifier
+from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 from mdlm_cfg.training.data import BinaryImageData
+
+
+class Images:
+    """The study of images of which nothing is known exactly: samples per class and w, judged by a classifier."""
+
+    def check(self, data: Any, plan: Plan) -> None:
+        """Raise UserError for other images than binary ones, and as `check_sampled`."""
+        _check(data, None, plan)
+
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> ImageEvaluation:
+        """See `mdlm_cfg.studies.study.Study`; trains the classifier of these data where there is none yet."""
+        if denoiser is None:
+            raise UserError(f"{data.name} is not known exactly: train a network on it")
+        _check(data, denoiser, plan)
+        with share_shown("training the classifier") as show:
+            classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
+        return evaluate_images(data, denoiser, classifier, plan, progress=progress, keep=keep)
 
 
 def evaluate_images(
@@ -112,7 +137,7 @@ def _classify(
     return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: BinaryImageData, denoiser: Denoiser, plan: Plan) -> None:
+def _check(data: BinaryImageData, denoiser: Denoiser | None, plan: Plan) -> None:
     if data.num_tokens != 2:
         raise UserError(
             f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"

@@ -23,8 +23,9 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings, Slice, SliceAtStrength
 from mdlm_cfg.studies.inpainting.pixels import CHOICES, PATCH, hidden_pixels
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, key_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 
@@ -87,7 +88,12 @@ class Inpainting:
         return drawn
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> InpaintingFindings:
         """See `mdlm_cfg.studies.study.Study`."""
         self.check(data, plan)
@@ -106,7 +112,7 @@ class Inpainting:
             generator = generator_for("inpainting pixels", plan.seed, index, z)
             state = image.clone()
             state[hidden_pixels(_variance(data, {own, z}), data.grid_shape, self.num_free, self.pixels, generator)] = n
-            work = _Work(judged, exact, state, z, index)
+            work = _Work(judged, exact, state, z, index, keep)
             work.ask(say)
             found = [work.at(guidance, plan, denoiser is not None, say) for guidance in plan.guidances]
             slices.append(Slice(index, own, z, image, work.part.free.cpu(), found))
@@ -128,10 +134,12 @@ class _Work:
         state: int64 (D,), hidden pixels masked. target_class: z. index: of the image.
     """
 
-    def __init__(self, judged: Denoiser, exact: Denoiser | None, state: Tensor, target_class: int, index: int) -> None:
-        self.judged, self.state, self.target_class, self.index = judged, state, target_class, index
+    def __init__(
+        self, judged: Denoiser, exact: Denoiser | None, state: Tensor, target_class: int, index: int, keep: Keep
+    ) -> None:
+        self.judged, self.state, self.target_class, self.index, self.keep = judged, state, target_class, index, keep
         self.part: SliceDenoiser = slice_denoiser(judged, state)
-        self.table = TabulatedDenoiser(self.part)
+        self.table = TabulatedDenoiser(self.part, keep, state.tolist())
         self.exact = self.table if exact is judged else exact and TabulatedDenoiser(slice_denoiser(exact, state))
 
     def ask(self, say: Callable[[str], None]) -> None:
@@ -146,13 +154,15 @@ class _Work:
         """Laws, weights and ledgers at one strength; the plan's own samples are drawn of the whole denoiser."""
         say(f"test image {self.index}: samples at w = {guidance.label}")
         z, key = self.target_class, ("slice", self.index)
-        drawn = plan.sampler.draw(
-            self.judged, guidance, z, plan.num_samples, plan.generator("inpainting", guidance, z, *key),
-            start=self.state,
-        )[:, self.part.free]  # fmt: skip
+        generator = plan.generator("inpainting", guidance, z, *key)
+        asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, z, self.state.tolist())
+        drawn = self.keep(
+            ("inpainting", *asked),
+            lambda: plan.sampler.draw(self.judged, guidance, z, plan.num_samples, generator, start=self.state).cpu(),
+        )[:, self.part.free.cpu()]
         few = FEW_STEPS.draw(self.table, guidance, z, plan.num_samples, plan.generator("few steps", guidance, z, *key))
         ledgers = [
-            self._ledger(plan.sampler, drawn.cpu(), guidance, plan),
+            self._ledger(plan.sampler, drawn, guidance, plan),
             self._ledger(FEW_STEPS, few.cpu(), guidance, plan),
         ]
         weights = tilted_weights(self.table, guidance, z, plan.sampler.policy)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mdlm_cfg.studies.likelihood.findings import BoundsFindings, LabelBounds, Ta
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, check_space, table_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -57,14 +59,19 @@ class LikelihoodStudy:
             raise UserError("study=likelihood is of conditionals as they are: leave temperature and top_p away")
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> TableLikelihoodFindings | BoundsFindings:
         """See `mdlm_cfg.studies.study.Study`."""
         if isinstance(data.target, TableMixture):
             n, d = data.target.num_tokens, data.target.num_dims
             if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES:
                 return self._table(data.target, denoiser, plan, progress)
-        return self._bounds(data, denoiser, plan, progress)
+        return self._bounds(data, denoiser, plan, progress, keep)
 
     def _table(
         self, target: TableMixture, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
@@ -113,7 +120,7 @@ class LikelihoodStudy:
         return bounds
 
     def _bounds(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None], keep: Keep
     ) -> BoundsFindings:
         used = denoiser if denoiser is not None else data.target.denoiser()
         x, classes = all_test_examples(data)
@@ -123,11 +130,12 @@ class LikelihoodStudy:
         by_label, nelbos = {}, {}
         for label, labels in (("conditional", classes), ("null", None)):
             say(f"NELBO of {len(x):,} test examples, {label}")
-            nelbos[label] = nelbo_bound(used, x, labels, NUM_DRAWS, generator_for("likelihood masks", plan.seed))
+            masks = generator_for("likelihood masks", plan.seed)
+            nelbos[label] = Bound(*keep(("nelbo", label, plan.seed), partial(_nelbo, used, x, labels, masks)))
         for label, labels in (("conditional", classes), ("null", None)):
             say(f"{self.orders} orders of {len(chosen)} test examples, {label}")
             own = None if labels is None else labels[chosen]
-            found, by_policy = self._along_orders(used, x[chosen], own, plan.seed)
+            found, by_policy = self._along_orders(used, x[chosen], own, plan.seed, keep)
             by_label[label] = LabelBounds(
                 nelbo=nelbos[label],
                 alone=found.bounds,
@@ -139,19 +147,27 @@ class LikelihoodStudy:
         return BoundsFindings(plan, scores, used.num_dims, len(chosen), len(x), NUM_DRAWS, by_label)
 
     def _along_orders(
-        self, denoiser: Denoiser, x: Tensor, classes: Tensor | None, seed: int
+        self, denoiser: Denoiser, x: Tensor, classes: Tensor | None, seed: int, keep: Keep
     ) -> tuple[Likelihood, dict[str, Likelihood]]:
         """Random orders, the same with classes and without, and one order of each policy."""
-        device = device_of(denoiser)
-        with share_shown(f"{self.orders} orders") as show:
-            generator = generator_for("orders", seed, device=device)
-            found = likelihood(denoiser, x, classes, self.orders, generator=generator, progress=show)
-        by_policy = {}
-        for name in POLICIES:
-            with share_shown(f"order of {name}") as show:
-                generator = generator_for("ties", seed, name, device=device)
-                by_policy[name] = likelihood(denoiser, x, classes, policy=name, generator=generator, progress=show)
-        return found, by_policy
+
+        def along(what: str, orders: int, policy: str | None, *stream: int | str) -> Likelihood:
+            def ask() -> Tensor:
+                generator = generator_for(*stream, device=device_of(denoiser))
+                with share_shown(what) as show:
+                    return likelihood(
+                        denoiser, x, classes, orders, policy=policy, generator=generator, progress=show
+                    ).log_probs.cpu()
+
+            return Likelihood.of(keep(("orders", x.shape, classes is None, orders, *stream), ask))
+
+        return along(f"{self.orders} orders", self.orders, None, "orders", seed), {
+            name: along(f"order of {name}", 1, name, "ties", seed, name) for name in POLICIES
+        }
+
+
+def _nelbo(denoiser: Denoiser, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> tuple[float, ...]:
+    return astuple(nelbo_bound(denoiser, x, labels, NUM_DRAWS, generator))
 
 
 def all_test_examples(data: Any) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mdlm_cfg.compare.mixtures import ComponentPicture, PixelPicture
@@ -123,6 +124,7 @@ class BernoulliEvaluation:
                 rows.append({**head, "set": name, "class": "all", **self.at[w].compared[name]})
         return rows
 
+    @property
     def verdict(self) -> list[str]:
         """What the network has wrong, and how far its samples and guidance go, in sentences."""
         strongest = max(self.strengths)
@@ -149,11 +151,19 @@ class BernoulliEvaluation:
                 flat[f"component_rank_correlation_{name}_w{w:g}"] = found.components[name].rank_correlation_partial
         return flat
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every sample by set and strength, "exact_w2", uint8 (classes, n, height, width)."""
+        return {
+            f"{name}_w{w:g}": x.reshape(*x.shape[:2], *self.grid_shape).numpy()
+            for w in self.strengths
+            for name, x in self.at[w].samples.items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """All but images and scatter plots, as plain numbers."""
         return {
             "version": REPORT_VERSION,
-            "verdict": self.verdict(),
+            "verdict": self.verdict,
             "plan": self.plan.describe(),
             "data": {"name": self.name, "grid_shape": list(self.grid_shape), "classes": list(self.classes)},
             "distances": self.rows(),

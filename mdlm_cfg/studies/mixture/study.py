@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,25 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.data import BernoulliData
 
 DISTINCT_IMAGES = 200  # per component, to judge its distinctness by
+
+
+class Mixtures:
+    """The study of a Bernoulli mixture: score error in nats, and samples per class and w beside exact ones."""
+
+    def check(self, data: Any, plan: Plan) -> None:
+        """Raise UserError for data that are no such mixture, and as `check_sampled`."""
+        _checked(data, None, plan)
+
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> BernoulliEvaluation:
+        """See `mdlm_cfg.studies.study.Study`."""
+        return evaluate_bernoulli(data, denoiser, plan, progress=progress, keep=keep)
 
 
 def evaluate_bernoulli(
@@ -51,10 +71,7 @@ def evaluate_bernoulli(
         UserError: a target of another sort, strengths that are schedules or of several kinds, an unknown class, too few
             samples, or a denoiser of another space.
     """
-    target = data.target
-    if not isinstance(target, BernoulliMixture):
-        raise UserError(f"{data.name} is no Bernoulli mixture; choose data=bernoulli_mnist")
-    check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
+    target = _checked(data, denoiser, plan)
     classes = list(range(target.num_classes)) if plan.classes is None else list(plan.classes)
     denoisers: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
     test: tuple[Tensor, Tensor] | None = None
@@ -76,6 +93,14 @@ def evaluate_bernoulli(
             target, classes, sets, _unguided(target, guidance, plan, classes), whole, partial
         )
     return BernoulliEvaluation(plan, data.name, tuple(data.grid_shape), classes, score, at, whole, partial)
+
+
+def _checked(data: BernoulliData, denoiser: Denoiser | None, plan: Plan) -> BernoulliMixture:
+    """The data's mixture, where the study can answer."""
+    if not isinstance(target := data.target, BernoulliMixture):
+        raise UserError(f"{data.name} is no Bernoulli mixture; choose data=bernoulli_mnist")
+    check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
+    return target
 
 
 def _score(

@@ -21,6 +21,7 @@ from mdlm_cfg.studies.table.asked import check_table, known_table
 from mdlm_cfg.studies.table.distances import check_space, table_of
 from mdlm_cfg.studies.table.equal_cost import is_small
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 
 TOGETHER = (1, 2, 4)  # coordinates a step, and all at once
@@ -48,11 +49,18 @@ class Policies:
 
     def check(self, data: Any, plan: Plan) -> None:
         """See `mdlm_cfg.studies.study.Study`."""
-        check_table(known_table(data, "policies"), plan, data.name)
+        check_table(known_table(data, "study=policies"), plan, data.name)
 
-    def run(self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]) -> PolicyFindings:
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> PolicyFindings:
         """See `mdlm_cfg.studies.study.Study`."""
-        target = known_table(data, "policies")
+        target = known_table(data, "study=policies")
         check_space(target, denoiser)
         z, d = check_table(target, plan, data.name), target.num_dims
         denoisers: dict[str, Denoiser] = {"exact": target.denoiser()}

@@ -16,9 +16,10 @@ from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.compare.sequences import SequenceStatistics, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.studies.sampled import check_sampled, key_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -72,22 +73,33 @@ class Sequences:
             )
 
     def run(
-        self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
     ) -> SequenceFindings:
         """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space."""
         self.check(data, plan)
         target = data.target
         check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
-        return _Bench(self, data, denoiser, plan, progress).findings()
+        return _Bench(self, data, denoiser, plan, progress, keep).findings()
 
 
 class _Bench:
     """All that is drawn and compared in one study, each thing once."""
 
     def __init__(
-        self, study: Sequences, data: Any, learned: Denoiser | None, plan: Plan, progress: Callable[[str], None]
+        self,
+        study: Sequences,
+        data: Any,
+        learned: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep,
     ) -> None:
-        self.study, self.data, self.plan = study, data, plan
+        self.study, self.data, self.plan, self.keep = study, data, plan, keep
         self.target: HiddenMarkovMixture = data.target
         self.z = (plan.classes or (0,))[0]
         exact = self.target.denoiser()
@@ -148,8 +160,7 @@ class _Bench:
         w, sampler, found = guidance.constant, self.plan.sampler, []
         for name, used in self.denoisers.items():
             self.say(f"samples at w = {guidance.label}: {name}")
-            generator = self.plan.generator("samples", guidance, self.z, name)
-            x = sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu()
+            x = self._drawn("samples", used, guidance, name, sampler)
             self.samples[f"{name}_w{w:g}"] = x
             found.append(self._described(w, name, sampler, x))
         return [*found, self._described(w, CLASS, None, self.own)]
@@ -157,9 +168,15 @@ class _Bench:
     def _compared(self, guidance: Guidance, name: str, used: Denoiser, sampler: Sampler) -> SequenceSet:
         """A set by another order or number of steps."""
         self.say(f"{sampler.label} at w = {guidance.label}: {name}")
-        generator = self.plan.generator("compared", guidance, self.z, name, sampler.label)
-        x = sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu()
+        x = self._drawn("compared", used, guidance, name, sampler)
         return self._described(guidance.constant, name, sampler, x)
+
+    def _drawn(self, what: str, used: Denoiser, guidance: Guidance, name: str, sampler: Sampler) -> Tensor:
+        """Samples on the CPU, int64 (n, D); kept ones where they were drawn before."""
+        own = (sampler.label,) if what == "compared" else ()
+        generator = self.plan.generator(what, guidance, self.z, name, *own)
+        key = (what, key_of(guidance), sampler.describe(), self.plan.num_samples, self.plan.seed, self.z, name)
+        return self.keep(key, lambda: sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu())
 
     def _described(self, w: float, name: str, sampler: Sampler | None, x: Tensor) -> SequenceSet:
         """A set beside the class and the exact guided samples of its strength, which come first."""

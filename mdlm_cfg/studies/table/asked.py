@@ -11,8 +11,11 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 
-def known_table(data: Any, study: str) -> TableMixture:
+def known_table(data: Any, who: str) -> TableMixture:
     """The table that data are drawn from.
+
+    Args:
+        who: asks for it, such as "study=departure".
 
     Raises:
         UserError: they are drawn from none.
@@ -20,7 +23,7 @@ def known_table(data: Any, study: str) -> TableMixture:
     if isinstance(data.target, TableMixture):
         return data.target
     raise UserError(
-        f"study={study} asks for exact laws of data given as a table, and {data.name} is none: choose other data, such "
+        f"{who} asks for exact laws of data given as a table, and {data.name} is none: choose other data, such "
         "as data=toy_5d_hypercube"
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.metrics import (
     expected_sampling_tv,
     histogram,
@@ -18,8 +20,10 @@ from mdlm_cfg.compare.metrics import (
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import key_of
 from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of, strength_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
 
@@ -93,6 +97,7 @@ def evaluate_table(
     denoiser: Denoiser | None,
     plan: Plan,
     progress: Callable[[str], None] | None = None,
+    keep: Keep = keep_nothing,
 ) -> TableEvaluation:
     """Laws of a table under guidance: the class, the tilted and the exact law, the network's, and samples.
 
@@ -102,6 +107,7 @@ def evaluate_table(
             own exact law, its samples are judged all the same, and there is no learned law.
         plan: guidances, numbers and schedules (which have no tilted law); its first class is z (default 0).
         progress: called with one short line before every strength, which says how long the rest takes.
+        keep: has laws and samples of an evaluation that was interrupted.
 
     Raises:
         UserError: an unknown class, a denoiser of another space than the target's, or more partial states than memory
@@ -110,22 +116,23 @@ def evaluate_table(
     z = target_class_of(plan, target)
     check_space(target, denoiser)
     judged = denoiser if denoiser is not None else target.denoiser()
-    learned = table_of(denoiser) if denoiser is not None else None
+    learned = table_of(denoiser, keep) if denoiser is not None else None
+    used, policy = learned or judged, plan.sampler.policy
     say = Pieces([1] * len(plan.guidances), progress)
     results = []
     for guidance in plan.guidances:
         say(f"laws and samples at w = {guidance.label}")
         laws = {
             "class": target.class_pmf(z),
-            "exact": terminal_law(target.denoiser(), guidance, z, plan.sampler.policy),
+            "exact": kept_law(keep, "exact", target.denoiser(), guidance, z, policy),
         }
         if not guidance.is_schedule:
             laws["tilted"] = tilted_law(target, guidance.constant, z)
         if learned is not None:
-            laws["learned"] = terminal_law(learned, guidance, z, plan.sampler.policy)
-        x = plan.sampler.draw(
-            learned or judged, guidance, z, plan.num_samples, plan.generator("table samples", guidance, z)
-        )
+            laws["learned"] = kept_law(keep, "learned", learned, guidance, z, policy)
+        generator = plan.generator("table samples", guidance, z)
+        asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, z)
+        x = keep(("samples", *asked), partial(plan.sampler.draw, used, guidance, z, plan.num_samples, generator))
         results.append(_compare(guidance, laws, x, plan.generator("bootstrap", guidance, z)))
     return TableEvaluation(
         plan=plan,
@@ -151,12 +158,20 @@ def target_class_of(plan: Plan, target: TableMixture) -> int:
     return classes[0]
 
 
-def table_of(denoiser: Denoiser) -> TabulatedDenoiser | None:
+def kept_law(
+    keep: Keep, who: str, denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy | None
+) -> Tensor:
+    """Where the guided chain of a denoiser, called `who`, ends; as it was kept where it was computed before."""
+    key = ("law", who, key_of(guidance), target_class, None if policy is None else str(policy))
+    return keep(key, lambda: terminal_law(denoiser, guidance, target_class, policy))
+
+
+def table_of(denoiser: Denoiser, keep: Keep = keep_nothing) -> TabulatedDenoiser | None:
     """A network as a table of all its answers; None where there are too many partial states for that."""
     if isinstance(denoiser, TabulatedDenoiser):
         return denoiser
     n, d = denoiser.num_tokens, denoiser.num_dims
-    return TabulatedDenoiser(denoiser) if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES else None
+    return TabulatedDenoiser(denoiser, keep) if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES else None
 
 
 def check_space(target: TableMixture, denoiser: Denoiser | None) -> None:

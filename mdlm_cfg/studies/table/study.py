@@ -6,21 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import Ledger
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
+from mdlm_cfg.studies.paper.experiments import check as check_paper
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import REPORT_VERSION, Plan
+from mdlm_cfg.studies.table.asked import check_table, known_table
 from mdlm_cfg.studies.table.decay import decay_dict, decay_of, own_kinds
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
-from mdlm_cfg.studies.table.strength import strength_key
+from mdlm_cfg.studies.table.strength import Row, strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -49,6 +54,14 @@ class TableFindings:
     def verdict(self) -> list[str]:
         """What was found, in sentences."""
         return verdict_of(self.evaluation, self.ledger)
+
+    def rows(self) -> list[Row]:
+        """One flat row of numbers per guidance."""
+        return self.evaluation.rows()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every law, under its name in laws.npz."""
+        return {name: law.numpy() for name, law in self.evaluation.laws().items()}
 
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log: "tv_exact_learned_w2", and so on."""
@@ -83,12 +96,42 @@ class TableFindings:
         )
 
 
-def run(
+@dataclass(frozen=True)
+class Tables:
+    """The study of data given as a table.
+
+    Attributes:
+        paper: the name of a paper's experiment whose claims are held against the laws.
+    """
+
+    paper: str | None = None
+
+    def check(self, data: Any, plan: Plan) -> None:
+        """Raise UserError for data that are no table, and as `check_table` and the paper's experiment."""
+        check_table(known_table(data, "the study of a table"), plan, data.name)
+        if self.paper is not None:
+            check_paper(self.paper, data.target, plan)
+
+    def run(
+        self,
+        data: Any,
+        denoiser: Denoiser | None,
+        plan: Plan,
+        progress: Callable[[str], None],
+        keep: Keep = keep_nothing,
+    ) -> TableFindings:
+        """See `mdlm_cfg.studies.study.Study`."""
+        self.check(data, plan)
+        return study_table(data.target, denoiser, plan, self.paper, progress, keep)
+
+
+def study_table(
     target: TableMixture,
     denoiser: Denoiser | None,
     plan: Plan,
     paper: str | None = None,
     progress: Callable[[str], None] | None = None,
+    keep: Keep = keep_nothing,
 ) -> TableFindings:
     """Everything that a table of this size allows to know.
 
@@ -98,12 +141,13 @@ def run(
         plan: what is asked.
         paper: a name in `EXPERIMENTS` whose claims are held against the laws.
         progress: called with one short line before every piece of work.
+        keep: has laws and samples of an evaluation that was interrupted.
 
     Raises:
         UserError: as `evaluate_table`.
     """
-    learned = None if denoiser is None else table_of(denoiser)
-    evaluation = evaluate_table(target, learned or denoiser, plan, progress)
+    learned = None if denoiser is None else table_of(denoiser, keep)
+    evaluation = evaluate_table(target, learned or denoiser, plan, progress, keep)
     z, say = evaluation.target_class, progress or (lambda line: None)
     say("geometry and decay in time")
     decays = [decay for kind in own_kinds(plan) if (decay := decay_of(target, z, kind)) is not None]

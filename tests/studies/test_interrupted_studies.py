@@ -1,0 +1,102 @@
+"""Every study that takes minutes, stopped after some of its work: it goes on, and finds what it would have found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import Blurred, bernoulli_mixture, random_target
+
+from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.studies.benchmark.study import Benchmark
+from mdlm_cfg.studies.best_schedule import BestScheduleStudy
+from mdlm_cfg.studies.correction import Correction
+from mdlm_cfg.studies.inpainting import Inpainting
+from mdlm_cfg.studies.likelihood import LikelihoodStudy
+from mdlm_cfg.studies.mixture.study import Mixtures
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.studies.study import Study
+from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.toys import toy_1d_overlap
+
+PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, seed=3, classes=(1,))
+EVEN = torch.full((2, 2), 0.5).double()
+HMM = HiddenMarkovMixture(
+    EVEN, torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.4, 0.6]]]).double(),
+    torch.tensor([[[0.7, 0.3], [0.1, 0.9]], [[0.5, 0.5], [0.6, 0.4]]]).double(), torch.tensor([0.4, 0.6]), num_dims=4,
+)  # fmt: skip
+
+
+def data_of(target: Any, grid: tuple[int, ...]) -> Any:
+    """As much of a data module as studies ask for."""
+    x, classes = target.sample(60, torch.Generator().manual_seed(1))
+    return SimpleNamespace(
+        target=target, name="small", grid_shape=grid, num_tokens=target.num_tokens, num_classes=target.num_classes,
+        _test=(x, classes), test_dataloader=lambda: [(x, classes)],
+    )  # fmt: skip
+
+
+PIXELS, TABLE = bernoulli_mixture(9), random_target(2, 3, seed=2)
+EVERY = Plan(PLAN.guidances, PLAN.sampler, PLAN.num_samples, PLAN.seed)
+STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how many pieces are kept
+    "table": (Tables(), TABLE, (3,), PLAN, 3 * 2 + 2),
+    "mixture": (Mixtures(), PIXELS, (3, 3), PLAN, 3 * 2),
+    "sequences": (Sequences(num_test=20, num_draws=1), HMM, (4,), PLAN, 3 * 2 + 2 * 2 * 4),
+    "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 2 + 2),
+    "likelihood": (LikelihoodStudy(num_images=4, orders=2), PIXELS, (3, 3), EVERY, 2 + 2 * 3),
+    "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 2 * 2),
+    "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2),
+    "benchmark": (Benchmark(targets=["toy_1d_overlap"], calls=[1, 2]), toy_1d_overlap(), (1,), EVERY, 2),
+}
+
+
+class Stop(Exception):
+    """In place of an interrupt."""
+
+
+def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any]], Any]:
+    """What is kept, until so many pieces were made anew."""
+    made: list[object] = []
+
+    def keep(key: object, make: Callable[[], Any]) -> Any:
+        def counted() -> Any:
+            if len(made) == pieces:
+                raise Stop
+            made.append(key)
+            return make()
+
+        return kept(key, counted)
+
+    return keep
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
+    study, target, grid, plan, pieces = STUDIES[name]
+    data, kept = data_of(target, grid), Kept(tmp_path / "kept", "about")
+
+    def run(keep: Any) -> Any:
+        learned = None if name == "benchmark" else Blurred(target, 0.3)
+        return study.run(data, learned, plan, lambda line: None, keep)
+
+    stops, resumed = 0, None
+    while resumed is None:
+        try:
+            resumed = run(stopped_after(max(1, pieces // 3), kept))
+        except Stop:
+            stops += 1
+            assert stops < 2 * pieces
+    assert stops >= 1 and len(kept) == pieces
+    again = run(stopped_after(0, kept))  # nothing of it is made twice
+    alone = study.run(data, None if name == "benchmark" else Blurred(target, 0.3), plan, lambda line: None)
+    assert resumed.to_dict() == alone.to_dict() == again.to_dict()
+    arrays = alone.arrays()
+    assert set(arrays) == set(resumed.arrays())
+    assert all((arrays[key] == value).all() for key, value in resumed.arrays().items())
