@@ -131,7 +131,8 @@ def _unreadable(value: object) -> UserError:
 
 def _parse_text(text: str) -> Strength:
     match = re.fullmatch(r"\s*(ramp|interval|)\s*([(\[]?)(.*?)([)\]]?)\s*", text, flags=re.DOTALL)
-    name, opening, inside, closing = match.groups() if match else ("?", "", "", "")
+    assert match is not None  # there is no text that it does not match
+    name, opening, inside, closing = match.groups()
     try:
         numbers = [float(part) for part in inside.split(",")]
     except ValueError:

@@ -77,7 +77,8 @@ def score_error_by_state(
         tokens = lattice.tokens(level)[visits > 0]
         visits = visits[visits > 0]
         classes = torch.full((len(tokens),), target_class)
-        errors = [_row_kl(exact(tokens, c), denoiser(tokens, c)) for c in (classes, None)]
+        masked = tokens == lattice.num_tokens
+        errors = [_masked_kl(exact(tokens, c), denoiser(tokens, c), masked) for c in (classes, None)]
         by_level.append((float(visits @ errors[0]), float(visits @ errors[1])))
         top = (visits * (errors[0] + errors[1])).topk(min(most, len(tokens))).indices
         worst += [
@@ -88,7 +89,7 @@ def score_error_by_state(
     return worst[:most], by_level
 
 
-def _row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """sum over coordinates of KL(p_i || q_i), (B,); copied rows of unmasked coordinates cost 0."""
-    difference = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
+def _masked_kl(log_p: Tensor, log_q: Tensor, masked: Tensor) -> Tensor:
+    """sum over masked coordinates of KL(p_i || q_i), (B,)."""
+    difference = torch.where(masked[..., None] & (log_p > -torch.inf), log_p - log_q, 0.0)
     return (log_p.exp() * difference).sum(dim=(1, 2))

@@ -66,7 +66,8 @@ def score_error(
         counts = draw_counts(len(part), num_draws, target.num_dims, generator).flatten()
         clean, drawn = (v.repeat_interleave(num_draws, dim=0) for v in (part, part_labels))
         tokens = mask_uniform(clean, counts, target.num_tokens, generator)
-        log_p, log_q = exact(tokens, drawn), denoiser(tokens, drawn)
+        masked = (tokens == target.num_tokens)[..., None]  # of the others a denoiser may say what it likes
+        log_p, log_q = (torch.where(masked, d(tokens, drawn), 0.0) for d in (exact, denoiser))
         kl = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(dim=(1, 2))
         own, ideal = (-v.gather(2, clean[..., None]).sum(dim=(1, 2)) for v in (log_q, log_p))
         costs = torch.stack([own, ideal, kl]) * (target.num_dims / counts)

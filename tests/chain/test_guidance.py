@@ -153,6 +153,9 @@ def test_schedules_are_checked():
         Schedule("quadratic")
     with pytest.raises(ValueError, match="horizon"):
         Schedule("linear", 2.0)
+    assert [str(schedule) for schedule in (linear(), exponential(), exponential(5.0))] == [
+        "linear", "exponential", "exponential(T=5)",
+    ]  # fmt: skip
 
 
 @given(steps=st.integers(1, 70), d=st.integers(1, 60))

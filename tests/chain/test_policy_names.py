@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
+from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.chain.policies import (
+    Blocks,
+    Confidence,
+    Entropy,
+    FixedOrder,
+    KindPolicy,
+    Margin,
+    Policy,
+    RatePolicy,
+    Uniform,
+)
 from mdlm_cfg.chain.policy_names import parse_policy
 
 temperatures = st.sampled_from([0.0, 0.5, 2.0, 0.125])
@@ -38,6 +49,7 @@ def test_spaces_and_what_may_be_left_away() -> None:
     assert parse_policy("blocks( 0, 1 | 2,3 ;confidence( temperature = 0.5 ))") == Blocks(
         [[0, 1], [2, 3]], within=Confidence(0.5)
     )
+    assert parse_policy("blocks(0,1|\n2,3)") == Blocks([[0, 1], [2, 3]])
     assert parse_policy("blocks(1|0)") == Blocks([[1], [0]], within=Uniform())
 
 
@@ -47,6 +59,7 @@ def test_spaces_and_what_may_be_left_away() -> None:
         "", "2", "blocks", "fixed_order()", "fixed_order(0,a)", "fixed_order(0;1)", "fixed_order[0,1]", "rate(1)",
         "uniform()", "confidence(0.5)", "confidence(temperature=)", "confidence(temperature=hot)", "blocks()",
         "blocks(0,1|)", "blocks(0||1)", "margin(temperature=1", "fixed_order(-1,0)", "fixed_order(0,1) rate",
+        "fixed_order(\u0660)",  # a digit, and not one of ours
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(text: str) -> None:
@@ -66,3 +79,19 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
 def test_what_is_near_is_guessed_and_what_is_wrong_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("text", ["confidence(0.5)", "rate(1)", "blocks()", "blocks"])
+def test_what_is_named_rightly_is_not_guessed(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read") as found:
+        parse_policy(text)
+    assert "did you mean" not in str(found.value) and str(found.value).endswith("margin and entropy)")
+
+
+def test_the_order_of_a_kind_is_called_as_the_kind() -> None:
+    assert [str(KindPolicy(kind)) for kind in KINDS.values()] == list(KINDS)
+
+
+def test_blocks_are_values_whatever_they_are_given_as() -> None:
+    a, b = Blocks([[0, 1], [2]], "margin"), Blocks(((0, 1), (2,)), Margin())
+    assert a == b and hash(a) == hash(b) and a.blocks == ((0, 1), (2,))

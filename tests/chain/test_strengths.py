@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from helpers import Inconsistent
 from oracle import Chain
 
 from mdlm_cfg import Guidance, terminal_law
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength, parse_strengths
+from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, parse_strength, parse_strengths
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,7 @@ from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_stren
         ("ramp( 0.5 , -1 )", LinearRamp(0.5, -1)), ("interval(4,0.3,0.9)", Interval(4, 0.3, 0.9)),
         ("interval(4,0.3,0.9,1)", Interval(4, 0.3, 0.9, 1)), ("[0.58, 2.0]", PerCount([0.58, 2.0])),
         ([0.58, 2.0], PerCount((0.58, 2.0))), (torch.tensor([1.0, 2.0]), PerCount([1, 2])), ("[3]", PerCount([3])),
+        ("[0.58,\n2.0]", PerCount([0.58, 2.0])),
     ],
 )  # fmt: skip
 def test_what_users_write(text, expected):
@@ -31,8 +34,30 @@ def test_what_users_write(text, expected):
     "text", ["", "ramp(0)", "ramp[0,4]", "interval(1,2)", "[]", "[1,x]", "two", "(2)", "ramp", "1,2"]
 )
 def test_what_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match="cannot be read; write a number"):
+    with pytest.raises(ValueError, match=re.escape(f"the strength {text!r} cannot be read; write a number")):
         parse_strength(text)
+
+
+@pytest.mark.parametrize("value", [True, None, [], [1, True], [1, None], [1, "2"], {}])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=re.escape(f"the strength {value!r} cannot be read; write a number")) as found:
+        parse_strength(value)
+    assert "did you mean" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"), [("rampe(0,4)", "ramp"), ("intervall(4,0.3,0.9)", "interval"), ("rmp", "ramp")]
+)
+def test_what_is_near_is_guessed(text, near):
+    with pytest.raises(ValueError, match=f"did you mean {near}"):
+        parse_strength(text)
+
+
+def test_what_is_a_schedule_already_is_handed_back():
+    for schedule in (LinearRamp(0, 1), interval(2.0, 0.25, 0.75, 1.0), abs):
+        assert parse_strength(schedule) is schedule
+    assert [interval(2.0, 0.25, 0.75, 1.0)(progress) for progress in (0, 0.25, 0.75, 1)] == [1, 2, 2, 1]
+    assert str(interval(4, 0.3, 0.9)) == "interval(4,0.3,0.9)" and str(interval(4, 0, 1, 2)) == "interval(4,0,1,2)"
 
 
 def test_lists_of_strengths():
@@ -40,6 +65,8 @@ def test_lists_of_strengths():
     for text in ("[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0],2]", "ramp(0,4), interval(4,0.3,0.9), [0.58,2.0], 2"):
         assert parse_strengths(text) == expected
     assert parse_strengths("[0,1,2]") == [0, 1, 2] and parse_strengths("2") == [2]
+    assert parse_strengths("1,[2,3]") == [1, PerCount([2, 3])] == parse_strengths("[1,[2,3]]")
+    assert parse_strengths("[2,3],1") == [PerCount([2, 3]), 1]
     assert parse_strengths("[[0.58,2.0]]") == [PerCount([0.58, 2.0])]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import Guidance, terminal_law, tilted_law
+from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform
 from mdlm_cfg.compare.best_schedule import DifferentiablePush, best_schedule, kl_to, rises, trade_off, tv_to
@@ -116,3 +119,21 @@ def test_a_stated_trade_off_moves_between_its_ends():
 
     assert entropy(many.law) > entropy(sure.law) + 0.1 and posterior(sure.law) > posterior(many.law) + 0.01
     assert many.value == pytest.approx(-posterior(many.law) - 3.0 * entropy(many.law))
+
+
+def test_a_trade_off_is_the_formula_and_counts_what_nothing_gives_as_impossible():
+    target, law = random_target(2, 2, k=3, seed=5), random_target(2, 2, seed=6).class_pmf(0)
+    cells = list(product(range(2), repeat=2))
+    doubt = {x: float(target.class_weights[1] * target.class_pmfs[1][x] / target.pmf[x]) for x in cells}
+    expected = sum(float(law[x]) * (-math.log(doubt[x]) + 0.3 * math.log(float(law[x]))) for x in cells)
+    assert float(trade_off(target, 1, 0.3)(law)) == pytest.approx(expected, rel=1e-12)
+    nowhere = TableMixture([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], [0.5, 0.5])
+    assert float(trade_off(nowhere, 0, 0.0)(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))) > 600
+
+
+def test_strengths_rise_where_none_falls_and_the_last_is_above_the_first() -> None:
+    for strengths, answer in (
+        ([0, 1, 2], True), ([0, 0, 2], True), ([1, 1, 1], False), ([0, 2, 1], False), ([0, 1, 1 - 5e-4], True),
+        ([0, 5e-4], False), ([1], False), ([2, 1], False),
+    ):  # fmt: skip
+        assert rises(strengths) == answer

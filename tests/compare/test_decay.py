@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from helpers import Inconsistent, random_target
+from oracle import Chain
 
 from mdlm_cfg import Guidance, TableMixture, law_at
 from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.decay import certain_states, log_still_masked, slowest_exit, time_to_tv, tv_decay
 from mdlm_cfg.targets import toys
 
@@ -73,3 +77,74 @@ def test_overlapping_squares_saturate_at_the_unguided_rate():
 def test_a_level_outside_zero_one_is_refused():
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         time_to_tv(toys.toy_1d_overlap().denoiser(), Guidance(0.0), 0, 1.5)
+
+
+def test_certain_states_of_all_levels_come_the_likeliest_first():
+    # the values 0 and 1 of the first coordinate tell the class; the second never does
+    first = torch.tensor([[0.6, 0.1, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    second = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64)
+    target = TableMixture(first[:, :, None] * second, torch.tensor([0.5, 0.5]))
+    found = certain_states(target, 0)
+    n = target.num_tokens
+    assert [c.probability for c in found] == sorted((c.probability for c in found), reverse=True)
+    for state in product(range(n + 1), repeat=2):
+        classes = [p[tuple(slice(None) if v == n else v for v in state)] for p in target.class_pmfs]
+        whole = target.pmf[tuple(slice(None) if v == n else v for v in state)]
+        certain = float(classes[0].sum()) > 0 and n in state
+        if certain:  # every masked coordinate is as in the whole mixture
+            rest = range(classes[0].ndim)
+            for keep in rest:
+                drop = [k for k in rest if k != keep]
+                own, all_ = (p.sum(dim=drop) if drop else p for p in (classes[0], whole))
+                certain &= bool(torch.allclose(own / own.sum(), all_ / all_.sum(), atol=1e-9))
+        matches = [c for c in found if c.state == state]
+        assert len(matches) == certain
+        if certain:
+            assert matches[0].probability == pytest.approx(float(classes[0].sum()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num", [2, 5, 6])
+def test_a_decay_is_made_of_its_parts(kind, num):
+    target, taus = random_target(2, 2, seed=8), [0.25, 1, 2]
+    guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)[:num]]
+    decay = tv_decay(target, 1, guidances, taus, fit_tau=0.7)
+    strengths = [g.constant for g in guidances]
+    assert decay.strengths == strengths and decay.taus.tolist() == taus and decay.taus.dtype == torch.float64
+    assert decay.kind == kind and decay.fit_tau == 0.7 and (decay.num_dims, decay.num_tokens) == (2, 2)
+    assert decay.double_exponential == (kind == "rate") and decay.certain == []
+    values = []
+    for k, guidance in enumerate(guidances):
+        assert torch.allclose(decay.log_tv[k], log_still_masked(target.denoiser(), guidance, 1, taus), rtol=1e-12)
+        assert decay.time_to_5_percent[k] == time_to_tv(target.denoiser(), guidance, 1, 0.05)
+        values.append(math.log(-float(log_still_masked(target.denoiser(), guidance, 1, [0.7])[0])))
+    half = {2: 2, 5: 3, 6: 3}[num]  # the middle one of an odd number belongs to both
+    for found, part in zip(decay.fit_slope, (slice(half), slice(num - half, None)), strict=True):
+        assert found == pytest.approx(np.polyfit(strengths[part], values[part], 1)[0], abs=1e-10)
+    assert tv_decay(target, 1, guidances, taus).fit_tau == 0.5
+    alone = tv_decay(target, 1, guidances[:1], taus)
+    assert all(math.isnan(slope) for slope in alone.fit_slope)
+
+
+def test_what_saturates_under_one_kind_is_not_asked_under_the_other():
+    target = toys.toy_2d_overlap()
+    rate, normalized = (tv_decay(target, 0, [Guidance(1.0, kind)], [0.5]) for kind in KINDS)
+    assert rate.certain and not rate.double_exponential and "10 reachable partial states" in rate.statement
+    assert not normalized.certain and not normalized.double_exponential and "does not depend" in normalized.statement
+    with pytest.raises(ValueError, match="one kind of guidance, not of"):
+        tv_decay(target, 0, [Guidance(1.0, kind) for kind in KINDS], [0.5])
+
+
+def test_the_slowest_exit_is_that_of_the_visited_states():
+    # after the value 0 the class is certain: there Z = 1; elsewhere it is larger
+    first = torch.tensor([[0.5, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    second = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64)
+    target = TableMixture(first[:, :, None] * second[:, None, :], torch.tensor([0.5, 0.5]))
+    for k in (0, 1):
+        chain = Chain(target.denoiser(), 2.0, "rate", k)
+        exits = [
+            sum(chain.totals(state).values())
+            for state in chain.states
+            if 2 in state and float(target.class_pmfs[k][tuple(slice(None) if v == 2 else v for v in state)].sum()) > 0
+        ]
+        assert slowest_exit(target.denoiser(), Guidance(2.0), k) == pytest.approx(min(exits))

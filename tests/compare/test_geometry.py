@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import random_target
 
-from mdlm_cfg import Guidance, terminal_law
+from mdlm_cfg import Guidance, TableMixture, terminal_law
 from mdlm_cfg.compare.geometry import limit_law, local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.targets import toys
@@ -58,8 +58,10 @@ def test_the_limit_is_where_strong_guidance_goes(kind):
         toys.toy_5d_hypercube(),
         toys.toy_1d_overlap(),
         random_target(3, 2, seed=3),
+        random_target(2, 3, seed=1),
+        random_target(3, 3, seed=4, zeros=0.3),
     ):
-        far = terminal_law(target.denoiser(), Guidance(3000.0, kind), 0)
+        far = terminal_law(target.denoiser(), Guidance(1e6, kind), 0)
         assert (limit_law(target, 0, kind) - far).abs().sum() < 1e-6
     near = terminal_law(target.denoiser(), Guidance(1.0, kind), 0)
     assert (limit_law(target, 0, kind) - near).abs().sum() > 0.01
@@ -71,3 +73,26 @@ def test_a_region_without_mass_has_no_moments():
     with pytest.raises(ValueError, match="no mass"):
         local_moments(target.class_pmfs[1], part)
     assert mean_and_covariance(target.class_pmfs[0])[0].tolist() == pytest.approx([5.0, 5.0])
+
+
+def test_regions_in_one_dimension():
+    target = TableMixture([[0.5, 0.3, 0.2, 0.0], [0.0, 0.5, 0.0, 0.5]], [0.3, 0.7])
+    found = [(r.name, r.overlapping, r.shared, r.mask.nonzero().flatten().tolist()) for r in regions(target, 0)]
+    assert found == [("private", (), False, [0, 2]), ("shared", (0,), True, [1])]
+
+
+@pytest.mark.parametrize("target_class", [0, 1])
+def test_regions_in_three_dimensions_are_told_by_their_projections(target_class):
+    target = random_target(5, 3, k=2, seed=5, zeros=0.95)
+    own = {tuple(x) for x in (target.class_pmfs[target_class] > 0).nonzero().tolist()}
+    others = {tuple(x) for x in (target.class_pmfs[1 - target_class] > 0).nonzero().tolist()}
+    expected: dict[str, set[tuple[int, ...]]] = {}
+    for x in own:
+        meets = [i for i in range(3) if any(y[i] == x[i] for y in others)]
+        name = "overlaps in " + ",".join(str(i + 1) for i in meets) if meets else "private"
+        expected.setdefault("shared" if x in others else name, set()).add(x)
+    parts = regions(target, target_class)
+    assert {r.name: {tuple(x) for x in r.mask.nonzero().tolist()} for r in parts} == expected
+    assert {r.name for r in parts if r.shared} == {"shared"} & set(expected) and len(expected) > 2
+    assert all(r.shared or len(r.overlapping) == sum(letter.isdigit() for letter in r.name) for r in parts)
+    assert [r.shared for r in parts] == sorted(r.shared for r in parts)

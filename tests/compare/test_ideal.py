@@ -11,6 +11,7 @@ from helpers import Inconsistent, random_target
 from policy_oracle import preferences, rho_of
 
 from mdlm_cfg import Guidance, terminal_law, tilted_law
+from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.compare.ideal import departure, ideal_denoiser
 from mdlm_cfg.compare.metrics import kl_divergence
 
@@ -64,6 +65,18 @@ def test_states_are_the_worst_and_sum_to_the_levels():
     weights = [s.visits * s.kl for s in found.states]
     assert weights == sorted(weights, reverse=True)
     assert departure(target, Guidance(2.0), 1, most=3).states == found.states[:3]
+
+
+def test_the_worst_states_of_all_levels_come_first_and_none_that_is_never_passed():
+    # learned scores are wrong at every level, and the class does not reach every state
+    target = random_target(3, 3, seed=5, zeros=0.6)
+    found = departure(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2), most=10**6)
+    weights = [s.visits * s.kl for s in found.states]
+    levels = [sum(v != 3 for v in s.state) for s in found.states]
+    assert weights == sorted(weights, reverse=True) and levels != sorted(levels)
+    visited = sum(int((p > 0).sum()) for p in Lattice(3, 3).marginals(tilted_law(target, 1.0, 1))[:-1])
+    assert all(s.visits > 0 for s in found.states) and len(found.states) == visited < 4**3 - 3**3
+    assert len(departure(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2)).states) == 20
 
 
 def test_learned_conditionals_and_schedules_can_be_held_against_it():

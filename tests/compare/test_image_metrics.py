@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdlm_cfg import FunctionDenoiser
 from mdlm_cfg.compare.images import (
     bayes_classify,
     class_accuracy,
     class_nelbos,
     draw_counts,
     energy_distance,
-    hamming,
-    mean_pairwise_hamming,
+    mean_pixel_distance,
     moment_difference,
-    nearest_hamming,
+    nearest_image,
     neighbour_radii,
+    pixel_distance,
     pixel_moments,
     precision_and_recall,
 )
@@ -40,39 +41,55 @@ def mixture(seed: int = 0, sharpness: float = 1.0) -> BernoulliMixture:
     return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
 
 
-def test_hamming_distances_count_differing_pixels() -> None:
+def test_distances_of_black_and_white_count_differing_pixels() -> None:
     x, y = images(5, 9), images(7, 9, seed=1)
-    assert torch.equal(hamming(x, y), (x[:, None] != y[None]).sum(-1).float())
+    assert torch.equal(pixel_distance(x, y), (x[:, None] != y[None]).sum(-1).float())
 
 
-def test_mean_pairwise_hamming_equals_the_loop_over_pairs() -> None:
+def test_mean_pixel_distance_equals_the_loop_over_pairs() -> None:
     x = images(8, 11)
     pairs = [float((a != b).sum()) for a, b in combinations(x, 2)]
-    assert mean_pairwise_hamming(x) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_pixel_distance(x) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_pixel_distance(x[:2]) == float((x[0] != x[1]).sum())
     with pytest.raises(ValueError, match="at least 2"):
-        mean_pairwise_hamming(x[:1])
+        mean_pixel_distance(x[:1])
+
+
+@pytest.mark.parametrize("top", [1, 3, 255])
+def test_a_shade_counts_by_its_square(top: int) -> None:
+    x, y = (torch.randint(top + 1, (n, 12), generator=generator(n)) for n in (6, 7))
+    apart = ((x[:, None] - y[None]).double() / top).square().sum(-1)
+    assert torch.allclose(pixel_distance(x, y, top).double(), apart, atol=1e-6)
+    assert torch.allclose(nearest_image(x, y, top)[0].double(), apart.min(dim=1).values, atol=1e-6)
+    pairs = [float(((a - b) / top).square().sum()) for a, b in combinations(x, 2)]
+    assert mean_pixel_distance(x, top) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_pixel_distance(top * (x > 0), top) == mean_pixel_distance((x > 0).long()), "black and white stay so"
 
 
 def test_the_nearest_image_is_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_cfg.compare.images.CHUNK", 4)
     reference = images(10, 30)
-    distance, index = nearest_hamming(reference[[8, 3]], reference)
+    distance, index = nearest_image(reference[[8, 3]], reference)
     assert distance.tolist() == [0, 0]
     assert index.tolist() == [8, 3]
     x = images(6, 30, seed=2)
-    assert torch.equal(nearest_hamming(x, reference)[0], hamming(x, reference).min(1).values)
+    assert torch.equal(nearest_image(x, reference)[0], pixel_distance(x, reference).min(1).values)
+    assert nearest_image(x[:1], x[:1].repeat(9, 1))[1].tolist() == [0]  # of equals, the first
 
 
 def test_accuracy_is_counted_per_class() -> None:
     accuracy = class_accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 3)
     assert accuracy[:2].tolist() == [0.5, 0.5]
     assert accuracy[2].isnan()
+    assert class_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 0]), 1).tolist() == pytest.approx([2 / 3])
 
 
 def test_moments_are_those_of_the_sample_and_differences_relative() -> None:
     x = images(50, 4)
     mean, covariance = pixel_moments(x)
-    assert torch.allclose(covariance, torch.cov(x.T.double()))
+    assert torch.allclose(mean, x.double().mean(dim=0)) and torch.allclose(covariance, torch.cov(x.T.double()))
+    assert torch.allclose(pixel_moments(x[:2])[1], torch.cov(x[:2].T.double()))
+    assert pixel_moments(x[:1])[1].tolist() == [[0.0] * 4] * 4
     assert moment_difference(x, mean, covariance) == {"mean_rms": 0.0, "covariance": 0.0}
     shifted = moment_difference(x, mean + 0.5, 2 * covariance)
     assert shifted["mean_rms"] == pytest.approx(0.5)
@@ -96,6 +113,17 @@ def test_precision_and_recall_equal_the_loops() -> None:
     samples = 0.5 * torch.randn(9, 3, generator=generator(1), dtype=torch.float64) + 0.3
     expected = (slow_share(samples, data, 2), slow_share(data, samples, 2))
     assert precision_and_recall(data, samples, k=2) == pytest.approx(expected)
+    for k in (1, 3, 8):
+        expected = (slow_share(samples, data, k), slow_share(data, samples, k))
+        assert precision_and_recall(data, samples, k) == pytest.approx(expected)
+    assert precision_and_recall(data, samples) == precision_and_recall(data, samples, 3)
+    for k in (0, 9):
+        with pytest.raises(ValueError, match="sets of more than k points, and one has 9"):
+            precision_and_recall(data, samples, k)
+    # a ball reaches to its k-th neighbour and holds it
+    line = torch.tensor([[0.0], [1.0]])
+    assert precision_and_recall(line, line + 1, 1) == (1.0, 1.0) == precision_and_recall(line + 1, line, 1)
+    assert precision_and_recall(line, line + 2, 1) == (0.5, 0.5)
 
 
 def test_precision_and_recall_tell_narrow_from_displaced() -> None:
@@ -112,6 +140,8 @@ def test_precision_and_recall_tell_narrow_from_displaced() -> None:
 
 def test_radii_leave_out_the_point_itself() -> None:
     assert neighbour_radii(torch.tensor([[0.0], [1.0], [3.0]]), 1).tolist() == [1.0, 1.0, 2.0]
+    assert neighbour_radii(torch.tensor([[0.0], [0.25], [0.75]]), 1).tolist() == [0.25, 0.25, 0.5]
+    assert neighbour_radii(torch.tensor([[0.0], [0.25], [0.75]]), 2).tolist() == [0.75, 0.5, 0.75]
 
 
 def test_energy_distance_equals_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +153,11 @@ def test_energy_distance_equals_the_loops(monkeypatch: pytest.MonkeyPatch) -> No
 
     expected = 2 * mean(x, y, 30) - mean(x, x, 30) - mean(y, y, 20)
     assert energy_distance(x, y) == pytest.approx(expected)
+    two = 2 * mean(x[:2], y[:2], 4) - mean(x[:2], x[:2], 2) - mean(y[:2], y[:2], 2)
+    assert energy_distance(x[:2], y[:2]) == pytest.approx(two)
+    for a, b in ((x[:1], y), (x, y[:1])):
+        with pytest.raises(ValueError, match="at least 2 points of each kind"):
+            energy_distance(a, b)
 
 
 def test_energy_distance_is_unbiased_and_sees_more_than_means() -> None:
@@ -147,6 +182,18 @@ def test_class_nelbos_of_the_exact_denoiser_are_log_likelihoods_on_average() -> 
     assert torch.allclose(found, exact, atol=0.05)
 
 
+def test_nelbos_are_of_masked_pixels_alone() -> None:
+    target = mixture()
+    exact = target.denoiser()
+
+    def careless(tokens: Tensor, classes: Tensor | None) -> Tensor:  # unmasked coordinates are not copied
+        return torch.where((tokens == 2)[..., None], exact(tokens, classes), -1.0)
+
+    x, _ = target.sample(5, generator())
+    found = class_nelbos(FunctionDenoiser(careless, 2, 6, 3), x, 3, generator(1))
+    assert torch.equal(found, class_nelbos(exact, x, 3, generator(1)))
+
+
 def test_classification_by_nelbo_is_nearly_as_good_as_bayes_rule() -> None:
     target = mixture(sharpness=3.0)
     x, classes = target.sample(300, generator())
@@ -155,3 +202,13 @@ def test_classification_by_nelbo_is_nearly_as_good_as_bayes_rule() -> None:
     found = bayes_classify(target.denoiser(), x, 64, generator(1), target.class_weights)
     assert (found == best).double().mean() > 0.93
     assert (found == classes).double().mean() > 0.6
+
+
+def test_a_prior_decides_where_the_images_do_not() -> None:
+    p = torch.tensor([[[0.5, 0.5]], [[0.5, 0.5]]], dtype=torch.float64)  # two classes that are one
+    target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
+    x = torch.tensor([[0, 1], [1, 1]])
+    for weights, expected in (([0.9, 0.1], 0), ([0.1, 0.9], 1)):
+        found = bayes_classify(target.denoiser(), x, 2, generator(), torch.tensor(weights))
+        assert found.tolist() == [expected] * 2
+    assert bayes_classify(target.denoiser(), x, 2, generator()).tolist() == [0, 0]

@@ -10,8 +10,8 @@ import torch
 from helpers import Inconsistent, random_target
 
 from mdlm_cfg import Guidance, terminal_law
-from mdlm_cfg.chain.policies import Confidence, FixedOrder
-from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood, nelbo_bound
+from mdlm_cfg.chain.policies import Confidence, FixedOrder, Policy
+from mdlm_cfg.compare.likelihood import Bound, _by_policy, exact_likelihood, exact_nll, likelihood, nelbo_bound
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -39,6 +39,7 @@ def test_exactly_against_brute_force(seed):
     found = exact_likelihood(target, denoiser, 1)
     nll, two, nelbo = (brute_bound(target, denoiser, 1, orders) for orders in (0, 2, 1))
     assert found.nll == pytest.approx(nll, abs=1e-12) and found.nelbo == pytest.approx(nelbo, abs=1e-12)
+    assert exact_nll(target, denoiser, 1) == found.nll and found.entropy == target.entropy(1) != target.entropy(None)
     assert found.entropy < nll < two < nelbo and found.incoherence == pytest.approx(nelbo - nll, abs=1e-12)
 
 
@@ -69,6 +70,7 @@ def test_bounds_from_orders_are_within_their_errors_and_fall():
         assert 0 < bound.standard_error < 0.02
         assert abs(bound.value - brute_bound(target, denoiser, 1, orders)) < 4 * bound.standard_error
     assert found.bounds[1].value > found.bounds[2].value > found.bounds[4].value
+    assert found.bits_per_dim(3)[4].standard_error == pytest.approx(found.best.standard_error / 3 / math.log(2))
     assert found.bits_per_dim(3)[1].value == pytest.approx(found.nelbo.value / 3 / math.log(2))
 
 
@@ -80,6 +82,7 @@ def test_exact_conditionals_need_one_order():
         index = tuple(x.T)
         assert (found.log_probs - target.class_pmf(k)[index].log()[:, None]).abs().max() < 1e-12
         assert list(found.bounds) == [1, 2, 3]
+    assert list(likelihood(target.denoiser(), x, 1).bounds) == [1]
     classes = torch.arange(50) % 2
     each = likelihood(target.denoiser(), x, classes, orders=1)
     assert torch.allclose(
@@ -114,11 +117,43 @@ def test_what_is_told_of_progress_rises_to_all():
     assert told == pytest.approx([1 / 3, 2 / 3, 1])
 
 
+def test_a_bound_is_a_mean_with_its_standard_error():
+    two, three = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 6.0])
+    assert Bound.of(two) == Bound(1.5, pytest.approx(0.5))
+    assert Bound.of(three) == Bound(3.0, pytest.approx(three.std().item() / math.sqrt(3)))
+
+
+def test_many_orders_and_many_masks_of_few_samples_are_allowed():
+    # more rows a sample than are asked for at once
+    target, x = random_target(2, 3, seed=4), torch.tensor([[0, 1, 1], [1, 0, 1]])
+    exact = [float(target.class_pmfs[0][tuple(row)].log()) for row in x.tolist()]
+    found = likelihood(target.denoiser(), x, 0, orders=5000, generator=generator_for("many"))
+    assert found.log_probs.shape == (2, 5000)
+    assert torch.allclose(found.log_probs, torch.tensor(exact, dtype=torch.float64)[:, None], rtol=1e-10)
+    bound = nelbo_bound(target.denoiser(), x, None, num_draws=5000, generator=generator_for("many"))
+    assert bound.value == pytest.approx(-float(target.pmf[tuple(x.T)].log().mean()), abs=0.05)
+
+
+def test_coordinates_come_in_proportion_to_a_policys_choice():
+    # of three coordinates, a policy with the weights 1, 3 and 6 (masked ones alone)
+    class Weighted(Policy):
+        def preference(self, log_z, log_r, coordinates):
+            return None, torch.tensor([1.0, 3.0, 6.0], dtype=torch.float64).log()[coordinates].expand_as(log_z)
+
+    next_of = _by_policy(Weighted(), 2, generator_for("next"))
+    log_probs = torch.full((20_000, 3, 2), 0.5, dtype=torch.float64).log()
+    for state, expected in (([2, 2, 2], [0.1, 0.3, 0.6]), ([2, 0, 2], [1 / 7, 0, 6 / 7]), ([1, 2, 0], [0, 1, 0])):
+        drawn = next_of(0, torch.tensor([state]).expand(20_000, 3), log_probs)
+        shares = torch.bincount(drawn, minlength=3).double() / 20_000
+        assert torch.allclose(shares, torch.tensor(expected, dtype=torch.float64), atol=0.015)
+
+
 def test_refusals():
     denoiser, x = Inconsistent(2, 3, 2), torch.zeros(4, 3, dtype=torch.int64)
     for arguments, message in (
         ((x, 0, 0), "orders = 0"), ((x[:1], 0), "at least 2 samples"), ((x + 2, 0), "no masks"),
-        ((x, 5), "out of range"),
+        ((x, 5), "out of range"), ((x, torch.tensor([0, 1, 3, 0])), "class 3 is out of range"),
+        ((x[0], 0), "at least 2"), ((x[:, :2], 0), "of 3 values"), ((x - 1, 0), "no masks"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             likelihood(denoiser, *arguments)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+import scipy.stats
 import torch
 from helpers import random_target
 
@@ -12,10 +14,12 @@ from mdlm_cfg.compare.metrics import (
     histogram,
     kl_divergence,
     mean_and_covariance,
+    multinomial_counts,
     relative_difference,
     sampled_tv,
     total_variation,
 )
+from mdlm_cfg.support.seeds import generator_for
 
 
 def test_total_variation_and_kl():
@@ -64,3 +68,57 @@ def test_relative_difference():
     a, b = torch.diag(torch.tensor([2.0, 3.0])).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
     out = relative_difference(a, b)
     assert abs(out["frobenius"] - 1 / math.sqrt(10)) < 1e-15 and abs(out["spectral"] - 1 / 3) < 1e-15
+    a, b = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.0, 2.0]).double()
+    assert relative_difference(a, b) == {"euclidean": pytest.approx(math.sqrt(13) / 2)}
+
+
+@pytest.mark.parametrize("n", [1, 7, 50])
+def test_expected_sampling_tv_is_the_sum_over_binomials(n):
+    law = torch.tensor([[0.5, 0.0], [1 / 7, 5 / 14]], dtype=torch.float64)
+    ks = torch.arange(n + 1).double()
+    expected = 0.0
+    for q in law.flatten().tolist():
+        chances = torch.from_numpy(scipy.stats.binom.pmf(ks.numpy(), n, q))
+        expected += float((chances * (ks / n - q).abs()).sum()) / 2
+    assert expected_sampling_tv(law, n) == pytest.approx(expected, rel=1e-12)
+    assert expected_sampling_tv(torch.tensor([0.0, 1.0], dtype=torch.float64), n) == 0
+
+
+def test_multinomial_counts_have_the_moments_of_a_multinomial():
+    p = torch.tensor([0.2, 0.0, 0.5, 0.0, 0.3, 0.0], dtype=torch.float64)
+    counts = multinomial_counts(p, 40, 20_000, generator_for("counts"))
+    assert counts.shape == (20_000, 6) and counts.dtype == torch.float64
+    assert bool((counts.sum(dim=1) == 40).all()) and float(counts[:, p == 0].abs().max()) == 0
+    assert torch.allclose(counts.mean(dim=0), 40 * p, atol=0.1)
+    covariance = 40 * (torch.diag(p) - p[:, None] * p)
+    assert torch.allclose(torch.cov(counts.T), covariance, atol=0.25)
+    sure = multinomial_counts(torch.tensor([0.0, 1.0], dtype=torch.float64), 5, 2)
+    assert sure.tolist() == [[0.0, 5.0]] * 2
+
+
+def test_the_bootstrap_resamples_the_histogram_and_centres_it():
+    law = torch.tensor([[0.3, 0.2, 0.1], [0.1, 0.1, 0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    x = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 2], [1, 2], [1, 2], [1, 0], [0, 0]])
+    found = sampled_tv(law, x, 500, generator_for("bootstrap"))
+    empirical = histogram(x, 3)
+    assert found.value == total_variation(law, empirical)
+    seen = empirical.flatten() > 0
+    counts = multinomial_counts(empirical.flatten()[seen], 8, 500, generator_for("bootstrap"))
+    again = torch.zeros(500, 9, dtype=torch.float64)
+    again[:, seen] = counts / 8
+    distances = torch.tensor([total_variation(law.flatten(), row) for row in again], dtype=torch.float64)
+    centred = distances - distances.mean() + found.value
+    assert found.low == pytest.approx(max(0.0, float(centred.quantile(0.025))), abs=1e-12)
+    assert found.high == pytest.approx(float(centred.quantile(0.975)), abs=1e-12)
+    # of samples that are all alike nothing is left to chance
+    one = sampled_tv(law, torch.zeros(5, 2, dtype=torch.int64), 10)
+    assert (one.low, one.value, one.high) == pytest.approx((0.7, 0.7, 0.7))
+
+
+def test_moments_in_one_dimension_and_by_hand():
+    law = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    mean, covariance = mean_and_covariance(law)
+    assert mean.tolist() == [0.75] and covariance.tolist() == [[0.6875]]
+    pair = torch.tensor([[0.5, 0.0], [0.25, 0.25]], dtype=torch.float64)
+    mean, covariance = mean_and_covariance(pair)
+    assert mean.tolist() == [0.5, 0.25] and covariance.tolist() == [[0.25, 0.125], [0.125, 0.1875]]

@@ -83,6 +83,23 @@ def test_what_the_class_does_not_allow_is_counted_and_left_out_of_the_likelihood
     assert found.log_prob == pytest.approx(float(target.log_prob(x[[0, 2]], 0).mean()))
     assert found.posterior == pytest.approx(float(target.class_posterior(x)[:, 0].mean()))
     assert math.isnan(sequence_statistics(target, x[[1, 3]], 0).log_prob)
+    own = target.log_prob(x[[0, 2]], 0)
+    assert found.log_prob_se == pytest.approx(float((own[0] - own[1]).abs()) / 2)  # of two, half their difference
+    one = sequence_statistics(target, x[[0, 1]], 0)
+    assert one.log_prob == pytest.approx(float(own[0])) and math.isnan(one.log_prob_se)
+
+
+def test_pairs_that_cannot_be_counted_have_no_entropy() -> None:
+    one = HiddenMarkovMixture(
+        torch.ones(1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 3), 1 / 3), torch.ones(1), num_dims=1
+    )
+    found = sequence_statistics(one, torch.tensor([[0], [1], [1]]), 0)
+    assert found.pair_entropy is None and list(found.grams) == [1]
+    two = HiddenMarkovMixture(
+        torch.ones(1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 3), 1 / 3), torch.ones(1), num_dims=2
+    )
+    found = sequence_statistics(two, torch.tensor([[0, 1], [1, 2]]), 0)
+    assert found.pair_entropy == pytest.approx(math.log(2)) and list(found.grams) == [1, 2]
 
 
 def test_entropy_is_that_of_a_fair_die() -> None:

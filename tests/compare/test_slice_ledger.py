@@ -39,6 +39,7 @@ def test_with_a_known_truth_it_is_the_ledger_of_bayes_table(sampler: Sampler) ->
         assert found.tv[line] == pytest.approx(whole.tv[line], abs=1e-12)
     assert set(found.tv) == set(whole.tv)
     assert found.closes and found.tv["score error"] > 0.05
+    assert found.sampler is sampler and found.num_samples == 2000
     assert found.tv["total"] == pytest.approx(total_variation(found.laws["L2"], found.laws["L4"]))
 
 

@@ -66,6 +66,10 @@ def test_weights_pay_from_where_the_expected_distances_cross() -> None:
     assert n is not None
     assert expected_weighted_tv(weights, tilted, n) < expected_tv(law, tilted, n)
     assert expected_weighted_tv(weights, tilted, n / 1.5) > expected_tv(law, tilted, n / 1.5)
+    # on a grid of eight a decade it is the first, and rounded up
+    steps = [10 ** (k / 8) for k in range(97)]
+    pays = [expected_weighted_tv(weights, tilted, m) < expected_tv(law, tilted, m) for m in steps]
+    assert n == math.ceil(min(m for k, m in enumerate(steps) if all(pays[k:])))
     assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact scores is none
     assert expected_tv(law, tilted, 1e14) == pytest.approx(total_variation(law, tilted), abs=1e-6)
 

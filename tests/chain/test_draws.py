@@ -1,0 +1,89 @@
+"""What a step draws: values, uniforms and subsets, each by counting."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+
+from mdlm_cfg.chain.policies import Confidence, FixedOrder, Uniform
+from mdlm_cfg.chain.steps import EventStep, draw_values, subset_chances, uniform
+from mdlm_cfg.support.seeds import generator_for
+
+NEG_INF = -math.inf
+
+
+def test_values_come_in_proportion_to_their_rates() -> None:
+    rates = torch.tensor([[0.2, 0.0, 0.6, 0.2], [0.0, 0.0, 0.0, 5.0], [1e-3, 3e-3, 0.0, 0.0], [0.0] * 4]).double()
+    log_rates = rates.log().expand(40_000, 4, 4)
+    drawn = draw_values(log_rates, log_rates.logsumexp(-1), generator_for("values"))
+    assert drawn.dtype == torch.int64
+    for i, row in enumerate(rates[:3]):
+        shares = torch.bincount(drawn[:, i], minlength=4).double() / 40_000
+        assert float((shares - row / row.sum()).abs().max()) < 0.012
+        assert float(shares[row == 0].sum()) == 0
+    nan = torch.full((1, 1, 4), math.nan, dtype=torch.float64)
+    assert draw_values(nan, nan.logsumexp(-1), None).tolist() == [[4]]  # visible, and no value
+    nothing = torch.full((1, 1, 4), NEG_INF, dtype=torch.float64)
+    assert 0 <= int(draw_values(nothing, nothing.logsumexp(-1), None)) < 4
+
+
+def test_uniforms_are_of_53_bits() -> None:
+    drawn = uniform(torch.Size([1000]), generator_for("bits"), torch.device("cpu"))
+    assert drawn.dtype == torch.float64 and float(drawn.min()) >= 0 and float(drawn.max()) < 1
+    assert bool((drawn != drawn.float().double()).any())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("with_tiers", [False, True])
+def test_chances_of_subsets_are_sums_over_orders(count: int, with_tiers: bool) -> None:
+    weights = torch.tensor([[1.0, 2.0, 0.0, 5.0], [3.0, 1.0, 1.0, 0.0], [0.0, 0.0, 2.0, 0.0]], dtype=torch.float64)
+    # what has no weight comes last, as `Policy.choice` says
+    tier = torch.tensor([[1, 0, 9, 1], [0, 1, 1, 9], [9, 9, 3, 9]]) if with_tiers else None
+    found = subset_chances(weights.log(), count, tier)
+    for state, row in enumerate(weights.tolist()):
+        expected: dict[tuple[int, ...], float] = {}
+        able = [i for i in range(4) if row[i] > 0]
+        for order in permutations(able, min(count, len(able))):
+            chance, left = 1.0, list(able)
+            for i in order:
+                lowest = min(0 if tier is None else int(tier[state, k]) for k in left)
+                first = [k for k in left if tier is None or int(tier[state, k]) == lowest]
+                chance *= row[i] / sum(row[k] for k in first) if i in first else 0.0
+                left.remove(i)
+            key = tuple(sorted(order))
+            expected[key] = expected.get(key, 0.0) + chance
+        for subset in {*found, *expected}:
+            value = float(found[subset][state]) if subset in found else 0.0
+            assert value == pytest.approx(expected.get(subset, 0.0), abs=1e-12), (state, subset)
+    assert all(len(subset) <= count for subset in found)
+
+
+@pytest.mark.parametrize("policy", [Uniform(), FixedOrder([2, 0, 1]), Confidence()], ids=str)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_by_a_policy_draws_what_it_sums_over(policy, count: int) -> None:
+    n = 20_000
+    log_z = torch.tensor([[0.5, NEG_INF, 2.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
+    values = torch.tensor([[[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]]] * 2, dtype=torch.float64)
+    values[log_z == NEG_INF] = 0.0
+    step = EventStep(count, policy)
+    for k, expected in enumerate(step.moves(log_z, values)):
+        assert float(expected.sum()) == pytest.approx(1)
+        log_rates = (log_z[k, :, None] + values[k].log()).expand(n, 3, 2)
+        x = torch.full((n, 3), 2)
+        drawn = step.draw(x, log_rates, generator_for("step", k, count))
+        assert bool((x == 2).all())
+        found = torch.bincount((drawn * torch.tensor([9, 3, 1])).sum(1), minlength=27).double() / n
+        assert float((found - expected).abs().max()) < 0.018
+        moved = (drawn != 2).sum(dim=1)
+        assert bool((moved == min(count, int((log_z[k] > NEG_INF).sum()))).all())
+
+
+def test_a_step_over_some_of_the_coordinates_is_told_which() -> None:
+    # the first of three is unmasked already: of the others, the last is next
+    log_z = torch.zeros(1, 2, dtype=torch.float64)
+    values = torch.full((1, 2, 2), 0.5, dtype=torch.float64)
+    moves = EventStep(1, FixedOrder([0, 2, 1])).moves(log_z, values, torch.tensor([1, 2]))[0].view(3, 3)
+    assert moves[2].tolist() == [0.5, 0.5, 0.0] and float(moves[:2].sum()) == 0

@@ -1,0 +1,61 @@
+"""Masks: how many, which, and what is copied."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from scipy.stats import chi2
+
+from mdlm_cfg.chain.masking import all_masked, copy_unmasked, mask_uniform, stratified_counts
+from mdlm_cfg.support.seeds import generator_for
+
+
+@pytest.mark.parametrize(("num", "dims"), [(6, 3), (40, 8), (5, 1), (3, 9)])
+def test_counts_have_one_of_every_stratum(num: int, dims: int) -> None:
+    for seed in range(20):
+        counts = stratified_counts(num, dims, generator_for("counts", seed))
+        assert counts.shape == (num,) and counts.dtype == torch.int64
+        # sorted, the b-th lies in the b-th of `num` equal parts of 1..D
+        for b, count in enumerate(counts.sort().values.tolist()):
+            assert 1 + math.floor(b * dims / num) <= count <= math.ceil((b + 1) * dims / num)
+
+
+def test_every_count_is_uniform_wherever_it_stands() -> None:
+    drawn = torch.stack([stratified_counts(4, 6, generator_for("uniform", seed)) for seed in range(3000)])
+    for place in range(4):
+        seen = torch.bincount(drawn[:, place], minlength=7)[1:].double()
+        assert float(((seen - 500) ** 2 / 500).sum()) < chi2.isf(1e-4, 5)
+
+
+def test_a_subset_of_the_size_asked_for_is_masked_each_as_often() -> None:
+    x = torch.arange(4).repeat(6000, 1)
+    before = x.clone()
+    counts = torch.full((6000,), 2)
+    counts[:3] = torch.tensor([0, 4, 1])
+    masked = mask_uniform(x, counts, 9, generator_for("masks"))
+    assert torch.equal(x, before) and (masked == 9).sum(dim=1).tolist() == counts.tolist()
+    assert bool((masked.where(masked != 9, before) == before).all())
+    rows = [tuple(i for i, value in enumerate(row) if value == 9) for row in masked[3:].tolist()]
+    seen = torch.tensor([rows.count(subset) for subset in combinations(range(4), 2)]).double()
+    assert float(((seen - 5997 / 6) ** 2 / (5997 / 6)).sum()) < chi2.isf(1e-4, 5)
+    assert (mask_uniform(x[:9], torch.full((9,), 3), 9) == 9).sum(dim=1).tolist() == [3] * 9  # of the global stream
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_unmasked_coordinates_are_copied(dtype: torch.dtype) -> None:
+    log_probs = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens = torch.tensor([[4, 0, 3], [2, 4, 4]])
+    found = copy_unmasked(log_probs, tokens)
+    assert found.dtype == dtype
+    for b, row in enumerate(tokens.tolist()):
+        for i, value in enumerate(row):
+            copied = [0.0 if v == value else -math.inf for v in range(4)]
+            assert found[b, i].tolist() == (log_probs[b, i].tolist() if value == 4 else copied)
+
+
+def test_the_chain_starts_all_masked() -> None:
+    start = all_masked(2, 3, 7)
+    assert start.tolist() == [[7] * 3] * 2 and start.dtype == torch.int64

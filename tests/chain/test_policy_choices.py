@@ -1,0 +1,115 @@
+"""Policies by themselves: what comes first, and in which proportion."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mdlm_cfg.chain.policies import (
+    Blocks,
+    Confidence,
+    Entropy,
+    FixedOrder,
+    Margin,
+    Policy,
+    RatePolicy,
+    Uniform,
+    log_first,
+    policy_of,
+    tiers,
+)
+
+NEG_INF = -math.inf
+
+
+def order_of(policy: Policy, num: int, states: int = 1) -> list[int]:
+    """The coordinates one after another, of a policy that leaves nothing to chance, all states asked at once."""
+    log_r = torch.full((states, num, 2), 0.5, dtype=torch.float64).log()
+    left, order = list(range(num)), []
+    while left:
+        coordinates = torch.tensor(left)
+        chance = policy.log_choice(
+            torch.zeros(states, len(left), dtype=torch.float64), lambda left=left: log_r[:, left], coordinates
+        ).exp()
+        assert bool((chance == chance[0]).all()) and sorted(chance[0].tolist()) == [0.0] * (len(left) - 1) + [1.0]
+        order.append(left.pop(int(chance[0].argmax())))
+    return order
+
+
+@pytest.mark.parametrize("states", [1, 7])
+def test_blocks_come_one_after_another_and_within_as_their_policy_says(states: int) -> None:
+    policy = Blocks([[4, 1, 5], [0, 2, 3]], FixedOrder([5, 4, 3, 2, 1, 0]))
+    assert order_of(policy, 6, states) == [5, 4, 1, 3, 2, 0]
+    assert order_of(Blocks([[3], [2], [0], [1]]), 4, states) == [3, 2, 0, 1]
+    assert order_of(FixedOrder(), 4, states) == [0, 1, 2, 3]
+    assert order_of(FixedOrder([2, 0, 3, 1]), 4, states) == [2, 0, 3, 1]
+
+
+def test_within_a_block_equals_share() -> None:
+    log_z = torch.tensor([[0.0, math.log(3), 5.0, NEG_INF]], dtype=torch.float64)
+    log_r = torch.full((1, 4, 2), 0.5, dtype=torch.float64).log()
+    for within, expected in ((Uniform(), [0.5, 0.5, 0, 0]), (RatePolicy(), [0.25, 0.75, 0, 0])):
+        policy = Blocks([[3, 0, 1], [2]], within)
+        chance = policy.log_choice(log_z, lambda: log_r, torch.arange(4)).exp()
+        assert chance[0].tolist() == pytest.approx(expected)
+
+
+def test_scores_are_the_formulas() -> None:
+    r = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    assert Confidence().score(r.log()).tolist() == pytest.approx([math.log(v) for v in (0.5, 1.0, 0.8)])
+    assert Margin().score(r.log()).tolist() == pytest.approx([0.2, 1.0, 0.7])
+    entropies = [sum(p * math.log(p) for p in row if p > 0) for row in r.tolist()]
+    assert Entropy().score(r.log()).tolist() == pytest.approx(entropies)
+    assert Margin().score(r[:, :1].log()).tolist() == pytest.approx([0.2, 1.0, 0.1])  # one value has no second
+
+
+@pytest.mark.parametrize("make", [Confidence, Margin, Entropy])
+def test_a_temperature_draws_in_proportion_to_the_exponentiated_scores(make) -> None:
+    log_r = torch.tensor([[[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]]], dtype=torch.float64).log()
+    log_z = torch.tensor([[0.3, 2.0, NEG_INF]], dtype=torch.float64)
+    score = make().score(log_r)[0].tolist()
+    weights = [math.exp(score[0] / 0.4), math.exp(score[1] / 0.4), 0.0]
+    chance = make(0.4).log_choice(log_z, lambda: log_r, torch.arange(3)).exp()[0].tolist()
+    assert chance == pytest.approx([w / sum(weights) for w in weights])
+    best = make().log_choice(log_z, lambda: log_r, torch.arange(3)).exp()[0].tolist()
+    assert best == [1.0, 0.0, 0.0]
+
+
+def test_equal_scores_share_a_place() -> None:
+    inf = math.inf
+    score = torch.tensor([[1.0, 3.0, 3.0 + 1e-13, -inf, -inf], [2.0, 1.0, 0.0, 5.0, 1.0 + 1e-9]], dtype=torch.float64)
+    assert tiers(score).tolist() == [[1, 0, 0, 2, 2], [1, 3, 4, 0, 2]]
+    assert tiers(score[:, :1]).tolist() == [[0], [0]]
+
+
+def test_the_first_is_of_the_lowest_tier_there_is() -> None:
+    tier = torch.tensor([[1, 2, 1], [3, 3, 3]])
+    log_weight = torch.tensor([[0.0, 9.0, math.log(3)], [NEG_INF, 1e8, 1e8 + math.log(4)]], dtype=torch.float64)
+    assert log_first(tier, log_weight).exp()[0].tolist() == pytest.approx([0.25, 0, 0.75])
+    assert log_first(tier, log_weight).exp()[1].tolist() == pytest.approx([0, 0.2, 0.8], rel=1e-7)
+    assert log_first(None, log_weight)[0].exp().tolist() == pytest.approx([1 / (math.exp(9) + 4), 1, 0], abs=1e-3)
+    nowhere = torch.full((1, 3), NEG_INF, dtype=torch.float64)
+    assert log_first(None, nowhere).tolist() == nowhere.tolist() == log_first(tier[:1], nowhere).tolist()
+
+
+def test_policies_by_name() -> None:
+    assert policy_of("margin") == Margin() and policy_of("fixed_order") == FixedOrder()
+    made = Confidence(0.5)
+    assert policy_of(made) is made
+    with pytest.raises(ValueError, match="policy 'x' is unknown; choose one of rate, uniform"):
+        policy_of("x")
+    for wrong in ([0, 0], [1, 2], [0, 2]):
+        with pytest.raises(ValueError, match=r"must hold each of 0\.\.1 once"):
+            FixedOrder(wrong)
+    with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
+        FixedOrder([0, 1]).check(3)
+    with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
+        Blocks([[0], [1]], FixedOrder([0, 1])).check(3)
+    with pytest.raises(ValueError, match=r"the blocks of a policy holds? coordinates \[0, 0\]"):
+        Blocks([[0], [0]])
+    with pytest.raises(ValueError, match=r"order of a policy .* must hold each of 0\.\.1 once"):
+        Blocks([[0], [1]], FixedOrder([0, 1, 2]))
+    FixedOrder().check(5)
+    FixedOrder([1, 0]).check(2)

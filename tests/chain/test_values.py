@@ -1,0 +1,63 @@
+"""Temperature and top-p, value by value in plain Python (theory, section 10)."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from mdlm_cfg.chain.values import check_filter, filter_values
+
+NEG_INF = -math.inf
+
+
+def by_hand(log_rho: list[float], temperature: float, top_p: float) -> list[float]:
+    """log of Z times what is left of r^(1/temperature)."""
+    rho = [math.exp(value) for value in log_rho]
+    z = sum(rho)
+    if z == 0:
+        return log_rho
+    r = [(value / z) ** (1 / temperature) for value in rho]
+    r = [value / sum(r) for value in r]
+    best, held = sorted(r, reverse=True), 0.0
+    for last in best:
+        held += last
+        if held >= top_p - 1e-13:
+            break
+    kept = [value if value >= last * (1 - 1e-8) else 0.0 for value in r]
+    return [math.log(z * value / sum(kept)) if value > 0 else NEG_INF for value in kept]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [*product([0.5, 1.0, 3.0], [0.1, 0.5, 0.75, 0.9, 1.0])])
+def test_every_row_is_filtered_by_itself(temperature: float, top_p: float) -> None:
+    log_rho = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+    log_rho[0, 0, 1:3] = NEG_INF
+    log_rho[1, 2] = NEG_INF  # nowhere to go
+    log_rho[2, 1] = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0]).log()  # ties
+    log_rho[3, 1] = torch.tensor([0.2] * 5).log()
+    found = filter_values(log_rho, temperature, top_p)
+    for row, expected in zip(found.flatten(0, 1).tolist(), log_rho.flatten(0, 1).tolist(), strict=True):
+        assert row == pytest.approx(by_hand(expected, temperature, top_p), abs=1e-12)
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.01, 1), (0.5, 1), (0.5001, 3), (0.75, 3), (1 - 1e-6, 3), (1.0, 4)])
+def test_the_fewest_that_hold_the_share_and_what_ties_with_the_last(top_p: float, kept: int) -> None:
+    rare = 1e-12  # only all of it holds all
+    log_rho = torch.tensor([0.25, 0.5, rare, 0.25], dtype=torch.float64).log()
+    assert int((filter_values(log_rho, 1.0, top_p) > NEG_INF).sum()) == kept
+
+
+def test_large_rates_keep_the_differences_of_their_values() -> None:
+    # at w = 1e8 log rho is as large: a hundred times that would be rounded to 1e-6, where log rho itself is to 1e-8
+    apart = torch.tensor([0.0, -(2.0**-7)], dtype=torch.float64)
+    found, exact = filter_values(1e8 + apart, 0.01, 1.0), filter_values(apart, 0.01, 1.0)
+    assert float((found.softmax(dim=0) - exact.softmax(dim=0)).abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (math.inf, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, 1.1)])
+def test_what_is_out_of_range_is_refused(temperature: float, top_p: float) -> None:
+    with pytest.raises(ValueError, match="is not allowed"):
+        check_filter(temperature, top_p)
+    check_filter(1e-3, 1.0)

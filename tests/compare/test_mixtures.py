@@ -1,0 +1,147 @@
+"""What guidance does to pixels and components, against numpy and scipy, and sums over all images."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from mdlm_cfg.compare.mixtures import (
+    component_picture,
+    component_usage,
+    correlation,
+    distinctness,
+    pixel_log_ratios,
+    pixel_picture,
+    rank_correlation,
+    uncertain_pixels,
+)
+from mdlm_cfg.laws import tilted_law
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+
+def mixture(dims: int = 4) -> BernoulliMixture:
+    g = generator_for("mixture")
+    p = torch.sigmoid(3 * torch.randn(2, 3, dims, generator=g, dtype=torch.float64))
+    w = torch.rand(2, 3, generator=g, dtype=torch.float64) + 0.5
+    return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.7]))
+
+
+def test_one_pixel_is_tilted_as_theory_says() -> None:
+    p = torch.tensor([[[0.8]], [[0.3]]], dtype=torch.float64)
+    target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
+    ratio = pixel_log_ratios(target, 0)[0]
+    assert ratio.tolist() == pytest.approx([math.log(0.2 / 0.45), math.log(0.8 / 0.55)])
+    mean = tilted_law(target.to_table(), 1.0, 0)[1]
+    picture = pixel_picture(target, [0], torch.tensor([[float(mean)]], dtype=torch.float64))
+    assert picture.correlation == pytest.approx(1.0) and picture.tilt_correlation == pytest.approx(1.0)
+    assert picture.change.tolist() == pytest.approx([0.8 - float(mean), float(mean) - 0.8])
+
+
+def test_pixels_that_carry_nothing_are_left_out() -> None:
+    p = torch.tensor([0.0, 0.019, 0.02, 0.5, 0.98, 0.981, 1.0], dtype=torch.float64)
+    target = BernoulliMixture(p[None, None], torch.ones(1, 1), torch.ones(1))
+    assert uncertain_pixels(target).tolist() == [False, False, True, True, True, False, False]
+
+
+def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
+    p = torch.tensor([[[0.9, 0.001, 0.3, 0.5]], [[0.2, 0.001, 0.4, 0.8]]], dtype=torch.float64)  # the second is certain
+    target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
+    means = torch.rand(2, 4, generator=generator_for("means"), dtype=torch.float64)
+    picture = pixel_picture(target, [1, 0], means)
+    ratios, changes, tilts = [], [], []
+    whole = target.mean().tolist()
+    for k, mean in zip([1, 0], means.tolist()):
+        own = target.mean(k).tolist()
+        for i in (0, 2, 3):
+            on, off = math.log(own[i] / whole[i]), math.log((1 - own[i]) / (1 - whole[i]))
+            average = own[i] * on + (1 - own[i]) * off
+            ratios += [off, on]
+            changes += [own[i] - mean[i], mean[i] - own[i]]
+            tilts += [(1 - own[i]) * (off - average), own[i] * (on - average)]
+    assert picture.log_ratio.tolist() == pytest.approx(ratios)
+    assert picture.change.tolist() == pytest.approx(changes)
+    assert picture.correlation == pytest.approx(np.corrcoef(ratios, changes)[0, 1])
+    assert picture.tilt_correlation == pytest.approx(np.corrcoef(tilts, changes)[0, 1])
+    assert picture.slope == pytest.approx(np.polyfit(ratios, changes, 1)[0])
+    edge = math.log(1.5)
+    inside = {
+        "private": [c for c, r in zip(changes, ratios) if r > edge],
+        "shared": [c for c, r in zip(changes, ratios) if -edge <= r <= edge],
+        "foreign": [c for c, r in zip(changes, ratios) if r < -edge],
+    }
+    assert all(inside.values()) and list(picture.groups) == list(inside)
+    for name, values in inside.items():
+        assert picture.groups[name] == pytest.approx(np.mean(values))
+
+
+def test_the_picture_of_components_is_that_of_scipy() -> None:
+    target = mixture()
+    usage = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    whole, partial = torch.rand(2, 2, 3, generator=generator_for("d"), dtype=torch.float64)
+    picture = component_picture(target, [1, 0], usage, 50, whole, partial)
+    weights = np.stack([target.weights(1).numpy(), target.weights(0).numpy()])
+    gain = np.log((50 * usage.numpy() + 0.5) / (50 * weights + 0.5))
+    assert np.allclose(picture.log_gain, gain) and np.allclose(picture.weights, weights)
+    assert torch.equal(picture.usage, usage)
+
+    def centred(values):
+        values = np.asarray(values)
+        return (values - values.mean(axis=1, keepdims=True)).ravel()
+
+    for found, score in ((picture.rank_correlation, whole), (picture.rank_correlation_partial, partial)):
+        assert found == pytest.approx(scipy.stats.spearmanr(centred(gain), centred(score)).statistic)
+    assert picture.entropy == pytest.approx(np.mean([math.exp(scipy.stats.entropy(row)) for row in usage.numpy()]))
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    a, b = torch.randn(2, 30, generator=generator_for("a"), dtype=torch.float64) + 3
+    b = b + 0.5 * a
+    assert correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+    assert math.isnan(correlation(a, torch.ones_like(a)))
+    # ties rank in the order they come: of values that are all equal, the ranks are 0, 1, 2
+    assert rank_correlation(torch.ones(3), torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(1.0)
+    assert rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("target_class", [0, 1])
+def test_distinctness_equals_the_sum_over_images_and_masks(target_class: int) -> None:
+    target, num = mixture(dims=3), 40_000
+    states = torch.cartesian_prod(*[torch.arange(2)] * 3)
+    subsets = [s for m in (1, 2, 3) for s in combinations(range(3), m)]
+    by_component = target.log_likelihood(states, target_class).exp()  # (8, C)
+
+    def ratio(tokens: torch.Tensor) -> torch.Tensor:
+        return target.log_prob(tokens, torch.full((len(tokens),), target_class)) - target.log_prob(tokens)
+
+    whole = by_component.T @ ratio(states)
+    partial = torch.zeros(3, dtype=torch.float64)
+    for s in subsets:
+        masked = states.clone()
+        masked[:, list(s)] = 2
+        partial += by_component.T @ ratio(masked) / 3 / math.comb(3, len(s))
+    for is_partial, exact in ((False, whole), (True, partial)):
+        found = distinctness(target, target_class, num, is_partial, generator_for("d"))
+        assert found.shape == (3,) and torch.allclose(found, exact, atol=0.015), (found, exact)
+    assert float((whole - partial).abs().max()) > 0.05
+
+
+def test_usage_is_the_mean_posterior() -> None:
+    target = mixture()
+    x, _ = target.sample(40, generator_for("x"), 1)
+    joint = target.component_probabilities(1).log() @ x.T.double()
+    joint += (1 - target.component_probabilities(1)).log() @ (1 - x.T).double()
+    posterior = (joint.exp() * target.weights(1)[:, None]).T
+    posterior /= posterior.sum(dim=1, keepdim=True)
+    assert torch.allclose(component_usage(target, x, 1), posterior.mean(dim=0))
+    # an image that the class cannot be says nothing of its components
+    p = torch.tensor([[[0.0, 0.2], [0.0, 0.9]]], dtype=torch.float64)
+    strict = BernoulliMixture(p, torch.tensor([[0.5, 0.5]]), torch.ones(1))
+    x = torch.tensor([[0, 1], [1, 1]])
+    assert component_usage(strict, x, 0).tolist() == pytest.approx([0.2 / 1.1, 0.9 / 1.1])

@@ -1,0 +1,106 @@
+"""The score error of a mixture's denoiser: image by image by hand, and its expectation over all masks."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.compare.images import draw_counts
+from mdlm_cfg.compare.score_error import score_error
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+
+class Blurred:
+    """The exact conditionals mixed with a share of uniform ones: a denoiser that errs by a known amount."""
+
+    num_tokens = 2
+
+    def __init__(self, target: BernoulliMixture, share: float) -> None:
+        self.exact, self.share = target.denoiser(), share
+        self.num_dims, self.num_classes = target.num_dims, target.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        log_p = self.exact(tokens, classes)
+        return (
+            (1 - self.share) * log_p.exp() + self.share / 2
+        ).log()  # of unmasked coordinates too, which mean nothing
+
+
+def target_of(dims: int = 3) -> BernoulliMixture:
+    """Two classes of two components; the first pixel of the first component is never on."""
+    p = torch.rand(2, 2, dims, generator=generator_for("p"), dtype=torch.float64)
+    p[0, :, 0] = 0.0
+    return BernoulliMixture(p, torch.tensor([[0.3, 0.7], [0.6, 0.4]]), torch.tensor([0.4, 0.6]))
+
+
+def cost_of(target: BernoulliMixture, denoiser: Blurred, x: list[int], k: int, state: list[int]) -> list[float]:
+    """D / m times the sums over the m masked coordinates: own and ideal cross entropy, and KL."""
+    tokens, label = torch.tensor([state]), torch.tensor([k])
+    log_p, log_q = (d(tokens, label)[0].tolist() for d in (target.denoiser(), denoiser))
+    masked = [i for i, value in enumerate(state) if value == 2]
+    own = sum(-log_q[i][x[i]] for i in masked)
+    ideal = sum(-log_p[i][x[i]] for i in masked)
+    kl = sum(math.exp(log_p[i][v]) * (log_p[i][v] - log_q[i][v]) for i in masked for v in (0, 1) if log_p[i][v] > -1e9)
+    return [len(x) / len(masked) * value for value in (own, ideal, kl)]
+
+
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_it_is_what_the_same_masks_give_by_hand(with_classes: bool) -> None:
+    target, draws = target_of(), 4
+    denoiser = Blurred(target, 0.3)
+    x, classes = target.sample(20, generator_for("x"))
+    found = score_error(target, denoiser, x, classes if with_classes else None, generator=generator_for("m"))
+    masks = generator_for("m")
+    counts = draw_counts(20, draws, 3, masks).flatten()
+    states = mask_uniform(x.repeat_interleave(draws, 0), counts, 2, masks).tolist()
+    labels = classes.tolist() if with_classes else [2] * 20
+    rows = [
+        [cost_of(target, denoiser, x[b].tolist(), labels[b], state) for state in states[draws * b : draws * (b + 1)]]
+        for b in range(20)
+    ]
+    own, ideal, kl = torch.tensor(rows, dtype=torch.float64).mean(dim=1).T
+    assert found.nelbo == pytest.approx(float(own.mean()), rel=1e-12)
+    assert found.exact_nelbo == pytest.approx(float(ideal.mean()), rel=1e-12)
+    assert found.difference == pytest.approx(float((own - ideal).mean()), rel=1e-10)
+    assert found.difference_se == pytest.approx(float((own - ideal).std(correction=1)) / math.sqrt(20), rel=1e-10)
+    assert found.kl == pytest.approx(float(kl.mean()), rel=1e-12)
+    assert found.kl_se == pytest.approx(float(kl.std(correction=1)) / math.sqrt(20), rel=1e-12)
+    assert found.entropy == pytest.approx(-float(target.log_prob(x, torch.tensor(labels)).mean()), rel=1e-12)
+    assert (found.num_images, found.num_draws) == (20, 4)
+
+
+@pytest.mark.parametrize(("num", "draws"), [(400, 3), (4, 700)])
+def test_many_images_and_many_masks_have_the_expectation_over_all_masks(num: int, draws: int) -> None:
+    target = target_of()
+    denoiser = Blurred(target, 0.3)
+    x, classes = target.sample(num, generator_for("x"))
+    found = score_error(target, denoiser, x, classes, draws, generator_for("m"))
+    subsets = [subset for m in (1, 2, 3) for subset in combinations(range(3), m)]
+    by_image = {}
+    for b, k in zip(x.tolist(), classes.tolist()):
+        if (*b, k) not in by_image:
+            costs = [cost_of(target, denoiser, b, k, [2 if i in s else b[i] for i in range(3)]) for s in subsets]
+            # every size has a third of the weight, divided among its subsets
+            weights = [1 / 3 / math.comb(3, len(s)) for s in subsets]
+            by_image[(*b, k)] = [sum(w * c[j] for w, c in zip(weights, costs)) for j in range(3)]
+    own, ideal, kl = torch.tensor([by_image[(*b, k)] for b, k in zip(x.tolist(), classes.tolist())]).mean(dim=0)
+    rel = 5 / math.sqrt(num * draws)
+    assert found.nelbo == pytest.approx(float(own), rel=rel)
+    assert found.exact_nelbo == pytest.approx(float(ideal), rel=rel)
+    assert found.kl == pytest.approx(float(kl), rel=rel)
+    assert found.num_images == num and found.num_draws == draws
+
+
+def test_the_exact_denoiser_has_no_score_error() -> None:
+    target = target_of(dims=6)
+    x, classes = target.sample(200, generator_for("x"))
+    for labels in (classes, None):
+        found = score_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
+        assert found.difference == found.difference_se == found.kl == 0
+        assert found.nelbo == found.exact_nelbo
