@@ -69,8 +69,7 @@ def level_choices(
 
 def masked_coordinates(lattice: Lattice, level: int) -> Tensor:
     """The masked coordinates of every subset of one level, int64 (C(D, l), 1, D - l)."""
-    rows = [[i for i in range(lattice.num_dims) if i not in subset] for subset in lattice.subsets[level]]
-    return torch.tensor(rows)[:, None]
+    return lattice.masked[level][:, None]
 
 
 def _log_values(edges: list[Tensor], log_base: Tensor, log_z: Tensor, lattice: Lattice, level: int) -> Tensor:

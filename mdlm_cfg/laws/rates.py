@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, name_class
+from mdlm_cfg.chain.checks import refuse, waits_for_nothing
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
 from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
@@ -22,6 +23,7 @@ from mdlm_cfg.support.memory import memory_allowed
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
 LOST = 1e-6  # of a law's mass: more than rounding leaves of the largest
+SMALL_LAW = 2**25  # bytes that there always are: to ask how much there is takes longer than a small law
 MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
 
 
@@ -54,7 +56,7 @@ class LevelRates:
 def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
     """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
     check_class(target_class, denoiser.num_classes)
-    lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims)
+    lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims, device_of(denoiser))
     refuse_if_too_large(lattice, states_kept)
     return lattice
 
@@ -149,7 +151,7 @@ def log_weights(
         else:
             here = geometric_mean(log_cond[level], log_uncond[level], w)
         there = geometric_mean(log_cond[level + 1], log_uncond[level + 1], w)
-        if bool(torch.isposinf(there.max())):
+        if not waits_for_nothing(there) or bool(torch.isposinf(there.max())):
             refuse_infinite(
                 there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
             )
@@ -187,7 +189,7 @@ def _asked_edges(
         chunks = lattice.tokens(level).split(MAX_BATCH)
         log_rho = torch.cat([guidance.log_rho(denoiser, chunk, target_class) for chunk in chunks])
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
-        parents, children = lattice.parents[level], torch.tensor(lattice.subsets[level + 1])
+        parents, children = lattice.parents[level], lattice.coordinates[level + 1]
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
         edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
         yield edges, log_rho.new_zeros(comb(d, level), n**level)
@@ -199,12 +201,14 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     Args:
         mass: the sum of a law, or of several.
     """
-    left = float(mass.min())
-    if not abs(left - 1) < LOST:
-        raise UserError(
+
+    def explain(row: int, left: Tensor) -> str:
+        return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
-            f"{1 - left:.3g}: the denoiser gives them nowhere to go"
+            f"{1 - float(left):.3g}: the denoiser gives them nowhere to go"
         )
+
+    refuse(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
 
 
 def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
@@ -216,7 +220,7 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     n, d = lattice.num_tokens, lattice.num_dims
     edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
     needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
-    if needed > memory_limit():
+    if needed > SMALL_LAW and needed > memory_limit():
         raise UserError(
             f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
             f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; "

@@ -180,7 +180,7 @@ class MaskedDiffusion(LightningModule):
             raise Diverged(
                 f"the weights are not finite at step {self.global_step}: training has diverged; lower optimizer.lr"
             )
-        self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        self._moments = self._no_moments()
         numbers = self._exact_numbers() | {"minutes": self.minutes()}
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=1)
 
@@ -199,7 +199,7 @@ class MaskedDiffusion(LightningModule):
         self.log_dict({"val/nelbo": conditional, "val/nelbo_null": null}, prog_bar=True, batch_size=1)
 
     def on_test_epoch_start(self) -> None:
-        self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        self._moments = self._no_moments()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._add_moments(batch, self.num_draws, "test", batch_idx)
@@ -215,6 +215,11 @@ class MaskedDiffusion(LightningModule):
                 numbers[f"test/nelbo{suffix}_mc_se"] = of_masks
         numbers |= {f"test/{name}": value for name, value in self._exact_numbers().items()}
         self.log_dict(numbers)
+
+    def _no_moments(self) -> Tensor:
+        """Moments (2, 4) of nothing yet, where batches are: to move those of every batch would wait for them."""
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # which that device does not have
+        return torch.zeros(2, 4, dtype=exact, device=self.device)
 
     def _add_moments(self, batch: tuple[Tensor, Tensor], num_draws: int, what: str, batch_idx: int) -> None:
         """Add a batch's draws of the NELBO, with the class and without one: the same masks whenever asked.
@@ -232,11 +237,11 @@ class MaskedDiffusion(LightningModule):
         for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
             generator = generator_for(what, index, self.seed, 0, device=x.device)
             draws = [nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]
-            total += moments(torch.stack(draws).double()).cpu()
+            total += moments(torch.stack(draws).to(total.dtype))
 
     def _all_moments(self) -> Tensor:
         """The moments (2, 4) of all ranks together, of NELBOs with the class and without one."""
-        return self.trainer.strategy.reduce(self._moments.to(self.device), reduce_op="sum").cpu()
+        return self.trainer.strategy.reduce(self._moments, reduce_op="sum").cpu()
 
     def _exact_numbers(self) -> dict[str, float]:
         target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]
