@@ -1,12 +1,14 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
 # make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
+# make test-browser: the report's page in a headless Chromium.
+# make docs: the documentation's site, in site/.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo lint test test-slow bench paper format clean-venv
+.PHONY: venv demo lint test test-slow test-browser bench docs paper format clean-venv
 
 venv: $(STAMP)
 
@@ -27,13 +29,21 @@ lint: $(STAMP)
 
 # one thread for each of two processes: the tests' tensors are tiny
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || { echo "chromium is not there: install it, on Debian with apt-get install chromium" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python -m pytest -m browser tests/browser
+
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube \
 	2507_08965_early 2507_08965_late 2507_08965_normalized

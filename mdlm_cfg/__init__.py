@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.chain.schedules import Schedule
     from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.compare.best_schedule import best_schedule
+    from mdlm_cfg.compare.decay import tv_decay
     from mdlm_cfg.compare.ideal import departure, ideal_denoiser
     from mdlm_cfg.compare.ledger import error_ledger
     from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.laws.slices import slice_denoiser
     from mdlm_cfg.laws.terminal import terminal_law, tilted_law
     from mdlm_cfg.laws.weights import tilted_weights
+    from mdlm_cfg.nets.masked_lm import masked_lm_denoiser
     from mdlm_cfg.sampling.sampler import Sampler
     from mdlm_cfg.sampling.samples import sample, stepped_law
     from mdlm_cfg.sampling.smc import sequential_monte_carlo
@@ -42,6 +44,7 @@ _HOMES = {
     "chain.schedules": ("Schedule",),
     "chain.strengths": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
     "compare.best_schedule": ("best_schedule",),
+    "compare.decay": ("tv_decay",),
     "compare.ideal": ("departure", "ideal_denoiser"),
     "compare.ledger": ("error_ledger",),
     "compare.likelihood": ("exact_likelihood", "likelihood"),
@@ -49,6 +52,7 @@ _HOMES = {
     "laws.slices": ("slice_denoiser",),
     "laws.terminal": ("terminal_law", "tilted_law"),
     "laws.weights": ("tilted_weights",),
+    "nets.masked_lm": ("masked_lm_denoiser",),
     "sampling.sampler": ("Sampler",),
     "sampling.samples": ("sample", "stepped_law"),
     "sampling.smc": ("sequential_monte_carlo",),
@@ -65,8 +69,8 @@ __all__ = [
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
     "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "departure", "error_ledger",
     "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
-    "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law", "terminal_law",
-    "tilted_law", "tilted_weights",
+    "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law",
+    "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip
 
 

@@ -16,11 +16,11 @@ TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch
 
 
 def run(command: str, *arguments: str) -> int:
-    """The exit code of train.py or eval.py, in this process."""
+    """The exit code of train.py, eval.py or mdlm_cfg.sample, in this process."""
     before = sys.argv
     sys.argv = [f"{command}.py", *arguments]
     try:
-        {"train": cli.train, "eval": cli.evaluate}[command]()
+        {"train": cli.train, "eval": cli.evaluate, "sample": cli.sample}[command]()
     except SystemExit as error:
         return int(error.code or 0)
     finally:

@@ -85,6 +85,8 @@ def build_loggers(
         if target.endswith("WandbLogger"):
             filled |= {"group": group, "job_type": job_type}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
+        # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+        vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
     return loggers
 
 

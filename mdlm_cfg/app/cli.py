@@ -1,4 +1,4 @@
-"""The commands: `python train.py` (mdlm-train) and `python eval.py` (mdlm-eval).
+"""The commands: `python train.py`, `python eval.py` and `python -m mdlm_cfg.sample` (mdlm-train, -eval and -sample).
 
 Nothing heavy is imported before a configuration is known to be right: help and a typo are answered within a second.
 """
@@ -13,19 +13,18 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.errors import INTERRUPTED, Account, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.app.sweeps import Outcome, Sweep, ended, sweep_of
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-Task = Callable[[dict[str, Any], Sequence[str]], None]
+Task = Callable[[dict[str, Any], Sequence[str], Path | None], Outcome]  # configuration, overrides, a job's folder
 
 register()
 
@@ -33,10 +32,10 @@ register()
 def train() -> None:
     """Train a network, test it, and judge it: `python train.py [data=...] [experiment=...]`."""
 
-    def task(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
         from mdlm_cfg.app import commands
 
-        commands.train(config, overrides)
+        return commands.train(config, overrides, folder)
 
     _run("train", task)
 
@@ -44,12 +43,23 @@ def train() -> None:
 def evaluate() -> None:
     """Judge a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
 
-    def task(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
         from mdlm_cfg.app import commands
 
-        commands.judge(config, overrides)
+        return commands.judge(config, overrides, folder)
 
     _run("eval", task)
+
+
+def sample() -> None:
+    """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
+
+    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
+        from mdlm_cfg.app import drawing
+
+        return drawing.draw(config, overrides, folder)
+
+    _run("sample", task)
 
 
 def to_plain_config(cfg: DictConfig) -> dict[str, Any]:
@@ -66,31 +76,49 @@ def _run(name: str, task: Task) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(name, CONFIGS), end="")
         return
-    failures: list[Failure] = []
-    given = quoted(sys.argv[1:])
-    try:
-        sys.argv[1:] = with_recipe(given, CONFIGS) if name == "train" else given
-    except UserError as error:
-        exit_with([Failure("", error)], False)
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
-
-    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
-    def main(cfg: DictConfig) -> None:
-        config = HydraConfig.get()
-        job = " ".join(config.overrides.task) if config.mode == RunMode.MULTIRUN else ""
-        try:
-            task(to_plain_config(cfg), list(config.overrides.task))
-        except Exception as error:  # hydra would print all overrides; and one job must not end a sweep
-            failures.append(Failure(job, error))
-
+    failures: list[Failure | Account] = []
+    sweep, code = None, 0
     try:
-        main()
+        given = quoted(sys.argv[1:])
+        arguments = with_recipe(given, CONFIGS) if name == "train" else given
+        sweep = sweep_of(given)
+        sys.argv[1:] = arguments if sweep is None else [*arguments, *sweep.arguments]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
+        failures += _main(name, task, sweep, full)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
+    except SystemExit as error:
+        code = int(error.code or 0)
     except Exception as error:
         failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
+    if sweep is not None:
+        failures += ended(sweep)
     exit_with(failures, full)
+    if code:
+        sys.exit(code)
+
+
+def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failure]:
+    """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run."""
+    failures = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
+    def main(cfg: DictConfig) -> float | None:
+        settings = HydraConfig.get()
+        overrides = list(settings.overrides.task)
+        if sweep is not None:
+            params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
+            job = sweep.job(settings.job.num, overrides, params)
+            return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
+        try:
+            task(to_plain_config(cfg), overrides, None)
+        except Exception as error:  # hydra would print all overrides
+            failures.append(Failure("", error))
+        return None
+
+    main()
+    return failures

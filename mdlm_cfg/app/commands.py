@@ -26,10 +26,12 @@ from mdlm_cfg.app.build import (
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder
+from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder, write_config
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
+from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.targets.table import TableMixture
@@ -42,7 +44,6 @@ from mdlm_cfg.training.runs import (
     CHECKPOINT,
     LoadedRun,
     load_run,
-    new_run_folder,
     newest_run,
     run_folder_of,
 )
@@ -61,30 +62,31 @@ NOISE = (
 )
 
 
-def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
+def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
     """Train a network, test it, and judge it.
 
     Args:
-        config: of train.py, plain. overrides: of the command line.
+        config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     check_trainer(config["trainer"])
-    _start(config)
+    start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
     if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
         config |= {"evaluate": False}
-    study = checked_study(data, plan, config["paper"], asked) if config["evaluate"] else None
-    before = checkpoint_of(config, data.name)
+    study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
+    before = checkpoint_of(config, data.name, job)
     steps = 0 if before is None else check_resume(before, module.hparams)
-    folder = run_folder(config, data.name, before)
+    folder = run_folder(config, data.name, before, overrides, job)
     loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
     saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
     trainer = build_trainer(config["trainer"], loggers, [AveragedWeights(config["ema_decay"]), saving])
     say_precision(config, trainer.strategy.root_device)
+    written = None
     with _wandb_finished(loggers):
         numbers, path = _fit(trainer, module, data, before, saving)
         if study is not None and trainer.is_global_zero:
@@ -92,50 +94,52 @@ def train(config: dict[str, Any], overrides: Sequence[str]) -> None:
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+            written = evaluate(data, run.denoiser, plan, report, study)
+            _log(loggers, written, run.step)
     for done in [folder] if before is None else [folder, run_folder_of(before)]:
         mark_finished(done)
+    return _outcome(written, numbers, module.val_nelbo)
 
 
-def judge(config: dict[str, Any], overrides: Sequence[str]) -> None:
+def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
     """Judge a trained network, or an exact denoiser.
 
     Args:
-        config: of eval.py, plain. overrides: of the command line.
+        config: of eval.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     if config["denoiser"] not in ("learned", "exact"):
         raise UserError(f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact")
-    _start(config)
-    if config["denoiser"] == "exact":
-        _judge_exact(config, overrides)
-    else:
-        _judge_run(config, overrides)
+    start(config)
+    return (_judge_exact if config["denoiser"] == "exact" else _judge_run)(config, overrides, job)
 
 
-def _judge_exact(config: dict[str, Any], overrides: Sequence[str]) -> None:
+def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     data = build_data(config["data"], names_in(config["data"]))
     if data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = out_folder(config) or new_run_folder(config["runs"], f"{data.name}_exact")
+    out = _report_folder(config, job, config) or new_run_folder(config["runs"], f"{data.name}_exact", overrides)
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, None, plan, report, study), 0)
+        written = evaluate(data, None, plan, report, study)
+        _log(loggers, written, 0)
+    return _outcome(written)
 
 
-def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
+def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
     settings = merged(run.config, config, list(overrides))
     plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
-    study = checked_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked, settings["classifier"])
     _one_thread_for_small_tables(config, data)
-    out = out_folder(config) or new_run_folder(run.folder, "evaluations")
+    out = _report_folder(config, job, run.config | settings)
+    out = out or new_run_folder(run.folder, "evaluations", overrides)
     print(f"judging {run.path}", file=sys.stderr)
     run.net.to("cuda" if torch.cuda.is_available() else "cpu")
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
@@ -143,7 +147,23 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str]) -> None:
     group = f"{run.folder.parent.name}/{run.folder.name}"
     loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
     with _wandb_finished(loggers):
-        _log(loggers, evaluate(data, run.denoiser, plan, report, study), run.step)
+        written = evaluate(data, run.denoiser, plan, report, study)
+        _log(loggers, written, run.step)
+    return _outcome(written)
+
+
+def _report_folder(config: Mapping[str, Any], job: Path | None, judged: Mapping[str, Any]) -> Path | None:
+    """The folder that a report was asked for in, or a job's own, with the configuration `judged`; else None."""
+    if job is not None:
+        write_config(judged, job)
+    return out_folder(config) or job
+
+
+def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
+    """What a sweep is told."""
+    numbers = {**(test or {}), **({} if written is None else written.numbers)}
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    return Outcome(value, finite, None if written is None else written.path)
 
 
 def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:
@@ -227,7 +247,8 @@ def _describe(run: LoadedRun) -> dict[str, Any]:
     return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
 
 
-def _start(config: Mapping[str, Any]) -> None:
+def start(config: Mapping[str, Any]) -> None:
+    """What every command begins with: quiet warnings, threads, and a seed that is allowed."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_cfg.app.errors import Failure, exit_with
+from mdlm_cfg.support.folders import new_run_folder
 
 HELP = """\
 Put reports side by side: what differs in their configurations, and what they measured over w, averaged over seeds.
@@ -37,7 +38,6 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from mdlm_cfg.reports.page import write_page
     from mdlm_cfg.reports.tables import print_table, write_csv
     from mdlm_cfg.studies.comparison.findings import compare
-    from mdlm_cfg.training.runs import new_run_folder
 
     found = compare(paths)
     folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")

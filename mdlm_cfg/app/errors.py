@@ -39,25 +39,45 @@ class Failure:
     hint: str = ""
 
 
-def exit_with(failures: Sequence[Failure], full: bool = False) -> None:
+@dataclass(frozen=True)
+class Account:
+    """What is said of a failure: plain text, which can be kept in a file.
+
+    Attributes:
+        code: to exit with. said: one sentence. text: for the terminal, with a traceback where there is to be one.
+    """
+
+    code: int
+    said: str
+    text: str
+
+
+def account_of(failure: Failure, full: bool = False) -> Account:
+    """What to say of a failure.
+
+    Args:
+        full: with its traceback in every case (HYDRA_FULL_ERROR=1).
+    """
+    said, where = sentence(failure.error), f" in job {failure.job!r}" if failure.job else ""
+    trace = "".join(traceback.format_exception(failure.error)) if said is None or full else ""
+    code = FAULT if said is None else USER_ERROR
+    if said is None:
+        said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"
+    return Account(code, said, f"{trace}error{where}: {said}{failure.hint}")
+
+
+def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None:
     """Say what ended each job and exit: code 2 if users can mend all of it, 1 otherwise; nothing for no failures.
 
     Args:
-        full: show tracebacks in every case (HYDRA_FULL_ERROR=1).
+        full: see `account_of`.
     """
     if not failures:
         return
-    code = USER_ERROR
-    for failure in failures:
-        where = f" in job {failure.job!r}" if failure.job else ""
-        said = sentence(failure.error)
-        if said is None or full:
-            traceback.print_exception(failure.error, file=sys.stderr)
-        if said is None:
-            code = FAULT
-            said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"
-        print(f"error{where}: {said}{failure.hint}", file=sys.stderr)
-    sys.exit(code)
+    accounts = [account_of(found, full) if isinstance(found, Failure) else found for found in failures]
+    for account in accounts:
+        print(account.text, file=sys.stderr)
+    sys.exit(FAULT if FAULT in {account.code for account in accounts} else USER_ERROR)
 
 
 def sentence(error: BaseException) -> str | None:

@@ -103,7 +103,8 @@ def _write(findings: Findings, report: Report) -> Written:
         *_test_sections(report.test),
     ]
     pictures = [picture.path for section in sections for picture in section.pictures]
-    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *(path.name for path in pictures)]
+    drawn = [name for section in sections for name in section.files]
+    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *drawn]
     if arrays:
         write_arrays(arrays, report.folder / arrays_file)
     write_csv(findings.rows(), report.folder / TABLE_FILE)

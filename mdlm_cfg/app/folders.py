@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,25 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, new_run_folder, run_folder_of
-from mdlm_cfg.training.unfinished import mark_unfinished, unfinished_run
+from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
+from mdlm_cfg.training.unfinished import mark_unfinished, unfinished_in, unfinished_run
 
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
-def checkpoint_of(config: Mapping[str, Any], data_name: str) -> Path | None:
-    """What training goes on from, if anything: the checkpoint that was named, or the one that `AUTO` finds."""
-    if config["ckpt_path"] != AUTO:
-        return None if config["ckpt_path"] is None else Path(config["ckpt_path"])
+def checkpoint_of(config: Mapping[str, Any], data_name: str, job: Path | None = None) -> Path | None:
+    """What training goes on from, if anything: the checkpoint that was named, or the one that `AUTO` finds.
+
+    Args:
+        job: the folder of a job of a sweep: one that was begun there goes on unasked.
+    """
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     name = config["name"] or data_name
-    found = unfinished_run(config["runs"], name, config, is_first)
+    found = None if job is None or not is_first else unfinished_in(job, config)
+    if found is None and config["ckpt_path"] != AUTO:
+        return None if config["ckpt_path"] is None else checkpoint_in(config["ckpt_path"])
+    found = found or unfinished_run(config["runs"], name, config, is_first)
     if is_first:
         where = Path(config["runs"], name)
         anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting anew"
@@ -32,24 +38,36 @@ def checkpoint_of(config: Mapping[str, Any], data_name: str) -> Path | None:
     return found
 
 
-def run_folder(config: Mapping[str, Any], data_name: str, before: Path | None) -> Path:
-    """A folder with the resolved configuration: a new one, or with `AUTO` that of the run that goes on.
+def run_folder(
+    config: Mapping[str, Any],
+    data_name: str,
+    before: Path | None,
+    overrides: Sequence[str] = (),
+    job: Path | None = None,
+) -> Path:
+    """A folder with the resolved configuration: a new one, a job's own, or with `AUTO` that of the run that goes on.
 
     Processes other than the first only need its name.
     """
     name = config["name"] or data_name
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return Path(config["runs"], name, "other_ranks")
-    if before is not None and config["ckpt_path"] == AUTO:
+    if before is not None and (config["ckpt_path"] == AUTO or run_folder_of(before) == job):
         folder = run_folder_of(before)
         remove_parts(folder)
     else:
-        folder = new_run_folder(config["runs"], name)
-        (folder / CHECKPOINT).parent.mkdir()
-    with atomic_write(folder / CONFIG) as file:
-        file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+        folder = job or new_run_folder(config["runs"], name, overrides)
+        (folder / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder)
     mark_unfinished(folder)
     return folder
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Write a resolved configuration where it belongs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / CONFIG) as file:
+        file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
 def out_folder(config: Mapping[str, Any]) -> Path | None:

@@ -31,6 +31,12 @@ Judge a trained network, or an exact denoiser, under guidance.
     python eval.py sampler=tau_leaping steps=16 guidance=normalized target_class=1
     python eval.py 'w=[2,ramp(0,4),interval(4,0.3,0.9)]' 'policy=fixed_order(1,0)'
     python eval.py denoiser=exact data=toy_2d_overlap  exact laws: nothing is trained""",
+    "sample": """\
+Draw guided samples of a trained network: samples.npz, a picture of images, lines of text.
+
+    python -m mdlm_cfg.sample                          64 of every class, of the newest run
+    python -m mdlm_cfg.sample ckpt_path=RUN target_class=3 w=2 n=64 out=threes
+    python -m mdlm_cfg.sample 'w=[0,1,2]' sampler=event_leaping steps=32 seed=1""",
 }
 NOTES = """\
 Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
@@ -47,7 +53,8 @@ def help_text(name: str, configs: Path) -> str:
     """
     text = (configs / f"{name}.yaml").read_text(encoding="utf-8")
     settings = text[text.index("- _self_") :].split("\n\n", 1)[1].split("\nhydra:")[0].strip()
-    parts = [INTRODUCTIONS[name], NOTES, "GROUPS", *_groups(text, configs), "SETTINGS", _indent(settings)]
+    groups = _groups(text, configs)
+    parts = [INTRODUCTIONS[name], NOTES, *(["GROUPS", *groups] if groups else []), "SETTINGS", _indent(settings)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -92,7 +99,8 @@ def suggestion(message: str, configs: Path, name: str) -> str:
         folder = configs / unknown_option[1]
         return did_you_mean(unknown_option[2], (_name(path, folder) for path in folder.rglob("*.yaml")))
     if unknown_key:
-        return did_you_mean(next(word for word in unknown_key.groups() if word), known_keys(configs, name))
+        word = next(word for word in unknown_key.groups() if word)
+        return did_you_mean(word, known_keys(configs, name) - {word})
     return ""
 
 

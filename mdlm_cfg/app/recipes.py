@@ -9,13 +9,27 @@ from pathlib import Path
 from mdlm_cfg.support.errors import UserError
 
 RECIPE = re.compile(r"^# recipe: (\S+)$", flags=re.MULTILINE)
+OF_SEQUENCES = re.compile(r"^# recipe of sequences: (\S+)$", flags=re.MULTILINE)
 
 
-def recipe_of(data: str, configs: Path) -> str | None:
-    """The experiment that a file in conf/data names as its own ("# recipe: mnist"); None where the defaults do."""
+def recipe_of(data: str, configs: Path, saved: str | None = None) -> str | None:
+    """The experiment that a file in conf/data names as its own ("# recipe: mnist"); None where the defaults do.
+
+    Args:
+        saved: the folder of a saved data set, which may hold sequences or images.
+    """
     path = configs / "data" / f"{data}.yaml"
-    found = RECIPE.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = OF_SEQUENCES.search(text)
+    if found is None or saved is None or not _holds_sequences(saved):
+        found = RECIPE.search(text)
     return None if found is None else found[1]
+
+
+def _holds_sequences(saved: str) -> bool:
+    from mdlm_cfg.training.data.saved import holds_sequences  # takes seconds, and few data need it
+
+    return holds_sequences(saved)
 
 
 def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
@@ -30,7 +44,8 @@ def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
     if "experiment" in keys or "data" not in keys:
         return list(arguments)
     choices = arguments[keys.index("data")].split("=", 1)[1].split(",")
-    recipes = {choice: recipe_of(choice, configs) for choice in choices}
+    saved = next((item.split("=", 1)[1].strip("'\"") for item in arguments if item.startswith("data.path=")), None)
+    recipes = {choice: recipe_of(choice, configs, saved) for choice in choices}
     if len(set(recipes.values())) > 1:
         shown = "; ".join(f"{data}: {name or 'the defaults'}" for data, name in recipes.items())
         raise UserError(

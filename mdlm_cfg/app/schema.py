@@ -10,8 +10,8 @@ from omegaconf import MISSING
 
 
 @dataclass
-class EvaluationSchema:
-    """What train.py and eval.py evaluate; see `mdlm_cfg.app.settings.plan_of`."""
+class SamplingSchema:
+    """How samples are drawn; see `mdlm_cfg.app.settings.plan_of`."""
 
     w: Any = field(default_factory=lambda: [0.0, 1.0, 2.0, 4.0])
     target_class: int | None = None
@@ -23,7 +23,14 @@ class EvaluationSchema:
     events: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+
+
+@dataclass
+class EvaluationSchema(SamplingSchema):
+    """What train.py and eval.py evaluate."""
+
     num_samples: int = 10_000
+    classifier: bool = True
     study: dict[str, Any] | None = None
     paper: str | None = None
 
@@ -68,11 +75,26 @@ class EvalSchema(Schema):
     out: str | None = None
 
 
+@dataclass
+class SampleSchema(SamplingSchema):
+    """The configuration of `python -m mdlm_cfg.sample`."""
+
+    net: dict[str, Any] = field(default_factory=dict)
+    runs: str = "runs"
+    out: str | None = None
+    n: int = 64
+    seed: int = 0
+    threads: int | None = None
+    batch_size: int = 1024
+    ckpt_path: str | None = None
+
+
 EVALUATION_KEYS = tuple(EvaluationSchema.__dataclass_fields__)
 
 
 def register() -> None:
-    """Make the schemas known to hydra, as `train_schema` and `eval_schema`."""
+    """Make the schemas known to hydra, as `train_schema`, `eval_schema` and `sample_schema`."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainSchema)
     store.store(name="eval_schema", node=EvalSchema)
+    store.store(name="sample_schema", node=SampleSchema)

@@ -12,6 +12,7 @@ from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
+from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
@@ -23,6 +24,7 @@ from mdlm_cfg.support.named import make, thing_named
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import TokenData
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
@@ -94,11 +96,12 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def study_of(data: Any, paper: str | None = None) -> Study | None:
+def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> Study | None:
     """The study that data have where none is asked for by name; None where there is none.
 
     Args:
         paper: a paper's experiment whose claims are held against the laws of a table.
+        classifier: whether one judges images.
 
     Raises:
         UserError: such an experiment, of other data.
@@ -111,9 +114,9 @@ def study_of(data: Any, paper: str | None = None) -> Study | None:
         return Mixtures()
     if isinstance(data.target, HiddenMarkovMixture):
         return Sequences()
-    if data.num_tokens == 2 and len(data.grid_shape) == 2 and hasattr(data, "train_images"):
-        return Images()
-    return None
+    if len(data.grid_shape) == 2 and hasattr(data, "train_images"):
+        return Images(classifier)
+    return Corpus() if isinstance(data, TokenData) else None
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
@@ -137,11 +140,11 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     return make(settings, "study", STUDIES)
 
 
-def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None) -> Study:
+def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None, classifier: bool = True) -> Study:
     """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
 
     Args:
-        paper: see `study_of`.
+        paper, classifier: see `study_of`.
         asked: a study by name, in place of the one that the data have.
 
     Raises:
@@ -149,7 +152,7 @@ def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None)
     """
     if asked is not None and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
-    study = asked or study_of(data, paper)
+    study = asked or study_of(data, paper, classifier)
     if study is None:
         raise UserError(
             f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "

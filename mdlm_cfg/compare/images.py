@@ -1,7 +1,8 @@
 """How sets of images compare: moments, diversity, nearest neighbours, precision and recall, energy distance.
 
-Pure functions of tensors. Images are integer (n, D) with values 0 and 1 unless it says otherwise; distances between
-them are numbers of pixels (Hamming), or its square root, the Euclidean distance.
+Pure functions of tensors. Images are integer (n, D) with values 0..top, one more than which is N; top = 1 is black and
+white. The distance between two is the sum over pixels of the squared difference, where 1 is from 0 to top: of black and
+white images the number of pixels in which they differ. Its square root is the Euclidean distance.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.support.errors import UserError
 
 CHUNK = 4096  # rows of a distance matrix at a time
-MAX_STATES = 8000  # partial states per call of a denoiser
+MAX_ANSWERS = 16_000  # partial states per call of a denoiser, times N
 
 
 def class_accuracy(predicted: Tensor, classes: Tensor, num_classes: int) -> Tensor:
@@ -28,6 +29,16 @@ def pixel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.double()
     centred = x - x.mean(dim=0)
     return x.mean(dim=0), centred.T @ centred / max(1, len(x) - 1)
+
+
+def leading_component(covariance: Tensor) -> Tensor:
+    """The leading eigenvector (D,) of a covariance (D, D), as long as its standard deviation.
+
+    Of the two signs the one whose sum is not negative.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    found = values[-1].clamp(min=0).sqrt() * vectors[:, -1]
+    return -found if float(found.sum()) < 0 else found
 
 
 def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
@@ -46,16 +57,16 @@ def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, 
     return {"mean_rms": float((own_mean - mean).square().mean().sqrt()), "covariance": float(difference)}
 
 
-def hamming(x: Tensor, y: Tensor) -> Tensor:
-    """The number of pixels in which images differ: float32 (n, m) from (n, D) and (m, D); exact for D < 2^24."""
+def pixel_distance(x: Tensor, y: Tensor, top: int = 1) -> Tensor:
+    """In how many pixels images differ: float32 (n, m) from (n, D) and (m, D); exact for D top^2 < 2^24."""
     x, y = x.float(), y.float()
-    return x.sum(dim=1)[:, None] + y.sum(dim=1) - 2 * (x @ y.T)
+    return (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (x @ y.T)) / top**2
 
 
-def mean_pairwise_hamming(x: Tensor) -> float:
+def mean_pixel_distance(x: Tensor, top: int = 1) -> float:
     """The mean number of pixels in which two different images of a set differ: its diversity.
 
-    Needs no pairs: pixel i differs in k_i (n - k_i) of them, with k_i the number of images in which it is 1.
+    Needs no pairs: sum_{a, b} (x_a - x_b)^2 = 2 n sum_a x_a^2 - 2 (sum_a x_a)^2, pixel by pixel.
 
     Raises:
         UserError: fewer than two images.
@@ -63,16 +74,17 @@ def mean_pairwise_hamming(x: Tensor) -> float:
     n = len(x)
     if n < 2:
         raise UserError(f"a mean distance between pairs needs at least 2 images, not {n}")
-    ones = x.double().sum(dim=0)
-    return float((2 * ones * (n - ones)).sum() / (n * (n - 1)))
+    x = x.double()
+    pairs = 2 * (n * x.square().sum(dim=0) - x.sum(dim=0).square())
+    return float(pairs.sum() / (n * (n - 1))) / top**2
 
 
-def nearest_hamming(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_image(x: Tensor, reference: Tensor, top: int = 1) -> tuple[Tensor, Tensor]:
     """The distance in pixels to the nearest image of a reference set, float32 (n,), and its index, int64 (n,)."""
     best = torch.full((len(x),), float("inf"))
     index = torch.zeros(len(x), dtype=torch.int64)
     for k, part in enumerate(reference.split(CHUNK)):
-        distance, at = hamming(x, part).min(dim=1)
+        distance, at = pixel_distance(x, part, top).min(dim=1)
         index = torch.where(distance < best, at + k * CHUNK, index)
         best = torch.minimum(best, distance)
     return best, index
@@ -156,7 +168,7 @@ def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch
     """
     num_classes, num_dims = denoiser.num_classes, denoiser.num_dims
     out = torch.empty(len(x), num_classes, dtype=torch.float64)
-    size = max(1, MAX_STATES // (num_draws * num_classes))
+    size = max(1, MAX_ANSWERS // (num_draws * num_classes * denoiser.num_tokens))
     for target, part in zip(out.split(size), x.split(size)):
         counts = draw_counts(len(part), num_draws, num_dims, generator).flatten()
         clean = part.repeat_interleave(num_draws, dim=0)

@@ -1,7 +1,8 @@
 """How sequences compare with a hidden Markov mixture: class posterior, likelihood, n-grams, diversity.
 
 All of it is exact for each sequence in any dimension (theory, section 15); only the sequences themselves are sampled.
-An n-gram is n values that follow one another, at any place: its law is the mean over all places.
+An n-gram is n values that follow one another, at any place: its law is the mean over all places. N-grams, diversity and
+nearest sequences need no mixture: examples do.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 LENGTHS = (1, 2, 3)  # of the n-grams that are counted
 MOST_CELLS = 10**5  # N^n up to which they are
+CELLS = 2**26  # compared at a time
 NEG_INF = float("-inf")
 
 
@@ -69,7 +72,7 @@ def sequence_statistics(target: HiddenMarkovMixture, x: Tensor, target_class: in
     )
 
 
-def gram_lengths(target: HiddenMarkovMixture) -> list[int]:
+def gram_lengths(target: HiddenMarkovMixture | Denoiser) -> list[int]:
     """The lengths n, up to 3 and to D, of n-grams that are few enough to be counted."""
     return [n for n in LENGTHS if n <= target.num_dims and target.num_tokens**n <= MOST_CELLS]
 
@@ -108,6 +111,13 @@ def mean_pairwise_difference(x: Tensor, num_tokens: int) -> float:
     cells = (x + num_tokens * torch.arange(num_dims)).flatten()
     counts = torch.bincount(cells).double()
     return 1 - float((counts * (counts - 1)).sum()) / (num * (num - 1) * num_dims)
+
+
+def nearest_sequence(x: Tensor, reference: Tensor) -> Tensor:
+    """The share of positions in which each sequence (n, D) differs from the nearest of a set (m, D): float64 (n,)."""
+    rows = max(1, CELLS // reference.numel())
+    different = [(part[:, None] != reference).sum(dim=2).amin(dim=1) for part in x.split(rows)]
+    return torch.cat(different).double() / x.shape[1]
 
 
 def entropy_of(law: Tensor) -> float:

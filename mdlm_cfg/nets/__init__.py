@@ -1,6 +1,7 @@
-"""Neural denoisers: a transformer on a grid of tokens, and what makes a trained net a `Denoiser`."""
+"""Neural denoisers: a transformer on a grid of tokens, masked language models, what makes a net a `Denoiser`."""
 
+from mdlm_cfg.nets.masked_lm import MaskedLanguageModel, masked_lm_denoiser
 from mdlm_cfg.nets.transformer import GridTransformer
 from mdlm_cfg.nets.wrapper import NetDenoiser, check_network
 
-__all__ = ["GridTransformer", "NetDenoiser", "check_network"]
+__all__ = ["GridTransformer", "MaskedLanguageModel", "NetDenoiser", "check_network", "masked_lm_denoiser"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from mdlm_cfg.reports.style import CYCLE, RC, new_figure, save_figure
+from mdlm_cfg.reports.style import CYCLE, RC, divide, empty_figure, save_figure
 
 
 @rc_context(RC)
@@ -20,20 +21,42 @@ def bar_plots(
     y_label: str,
     colours: Mapping[str, str] | None = None,
 ) -> Path:
+    """Write the bars of `bars_on` as a PNG to `path`, and return that."""
+    figure = empty_figure()
+    bars_on(figure, panels, labels, x_label, y_label, colours)
+    rows = [
+        {"panel": title, "series": name, x_label: label, y_label: value}
+        for title, series in panels.items()
+        for name, values in series.items()
+        for label, value in zip(labels, values)
+    ]
+    return save_figure(figure, path, rows)
+
+
+@rc_context(RC)
+def bars_on(
+    figure: Figure,
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    labels: Sequence[str],
+    x_label: str,
+    y_label: str,
+    colours: Mapping[str, str] | None = None,
+) -> np.ndarray:
     """Draw one panel of grouped bars per title, below one another, on common axes.
 
     Args:
+        figure: an empty one.
         panels: values by series, by the panel's title; every series has one value per label.
-        path: the PNG to write.
         labels: of the groups.
         x_label: what the groups are. y_label: with its unit.
         colours: of single series, by name.
 
     Returns:
-        `path`.
+        the axes, (panels, 1).
     """
-    width = max(6.4, 0.34 * len(labels) + 2.2)
-    figure, grid = new_figure(len(panels), 1, width, 1.9 * len(panels) + 0.9, sharex=True, sharey=True)
+    letters = max(len(line) for label in labels for line in label.split("\n"))
+    width = max(6.4, max(0.34, 0.08 * letters) * len(labels) + 2.2)
+    grid = divide(figure, len(panels), 1, width, 1.9 * len(panels) + 0.9, sharex=True, sharey=True)
     places = np.arange(len(labels))
     for axes, (title, series) in zip(grid[:, 0], panels.items()):
         bar = 0.8 / len(series)
@@ -49,4 +72,4 @@ def bar_plots(
     grid[-1, 0].set_xlabel(x_label)
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
-    return save_figure(figure, path)
+    return grid

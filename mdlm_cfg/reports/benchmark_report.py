@@ -8,12 +8,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
+from mdlm_cfg.reports.curves import NOTHING
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import CYCLE, INK, MARKERS, RC, new_figure, save_figure
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 
-NOTHING = 1e-13  # distances below are rounding, and have no place on a logarithmic axis
 DRAWN = (  # of what is built in: one of each family, or no line could be followed
     "tau_leaping, rate, linear", "euler, rate, linear", "d_cfg, rate, linear", "event_leaping, rate, cosine",
     "policy confidence", "event_leaping, rate, ramp",
@@ -74,14 +74,28 @@ def draw_error(findings: BenchmarkFindings, against: str, path: Path) -> Path:
             axes.xaxis.set_tick_params(labelbottom=True)
     found = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(list(found.values()), list(found), loc="outside upper center", ncols=3 if across > 1 else 1)
-    return save_figure(figure, path)
+    rows = [
+        {"w": w, "entry": name, "denoiser calls": calls, "mean TV": tv}
+        for w in strengths
+        for name in _drawn(findings)
+        for calls, tv in _points(findings, name, against, w)
+    ]
+    return save_figure(figure, path, rows)
+
+
+def _drawn(findings: BenchmarkFindings) -> list[str]:
+    return [*DRAWN, *(entry.name for entry in findings.entries if entry.own)]
+
+
+def _points(findings: BenchmarkFindings, name: str, against: str, w: float) -> list[tuple[int, float]]:
+    found = [(calls, findings.mean_tv(name, calls, against, w=w)) for calls in findings.calls]
+    return [(calls, tv) for calls, tv in found if tv is not None]
 
 
 def _draw_panel(axes: Axes, findings: BenchmarkFindings, against: str, w: float) -> None:
     own = [entry.name for entry in findings.entries if entry.own]
-    for k, name in enumerate((*DRAWN, *own)):
-        found = [(calls, findings.mean_tv(name, calls, against, w=w)) for calls in findings.calls]
-        points = [(calls, tv) for calls, tv in found if tv is not None and tv > NOTHING]
+    for k, name in enumerate(_drawn(findings)):
+        points = [(calls, tv) for calls, tv in _points(findings, name, against, w) if tv > NOTHING]
         if points:
             axes.plot(
                 [calls for calls, _ in points], [tv for _, tv in points], label=name, marker=MARKERS[k % len(MARKERS)],

@@ -62,7 +62,21 @@ def draw_completions(
         for axes, (values, probability) in zip(line[3:], row.completions):
             hit = " (true)" if np.allclose(values, truth) else ""
             _panel(axes, _painted(image, free, values), window, f"{probability:.3f}{hit}")
-    return save_figure(figure, path)
+    return save_figure(figure, path, _numbers(free, truth, rows))
+
+
+def _numbers(free: Sequence[int], truth: np.ndarray, rows: Sequence[CompletionRow]) -> list[dict[str, float | str]]:
+    """A line for every set of values of the hidden pixels: the true ones, their means, and each completion."""
+
+    def line(label: str, shown: str, values: ArrayLike, probability: float | str = "") -> dict[str, float | str]:
+        pixels = {f"pixel {place}": float(v) for place, v in zip(free, np.asarray(values, dtype=np.float64))}
+        return {"strength": label, "shown": shown, "probability": probability, **pixels}
+
+    found = [line("", "truth", truth)]
+    for row in rows:
+        found.append(line(row.label, "means", row.means))
+        found += [line(row.label, "completion", values, p) for values, p in row.completions]
+    return found
 
 
 def _painted(image: np.ndarray, free: Sequence[int], values: ArrayLike) -> np.ndarray:

@@ -1,24 +1,48 @@
-"""Line plots: any y against any x, and the two that every run has."""
+"""Line plots: any y against any x, and those that every run has."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, new_figure, save_figure
+from mdlm_cfg.compare.decay import Decay
+from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, divide, empty_figure, save_figure
 from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 Points = tuple[Sequence[float], Sequence[float]]
+SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
+NOTHING = 1e-13  # what is smaller is rounding, and has no place on a logarithmic axis
+DECAY_AXES = ("clock time tau", "-ln P(still masked)")
+DISTANCE_AXES = ("guidance strength w", "total variation")
 MAX_MARKERS = 30  # a longer curve is drawn without
 
 
 @rc_context(RC)
 def line_plot(
+    series: Mapping[str, Points], path: Path, x_label: str, y_label: str, title: str = "", **how: Any
+) -> Path:
+    """Write the lines of `lines_on` as a PNG to `path`, and return that.
+
+    The csv file beside it holds x, y and bands of every series, and the levels.
+    """
+    figure = empty_figure()
+    lines_on(figure, series, x_label, y_label, title, **how)
+    rows = _rows(series, x_label, y_label, how.get("bands") or {}, how.get("levels") or {})
+    return save_figure(figure, path, rows)
+
+
+@rc_context(RC)
+def lines_on(
+    figure: Figure,
     series: Mapping[str, Points],
-    path: Path,
     x_label: str,
     y_label: str,
     title: str = "",
@@ -30,17 +54,18 @@ def line_plot(
     levels: Mapping[str, float] | None = None,
     colours: Mapping[str, str] | None = None,
     dashed: Collection[str] = (),
-) -> Path:
+) -> Axes:
     """One panel with a line per series.
 
     Args:
-        series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis.
-        path: the PNG to write.
+        figure: an empty one.
+        series: (x, y) by the name in the legend; where every x is an int, only ints are marked on the axis. Series
+            that lie on one another are one line with all their names.
         x_label: with its unit.
         y_label: with its unit.
         title: left out if empty.
         log_x: a logarithmic x axis.
-        log_y: a logarithmic y axis.
+        log_y: a logarithmic y axis; what is 0 (or rounding) is drawn hollow at its foot.
         from_zero: any other y axis starts at 0 if nothing is negative.
         bands: (low, high) around the series of the same name.
         levels: horizontal dashed lines, by the name in the legend: a bound, an optimum.
@@ -48,23 +73,32 @@ def line_plot(
         dashed: names of the series drawn dashed: a floor, a reference.
 
     Returns:
-        `path`.
+        the axes.
     """
-    figure, grid = new_figure(1, 1, 6.4, 3.6)
-    axes = grid[0, 0]
+    axes = divide(figure, 1, 1, 6.4, 3.6)[0, 0]
+    series, labels = _merged(series, {*dashed, *(bands or {})})
+    zero = _place_of_zero(series) if log_y else None
     for k, (name, (x, y)) in enumerate(series.items()):
         colour = (colours or {}).get(name, CYCLE[k % len(CYCLE)])
         marker = MARKERS[k % len(MARKERS)] if len(x) <= MAX_MARKERS and name not in dashed else None
         axes.plot(
-            x, y, label=name, color=colour, marker=marker, markersize=5,
+            x, _lifted(y, zero), label=labels[name], color=colour, marker=marker, markersize=5,
             linestyle=(0, (4, 2)) if name in dashed else "-", clip_on=marker is None,
         )  # fmt: skip
+        _mark_zeros(axes, x, y, zero, colour)
         if bands and name in bands:
             axes.fill_between(x, *bands[name], color=colour, alpha=0.18, linewidth=0)
     for k, (name, level) in enumerate((levels or {}).items()):
         axes.axhline(level, label=name, color=GREY, linestyle=(0, (4, 2 + 2 * k)), linewidth=1.2)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, loc="left")
+    _set_scales(axes, series, log_x, log_y, from_zero)
+    if len(series) + len(levels or {}) > 1:
+        figure.legend(loc="outside right upper")
+    return axes
+
+
+def _set_scales(axes: Axes, series: Mapping[str, Points], log_x: bool, log_y: bool, from_zero: bool) -> None:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     values = [v for x, _ in series.values() for v in x]
@@ -79,9 +113,58 @@ def line_plot(
         axes.set_yscale("log")
     elif from_zero and all(value >= 0 for _, y in series.values() for value in y):
         axes.set_ylim(bottom=0)
-    if len(series) + len(levels or {}) > 1:
-        figure.legend(loc="outside right upper")
-    return save_figure(figure, path)
+
+
+def _merged(series: Mapping[str, Points], alone: Collection[str]) -> tuple[dict[str, Points], dict[str, str]]:
+    """The series, of those that lie on one another the first, and labels that name all; `alone` are left alone."""
+    merged: dict[str, Points] = {}
+    labels: dict[str, str] = {}
+    for name, points in series.items():
+        twins = [other for other, own in merged.items() if other not in alone and _coincide(own, points)]
+        if twins and name not in alone:
+            labels[twins[0]] += f", {name}"
+        else:
+            merged[name], labels[name] = points, name
+    return merged, labels
+
+
+def _coincide(first: Points, second: Points) -> bool:
+    return list(first[0]) == list(second[0]) and np.allclose(first[1], second[1], rtol=1e-9, atol=NOTHING)
+
+
+def _place_of_zero(series: Mapping[str, Points]) -> float | None:
+    """Where a logarithmic axis shows 0, below all else; None where nothing is 0, or everything."""
+    values = [v for _, y in series.values() for v in y]
+    positive = [v for v in values if v > NOTHING]
+    return min(positive) / 3 if positive and len(positive) < len(values) else None
+
+
+def _lifted(y: Sequence[float], zero: float | None) -> Sequence[float]:
+    return y if zero is None else [v if v > NOTHING else zero for v in y]
+
+
+def _mark_zeros(axes: Axes, x: Sequence[float], y: Sequence[float], zero: float | None, colour: str) -> None:
+    """Hollow markers where values are 0, and a 0 beside the axis."""
+    found = [a for a, v in zip(x, y) if v <= NOTHING]
+    if zero is None or not found:
+        return
+    axes.plot(found, [zero] * len(found), "o", color="white", markeredgecolor=colour, zorder=3, clip_on=False)
+    axes.annotate(
+        "0", (0, zero), xycoords=("axes fraction", "data"), xytext=(-7, 0), textcoords="offset points", ha="right",
+        va="center", fontsize=9,
+    )  # fmt: skip
+
+
+def _rows(
+    series: Mapping[str, Points], x_label: str, y_label: str, bands: Mapping[str, Points], levels: Mapping[str, float]
+) -> list[dict[str, float | str]]:
+    rows: list[dict[str, float | str]] = []
+    for name, (x, y) in series.items():
+        rows += [{"series": name, x_label: a, y_label: b} for a, b in zip(x, y)]
+        if name in bands:
+            for row, low, high in zip(rows[-len(x) :], *bands[name]):
+                row |= {"low": low, "high": high}
+    return rows + [{"series": name, y_label: level} for name, level in levels.items()]
 
 
 def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = None, title: str = "") -> Path:
@@ -94,25 +177,72 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
     )  # fmt: skip
 
 
-def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
-    """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
-    results = [result for result in evaluation.results if not result.guidance.is_schedule]
-    w, rows = [result.w for result in results], [result.row() for result in results]
-    lines = {
-        "class to exact: guidance effect": ("tv_class_exact", GREY),
-        "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
-        "exact to learned: score error": ("tv_exact_learned", COLOURS["learned"]),
-        "exact to samples": ("tv_exact_samples", COLOURS["samples"]),
-        "exact to samples, noise alone": ("noise_floor_exact", COLOURS["samples"]),
-    }
+def draw_decay(decay: Decay, path: Path) -> Path:
+    """Write the curves of `decay_on` as a PNG to `path`, and return that."""
+    return line_plot(_decay_lines(decay), path, *DECAY_AXES, log_x=True, log_y=True)
+
+
+def decay_on(figure: Figure, decay: Decay) -> Axes:
+    """-ln TV to the terminal law against the clock, a line per strength; what is rounding alone is left out."""
+    return lines_on(figure, _decay_lines(decay), *DECAY_AXES, log_x=True, log_y=True)
+
+
+def _decay_lines(decay: Decay) -> dict[str, Points]:
     series: dict[str, Points] = {}
-    for name, (key, _) in lines.items():
-        if all(key in row for row in rows):
-            series[name] = (w, [float(row[key] or 0.0) for row in rows])
-    intervals = [result.sample_tv["exact"].estimate for result in results]
-    return line_plot(
-        series, path, "guidance strength w", "total variation",
-        bands={"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
-        colours={name: colour for name, (_, colour) in lines.items()},
-        dashed=["tilted to exact: gap", "exact to samples, noise alone"],
-    )  # fmt: skip
+    for w, log_tv in zip(decay.strengths, decay.log_tv):
+        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
+        if shown:
+            series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
+    return series
+
+
+EFFECTS = {
+    "class to exact: guidance effect": ("tv_class_exact", GREY),
+    "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
+}
+ERRORS = {
+    "exact to learned: score error": ("tv_exact_learned", COLOURS["learned"]),
+    "exact to samples": ("tv_exact_samples", COLOURS["samples"]),
+    "exact to samples, noise alone": ("noise_floor_exact", COLOURS["samples"]),
+}
+
+
+def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
+    """Write the curves of `distances_on` as a PNG to `path`, and return that."""
+    lines = EFFECTS | ERRORS
+    return line_plot(_against_w(evaluation, lines), path, *DISTANCE_AXES, **_looks(evaluation, lines))
+
+
+def distances_on(figure: Figure, evaluation: TableEvaluation) -> Axes:
+    """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
+    lines = EFFECTS | ERRORS
+    return lines_on(figure, _against_w(evaluation, lines), *DISTANCE_AXES, **_looks(evaluation, lines))
+
+
+def draw_errors(evaluation: TableEvaluation, path: Path) -> Path:
+    """What goes wrong by itself, on a logarithmic axis: beside the guidance effect a small score error is not seen."""
+    series, looks = _against_w(evaluation, ERRORS), _looks(evaluation, ERRORS)
+    return line_plot(series, path, *DISTANCE_AXES, log_y=True, **looks)
+
+
+def _numbers(evaluation: TableEvaluation) -> list[StrengthEvaluation]:
+    return [result for result in evaluation.results if not result.guidance.is_schedule]
+
+
+def _against_w(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Points]:
+    results = _numbers(evaluation)
+    w, rows = [result.w for result in results], [result.row() for result in results]
+    return {
+        name: (w, [float(row[key] or 0.0) for row in rows])
+        for name, (key, _) in lines.items()
+        if all(key in row for row in rows)
+    }
+
+
+def _looks(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    intervals = [result.sample_tv["exact"].estimate for result in _numbers(evaluation)]
+    return {
+        "bands": {"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
+        "colours": {name: colour for name, (_, colour) in lines.items()},
+        "dashed": ["tilted to exact: gap", "exact to samples, noise alone"],
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,48 +15,113 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mdlm_cfg.reports.style import COLOURS, GREY, PROBABILITY, RC, TITLES, new_figure, save_figure
+from mdlm_cfg.reports.style import (
+    COLOURS,
+    CYCLE,
+    GREY,
+    PROBABILITY,
+    RC,
+    TITLES,
+    divide,
+    empty_figure,
+    new_figure,
+    save_figure,
+)  # fmt: skip
 from mdlm_cfg.reports.tables import format_strength
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.overlap import OverlapRow
-from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 SUPPORT_COLOUR = "#56B4E9"
-LABEL_WIDTH = 20  # letters of a strength beside a panel, before it goes on in another line
+LABEL_WIDTH = 24  # letters of a label beside a panel, before it goes on in another line
 SAMPLES_HEADROOM = 1.5  # the colour scale follows the samples up to this multiple of the laws' maximum
 LINES = {"tilted": (0, (4, 2)), "exact": "-", "learned": "-", "samples": "none"}
+OVER = ("class", "exact", "tilted", "learned", "samples")  # curves, from below to above
+
+
+@dataclass(frozen=True)
+class LawRow:
+    """Laws that belong together: those of one strength.
+
+    Attributes:
+        label: of the row. laws: by name, float64 (N,)*D each. notes: a line over the panel of a law, by its name.
+    """
+
+    label: str
+    laws: Mapping[str, Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def draw_laws(evaluation: TableEvaluation, path: Path) -> Path:
-    """The laws of every strength: curves for D = 1, heat maps for D = 2, marginals of two coordinates beyond.
+    """Write the laws of every strength as a PNG to `path` (see `laws_on`), and return that."""
+    figure = empty_figure()
+    evaluated_laws_on(figure, evaluation)
+    with rc_context(RC):
+        return save_figure(figure, path, _rows(evaluation))
+
+
+def _rows(evaluation: TableEvaluation) -> list[dict[str, float | str]]:
+    """Every law that is drawn, a line per strength and place."""
+    rows: list[dict[str, float | str]] = []
+    for result in evaluation.results:
+        shown = {name: plane_of(law) for name, law in result.laws.items()}
+        for place in place_columns(shown["exact"]):
+            probabilities = {name: float(p[tuple(place.values())]) for name, p in shown.items()}
+            rows.append({"w": result.guidance.label, **place, **probabilities})
+    return rows
+
+
+def place_columns(values: np.ndarray) -> list[dict[str, int]]:
+    """Every place of an array as columns of a csv file: x, or x1 and x2."""
+    names = ["x"] if values.ndim == 1 else [f"x{i + 1}" for i in range(values.ndim)]
+    return [dict(zip(names, place)) for place in np.ndindex(values.shape)]
+
+
+def evaluated_laws_on(figure: Figure, evaluation: TableEvaluation) -> np.ndarray:
+    """`laws_on` of an evaluation: the class's support outlined, and every law's TV to the exact one said."""
+    rows = []
+    for result in evaluation.results:
+        notes = {name: f"TV to exact {result.tv(name, 'exact'):.3f}" for name in result.laws if name != "exact"}
+        rows.append(LawRow(f"w = {result.guidance.label}", result.laws, notes))
+    support = plane_of(evaluation.class_law) > 0
+    return laws_on(figure, rows, evaluation.law_names, (support, support & (plane_of(evaluation.others_law) > 0)))
+
+
+def laws_on(
+    figure: Figure, rows: Sequence[LawRow], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """Laws side by side: curves for D = 1, heat maps for D = 2, marginals of the first two coordinates beyond.
+
+    Args:
+        figure: an empty one.
+        rows: one for each strength. names: of the laws, in their order; a row may lack some.
+        outlines: boolean (N, N), sets of states to surround with a line, the second one with dots: D >= 2 alone.
 
     Returns:
-        `path`, written as PNG.
+        the axes: (rows, names), or for D = 1 one for each row, two beside each other.
     """
-    draw = draw_curves if evaluation.num_dims == 1 else draw_heat_maps
-    return draw(evaluation, path)
+    one_dimensional = next(iter(rows[0].laws.values())).ndim == 1
+    return curves_on(figure, rows, names) if one_dimensional else heat_maps_on(figure, rows, names, outlines)
 
 
 @rc_context(RC)
-def draw_curves(evaluation: TableEvaluation, path: Path) -> Path:
-    """D = 1: the laws of each strength over one another, the class as a grey area."""
-    results = evaluation.results
-    columns = min(len(results), 2)
-    rows = -(-len(results) // columns)
-    figure, grid = new_figure(rows, columns, 4.6 * columns, 2.7 * rows + 0.5, sharex=True, sharey=True)
-    for axes in grid.flat[len(results) :]:
+def curves_on(figure: Figure, rows: Sequence[LawRow], names: Sequence[str]) -> np.ndarray:
+    """D = 1: the laws of each row over one another, the class as a grey area."""
+    across = min(len(rows), 2)
+    down = -(-len(rows) // across)
+    grid = divide(figure, down, across, 4.6 * across, 2.7 * down + 0.5, sharex=True, sharey=True)
+    for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
-    for k, (axes, result) in enumerate(zip(grid.flat, results)):
-        _draw_curves_of(axes, result, [name for name in evaluation.law_names if name in result.laws])
-        axes.set_title(f"w = {result.guidance.label}", loc="left")
-        if k % columns == 0:
+    for k, (axes, row) in enumerate(zip(grid.flat, rows)):
+        _draw_curves_of(axes, row.laws, [name for name in names if name in row.laws])
+        axes.set_title(row.label, loc="left")
+        if k % across == 0:
             axes.set_ylabel("probability")
-        if k + columns >= len(results):
+        if k + across >= len(rows):
             axes.set_xlabel("value $x$")
             axes.xaxis.set_tick_params(labelbottom=True)
     grid[0, 0].set_ylim(bottom=0)
     _legend_of_all(figure, grid)
-    return save_figure(figure, path)
+    return grid
 
 
 def _legend_of_all(figure: Figure, grid: np.ndarray) -> None:
@@ -65,76 +131,90 @@ def _legend_of_all(figure: Figure, grid: np.ndarray) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries))
 
 
-def _draw_curves_of(axes: Axes, result: StrengthEvaluation, names: list[str]) -> None:
-    values = np.arange(result.laws["class"].shape[0])
-    axes.fill_between(
-        values, result.laws["class"].numpy(), step="mid", color=COLOURS["class"], alpha=0.5, lw=0,
-        label=TITLES["class"],
-    )  # fmt: skip
-    for name in (name for name in ("exact", "tilted", "learned", "samples") if name in names):
+def _draw_curves_of(axes: Axes, laws: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    for k, name in enumerate(sorted(names, key=lambda name: OVER.index(name) if name in OVER else len(OVER))):
+        law, colour = laws[name].numpy(), COLOURS.get(name, CYCLE[(k + 2) % len(CYCLE)])
+        if name == "class":
+            axes.fill_between(
+                np.arange(len(law)), law, step="mid", color=colour, alpha=0.5, lw=0, label=TITLES[name]
+            )  # fmt: skip
+            continue
         points = name == "samples"
         axes.plot(
-            values, result.laws[name].numpy(), color=COLOURS[name], label=TITLES[name], linestyle=LINES[name],
+            law, color=colour, label=TITLES.get(name, name), linestyle=LINES.get(name, "-"),
             marker="." if points else None, markersize=4, linewidth=3.5 if name == "exact" else 1.5,
             drawstyle="default" if points else "steps-mid",
         )  # fmt: skip
 
 
 @rc_context(RC)
-def draw_heat_maps(evaluation: TableEvaluation, path: Path) -> Path:
-    """D >= 2: a row of panels per strength on one colour scale; beyond D = 2, marginals of two coordinates.
+def heat_maps_on(
+    figure: Figure, rows: Sequence[LawRow], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """D >= 2: a row of panels for every row of laws, on one colour scale; beyond D = 2, marginals of two coordinates.
 
-    The class's support is outlined, and dotted where it overlaps with other classes'. Very noisy samples may
-    exceed the colour scale.
+    Very noisy samples may exceed the colour scale.
     """
-    names, results = evaluation.law_names, evaluation.results
     size = 2.05
-    figure, grid = new_figure(len(results), len(names), size * len(names) + 1.1, (size + 0.35) * len(results) + 0.35)
-    support = _plane(evaluation.class_law) > 0
-    overlap = support & (_plane(evaluation.others_law) > 0)
-    for row, (line, result) in enumerate(zip(grid, results)):
-        planes = {name: _plane(result.laws[name]) for name in names if name in result.laws}
-        top = max(plane.max() for name, plane in planes.items() if name != "samples")
-        top = min(max(top, planes["samples"].max()), SAMPLES_HEADROOM * top)
+    grid = divide(figure, len(rows), len(names), size * len(names) + 1.1, (size + 0.35) * len(rows) + 0.35)
+    shown = [{name: plane_of(row.laws[name]) for name in names if name in row.laws} for row in rows]
+    top, exceeds = _colour_scale(shown)
+    for k, (line, row, planes) in enumerate(zip(grid, rows, shown)):
         for column, (axes, name) in enumerate(zip(line, names)):
             if name not in planes:
                 axes.set_axis_off()
                 continue
             image = axes.imshow(planes[name].T, origin="lower", cmap=PROBABILITY, vmin=0, vmax=top)
-            axes.add_collection(_outline(support, "-"))
-            axes.add_collection(_outline(overlap, (0, (1, 1.5))))
-            _label_panel(axes, result, name, first_row=row == 0)
-            _label_axes(axes, result.guidance.label if column == 0 else None, last_row=row == len(results) - 1)
-        exceeds = "max" if planes["samples"].max() > top else "neither"
-        bar = figure.colorbar(image, ax=line.tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16)
-        bar.locator = MaxNLocator(4)
-        bar.update_ticks()
-        bar.outline.set_visible(False)
-        bar.set_label("probability", fontsize=9)
-    return save_figure(figure, path)
+            for inside, style in zip(outlines, ("-", (0, (1, 1.5)))):
+                axes.add_collection(_outline(inside, style))
+            head, note = [TITLES.get(name, name)] if k == 0 else [], row.notes.get(name, "")
+            axes.set_title("\n".join([*head, *([note] if row.notes else [])]), fontsize=9)
+            label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
+    bar = figure.colorbar(
+        image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16 * len(rows)
+    )
+    bar.locator = MaxNLocator(4 if len(rows) == 1 else 6)
+    bar.update_ticks()
+    bar.outline.set_visible(False)
+    bar.set_label("probability", fontsize=9)
+    return grid
 
 
-def _plane(law: Tensor) -> np.ndarray:
-    """A law of two coordinates: itself, or its marginal on the first two."""
-    return (law.flatten(2).sum(dim=2) if law.ndim > 2 else law).numpy()
+def _colour_scale(shown: Sequence[Mapping[str, np.ndarray]]) -> tuple[float, str]:
+    """The top of the colours, and which end of them is exceeded."""
+    samples = max((float(planes["samples"].max()) for planes in shown if "samples" in planes), default=0.0)
+    tops = [float(plane.max()) for planes in shown for name, plane in planes.items() if name != "samples"]
+    top = max(tops, default=samples)
+    top = min(max(top, samples), SAMPLES_HEADROOM * top)
+    return top, "max" if samples > top else "neither"
 
 
-def _label_panel(axes: Axes, result: StrengthEvaluation, name: str, first_row: bool) -> None:
-    distance = "" if name == "exact" else f"TV to exact {result.tv(name, 'exact'):.3f}"
-    axes.set_title(f"{TITLES[name]}\n{distance}" if first_row else distance, fontsize=9)
+def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
+    """The marginal of two coordinates, (N, N), x_i first; a law of one or two coordinates is itself."""
+    if law.ndim < 3:
+        return law.numpy()
+    marginal = law.sum(dim=[k for k in range(law.ndim) if k not in (i, j)]).numpy()
+    return marginal if i < j else marginal.T
 
 
-def _label_axes(axes: Axes, w: str | None, last_row: bool) -> None:
+def label_axes(axes: Axes, label: str | None, last_row: bool, two: bool = True) -> None:
+    """Name the axes of a panel: its row's label in the first column (None elsewhere), x_1 below the last row.
+
+    Args:
+        two: whether the vertical axis is x_2; else it has values of its own.
+    """
     for spine in axes.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(length=2, labelleft=w is not None, labelbottom=last_row)
+    if two:
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(length=2, labelleft=label is not None or not two, labelbottom=last_row)
     if last_row:
-        axes.set_xlabel("$x_1$")
-    if w is not None:
-        shown = textwrap.fill(w.replace(",", ", "), LABEL_WIDTH).replace(", ", ",")
-        axes.set_ylabel(f"w = {shown}\n$x_2$", fontweight="bold")
+        axes.set_xlabel("$x_1$" if two else "value $x$")
+    if label is not None:
+        shown = textwrap.fill(label.replace(",", ", "), LABEL_WIDTH).replace(", ", ",")
+        lines = [line for line in (shown, "$x_2$" if two else "") if line]
+        axes.set_ylabel("\n".join(lines), fontweight="bold")
 
 
 def _outline(inside: np.ndarray, style: object) -> LineCollection:
@@ -171,7 +251,13 @@ def draw_overlap_profile(rows: Sequence[OverlapRow], path: Path) -> Path:
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel("number of coordinates whose value other classes take too", fontsize=10)
     _legend_of_all(figure, grid)
-    return save_figure(figure, path)
+    numbers = [
+        {"w": row.w, "kind": row.kind, "law": row.law, "overlapping": k, "mass": mass,
+         "mean probability per state": row.mean_probability[k]}
+        for row in rows
+        for k, mass in row.mass.items()
+    ]  # fmt: skip
+    return save_figure(figure, path, numbers)
 
 
 def _draw_profile_of(axes: Axes, row: OverlapRow) -> None:

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 
-from mdlm_cfg.reports.images import gap_of, mosaic
-from mdlm_cfg.reports.style import RC, hide_frame, new_figure, save_figure
+from mdlm_cfg.reports.images import gap_of, mosaic, pixel_columns
+from mdlm_cfg.reports.style import CHANGE, RC, hide_frame, new_figure, save_figure
 
 INCHES = 0.62  # of an image of 28 pixels
 
 
 @rc_context(RC)
-def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Sequence[str], signed: bool = False) -> Path:
+def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Sequence[str], signed: str = "") -> Path:
     """Draw pixel means of every class, a column of images per block.
 
     Args:
-        blocks: by the title: (C, H, W), probabilities in [0, 1]; or changes in [-1, 1] if `signed`.
+        blocks: by the title: (C, H, W), probabilities in [0, 1]; or of either sign if `signed`.
         path: the PNG to write.
         class_names: of the rows.
-        signed: draw changes, blue for less and red for more, with a scale; else ink on paper.
+        signed: what values of either sign are: blue is less and red more, with a scale of this name; else ink on paper.
 
     Returns:
         `path`.
@@ -34,7 +34,7 @@ def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Seque
         1, len(arrays), max(3.2, inches * 1.35 * len(arrays) + 0.7), inches * num_classes * height / width + 0.7
     )
     top = max(1e-9, max(float(np.abs(array).max()) for array in arrays.values())) if signed else 1.0
-    colours = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if signed else {"cmap": "gray_r", "vmin": 0, "vmax": 1}
+    colours = {"cmap": CHANGE, "vmin": -top, "vmax": top} if signed else {"cmap": "gray_r", "vmin": 0, "vmax": 1}
     for k, (name, array) in enumerate(arrays.items()):
         axes = grid[0, k]
         tiles = mosaic(array[:, None])
@@ -48,5 +48,10 @@ def mean_images(blocks: Mapping[str, np.ndarray], path: Path, class_names: Seque
             axes.set_yticks(gap + np.arange(num_classes) * (height + gap) + (height - 1) / 2, class_names)
             axes.tick_params(length=0)
     if signed:
-        figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04, label="change of the pixel's mean")
-    return save_figure(figure, path)
+        figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04, label=signed)
+    rows = [
+        {"block": name, "class": k, **pixel_columns(image)}
+        for name, array in arrays.items()
+        for k, image in zip(class_names, array)
+    ]
+    return save_figure(figure, path, rows)

@@ -103,6 +103,10 @@ def _pixels(evaluation: BernoulliEvaluation, folder: Path) -> Section:
             "Pixel means of exact guided samples.",
         ),
     ]
+    if e.has_learned:
+        wrong = {f"w = {w:g}": _grid(found.mean_errors, e.grid_shape) for w, found in e.at.items()}
+        path = mean_images(wrong, folder / "mean_errors.png", names, "error of the mean")
+        pictures.append(Picture(path, "Pixel means of the network's samples less those of exact ones."))
     note = (
         "Mean change of the probability of a pixel's value: private values are more than 1.5 times as probable in the "
         "class as in the mixture, foreign ones less than 1 / 1.5 times, shared ones between. At w = 0 all is noise. "

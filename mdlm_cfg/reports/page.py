@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.support.atomic import atomic_write
+
+PANEL_FILE = "panel.csv"
+LONGEST = 24  # rows of a table that is not folded
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class Picture:
     caption: str = ""
 
     @property
+    def numbers(self) -> Path:
+        """The csv file of what it shows, beside it."""
+        return numbers_of(self.path)
+
+    @property
     def base64(self) -> str:
         """The file itself, as a data URL wants it."""
         return base64.b64encode(Path(self.path).read_bytes()).decode("ascii")
@@ -31,9 +42,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: plain text (an empty line starts a new paragraph), then a table, a listing, pictures.
+    """A part of a page: plain text (an empty line starts a new paragraph), then a panel, a table, a listing, pictures.
 
     Attributes:
+        panel: what `panel_data` makes: laws to move through; one on a page.
         listing: lines of letters of one width, shown as they are.
         printed: whether its table goes to the terminal too.
     """
@@ -43,7 +55,14 @@ class Section:
     table: Table | None = None
     pictures: Sequence[Picture] = ()
     listing: str = ""
+    panel: Mapping[str, Any] | None = None
     printed: bool = True
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that lie beside the page: pictures and their numbers, and the panel's."""
+        pictures = [path.name for picture in self.pictures for path in (picture.path, picture.numbers)]
+        return [*pictures, PANEL_FILE] if self.panel else pictures
 
     @property
     def paragraphs(self) -> list[str]:
@@ -57,14 +76,24 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
     Args:
         title: also the browser's.
         sections: in order.
-        settings: what was run, shown first: names and values; nested ones as JSON. Everything is escaped.
+        settings: what was run, folded on top: names and values; nested ones as JSON. Everything is escaped.
     """
     environment = Environment(
         loader=PackageLoader("mdlm_cfg.reports", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
-    return environment.get_template("page.html.j2").render(title=title, sections=sections, settings=shown)
+    scripts = ["charts.js", "panel.js"] if any(section.panel for section in sections) else []
+    return environment.get_template("page.html.j2").render(
+        title=title, sections=sections, settings=shown, longest=LONGEST, css=_code("page.css"),
+        panel_file=PANEL_FILE,
+        scripts=[_code(name) for name in scripts],
+    )  # fmt: skip
+
+
+def _code(name: str) -> Markup:
+    """A file of ours that goes into a page as it is."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
+from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.departure_report import departure_sections
 from mdlm_cfg.reports.image_report import image_sections
@@ -22,6 +23,7 @@ from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.reports.table_report import table_report_sections
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
+from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.departure.findings import DepartureFindings
@@ -53,6 +55,7 @@ PAGES: dict[type, Page] = {
     ImageEvaluation: Page(image_sections, "samples.npz"),
     BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),
+    CorpusFindings: Page(corpus_sections),
     PolicyFindings: Page(policies_sections),
     DepartureFindings: Page(departure_sections),
     BestScheduleFindings: Page(best_schedule_sections),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.page import Section
-from mdlm_cfg.reports.tables import Table
+from mdlm_cfg.reports.tables import Table, markdown
 from mdlm_cfg.studies.paper.claims import ABSENT, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, paper_of
 from mdlm_cfg.support.atomic import atomic_write
@@ -38,8 +38,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     for table in [{"title": "", "columns": COLUMNS, "rows": claims}, *paper["tables"]]:
         title, columns, rows = table["title"], table["columns"], table["rows"]
         lines += [f"{title}:", ""] if title else []
-        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
+        lines += [markdown(Table(columns, rows))]
     return "\n".join(lines) + "\n"
 
 

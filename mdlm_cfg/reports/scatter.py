@@ -27,9 +27,11 @@ def scatter_plots(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Pat
     """
     num = len(panels)
     figure, grid = new_figure(1, num, max(4.4, 2.6 * num + 0.6), 3.0, sharex=True, sharey=True)
+    rows = []
     for axes, (title, (x, y)) in zip(grid[0], panels.items()):
         axes.axhline(0, color=GREY, linewidth=0.8)
         step = max(1, len(x) // MAX_POINTS)
+        rows += [{"panel": title, x_label: a, y_label: b} for a, b in zip(x[::step].tolist(), y[::step].tolist())]
         axes.scatter(x[::step], y[::step], s=4 if len(x) > 500 else 12, alpha=0.25 if len(x) > 500 else 0.7,
                      color=CYCLE[0], linewidths=0, rasterized=True)  # fmt: skip
         if len(x) > 1 and np.ptp(x) > 0:
@@ -39,4 +41,4 @@ def scatter_plots(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Pat
         axes.set_title(title)
     grid[0, 0].set_ylabel(y_label)
     figure.supxlabel(x_label, fontsize=10)
-    return save_figure(figure, path)
+    return save_figure(figure, path, rows)

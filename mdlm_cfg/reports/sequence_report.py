@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
+from mdlm_cfg.reports.aligned import listing, symbols_of
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.score_section import score_section
@@ -16,8 +13,6 @@ from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 
-SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
-LINE = 128  # positions in a line of a listing
 SETS = {EXACT: "exact", FLOOR: "exact again", LEARNED: "learned", CLASS: "class"}
 HEADS = ("p(z | x)", "ln p(x | z)", "pairs to class", "pairs to exact")
 SET_COLOURS = {EXACT: COLOURS["exact"], FLOOR: GREY, LEARNED: COLOURS["learned"], CLASS: "#000000"}
@@ -181,42 +176,18 @@ def _lines_of(one: SequenceSet) -> list[str]:
 
 def _aligned(findings: SequenceFindings) -> list[Section]:
     f = findings
-    symbols = _symbols(f)
-    if symbols is None or len(f.strengths) < 2:
+    if len(f.strengths) < 2:
         return []
-    blocks = []
+    symbols, blocks = symbols_of(f.num_tokens, f.value_names), []
     for name, by_w in f.aligned.items():
-        first = f.strengths[0]
-        for k in range(len(by_w[first])):
-            rows = {w: by_w[w][k] for w in f.strengths}
-            blocks.append(f"{SETS[name]} scores, sequence {k + 1}\n{_block(rows, rows[first], symbols)}")
+        for k in range(len(by_w[f.strengths[0]])):
+            rows = {f"w = {w:g}": by_w[w][k] for w in f.strengths}
+            blocks.append(f"{SETS[name]} scores, sequence {k + 1}\n{listing(rows, symbols)}")
     text = (
         f"The same random numbers at every strength, positions in the same random order. ^ marks what differs from "
         f"w = {f.strengths[0]:g}: what guidance changed, there or earlier on the way."
     )
     return [Section("Sequences to read", text, listing="\n\n".join(blocks))]
-
-
-def _block(rows: dict[float, Tensor], first: Tensor, symbols: Sequence[str]) -> str:
-    """Lines of every strength below each other, with marks under what differs from the first."""
-    heads = {w: f"w = {w:g}" for w in rows}
-    width = max(len(head) for head in heads.values())
-    lines = []
-    for start in range(0, len(first), LINE):
-        part = slice(start, start + LINE)
-        for w, x in rows.items():
-            lines.append(f"{heads[w]:<{width}}  {''.join(symbols[v] for v in x[part].tolist())}")
-            marks = "".join("^" if differs else " " for differs in (x != first)[part].tolist())
-            lines += [f"{'':<{width}}  {marks}"] if marks.strip() else []
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _symbols(findings: SequenceFindings) -> Sequence[str] | None:
-    """One letter for every value; None where there are too many."""
-    names = findings.value_names
-    if names is not None and all(len(name) == 1 for name in names):
-        return names
-    return SYMBOLS if findings.num_tokens <= len(SYMBOLS) else None
 
 
 def _class(findings: SequenceFindings) -> str:

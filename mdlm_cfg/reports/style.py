@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from mdlm_cfg.reports.tables import write_csv
 from mdlm_cfg.support.atomic import atomic_write
 
 DPI = 150
@@ -24,8 +26,8 @@ COLOURS = {
     "learned": "#D55E00",
     "samples": "#000000",
 }
-CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 TITLES = {
     "class": "data (class)",
     "tilted": "tilted",
@@ -36,6 +38,7 @@ TITLES = {
 PROBABILITY = LinearSegmentedColormap.from_list(  # white is zero, then matplotlib's magma from its light end
     "probability", ["#ffffff", *colormaps["magma_r"](np.linspace(0.08, 0.86, 12))]
 )
+CHANGE = "RdBu_r"  # of differences: blue is less, red is more, white is none
 RC: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -60,15 +63,39 @@ RC: Any = {
 
 def new_figure(rows: int, columns: int, width: float, height: float, **subplots: Any) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches and its axes, an array (rows, columns). No pyplot, no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+    figure = empty_figure()
+    return figure, divide(figure, rows, columns, width, height, **subplots)
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
+def empty_figure() -> Figure:
+    """A figure to draw on and to save. No pyplot, no display."""
+    return Figure(layout="constrained")
+
+
+def divide(figure: Figure, rows: int, columns: int, width: float, height: float, **subplots: Any) -> np.ndarray:
+    """Make an empty figure `width` x `height` inches large; its axes, an array (rows, columns)."""
+    figure.set_size_inches(width, height)
+    return figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a PNG, and beside it what it shows as a csv file of the same name; each whole or not at all.
+
+    Args:
+        numbers: flat rows, everything that was drawn.
+
+    Returns:
+        `path`.
+    """
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    write_csv(numbers, numbers_of(path))
     return path
+
+
+def numbers_of(picture: Path) -> Path:
+    """Where the numbers of a picture lie."""
+    return picture.with_suffix(".csv")
 
 
 def file_name(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import LINES, Ledger
-from mdlm_cfg.reports.curves import Points, line_plot
+from mdlm_cfg.reports.curves import NOTHING, Points, draw_decay, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.style import CYCLE, file_name
 from mdlm_cfg.reports.tables import Table, format_number, format_strength
@@ -21,8 +21,14 @@ from mdlm_cfg.studies.table.geometry import Geometry, GeometryRow
 from mdlm_cfg.studies.table.ledgers import LEARNED_LINES
 from mdlm_cfg.studies.table.study import TableFindings
 
-NOTHING = 1e-13  # distances below are rounding, and have no place on a logarithmic axis
-SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
+CERTAIN = (
+    "(A partial state x_U is certain of its class where the class no longer changes what is to come: p(. | x_U, z) = "
+    "p(. | x_U).)"
+)
+TAU = (
+    "tau is the clock on which every masked coordinate is unmasked at rate 1 when nothing guides; TV to the terminal "
+    "law is the probability that something is still masked."
+)
 
 
 def table_findings_sections(findings: TableFindings, folder: Path) -> list[Section]:
@@ -102,16 +108,11 @@ def decay_section(decay: Decay, path: Path) -> Section:
         f"{float(decay.taus[-1]):g}."
     )
     text = (
-        f"{decay.statement}\n\nGuidance of the kind “{decay.kind}”. The slope of ln(-ln TV) against w at tau = "
-        f"{decay.fit_tau:g} is {decay.fit_slope[0]:.3f} over the smaller half of the strengths and "
-        f"{decay.fit_slope[1]:.3f} over the larger."
+        f"{decay.statement} {CERTAIN}\n\nGuidance of the kind “{decay.kind}”. The slope of ln(-ln TV) against w at "
+        f"tau = {decay.fit_tau:g} is {decay.fit_slope[0]:.3f} over the smaller half of the strengths and "
+        f"{decay.fit_slope[1]:.3f} over the larger. {TAU}"
     )
-    series: dict[str, Points] = {}
-    for w, log_tv in zip(decay.strengths, decay.log_tv):
-        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
-        series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
-    series = {name: points for name, points in series.items() if points[0]}
-    line_plot(series, path, "clock time tau", "-ln P(still masked)", log_x=True, log_y=True)
+    draw_decay(decay, path)
     table = Table(["w", "tau at TV 0.05", "sooner by", "-ln TV"], rows, note)
     return Section("Convergence in time", text, table, [Picture(path, "-ln TV against the clock, one line per w.")])
 
@@ -128,11 +129,10 @@ def samplers_section(found: Sequence[SamplerRow], num_dims: int, folder: Path) -
         series: dict[str, Points] = {}
         for name in names:
             own = [r for r in found if (r.guidance.label, r.denoiser, _column(r)) == (w, denoiser, name)]
-            shown = [(r.sampler.steps, r.tv) for r in own if r.tv > NOTHING]
-            points = [(float(steps), tv) for steps, tv in shown if isinstance(steps, int)]
+            points = [(float(r.sampler.steps), r.tv) for r in own if isinstance(r.sampler.steps, int)]
             if points:
                 series[name] = ([steps for steps, _ in points], [tv for _, tv in points])
-        if series:
+        if any(tv > NOTHING for _, y in series.values() for tv in y):
             path = line_plot(
                 series, folder / f"{file_name(f'samplers_{denoiser}_w{w}')}.png", "denoiser calls K", "exact TV",
                 f"w = {w}", log_x=True, log_y=True,
@@ -179,15 +179,17 @@ def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Sect
         [
             e.guidance.label,
             e.sampler.label,
-            *(format_number(e.tv.get(line)) for line in lines),
-            f"{e.predicted_total.low:.4f} to {e.predicted_total.high:.4f}",
             "yes" if e.closes else "NO",
+            *(format_number(e.tv.get(line)) for line in lines if line == "total"),
+            f"{e.predicted_total.low:.4f} to {e.predicted_total.high:.4f}",
+            *(format_number(e.tv.get(line)) for line in lines if line != "total"),
         ]
         for e in entries
     ]
     note = (
         "All in total variation. The predicted total is the central 99% of TV(exact law, samples) that the exact laws "
-        "of the sampler that was run give; a ledger closes if the sampled total lies inside."
+        "of the sampler that was run give; a ledger closes if the sampled total lies inside. The first entry of each w "
+        "is of the report's own samples; the others draw their own, so that their totals differ from it by noise."
     )
     text = "Lines: " + "; ".join(f"{line} = TV({LINES[line][0]}, {LINES[line][1]})" for line in lines) + "."
     text += (
@@ -196,7 +198,8 @@ def ledger_section(entries: Sequence[Ledger], judged: str, folder: Path) -> Sect
     )
     if judged == "learned":
         text += "".join(_blame(e) for e in entries[:: max(1, len(entries) // 4)])
-    columns = ["w", "sampler", *lines, "predicted total", "closes"]
+    parts = [line for line in lines if line != "total"]
+    columns = ["w", "sampler", "closes", "total", "predicted total", *parts]
     return Section("The error ledger", text, Table(columns, rows, note), _ledger_picture(entries, judged, folder))
 
 

@@ -150,6 +150,13 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
         console.print(table.note, style="dim", highlight=False)
 
 
+def markdown(table: Table) -> str:
+    """The table as Markdown, without its note."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.rows)]
+    head, *rows = [f"| {' | '.join(line)} |\n" for line in lines]
+    return "".join([head, "|" + "---|" * len(table.columns) + "\n", *rows])
+
+
 def _widths(table: Table) -> list[int]:
     """Per column, the width that its cells and the longest word of its head need."""
     return [

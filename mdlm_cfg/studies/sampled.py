@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
 
+CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
 
@@ -47,21 +54,82 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
         )
 
 
-def draw_class(plan: Plan, denoiser: Denoiser, guidance: Guidance, target_class: int, keep: Keep, who: str) -> Tensor:
-    """The plan's samples of one class at one strength, uint8 (n, D) on the CPU; kept ones where they were drawn before.
+@runtime_checkable
+class Sampling(Protocol):
+    """A study that can say beforehand what it is going to draw, so that several processes may draw it."""
+
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All of it, in the order of the study; see `mdlm_cfg.studies.study.Study.run`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Some of the samples of one class at one strength by one denoiser: a piece of work for one process.
+
+    It depends on nothing else that is asked for, and on no other piece: whichever process draws it, the samples are
+    the same.
+
+    Attributes:
+        plan: of the study; denoiser, guidance, target_class: whose samples they are.
+        sampler: the plan's own, or another one that is compared with it.
+        names: what sets them apart: what they are for first, then the denoiser's name of a study that has several.
+        chunk: which `CHUNK` of the plan's samples, from 0.
+    """
+
+    plan: Plan
+    denoiser: Denoiser
+    guidance: Guidance
+    target_class: int
+    sampler: Sampler
+    names: tuple[str, ...]
+    chunk: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """How many."""
+        return min(CHUNK, self.plan.num_samples - self.chunk * CHUNK)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Plain values that decide the samples, the denoiser's weights apart."""
+        asked = (key_of(self.guidance), self.sampler.describe(), self.num_samples, self.chunk)
+        return (*self.names, *asked, self.plan.seed, self.target_class)
+
+    def make(self) -> Tensor:
+        """Samples (n, D) on the CPU: uint8 where the values fit, else int64."""
+        more = (self.chunk,) if self.chunk else ()
+        generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *self.names[1:], *more)
+        x = self.sampler.draw(self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
+        return x.to("cpu", torch.uint8 if self.denoiser.num_tokens <= 256 else torch.int64)
+
+
+def draws_of(
+    plan: Plan,
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int,
+    who: str = "",
+    *,
+    compared: Sampler | None = None,
+) -> list[Draw]:
+    """The pieces that the samples of one class at one strength are drawn in.
 
     Args:
         who: the denoiser's name, of a study that has several; "" otherwise. They draw independently.
+        compared: a sampler in place of the plan's own.
     """
-    names = (who,) if who else ()
+    names: tuple[str, ...] = ("samples", who) if who else ("samples",)
+    if compared is not None:
+        names = ("compared", who, compared.label)
+    sampler = compared or plan.sampler
+    chunks = range(math.ceil(plan.num_samples / CHUNK))
+    return [Draw(plan, denoiser, guidance, target_class, sampler, names, chunk) for chunk in chunks]
 
-    def draw() -> Tensor:
-        generator = plan.generator("samples", guidance, target_class, *names)
-        x = plan.sampler.draw(denoiser, guidance, target_class, plan.num_samples, generator)
-        return x.to("cpu", torch.uint8)
 
-    asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, target_class, who)
-    return keep(("samples", *asked), draw)
+def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
+    """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
+    return torch.cat([keep(draw.key, draw.make) for draw in draws])
 
 
 def key_of(guidance: Guidance) -> tuple[object, ...]:

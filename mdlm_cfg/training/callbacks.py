@@ -104,7 +104,7 @@ class AveragedWeights(WeightAveraging):
 
 
 class RunProgress(ProgressBar):
-    """One bar for training, with the NELBO and the time left, and one for the test; lines where there is no terminal.
+    """A bar for training, with the NELBO and the time left, one for test and samples each; lines without terminal.
 
     The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
     its time, whichever is further.
@@ -120,7 +120,7 @@ class RunProgress(ProgressBar):
         self.bar: Progress | None = None
         self._enabled = True
         self._start, self._from, self._shown = 0.0, 0.0, 0.0
-        self._test = ExitStack()
+        self._shares = ExitStack()
         self._show: Callable[[float], None] = _nowhere
 
     def enable(self) -> None:
@@ -164,7 +164,7 @@ class RunProgress(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled and trainer.is_global_zero:
-            self._show = self._test.enter_context(share_shown("testing"))
+            self._show = self._shares.enter_context(share_shown("testing"))
 
     def on_test_batch_end(
         self,
@@ -180,6 +180,24 @@ class RunProgress(ProgressBar):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and trainer.is_global_zero:
+            self._show = self._shares.enter_context(share_shown(f"drawing samples, in {trainer.world_size} processes"))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._show((batch_idx + 1) / trainer.num_predict_batches[0])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
 
@@ -187,7 +205,7 @@ class RunProgress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        self._test.close()
+        self._shares.close()
         self._show = _nowhere
 
     def _left(self, share: float) -> str:

@@ -1,7 +1,8 @@
-"""A small convolutional classifier of binary images, to judge samples by: trained once, and kept on disk.
+"""A small convolutional classifier of images, to judge samples by: trained once, and kept on disk.
 
-Two convolutions and two linear layers, trained on fresh binarizations of the training images, moved by up to
-two pixels. It only has to be much better than the samples are: above 99% on binarized MNIST's test images.
+Two convolutions and two linear layers, trained on the training images, moved by up to two pixels: on fresh
+binarizations of them, or on their grey levels. It only has to be much better than the samples are: above 99% on
+binarized MNIST's test images.
 """
 
 from __future__ import annotations
@@ -74,23 +75,30 @@ class ClassifierSettings:
 
 
 class ImageClassifier(nn.Module):
-    """A classifier of binary images of one size.
+    """A classifier of images of one size.
 
     Args:
         grid_shape: (height, width); D is their product.
         num_classes: K.
         settings: widths and dropout.
+        num_tokens: N; images hold 0..N-1, from black to white.
 
     Raises:
         UserError: a grid that is not two-dimensional.
     """
 
-    def __init__(self, grid_shape: Sequence[int], num_classes: int, settings: ClassifierSettings | None = None) -> None:
+    def __init__(
+        self,
+        grid_shape: Sequence[int],
+        num_classes: int,
+        settings: ClassifierSettings | None = None,
+        num_tokens: int = 2,
+    ) -> None:
         super().__init__()
         if len(grid_shape) != 2:
             raise UserError(f"a classifier of images needs a grid (height, width), not {tuple(grid_shape)}")
         settings = settings or ClassifierSettings()
-        self.grid_shape, self.num_classes = tuple(grid_shape), num_classes
+        self.grid_shape, self.num_classes, self.top = tuple(grid_shape), num_classes, num_tokens - 1
         first, second = settings.channels
         height, width = ((side + 3) // 4 for side in grid_shape)  # halved twice, rounded up
         self.body = nn.Sequential(
@@ -102,20 +110,20 @@ class ImageClassifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(settings.num_features, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, D) with values 0 and 1 of any type."""
+        """Logits (B, K) of images (B, D) with values 0..N-1 of any type."""
         return self.head(self._hidden(x))
 
     def _hidden(self, x: Tensor) -> Tensor:
-        return self.body((2 * x.float() - 1).reshape(-1, 1, *self.grid_shape))
+        return self.body((2 * x.float() / self.top - 1).reshape(-1, 1, *self.grid_shape))
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """The penultimate layer, float32 (n, `num_features`), of images (n, D) with values 0 and 1."""
+        """The penultimate layer, float32 (n, `num_features`), of images (n, D) with values 0..N-1."""
         self.eval()
         return torch.cat([self._hidden(part) for part in x.split(BATCH)])
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable class, int64 (n,), of images (n, D) with values 0 and 1."""
+        """The most probable class, int64 (n,), of images (n, D) with values 0..N-1."""
         features = self.features(x)
         with torch.no_grad():
             return self.head(features).argmax(dim=1)
@@ -132,16 +140,19 @@ def train_classifier(
     num_classes: int,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
+    num_tokens: int = 2,
 ) -> ImageClassifier:
-    """A classifier trained with AdamW and one cycle of the learning rate, on fresh binarizations.
+    """A classifier trained with AdamW and one cycle of the learning rate, on fresh binarizations or on levels.
 
     Args:
-        images: uint8 (n, D): pixel i is 1 with probability value/255, drawn anew every epoch.
+        images: uint8 (n, D); for N = 2 pixel i is 1 with probability value/255, drawn anew every epoch, and for more
+            they hold 0..N-1.
         labels: int64 (n,).
         grid_shape: (height, width).
         num_classes: K.
         settings: see `ClassifierSettings`.
         progress: told (step, number of steps, loss in nats) after every step.
+        num_tokens: N.
 
     Returns:
         the trained classifier, in eval mode. The global random state is left as it was.
@@ -151,7 +162,7 @@ def train_classifier(
     num_steps = settings.epochs * (len(images) // batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = ImageClassifier(grid_shape, num_classes, settings).to(memory_format=torch.channels_last)
+        model = ImageClassifier(grid_shape, num_classes, settings, num_tokens).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=max(2, num_steps), pct_start=0.2
@@ -160,7 +171,8 @@ def train_classifier(
             if step % (len(images) // batch) == 0:
                 order = torch.randperm(len(images))
             rows = order[step % (len(images) // batch) * batch :][:batch]
-            x = _shifted(binarize(images[rows], "dynamic").reshape(-1, *grid_shape)).flatten(1)
+            x = binarize(images[rows], "dynamic") if num_tokens == 2 else images[rows]
+            x = _shifted(x.reshape(-1, *grid_shape)).flatten(1)
             loss = _step(model, optimizer, x, labels[rows], settings.precision == "bfloat16")
             schedule.step()
             if progress is not None:
@@ -201,7 +213,7 @@ def classifier_for(
     """The classifier of these images: from disk if it was trained before, else trained and kept.
 
     Args:
-        data: binary images, set up.
+        data: images, set up.
         settings: see `ClassifierSettings`.
         folder: where classifiers are kept; default `classifier` in the folder of the data sets.
         progress: told (step, number of steps, loss in nats) while it is trained.
@@ -213,12 +225,18 @@ def classifier_for(
     path = classifier_path(data, settings, Path(data.root) / FOLDER if folder is None else Path(folder))
     if not path.is_file():
         model = train_classifier(
-            data.train_images, data.train_labels, data.grid_shape, data.num_classes, settings, progress
+            data.train_images.cpu(),
+            data.train_labels.cpu(),
+            data.grid_shape,
+            data.num_classes,
+            settings,
+            progress,
+            data.num_tokens,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             torch.save(model.state_dict(), file)
-    model = ImageClassifier(data.grid_shape, data.num_classes, settings)
+    model = ImageClassifier(data.grid_shape, data.num_classes, settings, data.num_tokens)
     try:
         model.load_state_dict(torch.load(path, weights_only=True))
     except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:

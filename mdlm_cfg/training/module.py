@@ -41,6 +41,9 @@ class MaskedDiffusion(LightningModule):
         seed: of every mask and dropped label.
         record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.runs.RECORDED`.
 
+    Attributes:
+        val_nelbo: with the class, in nats, of the last validation with the averaged weights; None before the first.
+
     Raises:
         UserError: an argument that is not allowed, or a network that the objective can not train.
     """
@@ -65,6 +68,7 @@ class MaskedDiffusion(LightningModule):
         self.net, self.objective, self.optimizer = net, objective, optimizer
         self.annealing = annealing or Annealing()
         self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
+        self.val_nelbo: float | None = None
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started, self._minutes = time.monotonic(), 0.0
         self._watch: ExactWatch | None = None
@@ -185,6 +189,7 @@ class MaskedDiffusion(LightningModule):
                 f"the validation NELBO is {conditional} with the class and {null} without at step {self.global_step}: "
                 "training has diverged; lower optimizer.lr"
             )
+        self.val_nelbo = conditional
         self.log_dict({"val/nelbo": conditional, "val/nelbo_null": null}, prog_bar=True, batch_size=1)
 
     def on_test_epoch_start(self) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.schedules import Steps
+from mdlm_cfg.chain.strengths import Strength
 from mdlm_cfg.nets import NetDenoiser, check_network
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, make, names_in
+from mdlm_cfg.support.seeds import generator_for
 
 CHECKPOINT = Path("checkpoints", "last.ckpt")
 CONFIG = "resolved_config.yaml"
@@ -51,6 +55,42 @@ class LoadedRun:
         """The run folder: where the checkpoint is, or above its folder `checkpoints`."""
         return run_folder_of(self.path.resolve())
 
+    def sample(
+        self,
+        target_class: int | None,
+        w: Strength | Guidance = 0.0,
+        n: int = 64,
+        *,
+        sampler: Sampler | str = FIRST_HITTING,
+        steps: Steps | None = None,
+        seed: int = 0,
+        on_step: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Guided samples of one class, drawn where the network is, as many at a time as the denoiser takes.
+
+        Args:
+            target_class: z in 0..K-1; None draws from the whole mixture, unguided.
+            w: guidance strength (0 is the class itself; gamma = 1 + w in other codes), or a `Guidance`.
+            n: how many.
+            sampler, steps: see `mdlm_cfg.sampling.samples.sample`; first_hitting calls the network D times.
+            seed: the same seed gives the same samples, whatever else is asked for.
+            on_step: see there.
+
+        Returns:
+            int64 (n, *grid_shape) on the CPU, values 0..N-1.
+
+        Raises:
+            UserError: fewer than one sample, or as there.
+        """
+        if n < 1:
+            raise UserError(f"n = {n} is not allowed: it must be at least 1")
+        guidance, made = w if isinstance(w, Guidance) else Guidance(w), as_sampler(sampler, steps)
+        key = "samples", seed, str(guidance.kind), guidance.label, -1 if target_class is None else target_class
+        generator = generator_for(*key, device=self.denoiser.device)
+        sizes = [min(self.denoiser.batch_size, n - k) for k in range(0, n, self.denoiser.batch_size)]
+        parts = [made.draw(self.denoiser, guidance, target_class, m, generator, on_step=on_step).cpu() for m in sizes]
+        return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
+
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""
         theirs, ours = description["fingerprint"], self.data["fingerprint"]
@@ -67,17 +107,19 @@ def run_folder_of(checkpoint: Path) -> Path:
     return parent.parent if parent.name == CHECKPOINT.parent.name else parent
 
 
-def new_run_folder(root: str | Path, name: str) -> Path:
-    """Make and return `root/name/DATE_TIME`, with a number appended where that exists."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for suffix in ["", *(f"-{k}" for k in range(2, 1000))]:
-        folder = Path(root, name, stamp + suffix)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"there are too many runs in {Path(root, name)} with the time {stamp}")
+def checkpoint_in(path: str | Path) -> Path:
+    """A checkpoint, or the last one of a run's folder.
+
+    Raises:
+        UserError: a folder that holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for found in (path / CHECKPOINT, path / CHECKPOINT.name):
+        if found.is_file():
+            return found
+    raise UserError(f"the folder {path} holds no {CHECKPOINT}: give the folder of a run, or a checkpoint")
 
 
 def newest_run(root: str | Path) -> Path:
@@ -139,7 +181,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
     """Rebuild the network, with its averaged weights, from a checkpoint alone.
 
     Args:
-        path: a checkpoint that training saved.
+        path: a checkpoint that training saved, or the folder of a run, whose last one it is.
         batch_size: of the denoiser.
         trusted: names of networks of your own, such as "my_package.MyNet": a checkpoint that names one that is neither
             here nor in `mdlm_cfg.nets` is refused, and nothing is imported.
@@ -148,6 +190,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         UserError: the checkpoint is missing, damaged, not one of ours, names a network that is not trusted, or its
             weights do not fit its network.
     """
+    path = checkpoint_in(path)
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
     weights = {
@@ -167,7 +210,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
             f"the weights in {path} do not fit the network recorded there: another version of it wrote them"
         ) from error
     return LoadedRun(
-        path=Path(path),
+        path=path,
         net=net.eval(),
         denoiser=NetDenoiser(net, batch_size),
         data=saved["data"],

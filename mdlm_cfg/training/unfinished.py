@@ -13,6 +13,7 @@ import psutil
 import yaml
 
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
 
 MARK = "unfinished"  # a file of a run folder from its beginning to its end: who works on it
@@ -31,6 +32,22 @@ def mark_unfinished(folder: Path) -> None:
 def mark_finished(folder: Path) -> None:
     """Say that a run is over: nothing goes on with it."""
     (folder / MARK).unlink(missing_ok=True)
+
+
+def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint of a run's folder that a run of this configuration goes on with; None where it has none yet.
+
+    Raises:
+        UserError: another configuration was begun there, or another process works there.
+    """
+    if not (folder / CONFIG).is_file():
+        return None
+    if not _is_same(folder / CONFIG, config):
+        raise UserError(f"{folder} holds a run of another configuration: give another folder, or the same settings")
+    if (folder / MARK).is_file() and _is_worked_on(folder / MARK):
+        raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
+    path = folder / CHECKPOINT
+    return path if path.is_file() else None
 
 
 def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_first: bool = True) -> Path | None:

@@ -101,7 +101,10 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     folder = newest_run(tmp_path).parent.parent / "report"
     assert np.load(folder / "samples.npz")["w1"].shape == (2, 2, 8, 8)
     assert json.loads((folder / "report.json").read_text())["test"]["test/nelbo_mc_se"] > 0
-    assert run("eval", f"runs={tmp_path}", "target_class=1") == 0
+    assert run("eval", f"runs={tmp_path}", "target_class=1", "classifier=false", f"out={tmp_path / 'out'}") == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "classifier_accuracy" not in found and "diversity" in found["distances"][0]
+    assert "accuracy" not in found["distances"][0]
 
 
 def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:

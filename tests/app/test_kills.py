@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import signal
 import time
@@ -85,3 +86,30 @@ def test_an_interrupt_at_a_random_moment(whole: tuple[Path, float], tmp_path: Pa
     if code != 0:
         assert run_forked("train", *arguments, log=log) == 0, log.read_text()
     assert_same(finished(tmp_path), whole[0])
+
+
+JUDGED = ("denoiser=exact", "data=toy_2d_overlap", "num_samples=20000", "w=[0,0.5,1,2,4,8]")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The folder of an evaluation that nothing disturbs, and how long it takes in seconds."""
+    root = tmp_path_factory.mktemp("judged")
+    start = time.monotonic()
+    assert run_forked("eval", *JUDGED, f"out={root / 'out'}", log=root / "log") == 0, (root / "log").read_text()
+    return root / "out", time.monotonic() - start
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_kill_9_while_a_report_is_made(judged: tuple[Path, float], tmp_path: Path, number: int) -> None:
+    moments, log = random.Random(200 + number), tmp_path / "log"
+    arguments = (*JUDGED, f"out={tmp_path / 'out'}")
+    for _ in range(2):
+        code = ended_at(moments.uniform(0.05, 0.95) * judged[1], signal.SIGKILL, "eval", *arguments, log=log)
+        assert code in (0, -signal.SIGKILL), log.read_text()
+    assert run_forked("eval", *arguments, log=log) == 0, log.read_text()
+    for name in ("report.csv", "laws.npz"):
+        assert (tmp_path / "out" / name).read_bytes() == (judged[0] / name).read_bytes()
+    found, whole = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "out", judged[0]))
+    assert {**found, "run": None} == {**whole, "run": None}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(found["files"])

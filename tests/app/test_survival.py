@@ -22,6 +22,7 @@ from commands import TINY, TOY, refusal, run
 
 from mdlm_cfg.app import commands
 from mdlm_cfg.app.folders import AUTO
+from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, newest_run
@@ -262,25 +263,26 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
 # sweeps
 
 
-def test_threads_of_one_job_are_not_those_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_one_job_are_not_those_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
 
-    def judged(config: dict[str, Any], overrides: Any) -> None:
-        commands._start(config)
+    def judged(config: dict[str, Any], *_: Any) -> Outcome:
+        commands.start(config)
         found.append(torch.get_num_threads())
+        return Outcome()
 
     monkeypatch.setattr(commands, "judge", judged)
     monkeypatch.setattr(commands, "THREADS", 3)
     before = torch.get_num_threads()
     try:
-        assert run("eval", "-m", "threads=1,null,2,null") == 0
+        assert run("eval", "-m", "threads=1,null,2,null", f"runs={tmp_path}") == 0
     finally:
         torch.set_num_threads(before)
     assert found == [1, 3, 2, 3]
 
 
 def test_two_sweeps_in_a_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "judge", lambda *_: None)
+    monkeypatch.setattr(commands, "judge", lambda *_: Outcome())
     for _ in range(3):
         assert run("eval", "-m", "seed=1", f"runs={tmp_path}") == 0
     assert len(list((tmp_path / "multirun").iterdir())) == 3

@@ -15,11 +15,11 @@ from mdlm_cfg.compare.images import (
     class_nelbos,
     draw_counts,
     energy_distance,
-    hamming,
-    mean_pairwise_hamming,
+    mean_pixel_distance,
     moment_difference,
-    nearest_hamming,
+    nearest_image,
     neighbour_radii,
+    pixel_distance,
     pixel_moments,
     precision_and_recall,
 )
@@ -41,29 +41,40 @@ def mixture(seed: int = 0, sharpness: float = 1.0) -> BernoulliMixture:
     return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
 
 
-def test_hamming_distances_count_differing_pixels() -> None:
+def test_distances_of_black_and_white_count_differing_pixels() -> None:
     x, y = images(5, 9), images(7, 9, seed=1)
-    assert torch.equal(hamming(x, y), (x[:, None] != y[None]).sum(-1).float())
+    assert torch.equal(pixel_distance(x, y), (x[:, None] != y[None]).sum(-1).float())
 
 
-def test_mean_pairwise_hamming_equals_the_loop_over_pairs() -> None:
+def test_mean_pixel_distance_equals_the_loop_over_pairs() -> None:
     x = images(8, 11)
     pairs = [float((a != b).sum()) for a, b in combinations(x, 2)]
-    assert mean_pairwise_hamming(x) == pytest.approx(sum(pairs) / len(pairs))
-    assert mean_pairwise_hamming(x[:2]) == float((x[0] != x[1]).sum())
+    assert mean_pixel_distance(x) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_pixel_distance(x[:2]) == float((x[0] != x[1]).sum())
     with pytest.raises(ValueError, match="at least 2"):
-        mean_pairwise_hamming(x[:1])
+        mean_pixel_distance(x[:1])
+
+
+@pytest.mark.parametrize("top", [1, 3, 255])
+def test_a_shade_counts_by_its_square(top: int) -> None:
+    x, y = (torch.randint(top + 1, (n, 12), generator=generator(n)) for n in (6, 7))
+    apart = ((x[:, None] - y[None]).double() / top).square().sum(-1)
+    assert torch.allclose(pixel_distance(x, y, top).double(), apart, atol=1e-6)
+    assert torch.allclose(nearest_image(x, y, top)[0].double(), apart.min(dim=1).values, atol=1e-6)
+    pairs = [float(((a - b) / top).square().sum()) for a, b in combinations(x, 2)]
+    assert mean_pixel_distance(x, top) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_pixel_distance(top * (x > 0), top) == mean_pixel_distance((x > 0).long()), "black and white stay so"
 
 
 def test_the_nearest_image_is_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_cfg.compare.images.CHUNK", 4)
     reference = images(10, 30)
-    distance, index = nearest_hamming(reference[[8, 3]], reference)
+    distance, index = nearest_image(reference[[8, 3]], reference)
     assert distance.tolist() == [0, 0]
     assert index.tolist() == [8, 3]
     x = images(6, 30, seed=2)
-    assert torch.equal(nearest_hamming(x, reference)[0], hamming(x, reference).min(1).values)
-    assert nearest_hamming(x[:1], x[:1].repeat(9, 1))[1].tolist() == [0]  # of equals, the first
+    assert torch.equal(nearest_image(x, reference)[0], pixel_distance(x, reference).min(1).values)
+    assert nearest_image(x[:1], x[:1].repeat(9, 1))[1].tolist() == [0]  # of equals, the first
 
 
 def test_accuracy_is_counted_per_class() -> None:

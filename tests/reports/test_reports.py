@@ -95,7 +95,27 @@ def test_the_page_holds_every_picture_and_loads_nothing(report):
     assert "stale.png" not in pictures  # of an earlier report in the same folder
     assert {"laws.png", "distances.png", "regions.png", "decay.png", "ledger.png"} <= set(pictures)
     assert {base64.b64decode(data) for data in embedded} == set(pictures.values())
-    assert "http" not in text and "<script" not in text
+    assert not re.search(r"https?:|@import|url\(|<link|<iframe|src=\"(?!data:)", text)
+    assert "default-src 'none'" in text  # and a browser is told to load nothing
+
+
+def test_every_picture_has_its_numbers_in_a_csv_file_beside_it(report):
+    evaluation, folder, written = report
+    files = json.loads((folder / "report.json").read_text())["files"]
+    page = written.path.read_text()
+    for picture in written.pictures:
+        name = f"{picture.stem}.csv"
+        assert name in files and f'href="{name}"' in page
+        with (folder / name).open(newline="") as file:
+            assert len(list(csv.DictReader(file))) > 1
+    with (folder / "laws.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["w"] == "2"]
+    exact = evaluation.results[1].laws["exact"]
+    assert [float(row["exact"]) for row in rows] == exact.flatten().tolist()
+    assert [(int(row["x1"]), int(row["x2"])) for row in rows] == [(i, j) for i in range(16) for j in range(16)]
+    with (folder / "ledger.csv").open(newline="") as file:
+        total = [float(row["total variation"]) for row in csv.DictReader(file) if row["series"] == "total"]
+    assert total == [entry["tv"]["total"] for entry in written.ledger[::3]]
 
 
 def test_the_page_shows_everything_escaped_and_the_verdict_first(report):
@@ -142,10 +162,10 @@ def test_no_half_written_files_are_left(report, tmp_path):
 @pytest.mark.parametrize(
     ("toy", "pictures"),
     [
-        ("toy_1d_disjoint", {"laws", "distances"}),
-        ("toy_1d_overlap", {"laws", "distances"}),
-        ("toy_2d_projection", {"laws", "distances"}),
-        ("toy_5d_hypercube", {"laws", "distances", "overlap"}),
+        ("toy_1d_disjoint", {"laws", "distances", "differences"}),
+        ("toy_1d_overlap", {"laws", "distances", "differences"}),
+        ("toy_2d_projection", {"laws", "distances", "differences"}),
+        ("toy_5d_hypercube", {"laws", "distances", "overlap", "pairs"}),
     ],
 )
 def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path):
@@ -160,11 +180,13 @@ def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path
 def test_no_overlap_curve_where_every_coordinate_overlaps(tmp_path):
     pmfs = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)) + 0.1
     target = TableMixture(pmfs / pmfs.sum(dim=(1, 2, 3), keepdim=True), torch.tensor([0.5, 0.5]))
-    assert drawn(evaluate_table(target, None, plan(0, 1, num_samples=50)), tmp_path)[1] == {"laws", "distances"}
+    _, pictures = drawn(evaluate_table(target, None, plan(0, 1, num_samples=50)), tmp_path)
+    assert pictures == {"laws", "distances", "pairs"}
 
 
 def test_one_strength_needs_no_curve(tmp_path):
-    assert drawn(evaluate_table(toys.toy_1d_overlap(), None, plan(1, num_samples=50)), tmp_path)[1] == {"laws"}
+    _, pictures = drawn(evaluate_table(toys.toy_1d_overlap(), None, plan(1, num_samples=50)), tmp_path)
+    assert pictures == {"laws", "differences"}
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -192,7 +214,7 @@ def test_json_and_csv_of_anything(tmp_path):
 def test_a_page_of_sections_alone(tmp_path):
     line_plot({"a": ([0, 1], [1, 2])}, tmp_path / "a.png", "x", "y")
     text = render_page("T", [Section("S", pictures=[Picture(tmp_path / "a.png", "what it shows")])])
-    assert "<figcaption>what it shows</figcaption>" in text and "<h2>S</h2>" in text
+    assert '<figcaption>what it shows Numbers: <a href="a.csv">a.csv</a></figcaption>' in text and "<h2>S</h2>" in text
 
 
 def test_curves(tmp_path):

@@ -190,7 +190,7 @@ def test_the_report_has_everything(blurred: BernoulliEvaluation, tmp_path: Path)
     sections = bernoulli_sections(blurred, tmp_path)
     assert sections[0].title == "Score error" and len(sections) == 5
     pictures = [picture.path for section in sections for picture in section.pictures]
-    assert len(pictures) == 7 and all(path.is_file() for path in pictures)
+    assert len(pictures) == 8 and all(path.is_file() for path in pictures)
     table = sections[1].table
     assert table is not None
     for row in table.rows:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdlm_cfg import Guidance, Sampler, UserError
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.studies.images.findings import STATISTICS, ImageEvaluation
+from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, ImageEvaluation
 from mdlm_cfg.studies.images.study import evaluate_images
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -128,9 +128,14 @@ def test_a_strengths_samples_do_not_depend_on_the_others(
 
 def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:
     sections = image_sections(evaluation, tmp_path / "report")
-    assert [s.title for s in sections] == ["Samples", "Samples against data", "Accuracy by class", "Pixel means"]
+    assert [s.title for s in sections] == [
+        "Samples",
+        "Samples against data",
+        "Accuracy by class",
+        "Pixel means and covariances",
+    ]
     pictures = [picture.path for section in sections for picture in section.pictures]
-    assert len(pictures) == 6 and all(path.stat().st_size > 1000 for path in pictures)
+    assert len(pictures) == 7 and all(path.stat().st_size > 1000 for path in pictures)
     assert sections[1].table is not None and len(sections[1].table.rows) == 3
     shown = sections[1].table.rows[1]
     assert shown[:2] == ["2", f"{evaluation.judged[2.0].pooled['accuracy']:.4f}"]
@@ -148,6 +153,38 @@ def test_a_class_of_a_single_test_image_is_not_judged(data: BinaryImageData, cla
     assert all(math.isfinite(value) for value in found.judged[0.0].pooled.values())
 
 
+def grey_target() -> TableMixture:
+    """Two classes of 2 x 3 images of three shades: grey ones, and black and white ones."""
+    each = torch.tensor([[0.1, 0.8, 0.1], [0.5, 0.1, 0.4]], dtype=torch.float64)
+    pmfs = torch.stack([torch.einsum("a,b,c,d,e,f->abcdef", *[p] * 6) for p in each])
+    return TableMixture(pmfs, torch.full((2,), 0.5))
+
+
+def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
+    grey, known = BinaryImageData(levels=3), grey_target()
+    x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
+    test, grey.test_classes = known.sample(200, torch.Generator().manual_seed(2))
+    grey.train_images, grey.test_x = x.to(torch.uint8), test.to(torch.uint8)
+    grey.grid_shape, grey.num_classes, grey._ready = (2, 3), 2, True
+    trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
+    assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
+    found = evaluate_images(grey, known.denoiser(), trained, plan_of(Guidance(1.0), n=40), num_classified=0)
+    drawn = found.samples[1.0][1].double() / 2
+    row = found.judged[1.0].by_class[1]
+    own = grey.train_images[grey.train_labels == 1].double() / 2
+    pairs = (drawn[:, None] - drawn).square().sum(dim=2)
+    assert row["diversity"] == pytest.approx(float(pairs.sum() / (40 * 39)))
+    nearest = (drawn[:, None] - own).square().sum(dim=2).min(dim=1).values
+    assert row["nearest_train"] == pytest.approx(float(nearest.mean()), abs=1e-6)
+    assert row["mean_rms"] == pytest.approx(float((drawn.mean(0) - own.mean(0)).square().mean().sqrt()))
+    energy = 2 * torch.cdist(drawn, own).mean() - pairs.sqrt().sum() / (40 * 39)
+    energy -= torch.cdist(own, own).sum() / (len(own) * (len(own) - 1))
+    assert row["energy_pixels"] == pytest.approx(float(energy), abs=1e-6)
+    assert torch.allclose(found.data_means[1], own.mean(0))
+    assert torch.allclose(found.sample_means[1.0][1], drawn.mean(0))
+    assert "the square of the difference between their shades" in image_sections(found, tmp_path)[1].text
+
+
 def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: ImageClassifier) -> None:
     denoiser, one = target().denoiser(), Guidance(1.0)
     other = BernoulliMixture(torch.full((3, 1, 9), 0.5), torch.ones(3, 1), torch.full((3,), 1 / 3))
@@ -160,7 +197,25 @@ def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: 
         (data, denoiser, plan_of(Guidance(linear_ramp(0.0, 1.0))), "needs one number w"),
         (data, denoiser, plan_of(one, Guidance(1.0, "normalized")), "takes one kind"),
         (data, other.denoiser(), plan_of(one), "other data"),
-        (grey, denoiser, plan_of(one), "has 4 levels"),
+        (grey, denoiser, plan_of(one), "other data"),
     ]:
         with pytest.raises(UserError, match=words):
             evaluate_images(images, used, classifier, plan)
+
+
+def test_without_a_classifier_its_numbers_are_absent_and_the_others_the_same(
+    data: BinaryImageData, evaluation: ImageEvaluation, tmp_path: Path
+) -> None:
+    plan = plan_of(Guidance(0.0), Guidance(2.0))
+    found = evaluate_images(data, target().denoiser(), None, plan, num_classified=0)
+    for with_one, without in ((evaluation.judged[w], found.judged[w]) for w in (0.0, 2.0)):
+        for full, row in zip([*with_one.by_class, with_one.pooled], [*without.by_class, without.pooled]):
+            assert set(full) - set(row) == set(BY_CLASSIFIER)
+            assert row == {name: value for name, value in full.items() if name not in BY_CLASSIFIER}
+    shown = json.dumps([found.numbers(), found.to_dict(), found.rows()])
+    assert not [name for name in (*BY_CLASSIFIER, "classifier_accuracy") if f'"{name}' in shown]
+    sections = image_sections(found, tmp_path)
+    assert "Accuracy by class" not in [section.title for section in sections]
+    text = " ".join([section.text for section in sections] + found.verdict)
+    assert "No classifier was asked" in text and "%" not in text
+    assert not [path.name for path in tmp_path.iterdir() if path.name in ("accuracy.png", "precision_recall.png")]

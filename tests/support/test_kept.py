@@ -15,7 +15,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import draw_class
+from mdlm_cfg.studies.sampled import drawn, draws_of
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.kept import Kept, keep_nothing
 from mdlm_cfg.targets.toys import toy_2d_overlap
@@ -66,8 +66,8 @@ def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
     asked = [first, *((*first[:at], other, *first[at + 1 :]) for at, other in others)]
     for _ in range(2):
         for plan, guidance, k, who in asked:
-            x = draw_class(plan, denoiser, guidance, k, keep, who)
-            assert torch.equal(x, draw_class(plan, denoiser, guidance, k, keep_nothing, who))
+            draws = draws_of(plan, denoiser, guidance, k, who)
+            assert torch.equal(drawn(draws, keep), drawn(draws, keep_nothing))
         assert len(keep) == len(asked)
 
 

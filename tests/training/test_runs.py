@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lightning.pytorch import Callback
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.fit import check_resume, train
-from mdlm_cfg.training.runs import CHECKPOINT, load_run, new_run_folder, newest_run
+from mdlm_cfg.training.runs import CHECKPOINT, load_run, newest_run
 from mdlm_cfg.training.watching import exact_nelbos
 
 
@@ -37,14 +36,10 @@ def test_the_network_comes_back_from_the_checkpoint_alone(checkpoint: Path) -> N
     assert (run.denoiser.num_tokens, run.denoiser.num_dims, run.denoiser.num_classes) == (3, 2, 2)
     assert run.step == 4 and run.data["name"] == "small" and run.config["note"] == "small"
     assert run.folder == checkpoint.parent.parent
+    for folder in (run.folder, checkpoint.parent):
+        assert load_run(folder).path == checkpoint
     log_probs = run.denoiser(torch.tensor([[3, 3]]), None)
     assert torch.allclose(log_probs.exp().sum(-1), torch.ones(1, 2, dtype=torch.float64))
-
-
-def test_run_folders_never_collide(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as threads:  # in one second, and at one time
-        folders = set(threads.map(lambda _: new_run_folder(tmp_path, "name"), range(32)))
-    assert len(folders) == 32 and all(folder.is_dir() for folder in folders)
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path: Path) -> None:
@@ -61,6 +56,8 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path: Path) -> None:
 def test_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no checkpoint at"):
         load_run(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"holds no checkpoints/last.ckpt: give the folder of a run"):
+        load_run(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])

@@ -1,1 +1,1 @@
-"""Binary images: samples beside held-out data."""
+"""Images, binary or of grey levels: samples beside held-out data."""

@@ -11,17 +11,16 @@ from torch import Tensor
 
 from mdlm_cfg.compare.images import (
     energy_distance,
-    mean_pairwise_hamming,
+    mean_pixel_distance,
     moment_difference,
-    nearest_hamming,
+    nearest_image,
     pixel_moments,
     precision_and_recall,
 )
-from mdlm_cfg.studies.images.findings import STATISTICS, Judged, Row
+from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, Judged, Row
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier
-from mdlm_cfg.training.data import BinaryImageData
-from mdlm_cfg.training.data.levels import binarize
+from mdlm_cfg.training.data import ImageData
 
 MAX_REFERENCE = 2000  # training images per class that moments and energy distances refer to
 NEIGHBOURS = 3  # of precision and recall
@@ -32,58 +31,73 @@ class Judge:
     """What images of one class are judged against.
 
     Attributes:
-        target_class: k.
-        train: every training image of the class, one binarization, uint8 (m, D).
-        features: of the first `MAX_REFERENCE` of them.
-        mean, covariance: of the same.
+        target_class: k. top: N - 1, white.
+        train: every training image of the class, one binarization or its levels, uint8 (m, D).
+        features: of the first `MAX_REFERENCE` of them; None without a classifier.
+        mean, covariance: of the same, black being 0 and white 1.
     """
 
     target_class: int
+    top: int
     train: Tensor
-    features: Tensor
+    features: Tensor | None
     mean: Tensor
     covariance: Tensor
 
-    def row(self, x: Tensor, features: Tensor, predicted: Tensor) -> Row:
+    def row(self, x: Tensor, classifier: ImageClassifier | None) -> Row:
         """Every statistic of images (n, D) that claim to be of this class; NaN for fewer than two."""
         if len(x) < 2:
-            return dict.fromkeys(STATISTICS, math.nan)
+            names = [name for name in STATISTICS if classifier is not None or name not in BY_CLASSIFIER]
+            return dict.fromkeys(names, math.nan)
+        found = self._by_pixels(x) | ({} if classifier is None else self._by_classifier(x, classifier))
+        return {name: found[name] for name in STATISTICS if name in found}
+
+    def _by_pixels(self, x: Tensor) -> Row:
+        return {
+            **moment_difference(x.double() / self.top, self.mean, self.covariance),
+            "diversity": mean_pixel_distance(x, self.top),
+            "nearest_train": float(nearest_image(x, self.train, self.top)[0].mean()),
+            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]) / self.top,
+        }
+
+    def _by_classifier(self, x: Tensor, classifier: ImageClassifier) -> Row:
+        assert self.features is not None
+        features = classifier.features(x)
         precision, recall = _precision_and_recall(self.nearby(len(x)), features)
         return {
-            "accuracy": float((predicted == self.target_class).double().mean()),
-            **moment_difference(x, self.mean, self.covariance),
-            "diversity": mean_pairwise_hamming(x),
-            "nearest_train": float(nearest_hamming(x, self.train)[0].mean()),
+            "accuracy": float((classifier.predict(x) == self.target_class).double().mean()),
             "precision": precision,
             "recall": recall,
-            "energy_pixels": energy_distance(x, self.train[:MAX_REFERENCE]),
             "energy_features": energy_distance(features, self.features),
         }
 
     def nearby(self, num: int) -> Tensor:
         """The first `num` reference features: precision and recall want sets of one size."""
+        assert self.features is not None
         return self.features[: max(2, num)]
 
 
-def judges_of(data: BinaryImageData, classifier: ImageClassifier, classes: Sequence[int], seed: int) -> list[Judge]:
+def judges_of(data: ImageData, classifier: ImageClassifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
     """One judge per class; `seed` is of the binarization and the order of its images."""
-    judges = []
+    judges, top = [], data.num_tokens - 1
     for k in classes:
         generator = generator_for("reference", seed, k)
-        train = binarize(data.train_images[data.train_labels == k].cpu(), "dynamic", generator)
+        train = data.tokens(data.train_images[data.train_labels == k].cpu(), generator)
         train = train[torch.randperm(len(train), generator=generator)]
-        mean, covariance = pixel_moments(train[:MAX_REFERENCE])
-        judges.append(Judge(k, train, classifier.features(train[:MAX_REFERENCE]), mean, covariance))
+        mean, covariance = pixel_moments(train[:MAX_REFERENCE].double() / top)
+        features = None if classifier is None else classifier.features(train[:MAX_REFERENCE])
+        judges.append(Judge(k, top, train, features, mean, covariance))
     return judges
 
 
-def judge_all(judges: Sequence[Judge], images: Sequence[Tensor], classifier: ImageClassifier) -> Judged:
+def judge_all(judges: Sequence[Judge], images: Sequence[Tensor], classifier: ImageClassifier | None) -> Judged:
     """Rows per class and of all classes, for images of every class."""
-    features = [classifier.features(x) for x in images]
-    rows = [judge.row(x, own, classifier.predict(x)) for judge, x, own in zip(judges, images, features)]
-    pooled = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in STATISTICS}
-    reference = torch.cat([judge.nearby(len(own)) for judge, own in zip(judges, features)])
-    pooled["precision"], pooled["recall"] = _precision_and_recall(reference, torch.cat(features))
+    rows = [judge.row(x, classifier) for judge, x in zip(judges, images)]
+    pooled = {name: float(torch.tensor([row[name] for row in rows]).nanmean()) for name in rows[0]}
+    if classifier is not None:
+        features = torch.cat([classifier.features(x) for x in images])
+        reference = torch.cat([judge.nearby(len(x)) for judge, x in zip(judges, images)])
+        pooled["precision"], pooled["recall"] = _precision_and_recall(reference, features)
     return Judged(rows, pooled)
 
 

@@ -1,34 +1,51 @@
-"""Samples of binary images under guidance, judged beside held-out data by the same numbers."""
+"""Samples of images under guidance, binary or of grey levels, judged beside held-out data by the same numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.compare.images import bayes_classify, leading_component
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, draw_class
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
-from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data import ImageData
+
+SHOWN = 10  # test images of a class that are kept to be shown
 
 
+@dataclass(frozen=True)
 class Images:
-    """The study of images of which nothing is known exactly: samples per class and w, judged by a classifier."""
+    """The study of images of which nothing is known exactly: samples per class and w.
+
+    Args:
+        classifier: whether one judges them, which is trained first where there is none of these images yet; without,
+            what it measures is left out.
+    """
+
+    classifier: bool = True
 
     def check(self, data: Any, plan: Plan) -> None:
-        """Raise UserError for other images than binary ones, and as `check_sampled`."""
+        """Raise UserError as `check_sampled`."""
         _check(data, None, plan)
+
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order."""
+        assert denoiser is not None
+        pairs = [(guidance, k) for guidance in plan.guidances for k in _classes(data, plan)]
+        return [draw for guidance, k in pairs for draw in draws_of(plan, denoiser, guidance, k)]
 
     def run(
         self,
@@ -38,19 +55,21 @@ class Images:
         progress: Callable[[str], None],
         keep: Keep = keep_nothing,
     ) -> ImageEvaluation:
-        """See `mdlm_cfg.studies.study.Study`; trains the classifier of these data where there is none yet."""
+        """See `mdlm_cfg.studies.study.Study`."""
         if denoiser is None:
             raise UserError(f"{data.name} is not known exactly: train a network on it")
         _check(data, denoiser, plan)
-        with share_shown("training the classifier") as show:
-            classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
+        classifier = None
+        if self.classifier:
+            with share_shown("training the classifier") as show:
+                classifier = classifier_for(data, progress=lambda step, steps, _: show(step / steps))
         return evaluate_images(data, denoiser, classifier, plan, progress=progress, keep=keep)
 
 
 def evaluate_images(
-    data: BinaryImageData,
+    data: ImageData,
     denoiser: Denoiser,
-    classifier: ImageClassifier,
+    classifier: ImageClassifier | None,
     plan: Plan,
     *,
     progress: Callable[[str], None] | None = None,
@@ -61,9 +80,9 @@ def evaluate_images(
     """Sample every class at every strength, and judge the samples beside as many test images.
 
     Args:
-        data: binary images, set up.
+        data: images, set up.
         denoiser: a learned one.
-        classifier: of the same images.
+        classifier: of the same images; None leaves out what it measures.
         plan: guidances of one kind, each with one number w; the sampler (event-leaping with few steps costs little, and
             first_hitting has no discretisation error, at D denoiser calls per conditional); n >= 2 samples per class
             and strength; which classes, None being all.
@@ -77,7 +96,7 @@ def evaluate_images(
             other images.
     """
     _check(data, denoiser, plan)
-    classes = list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
+    classes = _classes(data, plan)
     num_classified = min(num_classified, len(data.test_x))
     n, d = plan.num_samples * len(classes), denoiser.num_dims
     costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
@@ -93,16 +112,25 @@ def evaluate_images(
         plan=plan,
         name=data.name,
         grid_shape=tuple(data.grid_shape),
+        num_tokens=data.num_tokens,
         classes=classes,
         num_held_out=min(len(x) for x in test),
         samples=samples,
         judged={w: judge_all(judges, list(x), classifier) for w, x in samples.items()},
         held_out=judge_all(judges, test, classifier),
+        shown=torch.stack([x[: min(SHOWN, *map(len, test))] for x in test]),
         data_means=torch.stack([judge.mean for judge in judges]),
-        sample_means={w: x.double().mean(dim=1) for w, x in samples.items()},
-        classifier_accuracy=classifier.accuracy(data.test_x, data.test_classes),
+        sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
+        data_components=torch.stack([leading_component(judge.covariance) for judge in judges]),
+        classifier_accuracy=(
+            None if classifier is None else classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu())
+        ),
         nelbo=nelbo,
     )
+
+
+def _classes(data: ImageData, plan: Plan) -> list[int]:
+    return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
 
 
 def _draw(
@@ -112,12 +140,12 @@ def _draw(
     samples = {}
     for guidance in plan.guidances:
         say(f"samples of {len(classes)} classes at w = {guidance.label}")
-        drawn = [draw_class(plan, denoiser, guidance, k, keep, "") for k in classes]
-        samples[guidance.constant] = torch.stack(drawn)
+        sets = [drawn(draws_of(plan, denoiser, guidance, k), keep) for k in classes]
+        samples[guidance.constant] = torch.stack(sets)
     return samples
 
 
-def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+def _held_out(data: ImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many."""
     # in random order: the first half of MNIST's is cleaner
     order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
@@ -126,20 +154,16 @@ def _held_out(data: BinaryImageData, classes: Sequence[int], plan: Plan) -> list
 
 
 def _classify(
-    data: BinaryImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
+    data: ImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
 ) -> NelboClassification:
     generator = generator_for("classified", seed)
     rows = torch.randperm(len(data.test_x), generator=generator)[:num]
     predicted = keep(
         ("classified", num, num_draws, seed),
-        lambda: bayes_classify(denoiser, data.test_x[rows].long(), num_draws, generator),
+        lambda: bayes_classify(denoiser, data.test_x.cpu()[rows].long(), num_draws, generator),
     )
-    return NelboClassification(float((predicted == data.test_classes[rows]).double().mean()), num, num_draws)
+    return NelboClassification(float((predicted == data.test_classes.cpu()[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: BinaryImageData, denoiser: Denoiser | None, plan: Plan) -> None:
-    if data.num_tokens != 2:
-        raise UserError(
-            f"{data.name} has {data.num_tokens} levels, and these comparisons are of binary images: choose 2 levels"
-        )
+def _check(data: ImageData, denoiser: Denoiser | None, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)

@@ -68,6 +68,11 @@ class SetsAtStrength:
     components: dict[str, ComponentPicture]
     exact_means: Tensor
 
+    @property
+    def mean_errors(self) -> Tensor:
+        """Pixel means of the network's samples less those of exact ones, (classes, D)."""
+        return self.samples["learned"].double().mean(dim=1) - self.exact_means
+
 
 @dataclass(frozen=True)
 class BernoulliEvaluation:

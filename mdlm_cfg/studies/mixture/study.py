@@ -16,7 +16,7 @@ from mdlm_cfg.compare.mixtures import component_picture, component_usage, distin
 from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness, Row, SetsAtStrength
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, draw_class
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
@@ -33,6 +33,12 @@ class Mixtures:
     def check(self, data: Any, plan: Plan) -> None:
         """Raise UserError for data that are no such mixture, and as `check_sampled`."""
         _checked(data, None, plan)
+
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order."""
+        classes, used = _classes(data.target, plan), _denoisers(data.target, denoiser).items()
+        sets = [(guidance, name, one, k) for guidance in plan.guidances for name, one in used for k in classes]
+        return [draw for guidance, name, one, k in sets for draw in draws_of(plan, one, guidance, k, name)]
 
     def run(
         self,
@@ -72,11 +78,9 @@ def evaluate_bernoulli(
             samples, or a denoiser of another space.
     """
     target = _checked(data, denoiser, plan)
-    classes = list(range(target.num_classes)) if plan.classes is None else list(plan.classes)
-    denoisers: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
+    classes, denoisers = _classes(target, plan), _denoisers(target, denoiser)
     test: tuple[Tensor, Tensor] | None = None
     if denoiser is not None:
-        denoisers["learned"] = denoiser
         test = data._test[0][:num_test].cpu(), data._test[1][:num_test].cpu()
     scored = [] if test is None else [2 * num_draws * len(test[0])]
     rows = [plan.sampler.num_rows(plan.num_samples * len(classes), target.num_dims, g) for g in plan.guidances]
@@ -93,6 +97,16 @@ def evaluate_bernoulli(
             target, classes, sets, _unguided(target, guidance, plan, classes), whole, partial
         )
     return BernoulliEvaluation(plan, data.name, tuple(data.grid_shape), classes, score, at, whole, partial)
+
+
+def _classes(target: BernoulliMixture, plan: Plan) -> list[int]:
+    return list(range(target.num_classes)) if plan.classes is None else list(plan.classes)
+
+
+def _denoisers(target: BernoulliMixture, learned: Denoiser | None) -> dict[str, Denoiser]:
+    """By name: the exact one, again for the noise floor, and the learned one if there is one."""
+    exact: dict[str, Denoiser] = {"exact": target.denoiser(), "again": target.denoiser()}
+    return exact if learned is None else exact | {"learned": learned}
 
 
 def _checked(data: BernoulliData, denoiser: Denoiser | None, plan: Plan) -> BernoulliMixture:
@@ -135,7 +149,7 @@ def _draw(
     sets = {}
     for name, used in denoisers.items():
         say(f"samples at w = {guidance.label}: {'learned' if name == 'learned' else 'exact'}")
-        sets[name] = torch.stack([draw_class(plan, used, guidance, k, keep, name) for k in classes])
+        sets[name] = torch.stack([drawn(draws_of(plan, used, guidance, k, name), keep) for k in classes])
     return sets
 
 

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.compare.sequences import SequenceStatistics, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, key_of
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
@@ -72,6 +72,14 @@ class Sequences:
                 "target_class"
             )
 
+    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+        """All that `run` draws, in its order, but the few sequences that are shown aligned."""
+        z, (denoisers, judged) = (plan.classes or (0,))[0], _denoisers(data.target, denoiser)
+        sets = [(g, name, used, None) for g in plan.guidances for name, used in denoisers.items()]
+        samplers = others(data.target.num_dims) if self.compare else []
+        more = [(g, name, used, s) for g in _ends(plan) for name, used in judged.items() for s in samplers]
+        return [one for g, name, used, s in [*sets, *more] for one in draws_of(plan, used, g, z, name, compared=s)]
+
     def run(
         self,
         data: Any,
@@ -80,7 +88,11 @@ class Sequences:
         progress: Callable[[str], None],
         keep: Keep = keep_nothing,
     ) -> SequenceFindings:
-        """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space."""
+        """See `mdlm_cfg.studies.study.Study`; raises as `check`, and for a denoiser of another space.
+
+        Args:
+            keep: has samples of an evaluation that was interrupted.
+        """
         self.check(data, plan)
         target = data.target
         check_sampled(plan, (target.num_tokens, target.num_dims, target.num_classes), denoiser)
@@ -102,18 +114,13 @@ class _Bench:
         self.study, self.data, self.plan, self.keep = study, data, plan, keep
         self.target: HiddenMarkovMixture = data.target
         self.z = (plan.classes or (0,))[0]
-        exact = self.target.denoiser()
-        self.denoisers: dict[str, Denoiser] = {EXACT: exact, FLOOR: exact}
-        self.judged: dict[str, Denoiser] = {EXACT: exact}
-        if learned is not None:
-            self.denoisers[LEARNED] = self.judged[LEARNED] = learned
+        self.denoisers, self.judged = _denoisers(self.target, learned)
         self.laws = {n: gram_law(self.target, n, self.z) for n in gram_lengths(self.target)}
         self.own = self.target.sample(plan.num_samples, generator_for("samples", plan.seed, self.z, CLASS), self.z)[0]
         self.samples: dict[str, Tensor] = {CLASS: self.own}
         self.exact: dict[float, SequenceStatistics] = {}  # by w
         self.others = others(self.target.num_dims) if study.compare else []
-        self.ends = [end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max)]
-        self.ends = self.ends[: 1 if self.ends[0] == self.ends[1] else 2]
+        self.ends = _ends(plan)
         self.say = Pieces(self._costs(), progress)
 
     def _costs(self) -> list[float]:
@@ -160,7 +167,7 @@ class _Bench:
         w, sampler, found = guidance.constant, self.plan.sampler, []
         for name, used in self.denoisers.items():
             self.say(f"samples at w = {guidance.label}: {name}")
-            x = self._drawn("samples", used, guidance, name, sampler)
+            x = drawn(draws_of(self.plan, used, guidance, self.z, name), self.keep).long()
             self.samples[f"{name}_w{w:g}"] = x
             found.append(self._described(w, name, sampler, x))
         return [*found, self._described(w, CLASS, None, self.own)]
@@ -168,15 +175,8 @@ class _Bench:
     def _compared(self, guidance: Guidance, name: str, used: Denoiser, sampler: Sampler) -> SequenceSet:
         """A set by another order or number of steps."""
         self.say(f"{sampler.label} at w = {guidance.label}: {name}")
-        x = self._drawn("compared", used, guidance, name, sampler)
+        x = drawn(draws_of(self.plan, used, guidance, self.z, name, compared=sampler), self.keep).long()
         return self._described(guidance.constant, name, sampler, x)
-
-    def _drawn(self, what: str, used: Denoiser, guidance: Guidance, name: str, sampler: Sampler) -> Tensor:
-        """Samples on the CPU, int64 (n, D); kept ones where they were drawn before."""
-        own = (sampler.label,) if what == "compared" else ()
-        generator = self.plan.generator(what, guidance, self.z, name, *own)
-        key = (what, key_of(guidance), sampler.describe(), self.plan.num_samples, self.plan.seed, self.z, name)
-        return self.keep(key, lambda: sampler.draw(used, guidance, self.z, self.plan.num_samples, generator).cpu())
 
     def _described(self, w: float, name: str, sampler: Sampler | None, x: Tensor) -> SequenceSet:
         """A set beside the class and the exact guided samples of its strength, which come first."""
@@ -197,6 +197,21 @@ class _Bench:
                 for g in self.plan.guidances
             }
         return found
+
+
+def _denoisers(
+    target: HiddenMarkovMixture, learned: Denoiser | None
+) -> tuple[dict[str, Denoiser], dict[str, Denoiser]]:
+    """Those that draw, by name: the exact one, again for the noise floor, the learned one; and those judged so."""
+    exact = target.denoiser()
+    own = {} if learned is None else {LEARNED: learned}
+    return {EXACT: exact, FLOOR: exact, **own}, {EXACT: exact, **own}
+
+
+def _ends(plan: Plan) -> list[Guidance]:
+    """The weakest guidance and the strongest."""
+    weakest, strongest = (end(plan.guidances, key=lambda guidance: guidance.constant) for end in (min, max))
+    return [weakest] if weakest == strongest else [weakest, strongest]
 
 
 def others(num_dims: int) -> list[Sampler]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
 from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
+from mdlm_cfg.studies.table.panel import Panel, panel_of
 from mdlm_cfg.studies.table.strength import Row, strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.support.kept import Keep, keep_nothing
@@ -40,6 +41,8 @@ class TableFindings:
         samplers: at equal cost; empty where a step's kernel is too large.
         ledger: entries; empty for a network that is too large for its own exact law.
         paper: the name of a paper's experiment and what became of its claims; None if not asked for.
+        panel: laws of every class and kind over a range of strengths; None of large tables, and beyond two dimensions.
+        grid_shape: of the coordinates, where they are cells of a grid; None where they are none.
     """
 
     evaluation: TableEvaluation
@@ -49,6 +52,8 @@ class TableFindings:
     samplers: list[SamplerRow]
     ledger: list[Ledger]
     paper: tuple[str, PaperResult] | None = None
+    panel: Panel | None = None
+    grid_shape: tuple[int, ...] | None = None
 
     @property
     def verdict(self) -> list[str]:
@@ -122,7 +127,10 @@ class Tables:
     ) -> TableFindings:
         """See `mdlm_cfg.studies.study.Study`."""
         self.check(data, plan)
-        return study_table(data.target, denoiser, plan, self.paper, progress, keep)
+        learned = None if denoiser is None else table_of(denoiser, keep)
+        found = study_table(data.target, learned or denoiser, plan, self.paper, progress, keep)
+        progress("laws to move through")
+        return replace(found, panel=panel_of(data.target, learned, plan), grid_shape=tuple(data.grid_shape))
 
 
 def study_table(

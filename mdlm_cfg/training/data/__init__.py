@@ -4,6 +4,7 @@ from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.data.hidden_markov import HiddenMarkovData
 from mdlm_cfg.training.data.images import BinaryImageData, ImageData
 from mdlm_cfg.training.data.mixtures import BernoulliData
+from mdlm_cfg.training.data.saved import SavedImages, SavedTokens, saved_dataset
 from mdlm_cfg.training.data.sequences import TextData, TokenData
 from mdlm_cfg.training.data.stored import StoredData
 from mdlm_cfg.training.data.tables import TableData, TinyMnistData
@@ -14,9 +15,12 @@ __all__ = [
     "DiffusionData",
     "HiddenMarkovData",
     "ImageData",
+    "SavedImages",
+    "SavedTokens",
     "StoredData",
     "TableData",
     "TextData",
     "TinyMnistData",
     "TokenData",
+    "saved_dataset",
 ]

@@ -186,8 +186,8 @@ class DiffusionData(LightningDataModule):
 
 
 def short_name(dataset: str) -> str:
-    """A data set's name, or the last part of a folder's path."""
-    return Path(dataset).name or dataset
+    """A data set's name, or the last part of a path without the .npz of a file."""
+    return Path(dataset).name.removesuffix(".npz") or dataset
 
 
 def content_hash(*parts: Tensor | str) -> str:

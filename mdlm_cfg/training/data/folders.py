@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,13 +112,22 @@ def _read_grey(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits a pixel; write it with 8")
-            has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-            if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise UserError(f"{path} is transparent in places; write it without, so that its grey values are sure")
-            return np.array(image.convert("L"), dtype=np.uint8)
+            return grey_values(image, str(path))
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable PNG ({' '.join(str(error).split())}); write it again") from error
+
+
+def grey_values(image: Any, where: str) -> np.ndarray:
+    """The grey values 0..255 of a PIL image, uint8 (height, width); colours by their luma.
+
+    Raises:
+        UserError: an image, `where` it is, of more than 8 bits a pixel or transparent in places.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{where} has more than 8 bits a pixel; write it with 8")
+    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise UserError(f"{where} is transparent in places; write it without, so that its grey values are sure")
+    return np.array(image.convert("L"), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Images: MNIST, Fashion-MNIST, any folder in IDX format, or a folder of PNGs for each class."""
+"""Images: MNIST, Fashion-MNIST, a folder in IDX format, a folder of PNGs for each class, or arrays."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.training.data.arrays import load_image_arrays
 from mdlm_cfg.training.data.base import Loading, content_hash, short_name
 from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_larochelle, load_mnist
 from mdlm_cfg.training.data.folders import LAYOUT, holds_class_folders, load_class_folders
@@ -39,7 +40,8 @@ class ImageData(StoredData):
     `num_val` training images, with a binarization of their own: it shows divergence, not overfitting.
 
     Args:
-        dataset: "mnist", "fashion_mnist", a folder of IDX files, or a folder with a folder of PNGs for each class.
+        dataset: "mnist", "fashion_mnist", a folder of IDX files, a folder with a folder of PNGs for each class, or a
+            .npz with images and labels (`mdlm_cfg.training.data.arrays`).
         root: folder of the named data sets.
         levels: N, 2..256 tokens; more than two are floor(value * N / 256). Images whose largest training value is
             N - 1 hold tokens already.
@@ -155,7 +157,7 @@ def load_images(dataset: str, root: str | Path, levels: int = 2, relabel: bool =
     """Images with values 0..255 and labels: train and test uint8 (n, height, width).
 
     Args:
-        dataset: "mnist", "fashion_mnist", a folder of IDX files, or a folder with a folder of PNGs for each class.
+        dataset: see `ImageData`.
         root: folder of the named data sets.
         levels: N; images whose largest training value is N - 1 are tokens already, and brought to 0..255.
         relabel: see `ImageData`.
@@ -163,7 +165,11 @@ def load_images(dataset: str, root: str | Path, levels: int = 2, relabel: bool =
     Raises:
         UserError: an unknown name, or files that are missing, corrupt, or do not fit together.
     """
-    images = _load(dataset, root, relabel)
+    return on_levels(dataset, _load(dataset, root, relabel), levels)
+
+
+def on_levels(dataset: str, images: Examples, levels: int) -> Examples:
+    """Images on the scale 0..255; see `on_grey_scale`."""
     train, test, were_tokens = on_grey_scale(dataset, images.train, images.test, levels)
     if were_tokens and levels < 256:
         rank_zero_info(
@@ -176,9 +182,12 @@ def _load(dataset: str, root: str | Path, relabel: bool) -> Examples:
     if dataset in LOADERS:
         return _examples(LOADERS[dataset](root))
     folder = Path(dataset)
+    if folder.suffix == ".npz":
+        return load_image_arrays(folder)
     if not folder.is_dir():
         raise DataError(
-            f"data set {dataset!r} is neither {' nor '.join(LOADERS)} nor a folder of IDX files or of PNGs by class"
+            f"data set {dataset!r} is neither {' nor '.join(LOADERS)} nor a folder of IDX files or of PNGs by class, "
+            "nor a .npz of images"
         )
     if not any(find_file(folder, name) for name in FILES):
         if holds_class_folders(folder):

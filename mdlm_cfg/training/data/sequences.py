@@ -10,15 +10,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.targets.files import names_in, read_npz
-from mdlm_cfg.targets.table import checked_names
+from mdlm_cfg.training.data.arrays import assembled, load_arrays
 from mdlm_cfg.training.data.base import Loading, content_hash
-from mdlm_cfg.training.data.labels import TEST_SHARE, check_enough, check_no_gaps, check_test_labels, split
+from mdlm_cfg.training.data.labels import check_enough
 from mdlm_cfg.training.data.stored import Examples, StoredData
 
 LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 1000, "num_test": None}
-MOST_TOKENS = 2**18  # N; a network has a row for each
 BLANK = "<blank>"  # the token that fills up short lines
 
 
@@ -108,7 +105,8 @@ def load_text(path: Path) -> Examples:
     number = {name: k for k, name in enumerate(classes)}
     if len(lengths) > 1:
         rank_zero_info(f"{path}: {min(lengths)} to {max(lengths)} characters; shorter lines end in {BLANK} tokens")
-    return _apart(path, tokens, torch.tensor([number[label] for label in labels]), tuple(classes), tuple(value_names))
+    train = tokens.numpy(), np.array([number[label] for label in labels])
+    return with_values(path, assembled(str(path), "lines", train, None, tuple(classes), tuple(value_names)))
 
 
 def _lines(path: Path) -> tuple[list[str], list[str]]:
@@ -146,67 +144,16 @@ def load_tokens(path: Path) -> Examples:
         UserError: a file that is missing or unreadable, arrays of other shapes or types, negative tokens, labels with
             gaps, or a class of too few examples.
     """
-    names = ("class_names", "value_names")
-    arrays = read_npz(path, ("tokens", "labels"), ("test_tokens", "test_labels", *names))
-    classes, values = (names_in(path, name, arrays) for name in names)
-    tokens, labels = _checked(path, arrays, "")
-    check_no_gaps(str(path), labels)
-    x, y = torch.from_numpy(tokens), torch.from_numpy(labels)
-    if ("test_tokens" in arrays) != ("test_labels" in arrays):
-        raise UserError(f"{path} holds one of test_tokens and test_labels; give both or neither")
-    if "test_tokens" not in arrays:
-        return _apart(path, x, y, classes, values)
-    test_tokens, test_labels = _checked(path, arrays, "test_")
-    check_test_labels(str(path), labels, test_labels)
-    if test_tokens.shape[1:] != tokens.shape[1:]:
-        raise UserError(
-            f"{path}: tokens are {tokens.shape[1:]} and test_tokens {test_tokens.shape[1:]}; make them alike"
-        )
-    order = torch.randperm(len(y), generator=generator_for("split"))
-    found = Examples(x[order], y[order], torch.from_numpy(test_tokens), torch.from_numpy(test_labels), classes, values)
-    return _with_names(path, found)
+    return with_values(path, load_arrays(path, "tokens"))
 
 
-def _checked(path: Path, arrays: dict[str, np.ndarray], split_name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int64 (n, ...) and labels int64 (n,) of a split, or a UserError."""
-    tokens, labels = arrays[f"{split_name}tokens"], arrays[f"{split_name}labels"]
-    for name, array in ((f"{split_name}tokens", tokens), (f"{split_name}labels", labels)):
-        if array.dtype.kind not in "iu" or array.size == 0:
-            raise UserError(f"{path}: {name} must be whole numbers, and is {array.dtype} of shape {array.shape}")
-        if int(array.min()) < 0 or int(array.max()) >= MOST_TOKENS:
-            raise UserError(
-                f"{path}: {name} run from {array.min()} to {array.max()}, and must lie within 0 to {MOST_TOKENS - 1}"
-            )
-    if tokens.ndim < 2 or labels.shape != tokens.shape[:1]:
-        raise UserError(
-            f"{path}: {split_name}tokens must have shape (n, D) or (n, H, W) and {split_name}labels (n,), and are "
-            f"{tokens.shape} and {labels.shape}"
-        )
-    return tokens.astype(np.int64), labels.astype(np.int64)
-
-
-def _apart(
-    path: Path,
-    tokens: torch.Tensor,
-    labels: torch.Tensor,
-    class_names: tuple[str, ...] | None,
-    value_names: tuple[str, ...] | None,
-) -> Examples:
-    """All examples, a tenth of every class apart for testing."""
-    rows, test_rows = split(str(path), labels)
-    rank_zero_info(f"{path}: {len(test_rows)} sequences, {TEST_SHARE:.0%} of every class, are kept for testing")
-    parts = tokens[rows], labels[rows], tokens[test_rows], labels[test_rows]
-    return _with_names(path, Examples(*parts, class_names, value_names))
-
-
-def _with_names(path: Path, found: Examples) -> Examples:
-    """The same; raises UserError where there are names and not one for each class and value."""
-    checked_names(f"{path}: class_names", found.class_names, int(found.train_labels.max()) + 1)
+def with_values(where: Path, found: Examples) -> Examples:
+    """The same; raises UserError where there is one value, or where there are names and not one for each."""
     largest = max(int(found.train.max()), int(found.test.max()))
     if found.value_names is not None and largest >= len(found.value_names):
-        raise UserError(f"{path}: there are {len(found.value_names)} value_names, and tokens up to {largest}")
+        raise UserError(f"{where}: there are {len(found.value_names)} value_names, and tokens up to {largest}")
     if max(largest + 1, len(found.value_names or ())) < 2:
-        raise UserError(f"{path}: every token is 0, so that there is nothing to learn; give at least two values")
+        raise UserError(f"{where}: every token is 0, so that there is nothing to learn; give at least two values")
     return found
 
 

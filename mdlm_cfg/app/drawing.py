@@ -1,0 +1,116 @@
+"""What `python -m mdlm_cfg.sample` does: guided samples of a trained network, as arrays, as a picture, as text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.app.build import build_data
+from mdlm_cfg.app.commands import start
+from mdlm_cfg.app.folders import out_folder
+from mdlm_cfg.app.settings import merged, plan_of
+from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.reports.images import arranged, sample_grid
+from mdlm_cfg.reports.tables import write_arrays
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.table.strength import strength_key
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.support.named import names_in
+from mdlm_cfg.support.progress import share_shown
+from mdlm_cfg.training.data.sequences import BLANK
+from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
+
+ASKED_HERE = ("w", "target_class", "num_samples", "study", "paper")  # which the training run does not decide
+Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of the values
+
+
+def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
+    """Draw samples of every class and strength that was asked for, and write them.
+
+    Args:
+        config: of sample.yaml, plain. overrides: of the command line. job: the folder, of a job of a sweep.
+    """
+    if config["n"] < 1:
+        raise UserError(f"n = {config['n']} is not allowed: it must be at least 1")
+    start(config)
+    config = config | {"num_samples": config["n"], "study": None, "paper": None}
+    plan_of(config)  # refused before anything is loaded
+    run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"], names_in(config["net"]))
+    plan = plan_of(merged(run.config, config, [*overrides, *(f"{key}=" for key in ASKED_HERE)]))
+    plan.check_dims(run.denoiser.num_dims)
+    plan.check_classes(run.denoiser.num_classes)
+    out = out_folder(config) or job or new_run_folder(run.folder, "samples", overrides)
+    print(f"sampling from {run.path}", file=sys.stderr)
+    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
+    for path in _write(_drawn(run, plan, classes), classes, run, out):
+        print(f"samples: {path}")
+    return Outcome()
+
+
+def _drawn(run: LoadedRun, plan: Plan, classes: Sequence[int]) -> dict[str, Tensor]:
+    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU."""
+    dims, n = run.denoiser.num_dims, plan.num_samples
+    calls = plan.sampler.calls(dims) + 1  # one at the start
+    costs = {g: plan.sampler.num_rows(1, dims, g) / calls for g in plan.guidances}
+    whole, done = sum(costs.values()) * calls * len(classes) * n, 0.0
+    found = {}
+    with share_shown("sampling") as show:
+
+        def told(cost: float, x: Tensor) -> None:
+            nonlocal done
+            done += cost * len(x)
+            show(done / whole)
+
+        for g, cost in costs.items():
+            more: dict[str, Any] = {"sampler": plan.sampler, "seed": plan.seed, "on_step": partial(told, cost)}
+            found[strength_key(g)] = torch.stack([run.sample(k, g, n, **more) for k in classes])
+    return found
+
+
+def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, out: Path) -> list[Path]:
+    """samples.npz; samples.png of images; samples.txt where values have names."""
+    out.mkdir(parents=True, exist_ok=True)
+    class_names, value_names = _names_of(run)
+    smallest = np.min_scalar_type(run.denoiser.num_tokens - 1)
+    grids = {key: x.numpy().astype(smallest) for key, x in samples.items()}
+    paths = [write_arrays({**grids, "classes": np.array(classes)}, out / "samples.npz")]
+    labels = [str(k) if class_names is None else class_names[k] for k in classes]
+    if len(run.data["grid_shape"]) == 2:
+        images, rows = arranged({f"w = {key.removeprefix('w')}": x for key, x in grids.items()}, labels)
+        paths.append(sample_grid(images, out / "samples.png", rows))
+    if value_names is not None:
+        paths.append(_write_text(samples, labels, value_names, out / "samples.txt"))
+    return paths
+
+
+def _names_of(run: LoadedRun) -> Names:
+    """What the data call classes and values; nothing where they are not here any more."""
+    try:
+        data = build_data(run.config["data"])
+    except (UserError, KeyError, OSError):
+        return None, None
+    return data.class_names, data.value_names
+
+
+def _write_text(samples: dict[str, Tensor], labels: Sequence[str], names: Sequence[str], path: Path) -> Path:
+    """A line for each sample: strength, class, and its values by their names, without the blanks at the end."""
+    between = "" if all(len(name) == 1 for name in names if name != BLANK) else " "
+    lines = [
+        f"{key}\t{label}\t{between.join(names[v] for v in x.tolist() if names[v] != BLANK)}\n"
+        for key, of_classes in samples.items()
+        for label, of_class in zip(labels, of_classes)
+        for x in of_class.flatten(1)
+    ]
+    with atomic_write(path) as file:
+        file.write("".join(lines).encode())
+    return path

@@ -1,0 +1,95 @@
+"""The configuration reference, as Markdown: from the schema, the configuration files and their comments alone.
+
+`python -m mdlm_cfg.app.reference` prints it; the documentation's site shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mdlm_cfg.app.schema import EvalSchema, TrainSchema
+
+SCHEMAS = {"train": TrainSchema, "eval": EvalSchema}
+SETTING = re.compile(r"(\w+):(?: (?P<value>[^#]*?))?(?:\s+# (?P<comment>.*))?$")
+CONTINUED = re.compile(r"\s+# (.*)$")
+HEAD = """\
+# Configuration
+
+Made from the schema and the files in `conf`; `python train.py --help` prints the same. Settings are given as
+`key=value`, a file of a group as `group=name`, what is inside a group as `group.key=value`
+([hydra's syntax](https://hydra.cc)). Values that hold brackets, `|` or `;` go into single quotes. A value of another
+type than its setting's, or a setting that there is none of, is refused before anything runs.
+"""
+
+
+def reference(configs: Path) -> str:
+    """Every setting of every command with its type, default and comment, and every file of every group.
+
+    Args:
+        configs: the folder of the configuration files.
+
+    Returns:
+        a page of Markdown.
+    """
+    parts: list[str] = [HEAD]
+    groups: dict[str, dict[str, Any]] = {}
+    for command, schema in SCHEMAS.items():
+        text = (configs / f"{command}.yaml").read_text(encoding="utf-8")
+        types = {field.name: str(field.type) for field in fields(schema)}
+        rows = [_row(key, types, value, comment) for key, value, comment in settings(text) if key in types]
+        table = "\n".join(["| setting | type | default | what it is |", "|---|---|---|---|", *rows])
+        parts.append(f"## python {command}.py\n\n{table}\n")
+        for group, default in _groups(text).items():
+            groups.setdefault(group, {})[command] = default
+    for group, defaults in groups.items():
+        said = "; ".join(f"`{command}.py`: `{default or 'null'}`" for command, default in defaults.items())
+        parts.append(f"## {group}\n\nDefault of {said}.\n")
+        parts += [_file(path, configs) for path in sorted((configs / group).rglob("*.yaml"))]
+    return "\n".join(parts)
+
+
+def settings(text: str) -> list[tuple[str, str, str]]:
+    """(key, value as written, comment) of the settings that a file has at its top, in order.
+
+    A comment goes on in indented lines that are comments alone.
+    """
+    found: list[tuple[str, str, str]] = []
+    for line in text.splitlines():
+        if match := SETTING.match(line):
+            found.append((match[1], (match["value"] or "").strip(), (match["comment"] or "").strip()))
+        elif found and (more := CONTINUED.match(line)):
+            key, value, comment = found[-1]
+            found[-1] = (key, value, f"{comment} {more[1]}".strip())
+    return found
+
+
+def _row(key: str, types: dict[str, str], value: str, comment: str) -> str:
+    cells = (_code(key), "" if types[key] == "Any" else _code(types[key]), _code(value), comment.replace("|", "\\|"))
+    return f"| {' | '.join(cells)} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""  # of a table's cell: a | within is the site's, and ends no cell
+
+
+def _groups(text: str) -> dict[str, Any]:
+    """The groups of a command and their defaults."""
+    pairs = [item for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict) for item in entry.items()]
+    return {group: default for group, default in pairs if not group.startswith("override ")}
+
+
+def _file(path: Path, configs: Path) -> str:
+    group = path.relative_to(configs).parts[0]
+    name = path.relative_to(configs / group).with_suffix("").as_posix()
+    return f"### {group}={name}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"
+
+
+if __name__ == "__main__":
+    from mdlm_cfg.app.cli import CONFIGS
+
+    print(reference(CONFIGS), end="")

@@ -1,0 +1,198 @@
+"""Sweeps: one folder with a folder for every job in it, and an index of what became of them.
+
+A job says what became of it in its own folder, so that it does not matter which process, or machine, it ran in.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from mdlm_cfg.app.errors import Account, Failure, account_of
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import label_of, new_run_folder
+
+RECORD = "job.json"
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
+BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command ended with.
+
+    Attributes:
+        value: what a sweeper minimises: the validation NELBO with the class, in nats; None where nothing was trained.
+        numbers: of the test and of the evaluation, by name. report: its page.
+    """
+
+    value: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of the command line: its folder, and the keys whose values differ between its jobs."""
+
+    folder: Path
+    keys: tuple[str, ...]
+    is_new: bool
+
+    @property
+    def arguments(self) -> list[str]:
+        """What tells hydra: the folder, and that jobs make their own in it."""
+        quoted = str(self.folder).replace("'", "\\'")
+        return [*([f"hydra.sweep.dir='{quoted}'"] if self.is_new else []), "hydra.sweep.subdir=."]
+
+    def job(self, number: int, overrides: Sequence[str], more_keys: Collection[str] = ()) -> Job:
+        """One of its jobs, by its number and all of its overrides; `more_keys` are those that a sweeper chooses."""
+        keys = {*self.keys, *more_keys}
+        own = [item for item in overrides if item.lstrip("+").split("=", 1)[0] in keys] or list(overrides)
+        label = label_of(own, places=("hydra",))
+        return Job(self.folder / "_".join(part for part in (f"{number:02d}", label) if part), number, own)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        folder: its own. overrides: what sets it apart from the others.
+    """
+
+    folder: Path
+    number: int
+    overrides: list[str]
+
+    def run(self, work: Callable[[Path], Outcome], full: bool) -> float | None:
+        """Do the work, unless it was done before, and say what became of it; the value of the outcome.
+
+        An error ends the job, and not the sweep.
+
+        Args:
+            work: gets the folder. full: keep the traceback of every error.
+        """
+        before = read_record(self.folder)
+        if before.get("state") == DONE:
+            print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
+            return before["value"]
+        self._write(RUNNING)
+        print(f"job {self.number}: {self.name}")
+        try:
+            outcome = work(self.folder)
+        except Exception as error:
+            self._write(FAILED, account=account_of(Failure(self.name, error), full))
+            return None
+        except BaseException:
+            self._write(INTERRUPTED)
+            raise
+        self._write(DONE, outcome)
+        return outcome.value
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(self.overrides)
+
+    def _write(self, state: str, outcome: Outcome | None = None, account: Account | None = None) -> None:
+        found = outcome or Outcome()
+        record = {
+            "job": self.number,
+            "overrides": self.overrides,
+            "state": state,
+            "value": found.value,
+            "report": None if found.report is None else str(found.report),
+            "numbers": dict(found.numbers),
+            "failure": None if account is None else asdict(account),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.folder / RECORD) as file:
+            file.write(json.dumps(record, indent=1, ensure_ascii=False).encode())
+        if state != RUNNING:
+            from mdlm_cfg.reports.sweep_index import write_index
+
+            write_index(self.folder.parent, records_of(self.folder.parent))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a job has said of itself; empty where there is none."""
+    try:
+        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def records_of(sweep: Path) -> list[dict[str, Any]]:
+    """What every job of a sweep has said of itself, with its `folder`, by number."""
+    found = [read_record(path.parent) | {"folder": path.parent.name} for path in sweep.glob(f"*/{RECORD}")]
+    return sorted((record for record in found if "state" in record), key=lambda record: record["job"])
+
+
+def sweep_of(arguments: Sequence[str]) -> Sweep | None:
+    """The sweep that a command line asks for (-m), with a new folder for it if it names none; None for a single run.
+
+    Raises:
+        UserError: one `out` for all jobs.
+    """
+    if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+        return None
+    given = [item for item in map(_parsed, arguments) if item is not None]
+    swept = tuple(item.get_key_element() for item in given if item.is_sweep_override())
+    fixed = {item.get_key_element(): item.value() for item in given if not item.is_sweep_override()}
+    if fixed.get("out") is not None:
+        raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")
+    if "hydra.sweep.dir" in fixed:
+        return Sweep(Path(str(fixed["hydra.sweep.dir"])), swept, False)
+    shown = [item for item in given if item.is_sweep_override()]
+    shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
+    asked = [item.input_line or "" for item in shown or given]
+    name = str(fixed.get("name") or "multirun")
+    return Sweep(new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep"), swept, True)
+
+
+def _parsed(argument: str) -> Override | None:
+    """An override; None for anything else: hydra will say what is wrong with it."""
+    try:
+        return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def ended(sweep: Sweep) -> list[Account]:
+    """Show the index of a sweep that is over, and return what there is to say of the jobs that failed.
+
+    The folder of one that never began is removed.
+    """
+    records = records_of(sweep.folder)
+    if not records:
+        if sweep.is_new and {path.name for path in sweep.folder.glob("*")} <= {HYDRAS}:
+            shutil.rmtree(sweep.folder, ignore_errors=True)
+        return []
+    from mdlm_cfg.reports.sweep_index import print_index, write_index
+
+    print_index(records)
+    print(f"index: {write_index(sweep.folder, records)}")
+    if (sweep.folder / BEST).is_file():
+        found = yaml.safe_load((sweep.folder / BEST).read_text(encoding="utf-8")) or {}
+        best = " ".join(f"{key}={value}" for key, value in found.get("best_params", {}).items())
+        print(f"best: {best}, with {found.get('best_value')} (validation NELBO with the class, in nats)")
+    states = [record["state"] for record in records]
+    if INTERRUPTED in states or RUNNING in states:
+        left = len(states) - states.count(DONE)
+        print(f"{left} jobs are left: the same command with hydra.sweep.dir={sweep.folder} does those", file=sys.stderr)
+    elif sum(record["report"] is not None for record in records) > 1:
+        print(f"side by side: python compare.py {sweep.folder}")
+    return [Account(**record["failure"]) for record in records if record["failure"] is not None]

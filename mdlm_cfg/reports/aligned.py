@@ -1,0 +1,62 @@
+"""Sequences below each other, position under position, with marks under what differs."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
+LINE = 128  # letters in a line of a listing
+FILLER = {"<blank>": "·"}  # names that would be longer than what they stand for
+UNPRINTABLE = "?"
+
+
+def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:
+    """What each of the N values is written as: its name, else a letter, else its number."""
+    if value_names is None:
+        return list(SYMBOLS[:num_tokens]) if num_tokens <= len(SYMBOLS) else [str(v) for v in range(num_tokens)]
+    return ["".join(c if c.isprintable() else UNPRINTABLE for c in FILLER.get(name, name)) for name in value_names]
+
+
+def listing(rows: Mapping[str, Tensor], symbols: Sequence[str], marked: bool = True, line: int | None = None) -> str:
+    """Lines of every row below each other, broken where they are too long; ^ marks what differs from the first row.
+
+    Symbols of more than one letter are set apart by spaces.
+
+    Args:
+        rows: by the name before it, int64 (D,).
+        symbols: of the values. marked: whether there are marks.
+        line: positions in a line; None is as many as fit.
+    """
+    width = max(len(name) for name in rows)
+    first = next(iter(rows.values()))
+    written = {name: [symbols[v] for v in x.tolist()] for name, x in rows.items()}
+    widths = [max(len(word) for word in column) for column in zip(*written.values())]
+    gap = "" if max(map(len, symbols)) == 1 else " "
+    lines = []
+    for part in _parts(widths, len(gap), line):
+        for name, x in rows.items():
+            lines.append(f"{name:<{width}}  {_joined(written[name][part], widths[part], gap)}")
+            differs = (x != first)[part].tolist()
+            marks = _joined(["^" * n if d else "" for d, n in zip(differs, widths[part])], widths[part], gap)
+            lines += [f"{'':<{width}}  {marks}"] if marked and marks.strip() else []
+    return "\n".join(one.rstrip() for one in lines)
+
+
+def _joined(words: Sequence[str], widths: Sequence[int], gap: str) -> str:
+    return gap.join(f"{word:<{width}}" for word, width in zip(words, widths))
+
+
+def _parts(widths: Sequence[int], gap: int, line: int | None) -> list[slice]:
+    """The positions of every line."""
+    if line is not None:
+        return [slice(start, start + line) for start in range(0, len(widths), line)]
+    parts, start, letters = [], 0, 0
+    for at, width in enumerate(widths):
+        if at > start and letters + width > LINE:
+            parts.append(slice(start, at))
+            start, letters = at, 0
+        letters += width + gap
+    return [*parts, slice(start, len(widths))]

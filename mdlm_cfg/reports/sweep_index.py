@@ -1,0 +1,77 @@
+"""The index of a sweep: which job had which settings, what became of it, and where its report is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mdlm_cfg.reports.tables import ABSENT, Table, format_number, markdown, print_table, write_csv
+from mdlm_cfg.support.atomic import atomic_write
+
+MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
+    "test/nelbo": "NELBO", "tv_exact_learned": "score error", "accuracy": "accuracy", "recall": "recall",
+    "tv_tilted_exact": "gap to tilted",
+}  # fmt: skip
+MOST = 8  # numbers that are shown
+Record = Mapping[str, Any]
+
+
+def write_index(folder: Path, records: Sequence[Record]) -> Path:
+    """Write index.csv, with everything, and index.md, to be read; the path of the second.
+
+    Args:
+        records: of the jobs: job, folder, overrides, state, value, report, numbers, failure.
+    """
+    write_csv([_flat(folder, record) for record in records], folder / "index.csv")
+    path, note = folder / "index.md", "Everything that was measured is in index.csv."
+    with atomic_write(path) as file:
+        file.write(f"# {folder.name}\n\n{markdown(_table(records, folder))}\n{note}\n".encode())
+    return path
+
+
+def print_index(records: Sequence[Record]) -> None:
+    """Show it on the terminal."""
+    print_table(_table(records), "jobs", Console())
+
+
+def _flat(folder: Path, record: Record) -> dict[str, Any]:
+    """One row: every swept setting and every number a column of its own."""
+    settings = dict(item.lstrip("+").split("=", 1) for item in record["overrides"] if "=" in item)
+    row = {key: record[key] for key in ("job", "folder", "state")} | settings
+    error = None if record["failure"] is None else record["failure"]["said"]
+    return row | {"value": record["value"], "error": error, "report": _report(folder, record), **record["numbers"]}
+
+
+def _table(records: Sequence[Record], folder: Path | None = None) -> Table:
+    """What is shown; with links to folders and reports where it lies beside them."""
+    names = _shown(records)
+    rows = []
+    for record in records:
+        job, where = str(record["job"]), "" if folder is None else _report(folder, record)
+        cells = [job if folder is None else f"[{job}]({record['folder']})", " ".join(record["overrides"])]
+        cells += [record["state"], *(format_number(record["numbers"].get(name)) for name in names)]
+        rows.append(cells if folder is None else [*cells, f"[report]({where})" if where else ABSENT])
+    columns = ["job", "overrides", "state", *(_head(name) for name in names)]
+    return Table(columns if folder is None else [*columns, "report"], rows)
+
+
+def _shown(records: Sequence[Record]) -> list[str]:
+    """The numbers to show, in the order of `MAIN`."""
+    there = dict.fromkeys(name for record in records for name in record["numbers"])
+    return [name for start in MAIN for name in there if name == start or name.startswith(f"{start}_w")][:MOST]
+
+
+def _head(name: str) -> str:
+    start, _, strength = name.partition("_w")
+    return MAIN[start] + (f" w={strength}" if strength else "")
+
+
+def _report(folder: Path, record: Record) -> str:
+    """Where the report is, seen from the sweep's folder."""
+    if record["report"] is None:
+        return ""
+    path = Path(record["report"])
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

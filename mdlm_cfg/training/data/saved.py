@@ -1,0 +1,190 @@
+"""Data sets that Hugging Face's `datasets` saved to disk: images, or token ids, with a class each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data.arrays import Labelled, as_images, assembled, checked
+from mdlm_cfg.training.data.folders import grey_values
+from mdlm_cfg.training.data.images import ImageData, on_levels
+from mdlm_cfg.training.data.sequences import TokenData, with_values
+from mdlm_cfg.training.data.stored import Examples
+
+IMAGE, TOKENS = "image", "input_ids"  # the usual names of columns
+HOW = "save it with dataset.save_to_disk(FOLDER)"
+KINDS = {"dataset_info.json": "Dataset", "dataset_dict.json": "DatasetDict"}
+
+
+class SavedImages(ImageData):
+    """Images of a saved data set; arguments as `ImageData`, and `column` and `label`: their names."""
+
+    def __init__(self, dataset: str, column: str, label: str, **settings: Any) -> None:
+        super().__init__(dataset, **settings)
+        self.column, self.label = column, label
+
+    def _load(self) -> Examples:
+        found = as_images(self.dataset, load_saved(Path(self.dataset), self.column, self.label))
+        return on_levels(self.dataset, found, self.num_tokens)
+
+
+class SavedTokens(TokenData):
+    """Token ids of a saved data set; arguments as `TokenData`, and `column` and `label`: their names."""
+
+    def __init__(self, dataset: str, column: str, label: str, **loading: Any) -> None:
+        super().__init__(dataset, **loading)
+        self.name = self.path.name
+        self.column, self.label = column, label
+
+    def _load(self) -> Examples:
+        return with_values(self.path, load_saved(self.path, self.column, self.label))
+
+
+def saved_dataset(
+    dataset: str,
+    column: str | None = None,
+    label: str = "label",
+    levels: int | None = None,
+    binarization: str | None = None,
+    **loading: Any,
+) -> SavedImages | SavedTokens:
+    """The data module of a folder that `datasets` saved: of images, or of token ids, as its column says.
+
+    Args:
+        dataset: the folder.
+        column: of the examples: images (or arrays (height, width) of grey values), or lists of token ids, all of one
+            length; None is "image", or else "input_ids".
+        label: the column of the classes: names, or whole numbers.
+        levels, binarization: of images, see `ImageData`.
+        loading: see `Loading`.
+
+    Raises:
+        UserError: a folder that is none of a data set, or has no such column.
+    """
+    features = features_of(Path(dataset))
+    if column is None:
+        column = next((name for name in (IMAGE, TOKENS) if name in features), None)
+    for name, key in ((column, "column"), (label, "label")):
+        if name not in features:
+            raise UserError(
+                f"{dataset} has no column {f'{IMAGE} or {TOKENS}' if name is None else name}: it has "
+                f"{', '.join(features) or 'none'}; say which with data.{key}=NAME"
+            )
+    assert column is not None
+    if is_image(features[column]):
+        settings = loading | {"levels": 2 if levels is None else levels, "binarization": binarization}
+        return SavedImages(dataset, column, label, **settings)
+    if levels is not None or binarization is not None:
+        raise UserError(f"{dataset}: column {column} holds no images: leave levels and binarization out")
+    return SavedTokens(dataset, column, label, **loading)
+
+
+def holds_sequences(folder: str | Path) -> bool:
+    """Whether a data set is saved there that has token ids and no images; False where none can be read."""
+    try:
+        features = features_of(Path(folder))
+    except UserError:
+        return False
+    return IMAGE not in features and TOKENS in features
+
+
+def is_image(feature: Any) -> bool:
+    """Whether a column's type, as its file says it, is an image or an array of two axes."""
+    depth = 0
+    while isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature, depth = feature.get("feature"), depth + 1
+    if isinstance(feature, list):  # how older versions write a sequence
+        feature, depth = feature[0], depth + 1
+    kind = feature.get("_type") if isinstance(feature, dict) else None
+    return kind in ("Image", "Array2D") or depth == 2
+
+
+def features_of(folder: Path) -> dict[str, Any]:
+    """The columns of a saved data set (of its training part) and their types, by name; nothing else is read.
+
+    Raises:
+        UserError: no saved data set, or one without a training part.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: {HOW}")
+    part = folder
+    if (folder / "dataset_dict.json").is_file():
+        part = folder / "train"
+        if not part.is_dir():
+            held = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+            raise UserError(f"{folder} has no part train: it has {held}; save a DatasetDict with train (and test)")
+    try:
+        features = json.loads((part / "dataset_info.json").read_text(encoding="utf-8"))["features"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no data set that `datasets` saved (dataset_info.json): {HOW}") from error
+    return features if isinstance(features, dict) else {}
+
+
+def load_saved(folder: Path, column: str, label: str) -> Examples:
+    """The examples of a column, with the classes of another: int64 (n, ...) and names where there are any.
+
+    A DatasetDict's part "test" is the test set; otherwise a tenth of every class is kept for testing.
+
+    Raises:
+        UserError: `datasets` is not installed, a folder it cannot read, or columns that hold something else.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("data=datasets needs the package datasets: pip install 'mdlm-cfg[datasets]'") from error
+    try:
+        found = datasets.load_from_disk(str(folder))
+        parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+        names = _class_names(parts["train"], label)
+        labelled = {
+            part: _labelled(f"{folder} ({part})", rows, column, label, names)
+            for part, rows in parts.items()
+            if part in ("train", "test")
+        }
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow and PIL raise whatever they meet
+        raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
+    return assembled(str(folder), column, labelled["train"], labelled.get("test"), names)
+
+
+def _class_names(rows: Any, label: str) -> tuple[str, ...] | None:
+    """The names that the classes have of themselves, or the labels that are text; None for whole numbers."""
+    feature = rows.features[label]
+    if getattr(feature, "names", None):
+        return tuple(feature.names)
+    if getattr(feature, "dtype", None) in ("string", "large_string"):
+        return tuple(sorted({str(name) for name in rows[label]}))
+    return None
+
+
+def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, ...] | None) -> Labelled:
+    """One part of a data set."""
+    if column not in rows.features or label not in rows.features:
+        raise UserError(f"{where} lacks column {column} or {label}: it has {', '.join(rows.features)}")
+    labels = list(rows[label])
+    if labels and isinstance(labels[0], str) and names is not None:
+        unknown = [name for name in labels if name not in names]
+        if unknown:
+            raise UserError(f"{where} holds class {unknown[0]!r}, of which there is no training example; add some")
+        place = {name: k for k, name in enumerate(names)}
+        labels = [place[name] for name in labels]
+    return checked(where, (column, _stacked(where, column, rows[column])), (label, np.array(labels)))
+
+
+def _stacked(where: str, column: str, values: Any) -> np.ndarray:
+    """Every example in one array; raises UserError where they are not of one shape."""
+    arrays = [
+        grey_values(value, f"{where}: {column} {number}") if hasattr(value, "convert") else np.asarray(value)
+        for number, value in enumerate(values)
+    ]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise UserError(
+            f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; they must be of one: crop or pad"
+        )
+    return np.stack(arrays) if arrays else np.zeros((0,), dtype=np.int64)

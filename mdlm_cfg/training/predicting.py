@@ -1,0 +1,67 @@
+"""Work that several processes share, through Lightning's `predict`: samples, drawn piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Kept
+
+
+class Piece(Protocol):
+    """A piece of work that depends on no other one."""
+
+    @property
+    def key(self) -> object:
+        """Plain values that decide the tensor that it makes."""
+        ...
+
+    def make(self) -> Tensor:
+        """The tensor, on the CPU."""
+        ...
+
+
+def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
+    """Make all pieces, each in one of the trainer's processes, and keep them where whoever needs them finds them.
+
+    Every process calls this with the same pieces; afterwards all are kept. Pieces that are there already are not made
+    again.
+
+    Args:
+        trainer: of one process or several, on one machine or more that share the folder of `keep`.
+        net: the network that the pieces ask, which is put on the process' device; None where there is none.
+        keep: the first process's counts.
+
+    Raises:
+        UserError: the processes do not have the same weights, data and version.
+    """
+    # the processes are given numbers: Lightning would take the pieces apart
+    numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
+    trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
+    trainer.strategy.barrier()
+
+
+class _Worker(LightningModule):
+    """Makes the pieces that it is given: Lightning gives every process its own, and none to two of them."""
+
+    def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
+        super().__init__()
+        self.pieces, self.net, self.keep = pieces, net, keep
+
+    def on_predict_start(self) -> None:
+        """The first process says where; what it is about must be the same for all."""
+        about = self.keep.about
+        self.keep = self.trainer.strategy.broadcast(self.keep)
+        if self.keep.about != about:
+            raise UserError("the processes of this evaluation found different checkpoints: give ckpt_path=FILE")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        piece = self.pieces[int(batch)]
+        with torch.autocast(self.device.type, enabled=False):  # of training: what a piece needs of it, it says itself
+            self.keep(piece.key, piece.make)

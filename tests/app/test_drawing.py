@@ -1,0 +1,118 @@
+"""`python -m mdlm_cfg.sample`: samples of a run, and its name, which is a function's too."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import TINY, TOY, refusal, run
+from PIL import Image
+
+import mdlm_cfg
+from mdlm_cfg import Guidance, load_run, terminal_law
+from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.sampling.samples import sample
+from mdlm_cfg.training.runs import newest_run
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    assert run("train", *TOY, "logger=csv", f"runs={folder}", "evaluate=false", "sampler=d_cfg", "steps=3") == 0
+    return newest_run(folder).parent.parent
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "samples.npz") as found:
+        return dict(found)
+
+
+def test_samples_are_the_runs_own_and_those_of_load_run(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (f"ckpt_path={toy}", "w=[0,2]", "n=30", "seed=3", f"out={tmp_path / 'out'}")
+    assert run("sample", *arguments, "batch_size=8") == 0
+    said = capsys.readouterr()
+    assert f"samples: {tmp_path / 'out' / 'samples.npz'}" in said.out and f"sampling from {toy}" in said.err
+    found, trained = arrays(tmp_path / "out"), load_run(toy, batch_size=8)
+    assert set(found) == {"w0", "w2", "classes"} and found["classes"].tolist() == [0, 1]
+    assert found["w2"].shape == (2, 30, 1) and found["w2"].dtype == np.uint8
+    own = trained.sample(1, w=2, n=30, sampler="d_cfg", steps=3, seed=3)  # as the run was told to
+    assert np.array_equal(found["w2"][1], own.numpy())
+    assert not np.array_equal(found["w2"][0], found["w2"][1]) and not np.array_equal(found["w0"][1], own.numpy())
+
+
+def test_samples_follow_the_networks_law(toy: Path) -> None:
+    trained = load_run(toy)
+    x = trained.sample(1, w=2, n=20_000, seed=1)
+    law = terminal_law(trained.denoiser, Guidance(2.0), 1)
+    drawn = histogram(x, trained.denoiser.num_tokens)
+    assert x.shape == (20_000, 1) and total_variation(drawn, law) < 0.02  # its expectation is about 0.01
+    with pytest.raises(ValueError, match="n = 0 is not allowed"):
+        trained.sample(1, n=0)
+
+
+def test_images_are_a_picture_in_the_runs_folder(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    tokens, labels = numbers.integers(0, 2, (40, 6, 4)), np.arange(40) % 3
+    np.savez(tmp_path / "grid.npz", tokens=tokens, labels=labels, class_names=["a", "b", "c"])
+    given = (f"data.path={tmp_path / 'grid.npz'}", "data.batch_size=10", "net.patch_size=2", f"runs={tmp_path}")
+    assert run("train", *TINY, "data=tokens", *given, "logger=csv", "evaluate=false", "num_draws=1") == 0
+    assert run("sample", f"runs={tmp_path}", "target_class=2", "w=1", "n=7") == 0
+    assert run("sample", f"runs={tmp_path}", "w=[0,1]", "n=3", f"out={tmp_path / 'all'}") == 0
+    (folder,) = (newest_run(tmp_path).parent.parent / "samples").iterdir()
+    assert folder.name.endswith("_target_class-2+w-1+n-7")
+    assert arrays(folder)["w1"].shape == (1, 7, 6, 4) and arrays(tmp_path / "all")["w0"].shape == (3, 3, 6, 4)
+    for picture in (folder / "samples.png", tmp_path / "all" / "samples.png"):
+        assert Image.open(picture).size[0] > 50
+    assert not (folder / "samples.txt").exists()
+
+
+def test_text_is_lines(tmp_path: Path) -> None:
+    lines = [f"{label}\t{text}" for label, text in (("up", "abcd"), ("up", "abc"), ("down", "dcba")) for _ in range(4)]
+    (tmp_path / "words.txt").write_text("\n".join(lines))
+    given = (f"data.path={tmp_path / 'words.txt'}", "data.batch_size=4", "net.patch_size=1", f"runs={tmp_path}")
+    assert run("train", *TINY, "data=text", *given, "logger=csv", "evaluate=false", "num_draws=1") == 0
+    assert run("sample", f"runs={tmp_path}", "n=5", f"out={tmp_path / 'out'}") == 0
+    written = [line.split("\t") for line in (tmp_path / "out" / "samples.txt").read_text().splitlines()]
+    assert [(w, label) for w, label, _ in written] == [("w0", "down")] * 5 + [("w0", "up")] * 5
+    values = arrays(tmp_path / "out")["w0"].reshape(10, 4)
+    assert [text for *_, text in written] == ["".join("abcd"[v] for v in row if v < 4) for row in values]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["n=0"], "n = 0 is not allowed"),
+        (["target_class=2"], "class 2 is out of range: there are 2 classes"),
+        (["w=-2"], "w = -2.0 is not allowed"),
+        (["ckpt_path=nowhere"], "there is no checkpoint at nowhere"),
+        (["targt_class=1"], "did you mean target_class?"),
+        (["sampler=odd"], "choose one of first_hitting"),
+        (["seed=-1"], "seed = -1 is not allowed"),
+    ],
+)
+def test_sample_refuses(toy: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(toy.rglob("*"))
+    assert message in refusal(capsys, "sample", f"runs={toy}", *arguments)
+    assert sorted(toy.rglob("*")) == before  # nothing is left behind
+
+
+def test_the_function_keeps_its_name_beside_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mdlm_cfg.sample"
+    for forgotten in (False, True):  # the function was asked for before the module, or was not
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if forgotten:
+            monkeypatch.delattr(mdlm_cfg, "sample", raising=False)
+        assert importlib.import_module(name) is sample
+        assert mdlm_cfg.sample is sample
+
+
+def test_the_command_is_a_module() -> None:
+    found = subprocess.run([sys.executable, "-m", "mdlm_cfg.sample", "--help"], capture_output=True, text=True)
+    assert found.returncode == 0 and found.stderr == ""
+    assert "target_class=3 w=2 n=64" in found.stdout and "GROUPS" not in found.stdout

@@ -1,0 +1,52 @@
+"""The configuration reference says what the schema and the files say: all of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from mdlm_cfg.app.cli import CONFIGS
+from mdlm_cfg.app.reference import SCHEMAS, reference, settings
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return reference(CONFIGS)
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_settings_are_read_as_yaml_reads_them(command: str) -> None:
+    text = (CONFIGS / f"{command}.yaml").read_text()
+    there = {key: value for key, value in yaml.safe_load(text).items() if key not in ("defaults", "hydra", "net")}
+    found = {key: yaml.safe_load(value) for key, value, _ in settings(text) if key in there}
+    assert found == there
+
+
+def test_a_comment_goes_on_in_the_next_lines() -> None:
+    assert settings("a: 1 # one\n  # two\nb:\n  c: 2\n# no\n") == [("a", "1", "one two"), ("b", "", "")]
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_every_setting_of_the_schema_has_a_row_or_is_a_group(command: str, page: str) -> None:
+    part = page.split(f"## python {command}.py")[1].split("\n## ")[0]
+    for field in fields(SCHEMAS[command]):
+        is_group = f"\n## {field.name}\n" in page
+        assert is_group or f"\n| `{field.name}` |" in part, field.name
+
+
+def test_types_defaults_and_comments_stand_in_a_row(page: str) -> None:
+    row = next(line for line in page.splitlines() if line.startswith("| `target_class` |"))
+    assert row == "| `target_class` | `int | None` | `null` | null: class 0 of a table, every class of images |"
+    rows = [re.sub(r"`[^`]*`|\\\|", "", line) for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 40 and {row.count("|") for row in rows} == {5}
+
+
+def test_every_file_of_every_group_is_shown_whole(page: str) -> None:
+    files = [path for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS]
+    assert len(files) > 40
+    for path in files:
+        group, *rest = path.relative_to(CONFIGS).with_suffix("").parts
+        assert f"### {group}={'/'.join(rest)}\n\n```yaml\n{path.read_text().strip()}\n```" in page

@@ -1,0 +1,179 @@
+"""Sweeps: a folder that holds its jobs and says what became of them, going on, and other launchers and sweepers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import TOY, refusal, run
+
+from mdlm_cfg.app import commands
+from mdlm_cfg.app.sweeps import RECORD, Outcome
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.runs import CHECKPOINT
+
+QUICK = ("-m", *TOY, "logger=csv", "evaluate=false")
+
+
+def index_of(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "index.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+def test_a_sweep_is_one_folder_with_its_jobs_and_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", *QUICK, "seed=0,1", "optimizer.lr=1e-3,-1", f"runs={tmp_path}", "name=mine") == 2
+    said = capsys.readouterr()
+    assert len([line for line in said.err.splitlines() if line.startswith("error in job")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]  # and nothing anywhere else
+    sweep = only(tmp_path / "mine")
+    assert sweep.name.endswith("_sweep_seed-0-1+optimizer.lr-1e-3--1+data-toy_1d_overlap")
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == [f"0{2 * k + j}_seed-{k}+optimizer.lr-{lr}" for k in (0, 1) for j, lr in enumerate(("0.001", "-1"))]
+    rows = index_of(sweep)
+    assert [row["state"] for row in rows] == ["done", "failed"] * 2
+    assert [(row["seed"], row["optimizer.lr"]) for row in rows][2:] == [("1", "0.001"), ("1", "-1")]
+    assert "learning rate -1 must be positive" in rows[1]["error"] and rows[1]["value"] == ""
+    with (sweep / jobs[0] / "metrics.csv").open() as file:
+        nelbo = [float(row["val/nelbo"]) for row in csv.DictReader(file) if row["val/nelbo"]]
+    assert math.isclose(float(rows[0]["value"]), nelbo[-1], rel_tol=1e-6)  # what a sweeper is told
+    assert float(rows[0]["test/nelbo"]) > 0 and (sweep / jobs[0] / CHECKPOINT).is_file()
+    assert f"index: {sweep / 'index.md'}" in said.out
+    table = (sweep / "index.md").read_text()
+    assert f"[2]({jobs[2]}) | seed=1 optimizer.lr=0.001 | done | {float(rows[2]['test/nelbo']):.4f}" in table
+
+
+def test_the_index_is_there_while_jobs_run_and_links_to_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    def judged(config: dict[str, Any], overrides: Any, job: Path) -> Outcome:
+        seen.extend([row["state"] for row in index_of(path.parent)] for path in tmp_path.rglob("index.csv"))
+        if config["seed"] == 1:
+            raise UserError("no")
+        (job / "report.html").write_text("a page")
+        return Outcome(None, {"tv_exact_learned_w2": 0.25, "other": 3.0}, job / "report.html")
+
+    monkeypatch.setattr(commands, "judge", judged)
+    assert run("eval", "-m", "seed=0,1,2", f"runs={tmp_path}") == 2
+    assert seen == [["done"], ["done", "failed"]]
+    sweep = only(tmp_path / "multirun")
+    rows = index_of(sweep)
+    assert [row["report"] for row in rows] == ["00_seed-0/report.html", "", "02_seed-2/report.html"]
+    assert (sweep / rows[2]["report"]).is_file() and rows[2]["other"] == "3.0"
+    text = (sweep / "index.md").read_text()
+    assert "score error w=2" in text and "| 0.2500 | [report](02_seed-2/report.html)" in text
+    assert f"python compare.py {sweep}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("widht=3,4",), ("data=nope,toy_1d_overlap",), ("w=[0", "seed=1,2")])
+def test_a_sweep_that_never_began_leaves_no_folder(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert run("train", *QUICK, *arguments, f"runs={tmp_path}") == 2
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_one_folder_for_all_reports_of_a_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "eval", "-m", "seed=0,1", "denoiser=exact", f"out={tmp_path}", f"runs={tmp_path}")
+    assert "one folder for all jobs of a sweep" in said and not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_sweep_goes_on_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[tuple[int, int]] = []
+    begin = MaskedDiffusion.on_train_batch_start
+
+    def watched(self: MaskedDiffusion, batch: Any, batch_idx: int) -> None:
+        steps.append((self.seed, self.global_step))
+        if steps[-1] == (1, 4) and steps.count((1, 4)) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        begin(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedDiffusion, "on_train_batch_start", watched)
+    arguments = (*QUICK, "seed=0,1,2", f"runs={tmp_path}")
+    assert run("train", *arguments) == 130
+    sweep = only(tmp_path / "multirun")
+    assert [row["state"] for row in index_of(sweep)] == ["done", "interrupted"]
+    assert f"hydra.sweep.dir={sweep}" in capsys.readouterr().err
+    first = steps.copy()
+    assert run("train", *arguments, f"hydra.sweep.dir={sweep}") == 0
+    assert [step for step in steps[len(first) :] if step[0] == 0] == []  # done before
+    assert [step for seed, step in steps[len(first) :] if seed == 1] == [5]  # what was left of it
+    assert [row["state"] for row in index_of(sweep)] == ["done"] * 3
+    assert len(list(tmp_path.rglob(CHECKPOINT.name))) == 3
+    other = run("train", *arguments, "optimizer.lr=0.5", "seed=0,1,2,3", f"hydra.sweep.dir={sweep}")
+    assert other == 0  # done is done; the others are named by what sets them apart
+
+
+def test_a_job_does_not_go_on_with_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    assert run("train", *QUICK, "seed=0,1", sweep) == 0
+    record = tmp_path / "sweep" / "01_seed-1" / RECORD
+    record.write_text(record.read_text().replace('"done"', '"running"'))  # as a kill leaves it
+    assert run("train", *QUICK, "seed=0,1", "optimizer.lr=0.5", sweep) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+def test_a_fault_in_a_job_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(config: dict[str, Any], *_: Any) -> Outcome:
+        if config["seed"] == 1:
+            raise ZeroDivisionError("ours")
+        raise UserError("theirs")
+
+    monkeypatch.setattr(commands, "judge", broken)
+    assert run("eval", "-m", "seed=0,1", f"runs={tmp_path}") == 1
+    said = capsys.readouterr().err
+    assert "error in job 'seed=0': theirs" in said and "Traceback" in said and "ZeroDivisionError: ours" in said
+    record = json.loads(next(tmp_path.rglob(f"00_seed-0/{RECORD}")).read_text())
+    assert (record["state"], record["failure"]["said"]) == ("failed", "theirs")
+
+
+ELSEWHERE = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,-1"),
+    "submitit": ("hydra/launcher=submitit_local", "seed=0,1,-1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ELSEWHERE)
+def test_jobs_in_other_processes_are_in_the_same_index(tmp_path: Path, launcher: str) -> None:
+    found = script(*QUICK, *ELSEWHERE[launcher], f"runs={tmp_path}")
+    assert found.returncode == 2 and "error in job 'seed=-1': seed = -1 is not allowed" in found.stderr
+    rows = index_of(only(tmp_path / "multirun"))
+    assert [(row["seed"], row["state"]) for row in rows] == [("0", "done"), ("1", "done"), ("-1", "failed")]
+    assert rows[0]["value"] != rows[1]["value"]
+
+
+@pytest.mark.slow
+def test_optuna_minimises_the_validation_nelbo(tmp_path: Path) -> None:
+    arguments = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
+    found = script(*QUICK, *arguments, "optimizer.lr=interval(1e-4,1e-2)", f"runs={tmp_path}")
+    assert found.returncode == 0, found.stderr
+    sweep = only(tmp_path / "multirun")
+    rows = index_of(sweep)
+    best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
+    assert len(rows) == 3 and math.isclose(best["best_value"], min(float(row["value"]) for row in rows))
+    assert f"best: optimizer.lr={best['best_params']['optimizer.lr']}" in found.stdout
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """train.py in a process of its own."""
+    root = Path(__file__).parent.parent.parent
+    return subprocess.run([sys.executable, "train.py", *arguments], cwd=root, capture_output=True, text=True)

@@ -1,0 +1,290 @@
+"""The page as a reader has it, in a headless Chromium: what moves, fits and is printed, and that nothing is loaded.
+
+    make test-browser
+
+The screenshots it leaves in runs/screenshots are there to be looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_target
+from rich.console import Console
+
+from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp, terminal_law, tilted_law
+from mdlm_cfg.app.evaluation import Report, evaluate
+from mdlm_cfg.compare.decay import log_still_masked
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.toys import toy_1d_overlap, toy_2d_projection
+
+pytestmark = pytest.mark.browser
+SCREENSHOTS = Path(__file__).parent.parent.parent / "runs" / "screenshots"
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+OFFLINE = (
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--no-first-run", "--disable-sync", "--disable-default-apps"),
+)
+STRENGTHS = (0.0, 2.0, 5.0)
+WIDTHS = (390, 1400)
+
+
+def network(target: TableMixture) -> Any:
+    """The exact conditionals of a slightly different mixture, in a network's place."""
+    states = target.num_tokens**target.num_dims
+    return TableMixture(0.97 * target.class_pmfs + 0.03 / states, target.class_weights).denoiser()
+
+
+def named(target: TableMixture) -> TableMixture:
+    return TableMixture(target.class_pmfs, target.class_weights, class_names=("inner <b>", "corners"))
+
+
+def sequences() -> HiddenMarkovMixture:
+    """Two classes of 200 letters."""
+    transition = torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.5, 0.5]]])
+    emission = torch.tensor([[[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]], [[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]]])
+    return HiddenMarkovMixture(
+        torch.full((2, 2), 0.5), transition, emission, torch.tensor([0.5, 0.5]), num_dims=200, value_names=tuple("abc")
+    )
+
+
+TABLES = {
+    "2d": (named(toy_2d_projection()), (2,)),
+    "1d": (toy_1d_overlap(), (1,)),
+    "3d": (random_target(3, 3), (3,)),
+    "cells": (random_target(2, 6), (2, 3)),
+}
+TARGETS = {name: target for name, (target, _) in TABLES.items()}
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A report of every target, by its name."""
+    written = {}
+    for name, (target, grid_shape) in {**TABLES, "sequences": (sequences(), (200,))}.items():
+        tests = target.sample(20, torch.Generator().manual_seed(0))
+        data = SimpleNamespace(
+            target=target, name=name, num_classes=2, num_tokens=target.num_tokens, grid_shape=grid_shape, _test=tests
+        )
+        is_table = isinstance(target, TableMixture)
+        plan = Plan(tuple(Guidance(w) for w in STRENGTHS), Sampler(), 2000 if is_table else 10, classes=(1,))
+        study, learned = (Tables(), network(target)) if is_table else (Sequences(compare=False), None)
+        folder = tmp_path_factory.mktemp(name)
+        report = Report(
+            folder, name, {"command": "eval.py " + "x" * 200}, {"name": name}, {}, Console(file=io.StringIO())
+        )
+        written[name] = evaluate(data, learned, plan, report, study).path
+    return written
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        yield chromium
+        chromium.close()
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Opened]:
+    """Opens a report; afterwards nothing may have been complained of, and nothing but the file been asked for."""
+    contexts, faults, asked = [], [], []
+
+    def open_page(name: str, width: int = 1400, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(120_000)  # machines may be slow
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(pages[name].as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+    assert {url for url in asked if not url.startswith("data:")} <= {path.as_uri() for path in pages.values()}
+
+
+def read(pages: dict[str, Path], name: str) -> dict[str, Any]:
+    return json.loads((pages[name].parent / "report.json").read_text())
+
+
+def move_to(page: Any, w: float) -> None:
+    """Put the slider where it says w, as a hand would."""
+    slider = page.locator("input[type=range]")
+    for place in range(int(slider.get_attribute("max")) + 1):
+        slider.fill(str(place))
+        if page.locator("output").text_content() == f"{w:g}":
+            return
+    raise AssertionError(f"the slider has no place for w = {w}")
+
+
+def number(page: Any, row: str, law: str) -> list[float]:
+    cell = page.locator(f".panel tr:has(th:text-is('{row}')) td[data-law={law}]")
+    return [float(value) for value in cell.get_attribute("data-value").split()]
+
+
+def picture(page: Any, name: str) -> str:
+    return str(page.locator(f"figure[data-figure='{name}'] svg").inner_html())
+
+
+@pytest.mark.parametrize("name", ["1d", "2d"])
+def test_the_panel_says_what_report_json_says(name: str, opened: Opened, pages: dict[str, Path]) -> None:
+    page, found = opened(name), read(pages, name)
+    for row in found["distances"]:
+        move_to(page, row["w"])
+        for law, key in (("class", "class_exact"), ("tilted", "tilted_exact"), ("learned", "exact_learned")):
+            assert number(page, "TV to exact guided", law) == [pytest.approx(row[f"tv_{key}"], abs=2e-6)]
+        for law in ("class", "exact", "learned", "tilted"):
+            moments = row["moments"][law]
+            assert number(page, "mean", law) == pytest.approx(moments["mean"], rel=1e-5)
+            title = "variance" if name == "1d" else "eigenvalues of the covariance"
+            assert number(page, title, law) == pytest.approx(moments["eigenvalues"][::-1], rel=1e-4)
+        masses = next(r["mass"] for r in found["geometry"]["rows"] if (r["w"], r["law"]) == (row["w"], "exact"))
+        said = page.locator("figure[data-figure=regions] svg").get_attribute("aria-label")
+        for region, mass in zip(found["geometry"]["regions"], masses, strict=True):
+            words = said.split(f"{region['name']} data")[1].split(";")[0]
+            assert float(words.split("exact guided ")[1].split(",")[0]) == pytest.approx(mass, abs=6e-5)
+
+
+def test_other_classes_and_kinds_are_those_of_the_library(opened: Opened) -> None:
+    page, target = opened("2d"), TARGETS["2d"]
+    page.locator("select[name=class]").select_option(label="inner <b>")
+    page.locator("select[name=kind]").select_option("normalized")
+    move_to(page, 5.0)
+    guidance = Guidance(5.0, "normalized")
+    exact = terminal_law(target.denoiser(), guidance, 0)
+    learned = terminal_law(network(target), guidance, 0)
+    for law, other in (("class", target.class_pmf(0)), ("tilted", tilted_law(target, 5.0, 0)), ("learned", learned)):
+        expected = 0.5 * float((exact - other).abs().sum())
+        assert number(page, "TV to exact guided", law) == [pytest.approx(expected, abs=2e-6)]
+    assert "class inner <b>, kind normalized, w = 5" in page.locator(".panel [aria-live]").text_content()
+
+
+def test_the_decay_is_the_chains(opened: Opened) -> None:
+    page, target = opened("1d"), TARGETS["1d"]
+    data = json.loads(page.locator(".panel script").text_content())
+    for k, w in enumerate(data["w"]):
+        expected = log_still_masked(target.denoiser(), Guidance(w), 0, data["tau"]).exp()
+        assert data["laws"]["0/rate"][k]["still_masked"] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["1d", "2d"])
+def test_slider_keyboard_and_switches_move_everything_together(name: str, opened: Opened) -> None:
+    page = opened(name)
+    moving = [f.get_attribute("data-figure") for f in page.locator(".panel figure").all()]
+    assert {"exact-class", "exact-tilted", "learned-exact", "regions", "distances", "decay"} <= set(moving)
+    before = {figure: picture(page, figure) for figure in moving}
+    slider = page.locator("input[type=range]")
+    slider.focus()
+    w = page.locator("output").text_content()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("output").text_content() != w
+    assert slider.get_attribute("aria-valuetext") == f"w = {page.locator('output').text_content()}"
+    still = {figure for figure in moving if picture(page, figure) == before[figure]}
+    # the tilted law of disjoint classes is the class; in one dimension it is the exact law
+    assert still <= {"class", "tilted" if name == "2d" else "exact-tilted"}
+    for switch, option in (("class", "0"), ("kind", "normalized")):
+        before = {figure: picture(page, figure) for figure in moving}
+        page.locator(f"select[name={switch}]").select_option(option)
+        changed = {figure for figure in moving if picture(page, figure) != before[figure]}
+        if name == "2d":
+            assert {"exact", "learned", "regions"} <= changed
+        assert ("decay" if switch == "kind" else "learned-exact") in changed
+    page.screenshot(path=SCREENSHOTS / f"{name}_moved.png")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", [*TABLES, "sequences"])
+def test_nothing_overflows_and_the_verdict_columns_are_in_view(name: str, width: int, opened: Opened) -> None:
+    page = opened(name, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h2").first.text_content() == "Verdict"
+    assert page.locator("section.verdict").bounding_box()["y"] < 300
+    for folded in page.locator("details").all():
+        folded.evaluate("node => { node.open = true; }")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for column in ("closes", "total") if name in TABLES else ():
+        box = page.locator(f"section:has(h2:text-is('The error ledger')) th:text-is('{column}')").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    page.screenshot(path=SCREENSHOTS / f"{name}_{width}.png", full_page=True)
+
+
+def test_print_has_every_column_and_every_folded_table(opened: Opened, pages: dict[str, Path]) -> None:
+    from pypdf import PdfReader
+
+    page = opened("2d")
+    pdf = page.pdf(format="A4", path=SCREENSHOTS / "2d.pdf")
+    text = " ".join(" ".join(leaf.extract_text().split()) for leaf in PdfReader(io.BytesIO(pdf)).pages)
+    entries = read(pages, "2d")["ledger"]
+    for entry in entries:
+        assert f"yes {entry['tv']['total']:.4f}" in text or f"NO {entry['tv']['total']:.4f}" in text
+    assert text.count("sampling noise") >= len(entries)  # the folded table of moments has a line for each
+    for entry in entries:
+        assert f"{entry['covariance']['total']['frobenius']:.4f}" in text
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 690, "height": 1000})  # A4 between its margins
+    cut = page.evaluate(
+        "[...document.querySelectorAll('td, th')].filter(c => c.getBoundingClientRect().right > 690).length"
+    )
+    assert cut == 0
+
+
+def test_a_dark_scheme_and_light_pictures_on_it(opened: Opened) -> None:
+    page = opened("2d", color_scheme="dark")
+
+    def brightness(selector: str, what: str) -> float:
+        colour = page.locator(selector).first.evaluate(f"node => getComputedStyle(node).{what}")
+        return sum(float(part) for part in colour[4:-1].split(",")[:3]) / 3
+
+    assert brightness("body", "backgroundColor") < 50 and brightness("body", "color") > 200
+    assert brightness("img", "backgroundColor") == brightness(".panel svg", "backgroundColor") == 255
+    page.screenshot(path=SCREENSHOTS / "2d_dark.png", full_page=True)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "sequences"])
+def test_every_picture_and_control_is_named(name: str, opened: Opened) -> None:
+    page = opened(name)
+    assert page.locator("img").count() >= 4
+    unnamed = "!node.getAttribute('alt') && !node.getAttribute('aria-label')"
+    assert page.evaluate(f"[...document.querySelectorAll('img, svg')].filter(node => {unnamed}).length") == 0
+    assert (
+        page.evaluate("[...document.querySelectorAll('input, select')].filter(node => !node.labels.length).length") == 0
+    )
+    assert page.locator(".panel").count() == (1 if name in ("1d", "2d") else 0)
+
+
+def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path: Path) -> None:
+    target = toy_1d_overlap()
+    data = SimpleNamespace(target=target, name="x", num_classes=2, num_tokens=32, grid_shape=(1,))
+    schedule = Guidance(linear_ramp(0.0, 2.0))
+    report = Report(tmp_path, "x", {}, {}, {}, Console(file=io.StringIO()))
+    path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, Tables()).path
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    slider = page.locator("input[type=range]")
+    slider.fill(slider.get_attribute("max"))
+    assert page.locator("output").text_content() == schedule.label
+    assert page.locator(".panel thead").text_content() == "data (class)exact guided"
+    assert not page.locator("figure[data-figure=exact-tilted]").is_visible()
+    page.close()

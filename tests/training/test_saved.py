@@ -1,0 +1,208 @@
+"""Data sets that Hugging Face's `datasets` saved to disk, and images in a .npz; all of them made here."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as Pil
+
+from mdlm_cfg.app.cli import CONFIGS
+from mdlm_cfg.app.recipes import with_recipe
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data import ImageData, SavedImages, SavedTokens, saved_dataset
+from mdlm_cfg.training.data.levels import quantize
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (30, 4, 6), dtype=np.uint8)
+GREY[:, 0, 0] = 255
+LABELS = [k % 3 for k in range(30)]
+IDS = RNG.integers(0, 7, (30, 5))
+
+
+def pictures(mode: str = "L") -> list[Any]:
+    return [Pil.fromarray(pixels).convert(mode) for pixels in GREY]
+
+
+def saved(folder: Path, columns: dict[str, Any], features: Features | None = None) -> str:
+    Dataset.from_dict(columns, features).save_to_disk(str(folder))
+    return str(folder)
+
+
+def ready(data: Any) -> Any:
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def pairs(x: Any, classes: Any) -> list[tuple[list[int], int]]:
+    return sorted(zip(np.asarray(x).reshape(len(x), -1).tolist(), np.asarray(classes).tolist()))
+
+
+def everything(data: Any) -> list[tuple[list[int], int]]:
+    return pairs(torch.cat([data.train_x, data.test_x]), torch.cat([data.train_labels, data.test_classes]))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_images_come_back_with_their_classes(tmp_path: Path, mode: str) -> None:
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "cow", "dog"])})
+    folder = saved(tmp_path / "d", {"image": pictures(mode), "label": LABELS}, features)
+    data = ready(saved_dataset(folder, levels=4, batch_size=8))
+    assert isinstance(data, SavedImages) and data.class_names == ("cat", "cow", "dog")
+    assert data.grid_shape == (4, 6) and data.num_tokens == 4 and data.name == "d"
+    assert everything(data) == pairs(quantize(torch.from_numpy(GREY), 4), LABELS) and len(data.test_x) == 3
+    assert ready(saved_dataset(folder)).fingerprint() != data.fingerprint()
+    assert ready(saved_dataset(folder, binarization="threshold")).num_tokens == 2
+
+
+def test_arrays_of_grey_values_are_images_too(tmp_path: Path) -> None:
+    features = Features({"image": Array2D((4, 6), "uint8"), "label": Value("int64")})
+    array = saved(tmp_path / "a", {"image": list(GREY), "label": LABELS}, features)
+    lists = saved(tmp_path / "b", {"image": GREY.tolist(), "label": LABELS})
+    for folder in (array, lists):
+        data = ready(saved_dataset(folder, levels=256))
+        assert isinstance(data, SavedImages) and everything(data) == pairs(GREY, LABELS)
+
+
+def test_token_ids_come_back_and_a_part_called_test_is_the_test_set(tmp_path: Path) -> None:
+    names = [["a", "b", "c"][k] for k in LABELS]
+    parts = {
+        "train": Dataset.from_dict({"input_ids": IDS.tolist(), "label": names}),
+        "test": Dataset.from_dict({"input_ids": IDS[:4].tolist(), "label": names[:4]}),
+        "validation": Dataset.from_dict({"input_ids": IDS[:1].tolist(), "label": names[:1]}),
+    }
+    DatasetDict(parts).save_to_disk(str(tmp_path / "t"))
+    data = ready(saved_dataset(str(tmp_path / "t"), batch_size=4))
+    assert isinstance(data, SavedTokens) and data.class_names == ("a", "b", "c") and data.num_tokens == 7
+    assert data.grid_shape == (5,) and pairs(data.train_x, data.train_labels) == pairs(IDS, LABELS)
+    assert data.test_x.tolist() == IDS[:4].tolist() and data.test_classes.tolist() == LABELS[:4]
+    description = data.describe()
+    assert json.loads(json.dumps(description)) == description
+    assert next(iter(data.train_dataloader()))[0].dtype == torch.int64
+
+
+def test_other_columns_may_be_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "d", {"ids": IDS.tolist(), "kind": LABELS, "image": ["x"] * 30})
+    assert everything(ready(saved_dataset(folder, "ids", "kind"))) == pairs(IDS, LABELS)
+
+
+def refused(complaint: str, folder: str | Path, **settings: Any) -> None:
+    with pytest.raises(UserError, match=complaint) as error:
+        ready(saved_dataset(str(folder), **settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "complaint"),
+    [
+        ({"text": ["a"] * 30, "label": LABELS}, {}, "no column image or input_ids: it has text, label; .*data.column="),
+        (
+            {"input_ids": IDS.tolist(), "y": LABELS},
+            {},
+            "no column label: it has input_ids, y; say which with data.label",
+        ),
+        ({"input_ids": IDS.tolist(), "label": LABELS}, {"column": "ids"}, "no column ids"),
+        ({"input_ids": IDS.tolist(), "label": LABELS}, {"levels": 4}, "holds no images: leave levels"),
+        ({"input_ids": [[1] * (2 + k % 2) for k in range(30)], "label": LABELS}, {}, r"shapes \(2,\) and \(3,\)"),
+        ({"input_ids": [[0, -1]] * 30, "label": LABELS}, {}, "run from -1"),
+        ({"input_ids": [[0.5, 1.0]] * 30, "label": LABELS}, {}, "must be whole numbers, and is float64"),
+        ({"input_ids": [["a", "b"]] * 30, "label": LABELS}, {}, "must be whole numbers"),
+        ({"input_ids": [[None, 1]] * 30, "label": LABELS}, {}, "must be whole numbers"),
+        ({"input_ids": [[0, 0]] * 30, "label": LABELS}, {}, "nothing to learn"),
+        ({"input_ids": IDS.tolist(), "label": [k + 1 for k in LABELS]}, {}, "count classes from 0 without gaps"),
+        ({"input_ids": IDS.tolist(), "label": [0.5] * 30}, {}, "label must be whole numbers"),
+        ({"input_ids": IDS.tolist(), "label": [None] * 30}, {}, "label must be whole numbers"),
+        ({"input_ids": IDS.tolist(), "label": list(range(30))}, {}, "class 0 has 1 training example"),
+        ({"input_ids": [], "label": []}, {}, "cannot be read"),
+        ({"image": [[[0, 300]]] * 30, "label": LABELS}, {}, "values up to 300"),
+        ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, "all but black"),
+    ],
+)
+def test_bad_columns_are_refused(tmp_path: Path, columns: dict[str, Any], settings: dict[str, Any], complaint: str):
+    refused(complaint, saved(tmp_path / "d", columns), **settings)
+
+
+def test_bad_images_are_refused(tmp_path: Path) -> None:
+    features = Features({"image": Image(), "label": Value("int64")})
+
+    def folder(name: str, one: Any) -> str:
+        return saved(tmp_path / name, {"image": [*pictures()[:29], one], "label": LABELS}, features)
+
+    refused(r"shapes \(2, 2\) and \(4, 6\)", folder("sizes", Pil.new("L", (2, 2))))
+    refused("image 29 is transparent in places", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
+    refused("image 29 has more than 8 bits", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
+    features = Features({"image": Image(decode=True), "label": Value("int64")})
+    broken = {"image": [{"bytes": b"\x89PNG nothing", "path": None}] * 30, "label": LABELS}
+    refused("cannot be read", saved(tmp_path / "broken", broken, features))
+
+
+def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("there is no folder .*save_to_disk", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    refused("is no data set that `datasets` saved", tmp_path / "empty")
+    for text in ("{", "[]", '{"features": 3}'):
+        (tmp_path / "empty" / "dataset_info.json").write_text(text)
+        refused("is no data set|has no column image or input_ids: it has none", tmp_path / "empty")
+    test = Dataset.from_dict({"input_ids": IDS.tolist(), "label": LABELS})
+    DatasetDict({"test": test}).save_to_disk(str(tmp_path / "dict"))
+    refused("has no part train: it has test", tmp_path / "dict")
+    DatasetDict({"train": test, "test": test.rename_column("label", "y")}).save_to_disk(str(tmp_path / "other"))
+    refused(r"\(test\) lacks column input_ids or label: it has input_ids, y", tmp_path / "other")
+    folder = Path(saved(tmp_path / "cut", {"input_ids": IDS.tolist(), "label": LABELS}))
+    arrow = next(folder.glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    refused("cannot be read", folder)
+    plain = builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "datasets":
+            raise ImportError(name)
+        return plain(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    refused(r"needs the package datasets: pip install 'mdlm-cfg\[datasets\]'", folder)
+
+
+def test_the_recipe_follows_what_is_saved(tmp_path: Path) -> None:
+    ids = saved(tmp_path / "ids", {"input_ids": IDS.tolist(), "label": LABELS})
+    grey = saved(tmp_path / "grey", {"image": GREY.tolist(), "label": LABELS})
+    for folder, recipe in ((ids, "hmm"), (grey, "mnist"), (tmp_path / "none", "mnist")):
+        given = ["data=datasets", f"data.path={folder}"]
+        assert with_recipe(given, CONFIGS) == [f"experiment={recipe}", *given]
+    given = ["data=images", f"data.path={ids}"]
+    assert with_recipe(given, CONFIGS) == ["experiment=mnist", *given]
+
+
+def test_images_in_a_file_come_back(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", images=GREY, labels=LABELS, class_names=["a", "b", "c"])
+    data = ready(ImageData(str(tmp_path / "i.npz"), levels=256))
+    assert everything(data) == pairs(GREY, LABELS) and data.name == "i" and data.class_names == ("a", "b", "c")
+    np.savez(tmp_path / "j.npz", images=GREY // 64, labels=LABELS, test_images=GREY[:3] // 64, test_labels=[0, 1, 2])
+    tokens = ready(ImageData(str(tmp_path / "j.npz"), levels=4))
+    assert pairs(tokens.train_x, tokens.train_labels) == pairs(GREY // 64, LABELS)
+    assert tokens.test_x.tolist() == (GREY[:3] // 64).reshape(3, -1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("held", "complaint"),
+    [
+        ({"labels": LABELS}, "lacks images; it holds labels"),
+        ({"images": GREY, "labels": LABELS[:9]}, r"images must have shape .* and are \(30, 4, 6\) and \(9,\)"),
+        ({"images": GREY / 255, "labels": LABELS}, "images must be whole numbers, and is float64"),
+        ({"images": GREY[..., None], "labels": LABELS}, r"must have shape \(n, height, width\)"),
+        ({"images": GREY.astype(int) * 2, "labels": LABELS}, "values up to 510"),
+        ({"images": GREY, "labels": LABELS, "class_names": ["a"]}, "must be 3 different names"),
+        ({"images": GREY, "labels": LABELS, "test_labels": [0]}, "one of test_images and test_labels"),
+    ],
+)
+def test_bad_images_in_a_file_are_refused(tmp_path: Path, held: dict[str, Any], complaint: str) -> None:
+    np.savez(tmp_path / "i.npz", **held)
+    with pytest.raises(UserError, match=complaint) as error:
+        ready(ImageData(str(tmp_path / "i.npz")))
+    assert "\n" not in str(error.value)
