@@ -104,10 +104,10 @@ def test_certain_states_of_all_levels_come_the_likeliest_first():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num", [2, 5, 6])
+@pytest.mark.parametrize("num", [2, 4, 5])
 def test_a_decay_is_made_of_its_parts(kind, num):
     target, taus = random_target(2, 2, seed=8), [0.25, 1, 2]
-    guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)[:num]]
+    guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0)[:num]]
     decay = tv_decay(target, 1, guidances, taus, fit_tau=0.7)
     strengths = [g.constant for g in guidances]
     assert decay.strengths == strengths and decay.taus.tolist() == taus and decay.taus.dtype == torch.float64
@@ -118,7 +118,7 @@ def test_a_decay_is_made_of_its_parts(kind, num):
         assert torch.allclose(decay.log_tv[k], log_still_masked(target.denoiser(), guidance, 1, taus), rtol=1e-12)
         assert decay.time_to_5_percent[k] == time_to_tv(target.denoiser(), guidance, 1, 0.05)
         values.append(math.log(-float(log_still_masked(target.denoiser(), guidance, 1, [0.7])[0])))
-    half = {2: 2, 5: 3, 6: 3}[num]  # the middle one of an odd number belongs to both
+    half = {2: 2, 4: 2, 5: 3}[num]  # the middle one of an odd number belongs to both
     for found, part in zip(decay.fit_slope, (slice(half), slice(num - half, None)), strict=True):
         assert found == pytest.approx(np.polyfit(strengths[part], values[part], 1)[0], abs=1e-10)
     assert tv_decay(target, 1, guidances, taus).fit_tau == 0.5
