@@ -18,6 +18,7 @@ from mdlm_cfg.app.folders import out_folder
 from mdlm_cfg.app.settings import merged, plan_of
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.images import arranged, sample_grid
+from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.strength import strength_key
@@ -80,7 +81,7 @@ def _drawn(run: LoadedRun, plan: Plan, classes: Sequence[int]) -> dict[str, Tens
 
 
 def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, out: Path) -> list[Path]:
-    """samples.npz; samples.png of images; samples.txt where values have names."""
+    """samples.npz; samples.png of images, and what it shows as samples.csv; samples.txt where values have names."""
     out.mkdir(parents=True, exist_ok=True)
     class_names, value_names = _names_of(run)
     smallest = np.min_scalar_type(run.denoiser.num_tokens - 1)
@@ -89,7 +90,8 @@ def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, o
     labels = [str(k) if class_names is None else class_names[k] for k in classes]
     if len(run.data["grid_shape"]) == 2:
         images, rows = arranged({f"w = {key.removeprefix('w')}": x for key, x in grids.items()}, labels)
-        paths.append(sample_grid(images, out / "samples.png", rows))
+        picture = sample_grid(images, out / "samples.png", rows)
+        paths += [picture, numbers_of(picture)]
     if value_names is not None:
         paths.append(_write_text(samples, labels, value_names, out / "samples.txt"))
     return paths

@@ -18,6 +18,7 @@ from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 PAIRS = (("exact", "class"), ("exact", "tilted"), ("learned", "exact"))
 MAX_PAIRED = 6  # coordinates up to which every two are shown
+ROUNDING = 1e-12
 SIZE = 2.05  # inches of a panel
 
 
@@ -42,7 +43,8 @@ def draw_differences(evaluation: TableEvaluation, path: Path) -> Path:
     )
     for column, pair in enumerate(pairs):
         found = {k: _less(result, *pair) for k, result in enumerate(results) if set(pair) <= set(result.laws)}
-        top = max(1e-12, max(float(np.abs(values).max()) for values in found.values()))
+        top = max(float(np.abs(values).max()) for values in found.values())
+        top = top if top > ROUNDING else 1.0  # rounding is not spread over a scale
         for row, axes in enumerate(grid[:, column]):
             if row not in found:
                 hide_frame(axes)

@@ -114,7 +114,7 @@ def found(case: Case) -> dict[str, Any]:
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(equal_cost, "BUDGETS", (2, 3, 8))  # the others are as these, and take seconds
-        return study.run(target(), network() if case.judged == "learned" else None, plan).to_dict()
+        return study.study_table(target(), network() if case.judged == "learned" else None, plan).to_dict()
 
 
 @functools.cache

@@ -103,7 +103,7 @@ def found(case: Case) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(equal_cost, "BUDGETS", (2, 5))
         patch.setattr(decay, "STRENGTHS", (0.0, 2.0))
-        return study.run(target(), network() if case.judged == "learned" else None, plan_of(case)).to_dict()
+        return study.study_table(target(), network() if case.judged == "learned" else None, plan_of(case)).to_dict()
 
 
 @functools.cache
@@ -286,7 +286,7 @@ def test_numbers_alone_need_no_table_of_strengths(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_schedules_alone_have_a_report() -> None:
     plan = Plan((Guidance(LinearRamp(0, 2)), Guidance(LinearRamp(2, 0))), Sampler(), 50, classes=(Z,))
-    report = study.run(target(), None, plan).to_dict()
+    report = study.study_table(target(), None, plan).to_dict()
     assert not any(name.startswith("tilted") for name in report["laws"])
     assert report["distances"][0]["tv_class_exact"] != report["distances"][1]["tv_class_exact"]
 
@@ -294,14 +294,14 @@ def test_schedules_alone_have_a_report() -> None:
 @pytest.mark.usefixtures("quick")
 def test_two_temperatures_have_laws_of_their_own() -> None:
     guidances = (Guidance(2.0), Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.8))
-    findings = study.run(target(), None, Plan(guidances, Sampler(), 50, classes=(Z,)))
+    findings = study.study_table(target(), None, Plan(guidances, Sampler(), 50, classes=(Z,)))
     laws, report = findings.evaluation.laws(), findings.to_dict()
     for key, guidance in zip(("w2", "w2_temperature0.5", "w2_top_p0.8"), guidances):
         assert (laws[f"exact_rate_{key}"] - terminal_law(target().denoiser(), guidance, Z)).abs().max() < EXACT
     assert [g.get("temperature") for g in report["plan"]["guidances"]] == [None, 0.5, None]
     assert [g.get("top_p") for g in report["plan"]["guidances"]] == [None, None, 0.8]
     assert len(report["decays"]) == 1
-    alone = study.run(target(), None, Plan(guidances[1:], Sampler(), 50, classes=(Z,))).to_dict()
+    alone = study.study_table(target(), None, Plan(guidances[1:], Sampler(), 50, classes=(Z,))).to_dict()
     assert alone["decay"] is None and alone["decays"] == []  # time and infinite w were not derived for such values
 
 
