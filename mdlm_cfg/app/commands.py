@@ -30,11 +30,10 @@ from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
 from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
-from mdlm_cfg.app.sharing import is_first_process, share_draws
+from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.targets.table import TableMixture
@@ -131,14 +130,14 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | N
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = _report_folder(config, job, config) or _new_folder(config["runs"], f"{data.name}_exact", overrides)
+    out = _report_folder(config, job, config) or new_folder(config["runs"], f"{data.name}_exact", overrides)
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
     written = None
     with gone_if_refused(out):
         loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval", config) if config["logger"] else []
     with _wandb_finished(loggers):
-        if share_draws(_judging_trainer(config), study, data, None, plan, out):
+        if share_draws(sampling_trainer(config), study, data, None, plan, out):
             written = evaluate(data, None, plan, report, study)
             _log(loggers, written, 0)
     return _outcome(written)
@@ -153,12 +152,10 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     study = checked_study(data, plan, config["paper"], asked, settings["classifier"])
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, run.config | settings)
-    out = out or _new_folder(run.folder, "evaluations", overrides)
+    out = out or new_folder(run.folder, "evaluations", overrides)
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
-    trainer = _judging_trainer(config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    run.net.to(trainer.strategy.root_device if trainer is not None else device)
+    trainer = sampling_trainer(config, run.net)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
     run_name, written = f"{run.folder.parent.name}/{run.folder.name}", None
@@ -176,18 +173,6 @@ def _report_folder(config: Mapping[str, Any], job: Path | None, judged: Mapping[
     if job is not None:
         write_config(judged, job)
     return out_folder(config) or job
-
-
-def _new_folder(root: str | Path, name: str, overrides: Sequence[str]) -> Path:
-    """A new folder of a report; other processes than the first need none."""
-    return new_run_folder(root, name, overrides) if is_first_process() else Path(root, name, "other_ranks")
-
-
-def _judging_trainer(config: Mapping[str, Any]) -> Trainer | None:
-    """What has the processes that draw, where they were asked for."""
-    settings = config["trainer"]
-    check_trainer(settings)
-    return None if settings is None else build_trainer(settings, [], [])
 
 
 def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:

@@ -82,6 +82,7 @@ class SampleSchema(SamplingSchema):
     """The configuration of `python -m mdlm_cfg.sample`."""
 
     net: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] | None = None
     runs: str = "runs"
     out: str | None = None
     n: int = 64

@@ -23,6 +23,7 @@ from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 
 FIRST_HITTING, EVENT_LEAPING = "first_hitting", "event_leaping"
+CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
 SAMPLERS = (FIRST_HITTING, *JUMPS, EVENT_LEAPING)
 
 

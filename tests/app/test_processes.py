@@ -30,7 +30,7 @@ def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subp
     """A command in a process of its own."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / f"{name}.py"), *arguments, f"runs={folder}"],
+        [sys.executable, *(name.split() if " " in name else [str(ROOT / f"{name}.py")]), *arguments, f"runs={folder}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
     )  # fmt: skip
     if wait:
@@ -71,6 +71,11 @@ def test_two_processes_train_draw_and_judge_as_one(tmp_path: Path) -> None:
         }
         assert set(theirs.files) == set(arrays[0].files)
         assert all(np.array_equal(theirs[name], arrays[0][name]) for name in theirs.files)
+    drawn = []
+    for name, more in (("drawn by two", TWO), ("drawn by one", ())):
+        command("-m mdlm_cfg.sample", *more, "n=5", "w=1", f"out={tmp_path / name}", folder=tmp_path)
+        drawn.append(np.load(tmp_path / name / "samples.npz"))
+    assert np.array_equal(drawn[0]["w1"], drawn[1]["w1"]) and drawn[0]["w1"].shape[1] == 5
     assert not list(tmp_path.rglob("other_ranks")) and not list(tmp_path.rglob("kept"))
 
 
