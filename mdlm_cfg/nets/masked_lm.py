@@ -1,4 +1,4 @@
-"""A masked language model, such as BERT, as a denoiser: a prompt for each class is what guides it.
+"""A masked language model, such as BERT, as a denoiser: a sentence for each class is what guides it.
 
 The model is taken as an object and called as Hugging Face's are, `model(input_ids=..., attention_mask=...).logits`, so
 that nothing of theirs is imported here.
@@ -20,68 +20,63 @@ Ids = Sequence[int]
 
 
 class MaskedLanguageModel(nn.Module):
-    """D positions of a masked language model, each with N of its words, after a prompt that says the class.
+    """The D masks in a sentence of a masked language model, each to become one of N words.
 
-    A row of the model's input is the prompt of the row's class, the D positions, the suffix; shorter rows are padded at
-    the end and hidden by the attention mask. What the model answers is restricted to the N words and normalised again:
-    log p(v | x_U, z) = logits_v - log sum_u exp(logits_u), u running over the N words.
+    Every class has a sentence of its own, whose masks are the coordinates, in their order; what stands around them says
+    the class. What the model answers is restricted to the N words and normalised again:
+    log p(v | x_U, z) = logits_v - log sum_u exp(logits_u), u running over the N words. Shorter sentences are padded at
+    the end and the padding is hidden by the attention mask.
 
     Args:
         model: answers logits (B, L, vocabulary) under `.logits`, and has a `config` with `vocab_size`.
         values: the model's ids of our tokens 0..N-1.
         mask_id: the model's own mask.
-        num_dims: D.
-        prompts: ids before the D positions, one row for each of K classes; its start token belongs in them.
-        null_prompt: the same for no class.
-        suffix: ids after the D positions, such as the end token.
+        sentences: ids with the mask at D places, one row for each of K classes, start and end tokens included.
+        null_sentence: the same for no class.
 
     Raises:
-        UserError: fewer than two values, or one twice; an id that the model has not; no classes or positions; the mask
-            among the values; or rows that are longer than the model allows.
+        UserError: fewer than two values, one twice, or the mask among them; an id that the model has not; no classes;
+            sentences without masks or of different numbers of them, or longer than the model allows.
     """
 
-    template: Tensor  # int64 (K+1, L): the model's input under every class, all positions masked
-    visible: Tensor  # int64 (K+1, L): 1 where the template is no padding
-    places: Tensor  # int64 (K+1, D): where the D positions are
+    sentences: Tensor  # int64 (K+1, L): the model's input under every class, all D coordinates masked
+    visible: Tensor  # int64 (K+1, L): 1 where a sentence is no padding
+    places: Tensor  # int64 (K+1, D): where the coordinates are
     ids: Tensor  # int64 (N+1,): the model's ids of our tokens and of the mask
 
     def __init__(
-        self,
-        model: nn.Module,
-        values: Ids,
-        mask_id: int,
-        num_dims: int,
-        prompts: Sequence[Ids],
-        *,
-        null_prompt: Ids = (),
-        suffix: Ids = (),
+        self, model: nn.Module, values: Ids, mask_id: int, sentences: Sequence[Ids], null_sentence: Ids
     ) -> None:
         super().__init__()
         if len(values) < 2 or len(set(values)) < len(values) or mask_id in values:
             raise UserError(
                 f"values {_shown(values)} must be at least two ids, each once, and not the mask {mask_id}: they are "
-                "what a position may become"
+                "what a mask may become"
             )
-        if num_dims < 1 or not prompts:
+        if not sentences:
+            raise UserError("there are no sentences: give one for each class")
+        rows = [list(row) for row in (*sentences, null_sentence)]
+        places = [[at for at, k in enumerate(row) if k == mask_id] for row in rows]
+        counts = [len(row) for row in places]
+        if min(counts) == 0 or len(set(counts)) > 1:
             raise UserError(
-                f"num_dims = {num_dims} and {len(prompts)} prompts: give at least one position, and a prompt for each "
-                "class"
+                f"the sentences hold {_shown(counts[:-1])} masks (id {mask_id}) and the null sentence {counts[-1]}: "
+                "give each the same number of them, at least one"
             )
         self.model = model
-        self.num_tokens, self.num_dims, self.num_classes = len(values), num_dims, len(prompts)
-        rows = [[*prompt, *[mask_id] * num_dims, *suffix] for prompt in (*prompts, null_prompt)]
+        self.num_tokens, self.num_dims, self.num_classes = len(values), counts[0], len(sentences)
         self._check(rows, values)
         device, length = next(model.parameters()).device, max(len(row) for row in rows)
         padding = getattr(model.config, "pad_token_id", None)
-        padded = [row + [mask_id if padding is None else padding] * (length - len(row)) for row in rows]
-        visible = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
-        starts = torch.tensor([len(prompt) for prompt in (*prompts, null_prompt)])
+        filler = mask_id if padding is None else padding
         buffers = {
-            "template": torch.tensor(padded), "visible": torch.tensor(visible),
-            "places": starts[:, None] + torch.arange(num_dims), "ids": torch.tensor([*values, mask_id]),
-        }  # fmt: skip
+            "sentences": [row + [filler] * (length - len(row)) for row in rows],
+            "visible": [[1] * len(row) + [0] * (length - len(row)) for row in rows],
+            "places": places,
+            "ids": [*values, mask_id],
+        }
         for name, value in buffers.items():
-            self.register_buffer(name, value.to(device), persistent=False)
+            self.register_buffer(name, torch.tensor(value, device=device), persistent=False)
 
     def _check(self, rows: Sequence[Ids], values: Ids) -> None:
         """Raise UserError for ids, or a length, that the model has not."""
@@ -92,14 +87,12 @@ class MaskedLanguageModel(nn.Module):
             raise UserError(f"id {outside[0]} is not one of the model's: give ids from 0 to {size - 1}")
         longest = max(len(row) for row in rows)
         if most is not None and longest > most:
-            raise UserError(
-                f"prompt, {self.num_dims} positions and suffix are {longest} ids, and the model takes at most {most}"
-            )
+            raise UserError(f"a sentence has {longest} ids, and the model takes at most {most}: shorten it")
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """float32 log-probabilities (B, D, N) of partial states (B, D), under classes (B,); see `Denoiser`."""
         places = self.places[classes]
-        ids = self.template[classes].scatter(1, places, self.ids[tokens])
+        ids = self.sentences[classes].scatter(1, places, self.ids[tokens])
         logits = self.model(input_ids=ids, attention_mask=self.visible[classes]).logits
         ours = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))[..., self.ids[:-1]]
         return copy_unmasked(ours.float().log_softmax(-1), tokens)
@@ -109,11 +102,9 @@ def masked_lm_denoiser(
     model: nn.Module,
     values: Ids,
     mask_id: int,
-    num_dims: int,
-    prompts: Sequence[Ids],
+    sentences: Sequence[Ids],
+    null_sentence: Ids,
     *,
-    null_prompt: Ids = (),
-    suffix: Ids = (),
     batch_size: int = 64,
 ) -> NetDenoiser:
     """A masked language model as a `Denoiser`, where its parameters are: see `MaskedLanguageModel`.
@@ -121,10 +112,9 @@ def masked_lm_denoiser(
     Args:
         batch_size: most partial states per call of the model, whose logits over the whole vocabulary are held.
     """
-    net = MaskedLanguageModel(model, values, mask_id, num_dims, prompts, null_prompt=null_prompt, suffix=suffix)
-    return NetDenoiser(net, batch_size)
+    return NetDenoiser(MaskedLanguageModel(model, values, mask_id, sentences, null_sentence), batch_size)
 
 
-def _shown(ids: Ids) -> str:
+def _shown(numbers: Ids) -> str:
     """The first ten of many."""
-    return f"[{', '.join(map(str, ids[:10]))}{', ...' if len(ids) > 10 else ''}]"
+    return f"[{', '.join(map(str, numbers[:10]))}{', ...' if len(numbers) > 10 else ''}]"

@@ -95,7 +95,7 @@
     const key = [state.class, state.kind, first, second].join("/");
     if (!scales.has(key)) {
       const all = lawsOf(state.class, state.kind).filter((laws) => laws[first] && (!second || laws[second]));
-      scales.set(key, Math.max(...all.map((laws) => largest(second ? less(laws[first], laws[second]) : laws[first])), 1e-12));
+      scales.set(key, Math.max(...all.map((laws) => largest(second ? less(laws[first], laws[second]) : laws[first])), 1e-6)); // below is float32
     }
     return scales.get(key);
   }
@@ -248,9 +248,9 @@
   }
 
   const form = root.querySelector("form");
-  const label = element(form, "label", { class: "slider" }, "guidance strength w = ");
+  const label = element(form, "label", { class: "slider", for: "strength" }, "guidance strength w = ");
   element(label, "output");
-  const slider = element(label, "input", { type: "range", name: "strength", min: 0, max: data.strengths.length - 1, step: 1 });
+  const slider = element(label, "input", { type: "range", id: "strength", min: 0, max: data.strengths.length - 1, step: 1 });
   slider.value = state.strength;
   slider.addEventListener("input", () => { state.strength = Number(slider.value); draw(); });
   control(form, "class", "class", [...classes.values()].map(({ id, name }) => [id, name]), Number);

@@ -14,7 +14,8 @@ from mdlm_cfg.nets import check_network, masked_lm_denoiser
 
 MASK, START, END, PAD = 3, 1, 2, 0
 VALUES = [7, 5, 11]
-PROMPTS, NULL = [[START, 12, 13], [START, 14]], [START]
+SENTENCES = [[START, 12, 13, MASK, MASK, 15, MASK, MASK, END], [START, 14, MASK, MASK, MASK, MASK, END]]
+NULL = [START, MASK, MASK, 16, MASK, MASK, END]
 DIMS = 4
 
 
@@ -36,17 +37,17 @@ def model() -> BertForMaskedLM:
 
 @pytest.fixture(scope="module")
 def denoiser(model: BertForMaskedLM):
-    return masked_lm_denoiser(model, VALUES, MASK, DIMS, PROMPTS, null_prompt=NULL, suffix=[END])
+    return masked_lm_denoiser(model, VALUES, MASK, SENTENCES, NULL)
 
 
 class Direct:
-    """The model's own logits, one state after another and unpadded, of the free places of a sentence."""
+    """The model's own logits, one state after another and unpadded, of the free ones of the four words."""
 
-    num_tokens, num_classes = len(VALUES), len(PROMPTS)
+    num_tokens, num_classes = len(VALUES), len(SENTENCES)
 
-    def __init__(self, model: BertForMaskedLM, sentence: list[int]) -> None:
-        self.model, self.sentence = model, sentence
-        self.free = [i for i, value in enumerate(sentence) if value == len(VALUES)]
+    def __init__(self, model: BertForMaskedLM, state: list[int]) -> None:
+        self.model, self.state = model, state
+        self.free = [i for i, value in enumerate(state) if value == len(VALUES)]
         self.num_dims = len(self.free)
 
     @torch.no_grad()
@@ -54,14 +55,15 @@ class Direct:
         ids = [*VALUES, MASK]
         found = []
         for state, k in zip(tokens.tolist(), classes.tolist()):
-            whole = list(self.sentence)
+            whole = list(self.state)
             for place, value in zip(self.free, state):
                 whole[place] = value
-            prompt = [*PROMPTS, NULL][k]
-            line = torch.tensor([[*prompt, *(ids[value] for value in whole), END]])
-            logits = self.model.eval()(input_ids=line).logits[0].double()
-            places = torch.tensor([len(prompt) + place for place in self.free])
-            found.append(logits[places][:, VALUES].log_softmax(-1))
+            line = list([*SENTENCES, NULL][k])
+            masks = [at for at, word in enumerate(line) if word == MASK]
+            for at, value in zip(masks, whole):
+                line[at] = ids[value]
+            logits = self.model.eval()(input_ids=torch.tensor([line])).logits[0].double()
+            found.append(logits[[masks[place] for place in self.free]][:, VALUES].log_softmax(-1))
         return torch.stack(found)
 
 
@@ -69,7 +71,7 @@ class Direct:
 def test_it_answers_what_the_model_does(model, denoiser, target_class) -> None:
     tokens = torch.tensor([[3, 3, 3, 3], [0, 3, 2, 3], [3, 1, 3, 3]])
     found = conditionals(denoiser, tokens, target_class)
-    label = len(PROMPTS) if target_class is None else target_class
+    label = len(SENTENCES) if target_class is None else target_class
     for row, state in zip(found, tokens):
         expected = Direct(model, state.tolist())(torch.full((1, int((state == 3).sum())), 3), torch.tensor([label]))[0]
         assert torch.allclose(row[state == 3], expected, atol=1e-5)
@@ -119,13 +121,14 @@ def test_it_may_be_trained(denoiser) -> None:
         ({"values": [7, 7]}, "each once"),
         ({"values": [7, MASK]}, "not the mask 3"),
         ({"values": [7, 20]}, "id 20 is not one of the model's: give ids from 0 to 19"),
-        ({"prompts": [[-1]]}, "id -1 is not"),
-        ({"prompts": []}, "a prompt for each class"),
-        ({"num_dims": 0}, "at least one position"),
-        ({"num_dims": 11}, "are 15 ids, and the model takes at most 12"),
+        ({"sentences": [[-1, *[MASK] * 4]]}, "id -1 is not"),
+        ({"sentences": []}, "give one for each class"),
+        ({"null_sentence": [START]}, r"hold \[4, 4\] masks \(id 3\) and the null sentence 0"),
+        ({"sentences": [[MASK] * 3, [MASK] * 4]}, "give each the same number of them"),
+        ({"null_sentence": [MASK] * 4 + [15] * 9}, "has 13 ids, and the model takes at most 12"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, changed, complaint) -> None:
-    fitting = {"values": VALUES, "mask_id": MASK, "num_dims": DIMS, "prompts": PROMPTS, "suffix": [END]}
+    fitting = {"values": VALUES, "mask_id": MASK, "sentences": SENTENCES, "null_sentence": NULL}
     with pytest.raises(UserError, match=complaint):
         masked_lm_denoiser(model, **(fitting | changed))
