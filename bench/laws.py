@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import comb
 
@@ -117,3 +118,33 @@ def _learned() -> Figure:
     pair = in_turns(lambda: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, 0), alone)
     what = f"law of a network, {table.num_states} partial states, asked and pushed"
     return Figure(what, "its bare calls on as many rows", *pair, "lower", 1.25)
+
+
+def small_laws() -> None:
+    """Terminal laws in CPU time on one thread, which other work on the machine disturbs little: python -m bench.laws."""
+    torch.set_num_threads(1)
+    for (n, d), goal in AGAINST_SCIPY.items():
+        denoiser = random_table(n, d).denoiser()
+        generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
+        start[-1] = 1
+        runs = [
+            (
+                _cpu(partial(terminal_law, denoiser, GUIDANCE, 0), 10),
+                _cpu(partial(expm_multiply, END * generator, start)),
+            )
+            for _ in range(10)
+        ][1:]
+        ours, theirs = (float(np.median(times)) for times in zip(*runs))
+        print(f"| {n} | {d} | {1e3 * ours:.2f} | {1e3 * theirs:.1f} | {theirs / ours:.0f} | {goal:g} |", flush=True)
+
+
+def _cpu(work: Callable[[], object], times: int = 1) -> float:
+    """Seconds of CPU a run."""
+    begun = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - begun) / times
+
+
+if __name__ == "__main__":
+    small_laws()

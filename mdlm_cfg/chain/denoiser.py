@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import refuse, waits_for_nothing
+from mdlm_cfg.chain.short import logsumexp_short, sum_short
 from mdlm_cfg.support.errors import UserError
 
 CPU = torch.device("cpu")
@@ -107,13 +108,13 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
     log_probs = answer.to(torch.float64)
     _check_rows(log_probs, tokens, classes, denoiser)
     if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
-        log_probs = log_probs.log_softmax(dim=-1)
+        log_probs = log_probs - logsumexp_short(log_probs, dim=-1)[..., None]
     return log_probs
 
 
 def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
     mask_id = denoiser.num_tokens
-    totals = log_probs.exp().sum(dim=-1)
+    totals = sum_short(log_probs.exp(), dim=-1)
     wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
 
     def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor, k: Tensor) -> str:

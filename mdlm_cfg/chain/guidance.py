@@ -12,6 +12,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import placed, refuse
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, name_class, name_state
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.short import logsumexp_short
 from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, linear_ramp
 from mdlm_cfg.chain.values import check_filter, filter_values
 from mdlm_cfg.support.errors import UserError
@@ -137,6 +138,8 @@ class Guidance:
 
     def table(self, num_dims: int) -> list[float]:
         """w for 0, 1, ..., D - 1 unmasked coordinates."""
+        if not callable(self.w):
+            return [self.w] * num_dims
         return [self.strength(count, num_dims) for count in range(num_dims)]
 
     def log_rates(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
@@ -181,10 +184,10 @@ class Guidance:
 
     def normalize(self, log_rho: Tensor) -> Tensor:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
-        log_z = log_rho.logsumexp(dim=-1, keepdim=True)
-        log_rate = self.kind.log_rate(log_z)
-        if log_rate is log_z:
+        if self.kind.is_rho:
             return log_rho
+        log_z = logsumexp_short(log_rho, dim=-1)[..., None]
+        log_rate = self.kind.log_rate(log_z)
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 

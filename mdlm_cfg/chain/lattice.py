@@ -16,8 +16,9 @@ from math import comb
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.short import sum_short
+
 CPU = torch.device("cpu")
-SHORT = 16  # values up to which a sum over an inner axis is made one by one
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,6 @@ class Lattice:
 def lattice_of(num_tokens: int, num_dims: int, device: torch.device = CPU) -> Lattice:
     """The lattice of a shape, made once: how partial states follow one another takes longer than a small push."""
     return Lattice(num_tokens, num_dims, device)
-
-
-def sum_short(values: Tensor, dim: int) -> Tensor:
-    """A sum over an inner axis; a short one value by value, for a reduction over it would run in tiny loops."""
-    if values.shape[dim] > SHORT:
-        return values.sum(dim=dim)
-    parts = values.unbind(dim)
-    total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
-    for part in parts[2:]:
-        total += part
-    return total
 
 
 def flat_index(values: Tensor, base: int) -> Tensor:

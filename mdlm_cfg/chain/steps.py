@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import waits_for_nothing
 from mdlm_cfg.chain.policies import Policy, RatePolicy, log_first
+from mdlm_cfg.chain.short import logsumexp_short
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
@@ -91,7 +92,7 @@ class TimeStep:
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = log_rates.logsumexp(dim=-1)
+        log_z = logsumexp_short(log_rates, dim=-1)
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
@@ -122,7 +123,7 @@ class EventStep:
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = log_rates.logsumexp(dim=-1)
+        log_z = logsumexp_short(log_rates, dim=-1)
         tier, log_weight = self.policy.choice(
             log_z, lambda: _normalized(log_rates, log_z), torch.arange(x.shape[1], device=x.device)
         )

@@ -13,7 +13,8 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
-from mdlm_cfg.laws.rates import LevelRates, by_coordinate, level_edges, logsumexp_short
+from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.laws.rates import LevelRates, by_coordinate, level_edges
 
 NEG_INF = float("-inf")
 

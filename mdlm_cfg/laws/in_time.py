@@ -20,9 +20,10 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.short import logsumexp_short
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
-from mdlm_cfg.laws.rates import level_rates, logsumexp_short, memory_limit, refuse_lost, start
+from mdlm_cfg.laws.rates import level_rates, memory_limit, refuse_lost, start
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 

@@ -20,8 +20,9 @@ from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.chain.lattice import Lattice, sum_short
+from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.chain.short import sum_short
 from mdlm_cfg.laws.choices import level_choices
 from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
 from mdlm_cfg.laws.strong import is_strong

@@ -16,6 +16,7 @@ from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
+from mdlm_cfg.chain.short import logsumexp_short
 from mdlm_cfg.laws.strong import Doubled, is_strong, scaled, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
@@ -119,19 +120,6 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
     for rows, value in zip(lattice.rows[level], values):
         table.view(-1, table.shape[2]).index_copy_(0, rows, value.flatten(1))
     return table
-
-
-def logsumexp_short(log_values: Tensor, dim: int) -> Tensor:
-    """logsumexp over a short inner axis, value by value: reductions and broadcasts over it would run in tiny loops."""
-    values = log_values.unbind(dim=dim)
-    top = values[0].clone()
-    for value in values[1:]:
-        torch.maximum(top, value, out=top)
-    top.masked_fill_(top == NEG_INF, 0.0)
-    total = (values[0] - top).exp_()
-    for value in values[1:]:
-        total += (value - top).exp_()
-    return total.log_().add_(top)
 
 
 def log_weights(
