@@ -11,7 +11,7 @@ from helpers import Inconsistent, random_target
 from oracle import guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError
-from mdlm_cfg.chain.denoiser import check_class, conditionals, device_of, happens, name_class, name_state
+from mdlm_cfg.chain.denoiser import check_class, conditionals, device_of, name_class, name_state
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.strengths import LinearRamp, PerCount
@@ -129,7 +129,6 @@ def test_names_for_people() -> None:
     assert name_state(list(range(13)), 99) == f"({', '.join(map(str, range(12)))}, ...)"
     assert name_state([1, 2, 3], 9, most=2) == "(1, 2, ...)"
     assert name_class(None) == "no class" and name_class(3) == "class 3"
-    assert happens(torch.tensor([False, True])) is True and happens(torch.tensor([False])) is False
     assert device_of(Inconsistent(2, 1, 1)) == torch.device("cpu")  # type: ignore[arg-type]
     assert device_of(FunctionDenoiser(lambda t, c: t, 2, 1, 1, torch.device("meta"))) == torch.device("meta")
     for k in (None, 0, 2):
