@@ -15,6 +15,7 @@ from mdlm_cfg.compare.images import (
     class_nelbos,
     draw_counts,
     energy_distance,
+    leading_component,
     mean_pixel_distance,
     moment_difference,
     nearest_image,
@@ -212,3 +213,13 @@ def test_a_prior_decides_where_the_images_do_not() -> None:
         found = bayes_classify(target.denoiser(), x, 2, generator(), torch.tensor(weights))
         assert found.tolist() == [expected] * 2
     assert bayes_classify(target.denoiser(), x, 2, generator()).tolist() == [0, 0]
+
+
+def test_leading_component_is_as_long_as_its_standard_deviation() -> None:
+    g = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64))[0]
+    covariance = axes @ torch.diag(torch.tensor([0.1, 4.0, 1.0, 0.5], dtype=torch.float64)) @ axes.T
+    found = leading_component(covariance)
+    torch.testing.assert_close(found.abs(), 2 * axes[:, 1].abs())
+    torch.testing.assert_close(covariance @ found, 4 * found)
+    assert found.sum() >= 0 and not leading_component(torch.zeros(3, 3)).any()

@@ -156,6 +156,19 @@ def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tm
     assert "by first_hitting, guidance of the kind “rate”" in sections[0].text
 
 
+def test_the_images_beside_samples_are_test_images_of_their_class(
+    data: BinaryImageData, evaluation: ImageEvaluation
+) -> None:
+    assert evaluation.shown.shape == (3, 10, 20)
+    for k, images in zip(evaluation.classes, evaluation.shown):
+        own = {tuple(x) for x in data.test_x[data.test_classes == k].tolist()}
+        assert all(tuple(x) in own for x in images.tolist())
+    for w, found in evaluation.sample_components.items():
+        variances = torch.stack([torch.linalg.eigvalsh(x.double().T.cov())[-1] for x in evaluation.samples[w]])
+        torch.testing.assert_close(found.square().sum(dim=1), variances)
+        assert bool(((found * evaluation.data_components).sum(dim=1) >= 0).all())
+
+
 def test_a_class_of_a_single_test_image_is_not_judged(data: BinaryImageData, classifier: ImageClassifier) -> None:
     few = BinaryImageData()
     vars(few).update(vars(data))
