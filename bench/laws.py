@@ -121,19 +121,17 @@ def _learned() -> Figure:
 
 
 def small_laws() -> None:
-    """Terminal laws in CPU time on one thread, which other work on the machine disturbs little: python -m bench.laws."""
+    """Terminal laws in CPU time on one thread, which other work disturbs little: python -m bench.laws."""
     torch.set_num_threads(1)
     for (n, d), goal in AGAINST_SCIPY.items():
         denoiser = random_table(n, d).denoiser()
         generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
         start[-1] = 1
-        runs = [
-            (
-                _cpu(partial(terminal_law, denoiser, GUIDANCE, 0), 10),
-                _cpu(partial(expm_multiply, END * generator, start)),
-            )
-            for _ in range(10)
-        ][1:]
+        ours_is, theirs_is = (
+            partial(terminal_law, denoiser, GUIDANCE, 0),
+            partial(expm_multiply, END * generator, start),
+        )
+        runs = [(_cpu(ours_is, 10), _cpu(theirs_is)) for _ in range(10)][1:]
         ours, theirs = (float(np.median(times)) for times in zip(*runs))
         print(f"| {n} | {d} | {1e3 * ours:.2f} | {1e3 * theirs:.1f} | {theirs / ours:.0f} | {goal:g} |", flush=True)
 

@@ -67,12 +67,6 @@ class Blocks:
         levels = [self._inner_tokens(p) for p in range(self.num_inner + 1)]
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
 
-    @cached_property
-    def covers(self) -> Tensor:
-        """covers[x, y]: 1 where the inner values x agree with column y, (N^m, columns)."""
-        every = torch.cat([self._inner_tokens(p) for p in range(self.num_inner + 1)])
-        return self._agree(every, self._inner_tokens(self.num_inner)).T.contiguous()
-
     def _inner_tokens(self, level: int) -> Tensor:
         return lattice_of(self.num_tokens, self.num_inner).tokens(level)
 
@@ -93,9 +87,12 @@ class Blocks:
 
     def marginals(self, pmf: Tensor) -> Tensor:
         """The marginal probability of every partial state, (rows, columns) from a pmf (N,)*D."""
-        n, last = self.num_tokens, len(self.rows) - 1
-        values = pmf.new_empty(self.rows[last].stop, len(self.covers.T))
-        torch.mm(pmf.reshape(n**last, -1), self.covers, out=values[self.rows[last]])
+        n, m, last = self.num_tokens, self.num_inner, len(self.rows) - 1
+        values = pmf.new_empty(self.rows[last].stop, self.columns[m].stop)
+        known = values[self.rows[last]]
+        known[:, self.columns[m]] = pmf.reshape(n**last, -1)
+        for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
+            known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.incidence[p].T / (m - p)
         for q in range(last, 0, -1):
             children, parents = self.level(values, q), self.level(values, q - 1)
             # any one child of each parent will do
