@@ -67,11 +67,11 @@ def test_rates_are_the_formula_in_every_state(kind: str, w, z) -> None:
                 assert rates[i] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_unguided_asks_once() -> None:
+def test_both_labels_are_asked_in_one_call_and_the_unguided_for_one_alone() -> None:
     asked = []
 
     def answer(tokens, classes):
-        asked.append(classes[0].item())
+        asked.append(classes.unique().tolist())
         return torch.full((*tokens.shape, 2), 0.5).log()
 
     denoiser, tokens = FunctionDenoiser(answer, 2, 2, 3), torch.full((4, 2), 2)
@@ -81,7 +81,7 @@ def test_the_unguided_asks_once() -> None:
     ):  # fmt: skip
         asked.clear()
         guidance.log_rates(denoiser, tokens, z)
-        assert asked == expected
+        assert asked == [expected]
 
 
 def test_means_of_many_strengths_are_those_one_by_one() -> None:
