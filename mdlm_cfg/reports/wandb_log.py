@@ -40,7 +40,9 @@ def log_evaluation(
         of = f"{row['set']}/" if "set" in row else ""  # what is compared, where a w has several rows
         numbers = {f"eval/{of}{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
         run.log({AXIS: float(row["w"]), **numbers})
-    media = {name: _table(table) for name, table in zip(TABLES, (plain, [_flat(row) for row in ledger])) if table}
+    media: dict[str, Any] = {
+        name: _table(table) for name, table in zip(TABLES, (plain, [_flat(row) for row in ledger])) if table
+    }
     media |= {f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
     if media:
         run.define_metric(STEP, hidden=True)
