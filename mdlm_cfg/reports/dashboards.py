@@ -71,7 +71,7 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
         raise UserError(
             'dashboards need wandb-workspaces, which is not installed: pip install "mdlm-cfg[dashboards]"'
         ) from error
-    panels = {
+    panels: dict[str, list[Any]] = {
         name: [v2.LinePlot(title=panel.title, x=panel.axis, y=list(panel.metrics)) for panel in section]
         for name, section in SECTIONS.items()
     }
@@ -85,7 +85,7 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
     blocks: list[Any] = [v2.TableOfContents()]
     for name, those in (panels | {"Pictures": [pictures]}).items():
         blocks += [v2.H1(name), v2.PanelGrid(runsets=[runs], panels=those)]
-    tables = [v2.WeavePanelSummaryTable(table_name=name) for name in TABLES]
+    tables: list[Any] = [v2.WeavePanelSummaryTable(table_name=name) for name in TABLES]
     blocks += [v2.H1("Tables"), v2.PanelGrid(runsets=[runs], panels=tables)]
     report = v2.Report(
         entity=entity, project=project, title=NAME, blocks=blocks,
