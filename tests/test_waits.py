@@ -107,7 +107,7 @@ def network() -> Denoiser:
 
 
 def tabulated() -> Denoiser:
-    return TabulatedDenoiser(plain())
+    return TabulatedDenoiser(plain(), device=CUDA)
 
 
 def inpainting() -> Denoiser:

@@ -25,6 +25,7 @@ class TabulatedDenoiser:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
         shown: is told the share of a table that is done, 0 to 1.
+        device: where the table is, and with it its laws; the denoiser is asked where it is itself.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class TabulatedDenoiser:
         keep: Keep = keep_nothing,
         about: object = "",
         shown: Callable[[float], object] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
-        self.num_classes, self.device = denoiser.num_classes, device_of(denoiser)
+        self.num_classes, self.device = denoiser.num_classes, torch.device(device)
         self._keep, self._about, self._shown = keep, about, shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
@@ -72,11 +74,11 @@ class TabulatedDenoiser:
         full, asked = lattice.tokens(d), torch.cat([lattice.tokens(level) for level in range(d)])
         tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
         tables[:, flat_index(full, n + 1)] = copy_unmasked(full.new_zeros(*full.shape, n, dtype=torch.float64), full)
-        done = 0
+        done, there = 0, device_of(self.denoiser)
         for chunk in asked.split(MAX_BATCH // len(labels)):
-            classes = torch.tensor(labels, device=self.device).repeat_interleave(len(chunk))
-            answers = conditionals(self.denoiser, chunk.repeat(len(labels), 1), classes)
-            tables[:, flat_index(chunk, n + 1)] = answers.unflatten(0, (len(labels), -1))
+            classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))
+            answers = conditionals(self.denoiser, chunk.to(there).repeat(len(labels), 1), classes)
+            tables[:, flat_index(chunk, n + 1)] = answers.to(self.device).unflatten(0, (len(labels), -1))
             done += len(chunk)
             if self._shown is not None:
                 self._shown(done / len(asked))

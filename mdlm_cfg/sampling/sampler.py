@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import checked_at_the_end, waits_for_nothing
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
@@ -153,10 +153,7 @@ class Sampler:
         return len(self.plan(num_dims))
 
     def num_rows(self, num_samples: int, num_dims: int, guidance: Guidance) -> int:
-        """How many rows (partial state, label) a draw asks the denoiser for, at most: its cost, for estimates of time.
-
-        Fewer where a step leaves samples as they were, which steps of events never do.
-        """
+        """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
         return num_samples * self.calls(num_dims) * (2 if any(guidance.table(num_dims)) else 1)
 
     def draw(
@@ -212,10 +209,8 @@ class Sampler:
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
             on_step(x)
-        before, log_rates = x, None
         for step in self.plan(most):
-            log_rates = _rates(given, denoiser, target_class, x, before, log_rates)
-            before = x
+            before, log_rates = x, given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
             if weighted:
                 log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
@@ -259,21 +254,6 @@ class Sampler:
         """Raise UserError if a grid of clock times ends early: samples would hold masks."""
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
             raise UserError("a grid of clock times must end at inf to sample: before that, masks are left")
-
-
-def _rates(
-    guidance: Guidance, denoiser: Denoiser, target_class: int | None, x: Tensor, before: Tensor, known: Tensor | None
-) -> Tensor:
-    """`Guidance.log_rates` of states x, of which `known` has them as they were before: the denoiser knows no time.
-
-    Samples that a step left as they were are not asked for again, where it can be seen which without waiting.
-    """
-    if known is None or not waits_for_nothing(x):
-        return guidance.log_rates(denoiser, x, target_class)
-    changed = (x != before).any(dim=1).nonzero().squeeze(1)
-    if len(changed):
-        known[changed] = guidance.log_rates(denoiser, x[changed], target_class)
-    return known
 
 
 def as_sampler(sampler: Sampler | str, steps: Steps | None = None, schedule: Schedule | str | None = None) -> Sampler:

@@ -69,7 +69,8 @@ def broken(fault, label=None):
 
     def answer(tokens, classes):
         right = exact(tokens, classes)
-        return fault(right) if label is None else torch.where((classes == label)[:, None, None], fault(right), right)
+        wrong = fault(right)
+        return wrong if label is None else torch.where((classes == label)[:, None, None], wrong, right)
 
     return FunctionDenoiser(answer, 3, 2, 3)
 
@@ -230,7 +231,7 @@ def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
     # under class 0 the state (0, mask) is followed by what the class cannot be: its support and the row do not meet
     def answer(tokens, classes):
         rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
-        rows[:, 1] = torch.stack([classes == 0, classes != 0], dim=1).double()
+        rows[:, 1] = torch.where((classes == 0)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
         return rows.log()
 
     steps, denoiser = None if sampler == "first_hitting" else 1, FunctionDenoiser(answer, 2, 2, 1)
