@@ -106,7 +106,7 @@ def draw(size: Size) -> None:
 NET = {"length": 64, "width": 64, "depth": 2}
 MODELS = {
     "step": Model(
-        "a training step, objective=sampled",
+        "three training steps, objective=sampled",
         (
             {"batch": 64} | NET,
             {"batch": 128} | NET,
