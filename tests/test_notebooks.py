@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("guidance_in_2d", "score_error_or_guidance")
+NAMES = ("guidance_in_2d", "guided_mnist", "score_error_or_guidance")
 SMALL: dict[str, dict[str, Any]] = {
     "guidance_in_2d": {"strengths": [0.0, 2.0], "num_strengths": 3, "num_times": 5},
     "score_error_or_guidance": {
