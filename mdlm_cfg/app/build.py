@@ -89,10 +89,30 @@ def build_loggers(
         if target.endswith("WandbLogger"):
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
-        loggers.append(make(settings, "logger", (), names_in(settings), **filled))
-        # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
-        vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
+        logger = make(settings, "logger", (), names_in(settings), **filled)
+        if target.endswith("WandbLogger"):
+            _open(logger, settings.get("mode"))
+        loggers.append(logger)
     return loggers
+
+
+def _open(logger: Any, mode: object) -> None:
+    """Begin the run on wandb now: what it refuses is said before any work.
+
+    Raises:
+        UserError: a mode that it does not know, or no account where it needs one.
+    """
+    from wandb.errors import Error  # takes seconds, and logger=csv has no use for it
+
+    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+    vars(logger).get("_wandb_init", {}).pop("anonymous", None)
+    try:
+        logger.experiment  # noqa: B018
+    except (Error, ValueError) as error:
+        raise UserError(
+            f"wandb does not begin with logger.mode={mode} ({str(error).splitlines()[0]}): run `wandb login`, or give "
+            "logger.mode=offline, or logger=csv"
+        ) from error
 
 
 def build_trainer(

@@ -48,10 +48,10 @@ def data_of(target: Any, grid: tuple[int, ...]) -> Any:
 PIXELS, TABLE = bernoulli_mixture(9), random_target(2, 3, seed=2)
 EVERY = Plan(PLAN.guidances, PLAN.sampler, PLAN.num_samples, PLAN.seed)
 STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how many pieces are kept
-    "table": (Tables(), TABLE, (3,), PLAN, 3 * 2 + 2),
+    "table": (Tables(), TABLE, (3,), PLAN, 3 * 2 + 1),
     "mixture": (Mixtures(), PIXELS, (3, 3), PLAN, 3 * 2),
     "sequences": (Sequences(num_test=20, num_draws=1), HMM, (4,), PLAN, 3 * 2 + 2 * 2 * 4),
-    "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 2 + 2),
+    "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 1 + 2),
     "likelihood": (LikelihoodStudy(num_images=4, orders=2), PIXELS, (3, 3), EVERY, 2 + 2 * 3),
     "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 2 * 2),
     "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2),
