@@ -22,6 +22,7 @@ from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.saving import WholeFiles
 
+WANDB_MODES = ("online", "offline", "disabled", "shared")
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -86,9 +87,27 @@ def build_loggers(
         if target.endswith("WandbLogger"):
             filled |= {"group": group, "job_type": job_type}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
-        # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
-        vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
+        if target.endswith("WandbLogger"):
+            _check_wandb(loggers[-1], settings.get("mode"))
     return loggers
+
+
+def _check_wandb(logger: Any, mode: str | None) -> None:
+    """Raise UserError for a mode that there is none of, and for one that needs a login where there is none."""
+    if mode not in (None, *WANDB_MODES):
+        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
+    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+    vars(logger).get("_wandb_init", {}).pop("anonymous", None)
+    if mode == "online":
+        import wandb.errors
+
+        try:
+            _ = logger.experiment  # or it would be found when everything is ready to train
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
+                "logger.mode=offline or logger=csv"
+            ) from error
 
 
 def build_trainer(
