@@ -23,6 +23,7 @@ from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
+WANDB_MODES = ("online", "offline", "disabled", "shared")
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -89,30 +90,28 @@ def build_loggers(
         if target.endswith("WandbLogger"):
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
-        logger = make(settings, "logger", (), names_in(settings), **filled)
+        loggers.append(make(settings, "logger", (), names_in(settings), **filled))
         if target.endswith("WandbLogger"):
-            _open(logger, settings.get("mode"))
-        loggers.append(logger)
+            _check_wandb(loggers[-1], settings.get("mode"))
     return loggers
 
 
-def _open(logger: Any, mode: object) -> None:
-    """Begin the run on wandb now: what it refuses is said before any work.
-
-    Raises:
-        UserError: a mode that it does not know, or no account where it needs one.
-    """
-    from wandb.errors import Error  # takes seconds, and logger=csv has no use for it
-
+def _check_wandb(logger: Any, mode: str | None) -> None:
+    """Raise UserError for a mode that there is none of, and for one that needs a login where there is none."""
+    if mode not in (None, *WANDB_MODES):
+        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
     # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
     vars(logger).get("_wandb_init", {}).pop("anonymous", None)
-    try:
-        logger.experiment  # noqa: B018
-    except (Error, ValueError) as error:
-        raise UserError(
-            f"wandb does not begin with logger.mode={mode} ({str(error).splitlines()[0]}): run `wandb login`, or give "
-            "logger.mode=offline, or logger=csv"
-        ) from error
+    if mode == "online":
+        import wandb.errors
+
+        try:
+            _ = logger.experiment  # or it would be found when everything is ready to train
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
+                "logger.mode=offline or logger=csv"
+            ) from error
 
 
 def build_trainer(

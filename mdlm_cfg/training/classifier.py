@@ -30,6 +30,7 @@ SHIFT = 2  # pixels that an image may be moved by in training, each way
 DEVICE = "cpu"  # where it is trained
 VERSION = 1  # of the network below: another one must not load the files of this one
 FEW_STEPS = 5  # that are timed, to say how long the others will take
+LEAST_STEPS = 6  # of a cycle: torch divides by zero where a fifth of them is one
 FOLDER = "classifier"  # in the folder of the data sets
 
 Progress = Callable[[int, int, float], None]  # (step, number of steps, loss in nats)
@@ -167,7 +168,7 @@ def train_classifier(
         model = ImageClassifier(grid_shape, num_classes, settings, num_tokens).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=max(2, num_steps), pct_start=0.2
+            optimizer, settings.learning_rate, total_steps=max(LEAST_STEPS, num_steps), pct_start=0.2
         )
         for step in range(num_steps):
             if step % (len(images) // batch) == 0:

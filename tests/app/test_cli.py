@@ -140,10 +140,13 @@ def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None
     assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
 
 
-def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_works_offline_and_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert run("train", *TOY, f"runs={tmp_path}") == 0
+    assert "wandb: WARNING" not in capfd.readouterr().err
     folder = newest_run(tmp_path).parent.parent
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert (folder / "metrics.csv").is_file()
@@ -188,6 +191,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["net._target_=no_such_package.Net"], "No module named 'no_such_package'"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
+        (["logger=wandb", "logger.mode=odd"], "logger.mode=odd is unknown; choose one of online, offline"),
         (["max_time=soon"], "max_time=soon is no time: give DD:HH:MM:SS"),
         (["max_time=00:00:00:01", "w=[0]"], "leaves nothing to train"),
         (["data=table"], "path is missing"),
@@ -239,6 +243,20 @@ def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_cannot_be_started_leaves_no_folder(command: str, arguments: list[str], tmp_path: Path) -> None:
     given = (*TOY, "logger=csv") if command == "train" else ("data=toy_1d_overlap",)
     assert run(command, *given, f"runs={tmp_path}", *arguments) != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_online_without_a_login_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(**_: object) -> None:
+        raise wandb.errors.UsageError("No API key configured")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    said = refusal(capsys, "train", *TOY, "logger=wandb", "logger.mode=online", f"runs={tmp_path}")
+    assert "No API key configured" in said and "wandb login" in said and "logger=csv" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -195,16 +195,3 @@ def test_the_environment_is_left_as_it_was(tmp_path: Path) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     assert run("eval", *EXACT, "w=[-2]", f"runs={tmp_path}") == 2
     assert os.environ["HYDRA_FULL_ERROR"] == before
-
-
-@pytest.mark.parametrize("mode", ["odd", "online"])
-def test_wandb_that_does_not_begin_is_a_sentence(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    said = refusal(capsys, "train", *TOY, f"runs={tmp_path / 'runs'}", "logger=wandb", f"logger.mode={mode}")
-    assert f"logger.mode={mode}" in said and "wandb login" in said and "logger=csv" in said
-    assert not list((tmp_path / "runs").glob("*"))
