@@ -192,7 +192,7 @@ def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
     test, grey.test_classes = known.sample(200, torch.Generator().manual_seed(2))
     grey.train_images, grey.test_x = x.to(torch.uint8), test.to(torch.uint8)
-    grey.grid_shape, grey.num_classes, grey._ready = (2, 3), 2, True
+    grey.grid_shape, grey.num_classes, grey._ready, grey.class_names = (2, 3), 2, True, ("dull", "sharp")
     trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
     found = evaluate_images(grey, known.denoiser(), trained, plan_of(Guidance(1.0), n=40), num_classified=0)
@@ -209,7 +209,9 @@ def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     assert row["energy_pixels"] == pytest.approx(float(energy), abs=1e-6)
     assert torch.allclose(found.data_means[1], own.mean(0))
     assert torch.allclose(found.sample_means[1.0][1], drawn.mean(0))
-    assert "the square of the difference between their shades" in image_sections(found, tmp_path)[1].text
+    sections = image_sections(found, tmp_path)
+    assert "the square of the difference between their shades" in sections[1].text
+    assert sections[2].table is not None and list(sections[2].table.columns) == ["w", "dull", "sharp"]
 
 
 def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: ImageClassifier) -> None:

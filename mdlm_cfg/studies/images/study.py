@@ -121,6 +121,7 @@ def evaluate_images(
         name=data.name,
         grid_shape=tuple(data.grid_shape),
         num_tokens=data.num_tokens,
+        class_names=data.class_names,
         classes=classes,
         num_held_out=min(len(x) for x in test),
         samples=samples,
