@@ -32,6 +32,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not browser" -n 2 --dist loadfile
 
 test-slow: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[hf]"
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP)
