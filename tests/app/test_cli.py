@@ -107,6 +107,7 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert "accuracy" not in found["distances"][0]
 
 
+@pytest.mark.slow
 def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:
     arguments = (
         *(*TINY, "experiment=tiny_mnist", f"data.dataset={images}", "data.height=1", "data.width=3", "threads=1"),
@@ -336,6 +337,7 @@ def probabilities(num_tokens: int, grid_shape: list[int], num_classes: int):
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_is_trained_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,6 +369,7 @@ def test_a_diverged_run_says_which_checkpoint_is_good(tmp_path: Path, capsys: py
     assert newest_run(tmp_path) == path and path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*TOY, "logger=csv", f"runs={tmp_path}")
     assert run("train", *arguments) == 0

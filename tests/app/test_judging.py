@@ -61,6 +61,7 @@ def test_normalized_cosine_steps_are_what_was_asked_for(z: int, tmp_path: Path) 
     assert [v for row in found["decay"]["log_tv"] for v in row] == pytest.approx(expected.log_tv.flatten().tolist())
 
 
+@pytest.mark.slow
 def test_a_grid_of_clock_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*TINY_EVAL, "sampler=euler", f"out={tmp_path}")
     assert run("eval", *arguments, "steps=[0,0.5,1,inf]") == 0
@@ -113,6 +114,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
+@pytest.mark.slow
 def test_wandb_shows_an_experiment_and_its_evaluations_as_one_group(
     tmp_path: Path, opened: list[dict[str, Any]]
 ) -> None:

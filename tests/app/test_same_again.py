@@ -22,6 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [newest_run(root).parent.parent for root in roots]
 
 
+@pytest.mark.slow
 def test_losses_and_the_report_are_the_same(runs: list[Path]) -> None:
     logged = []
     for folder in runs:
@@ -32,6 +33,7 @@ def test_losses_and_the_report_are_the_same(runs: list[Path]) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_batches_of_an_evaluation_change_rounding_alone(runs: list[Path], tmp_path: Path) -> None:
     found = []
     for size in (1, 7, 1024):

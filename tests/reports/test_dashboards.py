@@ -35,6 +35,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(found.stdout))
 
 
+@pytest.mark.slow
 def test_panels_are_of_names_that_runs_log(logged: dict[str, Any]) -> None:
     of_images = {name for panel in IMAGES for name in panel.metrics}
     assert {name.removeprefix("eval/") for name in of_images} <= set(STATISTICS)
