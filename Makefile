@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo lint test test-slow test-browser bench docs paper format clean-venv
+.PHONY: venv demo lint test test-slow test-gpu test-browser bench docs paper format clean-venv
 
 venv: $(STAMP)
 
@@ -29,10 +29,14 @@ lint: $(STAMP)
 
 # one thread for each of two processes: the tests' tensors are tiny
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not browser" -n 2 --dist loadfile
 
 test-slow: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[hf]"
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 test-browser: $(STAMP)
 	@command -v chromium >/dev/null || { echo "chromium is not there: install it, on Debian with apt-get install chromium" >&2; exit 2; }

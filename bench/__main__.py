@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bench.sampling import sampling_figures
 from bench.training import training_figures
 from mdlm_cfg.support.machine import keep_freed_memory
 
+VERSIONS = ("torch", "scipy", "lightning", "mdlm-cfg")
 HEADS = ("what", "against", "seconds", "the other", "ratio", "goal", "met")
 
 
@@ -32,7 +34,7 @@ def machine() -> dict[str, str | int | float]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": name, "vector units": ", ".join(wide) or "unknown", "threads": torch.get_num_threads(), "gpu": gpu,
-        "python": platform.python_version(), "torch": torch.__version__,
+        "python": platform.python_version(), **{name: version(name) for name in VERSIONS},
     }  # fmt: skip
 
 

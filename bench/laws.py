@@ -1,8 +1,9 @@
-"""Exact laws against the memory that any method must move, and against scipy's action of a matrix exponential."""
+"""Exact laws against the memory that must be moved, scipy's action of a matrix exponential, and a network's forward."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import comb
 
@@ -10,14 +11,18 @@ import numpy as np
 import scipy.sparse
 import torch
 from scipy.sparse.linalg import expm_multiply
+from torch import Tensor
 
 from bench.ratio import Figure, in_turns, seconds
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.laws import TabulatedDenoiser
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
 
 GUIDANCE = Guidance(2.0)
 LARGE = ((5, 9), (2, 16))
 AGAINST_SCIPY = {(5, 5): 100.0, (100, 2): 300.0, (5, 6): 300.0}  # (N, D): goal of the terminal law
+END = 20.0  # the clock time at which scipy's law is the terminal one to 1e-9
 TIMES = torch.linspace(0.1, 3.0, 30, dtype=torch.float64)
 
 
@@ -27,15 +32,18 @@ def random_table(num_tokens: int, num_dims: int) -> TableMixture:
     return TableMixture(pmfs / pmfs.flatten(1).sum(1).reshape(2, *[1] * num_dims), torch.tensor([0.5, 0.5]))
 
 
-def edge_bytes(num_tokens: int, num_dims: int) -> float:
-    """Bytes that a terminal law must at least move: every edge read once for Lambda, and once for the push.
+def state_bytes(num_tokens: int, num_dims: int) -> float:
+    """Bytes that any method moves that holds a weight and a flow of every partial state: both written, and both read.
 
-    Lambda(x_U) is needed before anything leaves x_U, and sums over every edge out of it; then every edge carries its
-    share.
+    And the two tables read, and the law written.
     """
+    return 8.0 * (4 * (num_tokens + 1) ** num_dims + 3 * num_tokens**num_dims)
+
+
+def edge_bytes(num_tokens: int, num_dims: int) -> float:
+    """Bytes moved where every edge has a number: read once for Lambda, and once for the push."""
     d, n = num_dims, num_tokens
-    edges = sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
-    return 2 * 8 * edges
+    return 2.0 * 8 * sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
 
 
 def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_matrix:
@@ -52,34 +60,89 @@ def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_
     return (inflow - scipy.sparse.diags(np.asarray(inflow.sum(axis=0)).ravel())).tocsr()
 
 
-def _act(generator: scipy.sparse.csr_matrix, start: np.ndarray, taus: list[float]) -> None:
-    for tau in taus:
-        expm_multiply(tau * generator, start)
-
-
 def law_figures(bandwidth: float) -> Iterator[Figure]:
-    """Terminal laws against memory; terminal laws and laws in time against scipy on a ready-made generator."""
+    """All of them."""
     for n, d in LARGE:
         denoiser = random_table(n, d).denoiser()
         took = seconds(partial(terminal_law, denoiser, GUIDANCE, 0), 3)
         what = f"terminal law, N = {n}, D = {d} ({(n + 1) ** d:.2g} partial states)"
-        yield Figure(what, "moving every edge twice", took, edge_bytes(n, d) / bandwidth, "lower", 3.0)
+        yield Figure(what, "moving what belongs to states", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
+        yield Figure(what, "moving every edge twice", took, edge_bytes(n, d) / bandwidth, "lower")
+    for (n, d), goal in AGAINST_SCIPY.items():
+        yield from _against_scipy(n, d, goal)
+    yield _learned()
+
+
+def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
+    """The exact solution of one table, against a ready-made sparse generator."""
+    denoiser = random_table(n, d).denoiser()
+    generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
+    start[-1] = 1
+
+    def theirs(taus: Sequence[float]) -> None:
+        for tau in taus:
+            expm_multiply(tau * generator, start)
+
+    size, theirs_is = f"N = {n}, D = {d}", "scipy expm_multiply, ready-made generator"
+    terminal = partial(terminal_law, denoiser, GUIDANCE, 0)
+    end = f"{theirs_is}, tau = {END:g}: TV {_left(generator, start, n, d, terminal()):.0e}"
+    yield Figure(f"terminal law, {size}", end, *in_turns(terminal, partial(theirs, [END])), "higher", goal)
+    pair = in_turns(terminal, partial(theirs, [1.0]))
+    yield Figure(f"terminal law, {size}", f"{theirs_is}, tau = 1: not the end", *pair, "higher")
+    pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, 1.0), partial(theirs, [1.0]))
+    yield Figure(f"law at one time, {size}", f"{theirs_is}, tau = 1", *pair, "higher", 1.0)
+    pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, TIMES), partial(theirs, TIMES.tolist()), 3)
+    yield Figure(f"law at 30 times, {size}", "the same at 30 times", *pair, "higher", 10.0)
+
+
+def _left(generator: scipy.sparse.csr_matrix, start: np.ndarray, n: int, d: int, law: Tensor) -> float:
+    """TV of scipy's law at `END` to the terminal law: what a longer time would still take away."""
+    found = torch.from_numpy(expm_multiply(END * generator, start)).reshape([n + 1] * d)
+    found[(slice(0, n),) * d] -= law
+    return 0.5 * float(found.abs().sum())
+
+
+def _learned() -> Figure:
+    """A network's answers for all partial states and two labels, against bare calls on as many rows."""
+    net = GridTransformer(2, (2, 4), 10, width=64, depth=2, num_heads=4).eval()
+    denoiser, n, d = NetDenoiser(net), 2, 8
+    table = TabulatedDenoiser(denoiser)
+    rows = 2 * (table.num_states - n**d)
+    tokens, classes = torch.full((denoiser.batch_size, d), n), torch.zeros(denoiser.batch_size, dtype=torch.int64)
+
+    def alone() -> None:
+        with torch.inference_mode():
+            for begun in range(0, rows, denoiser.batch_size):
+                net(tokens[: rows - begun], classes[: rows - begun])
+
+    pair = in_turns(lambda: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, 0), alone)
+    what = f"law of a network, {table.num_states} partial states, asked and pushed"
+    return Figure(what, "its bare calls on as many rows", *pair, "lower", 1.25)
+
+
+def small_laws() -> None:
+    """Terminal laws in CPU time on one thread, which other work disturbs little: python -m bench.laws."""
+    torch.set_num_threads(1)
     for (n, d), goal in AGAINST_SCIPY.items():
         denoiser = random_table(n, d).denoiser()
         generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
         start[-1] = 1
+        ours_is, theirs_is = (
+            partial(terminal_law, denoiser, GUIDANCE, 0),
+            partial(expm_multiply, END * generator, start),
+        )
+        runs = [(_cpu(ours_is, 10), _cpu(theirs_is)) for _ in range(10)][1:]
+        ours, theirs = (float(np.median(times)) for times in zip(*runs))
+        print(f"| {n} | {d} | {1e3 * ours:.2f} | {1e3 * theirs:.1f} | {theirs / ours:.0f} | {goal:g} |", flush=True)
 
-        def theirs(
-            taus: list[float], generator: scipy.sparse.csr_matrix = generator, start: np.ndarray = start
-        ) -> None:
-            for tau in taus:
-                expm_multiply(tau * generator, start)
 
-        size = f"N = {n}, D = {d}"
-        yardstick = "scipy expm_multiply, ready-made generator, tau = 1"
-        pair = in_turns(partial(terminal_law, denoiser, GUIDANCE, 0), partial(theirs, [1.0]))
-        yield Figure(f"terminal law, {size}", yardstick, *pair, "higher", goal)
-        pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, 1.0), partial(theirs, [1.0]))
-        yield Figure(f"law at one time, {size}", yardstick, *pair, "higher", 1.0)
-        pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, TIMES), partial(theirs, TIMES.tolist()), 3)
-        yield Figure(f"law at 30 times, {size}", "the same at 30 times", *pair, "higher", 10.0)
+def _cpu(work: Callable[[], object], times: int = 1) -> float:
+    """Seconds of CPU a run."""
+    begun = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - begun) / times
+
+
+if __name__ == "__main__":
+    small_laws()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 REPEATS = 5
+SHORT = 0.05  # seconds: what takes less is run several times over in one measurement
 Work = Callable[[], object]
 
 
@@ -46,24 +47,32 @@ class Figure:
 
 
 def seconds(work: Work, repeats: int = REPEATS) -> float:
-    """Median seconds of `repeats` runs after one to warm up."""
-    work()
-    return statistics.median(_once(work) for _ in range(repeats))
+    """Median seconds of `repeats` measurements, after a run to warm up."""
+    times = _times(work)
+    return statistics.median(_once(work, times) for _ in range(repeats))
 
 
 def in_turns(ours: Work, theirs: Work, repeats: int = REPEATS) -> tuple[float, float]:
-    """Median seconds of two pieces of work that take turns, after one run of each to warm up."""
-    ours(), theirs()
-    pairs = [(_once(ours), _once(theirs)) for _ in range(repeats)]
+    """Median seconds of two pieces of work that take turns, after a run of each to warm up."""
+    counts = _times(ours), _times(theirs)
+    pairs = [(_once(ours, counts[0]), _once(theirs, counts[1])) for _ in range(repeats)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
-def _once(work: Work) -> float:
-    start = time.perf_counter()
+def _times(work: Work) -> int:
+    """How many runs of some work one measurement is of."""
     work()
+    return max(1, round(SHORT / _once(work, 1)))
+
+
+def _once(work: Work, times: int) -> float:
+    """Seconds a run, over so many."""
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 def copy_rate() -> float:

@@ -12,10 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEED_EXTRAS = ("own_models.md",)  # which `make test-slow` installs
 PAGES = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page.name in NEED_EXTRAS), id=page.name) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

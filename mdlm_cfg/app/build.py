@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
+WANDB_MODES = ("online", "offline", "disabled", "shared")
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -65,15 +68,17 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
 
 
 def build_loggers(
-    settings: dict[str, Any], folder: Path, group: str, job_type: str, kept_steps: int = 0
+    settings: dict[str, Any], folder: Path, run: str, job_type: str, config: Mapping[str, Any], kept_steps: int = 0
 ) -> list[Logger]:
     """metrics.csv in the run folder always, and the configured logger if it is another.
 
     Args:
         settings: of the logger, with `_target_`.
         folder: for its files.
-        group: that wandb shows the run in: a training run and its evaluations are one.
+        run: NAME/DATE_TIME of the training run, or NAME of an exact evaluation. On wandb NAME, the experiment, is the
+            group: its seeds and the evaluations of them are one.
         job_type: "train" or "eval".
+        config: of the whole, which wandb shows with the run.
         kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
@@ -81,32 +86,61 @@ def build_loggers(
     loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
     if not target.endswith("CSVLogger"):
-        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{group} {job_type}"}
+        filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{run} {job_type}"}
         if target.endswith("WandbLogger"):
-            filled |= {"group": group, "job_type": job_type}
+            about = {"run": run, "version": stamp()["version"], **config}
+            filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
-        # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
-        vars(loggers[-1]).get("_wandb_init", {}).pop("anonymous", None)
+        if target.endswith("WandbLogger"):
+            _check_wandb(loggers[-1], settings.get("mode"))
     return loggers
 
 
-def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast."""
+def _check_wandb(logger: Any, mode: str | None) -> None:
+    """Raise UserError for a mode that there is none of, and for one that needs a login where there is none."""
+    if mode not in (None, *WANDB_MODES):
+        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
+    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+    vars(logger).get("_wandb_init", {}).pop("anonymous", None)
+    if mode == "online":
+        import wandb.errors
+
+        try:
+            _ = logger.experiment  # or it would be found when everything is ready to train
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
+                "logger.mode=offline or logger=csv"
+            ) from error
+
+
+def build_trainer(
+    settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any], after: Afterwards | None = None
+) -> Trainer:
+    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast.
+
+    Args:
+        after: what follows training, if it is known: the bar's time left covers it.
+    """
     accelerator = str(settings.get("accelerator", "auto"))
     device = device_meant_by(accelerator)
     if accelerator == "auto" and device == "cpu" and torch.backends.mps.is_available():  # Lightning would take it
         settings = settings | {"accelerator": "cpu"}
     if settings.get("precision") == "auto":
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
-    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
+    bar = [RunProgress(after)] if settings.get("enable_progress_bar", True) else []
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
     return make(settings, "trainer", (), names_in(settings), **filled)
 
 
-def check_trainer(settings: dict[str, Any]) -> None:
-    """Raise UserError for a device on which nothing here can be right."""
+def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do."""
+    settings = settings or {}
     if settings.get("accelerator") == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
+    strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
+    if isinstance(strategy, Mapping) and str(strategy.get(TARGET)).endswith(".FullySharded") and "Muon" in name:
+        raise UserError(f"trainer=fsdp shares out the matrices that {name} needs whole: give optimizer=adamw")
 
 
 def device_meant_by(accelerator: str) -> str:

@@ -17,10 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import INTERRUPTED, Account, Failure, exit_with
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
 from mdlm_cfg.app.sweeps import Outcome, Sweep, ended, sweep_of
+from mdlm_cfg.support.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -88,9 +90,12 @@ def _run(name: str, task: Task) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         failures += _main(name, task, sweep, full)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:
@@ -111,6 +116,10 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
         settings = HydraConfig.get()
         overrides = list(settings.overrides.task)
         if sweep is not None:
+            try:
+                refuse_processes(to_plain_config(cfg).get("trainer"))
+            except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
+                exit_with([Failure("", error)])
             params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
             job = sweep.job(settings.job.num, overrides, params)
             return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,12 +27,13 @@ from mdlm_cfg.app.build import (
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.folders import checkpoint_of, out_folder, run_folder, write_config
+from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
+from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
+from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.targets.table import TableMixture
@@ -68,9 +70,9 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     Args:
         config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    config = for_own_targets(config, overrides)
+    begun, config = time.monotonic(), for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
-    check_trainer(config["trainer"])
+    check_trainer(config["trainer"], config["optimizer"])
     start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
@@ -81,21 +83,29 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
     before = checkpoint_of(config, data.name, job)
     steps = 0 if before is None else check_resume(before, module.hparams)
+    after = what_follows(config, module.net, data, study, plan)
+    timer = time_limit(config, begun, after)
     folder = run_folder(config, data.name, before, overrides, job)
-    loggers = build_loggers(config["logger"], folder, f"{folder.parent.name}/{folder.name}", "train", steps)
-    saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
-    trainer = build_trainer(config["trainer"], loggers, [AveragedWeights(config["ema_decay"]), saving])
+    with gone_if_refused(folder, before):
+        run_name = f"{folder.parent.name}/{folder.name}"
+        loggers = build_loggers(config["logger"], folder, run_name, "train", config, steps)
+        saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
+        averaged = AveragedWeights(config["ema_decay"])
+        trainer = build_trainer(config["trainer"], loggers, [averaged, saving, *timer], after)
     say_precision(config, trainer.strategy.root_device)
     written = None
     with _wandb_finished(loggers):
         numbers, path = _fit(trainer, module, data, before, saving)
-        if study is not None and trainer.is_global_zero:
-            run = load_run(path, config["batch_size"], trusted)
+        if study is not None:
+            run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)
             run.net.to(trainer.strategy.root_device)
             shown = {"command": _command("train.py", overrides), **_describe(run)}
             report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            written = evaluate(data, run.denoiser, plan, report, study)
-            _log(loggers, written, run.step)
+            if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
+                written = evaluate(data, run.denoiser, plan, report, study)
+                _log(loggers, written, run.step)
+    if not is_first_process():
+        return Outcome()
     for done in [folder] if before is None else [folder, run_folder_of(before)]:
         mark_finished(done)
     return _outcome(written, numbers, module.val_nelbo)
@@ -120,13 +130,16 @@ def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | N
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     study = checked_study(data, plan, config["paper"], asked)
     _one_thread_for_small_tables(config, data)
-    out = _report_folder(config, job, config) or new_run_folder(config["runs"], f"{data.name}_exact", overrides)
+    out = _report_folder(config, job, config) or new_folder(config["runs"], f"{data.name}_exact", overrides)
     shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
-    loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval") if config["logger"] else []
+    written = None
+    with gone_if_refused(out):
+        loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval", config) if config["logger"] else []
     with _wandb_finished(loggers):
-        written = evaluate(data, None, plan, report, study)
-        _log(loggers, written, 0)
+        if share_draws(sampling_trainer(config), study, data, None, plan, out):
+            written = evaluate(data, None, plan, report, study)
+            _log(loggers, written, 0)
     return _outcome(written)
 
 
@@ -139,16 +152,19 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     study = checked_study(data, plan, config["paper"], asked, settings["classifier"])
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, run.config | settings)
-    out = out or new_run_folder(run.folder, "evaluations", overrides)
-    print(f"judging {run.path}", file=sys.stderr)
-    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    out = out or new_folder(run.folder, "evaluations", overrides)
+    if is_first_process():
+        print(f"judging {run.path}", file=sys.stderr)
+    trainer = sampling_trainer(config, run.net)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
-    group = f"{run.folder.parent.name}/{run.folder.name}"
-    loggers = build_loggers(config["logger"], out, group, "eval") if config["logger"] else []
+    run_name, written = f"{run.folder.parent.name}/{run.folder.name}", None
+    with gone_if_refused(out):
+        loggers = build_loggers(config["logger"], out, run_name, "eval", settings) if config["logger"] else []
     with _wandb_finished(loggers):
-        written = evaluate(data, run.denoiser, plan, report, study)
-        _log(loggers, written, run.step)
+        if share_draws(trainer, study, data, run.denoiser, plan, out):
+            written = evaluate(data, run.denoiser, plan, report, study)
+            _log(loggers, written, run.step)
     return _outcome(written)
 
 
@@ -221,7 +237,7 @@ def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
     finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures)
+            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures, step)
         else:
             logger.log_metrics(finite, step=step)
             logger.save()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_cfg.app.errors import Failure, exit_with
+from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.support.folders import new_run_folder
 
 HELP = """\
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         _compare([item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")])
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except Exception as error:
         exit_with([Failure("", error)], False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,21 @@ from torch import Tensor
 
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
+from mdlm_cfg.app.earlier import kept_in
 from mdlm_cfg.app.folders import out_folder
 from mdlm_cfg.app.settings import merged, plan_of
+from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.images import arranged, sample_grid
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import Draw, draws_of
 from mdlm_cfg.studies.table.strength import strength_key
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.training.data.sequences import BLANK
@@ -49,22 +53,31 @@ def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = No
     plan = plan_of(merged(run.config, config, [*overrides, *(f"{key}=" for key in ASKED_HERE)]))
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
-    out = out_folder(config) or job or new_run_folder(run.folder, "samples", overrides)
-    print(f"sampling from {run.path}", file=sys.stderr)
-    run.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = sampling_trainer(config, run.net)
+    out = out_folder(config) or job or new_folder(run.folder, "samples", overrides)
+    if is_first_process():
+        print(f"sampling from {run.path}", file=sys.stderr)
     classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
-    for path in _write(_drawn(run, plan, classes), classes, run, out):
+    pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}
+    keep = kept_in(out, run.data, run.denoiser)
+    if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, keep):
+        return Outcome()
+    written = _write(_drawn(run, plan, pieces, keep if len(keep) else keep_nothing), classes, run, out)
+    keep.clear()
+    for path in written:
         print(f"samples: {path}")
     return Outcome()
 
 
-def _drawn(run: LoadedRun, plan: Plan, classes: Sequence[int]) -> dict[str, Tensor]:
-    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU."""
-    dims, n = run.denoiser.num_dims, plan.num_samples
+def _drawn(
+    run: LoadedRun, plan: Plan, pieces: Mapping[tuple[Guidance, int], Sequence[Draw]], keep: Keep
+) -> dict[str, Tensor]:
+    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; those that are kept are not drawn."""
+    dims = run.denoiser.num_dims
     calls = plan.sampler.calls(dims) + 1  # one at the start
     costs = {g: plan.sampler.num_rows(1, dims, g) / calls for g in plan.guidances}
-    whole, done = sum(costs.values()) * calls * len(classes) * n, 0.0
-    found = {}
+    whole, done = calls * sum(costs[g] * one.num_samples for (g, _), those in pieces.items() for one in those), 0.0
+    found: dict[str, Tensor] = {}
     with share_shown("sampling") as show:
 
         def told(cost: float, x: Tensor) -> None:
@@ -73,8 +86,13 @@ def _drawn(run: LoadedRun, plan: Plan, classes: Sequence[int]) -> dict[str, Tens
             show(done / whole)
 
         for g, cost in costs.items():
-            more: dict[str, Any] = {"sampler": plan.sampler, "seed": plan.seed, "on_step": partial(told, cost)}
-            found[strength_key(g)] = torch.stack([run.sample(k, g, n, **more) for k in classes])
+            on_step = partial(told, cost)
+            sets = [
+                torch.cat([keep(one.key, partial(one.make, on_step)) for one in those])
+                for (guidance, _), those in pieces.items()
+                if guidance is g
+            ]
+            found[strength_key(g)] = torch.stack(sets).long().unflatten(2, tuple(run.data["grid_shape"]))
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
-from mdlm_cfg.training.unfinished import mark_unfinished, unfinished_in, unfinished_run
+from mdlm_cfg.training.unfinished import MARK, mark_unfinished, unfinished_in, unfinished_run
 
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
@@ -61,6 +63,26 @@ def run_folder(
     write_config(config, folder)
     mark_unfinished(folder)
     return folder
+
+
+@contextmanager
+def gone_if_refused(folder: Path, before: Path | None = None) -> Iterator[None]:
+    """A new folder is removed if what is done inside fails: nothing was begun in it; and so is one above that is empty.
+
+    One that was there before stays: a job's, with what became of it, that of a run that goes on, or of another report.
+
+    Args:
+        before: the checkpoint that is gone on with, which may lie in it.
+    """
+    is_new = {path.name for path in folder.glob("*")} <= {CONFIG, MARK, CHECKPOINT.parent.name}
+    try:
+        yield
+    except BaseException:
+        if is_new and (before is None or run_folder_of(before) != folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.parent.rmdir()
+        raise
 
 
 def write_config(config: Mapping[str, Any], folder: Path) -> None:

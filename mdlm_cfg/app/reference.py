@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from mdlm_cfg.app.schema import EvalSchema, TrainSchema
+from mdlm_cfg.app.schema import EvalSchema, SampleSchema, TrainSchema
 
-SCHEMAS = {"train": TrainSchema, "eval": EvalSchema}
+SCHEMAS = {"train": TrainSchema, "eval": EvalSchema, "sample": SampleSchema}
+PROGRAMS = {"train": "train.py", "eval": "eval.py", "sample": "-m mdlm_cfg.sample"}
 SETTING = re.compile(r"(\w+):(?: (?P<value>[^#]*?))?(?:\s+# (?P<comment>.*))?$")
 CONTINUED = re.compile(r"\s+# (.*)$")
 HEAD = """\
@@ -43,7 +44,7 @@ def reference(configs: Path) -> str:
         types = {field.name: str(field.type) for field in fields(schema)}
         rows = [_row(key, types, value, comment) for key, value, comment in settings(text) if key in types]
         table = "\n".join(["| setting | type | default | what it is |", "|---|---|---|---|", *rows])
-        parts.append(f"## python {command}.py\n\n{table}\n")
+        parts.append(f"## python {PROGRAMS[command]}\n\n{table}\n")
         for group, default in _groups(text).items():
             groups.setdefault(group, {})[command] = default
     for group, defaults in groups.items():

@@ -60,6 +60,7 @@ class TrainSchema(Schema):
     ema_decay: float = 0.995
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    max_time: str | None = None
     save_minutes: float | None = 10.0
     num_draws: int = 4
     evaluate: bool = True
@@ -71,6 +72,7 @@ class EvalSchema(Schema):
 
     denoiser: str = "learned"
     net: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] | None = None
     logger: dict[str, Any] | None = None
     out: str | None = None
 
@@ -80,6 +82,7 @@ class SampleSchema(SamplingSchema):
     """The configuration of `python -m mdlm_cfg.sample`."""
 
     net: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] | None = None
     runs: str = "runs"
     out: str | None = None
     n: int = 64

@@ -150,7 +150,7 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
         return None
     given = [item for item in map(_parsed, arguments) if item is not None]
-    swept = tuple(item.get_key_element() for item in given if item.is_sweep_override())
+    swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
     fixed = {item.get_key_element(): item.value() for item in given if not item.is_sweep_override()}
     if fixed.get("out") is not None:
         raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import refuse, waits_for_nothing
+from mdlm_cfg.chain.short import logsumexp_short, sum_short
 from mdlm_cfg.support.errors import UserError
 
 CPU = torch.device("cpu")
@@ -106,32 +108,46 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
     log_probs = answer.to(torch.float64)
     _check_rows(log_probs, tokens, classes, denoiser)
     if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
-        log_probs = log_probs.log_softmax(dim=-1)
+        log_probs = log_probs - logsumexp_short(log_probs, dim=-1)[..., None]
     return log_probs
 
 
 def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
     mask_id = denoiser.num_tokens
-    totals = log_probs.exp().sum(dim=-1)
+    totals = sum_short(log_probs.exp(), dim=-1)
     wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
-    if happens(wrong):
-        b, i = (int(index) for index in wrong.nonzero()[0])
-        row, k = log_probs[b, i], int(classes[b])
-        under = name_class(None if k == denoiser.num_classes else k)
-        found = "NaN" if bool(row.isnan().any()) else f"probabilities that sum to {float(totals[b, i]):.6g}"
-        raise UserError(
+
+    def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor, k: Tensor) -> str:
+        i = int(wrong.int().argmax())
+        under = name_class(None if int(k) == denoiser.num_classes else int(k))
+        found = "NaN" if bool(totals[i].isnan()) else f"probabilities that sum to {float(totals[i]):.6g}"
+        return (
             f"the denoiser answers {found} for coordinate {i + 1} of the partial state "
-            f"{name_state(tokens[b].tolist(), mask_id)} under {under}: it must give normalised "
-            "log-probabilities"
+            f"{name_state(state.tolist(), mask_id)} under {under}: it must give normalised log-probabilities"
         )
 
+    refuse(wrong, explain, wrong, totals, tokens, classes)
 
-def happens(flags: Tensor) -> bool:
-    """Whether any flag is set; False on an accelerator, where no step may wait for the answer.
 
-    There what is wrong shows at the end: a sampler refuses samples that hold masks, a law one that does not sum to 1.
+def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What `ask(tokens, k)` answers for the rows of each label k, in the rows' order.
+
+    On an accelerator, which is not asked which labels there are, every label is asked for every row.
+
+    Args:
+        tokens: (B, D). classes: int64 (B,), values 0..num_labels-1. ask: answers (rows, ...) for (rows, D).
     """
-    return flags.device.type == "cpu" and bool(flags.any())
+    if not waits_for_nothing(classes):
+        answer = ask(tokens, 0)
+        for k in range(1, num_labels):
+            answer = torch.where((classes == k).view(-1, *[1] * (answer.ndim - 1)), ask(tokens, k), answer)
+        return answer
+    labels = classes.unique().tolist()
+    if len(labels) == 1:
+        return ask(tokens, labels[0])
+    rows = [(classes == k).nonzero().squeeze(1) for k in labels]
+    answers = torch.cat([ask(tokens[own], k) for own, k in zip(rows, labels)])
+    return torch.empty_like(answers).index_copy_(0, torch.cat(rows), answers)
 
 
 def name_state(state: list[int], mask_id: int, most: int = 12) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals, happens, name_class, name_state
+from mdlm_cfg.chain.checks import placed, refuse
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals, name_class, name_state
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.short import logsumexp_short
 from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, linear_ramp
 from mdlm_cfg.chain.values import check_filter, filter_values
 from mdlm_cfg.support.errors import UserError
@@ -136,6 +138,8 @@ class Guidance:
 
     def table(self, num_dims: int) -> list[float]:
         """w for 0, 1, ..., D - 1 unmasked coordinates."""
+        if not callable(self.w):
+            return [self.w] * num_dims
         return [self.strength(count, num_dims) for count in range(num_dims)]
 
     def log_rates(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
@@ -163,26 +167,27 @@ class Guidance:
         return filter_values(log_rho, self.temperature, self.top_p) if self.filters else log_rho
 
     def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
-        log_cond = conditionals(denoiser, tokens, target_class)
         table = self.table(denoiser.num_dims)
         if target_class is None or not any(table):
-            return log_cond
-        log_uncond = conditionals(denoiser, tokens, None)
+            return conditionals(denoiser, tokens, target_class)
+        labels = torch.full((2 * len(tokens),), target_class, device=tokens.device)
+        labels[len(tokens) :] = denoiser.num_classes
+        log_cond, log_uncond = conditionals(denoiser, tokens.repeat(2, 1), labels).chunk(2)  # both in one call
         if len(set(table)) == 1:
             log_rho = geometric_mean(log_cond, log_uncond, table[0])
         else:
             num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-            w = torch.tensor([*table, 0.0], dtype=torch.float64, device=tokens.device)[num_unmasked]
+            w = placed((*table, 0.0), tokens.device)[num_unmasked]
             log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
         refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, self.label)
         return log_rho
 
     def normalize(self, log_rho: Tensor) -> Tensor:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
-        log_z = log_rho.logsumexp(dim=-1, keepdim=True)
-        log_rate = self.kind.log_rate(log_z)
-        if log_rate is log_z:
+        if self.kind.is_rho:
             return log_rho
+        log_z = logsumexp_short(log_rho, dim=-1)[..., None]
+        log_rate = self.kind.log_rate(log_z)
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 
@@ -192,14 +197,15 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
     Args:
         log_rho: (B, ...). tokens: the state of every row, (B, D).
     """
-    infinite = torch.isposinf(log_rho)
-    if happens(infinite):
-        row = int(infinite.flatten(1).any(dim=1).nonzero()[0])
-        raise UserError(
-            f"w = {label} gives an infinite rate in the partial state {name_state(tokens[row].tolist(), mask_id)}: "
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"w = {label} gives an infinite rate in the partial state {name_state(state.tolist(), mask_id)}: "
             f"{name_class(target_class)} has probability where the mixture has none; give every class that is guided "
             "a positive weight"
         )
+
+    refuse(torch.isposinf(log_rho), explain, tokens)
 
 
 def _check_strength(w: float) -> float:

@@ -64,6 +64,12 @@ class Kind(ABC):
             certain: which reachable partial states are certain of their class; None where there are none.
         """
 
+    @property
+    def is_rho(self) -> bool:
+        """Whether the rate of a jump is rho_i(v) itself: the total rate is then Z_i, for every Z_i."""
+        probe = torch.zeros(1)
+        return self.log_rate(probe) is probe
+
     def __eq__(self, other: object) -> bool:
         return self.name == (other.name if isinstance(other, Kind) else other)
 

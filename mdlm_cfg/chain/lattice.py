@@ -16,6 +16,10 @@ from math import comb
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.short import sum_short
+
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -23,6 +27,7 @@ class Lattice:
 
     num_tokens: int
     num_dims: int
+    device: torch.device = CPU  # of all tensors made here
 
     @property
     def num_states(self) -> int:
@@ -35,14 +40,32 @@ class Lattice:
         return [list(combinations(range(self.num_dims), size)) for size in range(self.num_dims + 1)]
 
     @cached_property
-    def parents(self) -> list[Tensor]:
-        """parents[l][c, j]: the index, on level l, of subset c of level l + 1 without its j-th coordinate."""
+    def parent_rows(self) -> list[list[list[int]]]:
+        """parent_rows[l][c][j]: the index, on level l, of subset c of level l + 1 without its j-th coordinate."""
         out = []
         for size in range(self.num_dims):
             index = {subset: k for k, subset in enumerate(self.subsets[size])}
-            rows = [[index[c[:j] + c[j + 1 :]] for j in range(size + 1)] for c in self.subsets[size + 1]]
-            out.append(torch.tensor(rows, dtype=torch.int64))
+            out.append([[index[c[:j] + c[j + 1 :]] for j in range(size + 1)] for c in self.subsets[size + 1]])
         return out
+
+    @cached_property
+    def parents(self) -> list[Tensor]:
+        """`parent_rows` as tensors, int64 (C(D, l+1), l + 1)."""
+        return [torch.tensor(rows, dtype=torch.int64, device=self.device) for rows in self.parent_rows]
+
+    @cached_property
+    def coordinates(self) -> list[Tensor]:
+        """coordinates[l][c]: the unmasked coordinates of subset c of level l, int64 (C(D, l), l)."""
+        return [torch.tensor(subsets, dtype=torch.int64, device=self.device) for subsets in self.subsets]
+
+    @cached_property
+    def masked(self) -> list[Tensor]:
+        """masked[l][c]: the masked coordinates of subset c of level l, int64 (C(D, l), D - l)."""
+        every = range(self.num_dims)
+        return [
+            torch.tensor([[i for i in every if i not in one] for one in subsets], dtype=torch.int64, device=self.device)
+            for subsets in self.subsets
+        ]
 
     @cached_property
     def rows(self) -> list[list[Tensor]]:
@@ -50,9 +73,9 @@ class Lattice:
         its j-th coordinate, and of that coordinate: parents * (D - l) + the place among the parent's masked ones."""
         out = []
         for size, parents in enumerate(self.parents):
-            children = torch.tensor(self.subsets[size + 1])
+            children = self.coordinates[size + 1]
             # the j-th coordinate i of the child has i coordinates before it, j of them unmasked in the parent
-            place = children - torch.arange(size + 1)
+            place = children - torch.arange(size + 1, device=self.device)
             out.append(list((parents * (self.num_dims - size) + place).T.contiguous()))
         return out
 
@@ -69,12 +92,14 @@ class Lattice:
     def tokens(self, level: int) -> Tensor:
         """The partial states of one level as tokens, int64 (C(D, l) * N^l, D), the mask being N."""
         n, d = self.num_tokens, self.num_dims
-        values = torch.cartesian_prod(*[torch.arange(n)] * level).reshape(-1, level) if level else None
-        out = torch.full((comb(d, level), n**level, d), n, dtype=torch.int64)
+        values = (
+            torch.cartesian_prod(*[torch.arange(n, device=self.device)] * level).reshape(-1, level) if level else None
+        )
+        out = torch.full((comb(d, level), n**level, d), n, dtype=torch.int64, device=self.device)
         for c, subset in enumerate(self.subsets[level]):
             if values is not None:
                 out[c][:, list(subset)] = values
-        return out.reshape(-1, d)
+        return out.flatten(0, 1)
 
     def to_dense(self, levels: list[Tensor]) -> Tensor:
         """One tensor (..., N+1, ..., N+1) from levels (..., C(D, l), N^l); index N of an axis is the mask."""
@@ -91,44 +116,35 @@ class Lattice:
         """The marginal probability of every partial state: levels (C(D, l), N^l) from a pmf (N,)*D."""
         levels = [pmf.reshape(1, -1)]
         for level in reversed(range(self.num_dims)):
-            children, parents = levels[0], self.parents[level]
+            children = levels[0]
             values = pmf.new_empty(comb(self.num_dims, level), self.num_tokens**level)
             # Any one child of each parent will do: sum it over the coordinate that the parent lacks.
-            flat = {int(p): (c, j) for c, row in enumerate(parents.tolist()) for j, p in enumerate(row)}
+            flat = {p: (c, j) for c, row in enumerate(self.parent_rows[level]) for j, p in enumerate(row)}
             for j in range(level + 1):
                 chosen = [(p, c) for p, (c, position) in flat.items() if position == j]
                 if chosen:
-                    p, c = (torch.tensor(column) for column in zip(*chosen))
+                    p, c = (torch.tensor(column, device=pmf.device) for column in zip(*chosen))
                     values[p] = sum_short(self.split(children[c], level, j), dim=2).flatten(1)
             levels.insert(0, values)
         return levels
 
 
 @lru_cache(maxsize=16)
-def lattice_of(num_tokens: int, num_dims: int) -> Lattice:
+def lattice_of(num_tokens: int, num_dims: int, device: torch.device = CPU) -> Lattice:
     """The lattice of a shape, made once: how partial states follow one another takes longer than a small push."""
-    return Lattice(num_tokens, num_dims)
-
-
-def sum_short(values: Tensor, dim: int) -> Tensor:
-    """A sum over a short inner axis, value by value: a reduction over it would run in tiny loops."""
-    parts = values.unbind(dim)
-    total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
-    for part in parts[2:]:
-        total += part
-    return total
+    return Lattice(num_tokens, num_dims, device)
 
 
 def flat_index(values: Tensor, base: int) -> Tensor:
     """The place in C order of points (..., D) with values 0..base-1, int64 (...): coordinate 1 varies slowest."""
-    return (values * strides(base, values.shape[-1]).to(values.device)).sum(dim=-1)
+    return (values * strides(base, values.shape[-1], values.device)).sum(dim=-1)
 
 
 def points_at(index: Tensor, base: int, num_dims: int) -> Tensor:
     """The inverse of `flat_index`: int64 (..., D) from (...), an index being taken modulo base^D."""
-    return index[..., None] // strides(base, num_dims).to(index.device) % base
+    return index[..., None] // strides(base, num_dims, index.device) % base
 
 
-def strides(base: int, num_dims: int) -> Tensor:
+def strides(base: int, num_dims: int, device: torch.device = CPU) -> Tensor:
     """How far one step of each coordinate goes in C order, int64 (D,)."""
-    return base ** torch.arange(num_dims - 1, -1, -1)
+    return base ** torch.arange(num_dims - 1, -1, -1, device=device)

@@ -18,7 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import waits_for_nothing
 from mdlm_cfg.chain.policies import Policy, RatePolicy, log_first
+from mdlm_cfg.chain.short import logsumexp_short
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
@@ -85,12 +87,12 @@ class TimeStep:
     u: float
 
     def _probability(self, log_z: Tensor) -> Tensor:
-        jump = self.jump(log_z, torch.tensor(self.u, dtype=torch.float64, device=log_z.device))
+        jump = self.jump(log_z, torch.full((), self.u, dtype=torch.float64, device=log_z.device))
         return jump.masked_fill(log_z == NEG_INF, 0.0)
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = log_rates.logsumexp(dim=-1)
+        log_z = logsumexp_short(log_rates, dim=-1)
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
@@ -121,7 +123,7 @@ class EventStep:
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = log_rates.logsumexp(dim=-1)
+        log_z = logsumexp_short(log_rates, dim=-1)
         tier, log_weight = self.policy.choice(
             log_z, lambda: _normalized(log_rates, log_z), torch.arange(x.shape[1], device=x.device)
         )
@@ -145,8 +147,9 @@ class EventStep:
         moving = torch.cat([values, stay], dim=-1)
         staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
         moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
-        events = (log_z > NEG_INF).sum(dim=1).clamp(max=self.count)  # fewer where fewer have a rate
-        for size in events.unique().tolist():
+        most = min(self.count, num_masked)
+        events = (log_z > NEG_INF).sum(dim=1).clamp(max=most)  # fewer where fewer have a rate
+        for size in events.unique().tolist() if waits_for_nothing(events) else range(most + 1):
             for subset, chance in subset_chances(log_weight, size, tier).items():
                 term = chance.where(events == size, 0.0)[:, None]
                 for i in range(num_masked):
@@ -176,7 +179,7 @@ def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -
         for before, chance in chances.items():
             left = [k for k in range(m) if k not in before]
             nothing = (log_weight[:, left] == NEG_INF).all(dim=1)
-            if bool(nothing.any()):
+            if not waits_for_nothing(nothing) or bool(nothing.any()):
                 ended[before] = chance * nothing
             first = log_first(None if tier is None else tier[:, left], log_weight[:, left]).exp()
             for place, i in enumerate(left):

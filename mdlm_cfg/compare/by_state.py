@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
@@ -29,10 +29,16 @@ class SplitDenoiser:
         self.device = device_of(conditional)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        """See `mdlm_cfg.chain.denoiser.Denoiser`; one call asks for one label."""
-        if classes is None or bool((classes == self.num_classes).all()):
-            return self.unconditional(tokens, classes)
-        log_probs = self.conditional(tokens, classes)
+        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        if classes is None:
+            return self.unconditional(tokens, None)
+        return by_label(tokens, classes, self.num_classes + 1, self._of_label)
+
+    def _of_label(self, tokens: Tensor, k: int) -> Tensor:
+        labels = tokens.new_full((len(tokens),), k)
+        if k == self.num_classes:
+            return self.unconditional(tokens, labels)
+        log_probs = self.conditional(tokens, labels)
         outside = self.unconditional(tokens, None) == -torch.inf
         if not bool((outside & (log_probs > -torch.inf)).any()):
             return log_probs

@@ -17,7 +17,7 @@ from mdlm_cfg.support.errors import UserError
 
 def total_variation(p: Tensor, q: Tensor) -> float:
     """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
-    return 0.5 * float((p - q).abs().sum())
+    return 0.5 * float((p - q.to(p.device)).abs().sum())
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> float:

@@ -109,7 +109,7 @@ def mean_pairwise_difference(x: Tensor, num_tokens: int) -> float:
     if num < 2:
         raise UserError(f"a mean difference of pairs needs at least 2 sequences, not {num}")
     cells = (x + num_tokens * torch.arange(num_dims)).flatten()
-    counts = torch.bincount(cells, minlength=num_tokens * num_dims).double()
+    counts = torch.bincount(cells).double()
     return 1 - float((counts * (counts - 1)).sum()) / (num * (num - 1) * num_dims)
 
 

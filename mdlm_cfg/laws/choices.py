@@ -13,7 +13,8 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
-from mdlm_cfg.laws.rates import LevelRates, by_coordinate, level_edges, logsumexp_short
+from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.laws.rates import LevelRates, by_coordinate, level_edges
 
 NEG_INF = float("-inf")
 
@@ -69,8 +70,7 @@ def level_choices(
 
 def masked_coordinates(lattice: Lattice, level: int) -> Tensor:
     """The masked coordinates of every subset of one level, int64 (C(D, l), 1, D - l)."""
-    rows = [[i for i in range(lattice.num_dims) if i not in subset] for subset in lattice.subsets[level]]
-    return torch.tensor(rows)[:, None]
+    return lattice.masked[level][:, None]
 
 
 def _log_values(edges: list[Tensor], log_base: Tensor, log_z: Tensor, lattice: Lattice, level: int) -> Tensor:

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
-from mdlm_cfg.laws.rates import level_rates, logsumexp_short, memory_limit, refuse_lost, start
+from mdlm_cfg.laws.rates import level_rates, memory_limit, refuse_lost, start
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 
@@ -35,6 +39,7 @@ class Level(NamedTuple):
     push_out: Callable[[Tensor, Lattice, int], Tensor]
 
 
+@checked_at_the_end()
 def law_at(
     denoiser: Denoiser,
     guidance: Guidance,
@@ -57,25 +62,38 @@ def law_at(
         UserError: a negative tau, a class that does not exist, a denoiser that leaves a state nowhere to go, or more
             partial states than memory holds.
     """
-    taus = torch.as_tensor(tau, dtype=torch.float64)
-    if bool((taus < 0).any() | taus.isnan().any()):
-        raise UserError(f"clock time tau = {taus.tolist()} must not be negative")
+    times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
+    if not (times >= 0).all():
+        raise UserError(f"clock time tau = {times.tolist()} must not be negative")
     lattice = start(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
-    flat, n, d = taus.reshape(-1), lattice.num_tokens, lattice.num_dims
-    laws = torch.zeros(len(flat), *[n + 1] * d, dtype=torch.float64)
+    flat, n, d, device = times.ravel(), lattice.num_tokens, lattice.num_dims, lattice.device
+    laws = torch.zeros(flat.size, *[n + 1] * d, dtype=torch.float64, device=device)
     for law, time in zip(laws, flat.tolist()):
         if time == 0:
             law[(n,) * d] = 1
         elif time == math.inf:
             law[(slice(0, n),) * d] = terminal_law(denoiser, guidance, target_class)
-    between = ((flat > 0) & flat.isfinite()).nonzero().squeeze(1)
-    if len(between):
-        levels = _levels(denoiser, guidance, target_class, lattice)  # shared by all times
-        most = max(CONTOUR_NODES // 2, int(0.1 * memory_limit() / (48 * lattice.num_states)))
+    between = np.flatnonzero((flat > 0) & np.isfinite(flat))
+    if between.size:
+        laws_between = _inversion(denoiser, guidance, target_class, lattice)  # shared by all times
+        most = CONTOUR_NODES // 2
+        if between.size > 1:  # to ask how much memory there is takes longer than a small law
+            most = max(most, int(0.1 * memory_limit() / (48 * lattice.num_states)))
         for nodes, weights, chosen in contours(flat[between], most):
-            laws[between[chosen]] = _laws_between(levels, lattice, nodes, weights)
+            for place, law in zip(between[chosen].tolist(), laws_between(nodes.to(device), weights.to(device))):
+                laws[place] = law
     refuse_lost(laws.flatten(1).sum(dim=1), target_class)
-    return laws.reshape(*taus.shape, *laws.shape[1:])
+    return laws.reshape(*times.shape, *laws.shape[1:])
+
+
+def _inversion(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What turns nodes (K,) and weights (T, K) of a contour into laws (T, N+1, ..., N+1)."""
+    chain = joint_chain(denoiser, guidance, target_class)
+    if chain is not None:
+        return chain.laws_between
+    return partial(_laws_between, _levels(denoiser, guidance, target_class, lattice), lattice)
 
 
 def _levels(denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice) -> list[Level]:
@@ -112,7 +130,7 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
     """
     mixing = torch.cat([weights.real, -weights.imag], dim=1)  # Re sum_k c_k f(s_k), of parts side by side
     real, imag, size = (part[:, None, None] for part in (nodes.real, nodes.imag, nodes.abs()))
-    flow = torch.cat([torch.ones(len(nodes), 1, 1), torch.zeros(len(nodes), 1, 1)]).double()
+    flow = torch.cat([torch.ones_like(real), torch.zeros_like(real)])
     found = []
     for level, (holding, push_out) in enumerate(levels):
         scale = 1 + size * holding  # squares of what is not scaled would overflow
@@ -130,7 +148,7 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
     return lattice.to_dense(found).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
 
 
-def contours(taus: Tensor, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def contours(taus: Tensor | np.ndarray, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
     """Nodes s_k (K,), weights c_k (T, K) and which times they are for (T,), until all have been.
 
     Many times that are not far apart share one contour; few have one each.
@@ -138,6 +156,7 @@ def contours(taus: Tensor, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, Te
     Args:
         taus: float64, positive and finite. most_nodes: that may be pushed together; at least half of `CONTOUR_NODES`.
     """
+    taus = torch.as_tensor(taus)
     order = taus.argsort()
     alone = CONTOUR_NODES // 2
     while len(order):
@@ -148,7 +167,7 @@ def contours(taus: Tensor, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, Te
             pairs = [talbot(tau) for tau in taus[within].tolist()]
             nodes = torch.cat([pair[0] for pair in pairs])
             weights = torch.block_diag(*(pair[1][None] for pair in pairs))
-        yield nodes, weights, within
+        yield nodes, weights, within.tolist()
         order = order[len(within) :]
 
 

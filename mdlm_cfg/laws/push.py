@@ -16,11 +16,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.chain.lattice import Lattice, sum_short
+from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.chain.short import sum_short
 from mdlm_cfg.laws.choices import level_choices
 from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
 from mdlm_cfg.laws.strong import is_strong
@@ -87,7 +89,7 @@ def flows(
     Args:
         policy: which coordinate comes next (theory, section 10); None is the kind's own.
     """
-    flow = torch.ones(1, 1, dtype=torch.float64)
+    flow = torch.ones(1, 1, dtype=torch.float64, device=lattice.device)
     yield flow
     if policy is not None:
         made = policy_of(policy)
@@ -124,10 +126,10 @@ def plain_levels(
 ) -> list[tuple[Tensor, Tensor, Tensor]] | None:
     """For levels 0, ..., D - 1: T of the next level over its largest, the log of that, and log T of the level itself.
 
-    None for what is no table, and where T spans more than float64 does.
+    None for what is no table, where T spans more than float64 does, and where to look at that is to wait for a device.
     """
     strong = is_strong(guidance, target_class, lattice.num_dims)
-    if not isinstance(denoiser, Telescoping) or guidance.filters or strong:
+    if not isinstance(denoiser, Telescoping) or guidance.filters or strong or lattice.device.type != "cpu":
         return None
     levels = []
     for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):
@@ -173,6 +175,7 @@ def weights_out(weights: Tensor, lattice: Lattice, level: int) -> Tensor:
     return by_coordinate([sum_short(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level)
 
 
+@checked_at_the_end()
 def visit_law(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
 ) -> list[Tensor]:

@@ -10,11 +10,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, name_class
+from mdlm_cfg.chain.checks import refuse, waits_for_nothing
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
 from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
+from mdlm_cfg.chain.short import logsumexp_short
 from mdlm_cfg.laws.strong import Doubled, is_strong, scaled, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
@@ -22,6 +24,7 @@ from mdlm_cfg.support.memory import memory_allowed
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
 LOST = 1e-6  # of a law's mass: more than rounding leaves of the largest
+SMALL_LAW = 2**25  # bytes that there always are: to ask how much there is takes longer than a small law
 MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
 
 
@@ -54,7 +57,7 @@ class LevelRates:
 def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
     """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
     check_class(target_class, denoiser.num_classes)
-    lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims)
+    lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims, device_of(denoiser))
     refuse_if_too_large(lattice, states_kept)
     return lattice
 
@@ -119,19 +122,6 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
     return table
 
 
-def logsumexp_short(log_values: Tensor, dim: int) -> Tensor:
-    """logsumexp over a short inner axis, value by value: reductions and broadcasts over it would run in tiny loops."""
-    values = log_values.unbind(dim=dim)
-    top = values[0].clone()
-    for value in values[1:]:
-        torch.maximum(top, value, out=top)
-    top.masked_fill_(top == NEG_INF, 0.0)
-    total = (values[0] - top).exp_()
-    for value in values[1:]:
-        total += (value - top).exp_()
-    return total.log_().add_(top)
-
-
 def log_weights(
     denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,7 +139,7 @@ def log_weights(
         else:
             here = geometric_mean(log_cond[level], log_uncond[level], w)
         there = geometric_mean(log_cond[level + 1], log_uncond[level + 1], w)
-        if bool(torch.isposinf(there.max())):
+        if not waits_for_nothing(there) or bool(torch.isposinf(there.max())):
             refuse_infinite(
                 there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
             )
@@ -187,7 +177,7 @@ def _asked_edges(
         chunks = lattice.tokens(level).split(MAX_BATCH)
         log_rho = torch.cat([guidance.log_rho(denoiser, chunk, target_class) for chunk in chunks])
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
-        parents, children = lattice.parents[level], torch.tensor(lattice.subsets[level + 1])
+        parents, children = lattice.parents[level], lattice.coordinates[level + 1]
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
         edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
         yield edges, log_rho.new_zeros(comb(d, level), n**level)
@@ -199,12 +189,14 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     Args:
         mass: the sum of a law, or of several.
     """
-    left = float(mass.min())
-    if not abs(left - 1) < LOST:
-        raise UserError(
+
+    def explain(row: int, left: Tensor) -> str:
+        return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
-            f"{1 - left:.3g}: the denoiser gives them nowhere to go"
+            f"{1 - float(left):.3g}: the denoiser gives them nowhere to go"
         )
+
+    refuse(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
 
 
 def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
@@ -216,7 +208,7 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     n, d = lattice.num_tokens, lattice.num_dims
     edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
     needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
-    if needed > memory_limit():
+    if needed > SMALL_LAW and needed > memory_limit():
         raise UserError(
             f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
             f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; "

@@ -16,6 +16,7 @@ from math import comb
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end, waits_for_nothing
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
@@ -49,7 +50,9 @@ class FrozenRates:
         """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
         masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
         # how far from the mask to every value, and to the mask itself: (C, D - l, N + 1)
-        ways = strides(num_tokens + 1, num_dims)[masked][..., None] * (torch.arange(num_tokens + 1) - num_tokens)
+        device = masked.device
+        far = torch.arange(num_tokens + 1, device=device) - num_tokens
+        ways = strides(num_tokens + 1, num_dims, device)[masked][..., None] * far
         moved = ways[:, 0]
         for i in range(1, ways.shape[1]):
             moved = (moved[:, :, None] + ways[:, i, None]).flatten(1)
@@ -64,8 +67,7 @@ def frozen_rates(
     for level in range(d):
         tokens = lattice.tokens(level)
         log_rates = torch.cat([guidance.log_rates(denoiser, chunk, target_class) for chunk in tokens.split(MAX_BATCH)])
-        masked = torch.tensor([[i for i in range(d) if i not in subset] for subset in lattice.subsets[level]])
-        masked = masked.repeat_interleave(n**level, dim=0)
+        masked = lattice.masked[level].repeat_interleave(n**level, dim=0)
         at_once = max(1, GROUP // (n**level * (n + 1) ** (d - level)))
         for first in range(0, comb(d, level), at_once):
             rows = slice(first * n**level, (first + at_once) * n**level)
@@ -92,13 +94,15 @@ class FrozenChain:
 
     def law_after(self, steps: Sequence[Step]) -> Tensor:
         """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask."""
-        law = torch.zeros([self.num_tokens + 1] * self.num_dims, dtype=torch.float64)
+        device = self.rates[0].log_z.device
+        law = torch.zeros([self.num_tokens + 1] * self.num_dims, dtype=torch.float64, device=device)
         law[(-1,) * self.num_dims] = 1
         for step in steps:
             law = apply_step(law, self.rates, step)
         return law
 
 
+@checked_at_the_end()
 def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> FrozenChain:
     """The rates of a chain at every partial state, asked for once (theory, section 6).
 
@@ -129,7 +133,7 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     flat = law.flatten()
     for r in rates:
         mass = flat[r.states]
-        if not bool(mass.any()):  # steps of events leave whole levels empty
+        if waits_for_nothing(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
             continue
         spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
         after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals, device_of
-from mdlm_cfg.chain.lattice import Lattice, flat_index
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals, device_of
+from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.laws.rates import MAX_BATCH
 from mdlm_cfg.support.kept import Keep, keep_nothing
 
 
@@ -14,44 +18,68 @@ class TabulatedDenoiser:
     """The same conditionals as `denoiser`, held in memory for all (N+1)^D partial states.
 
     A law of a network asks for every partial state under two labels; laws at several strengths and classes ask again
-    for the same. Every label is tabulated when it is first asked for.
+    for the same. Every label is tabulated when it is first asked for, and with it the null class, in the same calls;
+    no state is asked for twice, and none without a mask.
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
+        shown: is told the share of a table that is done, 0 to 1.
+        device: where the table is, and with it its laws; the denoiser is asked where it is itself.
     """
 
-    def __init__(self, denoiser: Denoiser, keep: Keep = keep_nothing, about: object = "") -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        keep: Keep = keep_nothing,
+        about: object = "",
+        shown: Callable[[float], object] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
-        self.num_classes, self.device = denoiser.num_classes, device_of(denoiser)
-        self._keep, self._about = keep, about
+        self.num_classes, self.device = denoiser.num_classes, torch.device(device)
+        self._keep, self._about, self._shown = keep, about, shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
+
+    @property
+    def lattice(self) -> Lattice:
+        """Of the partial states."""
+        return lattice_of(self.num_tokens, self.num_dims, self.device)
 
     @property
     def num_states(self) -> int:
         """(N+1)^D."""
-        return Lattice(self.num_tokens, self.num_dims).num_states
+        return self.lattice.num_states
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """float64 log-probabilities (B, D, N), see `mdlm_cfg.chain.denoiser.Denoiser`."""
         states = flat_index(tokens, self.num_tokens + 1)
         if classes is None:
             return self._table(self.num_classes)[states]
-        log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)
-        for k in classes.unique().tolist():
-            rows = classes == k
-            log_probs[rows] = self._table(k)[states[rows]]
-        return log_probs
+        return by_label(states, classes, self.num_classes + 1, lambda rows, k: self._table(k)[rows])
 
     def _table(self, k: int) -> Tensor:
         """Log-probabilities of all states in C order under class k, ((N+1)^D, D, N)."""
         if k not in self._tables:
-            values = torch.cartesian_prod(*[torch.arange(self.num_tokens + 1)] * self.num_dims)
-            tokens = values.reshape(-1, self.num_dims)
-            self._tables[k] = self._keep(
-                ("conditionals", self._about, k),
-                lambda: conditionals(self.denoiser, tokens, None if k == self.num_classes else k),
-            )
+            labels = tuple(label for label in dict.fromkeys((k, self.num_classes)) if label not in self._tables)
+            made = self._keep(("conditionals", self._about, *labels), lambda: self._ask(labels))
+            self._tables |= zip(labels, made)
         return self._tables[k]
+
+    def _ask(self, labels: tuple[int, ...]) -> Tensor:
+        """The tables of some labels, (labels, (N+1)^D, D, N), all labels in one call."""
+        n, d, lattice = self.num_tokens, self.num_dims, self.lattice
+        full, asked = lattice.tokens(d), torch.cat([lattice.tokens(level) for level in range(d)])
+        tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
+        tables[:, flat_index(full, n + 1)] = copy_unmasked(full.new_zeros(*full.shape, n, dtype=torch.float64), full)
+        done, there = 0, device_of(self.denoiser)
+        for chunk in asked.split(MAX_BATCH // len(labels)):
+            classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))
+            answers = conditionals(self.denoiser, chunk.to(there).repeat(len(labels), 1), classes)
+            tables[:, flat_index(chunk, n + 1)] = answers.to(self.device).unflatten(0, (len(labels), -1))
+            done += len(chunk)
+            if self._shown is not None:
+                self._shown(done / len(asked))
+        return tables

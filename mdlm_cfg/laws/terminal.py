@@ -6,17 +6,20 @@ from functools import reduce
 
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import NEG_INF, Guidance, geometric_mean
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import flows
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import refuse_lost, start
 from mdlm_cfg.laws.strong import is_strong, ratios, scaled
 from mdlm_cfg.targets.table import TableMixture
 
 
+@checked_at_the_end()
 def terminal_law(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
 ) -> Tensor:
@@ -40,6 +43,11 @@ def terminal_law(
         UserError: a class or a policy that does not exist, or more partial states than memory holds.
     """
     lattice = start(denoiser, target_class)
+    chain = joint_chain(denoiser, guidance, target_class) if policy is None else None
+    if chain is not None:
+        law = chain.terminal_law()
+        refuse_lost(law.sum(), target_class)
+        return law
     last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice, policy))
     return last.reshape([lattice.num_tokens] * lattice.num_dims)
 

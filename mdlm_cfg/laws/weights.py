@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
@@ -49,6 +50,7 @@ class TiltedWeights:
         return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))
 
 
+@checked_at_the_end()
 def tilted_weights(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
 ) -> TiltedWeights:
@@ -63,7 +65,7 @@ def tilted_weights(
     """
     check_weights(guidance)
     lattice = start(denoiser, target_class, states_kept=2)
-    first = second = torch.zeros(1, 1, dtype=torch.float64)
+    first = second = torch.zeros(1, 1, dtype=torch.float64, device=lattice.device)
     made = policy_or_own(policy, guidance)
     for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
         first = push_log(choices.rates(power=1), first, lattice, level)

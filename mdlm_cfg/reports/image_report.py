@@ -186,4 +186,5 @@ def _as_grid(x: Tensor, grid_shape: Sequence[int]) -> np.ndarray:
 
 
 def _names(evaluation: ImageEvaluation) -> list[str]:
-    return [str(k) for k in evaluation.classes]
+    names = evaluation.class_names
+    return [str(k) if names is None else names[k] for k in evaluation.classes]

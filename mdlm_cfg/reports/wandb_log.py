@@ -10,11 +10,17 @@ from typing import Any
 import wandb
 
 AXIS = "eval/w"
+STEP = "trainer/global_step"  # Lightning's axis of everything else
+TABLES = ("eval_tables/distances", "eval_tables/ledger")
 NOT_FINITE = ("inf", "-inf", "nan")  # as report.json has them
 
 
 def log_evaluation(
-    run: wandb.Run, rows: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]], pictures: Sequence[Path]
+    run: wandb.Run,
+    rows: Sequence[Mapping[str, Any]],
+    ledger: Sequence[Mapping[str, Any]],
+    pictures: Sequence[Path],
+    step: int = 0,
 ) -> None:
     """Log curves over w, tables and pictures of an evaluation, and finish nothing.
 
@@ -24,6 +30,7 @@ def log_evaluation(
             is of class "all".
         ledger: plain rows of report.json's ledger.
         pictures: PNG files, shown under their names.
+        step: of training that the network had; pictures and tables of one run are shown by it.
     """
     plain = [_flat(row) for row in rows]
     curves = [row for row in plain if isinstance(row.get("w"), float | int) and row.get("class", "all") == "all"]
@@ -33,11 +40,15 @@ def log_evaluation(
         of = f"{row['set']}/" if "set" in row else ""  # what is compared, where a w has several rows
         numbers = {f"eval/{of}{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
         run.log({AXIS: float(row["w"]), **numbers})
-    for name, table in (("eval_tables/distances", plain), ("eval_tables/ledger", [_flat(row) for row in ledger])):
-        if table:
-            run.log({name: _table(table)})
-    if pictures:
-        run.log({f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in pictures})
+    media: dict[str, Any] = {
+        name: _table(table) for name, table in zip(TABLES, (plain, [_flat(row) for row in ledger])) if table
+    }
+    media |= {f"eval_pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+    if media:
+        run.define_metric(STEP, hidden=True)
+        for kind in ("eval_tables/*", "eval_pictures/*"):
+            run.define_metric(kind, step_metric=STEP)
+        run.log({STEP: step, **media})
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

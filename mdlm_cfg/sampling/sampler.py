@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
@@ -18,10 +19,11 @@ from mdlm_cfg.laws.rates import refuse_lost
 from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import check_weights
-from mdlm_cfg.sampling.starts import starts
+from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 
 FIRST_HITTING, EVENT_LEAPING = "first_hitting", "event_leaping"
+CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
 SAMPLERS = (FIRST_HITTING, *JUMPS, EVENT_LEAPING)
 
 
@@ -184,6 +186,7 @@ class Sampler:
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
         return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=True)
 
+    @checked_at_the_end()
     def _run(
         self,
         denoiser: Denoiser,
@@ -213,14 +216,10 @@ class Sampler:
                 log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
             if on_step is not None:
                 on_step(x)
-        left = int((x == mask_id).any(dim=1).sum())
-        if left:
-            raise UserError(
-                f"{left} of {len(x)} samples hold masks after the last step of {self.label}: the denoiser gave "
-                "them nowhere to go"
-            )
+        refuse_masks(x, mask_id, self.label)
         return x, log_weights
 
+    @checked_at_the_end()
     def law(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
     ) -> Tensor:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.steps import EventStep, uniform
 from mdlm_cfg.laws.choices import policy_or_own
 from mdlm_cfg.laws.weights import check_weights
-from mdlm_cfg.sampling.starts import starts
+from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 
 
@@ -64,6 +65,7 @@ class Weighted:
         return 1 / (len(self.x) * float((self.weights**2).sum()))
 
 
+@checked_at_the_end()
 def sequential_monte_carlo(
     denoiser: Denoiser,
     guidance: Guidance,
@@ -105,10 +107,10 @@ def sequential_monte_carlo(
         rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
         x, log_weights = x[rows], log_weights.flatten()
         resampled.append(uneven)
-    if bool((x == denoiser.num_tokens).any()):
-        raise UserError("samples hold masks after the last step: the denoiser gave them nowhere to go")
-    counts, on_the_way = (int(count) for count in resampled), (float(value) for value in ess)
-    return Weighted(x, log_weights, num_groups, tuple(counts), tuple(on_the_way))
+    refuse_masks(x, denoiser.num_tokens, "sequential Monte Carlo")
+    told = read(torch.stack([*resampled, *ess]).double()) if resampled else []
+    counts, on_the_way = (int(count) for count in told[:most]), tuple(told[most:])
+    return Weighted(x, log_weights, num_groups, tuple(counts), on_the_way)
 
 
 def check_groups(num_samples: int, num_groups: int, threshold: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import refuse
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.support.errors import UserError
@@ -35,3 +36,16 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
         raise UserError(f"start holds values outside 0..{mask_id}: tokens are 0..{mask_id - 1}, and the mask {mask_id}")
     most = int((states == mask_id).sum(dim=-1).max()) if states.numel() else 0
     return states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone(), most
+
+
+def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:
+    """Raise UserError where finished samples, int64 (n, D), hold masks."""
+    unfinished = (x == mask_id).any(dim=1)
+
+    def explain(row: int, left: Tensor) -> str:
+        return (
+            f"{int(left)} of {len(x)} samples hold masks after the last step of {label}: the denoiser gave "
+            "them nowhere to go"
+        )
+
+    refuse(unfinished.any()[None], explain, unfinished.sum()[None])

@@ -62,9 +62,11 @@ class Plan:
         if self.sampler.policy is not None:
             self.sampler.policy.check(num_dims)
 
-    def generator(self, what: str, guidance: Guidance, target_class: int, *more: int | str) -> torch.Generator:
-        """The generator of one use: it depends on nothing else that was asked for."""
-        return generator_for(what, self.seed, str(guidance.kind), guidance.label, target_class, *more)
+    def generator(
+        self, what: str, guidance: Guidance, target_class: int, *more: int | str, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
+        """The generator of one use, on a device: it depends on nothing else that was asked for."""
+        return generator_for(what, self.seed, str(guidance.kind), guidance.label, target_class, *more, device=device)
 
     def describe(self, num_dims: int | None = None) -> dict[str, Any]:
         """The plan as plain values; for D coordinates, with every guidance's strengths w_0, ..., w_{D-1}."""

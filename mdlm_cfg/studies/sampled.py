@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
+from mdlm_cfg.training.limit import seconds_per_row
 
-CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
 
@@ -96,11 +96,14 @@ class Draw:
         asked = (key_of(self.guidance), self.sampler.describe(), self.num_samples, self.chunk)
         return (*self.names, *asked, self.plan.seed, self.target_class)
 
-    def make(self) -> Tensor:
-        """Samples (n, D) on the CPU: uint8 where the values fit, else int64."""
+    def make(self, on_step: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Samples (n, D) on the CPU: uint8 where the values fit, else int64; `on_step` as in `sample`."""
         more = (self.chunk,) if self.chunk else ()
-        generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *self.names[1:], *more)
-        x = self.sampler.draw(self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
+        names = (*self.names[1:], *more)
+        device = device_of(self.denoiser)
+        generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *names, device=device)
+        asked = (self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
+        x = self.sampler.draw(*asked, on_step=on_step)
         return x.to("cpu", torch.uint8 if self.denoiser.num_tokens <= 256 else torch.int64)
 
 
@@ -130,6 +133,15 @@ def draws_of(
 def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
     """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
     return torch.cat([keep(draw.key, draw.make) for draw in draws])
+
+
+def seconds_of(draws: Sequence[Draw]) -> float:
+    """How long they will take, by the rows that they ask of their denoisers, each of which is timed."""
+    each = {id(one): seconds_per_row(one) for one in {id(draw.denoiser): draw.denoiser for draw in draws}.values()}
+    return sum(
+        draw.sampler.num_rows(draw.num_samples, draw.denoiser.num_dims, draw.guidance) * each[id(draw.denoiser)]
+        for draw in draws
+    )
 
 
 def key_of(guidance: Guidance) -> tuple[object, ...]:

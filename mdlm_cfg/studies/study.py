@@ -7,7 +7,7 @@ Each has its folder and its page in reports/pages.py. Tables, images, mixtures a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,5 +71,18 @@ class Study(Protocol):
 
         Raises:
             UserError: as `check`, and for a denoiser of another space than the data's.
+        """
+        ...
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A study that can say how long it will take."""
+
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """How long `run` will take with a learned denoiser, by measuring pieces of it.
+
+        Args:
+            denoiser: one like it, trained or not.
         """
         ...

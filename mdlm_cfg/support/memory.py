@@ -1,17 +1,18 @@
-"""How much memory there is: the lowest of what the machine, its container and the process allow."""
+"""How much memory there is: the lowest of what the machine, its control groups and the process allow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
+GROUPS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_allowed() -> int:
-    """Bytes that this process may take: the machine's, its control group's, or its address space's (`ulimit -v`)."""
-    limits = [psutil.virtual_memory().total, *(limit for path in CGROUP_LIMITS if (limit := _limit_in(path)))]
+    """Bytes that this process may take: the machine's, its control groups', or its address space's (`ulimit -v`)."""
+    limits = [psutil.virtual_memory().total, *group_limits()]
     if hasattr(psutil.Process, "rlimit"):  # Linux
         soft, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
         if soft not in (psutil.RLIM_INFINITY, -1):
@@ -19,10 +20,28 @@ def memory_allowed() -> int:
     return min(limits)
 
 
-def _limit_in(path: Path) -> int | None:
-    """The number in a control group's file; None where there is no file or no limit."""
+def group_limits(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
+    """The limits in bytes of the control groups of this process, of versions 1 and 2: of each and of those around it.
+
+    A container shows its own group as the topmost, and may name one that it does not show.
+    """
+    for line in _lines(groups):
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            base, file = mount, "memory.max"
+        elif "memory" in controllers.split(","):
+            base, file = mount / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = base / group.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder == base or base in folder.parents:
+                yield from (int(text) for text in _lines(folder / file) if text.isdigit())
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a small file; none where it cannot be read."""
     try:
-        text = path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii").splitlines()
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        return []

@@ -15,10 +15,23 @@ QUIET = 15.0  # seconds between lines where there is no terminal for a bar
 
 def time_left(seconds: float, done: float) -> str:
     """The time left, such as "1:05 left", after `seconds` for the share `done` of the work; "" at its start."""
-    if done <= 0:
-        return ""
-    left = math.ceil(seconds * (1 - done) / done)
-    return f"{left // 60}:{left % 60:02d} left"
+    left = seconds_left(seconds, done)
+    return "" if left is None else f"{clock(left)} left"
+
+
+def seconds_left(seconds: float, done: float) -> float | None:
+    """The seconds left after `seconds` for the share `done` of the work; None at its start."""
+    return seconds * (1 - done) / done if done > 0 else None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "1:05", rounded up."""
+    whole = math.ceil(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
 
 
 class Pieces:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain import doubled
-from mdlm_cfg.chain.denoiser import CPU, check_class
+from mdlm_cfg.chain.blocks import Blocks, blocks_of
+from mdlm_cfg.chain.denoiser import by_label, check_class
 from mdlm_cfg.chain.doubled import Double
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, strides
 from mdlm_cfg.chain.masking import copy_unmasked
@@ -18,6 +21,7 @@ from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
+MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
 
 
@@ -141,8 +145,8 @@ class TableMixture:
     def fingerprint(self) -> str:
         """A short hash of the numbers themselves: tells whether two tables are the same distribution."""
         digest = hashlib.sha256(repr(tuple(self.class_pmfs.shape)).encode())
-        digest.update(self.class_pmfs.numpy().tobytes())
-        digest.update(self.class_weights.numpy().tobytes())
+        digest.update(self.class_pmfs.cpu().numpy().tobytes())
+        digest.update(self.class_weights.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def denoiser(self) -> TableDenoiser:
@@ -177,6 +181,50 @@ def _marginal(pmf: Double, keep: tuple[int, ...]) -> Double:
     return pmf
 
 
+@dataclass(frozen=True)
+class LogMarginals:
+    """The marginals of a class, and of the mixture beside them, at every partial state.
+
+    Attributes:
+        blocks: how the states lie. log_cond: log p(x_U | z), (rows, columns).
+        log_ratio: log p(x_U | z) - log p(x_U), the same shape, 0 where the class has no probability; None for the whole
+            mixture, which has nothing to guide to.
+        span: the least and the largest of `log_cond`, and of `log_ratio`, where the class has probability.
+    """
+
+    blocks: Blocks
+    log_cond: Tensor
+    log_ratio: Tensor | None
+    span: tuple[tuple[float, float], tuple[float, float]]
+
+    @classmethod
+    def of(cls, target: TableMixture, target_class: int | None) -> LogMarginals:
+        """Those of a table."""
+        blocks = blocks_of(target.num_tokens, target.num_dims, target.class_pmfs.device)
+        log_cond = blocks.marginals(target.class_pmf(target_class)).log_()
+        if target_class is None:
+            return cls(blocks, log_cond, None, (_span(log_cond), (0.0, 0.0)))
+        log_ratio = blocks.marginals(target.pmf).log_().neg_().add_(log_cond)
+        log_ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
+        return cls(blocks, log_cond, log_ratio, (_span(log_cond), _span(log_ratio)))
+
+    def weights(self, w: float) -> Tensor | None:
+        """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does."""
+        (low, high), ends = self.span[0], [w * end for end in self.span[1] if w]
+        low, high = low + min(ends, default=0.0), high + max(ends, default=0.0)
+        if not -MAX_LOG_RANGE < low <= high < MAX_LOG_RANGE or high - low > MAX_LOG_RANGE:
+            return None
+        if self.log_ratio is None or w == 0:
+            return self.log_cond.exp()
+        return torch.add(self.log_cond, self.log_ratio, alpha=w).exp_()
+
+
+def _span(values: Tensor) -> tuple[float, float]:
+    """The least and the largest of numbers that may hold -inf, which does not count."""
+    low, high = (float(end) for end in torch.aminmax(values))
+    return (float(values.masked_fill(values == NEG_INF, math.inf).min()) if low == NEG_INF else low), high
+
+
 class TableDenoiser:
     """log p(x_i = v | x_U, z) read off the marginals of a table.
 
@@ -184,15 +232,14 @@ class TableDenoiser:
     where that is 0 too (docs/design.md, "The denoiser's contract").
     """
 
-    device = CPU
-
     def __init__(self, target: TableMixture) -> None:
-        self.target = target
+        self.target, self.device = target, target.class_pmfs.device
         self.num_tokens, self.num_dims = target.num_tokens, target.num_dims
         self.num_classes = target.num_classes
-        self.lattice = lattice_of(target.num_tokens, target.num_dims)
+        self.lattice = lattice_of(target.num_tokens, target.num_dims, self.device)
         self._dense: dict[int, Tensor] = {}
         self._log_marginals: dict[int | None, list[Tensor]] = {}
+        self._in_blocks: dict[int | None, LogMarginals] = {}
 
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
         """log p(x_U | z) of every partial state, by level; None is the whole mixture. Not to be written on."""
@@ -203,27 +250,33 @@ class TableDenoiser:
             self._log_marginals[target_class] = levels
         return levels
 
+    def log_marginals_in_blocks(self, target_class: int | None) -> LogMarginals:
+        """log p(x_U | z) of every partial state, and log p(x_U | z) - log p(x_U). Not to be written on."""
+        if target_class not in self._in_blocks:
+            found = LogMarginals.of(self.target, target_class)
+            if self.lattice.num_states > KEPT_STATES:
+                return found
+            self._in_blocks[target_class] = found
+        return self._in_blocks[target_class]
+
     def doubled_marginals(self, target_class: int | None) -> list[Double]:
         """See `TableMixture.doubled_marginals`."""
         return self.target.doubled_marginals(target_class)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        null = self.num_classes
         if classes is None:
-            return copy_unmasked(self._fill(self._lookup(tokens, null), None), tokens)
-        log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)
-        for k in classes.unique().tolist():
-            rows = classes == k
-            own = self._lookup(tokens[rows], k)
-            whole = None if k == null else self._fill(self._lookup(tokens[rows], null), None)
-            log_probs[rows] = self._fill(own, whole)
+            log_probs = self._of_label(tokens, self.num_classes)
+        else:
+            log_probs = by_label(tokens, classes, self.num_classes + 1, self._of_label)
         return copy_unmasked(log_probs, tokens)
 
-    def _fill(self, log_probs: Tensor, instead: Tensor | None) -> Tensor:
-        """Put `instead` (default uniform) into the rows of impossible partial states, which hold NaN."""
-        uniform = -torch.log(torch.tensor(self.num_tokens, dtype=torch.float64))
-        return torch.where(log_probs.isnan(), uniform if instead is None else instead, log_probs)
+    def _of_label(self, tokens: Tensor, k: int) -> Tensor:
+        """Class k's conditionals; where it has none the whole mixture's, and where that has none the uniform ones."""
+        own = self._lookup(tokens, k)
+        if k == self.num_classes:
+            return torch.where(own.isnan(), -math.log(self.num_tokens), own)
+        return torch.where(own.isnan(), self._of_label(tokens, self.num_classes), own)
 
     def _lookup(self, tokens: Tensor, k: int) -> Tensor:
         """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0. Unmasked rows are junk."""
@@ -232,5 +285,6 @@ class TableDenoiser:
             self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
         table, n = self._dense[k], self.num_tokens
         state = flat_index(tokens, n + 1)
-        moves = (torch.arange(n) - tokens[..., None]) * strides(n + 1, self.num_dims)[:, None]
+        far = torch.arange(n, device=self.device) - tokens[..., None]
+        moves = far * strides(n + 1, self.num_dims, self.device)[:, None]
         return table[state[:, None, None] + moves] - table[state][:, None, None]

@@ -14,10 +14,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.optim.swa_utils import AveragedModel
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.progress import share_shown, time_left
+from mdlm_cfg.support.progress import clock, seconds_left, share_shown
+from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.sharding import is_sharded, own_part, shard, whole
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -52,17 +56,25 @@ class AveragedWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"ema_decay {decay}, of the averaged weights, must be at least 0 and below 1")
-        super().__init__(use_buffers=False)
+        super().__init__()
         self.decay = decay
         self._swapped = self._taken = False
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average where the model is going to be: it has not moved there yet."""
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None and trainer.precision == "64-true":
+        """Make the average where the model is going to be: it has not moved there yet, and is not shared out yet.
+
+        Lightning's own would share the model out before it copies it, which can not be done.
+        """
+        if stage != "fit":
+            return
+        mesh, pl_module._device_mesh = pl_module.device_mesh, None  # of processes, which can not be copied
+        self._average_model = AveragedModel(pl_module, device=trainer.strategy.root_device, use_buffers=False)
+        pl_module._device_mesh = mesh
+        if trainer.precision == "64-true":
             self._average_model.double()
+        if mesh is not None:
+            shard(cast(MaskedDiffusion, self._average_model.module).net, mesh["data_parallel"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
@@ -75,7 +87,8 @@ class AveragedWeights(WeightAveraging):
         """One update for every optimiser step, counted on the host: the average's own count may be on a GPU."""
         if trainer.global_step > self._latest_update_step:
             assert self._average_model is not None
-            average_(*self._pairs, self.decay, trainer.global_step - 1)
+            averaged, current = ([own_part(weight) for weight in weights] for weights in self._pairs)
+            average_(averaged, current, self.decay, trainer.global_step - 1)
             self._average_model.n_averaged.fill_(trainer.global_step)
             self._latest_update_step = trainer.global_step
 
@@ -97,6 +110,23 @@ class AveragedWeights(WeightAveraging):
             self._copy_average_to_current(pl_module)
         self._taken = False
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The average is whole in a checkpoint, however many processes share it."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = whole(checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Weights that are shared out have been read from the checkpoint already: they are the averaged ones."""
+        average = self._average_model
+        if average is None or not is_sharded(cast(MaskedDiffusion, pl_module).net):
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+            return
+        for averaged, loaded in zip(average.module.parameters(), pl_module.parameters(), strict=True):
+            averaged.data.copy_(loaded.data)
+        average.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(pl_module, checkpoint["current_model_state"], options=options)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Undo the swap of an interrupted validation: the checkpoint is saved right after this."""
         if self._swapped:
@@ -110,12 +140,13 @@ class RunProgress(ProgressBar):
     its time, whichever is further.
 
     Args:
+        after: what follows training, which the time left then covers; None leaves it out.
         refresh: seconds between updates of the bar.
     """
 
-    def __init__(self, refresh: float = 0.25) -> None:
+    def __init__(self, after: Afterwards | None = None, refresh: float = 0.25) -> None:
         super().__init__()
-        self.refresh = refresh
+        self.after, self.refresh = after, refresh
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self._enabled = True
@@ -133,7 +164,7 @@ class RunProgress(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
-            self.console.print(*args, highlight=False, **kwargs)
+            self.console.print(*args, highlight=False, soft_wrap=True, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._from = time.monotonic(), _progress(pl_module)
@@ -209,9 +240,12 @@ class RunProgress(ProgressBar):
         self._show = _nowhere
 
     def _left(self, share: float) -> str:
-        """The time left, such as "1:05 left"."""
+        """The time left, such as "1:05 left", or "1:05 left, 4:10 with test and report"."""
         done = (share - self._from) / (1 - self._from) if share < 1 else 1.0
-        return time_left(time.monotonic() - self._start, done)
+        left = seconds_left(time.monotonic() - self._start, done)
+        if left is None:
+            return ""
+        return f"{clock(left)} left" + (f", {clock(left + self.after())} with test and report" if self.after else "")
 
     def _numbers(self, trainer: Trainer) -> str:
         shown = self.get_metrics(trainer, trainer.lightning_module)

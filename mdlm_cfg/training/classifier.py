@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ BATCH = 1000  # images per call when nothing is trained
 SHIFT = 2  # pixels that an image may be moved by in training, each way
 DEVICE = "cpu"  # where it is trained
 VERSION = 1  # of the network below: another one must not load the files of this one
+FEW_STEPS = 5  # that are timed, to say how long the others will take
+LEAST_STEPS = 6  # of a cycle: torch divides by zero where a fifth of them is one
 FOLDER = "classifier"  # in the folder of the data sets
 
 Progress = Callable[[int, int, float], None]  # (step, number of steps, loss in nats)
@@ -165,7 +168,7 @@ def train_classifier(
         model = ImageClassifier(grid_shape, num_classes, settings, num_tokens).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=max(2, num_steps), pct_start=0.2
+            optimizer, settings.learning_rate, total_steps=max(LEAST_STEPS, num_steps), pct_start=0.2
         )
         for step in range(num_steps):
             if step % (len(images) // batch) == 0:
@@ -242,6 +245,23 @@ def classifier_for(
     except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"the classifier {path} is damaged: delete it, and it is trained again") from error
     return model.eval()
+
+
+def seconds_to_train(data: BinaryImageData, settings: ClassifierSettings | None = None) -> float:
+    """How long `classifier_for` will take: nothing where it is kept, else by the time of a few steps."""
+    settings = (settings or ClassifierSettings()).decided()
+    if classifier_path(data, settings, Path(data.root) / FOLDER).is_file():
+        return 0.0
+    batch = min(settings.batch_size, len(data.train_images))
+    few = slice(min(FEW_STEPS * batch, len(data.train_images)))
+    times: list[float] = []
+    train_classifier(
+        data.train_images[few], data.train_labels[few], data.grid_shape, data.num_classes,
+        replace(settings, epochs=1), lambda *_: times.append(time.monotonic()),
+    )  # fmt: skip
+    if len(times) < 2:  # so few images that it takes no time
+        return 0.0
+    return settings.epochs * (len(data.train_images) // batch) * (times[-1] - times[0]) / (len(times) - 1)
 
 
 def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:

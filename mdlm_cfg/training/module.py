@@ -19,6 +19,7 @@ from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.objectives import Objective
 from mdlm_cfg.training.runs import stamp
+from mdlm_cfg.training.sharding import is_sharded, shard
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
@@ -64,7 +65,7 @@ class MaskedDiffusion(LightningModule):
         if num_draws < 1:
             raise UserError(f"num_draws must be at least 1, not {num_draws}")
         objective.prepare(net)
-        self.save_hyperparameters(dict(record or {}))
+        self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
         self.net, self.objective, self.optimizer = net, objective, optimizer
         self.annealing = annealing or Annealing()
         self.num_draws, self.kind, self.seed = num_draws, kind_of(kind), seed
@@ -114,6 +115,11 @@ class MaskedDiffusion(LightningModule):
         return generator_for(*key, self.seed, self.global_rank, device=device)
 
     # optimisation
+
+    def configure_model(self) -> None:
+        """Share the weights out, under a strategy that does."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.net)
@@ -174,7 +180,7 @@ class MaskedDiffusion(LightningModule):
             raise Diverged(
                 f"the weights are not finite at step {self.global_step}: training has diverged; lower optimizer.lr"
             )
-        self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        self._moments = self._no_moments()
         numbers = self._exact_numbers() | {"minutes": self.minutes()}
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=1)
 
@@ -193,7 +199,7 @@ class MaskedDiffusion(LightningModule):
         self.log_dict({"val/nelbo": conditional, "val/nelbo_null": null}, prog_bar=True, batch_size=1)
 
     def on_test_epoch_start(self) -> None:
-        self._moments = torch.zeros(2, 4, dtype=torch.float64)
+        self._moments = self._no_moments()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._add_moments(batch, self.num_draws, "test", batch_idx)
@@ -210,6 +216,11 @@ class MaskedDiffusion(LightningModule):
         numbers |= {f"test/{name}": value for name, value in self._exact_numbers().items()}
         self.log_dict(numbers)
 
+    def _no_moments(self) -> Tensor:
+        """Moments (2, 4) of nothing yet, where batches are: to move those of every batch would wait for them."""
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # which that device does not have
+        return torch.zeros(2, 4, dtype=exact, device=self.device)
+
     def _add_moments(self, batch: tuple[Tensor, Tensor], num_draws: int, what: str, batch_idx: int) -> None:
         """Add a batch's draws of the NELBO, with the class and without one: the same masks whenever asked.
 
@@ -217,17 +228,20 @@ class MaskedDiffusion(LightningModule):
         """
         x, classes = batch
         if len(x) == 0:
+            if is_sharded(self.net):  # the processes put its weights together for every call, all of them or none
+                for _ in range(2 * num_draws):
+                    self.net(x.new_zeros(1, x.shape[1]), classes.new_zeros(1))
             return
         n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
         index = batch_idx * self.trainer.world_size + self.global_rank
         for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
             generator = generator_for(what, index, self.seed, 0, device=x.device)
             draws = [nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]
-            total += moments(torch.stack(draws).double()).cpu()
+            total += moments(torch.stack(draws).to(total.dtype))
 
     def _all_moments(self) -> Tensor:
         """The moments (2, 4) of all ranks together, of NELBOs with the class and without one."""
-        return self.trainer.strategy.reduce(self._moments.to(self.device), reduce_op="sum").cpu()
+        return self.trainer.strategy.reduce(self._moments, reduce_op="sum").cpu()
 
     def _exact_numbers(self) -> dict[str, float]:
         target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
 
     Args:
         trainer: of one process or several, on one machine or more that share the folder of `keep`.
-        net: the network that the pieces ask, which is put on the process' device; None where there is none.
+        net: the network that the pieces ask, on the process' own device; None where there is none.
         keep: the first process's counts.
 
     Raises:
@@ -43,8 +43,11 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
     """
     # the processes are given numbers: Lightning would take the pieces apart
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
+    device = None if net is None else next(net.parameters()).device
     trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
     trainer.strategy.barrier()
+    if net is not None:
+        net.to(device)  # Lightning leaves everything on the CPU
 
 
 class _Worker(LightningModule):
@@ -53,6 +56,9 @@ class _Worker(LightningModule):
     def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
         super().__init__()
         self.pieces, self.net, self.keep = pieces, net, keep
+
+    def configure_model(self) -> None:
+        """Every process draws with the whole network, also where training shared its weights out."""
 
     def on_predict_start(self) -> None:
         """The first process says where; what it is about must be the same for all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import Steps
 from mdlm_cfg.chain.strengths import Strength
 from mdlm_cfg.nets import NetDenoiser, check_network
-from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
@@ -66,7 +67,7 @@ class LoadedRun:
         seed: int = 0,
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Guided samples of one class, drawn where the network is, as many at a time as the denoiser takes.
+        """Guided samples of one class, drawn where the network is.
 
         Args:
             target_class: z in 0..K-1; None draws from the whole mixture, unguided.
@@ -86,9 +87,11 @@ class LoadedRun:
             raise UserError(f"n = {n} is not allowed: it must be at least 1")
         guidance, made = w if isinstance(w, Guidance) else Guidance(w), as_sampler(sampler, steps)
         key = "samples", seed, str(guidance.kind), guidance.label, -1 if target_class is None else target_class
-        generator = generator_for(*key, device=self.denoiser.device)
-        sizes = [min(self.denoiser.batch_size, n - k) for k in range(0, n, self.denoiser.batch_size)]
-        parts = [made.draw(self.denoiser, guidance, target_class, m, generator, on_step=on_step).cpu() for m in sizes]
+        parts = []
+        for chunk in range(math.ceil(n / CHUNK)):
+            generator = generator_for(*key, *([chunk] if chunk else []), device=self.denoiser.device)
+            asked = (self.denoiser, guidance, target_class, min(CHUNK, n - chunk * CHUNK), generator)
+            parts.append(made.draw(*asked, on_step=on_step).cpu())
         return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
 
     def check_data(self, description: Mapping[str, Any]) -> None:

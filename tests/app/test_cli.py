@@ -107,6 +107,7 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert "accuracy" not in found["distances"][0]
 
 
+@pytest.mark.slow
 def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:
     arguments = (
         *(*TINY, "experiment=tiny_mnist", f"data.dataset={images}", "data.height=1", "data.width=3", "threads=1"),
@@ -140,10 +141,13 @@ def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None
     assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
 
 
-def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_works_offline_and_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert run("train", *TOY, f"runs={tmp_path}") == 0
+    assert "wandb: WARNING" not in capfd.readouterr().err
     folder = newest_run(tmp_path).parent.parent
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert (folder / "metrics.csv").is_file()
@@ -188,6 +192,9 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["net._target_=no_such_package.Net"], "No module named 'no_such_package'"),
         (["net.num_heads=3"], "width 16 must be a multiple of num_heads 3"),
         (["trainer.max_time=soon"], "is not a valid duration"),
+        (["logger=wandb", "logger.mode=odd"], "logger.mode=odd is unknown; choose one of online, offline"),
+        (["max_time=soon"], "max_time=soon is no time: give DD:HH:MM:SS"),
+        (["max_time=00:00:00:01", "w=[0]"], "leaves nothing to train"),
         (["data=table"], "path is missing"),
         (["data=table", "data.path=nowhere.npz"], "there is no file nowhere.npz"),
         (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),
@@ -222,6 +229,36 @@ def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(whole[: len(whole) // 2])
     assert "cannot be read" in refusal(capsys, "eval", f"ckpt_path={path}")
     assert "cannot be read" in refusal(capsys, "train", *TOY, "logger=csv", f"ckpt_path={path}", f"runs={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train", ["trainer.devices=0"]),
+        ("train", ["trainer.strategy=odd"]),
+        ("train", ["logger=wandb", "logger.mode=odd"]),
+        ("train", ["logger._target_=no_such_package.Logger"]),
+        ("eval", ["denoiser=exact", "+logger._target_=no_such_package.Logger"]),
+    ],
+)
+def test_what_cannot_be_started_leaves_no_folder(command: str, arguments: list[str], tmp_path: Path) -> None:
+    given = (*TOY, "logger=csv") if command == "train" else ("data=toy_1d_overlap",)
+    assert run(command, *given, f"runs={tmp_path}", *arguments) != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_online_without_a_login_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(**_: object) -> None:
+        raise wandb.errors.UsageError("No API key configured")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    said = refusal(capsys, "train", *TOY, "logger=wandb", "logger.mode=online", f"runs={tmp_path}")
+    assert "No API key configured" in said and "wandb login" in said and "logger=csv" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -300,6 +337,7 @@ def probabilities(num_tokens: int, grid_shape: list[int], num_classes: int):
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_is_trained_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +369,7 @@ def test_a_diverged_run_says_which_checkpoint_is_good(tmp_path: Path, capsys: py
     assert newest_run(tmp_path) == path and path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*TOY, "logger=csv", f"runs={tmp_path}")
     assert run("train", *arguments) == 0

@@ -125,6 +125,7 @@ def test_the_distances_are_of_the_class_that_was_asked_for(normalized: Asked) ->
         assert abs(row["tv_tilted_exact"] - tv(tilted_law(target, w, z), exact)) < 1e-12
 
 
+@pytest.mark.slow
 def test_a_grid_of_clock_times_by_command_line(tmp_path: Path) -> None:
     arguments = ("denoiser=exact", "data=toy_1d_overlap", "sampler=euler", "steps=[0,0.5,1,inf]", "w=[2]")
     assert run("eval", *arguments, "num_samples=50", f"out={tmp_path}") == 0
@@ -165,6 +166,7 @@ def refuse_constant(name: str) -> None:
     raise AssertionError(f"report.json holds {name}, which is no JSON")
 
 
+@pytest.mark.slow
 def test_report_json_is_json(tmp_path: Path) -> None:
     out = tmp_path / "report"  # of the second class KL is infinite somewhere, and so is the limit's w
     assert run("eval", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "num_samples=20", f"out={out}") == 0
@@ -258,6 +260,7 @@ def test_the_paper_leaves_open_what_was_not_learned(too_large: tuple[Path, str])
     assert not [cell for cell in learned if any(character.isdigit() for character in cell)], learned
 
 
+@pytest.mark.slow
 def test_training_and_its_evaluation_are_one_group_on_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
@@ -276,7 +279,8 @@ def test_training_and_its_evaluation_are_one_group_on_wandb(tmp_path: Path, monk
     assert run("eval", f"runs={tmp_path}", "logger=wandb") == 0
     train, judged = opened
     assert train["job_type"] == "train" and judged["job_type"] == "eval"
-    assert train["group"] == judged["group"] == f"toy_1d_overlap/{folder.name}"
+    assert train["group"] == judged["group"] == "toy_1d_overlap"
+    assert train["config"]["run"] == judged["config"]["run"] == f"toy_1d_overlap/{folder.name}"
     (evaluation,) = (folder / "evaluations").iterdir()
     assert list((evaluation / "wandb").glob("offline-run-*/*.wandb")) and (evaluation / "report.json").is_file()
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))

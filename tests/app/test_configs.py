@@ -97,7 +97,7 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WANDB_MODE", raising=False)
     config = composed(f"logger={name}")
     assert config["logger"].get("mode", "offline") == "offline"
-    assert len(build_loggers(config["logger"], tmp_path, "group", "train")) == (1 if name == "csv" else 2)
+    assert len(build_loggers(config["logger"], tmp_path, "name/date", "train", {})) == (1 if name == "csv" else 2)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
 

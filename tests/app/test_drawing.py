@@ -115,4 +115,4 @@ def test_the_function_keeps_its_name_beside_the_command(monkeypatch: pytest.Monk
 def test_the_command_is_a_module() -> None:
     found = subprocess.run([sys.executable, "-m", "mdlm_cfg.sample", "--help"], capture_output=True, text=True)
     assert found.returncode == 0 and found.stderr == ""
-    assert "target_class=3 w=2 n=64" in found.stdout and "GROUPS" not in found.stdout
+    assert "target_class=3 w=2 n=64" in found.stdout and "trainer=ddp" in found.stdout

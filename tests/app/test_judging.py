@@ -61,6 +61,7 @@ def test_normalized_cosine_steps_are_what_was_asked_for(z: int, tmp_path: Path) 
     assert [v for row in found["decay"]["log_tv"] for v in row] == pytest.approx(expected.log_tv.flatten().tolist())
 
 
+@pytest.mark.slow
 def test_a_grid_of_clock_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*TINY_EVAL, "sampler=euler", f"out={tmp_path}")
     assert run("eval", *arguments, "steps=[0,0.5,1,inf]") == 0
@@ -113,7 +114,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_wandb_shows_a_run_and_its_evaluations_as_one_group(tmp_path: Path, opened: list[dict[str, Any]]) -> None:
+@pytest.mark.slow
+def test_wandb_shows_an_experiment_and_its_evaluations_as_one_group(
+    tmp_path: Path, opened: list[dict[str, Any]]
+) -> None:
     import wandb
 
     assert run("train", *TOY, f"runs={tmp_path}", "logger=wandb") == 0
@@ -124,7 +128,10 @@ def test_wandb_shows_a_run_and_its_evaluations_as_one_group(tmp_path: Path, open
     assert run("eval", f"runs={tmp_path}", "logger=wandb") == 0
     assert wandb.run is None
     assert [settings["job_type"] for settings in opened] == ["train", "eval"]
-    assert {settings["group"] for settings in opened} == {f"{folder.parent.name}/{folder.name}"}
+    assert {settings["group"] for settings in opened} == {folder.parent.name}
+    for settings in opened:  # the configuration once, with the run that was judged
+        assert settings["config"]["run"] == f"{folder.parent.name}/{folder.name}"
+        assert settings["config"]["w"] == [0, 2] and "config" not in settings["config"]
     assert all(settings["mode"] == "offline" for settings in opened)
     assert len(list(folder.rglob("offline-run-*/*.wandb"))) == 2
 

@@ -80,6 +80,7 @@ def test_an_unknown_module_in_a_checkpoint(
     assert left_in(tmp_path) == [tmp_path / "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_grid_works_and_one_that_leaves_masks_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*EXACT, "sampler=tau_leaping", f"runs={tmp_path}")
     assert "must end at inf" in refusal(capsys, "eval", *arguments, "steps=[0,0.5,1]")

@@ -70,7 +70,7 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
         return Outcome(None, {"tv_exact_learned_w2": 0.25, "other": 3.0}, job / "report.html")
 
     monkeypatch.setattr(commands, "judge", judged)
-    assert run("eval", "-m", "seed=0,1,2", f"runs={tmp_path}") == 2
+    assert run("eval", "-m", "++seed=0,1,2", f"runs={tmp_path}") == 2
     assert seen == [["done"], ["done", "failed"]]
     sweep = only(tmp_path / "multirun")
     rows = index_of(sweep)

@@ -69,7 +69,8 @@ def broken(fault, label=None):
 
     def answer(tokens, classes):
         right = exact(tokens, classes)
-        return fault(right) if label is None or bool((classes == label).all()) else right
+        wrong = fault(right)
+        return wrong if label is None else torch.where((classes == label)[:, None, None], wrong, right)
 
     return FunctionDenoiser(answer, 3, 2, 3)
 
@@ -230,10 +231,7 @@ def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
     # under class 0 the state (0, mask) is followed by what the class cannot be: its support and the row do not meet
     def answer(tokens, classes):
         rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
-        if bool((classes == 0).all()):
-            rows[:, 1] = torch.tensor([1.0, 0.0])
-        else:
-            rows[:, 1] = torch.tensor([0.0, 1.0])
+        rows[:, 1] = torch.where((classes == 0)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
         return rows.log()
 
     steps, denoiser = None if sampler == "first_hitting" else 1, FunctionDenoiser(answer, 2, 2, 1)

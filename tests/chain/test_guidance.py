@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from mdlm_cfg import Guidance, TableMixture, UserError, terminal_law
+from mdlm_cfg import Guidance, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import geometric_mean, interval, linear_ramp
 from mdlm_cfg.chain.schedules import Schedule, cosine, event_counts, exponential, linear, step_fractions
 from mdlm_cfg.targets import toys
@@ -38,6 +38,13 @@ def test_supports_are_explicit():
         Guidance(1.0).log_rates(denoiser, torch.full((1000, 1), 2), 0)
     with pytest.raises(UserError, match="infinite rate"):
         terminal_law(denoiser, Guidance(1.0), 0)
+    # under strong guidance too, where the first coordinates are as in the mixture and the pairs are not
+    pmfs = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.0, 0.5], [0.5, 0.0]]])
+    target, said = TableMixture(pmfs, torch.tensor([0.0, 1.0])), r"w = 1e\+06 .* partial state \(0, 0\): class 0 has"
+    with pytest.raises(UserError, match=said):
+        terminal_law(target.denoiser(), Guidance(1e6), 0)
+    with pytest.raises(UserError, match=said):
+        tilted_law(target, 1e6, 0)
 
 
 @pytest.mark.parametrize("w", [-1.01, math.inf, math.nan])

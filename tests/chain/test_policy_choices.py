@@ -43,6 +43,7 @@ def test_blocks_come_one_after_another_and_within_as_their_policy_says(states: i
     policy = Blocks([[4, 1, 5], [0, 2, 3]], FixedOrder([5, 4, 3, 2, 1, 0]))
     assert order_of(policy, 6, states) == [5, 4, 1, 3, 2, 0]
     assert order_of(Blocks([[3], [2], [0], [1]]), 4, states) == [3, 2, 0, 1]
+    assert policy.log_choice(torch.zeros(6).double(), lambda: None, torch.arange(6)).argmax() == 5  # a single state
     assert order_of(FixedOrder(), 4, states) == [0, 1, 2, 3]
     assert order_of(FixedOrder([2, 0, 3, 1]), 4, states) == [2, 0, 3, 1]
 
@@ -60,6 +61,7 @@ def test_scores_are_the_formulas() -> None:
     r = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.1, 0.1, 0.8]], dtype=torch.float64)
     assert Confidence().score(r.log()).tolist() == pytest.approx([math.log(v) for v in (0.5, 1.0, 0.8)])
     assert Margin().score(r.log()).tolist() == pytest.approx([0.2, 1.0, 0.7])
+    assert Margin().score(r[None, :1].log()).tolist() == [pytest.approx([0.2])]  # one coordinate has a second value
     entropies = [sum(p * math.log(p) for p in row if p > 0) for row in r.tolist()]
     assert Entropy().score(r.log()).tolist() == pytest.approx(entropies)
     assert Margin().score(r[:, :1].log()).tolist() == pytest.approx([0.2, 1.0, 0.1])  # one value has no second
@@ -101,7 +103,7 @@ def test_policies_by_name() -> None:
     with pytest.raises(ValueError, match="policy 'x' is unknown; choose one of rate, uniform"):
         policy_of("x")
     for wrong in ([0, 0], [1, 2], [0, 2]):
-        with pytest.raises(ValueError, match=r"must hold each of 0\.\.1 once"):
+        with pytest.raises(ValueError, match=r"the order of a policy .* must hold each of 0\.\.1 once"):
             FixedOrder(wrong)
     with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
         FixedOrder([0, 1]).check(3)

@@ -95,3 +95,4 @@ def test_the_order_of_a_kind_is_called_as_the_kind() -> None:
 def test_blocks_are_values_whatever_they_are_given_as() -> None:
     a, b = Blocks([[0, 1], [2]], "margin"), Blocks(((0, 1), (2,)), Margin())
     assert a == b and hash(a) == hash(b) and a.blocks == ((0, 1), (2,))
+    assert FixedOrder([1, 0]) == FixedOrder((1, 0)) and hash(FixedOrder([1, 0])) == hash(FixedOrder((1, 0)))

@@ -80,34 +80,27 @@ def test_a_level_outside_zero_one_is_refused():
 
 
 def test_certain_states_of_all_levels_come_the_likeliest_first():
-    # the values 0 and 1 of the first coordinate tell the class; the second never does
+    # the first coordinate says all there is to know of the class
     first = torch.tensor([[0.6, 0.1, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    second = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64)
-    target = TableMixture(first[:, :, None] * second, torch.tensor([0.5, 0.5]))
+    other, n = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64), 3
+    target = TableMixture(torch.einsum("ka,b,c->kabc", first, other, other), torch.tensor([0.5, 0.5]))
     found = certain_states(target, 0)
-    n = target.num_tokens
+    chances = [[0.6, 0.1, 0.3, 0.0], [0.3, 0.7, 0.0, 1.0], [0.3, 0.7, 0.0, 1.0]]  # by value, the last being the mask
+    expected = {}
+    for state in product(range(n + 1), repeat=3):
+        chance = math.prod(row[v] for row, v in zip(chances, state))
+        if chance > 0 and n in state:
+            expected[state] = chance
+    assert {c.state: pytest.approx(c.probability) for c in found} == expected
     assert [c.probability for c in found] == sorted((c.probability for c in found), reverse=True)
-    for state in product(range(n + 1), repeat=2):
-        classes = [p[tuple(slice(None) if v == n else v for v in state)] for p in target.class_pmfs]
-        whole = target.pmf[tuple(slice(None) if v == n else v for v in state)]
-        certain = float(classes[0].sum()) > 0 and n in state
-        if certain:  # every masked coordinate is as in the whole mixture
-            rest = range(classes[0].ndim)
-            for keep in rest:
-                drop = [k for k in rest if k != keep]
-                own, all_ = (p.sum(dim=drop) if drop else p for p in (classes[0], whole))
-                certain &= bool(torch.allclose(own / own.sum(), all_ / all_.sum(), atol=1e-9))
-        matches = [c for c in found if c.state == state]
-        assert len(matches) == certain
-        if certain:
-            assert matches[0].probability == pytest.approx(float(classes[0].sum()))
+    assert {sum(v != n for v in c.state) for c in found} == {1, 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num", [2, 5, 6])
+@pytest.mark.parametrize("num", [2, 4, 5])
 def test_a_decay_is_made_of_its_parts(kind, num):
     target, taus = random_target(2, 2, seed=8), [0.25, 1, 2]
-    guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)[:num]]
+    guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0)[:num]]
     decay = tv_decay(target, 1, guidances, taus, fit_tau=0.7)
     strengths = [g.constant for g in guidances]
     assert decay.strengths == strengths and decay.taus.tolist() == taus and decay.taus.dtype == torch.float64
@@ -118,7 +111,7 @@ def test_a_decay_is_made_of_its_parts(kind, num):
         assert torch.allclose(decay.log_tv[k], log_still_masked(target.denoiser(), guidance, 1, taus), rtol=1e-12)
         assert decay.time_to_5_percent[k] == time_to_tv(target.denoiser(), guidance, 1, 0.05)
         values.append(math.log(-float(log_still_masked(target.denoiser(), guidance, 1, [0.7])[0])))
-    half = {2: 2, 5: 3, 6: 3}[num]  # the middle one of an odd number belongs to both
+    half = {2: 2, 4: 2, 5: 3}[num]  # the middle one of an odd number belongs to both
     for found, part in zip(decay.fit_slope, (slice(half), slice(num - half, None)), strict=True):
         assert found == pytest.approx(np.polyfit(strengths[part], values[part], 1)[0], abs=1e-10)
     assert tv_decay(target, 1, guidances, taus).fit_tau == 0.5

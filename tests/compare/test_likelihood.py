@@ -43,6 +43,18 @@ def test_exactly_against_brute_force(seed):
     assert found.entropy < nll < two < nelbo and found.incoherence == pytest.approx(nelbo - nll, abs=1e-12)
 
 
+def test_some_states_at_a_time_are_all_states(monkeypatch):
+    target, denoiser = random_target(2, 3, seed=1, zeros=0.6), Inconsistent(2, 3, 2, seed=1)
+    x, _ = target.sample(9, generator_for("x"))
+    exact, bounds = [], []
+    for rows in (4096, 5, 1):
+        monkeypatch.setattr("mdlm_cfg.compare.likelihood.MAX_ROWS", rows)
+        exact.append(exact_likelihood(target, denoiser, 0).nelbo)
+        bounds.append(likelihood(denoiser, x, 0, orders=2, policy=FixedOrder()).nelbo.value)
+    assert exact == pytest.approx([brute_bound(target, denoiser, 0, 1)] * 3, abs=1e-12)
+    assert bounds == pytest.approx(bounds[:1] * 3, abs=1e-12)
+
+
 def test_exact_conditionals_are_coherent_and_reach_the_entropy():
     target = random_target(3, 3, seed=2, zeros=0.3)
     for k in (None, 0):

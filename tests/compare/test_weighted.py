@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from helpers import Inconsistent, random_target
+from scipy.stats import foldnorm
 
 from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
@@ -48,6 +49,24 @@ def test_the_expected_distance_is_the_mean_of_many_sets(w: float, n: int) -> Non
     ):
         error = float(found.std()) / math.sqrt(sets)
         assert abs(float(found.mean()) - expected) < 4 * error + 0.02 * expected
+
+
+@pytest.mark.parametrize("n", [3, 40, 1000])
+def test_the_expected_distance_is_half_the_means_of_folded_normals(n: int) -> None:
+    law, reference = random_target(2, 2, seed=1).pmf, random_target(2, 2, seed=2, zeros=0.3).pmf
+    weights = tilted_weights(random_target(2, 2, seed=1).denoiser(), Guidance(1.0), 0)
+
+    def folded(mean, variance) -> float:
+        cells = zip((mean - reference).abs().flatten().tolist(), variance.flatten().tolist())
+        return 0.5 * sum(foldnorm.mean(bias / (v / n) ** 0.5, scale=(v / n) ** 0.5) for bias, v in cells)
+
+    assert expected_tv(law, reference, n) == pytest.approx(folded(law, law * (1 - law)), rel=1e-9)
+    q = weights.law
+    second = weights.squares / weights.ess  # E [W^2; x] / (E W)^2
+    variance = second * (1 - q) ** 2 + (second.sum() - second) * q**2
+    assert expected_weighted_tv(weights, reference, n) == pytest.approx(folded(q, variance), rel=1e-9)
+    certain = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert expected_tv(certain, torch.tensor([0.4, 0.6], dtype=torch.float64), n) == pytest.approx(0.6)
 
 
 def test_weights_of_one_are_no_weights() -> None:

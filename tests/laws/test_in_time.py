@@ -42,7 +42,7 @@ def test_every_time_has_its_contour_and_none_has_too_many_nodes(times, most):
         assert weights.shape == (len(chosen), len(nodes)) and len(nodes) <= most
         truth = (-RATES * taus[chosen][:, None]).exp()
         assert (inverted(nodes, weights) - truth).abs().max() < 2e-13
-        seen += chosen.tolist()
+        seen += chosen
     assert sorted(seen) == list(range(len(times)))
 
 

@@ -214,8 +214,7 @@ def test_weak_guidance_of_conditionals_e1600_apart(name, w, kind) -> None:
     log_cond, log_uncond = torch.tensor([-800.0, 0.0]).double(), torch.tensor([0.0, -1600.0]).double()
 
     def answer(tokens, classes):
-        row = log_cond if bool((classes == 0).all()) else log_uncond
-        return row.expand(*tokens.shape, 2)
+        return torch.where((classes == 0)[:, None, None], log_cond, log_uncond).expand(*tokens.shape, 2)
 
     denoiser, guidance = FunctionDenoiser(answer, 2, 2, 1), Guidance(w, kind)
     with mpmath.workdps(DIGITS):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from oracle import Chain
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM
 
 from mdlm_cfg import Guidance, Sampler, UserError, law_at, sample, slice_denoiser, terminal_law
 from mdlm_cfg.chain.denoiser import conditionals
 from mdlm_cfg.nets import check_network, masked_lm_denoiser
 
+if TYPE_CHECKING:
+    from transformers import BertForMaskedLM
+
+pytestmark = (
+    pytest.mark.slow
+)  # whoever has transformers waits for it at every start: it is not installed for the others
 MASK, START, END, PAD = 3, 1, 2, 0
 VALUES = [7, 5, 11]
 SENTENCES = [[START, 12, 13, MASK, MASK, 15, MASK, MASK, END], [START, 14, MASK, MASK, MASK, MASK, END]]
@@ -21,6 +28,8 @@ DIMS = 4
 
 @pytest.fixture(scope="module")
 def model() -> BertForMaskedLM:
+    from transformers import BertConfig, BertForMaskedLM
+
     torch.manual_seed(0)
     shape = {
         "vocab_size": 20,

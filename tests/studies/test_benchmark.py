@@ -183,7 +183,8 @@ def test_samples_are_as_far_as_the_law_they_are_drawn_from() -> None:
         for w in (0.0, 2.0):
             ours = cell(found, entry="drawn", target=target, w=w, calls=4)
             exact = cell(found, entry="exact", target=target, w=w, calls=4)
-            assert ours["used"] == exact["used"] == 4
+            # a sample that is finished before its fourth step is not asked about again
+            assert 3 <= ours["used"] <= exact["used"] == 4
             for name in ("class", "chain", "tilted"):
                 assert ours[f"tv_{name}_low"] <= exact[f"tv_{name}"] <= ours[f"tv_{name}_high"]
                 assert abs(ours[f"tv_{name}"] - exact[f"tv_{name}"]) < 2 * ours[f"noise_floor_{name}"]

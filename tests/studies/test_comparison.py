@@ -76,6 +76,7 @@ def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:
         compare([tmp_path])
 
 
+@pytest.mark.slow
 def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("-m", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "seed=0,1", "num_samples=20,80")
     assert run("eval", *sweep, f"runs={tmp_path / 'runs'}") == 0

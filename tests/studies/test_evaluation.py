@@ -14,6 +14,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import evaluate_table, law_key
 from mdlm_cfg.studies.table.overlap import overlap_counts, overlap_of
 from mdlm_cfg.studies.table.study import study_table
+from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
 
@@ -121,6 +122,22 @@ def test_a_strength_does_not_depend_on_the_others():
     among = evaluate_table(target, None, plan([0, 2], seed=5)).rows()[1]
     assert alone == among
     assert evaluate_table(target, None, plan([2], seed=6)).rows()[0] != alone
+
+
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_every_piece_of_a_table_is_in_the_estimate_of_time(is_learned, monkeypatch):
+    made, lines, target = [], [], toys.toy_1d_overlap()
+    init = Pieces.__init__
+
+    def watched(self, costs, write):
+        made.append(list(costs))
+        init(self, costs, write)
+
+    monkeypatch.setattr(Pieces, "__init__", watched)
+    denoiser = imperfect(target, 0.1).denoiser() if is_learned else None
+    study_table(target, denoiser, plan([0, 2], num_samples=20), progress=lines.append)
+    assert [len(costs) for costs in made] == [len(lines)] and min(made[0]) > 0
+    assert "left" not in lines[0] and all("left" in line for line in lines[1:])
 
 
 def test_a_stepped_sampler_and_progress():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, ImageEvaluation
-from mdlm_cfg.studies.images.study import evaluate_images
+from mdlm_cfg.studies.images.study import Images, evaluate_images
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
@@ -126,6 +127,19 @@ def test_a_strengths_samples_do_not_depend_on_the_others(
     assert not torch.equal(alone.samples[2.0], other.samples[2.0])
 
 
+def test_the_study_says_beforehand_what_it_draws(data: BinaryImageData, classifier: ImageClassifier) -> None:
+    seen: list[Any] = []
+
+    def keep(key: Any, make: Any) -> Any:
+        seen.append(key)
+        return make()
+
+    plan = plan_of(Guidance(0.0), Guidance(2.0), n=3)
+    evaluate_images(data, target().denoiser(), classifier, plan, keep=keep, num_classified=0)
+    draws = Images().draws(data, target().denoiser(), plan)
+    assert [draw.key for draw in draws] == seen and len(seen) == 2 * 3
+
+
 def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:
     sections = image_sections(evaluation, tmp_path / "report")
     assert [s.title for s in sections] == [
@@ -178,7 +192,7 @@ def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
     test, grey.test_classes = known.sample(200, torch.Generator().manual_seed(2))
     grey.train_images, grey.test_x = x.to(torch.uint8), test.to(torch.uint8)
-    grey.grid_shape, grey.num_classes, grey._ready = (2, 3), 2, True
+    grey.grid_shape, grey.num_classes, grey._ready, grey.class_names = (2, 3), 2, True, ("dull", "sharp")
     trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
     found = evaluate_images(grey, known.denoiser(), trained, plan_of(Guidance(1.0), n=40), num_classified=0)
@@ -195,7 +209,9 @@ def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     assert row["energy_pixels"] == pytest.approx(float(energy), abs=1e-6)
     assert torch.allclose(found.data_means[1], own.mean(0))
     assert torch.allclose(found.sample_means[1.0][1], drawn.mean(0))
-    assert "the square of the difference between their shades" in image_sections(found, tmp_path)[1].text
+    sections = image_sections(found, tmp_path)
+    assert "the square of the difference between their shades" in sections[1].text
+    assert sections[2].table is not None and list(sections[2].table.columns) == ["w", "dull", "sharp"]
 
 
 def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: ImageClassifier) -> None:

@@ -19,6 +19,7 @@ from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.study import Tables
@@ -26,6 +27,7 @@ from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
+DRAWN = ("samples", "compared")
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, seed=3, classes=(1,))
 EVEN = torch.full((2, 2), 0.5).double()
 HMM = HiddenMarkovMixture(
@@ -46,10 +48,10 @@ def data_of(target: Any, grid: tuple[int, ...]) -> Any:
 PIXELS, TABLE = bernoulli_mixture(9), random_target(2, 3, seed=2)
 EVERY = Plan(PLAN.guidances, PLAN.sampler, PLAN.num_samples, PLAN.seed)
 STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how many pieces are kept
-    "table": (Tables(), TABLE, (3,), PLAN, 3 * 2 + 2),
+    "table": (Tables(), TABLE, (3,), PLAN, 3 * 2 + 1),
     "mixture": (Mixtures(), PIXELS, (3, 3), PLAN, 3 * 2),
     "sequences": (Sequences(num_test=20, num_draws=1), HMM, (4,), PLAN, 3 * 2 + 2 * 2 * 4),
-    "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 2 + 2),
+    "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 1 + 2),
     "likelihood": (LikelihoodStudy(num_images=4, orders=2), PIXELS, (3, 3), EVERY, 2 + 2 * 3),
     "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 2 * 2),
     "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2),
@@ -100,3 +102,19 @@ def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
     arrays = alone.arrays()
     assert set(arrays) == set(resumed.arrays())
     assert all((arrays[key] == value).all() for key, value in resumed.arrays().items())
+
+
+@pytest.mark.parametrize("name", ["mixture", "sequences"])
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_a_study_says_beforehand_what_it_draws(name: str, is_learned: bool) -> None:
+    """So that several processes can draw it: it then finds every piece, and no piece was drawn in vain."""
+    study, target, grid, plan, _ = STUDIES[name]
+    data, learned, seen = data_of(target, grid), Blurred(target, 0.3) if is_learned else None, []
+
+    def keep(key: Any, make: Callable[[], Any]) -> Any:
+        seen.append(key)
+        return make()
+
+    study.run(data, learned, plan, lambda line: None, keep)
+    assert isinstance(study, Sampling)
+    assert [draw.key for draw in study.draws(data, learned, plan)] == [key for key in seen if key[0] in DRAWN]

@@ -261,7 +261,9 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert sorted(laws.files) == sorted(read["laws"])
     assert np.abs(laws["exact_rate_wramp(0,4)"] - law(CASES[3], "exact", "ramp(0,4)").numpy()).max() < EXACT
     assert all((tmp_path / name).is_file() for name in read["files"])
-    assert len([name for name in read["files"] if name.startswith("samplers_exact_")]) == len(STRENGTHS)
+    assert len([name for name in read["files"] if name.startswith("samplers_exact_") and name.endswith(".png")]) == len(
+        STRENGTHS
+    )
     assert "distances.png" not in read["files"]  # one number is no curve
     with (tmp_path / "report.csv").open(newline="") as file:
         gaps = {row["w"]: row["tv_tilted_exact"] for row in csv.DictReader(file)}

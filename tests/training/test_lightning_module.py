@@ -318,3 +318,17 @@ def test_scalars_are_logged_every_n_steps_with_the_rate_that_was_used(tmp_path: 
     assert [int(row["step"]) for row in rows] == [2, 5]
     assert [float(row["train/lr"]) for row in rows] == pytest.approx([used[2], used[5]], rel=1e-5)
     assert used[2] != used[5] and all(float(row["train/loss"]) > 0 for row in rows)
+
+
+def test_the_test_sets_nelbo_does_not_depend_on_its_batches_beyond_its_error(tmp_path: Path) -> None:
+    """Masks are stratified within a batch, so that other batches have other masks, and no other mean."""
+    found = []
+    for size in (1, 7, 1024):
+        data = small_data(eval_batch_size=size)
+        trainer = small_trainer(tmp_path)
+        found.append(trainer.test(small_module(data), datamodule=data, verbose=False)[0])
+    exact = found[0]["test/exact_nelbo"]
+    assert all(one["test/exact_nelbo"] == exact for one in found)
+    for one, other in ((found[0], found[1]), (found[1], found[2])):
+        error = math.hypot(one["test/nelbo_mc_se"], other["test/nelbo_mc_se"])
+        assert abs(one["test/nelbo"] - other["test/nelbo"]) < 4 * error < 0.5

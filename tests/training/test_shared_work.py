@@ -19,6 +19,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, drawn, draws_of
 from mdlm_cfg.support.kept import Kept, keep_nothing
 from mdlm_cfg.training.predicting import share_work
+from mdlm_cfg.training.sharding import FullySharded  # noqa: F401, for the script
 
 TESTS = Path(__file__).parent.parent
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=25, seed=3)
@@ -27,10 +28,11 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "training")!r}]
-from test_shared_work import shared
+from test_shared_work import FullySharded, shared
 
 if __name__ == "__main__":
-    shared(Path(sys.argv[1]), devices=2, strategy="ddp")
+    for name, strategy in (("ddp", "ddp"), ("fsdp", FullySharded())):
+        shared(Path(sys.argv[1]) / name, devices=2, strategy=strategy)
 """
 
 
@@ -53,6 +55,7 @@ def shared(folder: Path, about: object = "about", **changes: object) -> None:
     """What every process does."""
     denoiser = network()
     pieces = [draw for draws in all_draws(denoiser) for draw in draws]
+    folder.mkdir(exist_ok=True)
     trainer = small_trainer(folder, **changes)
     mine = Kept(folder / ("kept" if trainer.is_global_zero else "of another process"), about)
     share_work(trainer, pieces, denoiser.net, mine)
@@ -92,7 +95,8 @@ def test_two_processes_make_the_pieces_of_one(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    check(tmp_path)
+    check(tmp_path / "ddp")
+    check(tmp_path / "fsdp")
 
 
 def test_chunks_are_independent_and_the_first_is_what_few_samples_are(monkeypatch: pytest.MonkeyPatch) -> None:

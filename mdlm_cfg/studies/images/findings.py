@@ -56,6 +56,7 @@ class ImageEvaluation:
     Attributes:
         plan: what was asked for: guidances, sampler, number of samples per class and strength, seed.
         name: of the data. grid_shape: (height, width). num_tokens: N, black to white.
+        class_names: of all K classes, or None.
         classes: which were sampled, C of them.
         num_held_out: test images per class that were judged like samples (as many, where there are so many).
         samples: by w, uint8 (C, n, D), on the CPU.
@@ -70,6 +71,7 @@ class ImageEvaluation:
     name: str
     grid_shape: tuple[int, ...]
     num_tokens: int
+    class_names: tuple[str, ...] | None
     classes: list[int]
     num_held_out: int
     samples: dict[float, Tensor]

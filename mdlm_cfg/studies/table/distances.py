@@ -24,7 +24,7 @@ from mdlm_cfg.studies.sampled import key_of
 from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of, strength_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.table import TableMixture
 
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's own law is computed
@@ -106,7 +106,7 @@ def evaluate_table(
         denoiser: the learned one; None evaluates (and samples with) the exact one alone. Where it is too large for its
             own exact law, its samples are judged all the same, and there is no learned law.
         plan: guidances, numbers and schedules (which have no tilted law); its first class is z (default 0).
-        progress: called with one short line before every strength, which says how long the rest takes.
+        progress: called with one short line before every strength.
         keep: has laws and samples of an evaluation that was interrupted.
 
     Raises:
@@ -118,7 +118,7 @@ def evaluate_table(
     judged = denoiser if denoiser is not None else target.denoiser()
     learned = table_of(denoiser, keep) if denoiser is not None else None
     used, policy = learned or judged, plan.sampler.policy
-    say = Pieces([1] * len(plan.guidances), progress)
+    say = progress or silent
     results = []
     for guidance in plan.guidances:
         say(f"laws and samples at w = {guidance.label}")

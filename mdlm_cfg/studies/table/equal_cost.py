@@ -14,7 +14,7 @@ from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import silent
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which stepped laws come with every report
@@ -74,7 +74,7 @@ def equal_cost(
         plan: its guidances, and its sampler's schedule.
         progress: told what is being computed.
     """
-    say = Pieces([1] * (len(plan.guidances) * len(denoisers)), progress)
+    say = progress or silent
     rows: list[SamplerRow] = []
     for guidance in plan.guidances:
         for name, denoiser in denoisers.items():

@@ -11,9 +11,10 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.ledger import LINES, Ledger, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.equal_cost import is_small
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.table import TableMixture
 
 STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
@@ -40,17 +41,21 @@ def ledgers_of(
         learned: the network whose samples the evaluation holds, as a table; None where they are of exact scores.
     """
     plan, z = evaluation.plan, evaluation.target_class
-    others = _others(plan.sampler) if is_small(target.num_tokens, target.num_dims) else []
-    say = Pieces([1 + len(others)] * len(evaluation.results), progress)
+    say = progress or silent
     entries = []
     for result in evaluation.results:
         say(f"error ledger, w = {result.guidance.label}")
         shared = ledger_laws(target, learned, result.guidance, z, plan.sampler.policy)
-        for sampler in (plan.sampler, *others):
+        for sampler in ledgers_samplers(target, plan):
             generator = plan.generator("ledger", result.guidance, z, sampler.label)
             samples = result.samples if sampler is plan.sampler else None
             entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
     return entries
+
+
+def ledgers_samplers(target: TableMixture, plan: Plan) -> list[Sampler]:
+    """The plan's own, and others where a step's kernel is small."""
+    return [plan.sampler, *(_others(plan.sampler) if is_small(target.num_tokens, target.num_dims) else [])]
 
 
 def _others(own: Sampler) -> list[Sampler]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,13 +22,16 @@ from mdlm_cfg.studies.table.decay import decay_dict, decay_of, own_kinds
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table, table_of
 from mdlm_cfg.studies.table.equal_cost import SamplerRow, equal_cost, is_small
 from mdlm_cfg.studies.table.geometry import Geometry, geometry_of
-from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of
+from mdlm_cfg.studies.table.ledgers import has_ledger, ledger_dict, ledgers_of, ledgers_samplers
 from mdlm_cfg.studies.table.overlap import OverlapRow, overlap_of
 from mdlm_cfg.studies.table.panel import Panel, panel_of
 from mdlm_cfg.studies.table.strength import Row, strength_key
 from mdlm_cfg.studies.table.verdict import verdict_of
 from mdlm_cfg.support.kept import Keep, keep_nothing
+from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
+
+GEOMETRY, COMPARED, ENTRY = 3.0, 2.5, 2.0  # times that of laws and samples at one strength
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,12 @@ class Tables:
         if self.paper is not None:
             check_paper(self.paper, data.target, plan)
 
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: that of the last guidance alone, which is run, times their number."""
+        begun = time.monotonic()
+        study_table(data.target, denoiser, replace(plan, guidances=plan.guidances[-1:]))
+        return (time.monotonic() - begun) * len(plan.guidances)
+
     def run(
         self,
         data: Any,
@@ -155,8 +165,9 @@ def study_table(
         UserError: as `evaluate_table`.
     """
     learned = None if denoiser is None else table_of(denoiser, keep)
-    evaluation = evaluate_table(target, learned or denoiser, plan, progress, keep)
-    z, say = evaluation.target_class, progress or (lambda line: None)
+    say = Pieces(_costs(target, denoiser, plan), progress)
+    evaluation = evaluate_table(target, learned or denoiser, plan, say, keep)
+    z = evaluation.target_class
     say("geometry and decay in time")
     decays = [decay for kind in own_kinds(plan) if (decay := decay_of(target, z, kind)) is not None]
     geometry = geometry_of(target, evaluation)
@@ -164,7 +175,15 @@ def study_table(
     if learned is not None:
         denoisers["learned"] = learned
     small = is_small(target.num_tokens, target.num_dims)
-    samplers = equal_cost(denoisers, z, plan, progress) if small else []
-    entries = ledgers_of(target, learned, evaluation, progress) if has_ledger(evaluation) else []
+    samplers = equal_cost(denoisers, z, plan, say) if small else []
+    entries = ledgers_of(target, learned, evaluation, say) if has_ledger(evaluation) else []
     claims = None if paper is None else (paper, EXPERIMENTS[paper](target, evaluation, learned))
     return TableFindings(evaluation, geometry, overlap_of(evaluation), decays, samplers, entries, claims)
+
+
+def _costs(target: TableMixture, denoiser: Denoiser | None, plan: Plan) -> list[float]:
+    """What the pieces of `study_table` cost, in their order, in laws at one strength: as measured on the toys."""
+    strengths, small = len(plan.guidances), is_small(target.num_tokens, target.num_dims)
+    compared = [COMPARED] * (strengths * (1 if denoiser is None else 2)) if small else []
+    ledgers = [ENTRY * len(ledgers_samplers(target, plan))] * strengths
+    return [1.0] * strengths + [GEOMETRY] + compared + ledgers

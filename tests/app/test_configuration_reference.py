@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mdlm_cfg.app.cli import CONFIGS
-from mdlm_cfg.app.reference import SCHEMAS, reference, settings
+from mdlm_cfg.app.reference import PROGRAMS, SCHEMAS, reference, settings
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_comment_goes_on_in_the_next_lines() -> None:
 
 @pytest.mark.parametrize("command", SCHEMAS)
 def test_every_setting_of_the_schema_has_a_row_or_is_a_group(command: str, page: str) -> None:
-    part = page.split(f"## python {command}.py")[1].split("\n## ")[0]
+    part = page.split(f"## python {PROGRAMS[command]}\n")[1].split("\n## ")[0]
     for field in fields(SCHEMAS[command]):
         is_group = f"\n## {field.name}\n" in page
         assert is_group or f"\n| `{field.name}` |" in part, field.name

@@ -1,0 +1,47 @@
+"""`python -m mdlm_cfg.app.dashboards ENTITY/PROJECT [--dry-run]`: save the workspace and the report on wandb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from mdlm_cfg.app.errors import Failure, exit_with
+from mdlm_cfg.support.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Save both, and print where they are; with --dry-run print them as JSON, with no account and no network."""
+    parser = argparse.ArgumentParser(prog="python -m mdlm_cfg.app.dashboards", description=__doc__)
+    parser.add_argument("where", metavar="ENTITY/PROJECT", help="of the runs; the project is mdlm_cfg by default")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
+    given = parser.parse_args(arguments)
+    try:
+        _save(given.where, given.dry_run)
+    except UserError as error:
+        exit_with([Failure("", error)])
+
+
+def _save(where: str, is_dry: bool) -> None:
+    from mdlm_cfg.reports.dashboards import dashboards
+
+    entity, _, project = where.partition("/")
+    if not entity or not project or "/" in project:
+        raise UserError(f"{where!r} does not name a project on wandb: give ENTITY/PROJECT, such as my-team/mdlm_cfg")
+    workspace, report = dashboards(entity, project)
+    if is_dry:
+        from pydantic_core import to_jsonable_python
+
+        print(json.dumps({"workspace": to_jsonable_python(workspace), "report": to_jsonable_python(report)}, indent=1))
+        return
+    import wandb
+
+    if not wandb.api.api_key:  # wandb itself would ask, or wait
+        raise UserError("wandb has no account here: run `wandb login` first, or give --dry-run")
+    for made in (workspace, report):
+        made.save()
+        print(made.url)
+
+
+if __name__ == "__main__":
+    main()

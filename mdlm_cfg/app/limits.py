@@ -1,0 +1,66 @@
+"""How long what follows training will take, and what a time limit of the whole command leaves for training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from mdlm_cfg.app.build import device_meant_by
+from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.study import Estimated, Study
+from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import clock
+from mdlm_cfg.training.limit import Afterwards, WholeTime, parse_time, seconds_per_row
+
+LONG = 10.0  # seconds: what takes less need not be said beforehand
+
+
+def what_follows(
+    config: Mapping[str, Any], net: nn.Module, data: Any, study: Study | None, plan: Plan
+) -> Afterwards | None:
+    """How long test and report will take, measured in a moment where training will be; None where that is not known.
+
+    Of a table a quarter of the report must be made to know, and it is short: it is only looked at for a time limit.
+    """
+    is_limited, is_known = parse_time(config["max_time"]) is not None, study is None or isinstance(study, Estimated)
+    if not is_limited and (not is_known or isinstance(study, Tables)):
+        return None
+    if not is_known:
+        print("how long the report will take is not known: max_time is of training and the test alone")
+    net.to(device_meant_by(str(config["trainer"].get("accelerator", "auto"))))
+    denoiser = NetDenoiser(net, config["batch_size"])
+    test = 2 * config["num_draws"] * len(data._test[0]) * seconds_per_row(denoiser)
+    return Afterwards(test + (study.seconds(data, denoiser, plan) if isinstance(study, Estimated) else 0.0), denoiser)
+
+
+def time_limit(config: Mapping[str, Any], begun: float, after: Afterwards | None) -> list[WholeTime]:
+    """The timer of training for `max_time`, if there is one; says what was estimated.
+
+    Args:
+        begun: when the command did, of time.monotonic().
+
+    Raises:
+        UserError: a time that is none, or that what follows training takes alone.
+    """
+    seconds = parse_time(config["max_time"])
+    shown = "" if after is None else clock(after())
+    if seconds is None or after is None:
+        if after is not None and after() > LONG and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            print(f"after training, test and report will take about {shown}")
+        return []
+    timer = WholeTime(seconds, begun, after)
+    if timer.left() <= 0:
+        gone = clock(time.monotonic() - begun)
+        raise UserError(
+            f"max_time={config['max_time']} leaves nothing to train: {gone} are gone, and test and report alone will "
+            f"take about {shown}; give more, evaluate=false, classifier=false, or fewer num_samples"
+        )
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        print(f"max_time: about {clock(timer.left())} to train, and {shown} for test and report")
+    return [timer]

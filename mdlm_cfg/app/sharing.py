@@ -1,0 +1,72 @@
+"""An evaluation in several processes: all of them draw, and the first one studies what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from mdlm_cfg.app.build import build_trainer, check_trainer
+from mdlm_cfg.app.earlier import kept_in
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import Draw, Sampling
+from mdlm_cfg.studies.study import Study
+from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.training.predicting import share_work
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that makes folders, prints and studies: of a run in one process, always."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
+def share_draws(
+    trainer: Trainer | None, study: Study, data: Any, denoiser: Denoiser | None, plan: Plan, folder: Path
+) -> bool:
+    """Let all processes of a trainer draw what a study needs, and keep it beside the report.
+
+    Args:
+        trainer: None for this process alone.
+        study, data, denoiser, plan: as they will be studied.
+        folder: of the report; the first process's counts.
+
+    Returns:
+        whether this is the process that is to study.
+    """
+    pieces = study.draws(data, denoiser, plan) if isinstance(study, Sampling) else []
+    return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
+
+
+def share_pieces(trainer: Trainer | None, pieces: Sequence[Draw], denoiser: Denoiser | None, keep: Kept) -> bool:
+    """Let all processes of a trainer draw, where there are several; whether this is the first one."""
+    if trainer is None or trainer.num_devices * trainer.num_nodes == 1:
+        return True
+    if pieces:
+        if is_first_process():
+            keep.folder.parent.mkdir(parents=True, exist_ok=True)
+        share_work(trainer, pieces, denoiser.net if isinstance(denoiser, NetDenoiser) else None, keep)
+    return is_first_process()
+
+
+def new_folder(root: str | Path, name: str, overrides: Sequence[str]) -> Path:
+    """A new folder for what the first process writes; the others need none."""
+    return new_run_folder(root, name, overrides) if is_first_process() else Path(root, name, "other_ranks")
+
+
+def sampling_trainer(config: Mapping[str, Any], net: nn.Module | None = None) -> Trainer | None:
+    """What has the processes that draw, where they were asked for; the network goes where this process draws."""
+    settings = config["trainer"]
+    check_trainer(settings)
+    trainer = None if settings is None else build_trainer(settings, [], [])
+    if net is not None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        net.to(device if trainer is None else trainer.strategy.root_device)
+    return trainer

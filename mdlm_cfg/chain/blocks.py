@@ -1,0 +1,172 @@
+"""The (N+1)^D partial states as one matrix, gone through by few large products and sums (theory, section 4).
+
+The first D - m coordinates are outer ones and the last m inner ones. A row of the matrix is a partial state of the
+outer coordinates, a column one of the inner; both are ordered by level (number of unmasked coordinates), and within one
+as in `Lattice`. A move of an inner coordinate is then a product with a small matrix of zeros and ones, and a move of an
+outer coordinate a sum of long contiguous pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
+
+MAX_WIDTH = 256  # columns: more are slower to multiply, and fewer to loop over
+SHORT = 2  # values up to which a sum over them is made one by one: a reduction would run in tiny loops
+
+HandOn = Callable[[Tensor, slice, slice], object]  # (values (r, K, c), their rows, their columns), changed in place
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The partial states of N values in D coordinates, as rows and columns.
+
+    Attributes:
+        num_tokens: N. num_dims: D. device: of the matrices and of all that is made here.
+    """
+
+    num_tokens: int
+    num_dims: int
+    device: torch.device
+
+    @cached_property
+    def num_inner(self) -> int:
+        """m: as many as `MAX_WIDTH` allows, and at least 1."""
+        return max([m for m in range(1, self.num_dims + 1) if (self.num_tokens + 1) ** m <= MAX_WIDTH], default=1)
+
+    @cached_property
+    def outer(self) -> Lattice:
+        """The lattice of the outer coordinates."""
+        return lattice_of(self.num_tokens, self.num_dims - self.num_inner)
+
+    @cached_property
+    def rows(self) -> list[slice]:
+        """Where the rows of each outer level are."""
+        return _slices(self.outer)
+
+    @cached_property
+    def columns(self) -> list[slice]:
+        """Where the columns of each inner level are."""
+        return _slices(lattice_of(self.num_tokens, self.num_inner))
+
+    @cached_property
+    def parents(self) -> list[list[list[int]]]:
+        """parents[q][c][j]: see `Lattice.parents`, of the outer coordinates."""
+        return self.outer.parent_rows
+
+    @cached_property
+    def incidence(self) -> list[Tensor]:
+        """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value."""
+        levels = [self._inner_tokens(p) for p in range(self.num_inner + 1)]
+        return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
+
+    def _inner_tokens(self, level: int) -> Tensor:
+        return lattice_of(self.num_tokens, self.num_inner).tokens(level)
+
+    def _agree(self, fewer: Tensor, more: Tensor) -> Tensor:
+        """1 where what is unmasked in `fewer` is the same in `more`, float64 (len(fewer), len(more))."""
+        same = (fewer[:, None] == more) | (fewer[:, None] == self.num_tokens)
+        return same.all(dim=-1).double().to(self.device)
+
+    def level(self, values: Tensor, level: int) -> tuple[Tensor, ...]:
+        """The rows of one outer level, for each of its subsets as one long piece."""
+        subsets = len(self.outer.subsets[level])
+        return values[self.rows[level]].view(subsets, -1).unbind(0)
+
+    def moves(self, level: int) -> Iterator[tuple[int, int, int]]:
+        """Every outer move into a level above 0: the child's subset, the position of what is new, the parent's."""
+        for child, parents in enumerate(self.parents[level - 1]):
+            yield from ((child, position, parent) for position, parent in enumerate(parents))
+
+    def marginals(self, pmf: Tensor) -> Tensor:
+        """The marginal probability of every partial state, (rows, columns) from a pmf (N,)*D."""
+        n, m, last = self.num_tokens, self.num_inner, len(self.rows) - 1
+        values = pmf.new_empty(self.rows[last].stop, self.columns[m].stop)
+        known = values[self.rows[last]]
+        known[:, self.columns[m]] = pmf.reshape(n**last, -1)
+        for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
+            known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.incidence[p].T / (m - p)
+        for q in range(last, 0, -1):
+            children, parents = self.level(values, q), self.level(values, q - 1)
+            # any one child of each parent will do
+            chosen = {parent: (child, position) for child, position, parent in self.moves(q)}
+            for parent, (child, j) in chosen.items():
+                torch.sum(children[child].view(n**j, n, -1), dim=1, out=parents[parent].view(n**j, -1))
+        return values
+
+    def sum_over_children(self, values: Tensor) -> Tensor:
+        """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones."""
+        n, total = self.num_tokens, torch.zeros_like(values)
+        for p, incidence in enumerate(self.incidence):
+            torch.mm(values[:, self.columns[p + 1]], incidence.T, out=total[:, self.columns[p]])
+        for q in range(1, len(self.rows)):
+            children, parents = self.level(values, q), self.level(total, q - 1)
+            for child, j, parent in self.moves(q):
+                one, into = children[child].view(n**j, n, -1), parents[parent].view(n**j, -1)
+                for part in one.unbind(1) if n <= SHORT else (one.sum(dim=1),):
+                    into += part
+        return total
+
+    def push(self, start: Tensor, hand_on: HandOn) -> Tensor:
+        """What every partial state hands on to each of its children, where it gets what its parents hand on.
+
+        Args:
+            start: (K,) what the first state, all masked, gets.
+            hand_on: makes of what states get what they hand on, in place.
+
+        Returns:
+            (rows, K, columns).
+        """
+        n, known = self.num_tokens, self.incidence
+        values = start.new_empty(self.rows[-1].stop, len(start), self.columns[-1].stop)
+        values[0] = 0
+        values[0, :, 0] = start
+        parents: tuple[Tensor, ...] = ()
+        for q, rows in enumerate(self.rows):
+            children = self.level(values, q)
+            for child, j, parent in self.moves(q) if q else ():
+                into, given = children[child].view(n**j, n, -1), parents[parent].view(n**j, 1, -1)
+                into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
+            flat = values[rows].view(-1, values.shape[2])
+            for p, columns in enumerate(self.columns):
+                if p:
+                    flat[:, columns].addmm_(flat[:, self.columns[p - 1]], known[p - 1])
+                hand_on(values[rows, :, columns], rows, columns)
+            parents = children
+        return values
+
+    @property
+    def finished(self) -> tuple[slice, slice]:
+        """The rows and the columns of the states without masks: in C order, N^(D-m) by N^m."""
+        return self.rows[-1], self.columns[-1]
+
+    def to_dense(self, values: Tensor) -> Tensor:
+        """One tensor (..., N+1, ..., N+1) from (..., rows, columns); index N of an axis is the mask."""
+        dense = values.index_select(-2, self._places[0]).index_select(-1, self._places[1])
+        return dense.reshape(*values.shape[:-2], *[self.num_tokens + 1] * self.num_dims)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """The row and the column of every outer and inner state in C order."""
+        n, inner = self.num_tokens, lattice_of(self.num_tokens, self.num_inner)
+        states = [torch.cat([one.tokens(level) for level in range(one.num_dims + 1)]) for one in (self.outer, inner)]
+        rows, columns = (flat_index(tokens, n + 1).argsort().to(self.device) for tokens in states)
+        return rows, columns
+
+
+def _slices(lattice: Lattice) -> list[slice]:
+    sizes = [len(subsets) * lattice.num_tokens**level for level, subsets in enumerate(lattice.subsets)]
+    return [slice(sum(sizes[:level]), sum(sizes[: level + 1])) for level in range(len(sizes))]
+
+
+@lru_cache(maxsize=16)
+def blocks_of(num_tokens: int, num_dims: int, device: torch.device) -> Blocks:
+    """The blocks of a shape, made once."""
+    return Blocks(num_tokens, num_dims, device)

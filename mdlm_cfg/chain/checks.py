@@ -1,0 +1,97 @@
+"""Checks of numbers wherever they are: at once on a CPU; on an accelerator, which no step may wait for, all at the end.
+
+A draw or a law there runs under `checked_at_the_end`: what is found wrong on the way is kept on the device, and read
+once, when everything has been asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What may be wrong: whether it is (), with what the message needs of the first row that is."""
+
+    is_wrong: Tensor
+    row: Tensor
+    about: tuple[Tensor, ...]
+    explain: Callable[..., str]
+
+    def raise_(self) -> None:
+        """Raise UserError for it."""
+        raise UserError(self.explain(int(self.row), *(part[0].cpu() for part in self.about)))
+
+
+_doubts: ContextVar[list[Doubt] | None] = ContextVar("doubts", default=None)
+
+
+def refuse(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> None:
+    """Raise UserError where something is wrong: now on a CPU, else at the end of `checked_at_the_end`.
+
+    Args:
+        wrong: bool (B, ...). explain: gives the message from the first wrong row's number and, on the host, its part of
+            `about`. about: tensors (B, ...).
+
+    Raises:
+        UserError: on a CPU, or outside `checked_at_the_end`.
+    """
+    if waits_for_nothing(wrong) and not bool(wrong.any()):
+        return
+    rows = wrong.reshape(len(wrong), -1).any(dim=1)
+    first = rows.int().argmax()
+    doubt = Doubt(rows.any(), first, tuple(part.index_select(0, first[None]) for part in about), explain)
+    doubts = _doubts.get()
+    if waits_for_nothing(wrong) or doubts is None:
+        _settle([doubt])
+    else:
+        doubts.append(doubt)
+
+
+def waits_for_nothing(values: Tensor) -> bool:
+    """Whether numbers can be looked at without waiting for a device: on a CPU."""
+    return values.device.type == "cpu"
+
+
+@contextmanager
+def checked_at_the_end() -> Iterator[None]:
+    """Inside, what `refuse` is given on an accelerator is read at the end, all at once; also a decorator."""
+    if _doubts.get() is not None:  # the outer one reads
+        yield
+        return
+    doubts: list[Doubt] = []
+    token = _doubts.set(doubts)
+    try:
+        yield
+    finally:
+        _doubts.reset(token)
+    _settle(doubts)
+
+
+def _settle(doubts: list[Doubt]) -> None:
+    """Raise the first doubt that is right."""
+    if doubts:
+        for doubt, is_wrong in zip(doubts, read(torch.stack([doubt.is_wrong for doubt in doubts]))):
+            if is_wrong:
+                doubt.raise_()
+
+
+def read(numbers: Tensor) -> list[Any]:
+    """Flags or numbers (n,) on the host: where a draw or a law waits for its device."""
+    return numbers.tolist()
+
+
+@lru_cache(maxsize=64)
+def placed(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Numbers of the host on a device, copied there once: a copy at every step would wait for it. Not to be changed."""
+    return torch.tensor(numbers, dtype=dtype, device=device)

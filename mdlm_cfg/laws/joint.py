@@ -1,0 +1,92 @@
+"""Laws of a chain whose rates are ratios of weights: a table, guided by one number w (theory, sections 4 and 5).
+
+With T = p^(-w) p_z^(1+w) of every partial state, rho_i(v | x_U) = T(x_U + {i=v}) / T(x_U), and under the kind of
+guidance whose rates are rho itself, Lambda(x_U) is the sum of T over all children of x_U, over T(x_U). A flow F = T H
+then needs no number for an edge: H of a child is the sum of H / Lambda over its parents, or of H / (s + Lambda) for the
+Laplace transform of the law in time. All of it is sums over children, and over parents, of numbers that belong to
+states (`mdlm_cfg.chain.blocks`). Schedules of w and other kinds go level by level (`mdlm_cfg.laws.push`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.blocks import Blocks
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.laws.strong import is_strong
+from mdlm_cfg.targets.table import TableDenoiser
+
+TINY = 1e-300  # below every sum of T: what nothing leaves is never visited, and whatever it is divided by gives 0
+
+
+@dataclass(frozen=True)
+class JointChain:
+    """A guided chain on all partial states.
+
+    Attributes:
+        blocks: how they lie. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
+            chain never is, and 1 in finished states.
+    """
+
+    blocks: Blocks
+    weights: Tensor
+    holding: Tensor
+
+    def terminal_law(self) -> Tensor:
+        """The law of finished states, (N,)*D."""
+        rows, columns = self.blocks.finished
+        handed_on = self.blocks.push(1 / self.weights[0, :1], self._leave)
+        law = handed_on[rows, 0, columns] * self.weights[rows, columns]
+        return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
+
+    def _leave(self, values: Tensor, rows: slice, columns: slice) -> None:
+        values *= self.holding[rows, None, columns]
+
+    def laws_between(self, nodes: Tensor, weights: Tensor) -> Tensor:
+        """Re sum_k c_k f(s_k) of the Laplace transform f of the law in time, (T, N+1, ..., N+1).
+
+        The push is real, so that real and imaginary parts are pushed side by side.
+
+        Args:
+            nodes: s, (K,) complex. weights: c, (T, K) complex.
+        """
+        size, cos, sin = (part[:, None] for part in (nodes.abs(), nodes.angle().cos(), nodes.angle().sin()))
+
+        def leave(values: Tensor, rows: slice, columns: slice) -> None:
+            """H / (s + Lambda), as H holding / (1 + s holding) with both over 1 + |s| holding: no square overflows."""
+            if (rows, columns) == self.blocks.finished:
+                a, b = cos / size, sin / size
+            else:
+                held = self.holding[rows, None, columns]
+                share = (size * held).add_(1).reciprocal_()
+                a, b = torch.addcmul(cos, share, 1 - cos), torch.addcmul(sin, share, sin, value=-1)
+                share.mul_(held).div_(a.square().addcmul_(b, b))
+                a, b = a.mul_(share), b.mul_(share)
+            x, y = values.chunk(2, dim=1)
+            new = torch.addcmul(x * a, y, b)
+            torch.addcmul(y * a, x, b, value=-1, out=y)
+            x.copy_(new)
+
+        start = torch.cat([torch.ones_like(nodes.real), torch.zeros_like(nodes.real)]) / self.weights[0, 0]
+        mixing = torch.cat([weights.real, -weights.imag], dim=1)
+        law = (mixing @ self.blocks.push(start, leave)).transpose(0, 1) * self.weights
+        return self.blocks.to_dense(law).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
+
+
+def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> JointChain | None:
+    """The chain of a table, where its rates are ratios of weights that fit float64; None for any other."""
+    if not isinstance(denoiser, TableDenoiser) or guidance.is_schedule or guidance.filters or not guidance.kind.is_rho:
+        return None
+    if is_strong(guidance, target_class, denoiser.num_dims):
+        return None
+    known = denoiser.log_marginals_in_blocks(target_class)
+    weights = known.weights(guidance.constant)
+    if weights is None:
+        return None
+    holding = weights / known.blocks.sum_over_children(weights).clamp_(min=TINY)
+    holding[known.blocks.finished] = 1
+    return JointChain(known.blocks, weights, holding)

@@ -1,0 +1,101 @@
+"""Commands in several processes: what they draw and find is what one process does, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import TINY, TOY, refusal
+
+from mdlm_cfg.training.runs import CHECKPOINT, newest_run
+
+ROOT = Path(__file__).parent.parent.parent
+TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+HMM = (
+    *("data=hmm_dialects", "net=sequence", "objective=sampled", "data.num_test=20", "num_samples=6", "w=[0,1]"),
+    *("study=sequences", "study.compare=false", "study.num_test=2", "study.num_draws=1", "num_draws=1"),
+    *("sampler=event_leaping", "steps=4"),
+)
+
+
+def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subprocess.Popen:
+    """A command in a process of its own."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    process = subprocess.Popen(
+        [sys.executable, *(name.split() if " " in name else [str(ROOT / f"{name}.py")]), *arguments, f"runs={folder}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+    if wait:
+        _, said = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    return process
+
+
+@pytest.mark.parametrize("settings", [("trainer=ddp",), ("trainer=fsdp",), ("trainer.devices=2",)])
+def test_a_sweep_of_several_processes_is_refused_before_any_work(
+    settings: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "train", "-m", *TOY, *settings, "seed=0,1", f"runs={tmp_path}")
+    assert "a sweep (-m) runs its jobs in one" in said and "docs/scaling.md" in said
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.csv"))
+
+
+def test_shared_weights_and_muon_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("trainer=fsdp", "optimizer=muon", "data=toy_1d_overlap", f"runs={tmp_path}")
+    assert "give optimizer=adamw" in refusal(capsys, "train", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_train_draw_and_judge_as_one(tmp_path: Path) -> None:
+    """Train in two, judge that run again in two and in one: the same report, and the same samples."""
+    arguments = (*TINY, *HMM, "data.batch_size=20", "data.steps_per_epoch=2", "data.num_val=20", "logger=csv")
+    command("train", *arguments, *TWO, folder=tmp_path)
+    (folder,) = (path for path in (tmp_path / "hmm_dialects").iterdir())
+    judged = [folder / "report", tmp_path / "two", tmp_path / "one"]
+    command("eval", *TWO, f"out={judged[1]}", folder=tmp_path)
+    command("eval", f"out={judged[2]}", folder=tmp_path)
+    found = [json.loads((path / "report.json").read_text()) for path in judged]
+    arrays = [np.load(path / "arrays.npz") for path in judged]
+    for other, theirs in zip(found[1:], arrays[1:], strict=True):
+        assert {key: other[key] for key in ("distances", "verdict", "plan")} == {
+            key: found[0][key] for key in ("distances", "verdict", "plan")
+        }
+        assert set(theirs.files) == set(arrays[0].files)
+        assert all(np.array_equal(theirs[name], arrays[0][name]) for name in theirs.files)
+    drawn = []
+    for name, more in (("drawn by two", TWO), ("drawn by one", ())):
+        command("-m mdlm_cfg.sample", *more, "n=5", "w=1", f"out={tmp_path / name}", folder=tmp_path)
+        drawn.append(np.load(tmp_path / name / "samples.npz"))
+    assert np.array_equal(drawn[0]["w1"], drawn[1]["w1"]) and drawn[0]["w1"].shape[1] == 5
+    assert not list(tmp_path.rglob("other_ranks")) and not list(tmp_path.rglob("kept"))
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_from_their_checkpoint(tmp_path: Path) -> None:
+    arguments = (*TOY, *TWO, "trainer.max_epochs=12", "data.steps_per_epoch=20", "final_lr=1.0", "logger=csv")
+    arguments = (*arguments, "evaluate=false", "ckpt_path=auto")
+    process = command("train", *arguments, folder=tmp_path / "killed", wait=False)
+    end = time.monotonic() + 200
+    while not list((tmp_path / "killed").rglob("*.ckpt")) and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = torch.load(newest_run(tmp_path / "killed"), weights_only=True)
+    assert 0 < before["global_step"] < 240, "it was to be killed on the way"
+    command("train", *arguments, folder=tmp_path / "killed")
+    command("train", *arguments, folder=tmp_path / "whole")
+    (folder,) = (tmp_path / "killed" / "toy_1d_overlap").iterdir()  # it went on in its own
+    found, expected = (torch.load(newest_run(tmp_path / name), weights_only=True) for name in ("killed", "whole"))
+    assert found["global_step"] == expected["global_step"] == 240 and (folder / CHECKPOINT).is_file()
+    assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
+    assert not (folder / "unfinished").exists()

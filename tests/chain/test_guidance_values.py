@@ -1,0 +1,138 @@
+"""Guidance as a value: what it says of itself, its strengths, and its rates state by state."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from oracle import guided
+
+from mdlm_cfg import FunctionDenoiser, Guidance, UserError
+from mdlm_cfg.chain.denoiser import check_class, conditionals, device_of, name_class, name_state
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.chain.strengths import LinearRamp, PerCount
+
+NEG_INF = -math.inf
+
+
+def test_what_it_says_of_itself() -> None:
+    plain, ramp = Guidance(2), Guidance(LinearRamp(0, 4), "normalized", 0.5, 0.9)
+    assert (plain.w, plain.written, plain.label, plain.constant) == (2.0, 2.0, "2", 2.0) and type(plain.w) is float
+    assert plain.describe() == {"w": 2.0, "kind": "rate"} and not plain.is_schedule and not plain.filters
+    assert ramp.describe() == {"w": "ramp(0,4)", "kind": "normalized", "temperature": 0.5, "top_p": 0.9}
+    assert ramp.label == "ramp(0,4), temperature 0.5, top-p 0.9" and ramp.written == "ramp(0,4)" and ramp.is_schedule
+    assert Guidance(1.5, top_p=0.5).label == "1.5, top-p 0.5" and Guidance(1.5, top_p=0.5).filters
+    assert Guidance(1.5, temperature=2.0).label == "1.5, temperature 2" and Guidance(1.5, temperature=2.0).filters
+    assert ramp.by_rate == Guidance(LinearRamp(0, 4), "rate", 0.5, 0.9)
+    assert Guidance([1, 2]).w == PerCount((1.0, 2.0)) == Guidance((1, 2)).w and Guidance([1, 2]).kind is KINDS["rate"]
+    with pytest.raises(UserError, match=r"the strength ramp\(0,4\), .* is a schedule"):
+        _ = ramp.constant
+
+
+def test_strengths_by_number_of_unmasked_coordinates() -> None:
+    progress: list[float] = []
+    found = Guidance(lambda p: progress.append(p) or 10 * p).table(5)  # type: ignore[func-returns-value]
+    assert progress == [0, 0.25, 0.5, 0.75, 1] and found == [0, 2.5, 5, 7.5, 10]
+    assert Guidance(LinearRamp(1, 3)).table(1) == [3.0] and Guidance(0.5).table(3) == [0.5] * 3
+    assert Guidance(-1.0).w == -1 and Guidance(MAX_STRENGTH).w == MAX_STRENGTH
+    for w in (-1 - 1e-9, MAX_STRENGTH * (1 + 1e-9)):
+        with pytest.raises(UserError, match="must be at least -1 and at most 1e\\+08"):
+            Guidance(w)
+        with pytest.raises(UserError, match="must be at least -1"):
+            Guidance([0.0, w]).table(2)
+        with pytest.raises(UserError, match="must be at least -1"):
+            Guidance(lambda _, w=w: w).table(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [-1.0, 0.0, 1.5, LinearRamp(-0.5, 3.0), [0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0] * 3])
+@pytest.mark.parametrize("z", [None, 1])
+def test_rates_are_the_formula_in_every_state(kind: str, w, z) -> None:
+    target = random_target(2, 3, seed=3, zeros=0.4)
+    for denoiser in (target.denoiser(), Inconsistent(2, 3, 2, seed=2)):
+        guidance, n = Guidance(w, kind), 2
+        tokens = torch.tensor(list(product(range(3), repeat=3)))
+        found = guidance.log_rates(denoiser, tokens, z).exp()
+        conds = denoiser(tokens, torch.full((27,), 2 if z is None else z)).exp().tolist()
+        unconds = denoiser(tokens, torch.full((27,), 2)).exp().tolist()
+        for state, cond, uncond, rates in zip(tokens.tolist(), conds, unconds, found.tolist(), strict=True):
+            done = sum(value != n for value in state)
+            strength = guidance.table(3)[done] if done < 3 and z is not None else 0.0
+            for i in range(3):
+                expected = guided(cond[i], uncond[i], strength, kind) if state[i] == n else [0.0, 0.0]
+                assert rates[i] == pytest.approx(expected, rel=1e-9)
+
+
+def test_both_labels_are_asked_in_one_call_and_the_unguided_for_one_alone() -> None:
+    asked = []
+
+    def answer(tokens, classes):
+        asked.append(classes.unique().tolist())
+        return torch.full((*tokens.shape, 2), 0.5).log()
+
+    denoiser, tokens = FunctionDenoiser(answer, 2, 2, 3), torch.full((4, 2), 2)
+    for guidance, z, expected in (
+        (Guidance(0.0), 1, [1]), (Guidance([0.0, 0.0]), 1, [1]), (Guidance(2.0), None, [3]), (Guidance(2.0), 1, [1, 3]),
+        (Guidance([0.0, 1.0]), 2, [2, 3]),
+    ):  # fmt: skip
+        asked.clear()
+        guidance.log_rates(denoiser, tokens, z)
+        assert asked == [expected]
+
+
+def test_means_of_many_strengths_are_those_one_by_one() -> None:
+    log_cond = torch.tensor([[-0.5, NEG_INF, -1.0], [-2.0, -0.1, NEG_INF]], dtype=torch.float64)
+    log_uncond = torch.tensor([[-0.7, -3.0, -1.0], [-1.0, -1.1, NEG_INF]], dtype=torch.float64)
+    w = torch.tensor([[0.0], [2.5]], dtype=torch.float64)
+    found = geometric_mean(log_cond, log_uncond, w)
+    for row, cond, uncond, strength in zip(found, log_cond, log_uncond, (0.0, 2.5), strict=True):
+        assert torch.equal(row, geometric_mean(cond, uncond, strength))
+    # where w is 0 the mixture does not count, not even where it has nothing
+    nothing = torch.full_like(log_cond, NEG_INF)
+    assert torch.equal(geometric_mean(log_cond, nothing, 0.0), log_cond)
+    assert torch.equal(geometric_mean(log_cond, nothing, torch.zeros(2, 1)), log_cond)
+
+
+def test_the_first_state_with_an_infinite_rate_is_named() -> None:
+    log_rho = torch.zeros(3, 2, 2)
+    tokens = torch.tensor([[2, 2], [1, 2], [2, 0]])
+    refuse_infinite(log_rho, tokens, 2, 1, "5")
+    log_rho[1, 1, 0] = NEG_INF
+    refuse_infinite(log_rho, tokens, 2, 1, "5")
+    log_rho[1:, 1, 0] = math.inf
+    with pytest.raises(UserError, match=r"w = 5 gives an infinite rate in the partial state \(1, mask\): class 1 has"):
+        refuse_infinite(log_rho, tokens, 2, 1, "5")
+
+
+@pytest.mark.parametrize(("total", "fits"), [(1.0, True), (1.009, True), (0.991, True), (1.011, False), (0.989, False)])
+def test_rows_sum_to_one_as_well_as_half_precision_can(total: float, fits: bool) -> None:
+    row = torch.tensor([0.25, 0.75], dtype=torch.float64) * total
+    denoiser = FunctionDenoiser(lambda tokens, classes: row.log().expand(*tokens.shape, 2), 2, 1, 1)
+    tokens = torch.tensor([[2]])
+    if fits:
+        assert torch.equal(conditionals(denoiser, tokens, 0)[0, 0], row.log())  # float64 is taken as it is
+        lower = FunctionDenoiser(lambda t, c: row.float().log().expand(*t.shape, 2), 2, 1, 1)
+        assert conditionals(lower, tokens, 0).exp()[0, 0].tolist() == pytest.approx([0.25, 0.75], rel=1e-6)
+        assert float(conditionals(lower, tokens, 0).exp().sum()) == pytest.approx(1, abs=1e-15)
+    else:
+        with pytest.raises(UserError, match=rf"probabilities that sum to {total:g} for coordinate 1 of .* \(mask\)"):
+            conditionals(denoiser, tokens, 0)
+
+
+def test_names_for_people() -> None:
+    assert name_state([0, 5, 3], 3) == "(0, 5, mask)"
+    assert name_state(list(range(12)), 99) == f"({', '.join(map(str, range(12)))})"
+    assert name_state(list(range(13)), 99) == f"({', '.join(map(str, range(12)))}, ...)"
+    assert name_state([1, 2, 3], 9, most=2) == "(1, 2, ...)"
+    assert name_class(None) == "no class" and name_class(3) == "class 3"
+    assert device_of(Inconsistent(2, 1, 1)) == torch.device("cpu")  # type: ignore[arg-type]
+    assert device_of(FunctionDenoiser(lambda t, c: t, 2, 1, 1, torch.device("meta"))) == torch.device("meta")
+    for k in (None, 0, 2):
+        check_class(k, 3)
+    for k in (-1, 3):
+        with pytest.raises(UserError, match=rf"class {k} is out of range: there are 3 classes, 0 to 2"):
+            check_class(k, 3)

@@ -1,0 +1,80 @@
+"""Laws of a table by its states alone, against the same laws level by level."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import random_target
+
+from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
+from mdlm_cfg.chain import blocks
+from mdlm_cfg.chain.blocks import Blocks
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.laws import in_time, terminal
+from mdlm_cfg.laws.joint import joint_chain
+
+SHAPES = [(1, 3), (5, 1), (4, 2), (3, 4), (2, 6), (7, 3), (40, 2)]  # (N, D)
+
+
+@pytest.fixture(params=[3, 30, 256])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The most columns: with few of them most coordinates are outer ones."""
+    monkeypatch.setattr(blocks, "MAX_WIDTH", request.param)
+    monkeypatch.setattr("mdlm_cfg.targets.table.blocks_of", Blocks)  # no layout of another width
+    return request.param
+
+
+@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 2.0, 30.0])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
+    target = random_target(*shape, k=3, seed=sum(shape), zeros=0.4 if shape[0] < 7 else 0.0)
+    for z in (None, 2):
+        guidance, denoiser = Guidance(w), target.denoiser()
+        assert joint_chain(denoiser, guidance, z) is not None
+        ours = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
+        with monkeypatch.context() as patch:
+            for room in (terminal, in_time):
+                patch.setattr(room, "joint_chain", lambda *_: None)
+            by_level = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
+        assert (ours[0] - by_level[0]).abs().max() < 1e-14
+        assert (ours[1] - by_level[1]).abs().max() < 1e-13  # what the contour's own error is
+
+
+def test_every_partial_state_has_its_marginal(width) -> None:
+    target = random_target(3, 4, seed=5)
+    layout = Blocks(3, 4, torch.device("cpu"))
+    dense = layout.to_dense(layout.marginals(target.pmf))
+    for state in ((3, 3, 3, 3), (0, 3, 2, 3), (1, 2, 0, 2), (3, 3, 3, 1)):
+        index = tuple(slice(None) if value == 3 else value for value in state)
+        assert abs(float(dense[state]) - float(target.pmf[index].sum())) < 1e-15
+
+
+def test_sums_over_children_by_brute_force(width) -> None:
+    n, d = 2, 4
+    layout = Blocks(n, d, torch.device("cpu"))
+    values = torch.rand(layout.rows[-1].stop, layout.columns[-1].stop, dtype=torch.float64)
+    found, dense = (layout.to_dense(each).flatten() for each in (layout.sum_over_children(values), values))
+    for place, state in enumerate(torch.cartesian_prod(*[torch.arange(n + 1)] * d)):
+        children = [state.clone() for i in range(d) if state[i] == n for _ in range(n)]
+        for number, child in enumerate(children):
+            child[[i for i in range(d) if state[i] == n][number // n]] = number % n
+        truth = sum(float(dense[flat_index(child, n + 1)]) for child in children)
+        assert abs(float(found[place]) - truth) < 1e-14
+
+
+def test_what_is_no_plain_table_goes_level_by_level() -> None:
+    denoiser = random_target(3, 2, seed=1).denoiser()
+    assert joint_chain(denoiser, Guidance(2.0, "normalized"), 0) is None
+    assert joint_chain(denoiser, Guidance(linear_ramp(0.0, 2.0)), 0) is None
+    assert joint_chain(denoiser, Guidance(2.0, temperature=0.5), 0) is None
+    assert joint_chain(denoiser, Guidance(1e5), 0) is None  # weights beyond float64
+
+
+def test_nothing_is_lost_of_very_uneven_tables() -> None:
+    target = random_target(2, 6, seed=3)
+    pmfs = target.class_pmfs**30
+    sharp = TableMixture(pmfs / pmfs.flatten(1).sum(1).view(-1, *[1] * 6), target.class_weights)
+    for w in (0.0, 1.0, 5.0):
+        law = terminal_law(sharp.denoiser(), Guidance(w), 0)
+        assert law.isfinite().all() and abs(float(law.sum()) - 1) < 1e-13

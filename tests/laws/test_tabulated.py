@@ -1,0 +1,50 @@
+"""A network as a table: what it is asked for, and how often."""
+
+from __future__ import annotations
+
+import torch
+from helpers import Inconsistent
+from torch import Tensor
+
+from mdlm_cfg import Guidance, terminal_law
+from mdlm_cfg.laws import tabulated
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+
+
+class Counting(Inconsistent):
+    """Remembers every row it was asked for, call by call."""
+
+    def __init__(self, n: int, d: int, k: int) -> None:
+        super().__init__(n, d, k)
+        self.calls: list[list[tuple[int, ...]]] = []
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        assert classes is not None
+        self.calls.append([(*row, k) for row, k in zip(tokens.tolist(), classes.tolist())])
+        return super().__call__(tokens, classes)
+
+
+def test_every_state_with_a_mask_is_asked_for_once_and_both_labels_at_a_time(monkeypatch) -> None:
+    monkeypatch.setattr(tabulated, "MAX_BATCH", 40)
+    told: list[float] = []
+    asked = Counting(3, 3, 4)
+    table = TabulatedDenoiser(asked, shown=told.append)
+    for w in (0.0, 1.0, 4.0):
+        assert torch.equal(terminal_law(table, Guidance(w), 2), terminal_law(Inconsistent(3, 3, 4), Guidance(w), 2))
+    rows = [row for call in asked.calls for row in call]
+    states = [
+        (*state, k) for state in torch.cartesian_prod(*[torch.arange(4)] * 3).tolist() for k in (2, 4) if 3 in state
+    ]
+    assert sorted(rows) == sorted(states)
+    assert all({row[-1] for row in call} == {2, 4} and len(call) <= 40 for call in asked.calls)
+    assert told == sorted(told) and told[-1] == 1.0 and len(told) == len(asked.calls) > 1
+    before = len(rows)
+    terminal_law(table, Guidance(1.0), 0)  # another class: its own answers alone
+    assert {row[-1] for call in asked.calls for row in call} == {0, 2, 4}
+    assert sum(map(len, asked.calls)) == before + before // 2
+
+
+def test_finished_states_are_copied() -> None:
+    table = TabulatedDenoiser(Inconsistent(2, 2, 1))
+    answer = table(torch.tensor([[0, 1]]), None)
+    assert answer.exp().tolist() == [[[1.0, 0.0], [0.0, 1.0]]]

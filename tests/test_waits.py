@@ -1,0 +1,247 @@
+"""Samplers and laws stay on the denoiser's device, and wait for it once, at the end: shown on a fake GPU.
+
+Under FakeTensorMode mixed devices raise, and so does all that would wait: .item(), bool(tensor), boolean indexing. The
+one place that may wait, `mdlm_cfg.chain.checks.read`, is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_target
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, law_at, sample, slice_denoiser, stepped_law, terminal_law
+from mdlm_cfg.chain import checks, schedules
+from mdlm_cfg.chain.blocks import blocks_of
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.lattice import lattice_of
+from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
+from mdlm_cfg.laws import in_time
+from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.sampling import sampler as sampler_room
+from mdlm_cfg.sampling import sequential_monte_carlo
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
+from mdlm_cfg.training.watching import moments
+
+N, D, K, Z = 2, 3, 2, 1
+CUDA = torch.device("cuda", 0)
+CACHES = lattice_of, blocks_of, checks.placed
+GUIDANCES = {
+    "rate": Guidance(2.0), "normalized": Guidance(2.0, "normalized"), "ramp": Guidance(linear_ramp(0.0, 3.0)),
+    "sharp": Guidance(2.0, temperature=0.7, top_p=0.9), "class": Guidance(0.0),
+}  # fmt: skip
+POLICIES = {
+    "own": None, "rate": "rate", "uniform": "uniform", "order": FixedOrder((2, 0, 1)), "margin": "margin",
+    "blocks": Blocks([[0, 2], [1]], "confidence"), "gumbel": Confidence(0.5), "entropy": "entropy",
+}  # fmt: skip
+SAMPLERS = {
+    "first": Sampler(), "tau": Sampler("tau_leaping", 3), "euler": Sampler("euler", 3), "d_cfg": Sampler("d_cfg", 3),
+    "event": Sampler("event_leaping", 2), "two": Sampler("event_leaping", events=2, policy="margin"),
+}  # fmt: skip
+
+
+class Waits:
+    """How often something was read on the host."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, numbers: Tensor) -> list[bool]:
+        assert numbers.device == CUDA
+        self.count += 1
+        return [False] * len(numbers)
+
+
+def on_the_host(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What computes with numbers of the host alone, before anything is asked, with true tensors."""
+
+    @wraps(function)
+    def real(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            found = function(*args, **kwargs)
+            return list(found) if isinstance(found, Iterator) else found
+
+    return real
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
+    counted = Waits()
+    for room in (checks, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
+        monkeypatch.setattr(room, "read", counted)
+    for room in (schedules, sampler_room):
+        monkeypatch.setattr(room, "step_fractions", on_the_host(schedules.step_fractions))
+    for cache in CACHES:
+        cache.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield counted
+    for cache in CACHES:  # they hold tensors that are none
+        cache.cache_clear()
+
+
+def plain() -> Denoiser:
+    """Any function."""
+
+    def answer(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        assert tokens.device == CUDA and classes is not None and classes.device == CUDA
+        log_probs = torch.zeros(*tokens.shape, N, dtype=torch.float64, device=tokens.device).log_softmax(dim=-1)
+        return copy_unmasked(log_probs, tokens)
+
+    return FunctionDenoiser(answer, N, D, K, CUDA)
+
+
+def network() -> Denoiser:
+    with CUDA:
+        return NetDenoiser(GridTransformer(N, (D,), K, width=8, depth=1, num_heads=1))
+
+
+def tabulated() -> Denoiser:
+    return TabulatedDenoiser(plain(), device=CUDA)
+
+
+def inpainting() -> Denoiser:
+    """The last three of four coordinates are free."""
+
+    def answer(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        return copy_unmasked(torch.zeros(*tokens.shape, N, device=tokens.device).double().log_softmax(-1), tokens)
+
+    with unset_fake_temporarily():  # what is free is known before
+        part = slice_denoiser(FunctionDenoiser(answer, N, D + 1, K), torch.tensor([0, N, N, N]))
+    part.state, part.free, part.device = part.state.to(CUDA), part.free.to(CUDA), CUDA
+    return part
+
+
+def table() -> Denoiser:
+    """A table's exact denoiser, its marginals taken beforehand."""
+    with unset_fake_temporarily():
+        made = random_target(N, D, K, seed=2).denoiser()
+        for k in (None, Z):
+            made.log_marginals(k), made.log_marginals_in_blocks(k)
+        made(torch.full((3, D), N), torch.arange(3))
+    made.device, made.lattice = CUDA, lattice_of(N, D, CUDA)
+    made._dense = {k: values.to(CUDA) for k, values in made._dense.items()}
+    made._log_marginals = {k: [level.to(CUDA) for level in levels] for k, levels in made._log_marginals.items()}
+    made._in_blocks = {k: _placed(found) for k, found in made._in_blocks.items()}
+    return made
+
+
+def _placed(found: LogMarginals) -> LogMarginals:
+    ratio = None if found.log_ratio is None else found.log_ratio.to(CUDA)
+    return LogMarginals(blocks_of(N, D, CUDA), found.log_cond.to(CUDA), ratio, found.span)
+
+
+DENOISERS = {"plain": plain, "network": network, "tabulated": tabulated, "slice": inpainting, "table": table}
+
+
+PAIRS = [*((one, "rate") for one in DENOISERS), *((one, name) for one in ("plain", "table") for name in GUIDANCES)]
+
+
+@pytest.mark.parametrize(("made", "name"), sorted(set(PAIRS)))
+def test_laws(waits: Waits, made: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_time, "contours", on_the_host(in_time.contours))
+    denoiser, guidance = DENOISERS[made](), GUIDANCES[name]
+    laws = [
+        terminal_law(denoiser, guidance, Z),
+        law_at(denoiser, guidance, Z, [0.0, 0.5, float("inf")]),
+        visit_law(denoiser, guidance, None)[-1],
+    ]
+    assert {law.device for law in laws} == {CUDA}
+    assert waits.count == len(laws)
+
+
+@pytest.mark.parametrize("name", [name for name, one in SAMPLERS.items() if not one.exact_in_time])
+def test_laws_of_steps(waits: Waits, name: str) -> None:
+    assert stepped_law(plain(), GUIDANCES["rate"], Z, SAMPLERS[name]).device == CUDA
+    assert waits.count == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_policies(waits: Waits, policy: Any) -> None:
+    denoiser = plain()
+    assert terminal_law(denoiser, GUIDANCES["rate"], Z, policy).device == CUDA
+    for name in ("first_hitting", "event_leaping"):
+        made = Sampler(name, None if name == "first_hitting" else 2, policy=policy)
+        assert sample(denoiser, GUIDANCES["rate"], Z, 5, sampler=made).device == CUDA
+    assert sequential_monte_carlo(denoiser, GUIDANCES["rate"], Z, 20, policy=policy).x.device == CUDA
+    assert waits.count == 3 + 2  # what resampling did is read too
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_samplers(waits: Waits, sampler: Sampler) -> None:
+    pairs = [(table(), GUIDANCES["rate"]), *((plain(), guidance) for guidance in GUIDANCES.values())]
+    for count, (denoiser, guidance) in enumerate(pairs):
+        x = sampler.draw(denoiser, guidance, Z, 7, on_step=lambda x: None)
+        assert x.device == CUDA and x.shape == (7, D) and x.dtype == torch.int64
+        assert waits.count == count + 1
+
+
+@pytest.mark.parametrize("make", DENOISERS.values(), ids=DENOISERS)
+def test_denoisers_are_drawn_from(waits: Waits, make: Callable[[], Denoiser]) -> None:
+    assert Sampler("event_leaping", 2).draw(make(), GUIDANCES["rate"], Z, 7).device == CUDA and waits.count == 1
+
+
+def test_metrics(waits: Waits) -> None:
+    draws = torch.zeros(2, 5, device=CUDA)
+    assert moments(draws.double()).device == CUDA and waits.count == 0
+
+
+def test_the_test_can_fail(waits: Waits) -> None:
+    def waiting(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        assert bool((tokens >= 0).all())
+        return tokens
+
+    def elsewhere(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        return torch.zeros(*tokens.shape, N).double().log_softmax(-1)
+
+    for answer in (waiting, elsewhere):
+        with pytest.raises(Exception, match=r"scalar|device"):
+            sample(FunctionDenoiser(answer, N, D, K, CUDA), Guidance(1.0), Z, 5)
+
+
+def wrong_at(step: int) -> Denoiser:
+    """Answers NaN at one of its calls."""
+    calls = iter(range(100))
+
+    def answer(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        share = float("nan") if next(calls) == step else 0.0
+        return copy_unmasked((torch.zeros(*tokens.shape, N).double() + share).log_softmax(-1), tokens)
+
+    return FunctionDenoiser(answer, N, D, K)
+
+
+def test_what_is_found_on_the_way_is_said_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with true numbers that are checked as an accelerator's are."""
+    monkeypatch.setattr(checks, "waits_for_nothing", lambda values: False)
+    reads: list[int] = []
+    read = checks.read
+    monkeypatch.setattr(checks, "read", lambda flags: reads.append(len(flags)) or read(flags))
+    assert sample(wrong_at(99), Guidance(1.0), Z, 5, generator=torch.Generator().manual_seed(0)).shape == (5, D)
+    assert len(reads) == 1 and reads[0] > D
+    for step in (0, D - 1):
+        with pytest.raises(UserError, match=r"answers NaN for coordinate \d of the partial state \(.*\) under class 1"):
+            sample(wrong_at(step), Guidance(1.0), Z, 5, generator=torch.Generator().manual_seed(0))
+    assert len(reads) == 3
+    with pytest.raises(UserError, match="answers NaN"):
+        terminal_law(wrong_at(1), Guidance(1.0), Z)
+    with pytest.raises(UserError, match="infinite rate in the partial state"):
+        terminal_law(impossible(), Guidance(1.0), Z)
+
+
+def impossible() -> Denoiser:
+    """A class that has probability where the mixture has none."""
+    target = random_target(N, D, K, seed=1)
+    target.class_pmfs[0] = 0.0
+    target.class_pmfs[0].view(-1)[0] = 1.0
+    target.class_weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    return TableDenoiser(target)
