@@ -155,4 +155,6 @@ def _training_sections(folder: Path) -> list[Section]:
         ("minutes", "NELBO", "NELBO without class"),
         [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
     )
-    return [Section("Training", "Nats per data point, validation data, averaged weights.", table, [picture])]
+    return [
+        Section("Training", "Nats per data point, validation data, averaged weights.", table, [picture], printed=False)
+    ]
