@@ -34,7 +34,7 @@ def _measured(found: Comparison, folder: Path) -> Section:
         for setting in found.settings
         for w, row in setting.at.items()
     ]
-    note = "Means over reports (and classes) ± one standard error over reports. All that was measured is in the csv."
+    note = "Means over seeds (reports of one seed, and classes, are averaged first) ± one standard error. All is in the csv."
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]
     return Section("Over w", "", Table(["setting", "w", *(MAIN[name] for name in shown)], rows, note), pictures)
 
@@ -58,7 +58,7 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
     if not series:
         return None
     path = line_plot(series, folder / f"{name}.png", "guidance strength w", MAIN[name], bands=bands)
-    return Picture(path, f"{MAIN[name].capitalize()} against w; the band is one standard error over reports.")
+    return Picture(path, f"{MAIN[name].capitalize()} against w; the band is one standard error over seeds.")
 
 
 def _numbers(at: Mapping[float | str, dict[str, Mean]]) -> list[tuple[float, dict[str, Mean]]]:

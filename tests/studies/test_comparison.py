@@ -49,6 +49,18 @@ def test_seeds_are_averaged_and_settings_are_not(tmp_path: Path) -> None:
     assert set(small.at[0]) == {"tv_exact_learned"}  # what has no number is not there
 
 
+def test_jobs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
+    """A sweep over w and seeds measures w = 0 in every job: that makes its error bar no smaller."""
+    for seed, error in enumerate((1.0, 3.0)):
+        for w in (1, 2, 4):
+            written(tmp_path / f"{seed}{w}", {0: error, w: error + w}, seed)
+    (only,) = compare([tmp_path]).settings
+    for w in (0, 1, 2, 4):
+        found = only.at[w]["tv_exact_learned"]
+        assert (found.value, found.standard_error, found.num) == (2.0 + w, 1.0, 2)
+    assert only.test["test/nelbo"].standard_error == 0.5
+
+
 def test_classes_are_averaged_within_a_report(tmp_path: Path) -> None:
     written(tmp_path / "a", {0: 1.0}, classes=3)
     (only,) = compare([tmp_path / "a" / "report" / "report.json"]).settings

@@ -22,15 +22,19 @@ NOT_MEASURED = ("w", "class", "target_class", "steps", "calls")
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over reports that differ in their seed alone, and its standard error; None of a single one."""
+    """A mean over seeds, and its standard error; None of a single one."""
 
     value: float
     standard_error: float | None
     num: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
-        """The mean of at least one value."""
+    def of(cls, found: Sequence[tuple[object, float]]) -> Mean:
+        """Of at least one (seed, value): the reports of one seed, such as jobs of a sweep over w, are no repeats."""
+        by_seed: dict[object, list[float]] = {}
+        for seed, value in found:
+            by_seed.setdefault(seed, []).append(value)
+        values = [statistics.fmean(of_seed) for of_seed in by_seed.values()]
         spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(statistics.fmean(values), spread, len(values))
 
@@ -102,14 +106,14 @@ def _keys(entries: Iterable[Entry]) -> list[str]:
 
 
 def _setting(differing: Sequence[str], entries: list[Entry]) -> Setting:
-    by_strength: dict[Strength, dict[str, list[float]]] = {}
+    by_strength: dict[Strength, dict[str, list[tuple[object, float]]]] = {}
     for entry in entries:
         for w, values in _over_classes(entry.rows).items():
             for name, value in values.items():
-                by_strength.setdefault(w, {}).setdefault(name, []).append(value)
+                by_strength.setdefault(w, {}).setdefault(name, []).append((entry.seed, value))
     at = {w: {name: Mean.of(v) for name, v in row.items()} for w, row in by_strength.items()}
     names = dict.fromkeys(name for entry in entries for name in entry.test)
-    test = {name: Mean.of([e.test[name] for e in entries if name in e.test]) for name in names}
+    test = {name: Mean.of([(e.seed, e.test[name]) for e in entries if name in e.test]) for name in names}
     return Setting({key: entries[0].settings.get(key) for key in differing}, entries, at, test)
 
 
