@@ -34,7 +34,7 @@ def _measured(found: Comparison, folder: Path) -> Section:
         for setting in found.settings
         for w, row in setting.at.items()
     ]
-    note = "Means over seeds (reports of one seed, and classes, are averaged first) ± one standard error. All is in the csv."
+    note = "Means over seeds (reports of one seed are averaged first) ± one standard error. All is in the csv."
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]
     return Section("Over w", "", Table(["setting", "w", *(MAIN[name] for name in shown)], rows, note), pictures)
 
