@@ -61,6 +61,7 @@ NOISE = (
     r".*Experiment logs directory .* exists.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*WeightAveraging callback.*",
+    r".*your dataloader is not resumable.*",  # it goes on where it was (tests/training/test_saving.py)
 )
 
 
