@@ -18,6 +18,7 @@ from mdlm_cfg.reports.pages import PAGES, sections_of
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Findings, Study
+from mdlm_cfg.support.atomic import remove_parts
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 PAGE, TABLE_FILE = "report.html", "report.csv"
@@ -89,6 +90,7 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
         say_kept(report.folder, keep)
         raise
     remove_earlier(report.folder, earlier)
+    remove_parts(report.folder)  # of one that was killed while it wrote a file
     keep.clear()
     return written
 
