@@ -109,13 +109,13 @@ def _write(findings: Findings, report: Report) -> Written:
     files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *drawn]
     if arrays:
         write_arrays(arrays, report.folder / arrays_file)
-    write_csv(findings.rows(), report.folder / TABLE_FILE)
+    rows = findings.rows()
+    write_csv(rows, report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
     write_json(report.head() | plain | data, report.folder / NUMBERS)
     path = write_page(report.folder / PAGE, report.title, sections, report.run)
     _print(sections, findings.verdict, report)
-    rows = plain.get("distances", findings.rows())
-    return Written(path, findings.numbers(), rows, plain.get("ledger", []), pictures)
+    return Written(path, findings.numbers(), plain.get("distances", rows), plain.get("ledger", []), pictures)
 
 
 def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) -> None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from mdlm_cfg.app.build import device_meant_by
+from mdlm_cfg.app.sharing import is_first_process
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Estimated, Study
@@ -51,7 +51,7 @@ def time_limit(config: Mapping[str, Any], begun: float, after: Afterwards | None
     seconds = parse_time(config["max_time"])
     shown = "" if after is None else clock(after())
     if seconds is None or after is None:
-        if after is not None and after() > LONG and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if after is not None and after() > LONG and is_first_process():
             print(f"after training, test and report will take about {shown}")
         return []
     timer = WholeTime(seconds, begun, after)
@@ -61,6 +61,6 @@ def time_limit(config: Mapping[str, Any], begun: float, after: Afterwards | None
             f"max_time={config['max_time']} leaves nothing to train: {gone} are gone, and test and report alone will "
             f"take about {shown}; give more, evaluate=false, classifier=false, or fewer num_samples"
         )
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+    if is_first_process():
         print(f"max_time: about {clock(timer.left())} to train, and {shown} for test and report")
     return [timer]

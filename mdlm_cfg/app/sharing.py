@@ -28,6 +28,11 @@ def is_first_process() -> bool:
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
+def is_alone(trainer: Trainer | None) -> bool:
+    """Whether there is no process but this one."""
+    return trainer is None or trainer.num_devices * trainer.num_nodes == 1
+
+
 def share_draws(
     trainer: Trainer | None, study: Study, data: Any, denoiser: Denoiser | None, plan: Plan, folder: Path
 ) -> bool:
@@ -41,13 +46,15 @@ def share_draws(
     Returns:
         whether this is the process that is to study.
     """
+    if is_alone(trainer):  # nothing is drawn here, and the weights need no name
+        return True
     pieces = study.draws(data, denoiser, plan) if isinstance(study, Sampling) else []
     return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
 
 
 def share_pieces(trainer: Trainer | None, pieces: Sequence[Draw], denoiser: Denoiser | None, keep: Kept) -> bool:
     """Let all processes of a trainer draw, where there are several; whether this is the first one."""
-    if trainer is None or trainer.num_devices * trainer.num_nodes == 1:
+    if trainer is None or is_alone(trainer):
         return True
     if pieces:
         if is_first_process():
