@@ -1,4 +1,7 @@
-"""Run everything, print the table, and write bench.json and bench.md: `make bench` (python -m bench [FOLDER])."""
+"""Run everything, print the table, and write bench.json and bench.md: `make bench` (python -m bench [FOLDER] [DEVICE]).
+
+DEVICE is cuda or cpu; left out, a GPU where there is one.
+"""
 
 from __future__ import annotations
 
@@ -60,15 +63,22 @@ def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> 
     return "\n".join(lines) + "\n"
 
 
-def main(folder: Path) -> None:
-    """Measure, print as it goes, and write the files."""
+def main(folder: Path, device: torch.device) -> None:
+    """Measure on a device, print as it goes, and write the files."""
     keep_freed_memory()  # as the commands do
     console, about = Console(), machine()
-    bandwidth, flops = copy_rate(), matmul_rate()
-    about |= {"copy (GB/s)": round(bandwidth / 1e9, 1), "float32 product (GFLOP/s)": round(flops / 1e9)}
+    bandwidth, flops = copy_rate(device), matmul_rate(device)
+    product = "float32 product" if device.type == "cpu" else "bfloat16 product"
+    about |= {
+        "device": device.type,
+        "copy (GB/s)": round(bandwidth / 1e9, 1),
+        f"{product} (GFLOP/s)": round(flops / 1e9),
+    }
     console.print(about)
     figures: list[Figure] = []
-    parts: Iterator[Figure] = chain(law_figures(bandwidth), training_figures(flops), sampling_figures())
+    parts: Iterator[Figure] = chain(
+        law_figures(bandwidth, device), training_figures(flops, device), sampling_figures(device)
+    )
     for figure in parts:
         figures.append(figure)
         console.print("  ".join(row(figure)), highlight=False)
@@ -80,4 +90,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/bench"))
+    asked = dict(enumerate(sys.argv[1:]))
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    main(Path(asked.get(0, "runs/bench")), torch.device(asked.get(1, best)))

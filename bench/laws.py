@@ -1,4 +1,7 @@
-"""Exact laws against the memory that must be moved, scipy's action of a matrix exponential, and a network's forward."""
+"""Exact laws against the memory that must be moved, scipy's action of a matrix exponential, and a network's forward.
+
+On a GPU also against the same laws on the machine's processor.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,18 @@ from mdlm_cfg.nets import GridTransformer, NetDenoiser
 
 GUIDANCE = Guidance(2.0)
 LARGE = ((5, 9), (2, 16))
+LARGER = (*LARGE, (5, 10))  # for a GPU
+CPU = torch.device("cpu")
 AGAINST_SCIPY = {(5, 5): 100.0, (100, 2): 300.0, (5, 6): 300.0}  # (N, D): goal of the terminal law
 END = 20.0  # the clock time at which scipy's law is the terminal one to 1e-9
 TIMES = torch.linspace(0.1, 3.0, 30, dtype=torch.float64)
 
 
-def random_table(num_tokens: int, num_dims: int) -> TableMixture:
-    """Two random classes."""
+def random_table(num_tokens: int, num_dims: int, device: torch.device = CPU) -> TableMixture:
+    """Two random classes, on a device."""
     pmfs = torch.rand(2, *[num_tokens] * num_dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return TableMixture(pmfs / pmfs.flatten(1).sum(1).reshape(2, *[1] * num_dims), torch.tensor([0.5, 0.5]))
+    pmfs /= pmfs.flatten(1).sum(1).reshape(2, *[1] * num_dims)
+    return TableMixture(pmfs.to(device), torch.tensor([0.5, 0.5], device=device))
 
 
 def state_bytes(num_tokens: int, num_dims: int) -> float:
@@ -60,17 +66,21 @@ def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_
     return (inflow - scipy.sparse.diags(np.asarray(inflow.sum(axis=0)).ravel())).tocsr()
 
 
-def law_figures(bandwidth: float) -> Iterator[Figure]:
-    """All of them."""
-    for n, d in LARGE:
-        denoiser = random_table(n, d).denoiser()
-        took = seconds(partial(terminal_law, denoiser, GUIDANCE, 0), 3)
+def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
+    """All of them on a device that copies so many bytes a second."""
+    for n, d in LARGE if device == CPU else LARGER:
+        law = partial(terminal_law, random_table(n, d, device).denoiser(), GUIDANCE, 0)
+        took = seconds(law, 3)
         what = f"terminal law, N = {n}, D = {d} ({(n + 1) ** d:.2g} partial states)"
         yield Figure(what, "moving what belongs to states", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
         yield Figure(what, "moving every edge twice", took, edge_bytes(n, d) / bandwidth, "lower")
-    for (n, d), goal in AGAINST_SCIPY.items():
-        yield from _against_scipy(n, d, goal)
-    yield _learned()
+        if device != CPU and (n, d) in LARGE:
+            there = partial(terminal_law, random_table(n, d).denoiser(), GUIDANCE, 0)
+            yield Figure(what, f"the same on {torch.get_num_threads()} cores", *in_turns(law, there, 3), "higher")
+    if device == CPU:
+        for (n, d), goal in AGAINST_SCIPY.items():
+            yield from _against_scipy(n, d, goal)
+    yield _learned(device)
 
 
 def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
@@ -102,13 +112,14 @@ def _left(generator: scipy.sparse.csr_matrix, start: np.ndarray, n: int, d: int,
     return 0.5 * float(found.abs().sum())
 
 
-def _learned() -> Figure:
+def _learned(device: torch.device) -> Figure:
     """A network's answers for all partial states and two labels, against bare calls on as many rows."""
-    net = GridTransformer(2, (2, 4), 10, width=64, depth=2, num_heads=4).eval()
+    net = GridTransformer(2, (2, 4), 10, width=64, depth=2, num_heads=4).eval().to(device)
     denoiser, n, d = NetDenoiser(net), 2, 8
     table = TabulatedDenoiser(denoiser)
     rows = 2 * (table.num_states - n**d)
-    tokens, classes = torch.full((denoiser.batch_size, d), n), torch.zeros(denoiser.batch_size, dtype=torch.int64)
+    tokens = torch.full((denoiser.batch_size, d), n, device=device)
+    classes = torch.zeros(denoiser.batch_size, dtype=torch.int64, device=device)
 
     def alone() -> None:
         with torch.inference_mode():

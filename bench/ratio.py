@@ -71,17 +71,24 @@ def _once(work: Work, times: int) -> float:
     for _ in range(times):
         work()
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        wait_for(torch.device("cuda"))
     return (time.perf_counter() - start) / times
 
 
-def copy_rate() -> float:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done all that it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_rate(device: torch.device) -> float:
     """Bytes per second, read plus written, of a large copy."""
-    source, target = torch.rand(2**26), torch.empty(2**26)
+    source, target = torch.rand(2**26, device=device), torch.empty(2**26, device=device)
     return 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
-def matmul_rate() -> float:
-    """Floating-point operations per second of a large float32 matrix product."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    return 2 * 2048**3 / seconds(lambda: a @ b)
+def matmul_rate(device: torch.device) -> float:
+    """Floating-point operations per second of a large matrix product: of float32 on a CPU, of bfloat16 on a GPU."""
+    side, dtype = (2048, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: a @ b)

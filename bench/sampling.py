@@ -1,4 +1,7 @@
-"""Guided samples a second: against the network alone, and against plain ancestral sampling in 128 steps."""
+"""Guided samples a second: against the network alone, and against plain ancestral sampling in 128 steps.
+
+On a GPU also against the same network compiled into CUDA graphs.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,34 @@ from functools import partial
 import torch
 
 from bench.ratio import Figure, in_turns
-from bench.training import image_net
+from bench.training import experiment, image_net
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.nets import NetDenoiser
 
-NUM = 16  # guided images
+NUM = {"cpu": 16, "cuda": 256}  # guided images
 ANCESTRAL_STEPS = 128
 GUIDANCE = Guidance(2.0)
 
 
-def sampling_figures() -> Iterator[Figure]:
+def sampling_figures(device: torch.device) -> Iterator[Figure]:
     """Event-leaping in 64 steps on the image network."""
-    net = image_net()
+    net, num = image_net(device).eval(), NUM[device.type]
     denoiser = NetDenoiser(net)
     ours, plain = Sampler("event_leaping", 64), Sampler("tau_leaping", ANCESTRAL_STEPS)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
 
     def alone() -> None:
-        tokens, classes = torch.full((2 * NUM, 784), 2), torch.full((2 * NUM,), 3)
+        tokens, classes = torch.full((2 * num, 784), 2, device=device), torch.full((2 * num,), 3, device=device)
         for _ in range(ours.calls(784)):
             with torch.inference_mode():
                 net(tokens, classes)
 
-    draw = partial(ours.draw, denoiser, GUIDANCE, 3, NUM, generator)
-    what = f"{NUM} guided 28 x 28 samples, event-leaping in 64 steps"
+    draw = partial(ours.draw, denoiser, GUIDANCE, 3, num, generator)
+    what = f"{num} guided samples of {experiment(device)}, event-leaping in 64 steps"
     yield Figure(what, "the network's calls alone", *in_turns(draw, alone, 3), "lower", 1.1)
-    theirs = partial(plain.draw, denoiser, GUIDANCE, 3, NUM, generator)
+    theirs = partial(plain.draw, denoiser, GUIDANCE, 3, num, generator)
     yield Figure(what, f"ancestral sampling in {ANCESTRAL_STEPS} steps", *in_turns(draw, theirs, 3), "higher")
+    if device.type == "cuda":
+        compiled = NetDenoiser(torch.compile(net, mode="reduce-overhead"))
+        theirs = partial(ours.draw, compiled, GUIDANCE, 3, num, generator)
+        yield Figure(what, "with CUDA graphs of a compiled network", *in_turns(draw, theirs, 3), "higher")

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bench.ratio import REPEATS, Figure, in_turns, seconds
+from bench.ratio import REPEATS, Figure, in_turns, seconds, wait_for
 from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.nets.muon import Muon
 from mdlm_cfg.nets.optimizer import MuonAdamW
@@ -29,7 +29,8 @@ from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.objectives import Sampled
 
-TOY_STEPS, IMAGE_STEPS = 200, 12  # of a timed piece of training
+TOY_STEPS, IMAGE_STEPS = 200, {"cpu": 12, "cuda": 60}  # of a timed piece of training
+BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
 TOY: dict[str, Any] = {
     "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
     "objective": {"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.33, "label_smoothing": 3e-4},
@@ -38,57 +39,84 @@ TOY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def training_figures(flops: float) -> Iterator[Figure]:
+def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
     """The image network's step, Muon's, and the toy's through Lightning."""
-    net = image_net()
-    x, classes = torch.randint(0, 2, (64, 784)), torch.randint(0, 10, (64,))
-    took = seconds(lambda: nelbo(net, x, classes, 2).mean().backward())
+    net, batch = image_net(device), BATCH[device.type]
+    x = torch.randint(0, 2, (batch, 784), device=device)
+    classes = torch.randint(0, 10, (batch,), device=device)
+
+    def backward() -> None:
+        with _autocast(device):
+            loss = nelbo(net, x, classes, 2).mean()
+        loss.backward()
+
     yield Figure(
-        "experiment=mnist, forward and backward of 64", "its float32 products", took, image_flops(net) / flops, "lower"
-    )
+        f"{experiment(device)}, forward and backward of {batch}", f"its products in {_precision(device)}",
+        seconds(backward), image_flops(net, batch) / flops, "lower",
+    )  # fmt: skip
     matrices = [p for name, p in net.named_parameters() if ".blocks." in f".{name}" and p.ndim == 2]
     for p in matrices:
         p.grad = torch.randn_like(p)
     ours, theirs = Muon(matrices, lr=1e-3), torch.optim.Muon(matrices, lr=1e-3)
     yield Figure("Muon's step of its matrices", "torch.optim.Muon", *in_turns(ours.step, theirs.step, 3), "higher")
-    for what, steps, make in (("toy_2d_overlap", TOY_STEPS, _toy), ("experiment=mnist", IMAGE_STEPS, _images)):
-        pairs = [(_through_lightning(make, steps), _bare(make, steps)) for _ in range(REPEATS + 1)][1:]
+    image_steps = IMAGE_STEPS[device.type]
+    for what, steps, make in (("toy_2d_overlap", TOY_STEPS, _toy), (experiment(device), image_steps, _images)):
+        runs = partial(_through_lightning, make, steps, device), partial(_bare, make, steps, device)
+        pairs = [(runs[0](), runs[1]()) for _ in range(REPEATS + 1)][1:]
         pair = (median(times) for times in zip(*pairs))
         yield Figure(
             f"{what}, {steps} steps through Lightning", "a bare loop of the same module and data", *pair, "lower", 1.05
         )
 
 
-def image_net() -> GridTransformer:
-    """The network of experiment=mnist."""
+def experiment(device: torch.device) -> str:
+    """What is trained on a device: the smaller one on a CPU."""
+    return "experiment=mnist" if device.type == "cpu" else "experiment=mnist_large"
+
+
+def image_net(device: torch.device) -> GridTransformer:
+    """The network of `experiment`, on the device."""
     shape = {"patch_size": 7, "width": 128, "depth": 4, "num_heads": 4, "stem_channels": 16, "stem_depth": 2}
-    return GridTransformer(2, (28, 28), 10, **shape)
+    if device.type != "cpu":
+        shape |= {"patch_size": 4, "width": 384, "depth": 8, "num_heads": 6, "stem_channels": 64}
+    return GridTransformer(2, (28, 28), 10, **shape).to(device)
 
 
-def image_flops(net: GridTransformer, batch: int = 64) -> float:
+def image_flops(net: GridTransformer, batch: int) -> float:
     """Operations of one step: 6 per weight and position (forward 2, backward 4)."""
+    patches = len(net.positions)
     transformer = sum(p.numel() for p in net.parameters() if p.ndim == 2)
     convolution = sum(p.numel() for p in net.parameters() if p.ndim == 4)
-    return 6.0 * batch * (transformer * 16 + convolution * 784)
+    return 6.0 * batch * (transformer * patches + convolution * 784)
 
 
-Work = Callable[[int], tuple[MaskedDiffusion, DiffusionData]]  # of a number of steps
+def _precision(device: torch.device) -> str:
+    return "float32" if device.type == "cpu" else "bfloat16"
 
 
-def _toy(steps: int) -> tuple[MaskedDiffusion, DiffusionData]:
+def _autocast(device: torch.device) -> torch.autocast:
+    """The precision of `_precision`, as Lightning's bf16-mixed has it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu")
+
+
+Work = Callable[[int, torch.device], tuple[MaskedDiffusion, DiffusionData]]  # of a number of steps
+
+
+def _toy(steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionData]:
     torch.manual_seed(0)
     data = TableData(toy_2d_overlap(), "toy_2d_overlap", steps_per_epoch=steps, batch_size=16384)
     data.setup("fit")
     return build_module(TOY, data.describe()), data
 
 
-def _images(steps: int) -> tuple[MaskedDiffusion, DiffusionData]:
-    """The network, objective and optimizer of experiment=mnist on grey values that are noise."""
+def _images(steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionData]:
+    """The network, objective and optimizer of `experiment` on grey values that are noise."""
     torch.manual_seed(0)
-    data = Noise(batch_size=64)
-    data.train_x = torch.randint(256, (64 * steps, 784), dtype=torch.uint8)
-    data.train_labels = torch.randint(10, (64 * steps,))
-    net, optimizer = image_net(), partial(MuonAdamW, precision="float32")
+    data = Noise(batch_size=BATCH[device.type])
+    data.train_x = torch.randint(256, (data.batch_size * steps, 784), dtype=torch.uint8)
+    data.train_labels = torch.randint(10, (data.batch_size * steps,))
+    data._val = data._test = data.train_x[:1].long(), data.train_labels[:1]
+    net, optimizer = image_net(device), partial(MuonAdamW, precision=_precision(device))
     return MaskedDiffusion(net, Sampled(0.33), optimizer), data
 
 
@@ -106,17 +134,20 @@ class Stopwatch(Callback):
         self.begun = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_for(pl_module.device)
         self.seconds = time.perf_counter() - self.begun
 
 
-def _through_lightning(make: Work, steps: int) -> float:
+def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
     """Seconds of the steps, with what a run has: averaged weights, clipped gradients, numbers logged every 25 steps."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    (module, data), watch = make(steps), Stopwatch()
+    (module, data), watch = make(steps, device), Stopwatch()
+    data.place_on(device)
     with TemporaryDirectory() as folder:
         trainer = Trainer(
-            max_epochs=1, accelerator="cpu", logger=MetricsLog(folder), enable_progress_bar=False,
+            max_epochs=1, accelerator=device.type, devices=1, precision="bf16-mixed" if device.type != "cpu" else 32,
+            logger=MetricsLog(folder), enable_progress_bar=False,
             enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0, num_sanity_val_steps=0,
             gradient_clip_val=1.0, log_every_n_steps=25, callbacks=[AveragedWeights(0.995), watch],
         )  # fmt: skip
@@ -124,18 +155,22 @@ def _through_lightning(make: Work, steps: int) -> float:
     return watch.seconds
 
 
-def _bare(make: Work, steps: int) -> float:
-    module, data = make(steps)
+def _bare(make: Work, steps: int, device: torch.device) -> float:
+    module, data = make(steps, device)
+    module.net.to(device)
+    data.place_on(device)
     optimizer = module.optimizer(module.net)
     parameters = list(module.net.parameters())
     averaged = [p.detach().clone() for p in parameters]
     begun = time.perf_counter()
     for step, (x, classes) in enumerate(data.train_dataloader()):
-        generator = torch.Generator().manual_seed(step)
-        loss = module.objective.loss(module.net, x, classes, generator)["loss"]
+        generator = torch.Generator(device).manual_seed(step)
+        with _autocast(device):
+            loss = module.objective.loss(module.net, x, classes, generator)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 0.005)
+    wait_for(device)
     return time.perf_counter() - begun
