@@ -3,7 +3,8 @@
 The first D - m coordinates are outer ones and the last m inner ones. A row of the matrix is a partial state of the
 outer coordinates, a column one of the inner; both are ordered by level (number of unmasked coordinates), and within one
 as in `Lattice`. A move of an inner coordinate is then a product with a small matrix of zeros and ones, and a move of an
-outer coordinate a sum of long contiguous pieces.
+outer coordinate a sum of long contiguous pieces; where every call takes longer than its work, on a GPU, all outer moves
+into a level are one sum of gathered rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
@@ -62,6 +64,33 @@ class Blocks:
         return self.outer.parent_rows
 
     @cached_property
+    def at_once(self) -> bool:
+        """Whether all outer moves into a level are one call."""
+        return self.device.type != "cpu"
+
+    @cached_property
+    def parent_rows(self) -> list[Tensor]:
+        """parent_rows[q - 1][r]: for row r of outer level q, those of its q parents in theirs, int64 (rows, q)."""
+        n, found = self.num_tokens, []
+        for q, parents in enumerate(self.outer.parents, start=1):
+            values, after = torch.arange(n**q)[:, None], n ** torch.arange(q - 1, -1, -1)
+            without = values // (n * after) * after + values % after  # the j-th value left out, (N^q, q)
+            found.append((parents[:, None] * n ** (q - 1) + without).flatten(0, 1).to(self.device))
+        return found
+
+    @cached_property
+    def child_rows(self) -> list[Tensor]:
+        """child_rows[q - 1][r]: for row r of outer level q - 1, those of its children in theirs, int64 (rows, ...).
+
+        Those that differ in the value of one coordinate alone stand side by side.
+        """
+        counts = ((self.outer.num_dims - level) * self.num_tokens for level in range(self.outer.num_dims))
+        return [
+            rows.flatten().argsort(stable=True).view(-1, count) // rows.shape[1]
+            for count, rows in zip(counts, self.parent_rows)
+        ]
+
+    @cached_property
     def incidence(self) -> list[Tensor]:
         """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value."""
         levels = [self._inner_tokens(p) for p in range(self.num_inner + 1)]
@@ -94,6 +123,9 @@ class Blocks:
         for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
             known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.incidence[p].T / (m - p)
         for q in range(last, 0, -1):
+            if self.at_once:
+                values[self.rows[q - 1]] = sums(values[self.rows[q]], self.child_rows[q - 1][:, :n])
+                continue
             children, parents = self.level(values, q), self.level(values, q - 1)
             # any one child of each parent will do
             chosen = {parent: (child, position) for child, position, parent in self.moves(q)}
@@ -107,6 +139,9 @@ class Blocks:
         for p, incidence in enumerate(self.incidence):
             torch.mm(values[:, self.columns[p + 1]], incidence.T, out=total[:, self.columns[p]])
         for q in range(1, len(self.rows)):
+            if self.at_once:
+                total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])
+                continue
             children, parents = self.level(values, q), self.level(total, q - 1)
             for child, j, parent in self.moves(q):
                 one, into = children[child].view(n**j, n, -1), parents[parent].view(n**j, -1)
@@ -131,7 +166,10 @@ class Blocks:
         parents: tuple[Tensor, ...] = ()
         for q, rows in enumerate(self.rows):
             children = self.level(values, q)
-            for child, j, parent in self.moves(q) if q else ():
+            if q and self.at_once:
+                given = values[self.rows[q - 1]].flatten(1)
+                values[rows] = sums(given, self.parent_rows[q - 1]).view(-1, *values.shape[1:])
+            for child, j, parent in self.moves(q) if q and not self.at_once else ():
                 into, given = children[child].view(n**j, n, -1), parents[parent].view(n**j, 1, -1)
                 into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
             flat = values[rows].view(-1, values.shape[2])
@@ -159,6 +197,11 @@ class Blocks:
         states = [torch.cat([one.tokens(level) for level in range(one.num_dims + 1)]) for one in (self.outer, inner)]
         rows, columns = (flat_index(tokens, n + 1).argsort().to(self.device) for tokens in states)
         return rows, columns
+
+
+def sums(values: Tensor, rows: Tensor) -> Tensor:
+    """The sum of some rows of a matrix (R, C), for each of many lists of them (B, count): (B, C)."""
+    return embedding_bag(rows, values, mode="sum")
 
 
 def _slices(lattice: Lattice) -> list[slice]:

@@ -75,12 +75,17 @@ def law_at(
             law[(slice(0, n),) * d] = terminal_law(denoiser, guidance, target_class)
     between = np.flatnonzero((flat > 0) & np.isfinite(flat))
     if between.size:
-        laws_between = _inversion(denoiser, guidance, target_class, lattice)  # shared by all times
         most = CONTOUR_NODES // 2
         if between.size > 1:  # to ask how much memory there is takes longer than a small law
             most = max(most, int(0.1 * memory_limit() / (48 * lattice.num_states)))
-        for nodes, weights, chosen in contours(flat[between], most):
-            for place, law in zip(between[chosen].tolist(), laws_between(nodes.to(device), weights.to(device))):
+        # on the device before anything is asked there: a later copy would wait for what was asked
+        placed = [
+            (nodes.to(device, non_blocking=True), weights.to(device, non_blocking=True), chosen)
+            for nodes, weights, chosen in contours(flat[between], most)
+        ]
+        laws_between = _inversion(denoiser, guidance, target_class, lattice)  # shared by all times
+        for nodes, weights, chosen in placed:
+            for place, law in zip(between[chosen].tolist(), laws_between(nodes, weights)):
                 laws[place] = law
     refuse_lost(laws.flatten(1).sum(dim=1), target_class)
     return laws.reshape(*times.shape, *laws.shape[1:])

@@ -17,12 +17,14 @@ from mdlm_cfg.laws.joint import joint_chain
 SHAPES = [(1, 3), (5, 1), (4, 2), (3, 4), (2, 6), (7, 3), (40, 2)]  # (N, D)
 
 
-@pytest.fixture(params=[3, 30, 256])
+@pytest.fixture(params=[(3, False), (30, False), (256, False), (3, True), (30, True)], ids=str)
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The most columns: with few of them most coordinates are outer ones."""
-    monkeypatch.setattr(blocks, "MAX_WIDTH", request.param)
+    """The most columns: with few of them most coordinates are outer ones. And both ways of moving these."""
+    most, at_once = request.param
+    monkeypatch.setattr(blocks, "MAX_WIDTH", most)
+    monkeypatch.setattr(Blocks, "at_once", at_once)
     monkeypatch.setattr("mdlm_cfg.targets.table.blocks_of", Blocks)  # no layout of another width
-    return request.param
+    return most
 
 
 @pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 2.0, 30.0])
