@@ -1,7 +1,4 @@
-"""Guided samples a second: against the network alone, and against plain ancestral sampling in 128 steps.
-
-On a GPU also against the same network compiled into CUDA graphs.
-"""
+"""Guided samples a second: against the network alone, and against plain ancestral sampling in 128 steps."""
 
 from __future__ import annotations
 
@@ -38,7 +35,3 @@ def sampling_figures(device: torch.device) -> Iterator[Figure]:
     yield Figure(what, "the network's calls alone", *in_turns(draw, alone, 3), "lower", 1.1)
     theirs = partial(plain.draw, denoiser, GUIDANCE, 3, num, generator)
     yield Figure(what, f"ancestral sampling in {ANCESTRAL_STEPS} steps", *in_turns(draw, theirs, 3), "higher")
-    if device.type == "cuda":
-        compiled = NetDenoiser(torch.compile(net, mode="reduce-overhead"))
-        theirs = partial(ours.draw, compiled, GUIDANCE, 3, num, generator)
-        yield Figure(what, "with CUDA graphs of a compiled network", *in_turns(draw, theirs, 3), "higher")

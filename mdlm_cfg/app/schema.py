@@ -58,6 +58,7 @@ class TrainSchema(Schema):
     warmup_steps: int = 50
     final_lr: float = 0.001
     ema_decay: float = 0.995
+    compile: bool = False
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
     max_time: str | None = None

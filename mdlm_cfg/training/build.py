@@ -26,8 +26,8 @@ def build_module(
     """The module to train.
 
     Args:
-        config: `net`, `objective`, `optimizer` (each with its `_target_`), `warmup_steps`, `final_lr`, `num_draws` and
-            `seed`; recorded as a whole in the checkpoints.
+        config: `net`, `objective`, `optimizer` (each with its `_target_`), `warmup_steps`, `final_lr`, `num_draws`,
+            `seed` and, if it is so, `compile`; recorded as a whole in the checkpoints.
         description: what a data module's `describe()` says: the network's shape follows from it.
         trusted: names of the user's own that may be made, beside what this package offers.
 
@@ -56,6 +56,7 @@ def build_module(
         num_draws=config["num_draws"],
         kind=config.get("guidance", "rate"),
         seed=config["seed"],
+        is_compiled=config.get("compile", False),
         record=record,
     )
 
