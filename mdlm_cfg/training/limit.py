@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import all_masked
@@ -93,9 +95,14 @@ def seconds_per_row(denoiser: Denoiser) -> float:
     device = device_of(denoiser)
     tokens = all_masked(ROWS, denoiser.num_dims, denoiser.num_tokens, device)
     classes = torch.arange(ROWS, device=device) % denoiser.num_classes
+    return seconds_of_call(lambda: denoiser(tokens, classes)) / ROWS
+
+
+def seconds_of_call(call: Callable[[], Tensor]) -> float:
+    """How long the second of two calls takes, until its numbers are there; the first one warms up."""
     found = []
-    for _ in range(2):  # the first one warms up
+    for _ in range(2):
         begun = time.monotonic()
-        denoiser(tokens, classes)[0, 0, 0].item()  # waits for an accelerator
+        call().flatten()[0].item()  # waits for an accelerator
         found.append(time.monotonic() - begun)
-    return found[-1] / ROWS
+    return found[-1]

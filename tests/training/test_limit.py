@@ -12,6 +12,10 @@ import torch
 from harness import small_data, small_module, small_trainer
 from torch import Tensor
 
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.sampled import draws_of, seconds_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.limit import Afterwards, WholeTime, parse_time, seconds_per_row
 
@@ -51,6 +55,23 @@ def test_other_times_are_refused(text: str) -> None:
 
 def test_rows_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds_per_row(Slow(Clock(monkeypatch), 0.25)) == 0.25
+
+
+class Called(Slow):
+    """A denoiser that takes as long for few rows as for many."""
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        self.clock.now += self.each - self.each * len(tokens)
+        return super().__call__(tokens, classes).double().log_softmax(-1)
+
+
+@pytest.mark.parametrize(("made", "seconds"), [(Slow, 7 * 2 * (3 + 3) + 7 * 3), (Called, 2 * 3 + 3)])
+def test_draws_are_timed_by_their_first_step(monkeypatch: pytest.MonkeyPatch, made: type[Slow], seconds: int) -> None:
+    """Twice guided, in two rows a sample, and once not; the calls of the second kind take a second each."""
+    slow, guidances = made(Clock(monkeypatch), 1.0), (Guidance(1.0), Guidance(2.0), Guidance(0.0))
+    plan = Plan(guidances, num_samples=7, sampler=Sampler())
+    draws = [draw for guidance in guidances for draw in draws_of(plan, slow, guidance, 0)]
+    assert seconds_of(draws) == seconds
 
 
 def test_the_estimate_follows_the_median_of_how_fast_the_network_was(monkeypatch: pytest.MonkeyPatch) -> None:
