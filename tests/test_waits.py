@@ -24,9 +24,12 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
-from mdlm_cfg.laws import in_time
+from mdlm_cfg.compare import metrics
+from mdlm_cfg.compare.metrics import histogram, kl_divergence, mean_and_covariance, relative_difference, total_variation
+from mdlm_cfg.laws import in_time, weights
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling import sampler as sampler_room
 from mdlm_cfg.sampling import sequential_monte_carlo
@@ -78,7 +81,7 @@ def on_the_host(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     counted = Waits()
-    for room in (checks, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
+    for room in (checks, weights, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
         monkeypatch.setattr(room, "read", counted)
     for room in (schedules, sampler_room):
         monkeypatch.setattr(room, "step_fractions", on_the_host(schedules.step_fractions))
@@ -191,9 +194,22 @@ def test_denoisers_are_drawn_from(waits: Waits, make: Callable[[], Denoiser]) ->
     assert Sampler("event_leaping", 2).draw(make(), GUIDANCES["rate"], Z, 7).device == CUDA and waits.count == 1
 
 
-def test_metrics(waits: Waits) -> None:
+def test_metrics(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.zeros(2, 5, device=CUDA)
     assert moments(draws.double()).device == CUDA and waits.count == 0
+    asked: list[torch.device] = []
+    monkeypatch.setattr(metrics, "float", lambda number: asked.append(number.device) or 0.5, raising=False)
+    p, q = (torch.rand(N, N, N, dtype=torch.float64, device=CUDA) for _ in range(2))
+    total_variation(p, q), kl_divergence(p, q), relative_difference(p[0], q[0]), relative_difference(p[0, 0], q[0, 0])
+    assert asked == [CUDA] * 5
+    assert {moment.device for moment in mean_and_covariance(p)} == {CUDA} and len(asked) == 5
+    x = torch.zeros(7, D, dtype=torch.int64, device=CUDA)
+    assert {histogram(x, N).device, histogram(x, N, torch.rand(7, device=CUDA)).device} == {CUDA} and waits.count == 2
+
+
+def test_weights_of_paths(waits: Waits) -> None:
+    found = tilted_weights(plain(), GUIDANCES["rate"], Z, "margin")
+    assert found.law.device == found.squares.device == CUDA and waits.count == 2
 
 
 def test_the_test_can_fail(waits: Waits) -> None:

@@ -1,6 +1,7 @@
 """Distances and moments of laws on {0..N-1}^D, and of samples beside their noise floor (theory, section 8).
 
-Laws are float64 tensors (N,)*D. (torchmetrics' TotalVariation is the smoothness of an image, not this distance.)
+Laws are float64 tensors (N,)*D, compared on the device where they are, which a number is waited for once;
+intervals are drawn on the CPU. (torchmetrics' TotalVariation is the smoothness of an image, not this distance.)
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import refuse
 from mdlm_cfg.chain.lattice import flat_index
-from mdlm_cfg.support.errors import UserError
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
@@ -22,8 +23,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 def kl_divergence(p: Tensor, q: Tensor) -> float:
     """KL(p || q) = sum p ln(p / q) in nats; inf where p has mass that q has not."""
-    inside = p > 0
-    return float((p[inside] * (p[inside].log() - q[inside].log())).sum())
+    return float(torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum())
 
 
 def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tensor:
@@ -35,23 +35,26 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
     Raises:
         UserError: a value outside 0..N-1, such as the mask: it would be counted as another cell.
     """
-    num_dims, outside = x.shape[1], x[(x < 0) | (x >= num_tokens)]
-    if len(outside):
-        raise UserError(
-            f"samples hold the value {int(outside[0])}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
-        )
-    total = len(x) if weights is None else weights.sum()
-    counts = torch.bincount(flat_index(x, num_tokens), weights, minlength=num_tokens**num_dims)
-    return (counts.double() / total).reshape([num_tokens] * num_dims)
+
+    def explain(row: int, sample: Tensor) -> str:
+        value = next(value for value in sample.tolist() if not 0 <= value < num_tokens)
+        return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
+
+    refuse((x < 0) | (x >= num_tokens), explain, x)
+    num_dims, total = x.shape[1], len(x) if weights is None else weights.sum()
+    counts = torch.zeros(num_tokens**num_dims, dtype=torch.float64, device=x.device)
+    each = counts.new_ones(len(x)) if weights is None else weights.double()
+    counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
+    return (counts / total).reshape([num_tokens] * num_dims)
 
 
 def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D) of a law, in units of the values 0..N-1."""
     num_dims, n = law.ndim, law.shape[0]
-    values = torch.arange(n, dtype=torch.float64)
+    values = torch.arange(n, dtype=torch.float64, device=law.device)
     marginals = torch.stack([_marginal(law, (i,)) for i in range(num_dims)])
     mean = marginals @ values
-    covariance = torch.empty(num_dims, num_dims, dtype=torch.float64)
+    covariance = values.new_empty(num_dims, num_dims)
     for i in range(num_dims):
         covariance[i, i] = marginals[i] @ (values - mean[i]) ** 2
         for j in range(i):
@@ -71,13 +74,13 @@ def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     The mean absolute deviation of a binomial is 2 (1-q)^(n-m) q^(m+1) (m+1) C(n, m+1) with m = floor(nq) (De Moivre);
     for n q large it is sqrt(2nq(1-q)/pi), the theory's approximation.
     """
-    q = law.flatten()
-    q = q[(q > 0) & (q < 1)]
-    n = float(num_samples)
+    n, q = float(num_samples), law.flatten()
+    is_random = (q > 0) & (q < 1)
+    q = torch.where(is_random, q, 0.5)
     m1 = (n * q).floor() + 1
     log_choose = math.lgamma(n + 1) - torch.lgamma(m1 + 1) - torch.lgamma(n - m1 + 1)
     log_mad = math.log(2) + (n - m1 + 1) * torch.log1p(-q) + m1 * q.log() + m1.log() + log_choose
-    return float(log_mad.exp().sum() / (2 * n))
+    return float(torch.where(is_random, log_mad.exp(), 0.0).sum() / (2 * n))
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     Resampling n points from n adds a second helping of noise to a TV; the interval is therefore that of the statistic
     re-centred: value + (resampled - mean of resampled).
     """
-    empirical = histogram(x, law.shape[0])
+    law, empirical = law.cpu(), histogram(x, law.shape[0]).cpu()
     value = total_variation(law, empirical)
     # only cells that were seen can be seen again; all others keep their probability as a difference
     seen = empirical.flatten() > 0

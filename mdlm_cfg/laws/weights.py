@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import checked_at_the_end
+from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
@@ -72,7 +72,7 @@ def tilted_weights(
         second = push_log(choices.rates(power=2), second, lattice, level)
     shape = [lattice.num_tokens] * lattice.num_dims
     law, squares = (flow.flatten().softmax(dim=0).reshape(shape) for flow in (first, second))
-    return TiltedWeights(law, squares, float(first.logsumexp(dim=(0, 1))), float(second.logsumexp(dim=(0, 1))))
+    return TiltedWeights(law, squares, *read(torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second)])))
 
 
 def check_weights(guidance: Guidance) -> None:
