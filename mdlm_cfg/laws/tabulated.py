@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
 from mdlm_cfg.support.kept import Keep, keep_nothing
+
+
+@contextmanager
+def unseen() -> Iterator[Callable[[float], object]]:
+    """Where a table that is being made does not show."""
+    yield lambda share: None
 
 
 class TabulatedDenoiser:
@@ -24,7 +31,7 @@ class TabulatedDenoiser:
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
-        shown: is told the share of a table that is done, 0 to 1.
+        shown: entered while the denoiser is asked, and told the share that is done, 0 to 1.
         device: where the table is, and with it its laws; the denoiser is asked where it is itself.
     """
 
@@ -33,7 +40,7 @@ class TabulatedDenoiser:
         denoiser: Denoiser,
         keep: Keep = keep_nothing,
         about: object = "",
-        shown: Callable[[float], object] | None = None,
+        shown: Callable[[], AbstractContextManager[Callable[[float], object]]] = unseen,
         device: torch.device | str = "cpu",
     ) -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
@@ -75,11 +82,11 @@ class TabulatedDenoiser:
         tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
         tables[:, flat_index(full, n + 1)] = copy_unmasked(full.new_zeros(*full.shape, n, dtype=torch.float64), full)
         done, there = 0, device_of(self.denoiser)
-        for chunk in asked.split(MAX_BATCH // len(labels)):
-            classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))
-            answers = conditionals(self.denoiser, chunk.to(there).repeat(len(labels), 1), classes)
-            tables[:, flat_index(chunk, n + 1)] = answers.to(self.device).unflatten(0, (len(labels), -1))
-            done += len(chunk)
-            if self._shown is not None:
-                self._shown(done / len(asked))
+        with self._shown() as show:
+            for chunk in asked.split(MAX_BATCH // len(labels)):
+                classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))
+                answers = conditionals(self.denoiser, chunk.to(there).repeat(len(labels), 1), classes)
+                tables[:, flat_index(chunk, n + 1)] = answers.to(self.device).unflatten(0, (len(labels), -1))
+                done += len(chunk)
+                show(done / len(asked))
         return tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from helpers import Inconsistent
 from torch import Tensor
@@ -28,7 +30,7 @@ def test_every_state_with_a_mask_is_asked_for_once_and_both_labels_at_a_time(mon
     monkeypatch.setattr(tabulated, "MAX_BATCH", 40)
     told: list[float] = []
     asked = Counting(3, 3, 4)
-    table = TabulatedDenoiser(asked, shown=told.append)
+    table = TabulatedDenoiser(asked, shown=lambda: nullcontext(told.append))
     for w in (0.0, 1.0, 4.0):
         assert torch.equal(terminal_law(table, Guidance(w), 2), terminal_law(Inconsistent(3, 3, 4), Guidance(w), 2))
     rows = [row for call in asked.calls for row in call]

@@ -24,7 +24,7 @@ from mdlm_cfg.studies.sampled import key_of
 from mdlm_cfg.studies.table.strength import LAWS, Row, SampleTV, StrengthEvaluation, moments_of, strength_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import silent
+from mdlm_cfg.support.progress import share_shown, silent
 from mdlm_cfg.targets.table import TableMixture
 
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network's own law is computed
@@ -171,7 +171,9 @@ def table_of(denoiser: Denoiser, keep: Keep = keep_nothing) -> TabulatedDenoiser
     if isinstance(denoiser, TabulatedDenoiser):
         return denoiser
     n, d = denoiser.num_tokens, denoiser.num_dims
-    return TabulatedDenoiser(denoiser, keep) if (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES else None
+    if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
+        return None
+    return TabulatedDenoiser(denoiser, keep, shown=partial(share_shown, "asking the network about every partial state"))
 
 
 def check_space(target: TableMixture, denoiser: Denoiser | None) -> None:
