@@ -32,13 +32,17 @@ WRAP = 14  # letters of a line's name
 REFERENCE = "exact"  # the law that the others' distances are taken to
 
 
-def laws(found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]]) -> np.ndarray:
+def laws(
+    found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]],
+    value_names: Sequence[str] | None = None,
+) -> np.ndarray:
     """Laws side by side: curves for D = 1, heat maps for D = 2, marginals of the first two coordinates beyond.
 
     Args:
         found: what `evaluate_table` returns; or laws, float64 (N,)*D each, by name; or several such rows by their
             labels, all on one colour scale. "class", "tilted", "exact", "learned" and "samples" have their
             own colours and titles. Where a row has a law "exact", TV to it stands above the others.
+        value_names: of the N values, for the axes of laws; None is numbers. What `evaluate_table` returns has its own.
 
     Returns:
         the axes, an array: (rows, laws), or for D = 1 one for each row, two beside each other.
@@ -53,7 +57,7 @@ def laws(found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[st
     shapes = {tuple(law.shape) for row in rows for law in row.laws.values()}
     if len(shapes) != 1:
         raise UserError(f"laws beside each other must have one shape (N, ..., N), got {sorted(shapes) or 'no laws'}")
-    return _draw(lambda figure: laws_on(figure, rows, names))
+    return _draw(lambda figure: laws_on(figure, rows, names, value_names=value_names))
 
 
 def distances(evaluation: TableEvaluation) -> Axes:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import INTERRUPTED, Account, Failure, exit_with
+from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted
@@ -83,7 +84,7 @@ def _run(name: str, task: Task) -> None:
     failures: list[Failure | Account] = []
     sweep, code = None, 0
     try:
-        given = quoted(sys.argv[1:])
+        given = with_options(quoted(sys.argv[1:]), name, CONFIGS)
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         sweep = sweep_of(given)
         sys.argv[1:] = arguments if sweep is None else [*arguments, *sweep.arguments]

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mdlm_cfg.app.groups import groups_of, options_of
 from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
@@ -53,30 +54,16 @@ def help_text(name: str, configs: Path) -> str:
     """
     text = (configs / f"{name}.yaml").read_text(encoding="utf-8")
     settings = text[text.index("- _self_") :].split("\n\n", 1)[1].split("\nhydra:")[0].strip()
-    groups = _groups(text, configs)
+    groups = [_paragraph(group, default, configs) for group, default in groups_of(name, configs).items()]
     parts = [INTRODUCTIONS[name], NOTES, *(["GROUPS", *groups] if groups else []), "SETTINGS", _indent(settings)]
     return "\n\n".join(parts) + "\n"
 
 
-def _groups(text: str, configs: Path) -> list[str]:
-    """One paragraph per group that the defaults list of a command names: its default, and its options."""
-    paragraphs = []
-    for entry in yaml.safe_load(text)["defaults"]:
-        if not isinstance(entry, dict):
-            continue
-        (group, default), *_ = entry.items()
-        if group.startswith("override "):
-            continue
-        options = sorted((configs / group).rglob("*.yaml"))
-        lines = [f"{group}={_name(path, configs / group)}  {_first_comment(path)}".rstrip() for path in options]
-        paragraphs.append(
-            _indent("\n".join([f"{group} (default: {default or 'none'})", *(f"  {line}" for line in lines)]))
-        )
-    return paragraphs
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _paragraph(group: str, default: str | None, configs: Path) -> str:
+    """A group: its default, and its options."""
+    options = options_of(group, configs).items()
+    lines = [f"  {group}={option}  {_first_comment(path)}".rstrip() for option, path in options]
+    return _indent("\n".join([f"{group} (default: {default or 'none'})", *lines]))
 
 
 def _first_comment(path: Path) -> str:
@@ -96,8 +83,7 @@ def suggestion(message: str, configs: Path, name: str) -> str:
     unknown_key = re.search(r"Key '(\w+)' is not in|[Cc]ould not override '([\w.]+)'", message)
     unknown_option = re.search(r"Could not find '([\w/]+)/([\w.-]+)'", message)
     if unknown_option:
-        folder = configs / unknown_option[1]
-        return did_you_mean(unknown_option[2], (_name(path, folder) for path in folder.rglob("*.yaml")))
+        return did_you_mean(unknown_option[2], options_of(unknown_option[1], configs))
     if unknown_key:
         word = next(word for word in unknown_key.groups() if word)
         return did_you_mean(word, known_keys(configs, name) - {word})
@@ -106,9 +92,8 @@ def suggestion(message: str, configs: Path, name: str) -> str:
 
 def known_keys(configs: Path, name: str) -> set[str]:
     """Every key of a command's file and of its groups' files, whole ("trainer.max_epochs") and last part."""
-    top = _read(configs / f"{name}.yaml")
-    groups = {group for entry in top.pop("defaults") if isinstance(entry, dict) for group in entry}
-    top.pop("hydra", None)
+    top, groups = _read(configs / f"{name}.yaml"), groups_of(name, configs)
+    del top["defaults"], top["hydra"]
     keys = {*groups, *top}
     nested = [(key, value) for key, value in top.items() if isinstance(value, dict)]
     nested += [(group, _read(path)) for group in groups for path in (configs / group).glob("*.yaml")]

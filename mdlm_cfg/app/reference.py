@@ -10,8 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mdlm_cfg.app.groups import groups_of, options_of
 from mdlm_cfg.app.schema import EvalSchema, SampleSchema, TrainSchema
 
 SCHEMAS = {"train": TrainSchema, "eval": EvalSchema, "sample": SampleSchema}
@@ -45,12 +44,12 @@ def reference(configs: Path) -> str:
         rows = [_row(key, types, value, comment) for key, value, comment in settings(text) if key in types]
         table = "\n".join(["| setting | type | default | what it is |", "|---|---|---|---|", *rows])
         parts.append(f"## python {PROGRAMS[command]}\n\n{table}\n")
-        for group, default in _groups(text).items():
+        for group, default in groups_of(command, configs).items():
             groups.setdefault(group, {})[command] = default
     for group, defaults in groups.items():
         said = "; ".join(f"`{command}.py`: `{default or 'null'}`" for command, default in defaults.items())
         parts.append(f"## {group}\n\nDefault of {said}.\n")
-        parts += [_file(path, configs) for path in sorted((configs / group).rglob("*.yaml"))]
+        parts += [_file(f"{group}={name}", path) for name, path in options_of(group, configs).items()]
     return "\n".join(parts)
 
 
@@ -78,16 +77,8 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""  # of a table's cell: a | within is the site's, and ends no cell
 
 
-def _groups(text: str) -> dict[str, Any]:
-    """The groups of a command and their defaults."""
-    pairs = [item for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict) for item in entry.items()]
-    return {group: default for group, default in pairs if not group.startswith("override ")}
-
-
-def _file(path: Path, configs: Path) -> str:
-    group = path.relative_to(configs).parts[0]
-    name = path.relative_to(configs / group).with_suffix("").as_posix()
-    return f"### {group}={name}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"
+def _file(given: str, path: Path) -> str:
+    return f"### {given}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"
 
 
 if __name__ == "__main__":

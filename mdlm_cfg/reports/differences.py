@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.reports.heatmaps import label_axes, place_columns, plane_of
 from mdlm_cfg.reports.style import CHANGE, COLOURS, GREY, PROBABILITY, RC, TITLES, hide_frame, new_figure, save_figure
+from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
@@ -52,6 +53,8 @@ def draw_differences(evaluation: TableEvaluation, path: Path) -> Path:
             shown = _paint(axes, found[row], top)
             label = f"w = {results[row].guidance.label}" if column == 0 else None
             label_axes(axes, label, last_row=row == len(results) - 1, two=evaluation.num_dims == 2)
+            for axis in (axes.xaxis, axes.yaxis)[: evaluation.num_dims]:
+                mark_values(axis, evaluation.value_names)
         grid[0, column].set_title(f"{TITLES[pair[0]]}\n- {TITLES[pair[1]]}", fontsize=9)
         if evaluation.num_dims == 2:
             bar = figure.colorbar(

@@ -28,6 +28,7 @@ from mdlm_cfg.reports.style import (
     save_figure,
 )  # fmt: skip
 from mdlm_cfg.reports.tables import format_strength
+from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.studies.table.overlap import OverlapRow
 
@@ -83,11 +84,16 @@ def evaluated_laws_on(figure: Figure, evaluation: TableEvaluation) -> np.ndarray
         notes = {name: f"TV to exact {result.tv(name, 'exact'):.3f}" for name in result.laws if name != "exact"}
         rows.append(LawRow(f"w = {result.guidance.label}", result.laws, notes))
     support = plane_of(evaluation.class_law) > 0
-    return laws_on(figure, rows, evaluation.law_names, (support, support & (plane_of(evaluation.others_law) > 0)))
+    outlines = (support, support & (plane_of(evaluation.others_law) > 0))
+    return laws_on(figure, rows, evaluation.law_names, outlines, evaluation.value_names)
 
 
 def laws_on(
-    figure: Figure, rows: Sequence[LawRow], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
+    figure: Figure,
+    rows: Sequence[LawRow],
+    names: Sequence[str],
+    outlines: Sequence[np.ndarray] = (),
+    value_names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Laws side by side: curves for D = 1, heat maps for D = 2, marginals of the first two coordinates beyond.
 
@@ -95,16 +101,21 @@ def laws_on(
         figure: an empty one.
         rows: one for each strength. names: of the laws, in their order; a row may lack some.
         outlines: boolean (N, N), sets of states to surround with a line, the second one with dots: D >= 2 alone.
+        value_names: of the N values, for the axes; None is numbers.
 
     Returns:
         the axes: (rows, names), or for D = 1 one for each row, two beside each other.
     """
     one_dimensional = next(iter(rows[0].laws.values())).ndim == 1
-    return curves_on(figure, rows, names) if one_dimensional else heat_maps_on(figure, rows, names, outlines)
+    if one_dimensional:
+        return curves_on(figure, rows, names, value_names)
+    return heat_maps_on(figure, rows, names, outlines, value_names)
 
 
 @rc_context(RC)
-def curves_on(figure: Figure, rows: Sequence[LawRow], names: Sequence[str]) -> np.ndarray:
+def curves_on(
+    figure: Figure, rows: Sequence[LawRow], names: Sequence[str], value_names: Sequence[str] | None = None
+) -> np.ndarray:
     """D = 1: the laws of each row over one another, the class as a grey area."""
     across = min(len(rows), 2)
     down = -(-len(rows) // across)
@@ -116,6 +127,7 @@ def curves_on(figure: Figure, rows: Sequence[LawRow], names: Sequence[str]) -> n
         axes.set_title(row.label, loc="left")
         if k % across == 0:
             axes.set_ylabel("probability")
+        mark_values(axes.xaxis, value_names)
         if k + across >= len(rows):
             axes.set_xlabel("value $x$")
             axes.xaxis.set_tick_params(labelbottom=True)
@@ -149,7 +161,11 @@ def _draw_curves_of(axes: Axes, laws: Mapping[str, Tensor], names: Sequence[str]
 
 @rc_context(RC)
 def heat_maps_on(
-    figure: Figure, rows: Sequence[LawRow], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
+    figure: Figure,
+    rows: Sequence[LawRow],
+    names: Sequence[str],
+    outlines: Sequence[np.ndarray] = (),
+    value_names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """D >= 2: a row of panels for every row of laws, on one colour scale; beyond D = 2, marginals of two coordinates.
 
@@ -170,6 +186,8 @@ def heat_maps_on(
             head, note = [TITLES.get(name, name)] if k == 0 else [], row.notes.get(name, "")
             axes.set_title("\n".join([*head, *([note] if row.notes else [])]), fontsize=9)
             label_axes(axes, row.label if column == 0 else None, last_row=k == len(rows) - 1)
+            mark_values(axes.xaxis, value_names)
+            mark_values(axes.yaxis, value_names)
     bar = figure.colorbar(
         image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend=exceeds, aspect=16 * len(rows)
     )
@@ -205,9 +223,6 @@ def label_axes(axes: Axes, label: str | None, last_row: bool, two: bool = True) 
     """
     for spine in axes.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if two:
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(length=2, labelleft=label is not None or not two, labelbottom=last_row)
     if last_row:
         axes.set_xlabel("$x_1$" if two else "value $x$")

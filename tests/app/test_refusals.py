@@ -121,7 +121,12 @@ def test_a_place_that_may_not_be_written(
 
 
 INTEGERS = ["abc", "1.5", "[]", "1e30", "nan", "''", "true", "{}", "[1]"]
+NO_FILE = ["abc", "''", "3", "true", "{}", "{a:1}", "[abc]"]
 NONSENSE: dict[str, list[str]] = {
+    "data": [*NO_FILE, "null", ""],
+    "study": NO_FILE,
+    "logger": NO_FILE,
+    "experiment": NO_FILE,
     "w": [
         *("abc", "''", "null", "[]", "[[0,0]]", "[[]]", "[[a]]", "nan", "[nan]", "-2", "inf", "1e30", "[true]", "{}"),
         *("[0,0]", "[0,abc]", "[ramp(0)]", "[ramp(0,4),ramp(0,4)]", "ramp(0,-3)", "interval(1,2)", "[rampp(0,1)]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,23 @@ import pytest
 from helpers import Inconsistent, random_target
 from matplotlib.figure import Figure
 
-from mdlm_cfg import Guidance, Sampler, linear_ramp
+from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp
+from mdlm_cfg.reports import differences, heatmaps
 from mdlm_cfg.reports.cells import LIKELIEST, cell_pictures
 from mdlm_cfg.reports.curves import line_plot, lines_on
 from mdlm_cfg.reports.differences import draw_differences, draw_pairs
+from mdlm_cfg.reports.heatmaps import draw_laws
 from mdlm_cfg.reports.style import CYCLE, MARKERS, TITLES, numbers_of
+from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
 from mdlm_cfg.studies.table.geometry import MAX_REGIONS
 
 
-def evaluated(n: int, d: int) -> TableEvaluation:
-    plan = Plan((Guidance(1.0), Guidance(3.0)), Sampler(), 50, classes=(1,))
-    return evaluate_table(random_target(n, d, seed=5), Inconsistent(n, d, 2), plan)
+def evaluated(n: int, d: int, value_names: Sequence[str] | None = None) -> TableEvaluation:
+    plan, target = Plan((Guidance(1.0), Guidance(3.0)), Sampler(), 50, classes=(1,)), random_target(n, d, seed=5)
+    named = TableMixture(target.class_pmfs, target.class_weights, value_names=value_names)
+    return evaluate_table(named, Inconsistent(n, d, 2), plan)
 
 
 def read(picture: Path) -> list[dict[str, str]]:
@@ -40,6 +45,33 @@ def test_differences_are_those_of_the_laws(d: int, tmp_path: Path) -> None:
         place = tuple(int(row[name]) for name in (["x"] if d == 1 else ["x1", "x2"]))
         for first, second in (("exact", "class"), ("exact", "tilted"), ("learned", "exact"), ("samples", "learned")):
             assert float(row[f"{first} - {second}"]) == float(laws[first][place] - laws[second][place])
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_axes_carry_the_names_of_the_values(d: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    for room in (heatmaps, differences):
+        monkeypatch.setattr(room, "save_figure", lambda figure, path, rows: figures.append(figure) or path)
+    names = ["a", "bb", "ccc", "a name of many letters"]
+    for value_names in (names, None):
+        evaluation = evaluated(4, d, value_names)
+        draw_laws(evaluation, tmp_path / "a.png"), draw_differences(evaluation, tmp_path / "b.png")
+    for figure in figures[:2]:
+        axes = next(one for one in figure.axes if one.get_xlabel())
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "bb", "ccc", "a name of…"]
+        if d == 2:
+            assert [label.get_text() for label in axes.get_yticklabels()][:3] == ["a", "bb", "ccc"]
+    for figure in figures[2:]:
+        axes = next(one for one in figure.axes if one.get_xlabel())
+        assert {0.0, 1.0, 2.0, 3.0} >= {tick for tick in axes.get_xticks() if 0 <= tick <= 3}
+        assert not any(label.get_text() in names for label in axes.get_xticklabels())
+
+
+def test_of_many_names_some_are_shown() -> None:
+    axes = Figure().subplots()
+    mark_values(axes.xaxis, [f"v{k}" for k in range(100)])
+    assert list(axes.get_xticks()) == [0, 17, 34, 51, 68, 85]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["v0", "v17", "v34", "v51", "v68", "v85"]
 
 
 def test_pairs_are_marginals_of_two_coordinates(tmp_path: Path) -> None:

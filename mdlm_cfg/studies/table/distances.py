@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,6 +43,7 @@ class TableEvaluation:
         class_law: p(. | z), (N,)*D.
         others_law: sum over the other classes of a_k p(. | k), (N,)*D: where z overlaps with anything else.
         results: one per guidance, in the order asked for.
+        value_names: of the N values, for people; None is numbers.
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class TableEvaluation:
     class_law: Tensor
     others_law: Tensor
     results: list[StrengthEvaluation]
+    value_names: Sequence[str] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -142,6 +144,7 @@ def evaluate_table(
         class_law=target.class_pmf(z),
         others_law=_others(target, z),
         results=results,
+        value_names=target.value_names,
     )
 
 

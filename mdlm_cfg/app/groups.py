@@ -1,0 +1,46 @@
+"""The groups of a command: which there are, what files each has, and what is given for one without being any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mdlm_cfg.support.errors import UserError
+
+
+def groups_of(name: str, configs: Path) -> dict[str, str | None]:
+    """The groups of a command ("train", "eval", "sample"), each with its default, in the order of its file."""
+    defaults = yaml.safe_load((configs / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    pairs = [item for entry in defaults if isinstance(entry, dict) for item in entry.items()]
+    return {group: option for group, option in pairs if not group.startswith("override ")}
+
+
+def options_of(group: str, configs: Path) -> dict[str, Path]:
+    """The files of a group, by the names they are asked for by."""
+    folder = configs / group
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str]:
+    """The arguments of a command, without GROUP=null where no file of that group is its default.
+
+    Raises:
+        UserError: a group that is given null, a number or a mapping, which name no file, and would be a traceback.
+    """
+    groups, kept = groups_of(name, configs), []
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if group not in groups or isinstance(option := _read(value), str | list):
+            kept.append(argument)
+        elif option is not None or groups[group] is not None:
+            raise UserError(f"{argument} names no file: choose one of {', '.join(options_of(group, configs))}")
+    return kept
+
+
+def _read(value: str) -> object:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value  # hydra says what is wrong with it
