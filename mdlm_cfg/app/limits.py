@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,7 @@ from mdlm_cfg.app.build import device_meant_by
 from mdlm_cfg.app.sharing import is_first_process
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.study import Estimated, Study
-from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.studies.study import Estimated, Study, seconds_by_one
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import clock
 from mdlm_cfg.training.limit import Afterwards, WholeTime, parse_time, seconds_per_row
@@ -26,17 +26,18 @@ def what_follows(
 ) -> Afterwards | None:
     """How long test and report will take, measured in a moment where training will be; None where that is not known.
 
-    Of a table a quarter of the report must be made to know, and it is short: it is only looked at for a time limit.
+    Of exact laws the report of one guidance must be made to know: it is only looked at for a time limit.
     """
-    is_limited, is_known = parse_time(config["max_time"]) is not None, study is None or isinstance(study, Estimated)
-    if not is_limited and (not is_known or isinstance(study, Tables)):
+    is_told = study is None or isinstance(study, Estimated)
+    if not is_told and parse_time(config["max_time"]) is None:
         return None
-    if not is_known:
-        print("how long the report will take is not known: max_time is of training and the test alone")
     net.to(device_meant_by(str(config["trainer"].get("accelerator", "auto"))))
     denoiser = NetDenoiser(net, config["batch_size"])
     test = 2 * config["num_draws"] * len(data._test[0]) * seconds_per_row(denoiser)
-    return Afterwards(test + (study.seconds(data, denoiser, plan) if isinstance(study, Estimated) else 0.0), denoiser)
+    if study is None:
+        return Afterwards(test, denoiser)
+    seconds = study.seconds if isinstance(study, Estimated) else partial(seconds_by_one, study)
+    return Afterwards(test + seconds(data, denoiser, plan), denoiser)
 
 
 def time_limit(config: Mapping[str, Any], begun: float, after: Afterwards | None) -> list[WholeTime]:

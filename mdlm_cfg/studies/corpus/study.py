@@ -21,10 +21,11 @@ from mdlm_cfg.studies.sampled import check_sampled, key_of
 from mdlm_cfg.studies.sequences.study import ALIGNED, SHOWN
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.support.progress import Pieces, silent
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data import StoredData
 from mdlm_cfg.training.data.base import content_hash
+from mdlm_cfg.training.limit import seconds_per_row
 
 STATISTICS = ("accuracy", "diversity", "nearest_train")  # and the TV of n-grams
 SHOWN_CLASSES = 4  # of which sequences are drawn to be read
@@ -59,6 +60,10 @@ class Corpus:
         if not isinstance(data, StoredData):
             raise UserError(f"study=corpus needs data that are examples, such as data=text, and {data.name} are none")
         check_sampled(plan, _space(data), None)
+
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: by the rows that the network is asked for."""
+        return sum(_Bench(self, data, denoiser, plan, silent, keep_nothing).costs()) * seconds_per_row(denoiser)
 
     def run(
         self,
@@ -99,9 +104,9 @@ class _Bench:
         self.train = [self._training(k) for k in self.classes]
         self.laws = [{n: self._law(x, n) for n in self.grams} for x in self.train]
         self.each = math.ceil(study.num_classified / len(self.classes))  # sequences of a class that are classified
-        self.say = Pieces(self._costs(), progress)
+        self.say = Pieces(self.costs(), progress)
 
-    def _costs(self) -> list[float]:
+    def costs(self) -> list[float]:
         """Rows of the denoiser, piece by piece as `findings` has them."""
         dims, num, classes = self.denoiser.num_dims, self.plan.num_samples, len(self.classes)
         judged = self.study.num_draws * self.denoiser.num_classes * self.each * classes
@@ -110,7 +115,7 @@ class _Bench:
         return [judged, *drawn, *(aligned for _ in self.classes[:SHOWN_CLASSES])]
 
     def findings(self) -> CorpusFindings:
-        """Everything, in the order of `_costs`."""
+        """Everything, in the order of `costs`."""
         data, plan = self.data, self.plan
         self.say("held-out sequences")
         held_out = [self._held_out(k) for k in self.classes]

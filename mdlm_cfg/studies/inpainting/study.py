@@ -28,6 +28,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.training.limit import seconds_per_row
 
 FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps cost something
 
@@ -87,6 +88,15 @@ class Inpainting:
             drawn.append((int(places[torch.randint(len(places), (1,), generator=generator)]), z))
         return drawn
 
+    def rows(self, plan: Plan, num_tokens: int) -> list[int]:
+        """How many rows each piece of an image's slice asks of the denoiser: both labels' states, and samples."""
+        states = (num_tokens + 1) ** self.num_free
+        return [states, states, *(plan.sampler.num_rows(plan.num_samples, self.num_free, g) for g in plan.guidances)]
+
+    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
+        """See `mdlm_cfg.studies.study.Estimated`: by the rows that the network is asked for."""
+        return len(self.pairs(data, plan)) * sum(self.rows(plan, data.num_tokens)) * seconds_per_row(denoiser)
+
     def run(
         self,
         data: Any,
@@ -104,8 +114,7 @@ class Inpainting:
         if judged is None:
             raise UserError(f"{data.name} is not known exactly: train a network on it")
         states, pairs = (n + 1) ** self.num_free, self.pairs(data, plan)
-        rows = [plan.sampler.num_rows(plan.num_samples, self.num_free, g) for g in plan.guidances]
-        say = Pieces([states, states, *rows] * len(pairs), progress)
+        say = Pieces(self.rows(plan, n) * len(pairs), progress)
         slices = []
         for index, z in pairs:
             image, own = data._test[0][index].cpu().long(), int(data._test[1][index])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,12 +119,6 @@ class Tables:
         check_table(known_table(data, "the study of a table"), plan, data.name)
         if self.paper is not None:
             check_paper(self.paper, data.target, plan)
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: that of the last guidance alone, which is run, times their number."""
-        begun = time.monotonic()
-        study_table(data.target, denoiser, replace(plan, guidances=plan.guidances[-1:]))
-        return (time.monotonic() - begun) * len(plan.guidances)
 
     def run(
         self,
