@@ -32,6 +32,7 @@ from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.reports.by_step import PicturesByStep
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -91,8 +92,8 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
         run_name = f"{folder.parent.name}/{folder.name}"
         loggers = build_loggers(config["logger"], folder, run_name, "train", config, steps)
         saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
-        averaged = AveragedWeights(config["ema_decay"])
-        trainer = build_trainer(config["trainer"], loggers, [averaged, saving, *timer], after)
+        averaged = [PicturesByStep(data, plan), AveragedWeights(config["ema_decay"])]  # drawn before they go again
+        trainer = build_trainer(config["trainer"], loggers, [*averaged, saving, *timer], after)
     say_precision(config, trainer.strategy.root_device)
     written = None
     with _wandb_finished(loggers):

@@ -35,7 +35,7 @@ def what_follows(
     denoiser = NetDenoiser(net, config["batch_size"])
     test = 2 * config["num_draws"] * len(data._test[0]) * seconds_per_row(denoiser)
     if study is None:
-        return Afterwards(test, denoiser)
+        return Afterwards(test, denoiser, "the test")
     seconds = study.seconds if isinstance(study, Estimated) else partial(seconds_by_one, study)
     return Afterwards(test + seconds(data, denoiser, plan), denoiser)
 
@@ -53,15 +53,15 @@ def time_limit(config: Mapping[str, Any], begun: float, after: Afterwards | None
     shown = "" if after is None else clock(after())
     if seconds is None or after is None:
         if after is not None and after() > LONG and is_first_process():
-            print(f"after training, test and report will take about {shown}")
+            print(f"after training, {after.what} will take about {shown}")
         return []
     timer = WholeTime(seconds, begun, after)
     if timer.left() <= 0:
         gone = clock(time.monotonic() - begun)
         raise UserError(
-            f"max_time={config['max_time']} leaves nothing to train: {gone} are gone, and test and report alone will "
+            f"max_time={config['max_time']} leaves nothing to train: {gone} are gone, and {after.what} alone will "
             f"take about {shown}; give more, evaluate=false, classifier=false, or fewer num_samples"
         )
     if is_first_process():
-        print(f"max_time: about {clock(timer.left())} to train, and {shown} for test and report")
+        print(f"max_time: about {clock(timer.left())} to train, and {shown} for {after.what}")
     return [timer]

@@ -55,7 +55,10 @@ SECTIONS = {
     "Exact laws over w": LAWS,
     "Samples of images over w": IMAGES,
 }
-PICTURES = ("eval_pictures/laws", "eval_pictures/distances", "eval_pictures/ledger", "eval_pictures/samples")
+PICTURES = (
+    "train_pictures/drawn", "eval_pictures/laws", "eval_pictures/distances", "eval_pictures/ledger",
+    "eval_pictures/samples",
+)  # fmt: skip
 
 
 def dashboards(entity: str, project: str) -> tuple[Any, Any]:

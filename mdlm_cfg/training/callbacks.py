@@ -245,7 +245,7 @@ class RunProgress(ProgressBar):
         left = seconds_left(time.monotonic() - self._start, done)
         if left is None:
             return ""
-        return f"{clock(left)} left" + (f", {clock(left + self.after())} with test and report" if self.after else "")
+        return f"{clock(left)} left" + (f", {clock(left + self.after())} with {self.after.what}" if self.after else "")
 
     def _numbers(self, trainer: Trainer) -> str:
         shown = self.get_metrics(trainer, trainer.lightning_module)

@@ -25,11 +25,11 @@ class Afterwards:
     """How long what follows training will take, in seconds, corrected by how fast the network turns out to be.
 
     Args:
-        seconds: as estimated at the start. denoiser: the network.
+        seconds: as estimated at the start. denoiser: the network. what: it is.
     """
 
-    def __init__(self, seconds: float, denoiser: Denoiser) -> None:
-        self.seconds, self.denoiser = seconds, denoiser
+    def __init__(self, seconds: float, denoiser: Denoiser, what: str = "test and report") -> None:
+        self.seconds, self.denoiser, self.what = seconds, denoiser, what
         self._each = [seconds_per_row(denoiser)]
 
     def __call__(self) -> float:

@@ -1,0 +1,87 @@
+"""What the averaged network draws while it trains, on wandb by step: laws of small tables, samples of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import wandb
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.reports.heatmaps import LawRow, laws_on
+from mdlm_cfg.reports.images import images_on
+from mdlm_cfg.reports.style import empty_figure
+from mdlm_cfg.reports.wandb_log import STEP
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import ImageData
+
+PICTURES = 4  # of a run, evenly over its progress: a moment each
+ENTRIES = 1e5  # (N+1)^D * D * N of a table up to which its law is such a moment
+PER_CLASS, STEPS = 4, 16  # of images, and of their sampler
+
+
+class PicturesByStep(Callback):
+    """Logs a picture at some validations, before the averaged weights go again: it stands before `AveragedWeights`.
+
+    Args:
+        data: a data module that is set up. plan: the strengths, the last of which images are drawn at.
+    """
+
+    def __init__(self, data: Any, plan: Plan) -> None:
+        self.data, self.plan, self.next = data, plan, 0.0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw one where a next part of the training is done."""
+        run = next((one.experiment for one in trainer.loggers if isinstance(one, WandbLogger)), None)
+        share = pl_module.progress()  # type: ignore[operator]
+        if run is None or share < self.next or not trainer.is_global_zero:
+            return
+        self.next = (int(share * PICTURES) + 1) / PICTURES
+        figure = picture_of(self.data, pl_module.net, self.plan)  # type: ignore[arg-type]
+        if figure is not None:
+            run.define_metric("train_pictures/*", step_metric=STEP)
+            run.log({STEP: trainer.global_step, "train_pictures/drawn": wandb.Image(figure)})
+
+
+def picture_of(data: Any, net: nn.Module, plan: Plan) -> Figure | None:
+    """Laws beside the exact ones, or samples of every class at the last strength; None of other data."""
+    target, figure = data.target, empty_figure()
+    if isinstance(target, TableMixture):
+        n, d = target.num_tokens, target.num_dims
+        if (n + 1) ** d * d * n > ENTRIES:
+            return None
+        learned, z = TabulatedDenoiser(NetDenoiser(net)), (plan.classes or (0,))[0]
+        rows = [_laws(target, learned, guidance, z) for guidance in plan.guidances]
+        laws_on(figure, rows, ("class", "exact", "learned"), value_names=target.value_names)
+    elif isinstance(data, ImageData):
+        guidance, shape = plan.guidances[-1], (PER_CLASS, *data.grid_shape)
+        classes = range(data.num_classes) if plan.classes is None else plan.classes
+        drawn = torch.stack([_samples(net, guidance, k, plan.seed).reshape(shape) for k in classes])
+        names = [str(k) if data.class_names is None else data.class_names[k] for k in classes]
+        images_on(figure, {f"w = {guidance.label}": drawn.numpy()}, names)
+    else:
+        return None
+    return figure
+
+
+def _laws(target: TableMixture, learned: TabulatedDenoiser, guidance: Guidance, target_class: int) -> LawRow:
+    exact, found = (terminal_law(denoiser, guidance, target_class) for denoiser in (target.denoiser(), learned))
+    return LawRow(f"w = {guidance.label}", {"class": target.class_pmf(target_class), "exact": exact, "learned": found})
+
+
+def _samples(net: nn.Module, guidance: Guidance, target_class: int, seed: int) -> Tensor:
+    """The same noise at every step, so that only the network changes."""
+    denoiser = NetDenoiser(net)
+    generator = generator_for("pictures by step", seed, target_class, device=denoiser.device)
+    return Sampler(EVENT_LEAPING, STEPS).draw(denoiser, guidance, target_class, PER_CLASS, generator).cpu()
