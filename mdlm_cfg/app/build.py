@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
@@ -20,6 +19,7 @@ from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
@@ -154,7 +154,7 @@ def device_meant_by(accelerator: str) -> str:
 def say_precision(config: dict[str, Any], device: torch.device) -> None:
     """One line on what "auto" was decided to be, where a part of the configuration asks for it."""
     parts = [part for part in ("trainer", "optimizer") if config[part].get("precision") == "auto"]
-    if not parts or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    if not parts or not is_first_process():
         return
     speedup = bf16_speedup(device)
     choice = "bfloat16" if speedup >= SPEEDUP else "float32"

@@ -30,7 +30,7 @@ from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
 from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
-from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_draws
+from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.reports.by_step import PicturesByStep
 from mdlm_cfg.reports.wandb_log import log_evaluation
@@ -43,6 +43,7 @@ from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.fit import check_resume
 from mdlm_cfg.training.fit import train as train_and_test
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import (
     CHECKPOINT,
     LoadedRun,

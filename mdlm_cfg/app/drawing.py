@@ -17,7 +17,7 @@ from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.earlier import kept_in
 from mdlm_cfg.app.folders import out_folder
 from mdlm_cfg.app.settings import merged, plan_of
-from mdlm_cfg.app.sharing import is_first_process, new_folder, sampling_trainer, share_pieces
+from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.images import arranged, sample_grid
@@ -32,6 +32,7 @@ from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.training.data.sequences import BLANK
+from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 
 ASKED_HERE = ("w", "target_class", "num_samples", "study", "paper")  # which the training run does not decide

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.unfinished import MARK, mark_unfinished, unfinished_in, unfinished_run
 
@@ -27,7 +27,7 @@ def checkpoint_of(config: Mapping[str, Any], data_name: str, job: Path | None = 
     Args:
         job: the folder of a job of a sweep: one that was begun there goes on unasked.
     """
-    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    is_first = is_first_process()
     name = config["name"] or data_name
     found = None if job is None or not is_first else unfinished_in(job, config)
     if found is None and config["ckpt_path"] != AUTO:
@@ -52,7 +52,7 @@ def run_folder(
     Processes other than the first only need its name.
     """
     name = config["name"] or data_name
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    if not is_first_process():
         return Path(config["runs"], name, "other_ranks")
     if before is not None and (config["ckpt_path"] == AUTO or run_folder_of(before) == job):
         folder = run_folder_of(before)

@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from mdlm_cfg.app.build import device_meant_by
-from mdlm_cfg.app.sharing import is_first_process
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.study import Estimated, Study, seconds_by_one
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import clock
 from mdlm_cfg.training.limit import Afterwards, WholeTime, parse_time, seconds_per_row
+from mdlm_cfg.training.predicting import is_first_process
 
 LONG = 10.0  # seconds: what takes less need not be said beforehand
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from mdlm_cfg.app.build import build_trainer, check_trainer
@@ -20,12 +19,7 @@ from mdlm_cfg.studies.sampled import Draw, Sampling
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.kept import Kept
-from mdlm_cfg.training.predicting import share_work
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that makes folders, prints and studies: of a run in one process, always."""
-    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+from mdlm_cfg.training.predicting import is_first_process, share_work
 
 
 def is_alone(trainer: Trainer | None) -> bool:

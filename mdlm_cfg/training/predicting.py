@@ -7,11 +7,17 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Kept
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that makes folders, prints and studies: of a run in one process, always."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 class Piece(Protocol):

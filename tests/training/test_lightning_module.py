@@ -332,3 +332,53 @@ def test_the_test_sets_nelbo_does_not_depend_on_its_batches_beyond_its_error(tmp
     for one, other in ((found[0], found[1]), (found[1], found[2])):
         error = math.hypot(one["test/nelbo_mc_se"], other["test/nelbo_mc_se"])
         assert abs(one["test/nelbo"] - other["test/nelbo"]) < 4 * error < 0.5
+
+
+class Counted(torch.nn.Module):
+    """What a compiler would make of a network: it counts how often it is asked."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.asked = net, 0
+        self.num_tokens, self.num_dims, self.num_classes = net.num_tokens, net.num_dims, net.num_classes
+
+    def forward(self, *arguments: Any) -> Any:
+        self.asked += 1
+        return self.net(*arguments)
+
+
+def test_training_asks_the_compiled_network_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Counted] = []
+    monkeypatch.setattr(torch, "compile", lambda net, **_: made.append(Counted(net)) or made[-1])
+    trained = []
+    for is_compiled in (False, True):
+        data = small_data()
+        module = small_module(data)
+        module.is_compiled = is_compiled
+        trainer = small_trainer(tmp_path / str(is_compiled))
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, verbose=False)
+        checkpoint = torch.load(tmp_path / str(is_compiled) / "checkpoints" / "last.ckpt")
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "val/minutes"}
+        trained.append((numbers, checkpoint["state_dict"]))
+    (metrics, plain), (compiled_metrics, compiled) = trained
+    (one,) = made
+    assert one.asked == 2 * 4  # epochs of four steps, and neither validation nor test
+    assert compiled_metrics == metrics
+    assert list(plain) == list(compiled)
+    assert all(torch.equal(plain[name], value) for name, value in compiled.items())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_is(tmp_path: Path) -> None:
+    losses = []
+    for is_compiled in (False, True):
+        data = small_data()
+        module = small_module(data)
+        module.is_compiled = is_compiled
+        trainer = small_trainer(tmp_path / str(is_compiled))
+        trainer.fit(module, datamodule=data)
+        losses.append(float(trainer.callback_metrics["val/nelbo"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
