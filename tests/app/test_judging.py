@@ -150,3 +150,12 @@ def test_wandb_is_finished_after_a_failure(
     monkeypatch.setattr(commands, "log_evaluation", fail)
     assert run("eval", *TINY_EVAL, "logger=wandb", f"out={tmp_path}", f"runs={tmp_path}") == 1
     assert opened and wandb.run is None
+
+
+def test_what_a_killed_report_left_half_written_is_gone_and_nothing_else(tmp_path: Path) -> None:
+    arguments = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", f"out={tmp_path}")
+    for name in (".laws.png.12345.part", "notes.part", ".hidden"):
+        (tmp_path / name).write_text("")
+    assert run("eval", *arguments) == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"laws.png", "report.html", "notes.part", ".hidden"} <= left and ".laws.png.12345.part" not in left
