@@ -17,6 +17,7 @@ from mdlm_cfg.reports.tables import write_csv
 from mdlm_cfg.support.atomic import atomic_write
 
 DPI = 150
+MARGIN = 0.06  # inches around what is drawn
 INK = "#333333"
 GREY = "#8c8c8c"
 COLOURS = {
@@ -79,7 +80,7 @@ def divide(figure: Figure, rows: int, columns: int, width: float, height: float,
 
 
 def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]) -> Path:
-    """Write a PNG, and beside it what it shows as a csv file of the same name; each whole or not at all.
+    """Write a PNG that cuts nothing off, and beside it a csv file of what it shows; each whole or not at all.
 
     Args:
         numbers: flat rows, everything that was drawn.
@@ -88,7 +89,8 @@ def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]
         `path`.
     """
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+        # all that was drawn, also what the layout found no room for inside the figure
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=MARGIN)
     write_csv(numbers, numbers_of(path))
     return path
 

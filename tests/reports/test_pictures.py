@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import Inconsistent, random_target
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp
 from mdlm_cfg.reports import differences, heatmaps
@@ -17,7 +18,7 @@ from mdlm_cfg.reports.cells import LIKELIEST, cell_pictures
 from mdlm_cfg.reports.curves import line_plot, lines_on
 from mdlm_cfg.reports.differences import draw_differences, draw_pairs
 from mdlm_cfg.reports.heatmaps import draw_laws
-from mdlm_cfg.reports.style import CYCLE, MARKERS, TITLES, numbers_of
+from mdlm_cfg.reports.style import CYCLE, MARKERS, TITLES, new_figure, numbers_of, save_figure
 from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
@@ -139,3 +140,15 @@ def test_a_picture_without_a_tilted_law_leaves_its_cells_blank(tmp_path: Path) -
     ramp = evaluation.results[1].laws["exact"]
     assert float(rows[9]["exact - class"]) == float((ramp - evaluation.class_law)[0, 0])
     assert np.isfinite([float(row["samples - exact"]) for row in rows]).all()
+
+
+def test_nothing_is_cut_off(tmp_path: Path) -> None:
+    """Words beyond the edges of a figure stand in the picture, whole."""
+    figure, grid = new_figure(1, 1, 2.0, 1.0)
+    grid[0, 0].set_axis_off()
+    for x, colour in ((1.1, (1.0, 0.0, 0.0)), (-0.5, (0.0, 0.0, 1.0))):
+        figure.text(x, 0.5, "left and right", color=colour)
+    shown = np.asarray(Image.open(save_figure(figure, tmp_path / "a.png", [{"a": 1}])).convert("RGB")).astype(int)
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        columns = np.abs(shown - colour).sum(axis=2).min(axis=0) < 90
+        assert columns.any() and not columns[[0, -1]].any()
