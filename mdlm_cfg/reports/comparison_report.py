@@ -58,7 +58,9 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
     if not series:
         return None
     path = line_plot(series, folder / f"{name}.png", "guidance strength w", MAIN[name], bands=bands)
-    return Picture(path, f"{MAIN[name].capitalize()} against w; the band is one standard error over seeds.")
+    return Picture(
+        path, f"{MAIN[name][0].upper()}{MAIN[name][1:]} against w; the band is one standard error over seeds."
+    )
 
 
 def _numbers(at: Mapping[float | str, dict[str, Mean]]) -> list[tuple[float, dict[str, Mean]]]:

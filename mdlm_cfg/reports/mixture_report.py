@@ -74,7 +74,7 @@ def _curves(evaluation: BernoulliEvaluation, folder: Path) -> list[Picture]:
             series, folder / f"{key}.png", "guidance strength w", HEADS[key],
             colours={SETS[name]: colours[name] for name in names}, dashed=[SETS["floor"]],
         )  # fmt: skip
-        pictures.append(Picture(path, f"{HEADS[key].capitalize()}, to exact guided samples."))
+        pictures.append(Picture(path, f"{HEADS[key][0].upper()}{HEADS[key][1:]}, to exact guided samples."))
     return pictures
 
 
