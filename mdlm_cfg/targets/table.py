@@ -111,10 +111,14 @@ class TableMixture:
         device = torch.device("cpu") if generator is None else generator.device
         cdf, steps = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
-        if stratified:
-            uniform = (torch.randperm(num, generator=generator, device=device) + uniform) / num
+        if stratified:  # one in each stratum, looked up in their order, which takes a third of the time
+            strata = torch.randperm(num, generator=generator, device=device)
+            ascending = torch.empty_like(uniform).index_copy_(0, strata, uniform)
+            uniform = (torch.arange(num, device=device) + ascending) / num
         # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
+        if stratified:
+            cells = cells[strata]
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
         return cells[:, None] // steps % self.num_tokens, classes

@@ -176,3 +176,19 @@ def test_event_counts(steps, d):
 def test_lists_keep_their_digits():
     target = TableMixture([[0.1, 0.9], [0.3, 0.7]], [0.4, 0.6])
     assert target.class_pmfs.tolist() == [[0.1, 0.9], [0.3, 0.7]] and target.class_pmfs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("target_class", [None, 1])
+def test_stratified_samples_invert_the_cdf_one_by_one(target_class: int | None) -> None:
+    """Each draw is the first state whose cumulated probability exceeds (its stratum + its uniform) / n."""
+    target, num = random_target(3, 3, k=2, seed=7, zeros=0.4), 300
+    x, classes = target.sample(num, torch.Generator().manual_seed(5), target_class, stratified=True)
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+    strata = torch.randperm(num, generator=generator)
+    joint = target.class_weights[:, None] * target.class_pmfs.flatten(1)
+    cdf = (joint.flatten() if target_class is None else target.class_pmf(target_class).flatten()).cumsum(0)
+    for row, own, u, stratum in zip(x.tolist(), classes.tolist(), uniform.tolist(), strata.tolist()):
+        cell = next(k for k, level in enumerate(cdf.tolist()) if level > (stratum + u) / num * float(cdf[-1]))
+        assert row == [cell // 9 % 3, cell // 3 % 3, cell % 3]
+        assert own == (cell // 27 if target_class is None else target_class)
