@@ -71,6 +71,9 @@ def test_errors_are_visits_times_divergences(policy) -> None:
     assert weights == sorted(weights, reverse=True)
     for most in range(1, len(states)):
         assert score_error_by_state(target, learned, guidance, 1, most, policy) == (states[:most], by_level)
+    for half in (SplitDenoiser(learned, exact), SplitDenoiser(exact, learned)):  # one conditional is wrong, one is not
+        whole, _ = score_error_by_state(target, half, guidance, 1, 10**6, policy)
+        assert score_error_by_state(target, half, guidance, 1, 3, policy)[0] == whole[:3]
     assert len(score_error_by_state(random_target(3, 3), Inconsistent(3, 3, 2), guidance, 1)[0]) == 20
 
 
