@@ -181,8 +181,8 @@ def best_schedule(
     d = target.num_dims
     constant = torch.full((d,), float(w), dtype=torch.float64)
     # few local minima, and the flat start at w = -1 is one: late guidance, the constant, the class itself, early ones
-    rising = torch.linspace(0, 1, d, dtype=torch.float64) if d > 1 else torch.ones(1, dtype=torch.float64)
-    starts = [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros(d, dtype=torch.float64)]
+    rising = torch.linspace(0, 1, d, dtype=torch.float64)
+    starts = [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros_like(constant)]
     starts += [torch.tensor(strengths, dtype=torch.float64) for strengths in more_starts]
     if objective == "tv":  # not smooth where it is best: from where KL is
         smooth = kl_to(reference)

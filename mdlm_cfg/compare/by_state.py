@@ -35,10 +35,9 @@ class SplitDenoiser:
         return by_label(tokens, classes, self.num_classes + 1, self._of_label)
 
     def _of_label(self, tokens: Tensor, k: int) -> Tensor:
-        labels = tokens.new_full((len(tokens),), k)
         if k == self.num_classes:
-            return self.unconditional(tokens, labels)
-        log_probs = self.conditional(tokens, labels)
+            return self.unconditional(tokens, None)
+        log_probs = self.conditional(tokens, tokens.new_full((len(tokens),), k))
         outside = self.unconditional(tokens, None) == -torch.inf
         if not bool((outside & (log_probs > -torch.inf)).any()):
             return log_probs

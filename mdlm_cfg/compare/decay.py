@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 
 import torch
 from torch import Tensor
@@ -64,16 +65,14 @@ class Waiting:
             raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
         # P(still masked) is at most that of D stages at the slowest rate, one after another
         high = math.log(self.lattice.num_dims / level) * self.lattice.num_dims / self.slowest
-        low = high * 1e-12
+        low = high
         for _ in range(BRACKETS):
+            low *= 1e-12
             if self._above(low, level):
                 break
-            low *= 1e-12
         else:
             raise ArithmeticError(f"TV stays below {level} down to tau = {low:g}")
-        for _ in range(60):
-            if high / low < 1 + 1e-9:
-                break
+        while high / low >= 1 + 1e-9:
             middle = math.sqrt(low * high)
             low, high = (middle, high) if self._above(middle, level) else (low, middle)
         return math.sqrt(low * high)
@@ -238,7 +237,4 @@ def tv_decay(
 
 def _slope(x: list[float], y: list[float]) -> float:
     """The least-squares slope of y against x; nan for fewer than two points."""
-    if len(x) < 2:
-        return math.nan
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx) ** 2 for a in x)
+    return linear_regression(x, y).slope if len(x) > 1 else math.nan

@@ -48,8 +48,9 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
     """
     d = target.num_dims
     support = target.class_pmf(target_class) > 0
-    others = target.pmf - target.class_weights[target_class] * target.class_pmf(target_class)
-    others = torch.where(others > 1e-15 * target.pmf, others, 0.0)  # what subtraction leaves of an exact zero
+    weights = target.class_weights.clone()
+    weights[target_class] = 0  # a difference to the whole mixture would leave its rounding of an exact zero
+    others = torch.tensordot(weights, target.class_pmfs, dims=1)
     shared = support & (others > 0)
     code = torch.zeros(support.shape, dtype=torch.int64)  # bit i: the i-th coordinate overlaps
     for i in range(d):
@@ -70,7 +71,7 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
 
 def _name(subset: tuple[int, ...], num_dims: int) -> str:
     if num_dims == 2:
-        return {0: "R1", 1: f"R2,{subset[0] + 1}" if subset else "", 2: "R3"}[len(subset)]
+        return f"R2,{subset[0] + 1}" if len(subset) == 1 else "R3" if subset else "R1"
     return "private" if not subset else "overlaps in " + ",".join(str(i + 1) for i in subset)
 
 
@@ -114,6 +115,6 @@ def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate"
             top = best.flatten(0, 1).index_select(0, lattice.rows[level][j])
             tied = ratio >= lattice.insert(top, level, j) - TIE
             edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
-        base = log_cond[level].masked_fill(log_cond[level] == NEG_INF, 0.0)
+        base = torch.zeros_like(log_cond[level])  # a factor of the state, which no kind's shares depend on
         flow = push(rates_from_edges(edges, base, kind, lattice, level), flow, lattice, level)
     return flow.reshape([lattice.num_tokens] * lattice.num_dims)

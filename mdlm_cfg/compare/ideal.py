@@ -106,12 +106,13 @@ def departure(
         by_level.append(float(weighted.sum()))
         tokens = lattice.tokens(level)
         for row in weighted.topk(min(most, len(weighted))).indices.tolist():
-            state = StateDeparture(tuple(tokens[row].tolist()), float(flow.flatten()[row]), float(kl.flatten()[row]))
-            states.append(state)
+            visits, divergence = float(flow.flatten()[row]), float(kl.flatten()[row])
+            if visits > 0:
+                states.append(StateDeparture(tuple(tokens[row].tolist()), visits, divergence))
         mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi)
         flow = push(mixed.rates(), flow, lattice, level)
-    states.sort(key=lambda s: -s.visits * s.kl if s.visits > 0 else 0.0)
-    return Departure(tuple(by_level), tuple(s for s in states[:most] if s.visits > 0))
+    states.sort(key=lambda s: -s.visits * s.kl)
+    return Departure(tuple(by_level), tuple(states[:most]))
 
 
 def _level_kl(best: LevelChoices, guided: LevelChoices, lattice: Lattice, level: int) -> Tensor:

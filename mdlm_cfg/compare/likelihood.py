@@ -23,6 +23,7 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
+NEG_INF = float("-inf")
 MAX_ROWS = 4096  # partial states a denoiser is asked for at a time
 NextOf = Callable[[int, Tensor, Tensor], Tensor]  # (place, tokens, log-probs) -> the coordinate of every row, (B,)
 
@@ -60,9 +61,9 @@ class Likelihood:
     @classmethod
     def of(cls, log_probs: Tensor) -> Likelihood:
         """All the bounds that orders of these log-probabilities give, (n, k)."""
-        alone, orders = cls(log_probs, {}), log_probs.shape[1]
-        sizes = [size for size in (2**j for j in range(orders.bit_length())) if size < orders] + [orders]
-        return cls(log_probs, {size: Bound.of(alone.of_each(size)) for size in sizes})
+        orders = log_probs.shape[1]
+        sizes = dict.fromkeys([*(2**j for j in range(orders.bit_length())), orders])
+        return cls(log_probs, {size: Bound.of(_of_each(log_probs, size)) for size in sizes})
 
     @property
     def nelbo(self) -> Bound:
@@ -80,12 +81,17 @@ class Likelihood:
 
     def of_each(self, size: int) -> Tensor:
         """-ln (1/size) sum over `size` orders, the mean over as many groups of orders as there are: (n,) in nats."""
-        groups = self.log_probs[:, : self.log_probs.shape[1] // size * size].unflatten(1, (-1, size))
-        return -(groups.logsumexp(dim=2) - math.log(size)).mean(dim=1)
+        return _of_each(self.log_probs, size)
 
     def fall(self, size: int) -> Bound:
         """By how much the bound from `size` orders is below that from one: what samples differ in cancels."""
         return Bound.of(self.of_each(1) - self.of_each(size))
+
+
+def _of_each(log_probs: Tensor, size: int) -> Tensor:
+    """See `Likelihood.of_each`."""
+    groups = log_probs[:, : log_probs.shape[1] // size * size].unflatten(1, (-1, size))
+    return -(groups.logsumexp(dim=2) - math.log(size)).mean(dim=1)
 
 
 def likelihood(
@@ -166,7 +172,7 @@ def _by_policy(policy: Policy, mask_id: int, generator: torch.Generator | None) 
     """Coordinates as a policy draws them at w = 0, where Z_i = 1 and r_i is the conditional itself."""
 
     def next_of(place: int, tokens: Tensor, log_probs: Tensor) -> Tensor:
-        log_z = torch.zeros_like(log_probs[..., 0]).masked_fill(tokens != mask_id, float("-inf"))
+        log_z = log_probs.new_zeros(tokens.shape).masked_fill(tokens != mask_id, NEG_INF)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         log_choice = policy.log_choice(log_z, lambda: log_probs, places)
         uniform = torch.rand(log_z.shape, generator=generator, device=log_z.device, dtype=torch.float64)
@@ -271,7 +277,7 @@ def _exact_nelbo(target: TableMixture, denoiser: Denoiser, target_class: int | N
         cost = 0.0
         for chunk, weight in zip(tokens.split(MAX_ROWS), p.split(MAX_ROWS)):
             exact, ours = (conditionals(d, chunk, target_class) for d in (own, denoiser))
-            terms = torch.where(exact > float("-inf"), exact.exp() * -ours, 0.0)
+            terms = torch.where(exact > NEG_INF, exact.exp() * -ours, 0.0)
             here = (chunk == lattice.num_tokens)[..., None]
             cost += float(weight @ torch.where(here, terms, 0.0).sum(dim=(1, 2)))
         total += cost / len(marginal) / (lattice.num_dims - level)

@@ -100,11 +100,10 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     """
     law, empirical = law.cpu(), histogram(x, law.shape[0]).cpu()
     value = total_variation(law, empirical)
-    # only cells that were seen can be seen again; all others keep their probability as a difference
+    # only cells that were seen can be seen again; what all others differ by is constant, which centring takes away
     seen = empirical.flatten() > 0
     counts = multinomial_counts(empirical.flatten()[seen], len(x), num_resamples, generator)
-    unseen = float(law.flatten()[~seen].sum())
-    resampled = 0.5 * ((counts / len(x) - law.flatten()[seen]).abs().sum(dim=1) + unseen)
+    resampled = 0.5 * (counts / len(x) - law.flatten()[seen]).abs().sum(dim=1)
     centred = resampled - resampled.mean() + value
     low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, max(low, 0.0), high)

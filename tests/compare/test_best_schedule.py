@@ -11,8 +11,8 @@ from helpers import Inconsistent, random_target
 
 from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
-from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform
-from mdlm_cfg.compare.best_schedule import DifferentiablePush, best_schedule, kl_to, rises, trade_off, tv_to
+from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform, policy_of
+from mdlm_cfg.compare.best_schedule import DifferentiablePush, _descend, best_schedule, kl_to, rises, trade_off, tv_to
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.targets import toys
 
@@ -100,6 +100,57 @@ def test_what_is_found_is_no_worse_than_any_start():
     there = float(goal(terminal_law(learned, Guidance(list(start)), 0)))
     found = best_schedule(target, 2.0, 0, denoiser=learned, more_starts=[start])
     assert found.value <= min(there, best_schedule(target, 2.0, 0, denoiser=learned).value) + 1e-12
+
+
+@pytest.mark.parametrize("start", ["constant", "late", "a third and rising", "none", "given"])
+def test_each_of_its_starts_is_the_best_where_it_is_asked_for(start, monkeypatch):
+    # nothing descends, and the best law is that of one of the starts
+    monkeypatch.setattr("mdlm_cfg.compare.best_schedule._descend", lambda push, goal, w: w)
+    target, w, given = random_target(2, 4, seed=8), 1.7, (0.1, 0.7, -0.3, 2.6)
+    strengths = {
+        "constant": [w] * 4, "late": [0, w / 3, 2 * w / 3, w], "none": [0.0] * 4, "given": given,
+        "a third and rising": [0.3 * w, 1.6 / 3 * w, 2.3 / 3 * w, w],
+    }  # fmt: skip
+    law = terminal_law(target.denoiser(), Guidance(strengths[start]), 0)
+    found = best_schedule(target, w, 0, tv_to(law), more_starts=[given])
+    assert found.strengths.values == pytest.approx(strengths[start], abs=1e-15) and found.value < 1e-13
+    constant = terminal_law(target.denoiser(), Guidance(w), 0)
+    assert found.constant_value == pytest.approx(total_variation(law, constant), abs=1e-13)
+
+
+def test_where_no_descent_in_tv_moves_it_is_where_kl_is_best(monkeypatch):
+    squares = torch.zeros(2, 3, 3, dtype=torch.float64)  # that overlap in a corner
+    squares[0, :2, :2] = squares[1, 1:, 1:] = 0.25
+    target = TableMixture(squares, torch.tensor([0.5, 0.5]))
+    tilted, elsewhere = tilted_law(target, 2.0, 0), target.class_pmfs[0]
+
+    def stuck(push, goal, w):
+        return w if float(goal(elsewhere)) == float(tv_to(tilted)(elsewhere)) else _descend(push, goal, w)
+
+    monkeypatch.setattr("mdlm_cfg.compare.best_schedule._descend", stuck)
+    best = best_schedule(target, 2.0, 0, "tv")
+    assert total_variation(terminal_law(target.denoiser(), best.guidance, 0), tilted) < 1e-6
+
+
+def test_a_descent_ends_at_the_bottom_of_a_narrow_valley_and_stays_where_there_is_none():
+    def valley(w):
+        return (1 - w[0]) ** 2 + 1000 * (w[1] - w[0] ** 2) ** 2
+
+    w = torch.tensor([-0.9, 2.0], dtype=torch.float64)
+    assert torch.allclose(_descend(lambda w: w, valley, w), torch.ones(2, dtype=torch.float64), atol=1e-6)
+    for start in ([0.7, -0.4, 2.0], [0.0, -0.9, 50.0]):
+        w = torch.tensor(start, dtype=torch.float64)
+        assert torch.allclose(_descend(lambda w: w, lambda w: 0 * w.sum(), w), w, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["confidence", Uniform(), FixedOrder([1, 0])], ids=str)
+def test_under_a_policy_the_chain_is_that_of_the_policy(policy):
+    target, learned = random_target(2, 2, seed=9), Inconsistent(2, 2, 2)
+    best = best_schedule(target, 2.0, 1, policy=policy, denoiser=learned)
+    law = terminal_law(learned, best.guidance, 1, policy)
+    assert best.policy == policy_of(policy) and (best.law - law).abs().max() < 1e-12
+    assert best.value == pytest.approx(kl_divergence(tilted_law(target, 2.0, 1), law), abs=1e-12)
+    assert (best_schedule(target, 2.0, 1, denoiser=learned).law - law).abs().max() > 1e-3
 
 
 def test_rising_is_never_falling():

@@ -13,7 +13,13 @@ from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
 from mdlm_cfg.chain.policies import Confidence, Uniform
 from mdlm_cfg.compare.by_state import SplitDenoiser, score_error_by_state
 from mdlm_cfg.compare.ledger import LINES, ledger_laws, ledger_of, predicted_sample_tv
-from mdlm_cfg.compare.metrics import kl_divergence, mean_and_covariance, multinomial_counts, total_variation
+from mdlm_cfg.compare.metrics import (
+    expected_sampling_tv,
+    kl_divergence,
+    mean_and_covariance,
+    multinomial_counts,
+    total_variation,
+)
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.support.seeds import generator_for
 
@@ -63,12 +69,15 @@ def test_errors_are_visits_times_divergences(policy) -> None:
     assert [list(pair) for pair in by_level] == [pytest.approx(pair, rel=1e-9) for pair in levels]
     weights = [s.visits * (s.kl_conditional + s.kl_unconditional) for s in states]
     assert weights == sorted(weights, reverse=True)
-    few, same = score_error_by_state(target, learned, guidance, 1, 4, policy)
-    assert few == states[:4] and same == by_level
+    for most in range(1, len(states)):
+        assert score_error_by_state(target, learned, guidance, 1, most, policy) == (states[:most], by_level)
+    for half in (SplitDenoiser(learned, exact), SplitDenoiser(exact, learned)):  # one conditional is wrong, one is not
+        whole, _ = score_error_by_state(target, half, guidance, 1, 10**6, policy)
+        assert score_error_by_state(target, half, guidance, 1, 3, policy)[0] == whole[:3]
     assert len(score_error_by_state(random_target(3, 3), Inconsistent(3, 3, 2), guidance, 1)[0]) == 20
 
 
-def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none() -> None:
+def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = Inconsistent(2, 2, 2, seed=1), Inconsistent(2, 2, 2, seed=2)
     split, tokens = SplitDenoiser(a, b), torch.tensor([[2, 2], [0, 2]])
     assert (split.num_tokens, split.num_dims, split.num_classes, split.device) == (2, 2, 2, torch.device("cpu"))
@@ -77,6 +86,12 @@ def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none() -> N
     for k in (0, 1):
         classes = torch.full((2,), k)
         assert torch.equal(split(tokens, classes), a(tokens, classes))
+    # row by row; and as on an accelerator, which is not asked which classes there are
+    tokens, classes = torch.cartesian_prod(*[torch.arange(3)] * 3).split([2, 1], dim=1)
+    expected = torch.where((classes == 2)[..., None], b(tokens, None), a(tokens, classes.squeeze(1)))
+    for waits in (True, False):
+        monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values, waits=waits: waits)
+        assert torch.equal(split(tokens, classes.squeeze(1)), expected)
 
 
 def test_a_learned_class_is_restricted_to_what_the_exact_mixture_allows() -> None:
@@ -119,6 +134,7 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
         assert shared.score_share[name] == pytest.approx(share, abs=1e-12)
     states, by_level = score_error_by_state(target, learned, guidance, z, policy=made.policy)
     assert shared.states == states and shared.visit_error == by_level
+    assert found.expected_noise == pytest.approx(expected_sampling_tv(laws["L3'"], 400), rel=1e-12)
     assert len(visit_law(exact, guidance, z, policy)) == 3
     with pytest.raises(ValueError, match="make the ledger's laws with its policy"):
         ledger_of(shared, Sampler(policy="margin"), 10)
@@ -131,8 +147,14 @@ def test_a_prediction_is_quantiles_of_drawn_histograms(monkeypatch: pytest.Monke
     tv = 0.5 * (counts / 50 - reference.flatten()).abs().sum(dim=1)
     assert found.value == pytest.approx(float(tv.mean()), rel=1e-12)
     assert (found.low, found.high) == pytest.approx((float(tv.quantile(0.005)), float(tv.quantile(0.995))), rel=1e-9)
+    assert predicted_sample_tv(reference, law, 50, generator=generator_for("p")) == predicted_sample_tv(
+        reference, law, 50, 1000, generator_for("p")
+    )
     # some at a time, and one by one where a histogram has more cells than are held
-    for cells in (9 * 128, 4):
+    for cells, blocks in ((9 * 128, [128, 128, 44]), (4, [1] * 300)):
         monkeypatch.setattr("mdlm_cfg.compare.ledger.DRAWN_CELLS", cells)
-        again = predicted_sample_tv(reference, law, 50, 300, generator_for("p", cells))
+        again, g = predicted_sample_tv(reference, law, 50, 300, generator_for("p", cells)), generator_for("p", cells)
+        counts = torch.cat([multinomial_counts(law.flatten(), 50, size, g) for size in blocks])
+        tv = 0.5 * (counts / 50 - reference.flatten()).abs().sum(dim=1)
+        assert again.value == pytest.approx(float(tv.mean()), rel=1e-12)
         assert again.value == pytest.approx(found.value, rel=0.02)

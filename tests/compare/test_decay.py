@@ -11,7 +11,7 @@ import torch
 from helpers import Inconsistent, random_target
 from oracle import Chain
 
-from mdlm_cfg import Guidance, TableMixture, law_at
+from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, law_at
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.decay import certain_states, log_still_masked, slowest_exit, time_to_tv, tv_decay
@@ -74,9 +74,22 @@ def test_overlapping_squares_saturate_at_the_unguided_rate():
     assert decay.fit_slope[1] < 0.05 < decay.fit_slope[0] and "saturates" in decay.statement
 
 
-def test_a_level_outside_zero_one_is_refused():
+@pytest.mark.parametrize("level", [-0.5, 0.0, 1.0, 1.5])
+def test_a_level_outside_zero_one_is_refused(level):
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
-        time_to_tv(toys.toy_1d_overlap().denoiser(), Guidance(0.0), 0, 1.5)
+        time_to_tv(toys.toy_1d_overlap().denoiser(), Guidance(0.0), 0, level)
+
+
+def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch):
+    # strong guidance leaves quickly but where the chain hardly ever comes
+    target, w = random_target(2, 2, seed=3), 400.0
+    tau = time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
+    assert tau < 1e-24 / slowest_exit(target.denoiser(), Guidance(w), 0)
+    law = Chain(target.denoiser(), w, "rate", 0).law_at_by_paths(tau)
+    assert 1 - float(law[:2, :2].sum()) == pytest.approx(0.05, rel=1e-7)
+    monkeypatch.setattr("mdlm_cfg.compare.decay.BRACKETS", 2)
+    with pytest.raises(ArithmeticError, match=r"stays below 0\.05 down to tau = .*e-3"):
+        time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
 
 
 def test_certain_states_of_all_levels_come_the_likeliest_first():
@@ -141,3 +154,24 @@ def test_the_slowest_exit_is_that_of_the_visited_states():
             if 2 in state and float(target.class_pmfs[k][tuple(slice(None) if v == 2 else v for v in state)].sum()) > 0
         ]
         assert slowest_exit(target.denoiser(), Guidance(2.0), k) == pytest.approx(min(exits))
+
+
+def test_the_slowest_exit_may_be_that_of_a_state_that_is_hardly_ever_visited():
+    for rare in (1e-60, 0.0):
+        first = torch.tensor([[rare, 0.9, 0.1], [0.0, 0.1, 0.9]], dtype=torch.float64)
+        second = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]], dtype=torch.float64)
+        target = TableMixture(first[:, :, None] * second[:, None, :], torch.tensor([0.5, 0.5]))
+        slowest = slowest_exit(target.denoiser(), Guidance(2.0), 0)
+        # after the value 0 alone the class is certain
+        assert slowest == pytest.approx(1.0) if rare else slowest > 1.1
+
+
+def test_a_chain_that_stops_short_is_refused_by_the_name_of_its_class():
+    # the second coordinate is always 0 under class 1, and always 1 in the mixture
+    def answer(tokens, classes):
+        rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
+        rows[:, 1] = torch.where((classes == 1)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+        return rows.log()
+
+    with pytest.raises(ValueError, match="under class 1 ends in states with masks with probability 1"):
+        slowest_exit(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)

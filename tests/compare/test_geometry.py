@@ -96,3 +96,11 @@ def test_regions_in_three_dimensions_are_told_by_their_projections(target_class)
     assert {r.name for r in parts if r.shared} == {"shared"} & set(expected) and len(expected) > 2
     assert all(r.shared or len(r.overlapping) == sum(letter.isdigit() for letter in r.name) for r in parts)
     assert [r.shared for r in parts] == sorted(r.shared for r in parts)
+
+
+def test_a_point_is_shared_however_small_its_probability():
+    pmfs = torch.tensor([[[0.5, 1e-20], [0.0, 0.5]], [[0.0, 1e-30], [0.0, 1.0]]], dtype=torch.float64)
+    target = TableMixture(pmfs, torch.tensor([0.5, 0.5]))
+    for target_class in (0, 1):
+        shared = [r.mask.nonzero().tolist() for r in regions(target, target_class) if r.shared]
+        assert shared == [[[0, 1], [1, 1]]]

@@ -56,6 +56,22 @@ def test_the_total_is_the_divergence_of_the_paths(policy):
     assert found.total >= kl_divergence(tilted, terminal_law(denoiser, guidance, 0, policy)) - 1e-12
 
 
+def test_what_an_order_never_asks_for_is_no_departure():
+    # the second coordinate follows the first; the other way round the rule lacks what the ideal has
+    target, guidance, rule = random_target(2, 2, seed=4), Guidance(1.5), Inconsistent(2, 2, 2)
+    impossible = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
+    rule.table[:, 8, 1] = rule.table[:, 6:8, 0] = impossible  # of (mask, mask), and of (mask, v)
+    tilted, total = tilted_law(target, 1.5, 0), 0.0
+    for x in product(range(2), repeat=2):
+        first, second = (rho_of(rule, guidance, 0, state)[i] for i, state in ((0, (2, 2)), (1, (x[0], 2))))
+        chance = first[x[0]] / sum(first) * second[x[1]] / sum(second)
+        total += float(tilted[x]) * math.log(float(tilted[x]) / chance)
+    found = departure(target, guidance, 0, "fixed_order", denoiser=rule)
+    assert found.total == pytest.approx(total, abs=1e-12)
+    assert {s.state for s in found.states} == {(2, 2), (0, 2), (1, 2)}
+    assert departure(target, guidance, 0, "uniform", denoiser=rule).total == math.inf
+
+
 def test_states_are_the_worst_and_sum_to_the_levels():
     target = random_target(2, 3, seed=5)
     found = departure(target, Guidance(2.0), 1, most=10**6)

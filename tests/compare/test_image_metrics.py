@@ -76,6 +76,7 @@ def test_the_nearest_image_is_found_across_chunks(monkeypatch: pytest.MonkeyPatc
     x = images(6, 30, seed=2)
     assert torch.equal(nearest_image(x, reference)[0], pixel_distance(x, reference).min(1).values)
     assert nearest_image(x[:1], x[:1].repeat(9, 1))[1].tolist() == [0]  # of equals, the first
+    assert index.dtype == torch.int64  # what places are asked for by
 
 
 def test_accuracy_is_counted_per_class() -> None:
@@ -222,4 +223,8 @@ def test_leading_component_is_as_long_as_its_standard_deviation() -> None:
     found = leading_component(covariance)
     torch.testing.assert_close(found.abs(), 2 * axes[:, 1].abs())
     torch.testing.assert_close(covariance @ found, 4 * found)
-    assert found.sum() >= 0 and not leading_component(torch.zeros(3, 3)).any()
+    assert not leading_component(torch.zeros(3, 3)).any()
+    for _ in range(20):  # the sum of the one sign is minus that of the other
+        covariance = torch.cov(0.1 * torch.randn(4, 9, generator=g, dtype=torch.float64))
+        found = leading_component(covariance)
+        assert found.sum() > 0 and torch.allclose(covariance @ found, found.square().sum() * found)

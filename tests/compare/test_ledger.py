@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.policies import Confidence
 from mdlm_cfg.compare.by_state import score_error_by_state
-from mdlm_cfg.compare.ledger import ledger_of, predicted_sample_tv
+from mdlm_cfg.compare.ledger import ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.support.seeds import generator_for
@@ -141,3 +142,27 @@ def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
     assert ledger.shared.visit_error == by_level and len(by_level) == len(visits) - 1
     with pytest.raises(ValueError, match="cannot be entered in a ledger of the order normalized"):
         ledger_of(own.shared, sampler, 100)
+
+
+@pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
+@pytest.mark.parametrize("strength", [2.0, linear_ramp(0, 2)], ids=str)
+def test_the_targets_own_denoiser_is_judged_without_a_score_error(strength, policy):
+    target, guidance = random_target(3, 2, k=3, seed=8), Guidance(strength)
+    own = ledger_laws(target, None, guidance, 2, policy)
+    learned = ledger_laws(target, target.denoiser(), guidance, 2, policy)  # the same, as if nobody knew
+    assert own.target is target and own.learned is None and own.guidance is guidance
+    assert own.target_class == 2 and own.policy is policy and set(own.laws) == set(learned.laws)
+    assert all(torch.allclose(own.laws[name], law, atol=1e-12) for name, law in learned.laws.items())
+    assert (own.score_share, own.states, own.visit_error) == ({}, [], [])
+    made = Sampler("event_leaping", events=2, policy=policy)
+    found, same = (ledger_of(laws, made, 500, generator_for("own")) for laws in (own, learned))
+    assert found.tv["score error"] == 0 and found.tv["discretisation error"] > 0.001
+    assert found.tv == pytest.approx(same.tv, abs=1e-12)
+
+
+def test_a_sampler_by_its_name_is_made_of_its_steps_and_schedule():
+    target, learned, guidance = random_target(2, 2), Inconsistent(2, 2, 2), Guidance(1.0)
+    found = error_ledger(target, learned, guidance, 0, "tau_leaping", 3, "cosine", num_samples=10)
+    assert found.sampler == Sampler("tau_leaping", 3, "cosine") != Sampler("tau_leaping", 3)
+    found = error_ledger(target, learned, guidance, 0)
+    assert found.sampler == Sampler() and found.num_samples == 10_000

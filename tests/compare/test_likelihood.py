@@ -11,7 +11,15 @@ from helpers import Inconsistent, random_target
 
 from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, Policy
-from mdlm_cfg.compare.likelihood import Bound, _by_policy, exact_likelihood, exact_nll, likelihood, nelbo_bound
+from mdlm_cfg.compare.likelihood import (
+    Bound,
+    Likelihood,
+    _by_policy,
+    exact_likelihood,
+    exact_nll,
+    likelihood,
+    nelbo_bound,
+)
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -120,6 +128,8 @@ def test_the_nelbo_by_masks_is_the_bound_from_one_order():
         found = nelbo_bound(denoiser, x, labels, num_draws=2, generator=generator_for("draws"))
         exact = sum(a * exact_likelihood(target, denoiser, k).nelbo for a, k in parts)
         assert abs(found.value - exact) < 4 * found.standard_error and found.standard_error < 0.02
+    found = nelbo_bound(denoiser, x[:9], classes[:9], generator=generator_for("draws"))
+    assert found == nelbo_bound(denoiser, x[:9], classes[:9], 4, generator_for("draws"))
 
 
 def test_what_is_told_of_progress_rises_to_all():
@@ -133,6 +143,23 @@ def test_a_bound_is_a_mean_with_its_standard_error():
     two, three = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 6.0])
     assert Bound.of(two) == Bound(1.5, pytest.approx(0.5))
     assert Bound.of(three) == Bound(3.0, pytest.approx(three.std().item() / math.sqrt(3)))
+
+
+@pytest.mark.parametrize("orders", [1, 2, 3, 5, 8])
+def test_bounds_and_their_falls_are_those_of_groups_of_orders(orders):
+    rows = torch.randn(6, orders, generator=generator_for("orders", orders), dtype=torch.float64) - 3
+    found = Likelihood.of(rows)
+    each = {}
+    for size in sorted({1, 2, 4, 8, orders}):
+        if size <= orders:  # the orders that fill no group are left out
+            starts = range(0, orders // size * size, size)
+            groups = [[sum(map(math.exp, row[k : k + size])) / size for k in starts] for row in rows.tolist()]
+            each[size] = torch.tensor([-sum(map(math.log, row)) / len(row) for row in groups], dtype=torch.float64)
+    assert list(found.bounds) == list(each)
+    for size, values in each.items():
+        for bound, apart in ((found.bounds[size], values), (found.fall(size), each[1] - values)):
+            assert bound.value == pytest.approx(float(apart.mean()), abs=1e-12)
+            assert bound.standard_error == pytest.approx(float(apart.std()) / math.sqrt(6), abs=1e-12)
 
 
 def test_many_orders_and_many_masks_of_few_samples_are_allowed():

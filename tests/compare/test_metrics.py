@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -68,6 +69,10 @@ def test_relative_difference():
     a, b = torch.diag(torch.tensor([2.0, 3.0])).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
     out = relative_difference(a, b)
     assert abs(out["frobenius"] - 1 / math.sqrt(10)) < 1e-15 and abs(out["spectral"] - 1 / 3) < 1e-15
+    a, b = torch.randn(2, 3, 3, generator=generator_for("matrices"), dtype=torch.float64)
+    for name, order in (("frobenius", "fro"), ("spectral", 2)):
+        expected = np.linalg.norm((a - b).numpy(), order) / np.linalg.norm(b.numpy(), order)
+        assert relative_difference(a, b)[name] == pytest.approx(expected, rel=1e-12)
     a, b = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.0, 2.0]).double()
     assert relative_difference(a, b) == {"euclidean": pytest.approx(math.sqrt(13) / 2)}
 
@@ -110,6 +115,9 @@ def test_the_bootstrap_resamples_the_histogram_and_centres_it():
     centred = distances - distances.mean() + found.value
     assert found.low == pytest.approx(max(0.0, float(centred.quantile(0.025))), abs=1e-12)
     assert found.high == pytest.approx(float(centred.quantile(0.975)), abs=1e-12)
+    assert sampled_tv(law, x, generator=generator_for("b")) == sampled_tv(law, x, 200, generator_for("b"))
+    line = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    assert sampled_tv(line, torch.tensor([[0], [1], [1], [1]]), 10).value == pytest.approx(0.05)
     # of samples that are all alike nothing is left to chance
     one = sampled_tv(law, torch.zeros(5, 2, dtype=torch.int64), 10)
     assert (one.low, one.value, one.high) == pytest.approx((0.7, 0.7, 0.7))

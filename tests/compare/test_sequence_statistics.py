@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mdlm_cfg.compare.sequences import (
     gram_law,
     gram_lengths,
     mean_pairwise_difference,
+    nearest_sequence,
     sequence_statistics,
 )
 from mdlm_cfg.support.errors import UserError
@@ -112,6 +114,17 @@ def test_only_few_enough_n_grams_are_counted() -> None:
     many = torch.full((1, 1, 60), 1 / 60, dtype=torch.float64)
     wide = HiddenMarkovMixture(torch.ones(1, 1), torch.ones(1, 1, 1), many, torch.ones(1), num_dims=5)
     assert gram_lengths(wide) == [1, 2]
+    assert [gram_lengths(SimpleNamespace(num_tokens=n, num_dims=3)) for n in (10**5, 10**5 + 1)] == [[1], []]
+
+
+@pytest.mark.parametrize("cells", [2**26, 60, 1])  # all at once, two at a time, one by one
+def test_the_nearest_sequence_is_that_of_loops(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.compare.sequences.CELLS", cells)
+    x, reference = (torch.randint(3, (n, 5), generator=torch.Generator().manual_seed(n)) for n in (7, 6))
+    expected = [min(sum(a != b for a, b in zip(p, q)) / 5 for q in reference.tolist()) for p in x.tolist()]
+    found = nearest_sequence(x, reference)
+    assert found.tolist() == expected and found.dtype == torch.float64
+    assert nearest_sequence(reference, reference).tolist() == [0.0] * 6
 
 
 def test_what_cannot_be_described_is_refused() -> None:

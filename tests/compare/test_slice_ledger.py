@@ -70,3 +70,14 @@ def test_the_tilted_law_of_a_slice_is_that_of_bayes_table() -> None:
     laws = slice_laws(part, part, Guidance(1.5), 0, Sampler())
     assert float((laws["L1"] - tilted_law(bayes(target), 1.5, 0)).abs().max()) < 1e-12
     assert torch.equal(laws["L2"], laws["L3"])
+
+
+def test_a_slice_of_one_coordinate_has_a_ledger() -> None:
+    target, guidance, state = random_target(2, 4, seed=4), Guidance(2.0), torch.tensor([0, 1, 2, 1])
+    part = slice_denoiser(target.denoiser(), state)
+    laws = slice_laws(part, part, guidance, 1, Sampler())
+    x = Sampler().draw(target.denoiser(), guidance, 1, 2000, generator_for("one"), start=state)[:, [2]]
+    found = slice_ledger(laws, Sampler(), x, generator_for("interval"))
+    ones = float(x.double().mean())
+    assert found.laws["L4"].tolist() == pytest.approx([1 - ones, ones])
+    assert found.tv["total"] == pytest.approx(abs(ones - float(laws["L2"][1]))) and found.closes

@@ -67,6 +67,7 @@ def test_the_expected_distance_is_half_the_means_of_folded_normals(n: int) -> No
     assert expected_weighted_tv(weights, reference, n) == pytest.approx(folded(q, variance), rel=1e-9)
     certain = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert expected_tv(certain, torch.tensor([0.4, 0.6], dtype=torch.float64), n) == pytest.approx(0.6)
+    assert expected_tv(certain, certain, n) == 0  # of a cell that neither has, nothing is uncertain
 
 
 def test_weights_of_one_are_no_weights() -> None:
@@ -77,7 +78,7 @@ def test_weights_of_one_are_no_weights() -> None:
     assert first_to_pay(weights, law, law) is None
 
 
-def test_weights_pay_from_where_the_expected_distances_cross() -> None:
+def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest.MonkeyPatch) -> None:
     target, guidance = random_target(3, 3, seed=1), Guidance(2.0)
     weights, law = tilted_weights(target.denoiser(), guidance, 0), terminal_law(target.denoiser(), guidance, 0)
     tilted = tilted_law(target, 2.0, 0)
@@ -89,6 +90,12 @@ def test_weights_pay_from_where_the_expected_distances_cross() -> None:
     steps = [10 ** (k / 8) for k in range(97)]
     pays = [expected_weighted_tv(weights, tilted, m) < expected_tv(law, tilted, m) for m in steps]
     assert n == math.ceil(min(m for k, m in enumerate(steps) if all(pays[k:])))
+    # looked for up to the last of its numbers, and no further
+    monkeypatch.setattr("mdlm_cfg.compare.weighted.PER_DECADE", 1)
+    last = math.ceil(math.log10(n))
+    for decades, expected in ((last - 1, None), (last, 10**last), (last + 1, 10**last)):
+        monkeypatch.setattr("mdlm_cfg.compare.weighted.MOST_DECADES", decades)
+        assert first_to_pay(weights, law, tilted) == expected
     assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact scores is none
     assert expected_tv(law, tilted, 1e14) == pytest.approx(total_variation(law, tilted), abs=1e-6)
 
