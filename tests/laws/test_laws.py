@@ -10,10 +10,11 @@ from helpers import CASES, Opaque, case_id, case_target, random_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law
+from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.schedules import exponential
+from mdlm_cfg.laws import rates
 from mdlm_cfg.laws.push import plain_weights, visit_law
 from mdlm_cfg.targets import toys
 
@@ -162,6 +163,17 @@ def test_refusals():
 
     with pytest.raises(ValueError, match=r"needs about .* GiB"):
         terminal_law(Large(), Guidance(1.0), 0)
+
+
+def test_what_a_law_takes_is_held_against_the_memory_there_is(monkeypatch):
+    lattice = Lattice(3, 10)
+    monkeypatch.setattr(rates, "memory_allowed", lambda: 8 * lattice.num_states)  # one number a state
+    with pytest.raises(UserError, match=r"on \(3\+1\)\^10 = 1\.05e\+06 partial states needs about .* GiB"):
+        rates.refuse_if_too_large(lattice)
+    monkeypatch.setattr(rates, "memory_allowed", lambda: 8000 * lattice.num_states)
+    rates.refuse_if_too_large(lattice)
+    with pytest.raises(UserError, match="needs about"):
+        rates.refuse_if_too_large(lattice, states_kept=8000)
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
