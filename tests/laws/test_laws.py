@@ -9,12 +9,12 @@ import torch
 from helpers import CASES, Opaque, case_id, case_target, random_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import Chain
 
-from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
+from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.schedules import exponential
-from mdlm_cfg.laws import rates
 from mdlm_cfg.laws.push import plain_weights, visit_law
 from mdlm_cfg.targets import toys
 
@@ -165,15 +165,21 @@ def test_refusals():
         terminal_law(Large(), Guidance(1.0), 0)
 
 
-def test_what_a_law_takes_is_held_against_the_memory_there_is(monkeypatch):
-    lattice = Lattice(3, 10)
-    monkeypatch.setattr(rates, "memory_allowed", lambda: 8 * lattice.num_states)  # one number a state
-    with pytest.raises(UserError, match=r"on \(3\+1\)\^10 = 1\.05e\+06 partial states needs about .* GiB"):
-        rates.refuse_if_too_large(lattice)
-    monkeypatch.setattr(rates, "memory_allowed", lambda: 8000 * lattice.num_states)
-    rates.refuse_if_too_large(lattice)
-    with pytest.raises(UserError, match="needs about"):
-        rates.refuse_if_too_large(lattice, states_kept=8000)
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("most", [0, 10**6])
+@pytest.mark.parametrize("range_", [-1.0, 600.0])
+def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
+    # by one call for all values or by one for each, by weights or by logarithms
+    monkeypatch.setattr("mdlm_cfg.laws.push.SMALL", most)
+    monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", range_)
+    target, guidance = random_target(3, 3, k=2, seed=2, zeros=0.2), Guidance(2.0, kind)
+    chain = Chain(target.denoiser(), 2.0, kind, 1)
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        levels = visit_law(denoiser, guidance, 1)
+        assert [tuple(flow.shape) for flow in levels] == [(math.comb(3, level), 3**level) for level in range(4)]
+        assert all(abs(float(flow.sum()) - 1) < 1e-13 for flow in levels)
+        assert (levels[-1].reshape(3, 3, 3) - chain.terminal_by_generator()).abs().max() < 1e-13
+        assert (law_at(denoiser, guidance, 1, 0.7) - chain.law_at(0.7)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])

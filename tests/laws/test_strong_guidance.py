@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers import Opaque, random_target
 from mpmath import mpf
-from oracle import Chain
 
 from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain import doubled
@@ -165,30 +164,6 @@ def test_law_in_time_under_strong_guidance(w) -> None:
         ours = law_at(target.denoiser(), Guidance(w), 0, tau)
         assert float((ours[:5] - law * -math.expm1(-z * tau)).abs().max()) < 1e-10
         assert abs(float(log_still_masked(target.denoiser(), Guidance(w), 0, [tau])[0]) + z * tau) < 1e-9
-
-
-@pytest.mark.parametrize("w", [[2e4, 2e4], [2e4, 3.0], [0.0, 2e4]])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("exact", [False, True])
-def test_law_in_time_under_strong_guidance_of_two_dimensions(w, kind, exact) -> None:
-    # ratios of 1 + 1 / w: rates are of order 1, and their rounding is one of 1e-12
-    if exact:  # all sums are, and the first ratio is 1 without a rest
-        base = torch.full((2, 2), 0.25, dtype=torch.float64)
-        target = mixture(base + torch.tensor([[3, -1], [1, -3]]) * 2.0**-16, base, weights=(0.5, 0.5))
-    else:
-        base, change = random_target(3, 2, k=2, seed=11, zeros=0.2).class_pmfs
-        moved = base * (1 + change * 9 / 2e4)
-        target = mixture(moved / moved.sum(), base, weights=(0.3, 0.7))
-    chain = Chain(target.denoiser(), lambda progress: [*w, 0.0][round(progress)], kind, 0)
-    for tau in (0.05, 0.4, 2.0):
-        ours = law_at(target.denoiser(), Guidance(w, kind), 0, tau)
-        assert float((ours - chain.law_at(tau)).abs().max()) < 1e-9
-
-
-def test_a_state_with_an_infinite_rate_is_named() -> None:
-    target = mixture(box([1.0, 0.0], 2), box([0.0, 1.0], 2), weights=(0.0, 1.0))
-    with pytest.raises(UserError, match=r"w = 1e\+06 gives an infinite rate in the partial state \(0, mask\): class 0"):
-        terminal_law(target.denoiser(), Guidance(1e6), 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
