@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from helpers import Opaque, random_target
-from oracle import Chain
+from oracle import Chain, fractions
 from torch import Tensor
 
-from mdlm_cfg import Guidance, law_at, terminal_law
+from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 
 Z = torch.tensor([[[1.0, 0.0, 2.0], [3.0, 0.0, 2.0]], [[4.0, 5.0, 0.0], [1.0, 7.0, 9.0]]], dtype=torch.float64)
@@ -76,6 +76,8 @@ def test_laws_of_a_kind_of_ones_own_by_brute_force(w, route, monkeypatch) -> Non
     assert (terminal_law(denoiser, guidance, z) - chain.terminal_by_orders()).abs().max() < 1e-12
     for tau in (0.1, 1.5):
         assert (law_at(denoiser, guidance, z, tau) - chain.law_at(tau)).abs().max() < 1e-12
+    law = chain.stepped("tau_leaping", fractions("linear", 3))
+    assert (stepped_law(denoiser, guidance, z, "tau_leaping", 3) - law).abs().max() < 1e-12
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent
+from helpers import Inconsistent, Opaque
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, law_at, terminal_law
 from mdlm_cfg.chain.lattice import Lattice
@@ -49,10 +49,13 @@ def test_a_state_with_an_infinite_rate_is_named(w, said):
     pmfs = torch.zeros(2, 2, 2)
     pmfs[0, 1, 1] = pmfs[1, 0, 0] = 1
     target = TableMixture(pmfs, torch.tensor([0.0, 1.0]))
-    said = rf"^w = {said} gives an infinite rate in the partial state \(1, mask\): class 0 has"
-    for kind in ("rate", "normalized"):  # no law goes by the states alone under `normalized`
-        with pytest.raises(UserError, match=said):
-            terminal_law(target.denoiser(), Guidance(w, kind), 0)
+    table = target.denoiser()
+    # named are where it leads, of a table, and where it comes from
+    for denoiser, state in ((table, r"\(1, mask\)"), (Opaque(table), r"\(mask, mask\)")):
+        message = rf"^w = {said} gives an infinite rate in the partial state {state}: class 0 has"
+        for kind in ("rate", "normalized"):  # no law goes by the states alone under `normalized`
+            with pytest.raises(UserError, match=message):
+                terminal_law(denoiser, Guidance(w, kind), 0)
 
 
 @pytest.mark.parametrize("z", [-1, 2, 3])
