@@ -260,7 +260,7 @@ class Entropy(_Best):
 
     def score(self, log_r: Tensor) -> Tensor:
         """sum_v r_i(v) ln r_i(v), in nats."""
-        return torch.where(log_r > NEG_INF, log_r.exp() * log_r.clamp(min=-1e300), 0.0).sum(dim=-1)
+        return (log_r.exp() * log_r.clamp(min=-1e300)).sum(dim=-1)  # 0 where r is, not NaN
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {

@@ -147,14 +147,11 @@ class EventStep:
         moving = torch.cat([values, stay], dim=-1)
         staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
         moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
-        most = min(self.count, num_masked)
-        events = (log_z > NEG_INF).sum(dim=1).clamp(max=most)  # fewer where fewer have a rate
-        for size in events.unique().tolist() if waits_for_nothing(events) else range(most + 1):
-            for subset, chance in subset_chances(log_weight, size, tier).items():
-                term = chance.where(events == size, 0.0)[:, None]
-                for i in range(num_masked):
-                    term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
-                moves += term
+        for subset, chance in subset_chances(log_weight, min(self.count, num_masked), tier).items():
+            term = chance[:, None]
+            for i in range(num_masked):
+                term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
+            moves += term
         return moves
 
 

@@ -95,6 +95,7 @@ def flows(
         made = policy_of(policy)
         for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
             flow = push(choices.rates(), flow, lattice, level)
+            refuse_lost(flow.sum(), target_class)
             yield flow
         return
     weights = plain_weights(denoiser, guidance, target_class, lattice)

@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
 from mdlm_cfg.chain.short import logsumexp_short
-from mdlm_cfg.laws.strong import Doubled, is_strong, scaled, strong_edges
+from mdlm_cfg.laws.strong import Doubled, is_strong, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
 
@@ -162,8 +162,8 @@ def _strong_rates(denoiser: Doubled, guidance: Guidance, target_class: int, latt
     for level, (edges, log_here, bests, r_here) in enumerate(strong_edges(denoiser, guidance, target_class, lattice)):
         high, low = (by_coordinate([best[k] for best in bests], lattice, level) for k in (0, 1))
         top = best_of((high, low), dim=1)
-        lead = scaled(table[level], log_quotient((high, low), top)).masked_fill(high == 0, 0.0)  # there edges are -inf
-        common = scaled(table[level], log_quotient((top[0][:, 0], top[1][:, 0]), r_here))
+        lead = (table[level] * log_quotient((high, low), top)).masked_fill(high == 0, 0.0)  # there edges are -inf
+        common = table[level] * log_quotient((top[0][:, 0], top[1][:, 0]), r_here)
         log_base = (log_here - common).masked_fill(r_here[0] == 0, 0.0)
         yield rates_from_edges(edges, log_base, guidance.kind, lattice, level, lead)
 

@@ -64,11 +64,6 @@ def strong_edges(
             r = lattice.split(r_there[0], level, j), lattice.split(r_there[1], level, j)
             best = best_of(r, dim=2)
             log_cond = lattice.split(log_there, level, j)
-            edges.append((log_cond + scaled(w, log_quotient(r, best))).masked_fill(log_cond == NEG_INF, NEG_INF))
-            bests.append((best[0].squeeze(2), best[1].squeeze(2)))
+            edges.append((log_cond + w * log_quotient(r, best)).masked_fill(log_cond == NEG_INF, NEG_INF))
+            bests.append(best)
         yield edges, log_here, bests, r_here
-
-
-def scaled(w: float, log_ratio: Tensor) -> Tensor:
-    """w times a log-ratio; 0 where w is 0."""
-    return w * log_ratio if w != 0 else torch.zeros_like(log_ratio)

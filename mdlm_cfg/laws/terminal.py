@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import flows
 from mdlm_cfg.laws.rates import refuse_lost, start
-from mdlm_cfg.laws.strong import is_strong, ratios, scaled
+from mdlm_cfg.laws.strong import is_strong, ratios
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -64,7 +64,7 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
     if target_class is not None and is_strong(guidance, target_class, target.num_dims):
         lattice = Lattice(target.num_tokens, target.num_dims)
         log_pmf, r = ratios(target, guidance, target_class, lattice)[-1]
-        log_t = log_pmf + scaled(guidance.constant, log_quotient(r, best_of(r, dim=1)))
+        log_t = log_pmf + guidance.constant * log_quotient(r, best_of(r, dim=1))
         log_t.masked_fill_(log_pmf == NEG_INF, NEG_INF)
     else:
         log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)

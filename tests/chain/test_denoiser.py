@@ -11,7 +11,7 @@ from helpers import Inconsistent, random_target
 from torch import nn
 
 from mdlm_cfg import Guidance, UserError, error_ledger, law_at, sample, stepped_law, terminal_law
-from mdlm_cfg.chain.denoiser import FunctionDenoiser, conditionals, name_state
+from mdlm_cfg.chain.denoiser import FunctionDenoiser, by_label, conditionals, name_state
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
 from mdlm_cfg.compare.metrics import histogram
@@ -213,6 +213,16 @@ def test_a_plain_function_is_a_denoiser(asker) -> None:
 
     for a, b in zip(numbers(ASKERS[asker](FunctionDenoiser(function, 3, 2, 3))), numbers(ASKERS[asker](table))):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("labels", [[2, 0, 1, 2, 2, 0], [1] * 6])
+def test_labels_are_asked_for_their_rows_in_their_order(labels, waits, monkeypatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values: waits)
+    tokens = torch.arange(12).view(6, 2)
+    values = torch.tensor([100.0, 200.0])
+    found = by_label(tokens, torch.tensor(labels), 3, lambda rows, k: rows[:, :, None] + values * k)
+    assert found.tolist() == [[[t + 100 * k, t + 200 * k] for t in row] for row, k in zip(tokens.tolist(), labels)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -6,8 +6,12 @@ import math
 
 import pytest
 import torch
+from helpers import Opaque, random_target
+from oracle import Chain, fractions
+from torch import Tensor
 
-from mdlm_cfg.chain.kinds import KINDS, kind_of
+from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
+from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 
 Z = torch.tensor([[[1.0, 0.0, 2.0], [3.0, 0.0, 2.0]], [[4.0, 5.0, 0.0], [1.0, 7.0, 9.0]]], dtype=torch.float64)
 RATE, NORMALIZED = KINDS["rate"], KINDS["normalized"]
@@ -39,6 +43,41 @@ def test_decays_are_stated() -> None:
     assert RATE.decay_statement(2, "it waits") == "The decay saturates: it waits."
     for dims, formula in ((1, "1 - (1 - exp(-tau)) for"), (3, "1 - (1 - exp(-tau))^3 for")):
         assert formula in NORMALIZED.decay_statement(dims, None) == NORMALIZED.decay_statement(dims, "it waits")
+
+
+class Root(Kind):
+    """Coordinate i jumps at rate sqrt(Z_i): neither Z_i nor the same for all."""
+
+    name, guides_time = "root", True
+
+    def log_rate(self, log_z: Tensor) -> Tensor:
+        return log_z / 2
+
+    def share(self, z: Tensor) -> Tensor:
+        return 1 / (z.sqrt() * z.sqrt().sum(dim=1, keepdim=True))
+
+    def deciding_ratio(self, best: Tensor) -> Tensor:
+        return best
+
+    def decay_statement(self, num_dims: int, certain: str | None) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("w", [-0.5, 0.0, 3.0])
+@pytest.mark.parametrize("route", ["weights", "logarithms", "asked"])
+def test_laws_of_a_kind_of_ones_own_by_brute_force(w, route, monkeypatch) -> None:
+    target, z, guidance = random_target(2, 3, k=2, seed=4, zeros=0.3), 1, Guidance(w, Root())
+    chain = Chain(target.denoiser(), w, "rate", z)
+    for rates in chain.rates.values():
+        rates |= {i: [rate / sum(row) ** 0.5 if rate else 0.0 for rate in row] for i, row in rates.items()}
+    denoiser = Opaque(target.denoiser()) if route == "asked" else target.denoiser()
+    if route == "logarithms":
+        monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
+    assert (terminal_law(denoiser, guidance, z) - chain.terminal_by_orders()).abs().max() < 1e-12
+    for tau in (0.1, 1.5):
+        assert (law_at(denoiser, guidance, z, tau) - chain.law_at(tau)).abs().max() < 1e-12
+    law = chain.stepped("tau_leaping", fractions("linear", 3))
+    assert (stepped_law(denoiser, guidance, z, "tau_leaping", 3) - law).abs().max() < 1e-12
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -23,6 +23,13 @@ def test_counts_have_one_of_every_stratum(num: int, dims: int) -> None:
             assert 1 + math.floor(b * dims / num) <= count <= math.ceil((b + 1) * dims / num)
 
 
+def test_without_a_generator_counts_are_of_the_global_stream() -> None:
+    torch.manual_seed(3)
+    first = stratified_counts(1000, 50)
+    torch.manual_seed(3)
+    assert torch.equal(stratified_counts(1000, 50), first) and first.unique().tolist() == list(range(1, 51))
+
+
 def test_every_count_is_uniform_wherever_it_stands() -> None:
     drawn = torch.stack([stratified_counts(4, 6, generator_for("uniform", seed)) for seed in range(3000)])
     for place in range(4):

@@ -96,6 +96,13 @@ def test_the_first_is_of_the_lowest_tier_there_is() -> None:
     assert log_first(None, nowhere).tolist() == nowhere.tolist() == log_first(tier[:1], nowhere).tolist()
 
 
+def test_chances_of_a_state_are_its_own_whatever_the_others_weights_are() -> None:
+    own = torch.tensor([[0.3, -0.7, 1.1]], dtype=torch.float64)
+    found = log_first(None, torch.cat([own, own + 1e8, torch.full_like(own, NEG_INF)]))
+    assert (found[0] - own.log_softmax(dim=1)[0]).abs().max() < 1e-15
+    assert (found[1] - own.log_softmax(dim=1)[0]).abs().max() < 1e-7  # what 1e8 leaves of the digits
+
+
 def test_policies_by_name() -> None:
     assert policy_of("margin") == Margin() and policy_of("fixed_order") == FixedOrder()
     made = Confidence(0.5)

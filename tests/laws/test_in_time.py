@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_cfg import Guidance, law_at, linear_ramp
+from mdlm_cfg import Guidance, TableMixture, law_at, linear_ramp
 from mdlm_cfg.laws.in_time import CONTOUR_NODES, MAX_SPREAD, contours, parabola, talbot
 from tests.helpers import Opaque, random_target
 from tests.oracle import Chain
@@ -26,11 +26,11 @@ def inverted(nodes, weights):
 @given(st.floats(-10, 10), st.lists(st.floats(1, MAX_SPREAD), min_size=1, max_size=6))
 def test_one_contour_inverts_every_rate_at_all_of_its_times(log_scale, spread):
     taus = 10**log_scale * torch.tensor(spread, dtype=torch.float64)
-    truth = (-RATES * taus[:, None]).exp()
-    assert (inverted(*parabola(taus)) - truth).abs().max() < 2e-13
-    for tau, row in zip(taus.tolist(), truth):
+    for times in (taus, taus[:1], taus[0] * torch.tensor([1.0, 2.0, MAX_SPREAD])):
+        assert (inverted(*parabola(times)) - (-RATES * times[:, None]).exp()).abs().max() < 5e-14
+    for tau in taus.tolist():
         nodes, weights = talbot(tau)
-        assert (inverted(nodes, weights[None])[0] - row).abs().max() < 2e-13
+        assert (inverted(nodes, weights[None])[0] - (-RATES * tau).exp()).abs().max() < 2e-13
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,3 +72,25 @@ def test_a_table_by_its_weights_and_by_its_logarithms(kind, monkeypatch):
     fast = law_at(target.denoiser(), Guidance(6.0, kind), 0, taus)
     monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
     assert torch.allclose(fast, law_at(target.denoiser(), Guidance(6.0, kind), 0, taus), rtol=0, atol=1e-13)
+
+
+def table(own, other, weight):
+    return TableMixture(torch.stack([own, other]), torch.tensor([weight, 1 - weight], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("w", [[2e4, 2e4], [2e4, 3.0], [0.0, 2e4]])
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_law_in_time_under_strong_guidance_of_two_dimensions(w, kind, exact):
+    # ratios of 1 + 1 / w: rates are of order 1, and their rounding is one of 1e-12
+    if exact:  # all sums are, and the first ratio is 1 without a rest
+        base = torch.full((2, 2), 0.25, dtype=torch.float64)
+        target = table(base + torch.tensor([[3, -1], [1, -3]]) * 2.0**-16, base, 0.5)
+    else:
+        base, change = random_target(3, 2, k=2, seed=11, zeros=0.2).class_pmfs
+        moved = base * (1 + change * 9 / 2e4)
+        target = table(moved / moved.sum(), base, 0.3)
+    chain = Chain(target.denoiser(), lambda progress: [*w, 0.0][round(progress)], kind, 0)
+    for tau in (0.05, 0.4, 2.0):
+        ours = law_at(target.denoiser(), Guidance(w, kind), 0, tau)
+        assert float((ours - chain.law_at(tau)).abs().max()) < 1e-9

@@ -9,6 +9,7 @@ import torch
 from helpers import CASES, Opaque, case_id, case_target, random_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import Chain
 
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import linear_ramp
@@ -162,6 +163,23 @@ def test_refusals():
 
     with pytest.raises(ValueError, match=r"needs about .* GiB"):
         terminal_law(Large(), Guidance(1.0), 0)
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize("most", [0, 10**6])
+@pytest.mark.parametrize("range_", [-1.0, 600.0])
+def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
+    # by one call for all values or by one for each, by weights or by logarithms
+    monkeypatch.setattr("mdlm_cfg.laws.push.SMALL", most)
+    monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", range_)
+    target, guidance = random_target(3, 3, k=2, seed=2, zeros=0.2), Guidance(2.0, kind)
+    chain = Chain(target.denoiser(), 2.0, kind, 1)
+    for denoiser in (target.denoiser(), Opaque(target.denoiser())):
+        levels = visit_law(denoiser, guidance, 1)
+        assert [tuple(flow.shape) for flow in levels] == [(math.comb(3, level), 3**level) for level in range(4)]
+        assert all(abs(float(flow.sum()) - 1) < 1e-13 for flow in levels)
+        assert (levels[-1].reshape(3, 3, 3) - chain.terminal_by_generator()).abs().max() < 1e-13
+        assert (law_at(denoiser, guidance, 1, 0.7) - chain.law_at(0.7)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])

@@ -78,13 +78,17 @@ def test_rate_and_uniform_are_the_kinds(w):
                 assert (terminal_law(denoiser, Guidance(w, given), 1, policy) - expected).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["rate", "uniform", "fixed", "confidence", "margin", "entropy"])
+# of the two orders one is not its own inverse, and one depends on which coordinates are left and not on their number
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [*((name, None) for name in NAMES if name != "fixed_order"), ("fixed", [2, 0, 1]), ("fixed", [1, 0, 2])],
+    ids=str,
+)
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_k_at_a_time_against_brute_force(name, k):
+def test_k_at_a_time_against_brute_force(name, order, k):
     # symmetric classes have ties; an incoherent table has no joint
     symmetric = torch.tensor([[0.4, 0.1, 0.1, 0.4], [0.1, 0.4, 0.4, 0.1]], dtype=torch.float64)
     pmfs = (symmetric[:, :, None] * torch.full((2, 1, 2), 0.5, dtype=torch.float64)).reshape(2, 2, 2, 2)
-    order = [2, 0, 1]
     for denoiser in (
         TableMixture(pmfs, torch.tensor([0.5, 0.5])).denoiser(),
         Inconsistent(2, 3, 2, seed=3),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import Guidance, sample, terminal_law
+from mdlm_cfg import FunctionDenoiser, Guidance, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.stepped import freeze
@@ -71,6 +71,22 @@ def test_every_law_applies_to_a_slice():
     log_t = 2.5 * target.log_prob(images, torch.zeros(8, dtype=torch.int64)) - 1.5 * target.log_prob(images)
     assert (weights.law.flatten() - log_t.softmax(0)).abs().max() < 1e-12
     assert float(freeze(part, Guidance(1.5), 0).law_after([]).flatten()[-1]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_the_denoiser_is_asked_for_whole_states(dtype):
+    asked = []
+
+    def answer(tokens, classes):
+        asked.append((tokens.dtype, tokens.tolist(), None if classes is None else classes.tolist()))
+        return Inconsistent(3, 4, 2)(tokens, classes)
+
+    part = slice_denoiser(FunctionDenoiser(answer, 3, 4, 2), torch.tensor([3, 1, 3, 0], dtype=dtype))
+    tokens = torch.tensor([[2, 3], [3, 3], [0, 1]])
+    whole = torch.tensor([[2, 1, 3, 0], [3, 1, 3, 0], [0, 1, 1, 0]])
+    for classes in (None, torch.tensor([0, 2, 1])):
+        assert torch.equal(part(tokens, classes), Inconsistent(3, 4, 2)(whole, classes)[:, [0, 2]])
+        assert asked.pop() == (torch.int64, whole.tolist(), None if classes is None else classes.tolist())
 
 
 def test_refusals():

@@ -13,7 +13,7 @@ from mdlm_cfg import Guidance, Sampler, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear
 from mdlm_cfg.chain.steps import JUMPS, subset_chances
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.stepped import freeze
+from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.targets import toys
 
 
@@ -84,6 +84,19 @@ def test_event_leaping_beats_the_others_at_equal_calls(name, budget):
             assert ours <= total_variation(theirs, exact) + 1e-12
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (3, 3), (5, 1)], ids=str)
+def test_the_entries_of_a_kernel_are_counted(shape, monkeypatch):
+    n, d = shape
+    entries = sum((n + 1) ** state.count(n) for state in product(range(n + 1), repeat=d))
+    assert kernel_entries(n, d) == entries
+    denoiser = random_target(n, d).denoiser()
+    monkeypatch.setattr("mdlm_cfg.laws.stepped.MAX_ENTRIES", entries)
+    freeze(denoiser, Guidance(1.0), 0)
+    monkeypatch.setattr("mdlm_cfg.laws.stepped.MAX_ENTRIES", entries - 1)
+    with pytest.raises(ValueError, match=f"has {entries:.3g} kernel entries, more than .*; compare samples"):
+        freeze(denoiser, Guidance(1.0), 0)
+
+
 def test_refusals():
     denoiser = random_target(3, 2).denoiser()
     with pytest.raises(ValueError, match="its law is terminal_law"):
@@ -114,10 +127,10 @@ def test_event_leaping_beats_the_others_everywhere(name):
 
 
 @pytest.mark.parametrize("sampler", [Sampler("euler", 4), Sampler("event_leaping", events=2, policy="confidence")])
-@pytest.mark.parametrize("group", [1, 40])  # kernel entries at a time: one set of unmasked coordinates, or two
-def test_many_sets_at_a_time_are_the_same_as_one_by_one(sampler, group, monkeypatch):
+@pytest.mark.parametrize(("group", "sets"), [(1, [1] * 7), (100, [1, 2, 1, 2, 1])])  # kernel entries at a time
+def test_many_sets_at_a_time_are_the_same_as_one_by_one(sampler, group, sets, monkeypatch):
     denoiser, guidance = random_target(3, 3, seed=7).denoiser(), Guidance(1.5)
     together = sampler.law(denoiser, guidance, 1)
     monkeypatch.setattr("mdlm_cfg.laws.stepped.GROUP", group)
-    assert len(freeze(denoiser, guidance, 1).rates) > 3  # levels
+    assert [r.num_sets for r in freeze(denoiser, guidance, 1).rates] == sets
     assert (sampler.law(denoiser, guidance, 1) - together).abs().max() < 1e-15

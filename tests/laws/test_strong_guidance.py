@@ -23,15 +23,15 @@ DIGITS = 50
 KINDS = ("rate", "normalized")
 
 
-def exact_terminal_law(target: TableMixture, w: float, z: int, kind: str) -> torch.Tensor:
+def exact_terminal_law(target: TableMixture, w: float | list[float], z: int, kind: str) -> torch.Tensor:
     """The terminal law of the table's own float64 numbers, taken as exact, in 50 digits (theory, section 4)."""
     n, d = target.num_tokens, target.num_dims
     with mpmath.workdps(DIGITS):
         weights = [mpf(a) for a in target.class_weights.tolist()]
         marginal = marginals([[mpf(v) for v in pmf.flatten().tolist()] for pmf in target.class_pmfs], n, d)
         flow = {(n,) * d: mpf(1)}
-        for _ in range(d):
-            flow = next_level(flow, marginal, weights, mpf(w), z, kind, n)
+        for strength in w if isinstance(w, list) else [w] * d:
+            flow = next_level(flow, marginal, weights, mpf(strength), z, kind, n)
         law = torch.tensor([float(flow.get(x, 0)) for x in product(range(n), repeat=d)], dtype=torch.float64)
     return law.reshape([n] * d)
 
@@ -87,7 +87,14 @@ def near() -> TableMixture:
     return TableMixture(pmfs, torch.tensor([0.3, 0.7], dtype=torch.float64))
 
 
+def silent() -> TableMixture:
+    """The first coordinate by itself says nothing of the class, exactly: its ratios are 1, and others are larger."""
+    pmfs = torch.tensor([[[1, 3], [2, 2]], [[4, 0], [1, 3]]], dtype=torch.float64) / 8
+    return TableMixture(pmfs, torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+
 TARGETS = {
+    "silent": silent,
     "random": lambda: random_target(3, 3, k=2, seed=1),
     "zeros": lambda: random_target(3, 3, k=3, seed=2, zeros=0.5),
     "ties": third,
@@ -113,6 +120,20 @@ def test_against_fifty_digits(name, kind, w) -> None:
         masses = [mpmath.exp(value - max(log_t)) for value in log_t]
         expected = torch.tensor([float(mass / mpmath.fsum(masses)) for mass in masses], dtype=torch.float64)
     assert float((tilted_law(target, w, 0).flatten() - expected).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strengths", [[0.0, 1e8], [1e8, 1.0], [1e5, 0.0]])
+def test_strong_for_some_coordinates_alone_against_fifty_digits(kind, strengths) -> None:
+    # the first coordinate, unguided, may be unlikely under the class: then all ratios are below 1, one is 0, and what
+    # is left differs by 1e-8
+    base = random_target(3, 2, k=1, seed=5).class_pmfs[0] * torch.tensor([[20.0], [1.0], [1.0]])
+    moved = base * (1 + 9e-8 * random_target(3, 2, k=1, seed=6).class_pmfs[0])
+    moved[0] /= 10
+    moved[:, 0] = 0
+    target = mixture(moved / moved.sum(), base / base.sum(), weights=(0.3, 0.7))
+    truth = exact_terminal_law(target, strengths, 0, kind)
+    assert float((terminal_law(target.denoiser(), Guidance(strengths, kind), 0) - truth).abs().max()) < 1e-12
 
 
 def test_a_case_that_is_no_limit_and_needs_the_digits() -> None:

@@ -46,6 +46,50 @@ def test_every_state_with_a_mask_is_asked_for_once_and_both_labels_at_a_time(mon
     assert sum(map(len, asked.calls)) == before + before // 2
 
 
+def test_a_table_of_a_table_shares_what_it_holds() -> None:
+    asked = Counting(2, 3, 2)
+    table = TabulatedDenoiser(asked)
+    before = terminal_law(table, Guidance(2.0), 0)
+    calls = len(asked.calls)
+    again = TabulatedDenoiser(table)
+    assert again.denoiser is asked
+    assert torch.equal(terminal_law(again, Guidance(2.0), 0), before) and len(asked.calls) == calls
+    terminal_law(again, Guidance(2.0), 1)
+    assert {row[-1] for row in asked.calls[-1]} == {1}
+    calls = len(asked.calls)
+    terminal_law(table, Guidance(2.0), 1)
+    assert len(asked.calls) == calls
+
+
+def test_what_is_kept_is_of_one_denoiser_and_its_labels() -> None:
+    store: dict[object, object] = {}
+
+    def keep(key, make):
+        if key not in store:
+            store[key] = make()
+        return store[key]
+
+    denoisers = {about: Inconsistent(2, 2, 2, seed=seed) for seed, about in enumerate(("one", "other"))}
+    for asked_before in (False, True):
+        for about, denoiser in denoisers.items():
+            counted = Counting(2, 2, 2)
+            counted.table = denoiser.table
+            table = TabulatedDenoiser(counted, keep, about)
+            for z in (0, 1, None):
+                assert torch.equal(terminal_law(table, Guidance(1.0), z), terminal_law(denoiser, Guidance(1.0), z))
+            assert bool(counted.calls) is not asked_before
+
+
+def test_labels_are_told_apart_where_nothing_waits_for_them(monkeypatch) -> None:
+    # true numbers, looked up as an accelerator's are: every label for every row
+    monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values: False)
+    states = torch.cartesian_prod(*[torch.arange(3)] * 2)
+    states = states[(states == 2).any(dim=1)].repeat_interleave(4, dim=0)
+    classes = torch.arange(4).repeat(len(states) // 4)
+    denoiser = Inconsistent(2, 2, 3)
+    assert torch.equal(TabulatedDenoiser(denoiser)(states, classes), denoiser(states, classes))
+
+
 def test_finished_states_are_copied() -> None:
     table = TabulatedDenoiser(Inconsistent(2, 2, 1))
     answer = table(torch.tensor([[0, 1]]), None)
