@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, Uniform
-from mdlm_cfg.chain.steps import EventStep, draw_values, subset_chances, uniform
+from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, subset_chances, tau_leaping, uniform
 from mdlm_cfg.support.seeds import generator_for
 
 NEG_INF = -math.inf
@@ -28,6 +28,20 @@ def test_values_come_in_proportion_to_their_rates() -> None:
     assert draw_values(nan, nan.logsumexp(-1), None).tolist() == [[4]]  # visible, and no value
     nothing = torch.full((1, 1, 4), NEG_INF, dtype=torch.float64)
     assert 0 <= int(draw_values(nothing, nothing.logsumexp(-1), None)) < 4
+
+
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53], ids=["the first", "the last"])
+def test_what_has_no_rate_is_drawn_by_no_uniform(drawn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.chain.steps.uniform", lambda shape, *_: torch.full(shape, drawn, dtype=torch.float64))
+    rates = torch.rand(500, 3, 4, generator=generator_for("ends"), dtype=torch.float64)
+    rates[:, :, [0, 3]] = rates[:, 1] = 0.0  # no first value, no last one, and no rate at all of the second coordinate
+    log_rates, x = rates.log(), torch.tensor([[4, 3, 4]] * 500)
+    values = draw_values(log_rates, log_rates.logsumexp(-1), None)[:, [0, 2]]
+    assert bool((rates[:, [0, 2]].gather(2, values[..., None]) > 0).all())
+    for step in (TimeStep(tau_leaping, 0.3), EventStep(1), EventStep(3)):
+        after = step.draw(x, log_rates, None)
+        moved = after != x
+        assert not bool(moved[:, 1].any()) and bool(rates.gather(2, after[..., None] % 4)[moved].gt(0).all())
 
 
 def test_uniforms_are_of_53_bits() -> None:
