@@ -141,6 +141,7 @@ def test_a_descent_ends_at_the_bottom_of_a_narrow_valley_and_stays_where_there_i
     for start in ([0.7, -0.4, 2.0], [0.0, -0.9, 50.0]):
         w = torch.tensor(start, dtype=torch.float64)
         assert torch.allclose(_descend(lambda w: w, lambda w: 0 * w.sum(), w), w, atol=1e-12)
+        assert torch.equal(_descend(lambda w: w, lambda w: math.nan * w.sum(), w), w)  # nowhere a number
 
 
 @pytest.mark.parametrize("policy", ["confidence", Uniform(), FixedOrder([1, 0])], ids=str)
