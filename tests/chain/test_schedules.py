@@ -43,6 +43,7 @@ def test_equal_steps_stay_within_any_horizon(horizon: float) -> None:
     for steps in (1, 3, 10, 49, 1000):
         found = step_fractions(steps, exponential(horizon))  # a time outside would be refused
         assert found.tolist() == pytest.approx(oracle.fractions("exponential", steps, horizon), rel=1e-9)
+        assert float(found.max()) == 1
 
 
 @pytest.mark.parametrize("grid", [[0.0, 0.5, 2.0], (0, 1, math.inf), torch.tensor([0.0, 3.0]), np.array([0.0, 1e-3])])
