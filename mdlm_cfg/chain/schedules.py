@@ -130,8 +130,8 @@ def step_fractions(steps: Steps, schedule: Schedule | None = None) -> Tensor:
     if isinstance(steps, int):
         schedule = schedule or linear()
         times = torch.linspace(schedule.end, 0, steps + 1, dtype=torch.float64)
-        alpha = schedule.alpha(times.clamp(0, schedule.end))
-        return ((alpha[1:] - alpha[:-1]) / (1 - alpha[:-1])).clamp(max=1.0)
+        alpha = schedule.alpha(times)
+        return (alpha[1:] - alpha[:-1]) / (1 - alpha[:-1])
     taus = torch.tensor(steps, dtype=torch.float64)
     return -torch.expm1(-(taus[1:] - taus[:-1]))
 

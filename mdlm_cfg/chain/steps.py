@@ -198,8 +198,8 @@ def draw_values(log_rates: Tensor, log_z: Tensor, generator: torch.Generator | N
         log_z: (B, D), its logsumexp.
 
     Returns:
-        int64 (B, D); 0 at coordinates without any rate (unmasked ones), and the mask N where the rates are NaN, so that
-        what is wrong stays visible.
+        int64 (B, D); any value at coordinates without any rate (unmasked ones), and the mask N where the rates are NaN,
+        so that what is wrong stays visible.
     """
     cdf = (log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]).exp().cumsum(dim=-1)
     drawn = uniform(log_z.shape, generator, log_z.device)[..., None] * cdf[..., -1:]

@@ -8,8 +8,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from mdlm_cfg.chain.policies import Confidence, FixedOrder, Uniform
-from mdlm_cfg.chain.steps import EventStep, draw_values, subset_chances, uniform
+from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Uniform
+from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, subset_chances, tau_leaping, uniform
 from mdlm_cfg.support.seeds import generator_for
 
 NEG_INF = -math.inf
@@ -28,6 +28,20 @@ def test_values_come_in_proportion_to_their_rates() -> None:
     assert draw_values(nan, nan.logsumexp(-1), None).tolist() == [[4]]  # visible, and no value
     nothing = torch.full((1, 1, 4), NEG_INF, dtype=torch.float64)
     assert 0 <= int(draw_values(nothing, nothing.logsumexp(-1), None)) < 4
+
+
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53], ids=["the first", "the last"])
+def test_what_has_no_rate_is_drawn_by_no_uniform(drawn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_cfg.chain.steps.uniform", lambda shape, *_: torch.full(shape, drawn, dtype=torch.float64))
+    rates = torch.rand(500, 3, 4, generator=generator_for("ends"), dtype=torch.float64)
+    rates[:, :, [0, 3]] = rates[:, 1] = 0.0  # no first value, no last one, and no rate at all of the second coordinate
+    log_rates, x = rates.log(), torch.tensor([[4, 1, 4]] * 500)
+    values = draw_values(log_rates, log_rates.logsumexp(-1), None)[:, [0, 2]]
+    assert bool((rates[:, [0, 2]].gather(2, values[..., None]) > 0).all())
+    for step in (TimeStep(tau_leaping, 0.3), EventStep(1), EventStep(3)):
+        after = step.draw(x, log_rates, None)
+        moved = after != x
+        assert not bool(moved[:, 1].any()) and bool(rates.gather(2, after[..., None] % 4)[moved].gt(0).all())
 
 
 def test_uniforms_are_of_53_bits() -> None:
@@ -79,6 +93,17 @@ def test_a_step_by_a_policy_draws_what_it_sums_over(policy, count: int) -> None:
         assert float((found - expected).abs().max()) < 0.018
         moved = (drawn != 2).sum(dim=1)
         assert bool((moved == min(count, int((log_z[k] > NEG_INF).sum()))).all())
+
+
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_within_a_block_the_first_clocks_are_next_however_many_there_are(count: int, monkeypatch) -> None:
+    drawn = torch.rand(10, 40, generator=generator_for("clocks"), dtype=torch.float64)
+    monkeypatch.setattr("mdlm_cfg.chain.steps.uniform", lambda *_: drawn)
+    policy = Blocks([list(range(20, 40)), list(range(20))], "uniform")
+    x = EventStep(count, policy).draw(torch.full((10, 40), 2), torch.zeros(10, 40, 2, dtype=torch.float64), None)
+    for moved, clocks in zip((x != 2).tolist(), drawn.tolist(), strict=True):
+        order = sorted(range(40), key=lambda i: (i < 20, clocks[i]))
+        assert [i for i in range(40) if moved[i]] == sorted(order[:count])
 
 
 def test_a_step_over_some_of_the_coordinates_is_told_which() -> None:

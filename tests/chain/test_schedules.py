@@ -38,6 +38,14 @@ def test_fractions_of_equal_steps(schedule: Schedule, steps: int) -> None:
         assert torch.equal(found, step_fractions(steps))
 
 
+@pytest.mark.parametrize("horizon", [1e-3, 0.1, 1 / 3, math.sqrt(2), math.pi, 29.7, 1e300])
+def test_equal_steps_stay_within_any_horizon(horizon: float) -> None:
+    for steps in (1, 3, 10, 49, 1000):
+        found = step_fractions(steps, exponential(horizon))  # a time outside would be refused
+        assert found.tolist() == pytest.approx(oracle.fractions("exponential", steps, horizon), rel=1e-9)
+        assert float(found.max()) == 1
+
+
 @pytest.mark.parametrize("grid", [[0.0, 0.5, 2.0], (0, 1, math.inf), torch.tensor([0.0, 3.0]), np.array([0.0, 1e-3])])
 def test_fractions_of_a_grid(grid) -> None:
     expected = oracle.grid_fractions([float(tau) for tau in grid])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
+from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform, policy_of
 from mdlm_cfg.compare.best_schedule import DifferentiablePush, _descend, best_schedule, kl_to, rises, trade_off, tv_to
@@ -91,6 +91,18 @@ def test_learned_scores_other_kinds_and_bounds():
         best_schedule(target, -2.0, 0)
     with pytest.raises(ValueError, match="class 9 is out of range"):
         best_schedule(target, 2.0, 9)
+    with pytest.raises(ValueError, match="class 9 is out of range"):
+        DifferentiablePush(learned, 9, Uniform())
+
+
+def test_a_class_that_can_be_where_the_mixture_cannot_is_refused():
+    def answer(tokens, classes):
+        rows = torch.full((*tokens.shape, 2), 0.5, dtype=torch.float64)
+        rows[classes == 1] = torch.tensor([1.0, 0.0], dtype=torch.float64)  # no class
+        return rows.log()
+
+    with pytest.raises(ValueError, match="class 0 has probability where the mixture has none"):
+        DifferentiablePush(FunctionDenoiser(answer, 2, 2, 1), 0, Uniform())
 
 
 def test_what_is_found_is_no_worse_than_any_start():
@@ -141,6 +153,7 @@ def test_a_descent_ends_at_the_bottom_of_a_narrow_valley_and_stays_where_there_i
     for start in ([0.7, -0.4, 2.0], [0.0, -0.9, 50.0]):
         w = torch.tensor(start, dtype=torch.float64)
         assert torch.allclose(_descend(lambda w: w, lambda w: 0 * w.sum(), w), w, atol=1e-12)
+        assert torch.equal(_descend(lambda w: w, lambda w: math.nan * w.sum(), w), w)  # nowhere a number
 
 
 @pytest.mark.parametrize("policy", ["confidence", Uniform(), FixedOrder([1, 0])], ids=str)

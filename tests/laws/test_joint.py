@@ -43,6 +43,7 @@ def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
         assert (ours[1] - by_level[1]).abs().max() < 1e-13  # what the contour's own error is
 
 
+@pytest.mark.filterwarnings("error")  # torch warns where a result has another shape than its place
 def test_every_partial_state_has_its_marginal(width) -> None:
     target = random_target(3, 4, seed=5)
     layout = Blocks(3, 4, torch.device("cpu"))
