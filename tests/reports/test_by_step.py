@@ -69,7 +69,12 @@ def test_a_run_has_a_few_of_them_of_the_averaged_weights(tmp_path: Path, monkeyp
     data = small_data()
     module, averaged = small_module(data), AveragedWeights(0.9)
     trainer = small_trainer(
-        tmp_path, 12, callbacks=[PicturesByStep(data, PLAN), averaged], plugins=[], logger=WandbLogger(offline=True)
+        tmp_path,
+        12,
+        callbacks=[PicturesByStep(data, PLAN), averaged],
+        plugins=[],
+        logger=WandbLogger(offline=True),
+        enable_checkpointing=False,
     )
     trainer.fit(module, datamodule=data)
     steps = [line["trainer/global_step"] for line in logged]
