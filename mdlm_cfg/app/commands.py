@@ -25,6 +25,7 @@ from mdlm_cfg.app.build import (
     for_own_targets,
     say_precision,
 )
+from mdlm_cfg.app.by_step import PicturesByStep
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
@@ -32,7 +33,6 @@ from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
-from mdlm_cfg.reports.by_step import PicturesByStep
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory

@@ -16,6 +16,7 @@ from mdlm_cfg.support.errors import UserError
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
 Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
 HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
+LEAST_HORIZON = 1e-3  # with steps good to nine digits
 ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 1 - torch.sin(t * (math.pi / 2)),
@@ -44,8 +45,11 @@ class Schedule:
             object.__setattr__(self, "horizon", HORIZONS[self.name])
         elif self.name != "exponential" and self.horizon != 1:
             raise UserError(f"horizon T = {self.horizon} is not allowed: T must be 1 for {self.name!r}")
-        elif not 0 < self.horizon < math.inf:
-            raise UserError(f"horizon T = {self.horizon} is not allowed: T must be positive and finite")
+        elif not LEAST_HORIZON <= self.horizon < math.inf:
+            raise UserError(
+                f"horizon T = {self.horizon} is not allowed: T must be at least {LEAST_HORIZON:g}, or 1 - alpha has no "
+                "digits, and finite"
+            )
 
     @property
     def end(self) -> float:

@@ -77,7 +77,7 @@ def test_a_grid_that_ends_before_everything_is_unmasked_has_no_counts() -> None:
     assert check_steps(np.int64(3)) == 3 == check_steps(torch.tensor(3))
 
 
-@pytest.mark.parametrize("horizon", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("horizon", [0.0, -1.0, 1e-16, 9e-4, math.inf, math.nan])
 def test_a_horizon_is_positive_and_finite_and_1_where_it_must_be(horizon: float) -> None:
     with pytest.raises(ValueError, match="is not allowed: T must be"):
         exponential(horizon)

@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from mdlm_cfg import Guidance, Sampler, terminal_law
+from mdlm_cfg.app import by_step
+from mdlm_cfg.app.by_step import PicturesByStep, picture_of
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
-from mdlm_cfg.reports import by_step
-from mdlm_cfg.reports.by_step import PicturesByStep, picture_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import ImageData
