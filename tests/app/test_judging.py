@@ -136,6 +136,7 @@ def test_wandb_shows_an_experiment_and_its_evaluations_as_one_group(
     assert len(list(folder.rglob("offline-run-*/*.wandb"))) == 2
 
 
+@pytest.mark.slow
 def test_wandb_is_finished_after_a_failure(
     tmp_path: Path, opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

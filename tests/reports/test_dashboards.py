@@ -45,6 +45,7 @@ def test_panels_are_of_names_that_runs_log(logged: dict[str, Any]) -> None:
     assert names <= there, names - there
 
 
+@pytest.mark.slow
 def test_a_run_has_its_configuration_once(logged: dict[str, Any]) -> None:
     config = logged["config"]
     assert config["optimizer"]["lr"] > 0 and "config" not in config and config["run"].startswith("toy_1d_overlap/")

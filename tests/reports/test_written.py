@@ -103,7 +103,10 @@ def test_every_key_is_documented(written: Written) -> None:
     assert keys_of(read(written)) - documented == set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW_KINDS = [kind if kind == "rate" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_page_csv_and_laws_say_the_same(kind: str, tmp_path: Path) -> None:
     done = write(tmp_path, network(), plan_of(kind, Sampler("d_cfg", (0.0, 0.4, math.inf))))
     found, laws = read(done), np.load(tmp_path / "laws.npz")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -18,14 +17,9 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.mixtures import (
     component_usage,
-    distinctness,
-    pixel_log_ratios,
-    pixel_picture,
     rank_correlation,
-    uncertain_pixels,
 )
 from mdlm_cfg.compare.score_error import score_error
-from mdlm_cfg.laws import tilted_law
 from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.tables import format_number
 from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness
@@ -114,29 +108,6 @@ def test_private_values_and_distinct_components_gain(blurred: BernoulliEvaluatio
     unused, used = (blurred.at[w].components["exact"] for w in (0.0, 3.0))
     assert used.rank_correlation_partial > 0.3
     assert used.entropy < unused.entropy
-
-
-def test_one_pixel_is_tilted_as_theory_says() -> None:
-    p = torch.tensor([[[0.8]], [[0.3]]], dtype=torch.float64)
-    target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
-    ratio = pixel_log_ratios(target, 0)[0]
-    assert ratio.tolist() == pytest.approx([math.log(0.2 / 0.45), math.log(0.8 / 0.55)])
-    mean = tilted_law(target.to_table(), 1.0, 0)[1]
-    picture = pixel_picture(target, [0], torch.tensor([[float(mean)]], dtype=torch.float64))
-    assert picture.correlation == pytest.approx(1.0) and picture.tilt_correlation == pytest.approx(1.0)
-    assert picture.change.tolist() == pytest.approx([0.8 - float(mean), float(mean) - 0.8])
-    assert uncertain_pixels(target).tolist() == [True]
-
-
-def test_distinctness_equals_the_sum_over_images() -> None:
-    target = mixture(side=2)
-    states = torch.cartesian_prod(*[torch.arange(2)] * 4)
-    ratio = target.log_prob(states, torch.full((16,), 1)) - target.log_prob(states)
-    exact = target.log_likelihood(states, 1).exp().T @ ratio
-    found = distinctness(target, 1, 20_000, False, generator_for("d"))
-    assert torch.allclose(found, exact, atol=0.03)
-    partial = distinctness(target, 1, 20_000, True, generator_for("d"))
-    assert partial.mean() < found.mean()
 
 
 def test_usage_of_own_samples_is_the_weights_and_ranks_correlate() -> None:
