@@ -19,7 +19,7 @@ from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare import decay, metrics
 from mdlm_cfg.laws import push, rates, terminal
 from mdlm_cfg.sampling import sampler
-from mdlm_cfg.targets.table import TableDenoiser
+from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 
 TESTS = Path(__file__).parent
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -48,12 +48,18 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
         cond, uncond = (log_p.clamp(min=-20.0) for log_p in (log_cond, log_uncond))
         return cond + w * (cond - uncond)
 
+    def weights(self, w):
+        ratio = 0.0 if self.log_ratio is None else self.log_ratio.clamp(min=-20.0)
+        return (self.log_cond.clamp(min=-20.0) + w * ratio).exp()
+
+    patch.setattr(LogMarginals, "weights", weights)
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", with_epsilon)
 
 
 def sign_of_w(patch: pytest.MonkeyPatch) -> None:
-    right = guidance.geometric_mean
+    right, weights = guidance.geometric_mean, LogMarginals.weights
+    patch.setattr(LogMarginals, "weights", lambda self, w: weights(self, -w))
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
 
@@ -98,6 +104,8 @@ def class_0_assumed(patch: pytest.MonkeyPatch) -> None:
     right, marginals = denoiser.conditionals, TableDenoiser.log_marginals
     patch.setattr(guidance, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
     patch.setattr(TableDenoiser, "log_marginals", lambda self, z: marginals(self, None if z is None else 0))
+    in_blocks = TableDenoiser.log_marginals_in_blocks
+    patch.setattr(TableDenoiser, "log_marginals_in_blocks", lambda self, z: in_blocks(self, None if z is None else 0))
 
 
 def frozen_w(patch: pytest.MonkeyPatch) -> None:

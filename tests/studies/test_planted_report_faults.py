@@ -147,7 +147,7 @@ def class_0_in(name: str) -> Plant:
 
 
 def exact_for_learned(patch, figures) -> None:
-    patch.setattr(study, "table_of", lambda _: TabulatedDenoiser(figures.target().denoiser()))
+    patch.setattr(study, "table_of", lambda *_: TabulatedDenoiser(figures.target().denoiser()))
 
 
 def exact_samples_for_learned(patch, figures) -> None:
