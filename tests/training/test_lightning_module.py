@@ -347,6 +347,16 @@ class Counted(torch.nn.Module):
         return self.net(*arguments)
 
 
+def fitted(folder: Path, is_compiled: bool) -> Any:
+    """The trainer of a small module that asks a compiled network, or not."""
+    data = small_data()
+    module = small_module(data)
+    module.is_compiled = is_compiled
+    trainer = small_trainer(folder)
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
 def test_training_asks_the_compiled_network_and_nothing_else_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,12 +364,8 @@ def test_training_asks_the_compiled_network_and_nothing_else_does(
     monkeypatch.setattr(torch, "compile", lambda net, **_: made.append(Counted(net)) or made[-1])
     trained = []
     for is_compiled in (False, True):
-        data = small_data()
-        module = small_module(data)
-        module.is_compiled = is_compiled
-        trainer = small_trainer(tmp_path / str(is_compiled))
-        trainer.fit(module, datamodule=data)
-        trainer.test(module, datamodule=data, verbose=False)
+        trainer = fitted(tmp_path / str(is_compiled), is_compiled)
+        trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
         checkpoint = torch.load(tmp_path / str(is_compiled) / "checkpoints" / "last.ckpt")
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "val/minutes"}
         trained.append((numbers, checkpoint["state_dict"]))
@@ -373,12 +379,8 @@ def test_training_asks_the_compiled_network_and_nothing_else_does(
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_it_is(tmp_path: Path) -> None:
-    losses = []
-    for is_compiled in (False, True):
-        data = small_data()
-        module = small_module(data)
-        module.is_compiled = is_compiled
-        trainer = small_trainer(tmp_path / str(is_compiled))
-        trainer.fit(module, datamodule=data)
-        losses.append(float(trainer.callback_metrics["val/nelbo"]))
+    losses = [
+        float(fitted(tmp_path / str(is_compiled), is_compiled).callback_metrics["val/nelbo"])
+        for is_compiled in (False, True)
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
