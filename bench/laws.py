@@ -83,11 +83,17 @@ def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
     yield _learned(device)
 
 
+def _problem(n: int, d: int) -> tuple[Denoiser, scipy.sparse.csr_matrix, np.ndarray]:
+    """A table's denoiser, and for scipy its generator and the state that is all masked."""
+    denoiser = random_table(n, d).denoiser()
+    start = np.zeros((n + 1) ** d)
+    start[-1] = 1
+    return denoiser, sparse_generator(denoiser, 0), start
+
+
 def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
     """The exact solution of one table, against a ready-made sparse generator."""
-    denoiser = random_table(n, d).denoiser()
-    generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
-    start[-1] = 1
+    denoiser, generator, start = _problem(n, d)
 
     def theirs(taus: Sequence[float]) -> None:
         for tau in taus:
@@ -135,9 +141,7 @@ def small_laws() -> None:
     """Terminal laws in CPU time on one thread, which other work disturbs little: python -m bench.laws."""
     torch.set_num_threads(1)
     for (n, d), goal in AGAINST_SCIPY.items():
-        denoiser = random_table(n, d).denoiser()
-        generator, start = sparse_generator(denoiser, 0), np.zeros((n + 1) ** d)
-        start[-1] = 1
+        denoiser, generator, start = _problem(n, d)
         ours_is, theirs_is = (
             partial(terminal_law, denoiser, GUIDANCE, 0),
             partial(expm_multiply, END * generator, start),

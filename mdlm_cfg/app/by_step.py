@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
@@ -61,8 +62,8 @@ def picture_of(data: Any, net: nn.Module, plan: Plan) -> Figure | None:
         n, d = target.num_tokens, target.num_dims
         if (n + 1) ** d * d * n > ENTRIES:
             return None
-        learned, z = TabulatedDenoiser(NetDenoiser(net)), (plan.classes or (0,))[0]
-        rows = [_laws(target, learned, guidance, z) for guidance in plan.guidances]
+        both, z = (target.denoiser(), TabulatedDenoiser(NetDenoiser(net))), (plan.classes or (0,))[0]
+        rows = [_laws(target, both, guidance, z) for guidance in plan.guidances]
         laws_on(figure, rows, ("class", "exact", "learned"), value_names=target.value_names)
     elif isinstance(data, ImageData):
         guidance, shape = plan.guidances[-1], (PER_CLASS, *data.grid_shape)
@@ -75,8 +76,9 @@ def picture_of(data: Any, net: nn.Module, plan: Plan) -> Figure | None:
     return figure
 
 
-def _laws(target: TableMixture, learned: TabulatedDenoiser, guidance: Guidance, target_class: int) -> LawRow:
-    exact, found = (terminal_law(denoiser, guidance, target_class) for denoiser in (target.denoiser(), learned))
+def _laws(target: TableMixture, both: tuple[Denoiser, Denoiser], guidance: Guidance, target_class: int) -> LawRow:
+    """A row of the class, the exact and the learned law; the denoisers of both are shared by all rows."""
+    exact, found = (terminal_law(denoiser, guidance, target_class) for denoiser in both)
     return LawRow(f"w = {guidance.label}", {"class": target.class_pmf(target_class), "exact": exact, "learned": found})
 
 
