@@ -24,6 +24,7 @@ from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -121,6 +122,9 @@ def build_trainer(
 
     Args:
         after: what follows training, if it is known: the bar's time left covers it.
+
+    Raises:
+        UserError: settings that Lightning's Trainer does not take.
     """
     accelerator = str(settings.get("accelerator", "auto"))
     device = device_meant_by(accelerator)
@@ -130,17 +134,36 @@ def build_trainer(
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
     bar = [RunProgress(after)] if settings.get("enable_progress_bar", True) else []
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
-    return make(settings, "trainer", (), names_in(settings), **filled)
+    try:
+        return make(settings, "trainer", (), names_in(settings), **filled)
+    except (ValueError, TypeError) as error:  # of Lightning, which looks at all settings here
+        raise UserError(f"the trainer can not be made: {error}") from error
 
 
 def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do."""
+    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do.
+
+    So do numbers that Lightning would only trip over, or take for another, when training has begun.
+    """
     settings = settings or {}
-    if settings.get("accelerator") == "mps":
+    for key, least in LEAST.items():
+        if isinstance(value := settings.get(key), int | float) and not value >= least:
+            raise UserError(f"trainer.{key} = {value} is not allowed: it must be at least {least}")
+    accelerator = settings.get("accelerator", "auto")
+    if not isinstance(accelerator, str):
+        raise UserError(f"trainer.accelerator = {accelerator} is no name: give auto, cpu or gpu")
+    if accelerator == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
     strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
     if isinstance(strategy, Mapping) and str(strategy.get(TARGET)).endswith(".FullySharded") and "Muon" in name:
         raise UserError(f"trainer=fsdp shares out the matrices that {name} needs whole: give optimizer=adamw")
+
+
+def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:
+    """Raise UserError for a trainer that would not take a step, unless there is a checkpoint of before to test."""
+    for key in ("max_epochs", "max_steps", "max_time", "limit_train_batches"):
+        if before is None and (value := settings.get(key)) is not None and not value:
+            raise UserError(f"trainer.{key} = {value} leaves nothing to train: give more, or a ckpt_path to test")
 
 
 def device_meant_by(accelerator: str) -> str:

@@ -22,7 +22,7 @@ from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.schema import register
-from mdlm_cfg.app.sweeps import Outcome, Sweep, ended, sweep_of
+from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, ended, sweep_of
 from mdlm_cfg.support.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -87,7 +87,8 @@ def _run(name: str, task: Task) -> None:
         given = with_options(quoted(sys.argv[1:]), name, CONFIGS)
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         sweep = sweep_of(given)
-        sys.argv[1:] = arguments if sweep is None else [*arguments, *sweep.arguments]
+        asked = arguments if sweep is None else [*arguments, *sweep.arguments]
+        sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         failures += _main(name, task, sweep, full)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from mdlm_cfg.app.build import (
     build_data,
     build_loggers,
     build_trainer,
+    check_something_to_train,
     check_trainer,
     for_own_targets,
     say_precision,
@@ -85,6 +86,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
         config |= {"evaluate": False}
     study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
     before = checkpoint_of(config, data.name, job)
+    check_something_to_train(config["trainer"], before)
     steps = 0 if before is None else check_resume(before, module.hparams)
     after = what_follows(config, module.net, data, study, plan)
     timer = time_limit(config, begun, after)

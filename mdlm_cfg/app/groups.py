@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from hydra.core.override_parser.types import ChoiceSweep, Glob
 
+from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.errors import UserError
 
 
@@ -27,20 +29,23 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
     """The arguments of a command, without GROUP=null where no file of that group is its default.
 
     Raises:
-        UserError: a group that is given null, a number or a mapping, which name no file, and would be a traceback.
+        UserError: a group that is given null, a number or a mapping, alone or in a sweep: they name no
+            file, and hydra fails on them.
     """
     groups, kept = groups_of(name, configs), []
     for argument in arguments:
-        group, _, value = argument.partition("=")
-        if group not in groups or isinstance(option := _read(value), str | list):
+        group, options = _given(argument)
+        if group not in groups or all(isinstance(option, str | list | Glob) for option in options):
             kept.append(argument)
-        elif option is not None or groups[group] is not None:
+        elif options != [None] or groups[group] is not None:
             raise UserError(f"{argument} names no file: choose one of {', '.join(options_of(group, configs))}")
     return kept
 
 
-def _read(value: str) -> object:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value  # hydra says what is wrong with it
+def _given(argument: str) -> tuple[str, list[object]]:
+    """The key of an argument, and what is given for it, as hydra reads it: several where they are swept."""
+    override = read_override(argument)
+    if override is None or override.is_delete():
+        return "", []
+    value = override.value()
+    return override.key_or_group, list(value.list) if isinstance(value, ChoiceSweep) else [value]

@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
 OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy)=)(.*)", re.DOTALL)
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
@@ -51,3 +55,11 @@ def closing(value: str, start: int) -> int | None:
         if depth == 0:
             return at + 1
     return None
+
+
+def read_override(argument: str) -> Override | None:
+    """An argument as hydra reads it; None for any other: an option, or hydra will say what is wrong with it."""
+    try:
+        return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
+from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import label_of, new_run_folder
 
+MULTIRUN = ("-m", "--multirun")
 RECORD = "job.json"
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
@@ -147,9 +146,9 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     Raises:
         UserError: one `out` for all jobs.
     """
-    if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+    if not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
         return None
-    given = [item for item in map(_parsed, arguments) if item is not None]
+    given = [item for item in map(read_override, arguments) if item is not None]
     swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
     fixed = {item.get_key_element(): item.value() for item in given if not item.is_sweep_override()}
     if fixed.get("out") is not None:
@@ -161,14 +160,6 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     asked = [item.input_line or "" for item in shown or given]
     name = str(fixed.get("name") or "multirun")
     return Sweep(new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep"), swept, True)
-
-
-def _parsed(argument: str) -> Override | None:
-    """An override; None for anything else: hydra will say what is wrong with it."""
-    try:
-        return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None
 
 
 def ended(sweep: Sweep) -> list[Account]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
-
-from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.stored import Damaged, load, store
 
 SUFFIX = ".tensor"
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
@@ -47,11 +47,11 @@ class Kept:
         """See `Keep`."""
         path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
         if path.is_file():
-            return torch.load(path, weights_only=True)
+            with suppress(Damaged):  # it is made again
+                return load(path)
         value = make()
         self.folder.mkdir(exist_ok=True)
-        with atomic_write(path) as file:
-            torch.save(value, file)
+        store(value, path)
         return value
 
     def __len__(self) -> int:

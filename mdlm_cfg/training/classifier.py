@@ -8,7 +8,6 @@ binarized MNIST's test images.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import bf16_is_fast
+from mdlm_cfg.support.stored import Damaged, load, store
 from mdlm_cfg.training.data import BinaryImageData
 from mdlm_cfg.training.data.base import check_positive
 from mdlm_cfg.training.data.idx import binarize
@@ -237,12 +236,11 @@ def classifier_for(
             data.num_tokens,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            torch.save(model.state_dict(), file)
+        store(model.state_dict(), path)
     model = ImageClassifier(data.grid_shape, data.num_classes, settings, data.num_tokens)
     try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        model.load_state_dict(load(path))
+    except (Damaged, RuntimeError) as error:  # RuntimeError: other weights
         raise UserError(f"the classifier {path} is damaged: delete it, and it is trained again") from error
     return model.eval()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +20,7 @@ from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.support.stored import Damaged, load
 
 CHECKPOINT = Path("checkpoints", "last.ckpt")
 CONFIG = "resolved_config.yaml"
@@ -156,8 +156,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        checkpoint = load(path)
+    except (Damaged, OSError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
     saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or "state_dict" not in checkpoint:

@@ -48,6 +48,15 @@ def test_every_failing_job_of_a_sweep_is_named(tmp_path: Path, capsys: pytest.Ca
     assert len(list(tmp_path.rglob("report.json"))) == 1  # the job that was right was done all the same
 
 
+@pytest.mark.parametrize("place", [1, 3])
+def test_a_sweep_may_be_asked_for_anywhere(place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    given_ = [*EXACT[:3], "w=-2,-3", f"runs={tmp_path}"]
+    assert run("eval", *given_[:place], "-m", *given_[place:]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "w=-2" in lines[0] and "w=-3" in lines[1]
+
+
 def test_a_fault_among_jobs_is_not_hidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,17 @@ def test_it_is_made_once_and_is_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "kept", "about")
+    kept("key", lambda: torch.arange(4))
+    (path,) = (tmp_path / "kept").iterdir()
+    whole = path.read_bytes()
+    for content in (whole[:100], whole.replace(torch.arange(4).numpy().tobytes(), bytes(32)), b""):
+        path.write_bytes(content)
+        assert torch.equal(kept("key", lambda: torch.arange(4)), torch.arange(4))
+        assert path.read_bytes() == whole
+
+
 def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     kept = Kept(tmp_path, "about")
     kept("key", lambda: torch.zeros(1))

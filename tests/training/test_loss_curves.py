@@ -25,7 +25,9 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "training")!r}]
-from test_loss_curves import EPOCHS, CHECKPOINT, FullySharded, curve
+from test_loss_curves import EPOCHS, CHECKPOINT, curve
+
+from mdlm_cfg.training.sharding import FullySharded
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

@@ -19,7 +19,6 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, drawn, draws_of
 from mdlm_cfg.support.kept import Kept, keep_nothing
 from mdlm_cfg.training.predicting import share_work
-from mdlm_cfg.training.sharding import FullySharded  # noqa: F401, for the script
 
 TESTS = Path(__file__).parent.parent
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=25, seed=3)
@@ -28,7 +27,9 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "training")!r}]
-from test_shared_work import FullySharded, shared
+from test_shared_work import shared
+
+from mdlm_cfg.training.sharding import FullySharded
 
 if __name__ == "__main__":
     for name, strategy in (("ddp", "ddp"), ("fsdp", FullySharded())):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.support.stored import Damaged, load, store
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 from mdlm_cfg.training.data.base import Batch, Loading, Target, check_positive, content_hash, short_name
@@ -81,8 +79,7 @@ class BernoulliData(TargetData):
             )  # fmt: skip
         with told_of_the_disk(Path(self.root)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                torch.save([fit.probabilities, fit.component_weights, fit.class_weights], file)
+            store([fit.probabilities, fit.component_weights, fit.class_weights], path)
 
     def _images(self) -> Batch:
         images = load_images(self.dataset, self.root)
@@ -101,8 +98,8 @@ class BernoulliData(TargetData):
         if not path.is_file():
             self.prepare_data()
         try:
-            return BernoulliMixture(*torch.load(path, weights_only=True))
-        except (RuntimeError, EOFError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            return BernoulliMixture(*load(path))
+        except (Damaged, TypeError, ValueError) as error:
             raise UserError(f"the fitted mixture {path} is damaged: delete it, and it is fitted again") from error
 
     def _grid(self, target: Target) -> tuple[int, ...]:

@@ -1,0 +1,102 @@
+"""Any key of a command, given a wrong type or an absurd value: it is done, or refused in a sentence, nothing left."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import TINY, TOY, run
+from forks import code_of, ended_at, fork
+from hydra import compose, initialize_config_dir
+from test_idx import write_dataset
+
+from mdlm_cfg.app.cli import CONFIGS, to_plain_config
+
+pytestmark = pytest.mark.slow
+VALUES = ("0", "-1", "1e30", "nan", "inf", "''", "null", "abc", "[]", "{}", "1.5", "true")
+ENDLESS = ("trainer.max_epochs=-1", "trainer.max_epochs=null")  # Lightning's words for no end
+DIVERGED = re.compile("the loss is (NaN|infinite)|weights are not finite")  # such a run has begun, and stays
+
+UNJUDGED = ("logger=csv", "evaluate=false")
+TRAIN = (*TOY, *UNJUDGED)
+FEW = ("data.steps_per_epoch=2", "data.num_val=20", "data.num_test=20", "data.batch_size=16")
+IMAGES = (*TINY, *UNJUDGED, "data=idx", "data.path=IMAGES", "data.num_val=10", "trainer.limit_train_batches=2")
+FITTED = (*TINY, *UNJUDGED, *FEW, "data.dataset=IMAGES", "data.root=ROOT")
+EXACT = ("denoiser=exact", "num_samples=20", "w=[0,1]", "data=toy_1d_overlap")
+ENGLISH = ("denoiser=exact", "num_samples=20", "w=[0,1]", "data=hmm_dialects", "data.target.num_dims=16")
+# command, arguments, and the keys that are tried: those that begin with one of these
+CASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "plan": ("eval", EXACT, ("",)),
+    "run": (
+        "train",
+        TRAIN,
+        ("seed", "threads", "batch_size", "ckpt_path", "name", "evaluate", "num_draws", "max_time"),
+    ),
+    "training": ("train", TRAIN, ("warmup_steps", "final_lr", "ema_decay", "compile", "save_minutes", "optimizer.")),
+    "toy": ("train", TRAIN, ("data.", "net.", "objective.")),
+    "trainer": ("train", TRAIN, ("trainer.",)),
+    "loggers": ("train", (*TRAIN[:-2], "evaluate=false", "logger=wandb"), ("logger.",)),
+    "pooled": ("train", (*TRAIN, "objective=pooled"), ("objective.rows",)),
+    "muon": ("train", (*TRAIN, "optimizer=muon"), ("optimizer.",)),
+    "images": ("train", (*IMAGES, "experiment=mnist"), ("data.", "net.", "objective.")),
+    "fitted": ("train", (*FITTED, "data=bernoulli_mnist", "data.iterations=2", "data.num_components=2"), ("data.",)),
+    "tiny": ("train", (*FITTED, "data=tiny_mnist_3x3"), ("data.",)),
+    "motif": ("train", (*TINY, *UNJUDGED, *FEW, "data=hmm_motif"), ("data.target.", "net.")),
+    "sequences": ("eval", (*ENGLISH, "study=sequences"), ("data.target.", "study.")),
+    **{
+        study: ("eval", (*EXACT, f"study={study}"), ("study.",))
+        for study in ("policies", "correction", "departure", "best_schedule", "likelihood", "benchmark")
+    },
+}
+
+
+def keys_of(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from keys_of(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
+def complaint(code: int, said: str, left: list[Path]) -> str | None:
+    """What is wrong with the end of a command; None if nothing is."""
+    if code == 0:
+        return None
+    errors = [line for line in said.splitlines() if line.startswith("error")]
+    if code != 2 or len(errors) != 1 or "Traceback" in said:
+        return f"exit code {code}: {said[-300:]}"
+    return f"left {left[0]}: {errors[0]}" if left and not DIVERGED.search(errors[0]) else None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nonsense_for_any_key(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    write_dataset(tmp_path / "images", num=60, size=8)
+    command, given, tried = CASES[case]
+    given = tuple(item.replace("IMAGES", f"{tmp_path / 'images'}").replace("ROOT", f"{tmp_path}") for item in given)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = to_plain_config(compose(command, list(given)))
+    keys = [key for key in keys_of(config) if key.startswith(tried)]
+    assert keys
+    wrong = []
+    for number, item in enumerate(f"{key}={value}" for key in keys for value in VALUES):
+        folder, log = tmp_path / str(number), tmp_path / "log"
+        folder.mkdir()
+        log.unlink(missing_ok=True)
+        monkeypatch.chdir(folder)
+        if item in ENDLESS:
+            assert ended_at(10, signal.SIGKILL, command, *given, item, log=log) == -signal.SIGKILL
+        else:
+            code = code_of(fork(lambda item=item: run(command, *given, item), log))  # type: ignore[misc]
+            left = [path for path in folder.rglob("*") if path.is_file()]
+            if (said := complaint(code, log.read_text(), left)) is not None:
+                wrong.append(f"{item}: {said}")
+        os.chdir(tmp_path)
+        shutil.rmtree(folder)
+    assert wrong == [], "\n".join(wrong)
