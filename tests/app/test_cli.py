@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import TINY, TOY, refusal, run
+from commands import TINY, TOY, refusal, run, write_images
 
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.support.errors import UserError
@@ -32,16 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for split, num in (("train", 40), ("t10k", 20)):
-        pixels = random.integers(0, 256, (num, 8, 8), dtype=np.uint8)
-        head = bytes([0, 0, 8, 3]) + np.array([num, 8, 8], dtype=">u4").tobytes()
-        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
-        labels = (np.arange(num) % 2).astype(np.uint8)
-        head = bytes([0, 0, 8, 1]) + np.array([num], dtype=">u4").tobytes()
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def test_a_run_leaves_everything(runs: Path) -> None:

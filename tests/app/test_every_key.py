@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TINY, TOY, run
+from commands import TINY, TOY, run, write_images
 from forks import code_of, ended_at, fork
 from hydra import compose, initialize_config_dir
-from test_idx import write_dataset
 
 from mdlm_cfg.app.cli import CONFIGS, to_plain_config
 
@@ -77,7 +76,7 @@ def complaint(code: int, said: str, left: list[Path]) -> str | None:
 @pytest.mark.parametrize("case", CASES)
 def test_nonsense_for_any_key(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    write_dataset(tmp_path / "images", num=60, size=8)
+    write_images(tmp_path / "images", num=60)
     command, given, tried = CASES[case]
     given = tuple(item.replace("IMAGES", f"{tmp_path / 'images'}").replace("ROOT", f"{tmp_path}") for item in given)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -14,11 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import torch
-from commands import TINY, TOY, refusal, run
+from commands import TINY, TOY, refusal, run, write_images
 
 from mdlm_cfg.app import commands
 from mdlm_cfg.app.folders import AUTO
@@ -213,14 +212,7 @@ def test_a_disk_that_becomes_full_while_a_report_is_written(
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on random images of 8 x 8, not judged."""
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for split, num in (("train", 40), ("t10k", 20)):
-        head = bytes([0, 0, 8, 3]) + np.array([num, 8, 8], dtype=">u4").tobytes()
-        pixels = random.integers(0, 256, (num, 8, 8), dtype=np.uint8)
-        (root / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
-        head = bytes([0, 0, 8, 1]) + np.array([num], dtype=">u4").tobytes()
-        (root / f"{split}-labels-idx1-ubyte").write_bytes(head + (np.arange(num) % 2).astype(np.uint8).tobytes())
+    root = write_images(tmp_path_factory.mktemp("images"))
     arguments = (
         *(*TINY, "experiment=mnist", "data=idx", f"data.path={root}", f"+data.root={root}", "threads=1"),
         *("data.batch_size=20", "net.patch_size=4", "net.stem_channels=4", "num_draws=2"),
