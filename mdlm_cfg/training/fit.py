@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET
@@ -66,18 +69,51 @@ def train(
     """
     if isinstance(data, DiffusionData):
         data.place_on(trainer.strategy.root_device)
-    before = 0
-    if ckpt_path is not None:
-        checkpoint = read_checkpoint(ckpt_path)
-        before = int(checkpoint["global_step"])
-        skip_seen(data, batches_seen(checkpoint))
-    if ckpt_path is not None and 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
-        module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
+    if ckpt_path is None:
+        trainer.fit(module, datamodule=data)
+        trained = trainer.global_step > 0
     else:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-    trained = trainer.global_step > before
+        with _named_until_training_begins(ckpt_path, trainer):
+            trained = _go_on(module, data, trainer, ckpt_path)
     tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
+
+
+def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | Path) -> bool:
+    """Train from a checkpoint on; whether there was anything to train."""
+    checkpoint = read_checkpoint(ckpt_path)
+    skip_seen(data, batches_seen(checkpoint))
+    if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
+        module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
+        return False
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer.global_step > int(checkpoint["global_step"])
+
+
+class _Begun(Callback):
+    """Knows whether training has begun: all that a checkpoint holds has been taken over then."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_begun = True
+
+
+@contextmanager
+def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator[None]:
+    """Whatever a whole file of wrong contents makes Lightning or torch trip over is a UserError that names it."""
+    begun = _Begun()
+    trainer.callbacks.append(begun)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if begun.has_begun or isinstance(error, UserError | MisconfigurationException):
+            raise
+        raise UserError(
+            f"training can not go on from the checkpoint {path}: its contents were changed, or another version of "
+            f"mdlm_cfg or Lightning wrote it"
+        ) from error
 
 
 def batches_seen(checkpoint: Mapping[str, Any]) -> int:

@@ -167,7 +167,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         version = checkpoint.get("version", "0.1" if ours else None)
         who = f"mdlm_cfg {version}, in another format: train it again" if ours else "something else than mdlm_cfg"
         raise UserError(f"the checkpoint {path} can not be used: it was written by {who}")
-    missing = [name for name in RECORDED if name not in saved]
+    missing = [name for name in ("epoch", "global_step") if not isinstance(checkpoint.get(name), int)]
+    missing += [name for name in RECORDED if name not in saved]
     missing += [f"data.{name}" for name in ("name", "fingerprint") if name not in _part(saved, "data")]
     missing += ["net._target_"] if TARGET not in _part(saved, "net") else []
     if missing:

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 from helpers import Inconsistent, random_target
-from test_samplers import chi_square_p_value, is_rejected
+from test_samplers import chi_square_p_value, holm, is_rejected, shipped
 
 from mdlm_cfg import Guidance, TableMixture, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder
 from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling import Sampler, sequential_monte_carlo
 from mdlm_cfg.sampling.smc import resample
@@ -36,6 +37,29 @@ def test_samples_follow_the_law_of_their_policy(policy, events):
     assert chi_square_p_value(x, law) > 1e-3
     other = Sampler("event_leaping", events=3 - events, policy=policy).law(denoiser, guidance, 1)
     assert total_variation(law, other) < 0.02 or is_rejected(x, other)  # it has the power to tell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "policy", ["rate", "uniform", "fixed_order", "confidence", "margin", "entropy", Confidence(0.5)]
+)
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_every_policy_on_every_shipped_target(policy, kind):
+    p_values, told = {}, []
+    for name, exact in shipped().items():
+        z, denoiser = exact.num_classes - 1, TabulatedDenoiser(exact)
+        order = FixedOrder(list(range(exact.num_dims))[::-1]) if policy == "fixed_order" else policy
+        for made in (Sampler(policy=order), Sampler("event_leaping", 3, policy=order)):
+            for w in (0.0, 1.5, 6.0):
+                guidance, generator = Guidance(w, kind), generator_for(name, made.label, kind, w)
+                x = made.draw(denoiser, guidance, z, 20_000, generator)
+                law = made.law(denoiser, guidance, z)
+                p_values[name, made.label, w] = chi_square_p_value(x, law)
+                others = ("uniform", "confidence", FixedOrder(list(range(exact.num_dims))))
+                laws = [Sampler(made.name, made.steps, policy=other).law(denoiser, guidance, z) for other in others]
+                told += [is_rejected(x, other) for other in laws if total_variation(law, other) > 0.03]
+    assert holm(p_values.values())[0] > 0.01, sorted(p_values.items(), key=lambda item: item[1])[:3]
+    assert len(told) > 5 and all(told)  # another policy's law is told from it, wherever it differs
 
 
 @pytest.mark.parametrize("policy", ["confidence", "entropy"])
