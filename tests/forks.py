@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from pathlib import Path
 import commands
 
 import mdlm_cfg.app.commands  # noqa: F401 (a child has what its parent has imported, which takes seconds)
+
+DIVERGED = re.compile("the loss is (NaN|infinite)|weights are not finite")
 
 
 def fork(work: Callable[[], int], log: Path) -> int:
@@ -52,3 +56,28 @@ def ended_at(seconds: float, number: int, command: str, *arguments: str, log: Pa
             return os.waitstatus_to_exitcode(status)
     os.kill(child, number)
     return code_of(child)
+
+
+def complaint(command: str, *arguments: str, folder: Path) -> str | None:
+    """What is wrong with the end of a command that is given nonsense, in a new folder; None if nothing is.
+
+    It may do what it is asked for, or refuse it in one sentence and leave no file. A run that diverges has begun, and
+    stays.
+    """
+    log = folder.with_name(f"{folder.name}.log")
+    folder.mkdir()
+
+    def work() -> int:
+        os.chdir(folder)
+        return commands.run(command, *arguments)
+
+    code, said = code_of(fork(work, log)), log.read_text()
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    log.unlink()
+    shutil.rmtree(folder)
+    if code == 0:
+        return None
+    errors = [line for line in said.splitlines() if line.startswith("error")]
+    if code != 2 or len(errors) != 1 or "Traceback" in said:
+        return f"exit code {code}: {said[-300:]}"
+    return f"left {left[0]}: {errors[0]}" if left and not DIVERGED.search(errors[0]) else None

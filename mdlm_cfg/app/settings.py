@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mdlm_cfg.app.schema import EVALUATION_KEYS
+from omegaconf import OmegaConf
+
+from mdlm_cfg.app.schema import EVALUATION_KEYS, EvaluationSchema
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
@@ -57,7 +59,11 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
 
 
 def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Evaluation settings of the command line where they are given there, and of the training run otherwise."""
+    """Evaluation settings of the command line where they are given there, and of the training run otherwise.
+
+    Raises:
+        OmegaConfBaseException: a run's setting of another type than the command line may give.
+    """
     given = {key_of(item) for item in overrides}
     if "experiment" in given:
         return dict(config)
@@ -68,7 +74,8 @@ def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[
         kept.pop("schedule", None)
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
         kept.pop("steps")
-    return dict(config) | kept
+    checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
+    return dict(config) | {key: value for key, value in dict(checked).items() if key in kept}  # type: ignore[arg-type]
 
 
 def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import read_checkpoint
 
+MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of AdamW and of Muon
+
 
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
     """The steps that are behind a checkpoint, if training can go on from it.
@@ -97,6 +99,12 @@ class _Begun(Callback):
         self.has_begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
+        for optimizer in trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name in MOMENTS & state.keys():
+                    if getattr(state[name], "shape", None) != parameter.shape:
+                        raise ValueError(f"{name} has not the shape of its weights")
         self.has_begun = True
 
 

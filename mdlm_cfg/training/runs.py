@@ -160,7 +160,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (Damaged, OSError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
     saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(saved, dict) or "state_dict" not in checkpoint:
+    if not (isinstance(saved, dict) and _is_plain(saved) and isinstance(checkpoint.get("state_dict"), dict)):
         raise UserError(f"the checkpoint {path} was not written by mdlm_cfg")
     if checkpoint.get("written_by") != WRITTEN_BY or checkpoint.get("format") != FORMAT:
         ours = "net" in saved and "objective" in saved
@@ -174,6 +174,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"the checkpoint {path} is incomplete: it does not say {missing[0]}; train it again")
     return checkpoint
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether nested settings are what a file of settings can hold."""
+    if isinstance(value, dict | list | tuple):
+        return all(_is_plain(item) for item in (value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _part(saved: dict[str, Any], name: str) -> dict[str, Any]:

@@ -131,9 +131,23 @@ def contents(draw: st.DrawFn) -> dict[str, np.ndarray]:
     return dict(zip(names, (pmfs, weights))) | more
 
 
+FILES = given(contents(), st.booleans(), st.integers(0, 400))
+
+
 @settings(max_examples=300, deadline=None)
-@given(contents(), st.booleans(), st.integers(0, 400))
+@FILES
 def test_any_file_is_a_mixture_or_one_sentence(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
+    check_file(arrays, whole, cut)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@FILES
+def test_very_many_files(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
+    check_file(arrays, whole, cut)
+
+
+def check_file(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.npz"
         np.savez(path, **arrays)

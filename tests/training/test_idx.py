@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data import fetch, idx
+from mdlm_cfg.training.data import ImageData, fetch, idx
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -301,9 +301,23 @@ def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
         idx.load_idx_dataset(tmp_path)
 
 
+BYTES = given(st.binary(max_size=40), st.sampled_from(["", "head", "gzip"]), st.integers(0, 60))
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=40), st.sampled_from(["", "head", "gzip"]), st.integers(0, 60))
+@BYTES
 def test_any_bytes_give_an_array_or_one_sentence(content: bytes, kind: str, cut: int) -> None:
+    check_bytes(content, kind, cut)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@BYTES
+def test_very_many_bytes(content: bytes, kind: str, cut: int) -> None:
+    check_bytes(content, kind, cut)
+
+
+def check_bytes(content: bytes, kind: str, cut: int) -> None:
     if kind == "head":
         content = bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content
     if kind == "gzip":
@@ -318,6 +332,70 @@ def test_any_bytes_give_an_array_or_one_sentence(content: bytes, kind: str, cut:
             assert not whole and "\n" not in str(error) and str(path) in str(error)
         else:
             assert isinstance(read, np.ndarray)
+
+
+@st.composite
+def folders(draw: st.DrawFn) -> dict[str, bytes]:
+    """Four files that may be a data set: of one, and one of them replaced or changed."""
+    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    top, files = draw(st.sampled_from([1, 2, 255])), {}
+    for images, labels in (idx.FILES[:2], idx.FILES[2:]):
+        num = draw(st.integers(1, 6))
+        pixels = draw(st.binary(min_size=num * height * width, max_size=num * height * width))
+        files[images] = idx_bytes((num, height, width), bytes(value % (top + 1) for value in pixels))
+        files[labels] = idx_bytes((num,), bytes(draw(st.integers(0, 1)) for _ in range(num)))
+    name = draw(st.sampled_from(idx.FILES))
+    change = draw(st.sampled_from(["none", "byte", "cut", "shape", "type", "gone", "gzip", "longer"]))
+    at = draw(st.integers(0, len(files[name]) - 1))
+    if change == "byte":
+        files[name] = files[name][:at] + bytes([draw(st.integers(0, 255))]) + files[name][at + 1 :]
+    elif change == "cut":
+        files[name] = files[name][:at]
+    elif change == "shape":
+        files[name] = idx_bytes(tuple(draw(st.lists(st.integers(0, 5), max_size=4))), files[name][-at:])
+    elif change == "type":
+        files[name] = files[name][:2] + bytes([draw(st.integers(7, 15))]) + files[name][3:]
+    elif change == "gone":
+        del files[name]
+    elif change == "gzip":
+        files[f"{name}.gz"] = gzip.compress(files.pop(name))
+    elif change == "longer":
+        files[name] += bytes(at)
+    return files
+
+
+FOLDERS = given(folders())
+
+
+@settings(max_examples=200, deadline=None)
+@FOLDERS
+def test_any_folder_is_a_data_set_or_one_sentence(files: dict[str, bytes]) -> None:
+    check_folder(files)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@FOLDERS
+def test_very_many_folders(files: dict[str, bytes]) -> None:
+    check_folder(files)
+
+
+def check_folder(files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        try:
+            data = ImageData(folder, batch_size=2, num_val=1)
+            data.prepare_data()
+            data.setup("fit")
+        except UserError as error:
+            assert "\n" not in str(error) and "Error" not in str(error)
+            return
+        classes = int(data.train_labels.max()) + 1
+        assert data.num_classes == classes >= 1 and set(data.train_labels.tolist()) == set(range(classes))
+        assert int(data.train_images.min()) >= 0 and int(data.train_images.max()) <= 255
+        height, width = data.grid_shape
+        assert data.train_images.shape == (len(data.train_labels), height * width)
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
