@@ -33,7 +33,7 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e ".[hf]"
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,13 @@ def fork(work: Callable[[], int], log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout, sys.stderr = open(1, "w", 1), open(2, "w", 1)  # noqa: SIM115, pytest's own lead elsewhere
         code = work()
     except KeyboardInterrupt:
         code = 130
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -21,14 +22,19 @@ def store(value: object, path: str | Path) -> None:
     Raises:
         OSError: with the name of the file (`atomic_write`).
     """
+    buffer = io.BytesIO()  # torch makes a RuntimeError of a disk that is full
+    torch.save(value, buffer)
     with atomic_write(path) as file:
-        torch.save(value, file)
+        file.write(buffer.getbuffer())
 
 
-def load(path: str | Path) -> Any:
-    """What `store` wrote, on the CPU; no code of the file is run (torch's weights_only=True).
+def load(path: str | Path, device: str | None = None) -> Any:
+    """What `store` wrote; no code of the file is run (torch's weights_only=True).
 
     torch does not look at the checksums that it writes: one bit that fell over on a disk would be another weight.
+
+    Args:
+        device: where its tensors are put; None: where they were.
 
     Raises:
         Damaged: it was cut off or changed, or was never ours.
@@ -38,7 +44,7 @@ def load(path: str | Path) -> Any:
         with ZipFile(path) as archive:
             part = archive.testzip()
         if part is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a reader says of bytes that anybody may have written

@@ -110,6 +110,10 @@ class AveragedWeights(WeightAveraging):
             self._copy_average_to_current(pl_module)
         self._taken = False
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning would find out after the first step."""
+        super().load_state_dict({"latest_update_step": int(state_dict["latest_update_step"])})
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The average is whole in a checkpoint, however many processes share it."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)

@@ -18,7 +18,7 @@ from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import read_checkpoint
 
-MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of AdamW and of Muon
+MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Muon, shaped as the weights
 
 
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
@@ -102,9 +102,11 @@ class _Begun(Callback):
         """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
         for optimizer in trainer.optimizers:
             for parameter, state in optimizer.state.items():
-                for name in MOMENTS & state.keys():
-                    if getattr(state[name], "shape", None) != parameter.shape:
-                        raise ValueError(f"{name} has not the shape of its weights")
+                names = {name for moments in MOMENTS for name in moments & state.keys()}
+                if any(getattr(state[name], "shape", None) != parameter.shape for name in names):
+                    raise ValueError("moments have another shape than their weights")
+                if names and names not in MOMENTS:
+                    raise ValueError("some moments are not there")
         self.has_begun = True
 
 

@@ -156,7 +156,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}")
     try:
-        checkpoint = load(path)
+        checkpoint = load(path, "cpu")
     except (Damaged, OSError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
     saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None

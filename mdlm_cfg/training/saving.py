@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import signal
@@ -12,14 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.stored import store
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -37,10 +36,7 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save, in a folder that must be there still: a new one would hide that the run's own is gone."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
+        store(checkpoint, path)
 
 
 class Interrupts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ def test_other_files_and_other_peoples_code_are_damage(tmp_path: Path) -> None:
         archive.writestr("archive/version", b"3\n")
     with pytest.raises(Damaged):
         load(path)
+
+
+def test_a_full_disk_is_the_file_systems_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    store(VALUE, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # files end there: as a disk that becomes full
+    try:
+        with pytest.raises(OSError) as error:
+            store({"weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_file_systems_errors_are_its_own(tmp_path: Path) -> None:
