@@ -136,7 +136,7 @@ def build_trainer(
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
     try:
         return make(settings, "trainer", (), names_in(settings), **filled)
-    except (ValueError, TypeError) as error:  # of Lightning, which looks at all settings here
+    except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here
         raise UserError(f"the trainer can not be made: {error}") from error
 
 

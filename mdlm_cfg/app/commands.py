@@ -41,7 +41,7 @@ from mdlm_cfg.support.named import names_in
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
-from mdlm_cfg.training.fit import check_resume
+from mdlm_cfg.training.fit import NotBegun, check_resume
 from mdlm_cfg.training.fit import train as train_and_test
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.predicting import is_first_process
@@ -99,7 +99,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
         trainer = build_trainer(config["trainer"], loggers, [*averaged, saving, *timer], after)
     say_precision(config, trainer.strategy.root_device)
     written = None
-    with _wandb_finished(loggers):
+    with _wandb_finished(loggers), gone_if_refused(folder, before, NotBegun):
         numbers, path = _fit(trainer, module, data, before, saving)
         if study is not None:
             run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)

@@ -66,18 +66,21 @@ def run_folder(
 
 
 @contextmanager
-def gone_if_refused(folder: Path, before: Path | None = None) -> Iterator[None]:
+def gone_if_refused(
+    folder: Path, before: Path | None = None, refusal: type[BaseException] = BaseException
+) -> Iterator[None]:
     """A new folder is removed if what is done inside fails: nothing was begun in it; and so is one above that is empty.
 
     One that was there before stays: a job's, with what became of it, that of a run that goes on, or of another report.
 
     Args:
         before: the checkpoint that is gone on with, which may lie in it.
+        refusal: the errors that say so, where others may come later.
     """
     is_new = {path.name for path in folder.glob("*")} <= {CONFIG, MARK, CHECKPOINT.parent.name}
     try:
         yield
-    except BaseException:
+    except refusal:
         if is_new and (before is None or run_folder_of(before) != folder):
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):

@@ -6,11 +6,13 @@ make nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mdlm_cfg.support.errors import UserError
@@ -132,10 +134,16 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
 
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
-    except (NameError, TypeError, AttributeError):  # annotations that only a type checker can read
-        return {}
+    """The types of arguments, of those whose annotations can be read outside of a type checker."""
+    if dataclasses.is_dataclass(maker):  # its __init__ does not know where a base class has its types from
+        return typing.get_type_hints(maker)
+    function = inspect.unwrap(maker.__init__ if inspect.isclass(maker) else maker)
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        with suppress(NameError, TypeError, AttributeError):
+            hints |= typing.get_type_hints(one, getattr(function, "__globals__", {}))
+    return hints
 
 
 def fits(value: Any, hint: Any) -> bool:

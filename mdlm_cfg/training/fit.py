@@ -21,6 +21,10 @@ from mdlm_cfg.training.runs import read_checkpoint
 MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Muon, shaped as the weights
 
 
+class NotBegun(UserError):
+    """Training could not begin: nothing has come of it."""
+
+
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
     """The steps that are behind a checkpoint, if training can go on from it.
 
@@ -112,7 +116,7 @@ class _Begun(Callback):
 
 @contextmanager
 def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator[None]:
-    """Whatever a whole file of wrong contents makes Lightning or torch trip over is a UserError that names it."""
+    """Whatever a whole file of wrong contents makes Lightning or torch trip over is a `NotBegun` that names it."""
     begun = _Begun()
     trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
@@ -120,7 +124,7 @@ def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if begun.has_begun or isinstance(error, UserError | MisconfigurationException):
             raise
-        raise UserError(
+        raise NotBegun(
             f"training can not go on from the checkpoint {path}: its contents were changed, or another version of "
             f"mdlm_cfg or Lightning wrote it"
         ) from error

@@ -25,6 +25,7 @@ IMAGES = (*TINY, *UNJUDGED, "data=idx", "data.path=IMAGES", "data.num_val=10", "
 FITTED = (*TINY, *UNJUDGED, *FEW, "data.dataset=IMAGES", "data.root=ROOT")
 EXACT = ("denoiser=exact", "num_samples=20", "w=[0,1]", "data=toy_1d_overlap")
 ENGLISH = ("denoiser=exact", "num_samples=20", "w=[0,1]", "data=hmm_dialects", "data.target.num_dims=16")
+LEAST = ("study.targets=[toy_1d_overlap]", "study.calls=[1]")
 # command, arguments, and the keys that are tried: those that begin with one of these
 CASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "plan": ("eval", EXACT, ("",)),
@@ -44,9 +45,14 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "tiny": ("train", (*FITTED, "data=tiny_mnist_3x3"), ("data.",)),
     "motif": ("train", (*TINY, *UNJUDGED, *FEW, "data=hmm_motif"), ("data.target.", "net.")),
     "sequences": ("eval", (*ENGLISH, "study=sequences"), ("data.target.", "study.")),
+    "benchmark": (
+        "eval",
+        (*EXACT, "study=benchmark", "study.targets=[toy_1d_overlap]", "study.calls=[1]"),
+        ("study.",),
+    ),
     **{
         study: ("eval", (*EXACT, f"study={study}"), ("study.",))
-        for study in ("policies", "correction", "departure", "best_schedule", "likelihood", "benchmark")
+        for study in ("policies", "correction", "departure", "best_schedule", "likelihood")
     },
 }
 
