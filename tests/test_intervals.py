@@ -1,4 +1,4 @@
-"""Intervals and standard errors cover what they claim to, as often as they claim."""
+"""Intervals and standard errors cover what they claim to, as often as they claim; pytest -rP shows how often."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ CERTAIN = 1e-5  # that a true claim is taken for a false one, on either side
 def assert_covers(hits: int, repeats: int, share: float) -> None:
     """That `hits` of `repeats` are what a coverage of `share` gives."""
     low, high = stats.binom.ppf([CERTAIN, 1 - CERTAIN], repeats, share)
+    print(f"{hits} of {repeats}")
     assert low <= hits <= high, f"{hits} of {repeats} covered, {share:.0%} claimed: {low:.0f} to {high:.0f} expected"
 
 
@@ -54,7 +55,8 @@ def test_the_bootstrap_interval_of_a_tv_covers_its_expectation(apart: float) -> 
     hits = sum(estimate.low <= mean <= estimate.high for estimate in found)
     # a bootstrap of n = 2000 is right to some percent itself
     low, high = stats.binom.ppf([CERTAIN, 1 - CERTAIN], len(found), [0.93, 0.97])
-    assert low <= hits <= high, f"{hits} of {len(found)}"
+    print(f"{hits} of {len(found)}")
+    assert low <= hits <= high
 
 
 def judged(target: TableMixture, num_draws: int) -> MaskedDiffusion:
@@ -94,6 +96,7 @@ def test_the_standard_errors_of_the_nelbo() -> None:
         x, classes = target.sample(200, torch.Generator().manual_seed(seed))
         for k, (mean, _, of_data) in enumerate(nelbos(module, x, classes, seed)):
             hits[k] += abs(mean - truths[k]) <= 1.96 * of_data
+    print(f"{hits[0]} of {repeats} with the class, {hits[1]} without")
     for found in hits:
         # masks are stratified in a batch, so the error is a little smaller than is said: 95% at least
         assert stats.binom.ppf(CERTAIN, repeats, 0.95) <= found <= stats.binom.ppf(1 - CERTAIN, repeats, 0.975), hits
@@ -104,4 +107,5 @@ def test_the_standard_errors_of_the_nelbo() -> None:
         means = torch.tensor([each[k][0] for each in found], dtype=torch.float64)
         claimed = torch.tensor([each[k][1] for each in found], dtype=torch.float64).mean()
         # of the masks alone, likewise: never smaller than the truth, nor twice as large
+        print(f"spread over mc_se: {float(means.std() / claimed):.2f}")
         assert 0.5 < float(means.std() / claimed) < 1.1

@@ -22,6 +22,7 @@ def test_another_machine_is_refused_and_noted(host: str) -> None:
     conftest.ASKED.clear()  # or this test would fail
 
 
+@pytest.mark.slow
 def test_importing_everything_asks_for_nothing() -> None:
     root = Path(__file__).parent.parent
     names = [

@@ -36,7 +36,7 @@ def test_null_is_the_default_of_some_groups_and_of_others_none() -> None:
             with_options([argument], "eval", CONFIGS)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     st.sampled_from(["study", "data", "experiment", "+study", "net"]),
     st.one_of(

@@ -367,7 +367,7 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
 FOLDERS = given(folders())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @FOLDERS
 def test_any_folder_is_a_data_set_or_one_sentence(files: dict[str, bytes]) -> None:
     check_folder(files)
