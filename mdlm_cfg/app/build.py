@@ -84,6 +84,7 @@ def build_loggers(
     """
     if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its server of itself all the same
     loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
     if not target.endswith("CSVLogger"):

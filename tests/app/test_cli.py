@@ -369,7 +369,7 @@ def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: p
     assert run("train", *arguments, f"ckpt_path={path}") == 0
     said = capsys.readouterr().out
     assert f"nothing was left to train in {path}" in said and f"checkpoint: {path}" in said and "report: " in said
-    assert "nothing was trained" in refusal(capsys, "train", *arguments, "trainer.max_epochs=0")
+    assert "leaves nothing to train" in refusal(capsys, "train", *arguments, "trainer.max_epochs=0")
 
 
 def test_a_checkpoint_that_does_not_say_how_its_data_were_made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ def test_what_auto_means_is_said_once(
 
 @pytest.mark.parametrize("name", names("logger"))
 def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for variable in ("WANDB_MODE", "WANDB_ERROR_REPORTING"):
+        monkeypatch.delenv(variable, raising=False)
     config = composed(f"logger={name}")
     assert config["logger"].get("mode", "offline") == "offline"
     assert len(build_loggers(config["logger"], tmp_path, "name/date", "train", {})) == (1 if name == "csv" else 2)
+    assert os.environ.get("WANDB_ERROR_REPORTING") == (None if name == "csv" else "false")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
 

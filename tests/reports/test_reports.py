@@ -251,6 +251,7 @@ def test_sample_grid(tmp_path):
 def test_wandb_offline(report, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     _, _, written = report
     logged, axes = [], {}
     with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
