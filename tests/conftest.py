@@ -3,7 +3,7 @@
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,32 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
-HERE = {
-    None,
-    "",
-    "localhost",
-    "127.0.0.1",
-    "::1",
-    "0.0.0.0",
-    socket.gethostname(),
-}  # processes of this machine talk to each other
+HERE = {None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}  # what runs here
 ASKED: list[str] = []
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    """Python tells an audit hook of every connection, also of those that other packages make."""
-    if event == "socket.getaddrinfo":
-        host = arguments[0]
-    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    else:
-        return
+def _refuse_others(host: Any) -> None:
     host = host.decode() if isinstance(host, bytes) else host
     if host not in HERE and not str(host).startswith("127."):
         ASKED.append(str(host))
         raise OSError(f"the tests use no network, and {host} was asked for")
 
 
-sys.addaudithook(_refuse_network)
+def _guarded(function: Callable[..., Any], place: int) -> Callable[..., Any]:
+    """A function of sockets that is only called for this machine; `place` is its argument with the address."""
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        address = arguments[place]
+        if isinstance(address, tuple) or place == 0:  # else a file's name: of this machine
+            _refuse_others(address[0] if isinstance(address, tuple) else address)
+        return function(*arguments, **more)
+
+    return call
+
+
+socket.getaddrinfo = _guarded(socket.getaddrinfo, 0)
+socket.socket.connect = _guarded(socket.socket.connect, 1)  # type: ignore[method-assign]
+socket.socket.connect_ex = _guarded(socket.socket.connect_ex, 1)  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
