@@ -158,6 +158,7 @@ NONSENSE: dict[str, list[str]] = {
 CASES = [(key, value) for key, values in NONSENSE.items() for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), CASES, ids=[f"{key}={value}" for key, value in CASES])
 def test_nonsense_is_refused_in_a_sentence(
     key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
