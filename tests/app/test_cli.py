@@ -132,6 +132,7 @@ def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None
     assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_wandb_works_offline_and_warns_of_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def test_another_report_json_removes_nothing(text: str, tmp_path: Path) -> None:
     assert (tmp_path / "outside.png").exists() and (folder / "report.json").read_text() == text
 
 
+@pytest.mark.slow
 def test_the_ledgers_picture_is_of_the_sampler_that_was_run(tmp_path: Path) -> None:
     page = write(tmp_path, network(), plan_of(sampler=Sampler("tau_leaping", 4, "exponential"))).path.read_text()
     assert "lines against w, tau_leaping, 4 steps, exponential." in page
