@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -135,14 +136,17 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
     """The types of arguments, of those whose annotations can be read outside of a type checker."""
-    if dataclasses.is_dataclass(maker):  # its __init__ does not know where a base class has its types from
-        return typing.get_type_hints(maker)
-    function = inspect.unwrap(maker.__init__ if inspect.isclass(maker) else maker)
+    if inspect.isclass(maker) and dataclasses.is_dataclass(maker):  # a base class has its types from its own module
+        sources = [(base, vars(sys.modules[base.__module__])) for base in reversed(maker.__mro__)]
+    else:
+        function = inspect.unwrap(maker.__init__ if inspect.isclass(maker) else maker)
+        sources = [(function, getattr(function, "__globals__", {}))]
     hints: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
-        one = types.SimpleNamespace(__annotations__={name: annotation})
-        with suppress(NameError, TypeError, AttributeError):
-            hints |= typing.get_type_hints(one, getattr(function, "__globals__", {}))
+    for source, scope in sources:
+        for name, annotation in getattr(source, "__annotations__", {}).items():
+            one = types.SimpleNamespace(__annotations__={name: annotation})
+            with suppress(NameError, TypeError, AttributeError):
+                hints |= typing.get_type_hints(one, scope)
     return hints
 
 
