@@ -1,11 +1,9 @@
-"""train.py and eval.py within the tests' own process, and images for them."""
+"""train.py and eval.py within the tests' own process."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mdlm_cfg.app import cli
@@ -15,20 +13,6 @@ TINY = (
     *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
 )
 TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
-
-
-def write_images(folder: Path, num: int = 40, size: int = 8, classes: int = 2) -> Path:
-    """Random images of that size as four IDX files, half as many of them for the test."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    for split, count in (("train", num), ("t10k", num // 2)):
-        for what, values in (
-            ("images-idx3-ubyte", random.integers(0, 256, (count, size, size))),
-            ("labels-idx1-ubyte", np.arange(count) % classes),
-        ):
-            head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
-            (folder / f"{split}-{what}").write_bytes(head + values.astype(np.uint8).tobytes())
-    return folder
 
 
 def run(command: str, *arguments: str) -> int:

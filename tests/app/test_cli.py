@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import TINY, TOY, refusal, run, write_images
+from commands import TINY, TOY, refusal, run
+from idx_files import write_images
 
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.support.errors import UserError
@@ -32,7 +33,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder)
+    return folder
 
 
 def test_a_run_leaves_everything(runs: Path) -> None:

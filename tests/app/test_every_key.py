@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TINY, TOY, write_images
+from commands import TINY, TOY
 from forks import complaint, ended_at
+from idx_files import write_images
 from test_configs import composed
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def keys_of(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("case", CASES)
 def test_nonsense_for_any_key(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    write_images(tmp_path / "images", num=60)
+    write_images(tmp_path / "images", 60, 30)
     command, given, tried = CASES[case]
     given = tuple(item.replace("IMAGES", f"{tmp_path / 'images'}").replace("ROOT", f"{tmp_path}") for item in given)
     keys = [key for key in keys_of(composed(*given, name=command)) if key.startswith(tried)]

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from commands import TINY, TOY, refusal, run, write_images
+from commands import TINY, TOY, refusal, run
+from idx_files import write_images
 
 from mdlm_cfg.app import commands
 from mdlm_cfg.app.folders import AUTO
@@ -212,7 +213,8 @@ def test_a_disk_that_becomes_full_while_a_report_is_written(
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on random images of 8 x 8, not judged."""
-    root = write_images(tmp_path_factory.mktemp("images"))
+    root = tmp_path_factory.mktemp("images")
+    write_images(root)
     arguments = (
         *(*TINY, "experiment=mnist", "data=idx", f"data.path={root}", f"+data.root={root}", "threads=1"),
         *("data.batch_size=20", "net.patch_size=4", "net.stem_channels=4", "num_draws=2"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from idx_files import write_dataset
 
 from mdlm_cfg.training import classifier
 from mdlm_cfg.training.classifier import (
@@ -23,7 +23,6 @@ from mdlm_cfg.training.classifier import (
     train_classifier,
 )
 from mdlm_cfg.training.data import BinaryImageData
-from mdlm_cfg.training.data.idx import FILES
 
 SMALL = ClassifierSettings(channels=(4, 8), num_features=16, epochs=6, batch_size=30, learning_rate=0.02, dropout=0.0)
 
@@ -33,14 +32,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> BinaryImageData:
     """Images of 9 x 10 of which class k has k bright rows, nearly without noise."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    for images_name, labels_name, num in ((*FILES[:2], 300), (*FILES[2:], 60)):
+    arrays: list[np.ndarray] = []
+    for num in (300, 60):
         labels = np.arange(num, dtype=np.uint8) % 3
         images = rng.integers(0, 60, (num, 9, 10), dtype=np.uint8)
         for image, k in zip(images, labels, strict=True):
             image[2 : 2 + 2 * k] = 255
-        for name, array in ((images_name, images), (labels_name, labels)):
-            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-            (folder / name).write_bytes(header + array.tobytes())
+        arrays += [images, labels]
+    write_dataset(folder, arrays)
     module = BinaryImageData(str(folder), root=str(folder), batch_size=16, num_val=20)
     module.setup()
     return module

