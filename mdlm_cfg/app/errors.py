@@ -17,11 +17,11 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.memory import is_lack_of_memory
 
 USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130  # exit codes
 PACKAGE = Path(__file__).resolve().parent.parent
 FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at hand
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or mend this one"
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
-    ):
+    if is_lack_of_memory(error):
         return "there is not enough memory for this: use a smaller batch_size, network or data, or a larger machine"
     return None
 

@@ -1,4 +1,4 @@
-"""How much memory there is: the lowest of what the machine, its control groups and the process allow."""
+"""How much memory there is, the lowest of what the machine, its control groups and the process allow; and its lack."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 GROUPS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+LACK = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it, in a RuntimeError
 
 
 def memory_allowed() -> int:
@@ -18,6 +19,13 @@ def memory_allowed() -> int:
         if soft not in (psutil.RLIM_INFINITY, -1):
             limits.append(soft)
     return min(limits)
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, whatever else its type may stand for."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in LACK)
+    )
 
 
 def group_limits(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:

@@ -9,7 +9,10 @@ from zipfile import ZipFile
 
 import torch
 
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write, naming
+from mdlm_cfg.support.memory import is_lack_of_memory
+
+DIRECTORY = 0x10  # of a zip's attributes: torch reads nothing of a part that has it, and leaves memory as it was
 
 
 class Damaged(Exception):
@@ -31,22 +34,29 @@ def store(value: object, path: str | Path) -> None:
 def load(path: str | Path, device: str | None = None) -> Any:
     """What `store` wrote; no code of the file is run (torch's weights_only=True).
 
-    torch does not look at the checksums that it writes: one bit that fell over on a disk would be another weight.
+    torch does not look at the checksums that it writes: one bit that fell over on a disk would be another weight. The
+    file is read once: what is looked at is what is taken, and an error of the disk is none of what is in it.
 
     Args:
         device: where its tensors are put; None: where they were.
 
     Raises:
         Damaged: it was cut off or changed, or was never ours.
-        OSError: the file system's.
+        OSError: the file system's, with the name of the file.
+        MemoryError: there is not enough for it.
     """
+    with naming(path):
+        content = io.BytesIO(Path(path).read_bytes())
     try:
-        with ZipFile(path) as archive:
-            part = archive.testzip()
+        with ZipFile(content) as archive:
+            part = archive.testzip() or next(
+                (entry.filename for entry in archive.infolist() if entry.external_attr & DIRECTORY), None
+            )
         if part is None:
-            return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, MemoryError):
-        raise
+            content.seek(0)
+            return torch.load(content, map_location=device, weights_only=True)
     except Exception as error:  # whatever a reader says of bytes that anybody may have written
+        if is_lack_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise Damaged(f"{path} is damaged") from error
-    raise Damaged(f"{path} is damaged: the checksum of {part} is another")
+    raise Damaged(f"{path} is damaged: {part} is not what was written")

@@ -109,7 +109,7 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
                 found = ", ".join(held) or "nothing"
                 raise UserError(f"{path} lacks {' and '.join(missing)}; it holds {found}")
             return {name: _read_array(archive, held[name]) for name in (*required, *optional) if name in held}
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.named import TARGET
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -122,7 +123,7 @@ def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if begun.has_begun or isinstance(error, UserError | MisconfigurationException):
+        if begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError | MisconfigurationException):
             raise
         raise NotBegun(
             f"training can not go on from the checkpoint {path}: its contents were changed, or another version of "

@@ -18,6 +18,7 @@ from mdlm_cfg.chain.strengths import Strength
 from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.support.stored import Damaged, load
@@ -157,7 +158,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint at {path}")
     try:
         checkpoint = load(path, "cpu")
-    except (Damaged, OSError) as error:
+    except Damaged as error:
         raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
     saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not (isinstance(saved, dict) and _is_plain(saved) and isinstance(checkpoint.get("state_dict"), dict)):
@@ -217,6 +218,8 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         net = build_net(saved["net"], trusted)
         net.load_state_dict(weights)
     except RuntimeError as error:
+        if is_lack_of_memory(error):
+            raise
         raise UserError(
             f"the weights in {path} do not fit the network recorded there: another version of it wrote them"
         ) from error

@@ -145,7 +145,7 @@ def load_saved(folder: Path, column: str, label: str) -> Examples:
             for part, rows in parts.items()
             if part in ("train", "test")
         }
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # pyarrow and PIL raise whatever they meet
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
@@ -167,6 +167,8 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
     if column not in rows.features or label not in rows.features:
         raise UserError(f"{where} lacks column {column} or {label}: it has {', '.join(rows.features)}")
     labels = list(rows[label])
+    if not labels:
+        raise UserError(f"{where} cannot be read: it has no rows; save some examples")
     if labels and isinstance(labels[0], str) and names is not None:
         unknown = [name for name in labels if name not in names]
         if unknown:
@@ -187,4 +189,4 @@ def _stacked(where: str, column: str, values: Any) -> np.ndarray:
         raise UserError(
             f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; they must be of one: crop or pad"
         )
-    return np.stack(arrays) if arrays else np.zeros((0,), dtype=np.int64)
+    return np.stack(arrays)
