@@ -254,7 +254,7 @@ def test_wandb_offline(report, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     _, _, written = report
     logged, axes = [], {}
-    with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
+    with wandb.init(mode="offline", dir=str(tmp_path), project="test") as run:
         monkeypatch.setattr(run, "log", logged.append)
         monkeypatch.setattr(run, "define_metric", lambda name, **options: axes.update({name: options}))
         log_evaluation(run, written.rows, written.ledger, written.pictures)
