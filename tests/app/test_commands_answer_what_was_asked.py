@@ -41,7 +41,7 @@ def tv(p: torch.Tensor, q: torch.Tensor) -> float:
 Asked = tuple[TableMixture, int, dict[str, Any]]  # the data, the class, and report.json
 
 
-@pytest.fixture(scope="module", params=["the toy", "a table"])
+@pytest.fixture(scope="module", params=[pytest.param("the toy", marks=pytest.mark.slow), "a table"])
 def normalized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """The command of issue 8 on the default toy; and for another class of a table whose classes are not alike."""
     out = tmp_path_factory.mktemp("report")

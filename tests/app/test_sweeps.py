@@ -92,6 +92,7 @@ def test_one_folder_for_all_reports_of_a_sweep_is_refused(tmp_path: Path, capsys
     assert "one folder for all jobs of a sweep" in said and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

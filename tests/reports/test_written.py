@@ -127,6 +127,7 @@ def test_page_csv_and_laws_say_the_same(kind: str, tmp_path: Path) -> None:
         assert sentence.replace("'", "&#39;") in page
 
 
+@pytest.mark.slow
 def test_a_later_report_leaves_nothing_of_an_earlier_one_and_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"mine")
     (tmp_path / "report.txt").write_text("mine too")

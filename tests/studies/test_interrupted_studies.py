@@ -79,7 +79,9 @@ def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any
     return keep
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "table" else name for name in STUDIES]
+)
 def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
     study, target, grid, plan, pieces = STUDIES[name]
     data, kept = data_of(target, grid), Kept(tmp_path / "kept", "about")
