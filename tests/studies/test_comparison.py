@@ -88,6 +88,36 @@ def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:
         compare([tmp_path])
 
 
+def test_the_command_prints_and_writes_the_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, error in enumerate((0.1, 0.3)):
+        written(tmp_path / f"a{seed}", {0: error, 2: 2 * error, "ramp(0,4)": error}, seed, net={"width": 8})
+    written(tmp_path / "b", {0: 0.5, 2: 0.7}, net={"width": 16})
+    main([str(tmp_path), f"out={tmp_path / 'out'}"])
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "comparison.html").read_text()
+    for text in ("What differs", "net.width", "ramp(0,4)", "0.2000 ± 0.1000", "0.4000 ± 0.2000", "10.5000 ± 0.5000"):
+        assert text in page, text
+    assert "0.2000 ± 0.1000" in printed and f"comparison: {tmp_path / 'out' / 'comparison.html'}" in printed
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        rows = [(row["net.width"], row["w"], row["tv_exact_learned"]) for row in csv.DictReader(file)]
+    assert rows == [
+        ("8", "0", "0.2"), ("8", "2", "0.4"), ("8", "ramp(0,4)", "0.2"), ("16", "0", "0.5"), ("16", "2", "0.7"),
+    ]  # fmt: skip
+    with (tmp_path / "out" / "tv_exact_learned.csv").open(newline="") as file:
+        drawn = list(csv.DictReader(file))
+    assert len(drawn) == 4  # a schedule has no place on an axis of w
+
+
+def test_the_command_explains_itself_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"]):
+        main(arguments)
+        assert "python compare.py" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "nothing"), f"out={tmp_path / 'out'}"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: there is no ") and len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("-m", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "seed=0,1", "num_samples=20,80")
@@ -102,8 +132,3 @@ def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytes
     reports = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("report.json")]
     each = [r["distances"][1]["tv_exact_samples"] for r in reports if r["plan"]["num_samples"] == 80]
     assert math.isclose(float(rows[3]["tv_exact_samples"]), sum(each) / 2)
-    page = (tmp_path / "out" / "comparison.html").read_text()
-    assert "What differs" in page and "samples to exact" in page
-    with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "nothing")])
-    assert ended.value.code == 2
