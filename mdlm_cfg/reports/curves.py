@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 NOTHING = 1e-13  # what is smaller is rounding, and has no place on a logarithmic axis
 DECAY_AXES = ("clock time tau", "-ln P(still masked)")
 DISTANCE_AXES = ("guidance strength w", "total variation")
+BESIDE, ABOVE = 36, 80  # letters of a legend in a line: beside a panel, above it
+LINE = 0.2  # inches
 MAX_MARKERS = 30  # a longer curve is drawn without
 
 
@@ -94,8 +97,21 @@ def lines_on(
     axes.set_title(title, loc="left")
     _set_scales(axes, series, log_x, log_y, from_zero)
     if len(series) + len(levels or {}) > 1:
-        figure.legend(loc="outside right upper")
+        _legend(figure, axes)
     return axes
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Beside the panel; above it, in as many lines as they take, where long names would leave no room for it."""
+    handles, names = axes.get_legend_handles_labels()
+    if max(len(name) for name in names) <= BESIDE:
+        figure.legend(loc="outside right upper")
+        return
+    wrapped = [textwrap.fill(name, ABOVE) for name in names]
+    lines = sum(1 + name.count("\n") for name in wrapped)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LINE * lines)
+    figure.legend(handles, wrapped, loc="outside upper left")
 
 
 def _set_scales(axes: Axes, series: Mapping[str, Points], log_x: bool, log_y: bool, from_zero: bool) -> None:

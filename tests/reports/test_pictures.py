@@ -110,6 +110,17 @@ def test_lines_on_one_another_are_one_with_both_names_but_dashed_ones_stay() -> 
     assert len([line for line in axes.lines if len(line.get_xdata())]) == 3
 
 
+def test_long_names_stand_above_and_leave_the_panel_its_room() -> None:
+    lines = {", ".join([f"setting_{k}=1234"] * 5 * k): ([0, 1], [k, k + 1.0]) for k in (1, 4, 7)}
+    figure = Figure(layout="constrained")
+    axes = lines_on(figure, lines, "x", "y")
+    figure.draw_without_rendering()
+    legend, panel = figure.legends[0].get_window_extent(), axes.get_window_extent()
+    assert legend.y0 >= panel.y1 and legend.x1 <= figure.bbox.x1
+    assert panel.height >= 200 and panel.width >= 400  # points at 100 dpi: 2 x 4 inches
+    assert [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()] == list(lines)
+
+
 def test_zero_stands_hollow_at_the_foot_of_a_logarithmic_axis(tmp_path: Path) -> None:
     lines = {"a": ([1, 2, 4], [0.5, 0.25, 0.0]), "b": ([1, 2, 4], [0.4, 0.3, 0.2])}
     axes = lines_on(Figure(), lines, "x", "y", log_y=True)
