@@ -61,6 +61,16 @@ def test_jobs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
     assert only.test["test/nelbo"].standard_error == 0.5
 
 
+def test_what_a_report_has_no_word_for_is_named_only_where_it_tells_two_apart(tmp_path: Path) -> None:
+    for width in (8, 16):
+        written(tmp_path / f"{width}", {0: 1.0}, net={"width": width, "depth": 2})
+    written(tmp_path / "c", {0: 1.0})
+    assert [s.label for s in compare([tmp_path]).settings] == ["net.width=16", "net.width=8", "net.width=None"]
+    written(tmp_path / "d", {0: 1.0}, objective="pooled")  # told from c by a setting that no other has
+    labels = [s.label for s in compare([tmp_path]).settings]
+    assert len(set(labels)) == 4 and all("net.depth" in label and "objective" in label for label in labels)
+
+
 def test_classes_are_averaged_within_a_report(tmp_path: Path) -> None:
     written(tmp_path / "a", {0: 1.0}, classes=3)
     (only,) = compare([tmp_path / "a" / "report" / "report.json"]).settings

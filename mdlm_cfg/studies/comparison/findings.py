@@ -94,11 +94,21 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
         UserError: as `find_reports` and `read_entry`.
     """
     entries = [read_entry(path) for path in find_reports(paths)]
-    differing = [key for key in _keys(entries) if len({repr(e.settings.get(key)) for e in entries}) > 1]
+    keys = _keys(entries)
+    differing = [key for key in keys if len({repr(e.settings.get(key)) for e in entries}) > 1]
+    groups = _grouped(entries, differing)
+    # what a report of exact scores has no word for (a network, a trainer) is named only where it tells two apart
+    told = [key for key in keys if len({repr(e.settings[key]) for e in entries if key in e.settings}) > 1]
+    named = told if len(_grouped(entries, told)) == len(groups) else differing
+    return Comparison([_setting(named, group) for group in groups])
+
+
+def _grouped(entries: Iterable[Entry], keys: Sequence[str]) -> list[list[Entry]]:
+    """The entries that are alike in these settings, in the order that their first ones have."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(repr([entry.settings.get(key) for key in differing]), []).append(entry)
-    return Comparison([_setting(differing, group) for group in groups.values()])
+        groups.setdefault(repr([entry.settings.get(key) for key in keys]), []).append(entry)
+    return list(groups.values())
 
 
 def _keys(entries: Iterable[Entry]) -> list[str]:
