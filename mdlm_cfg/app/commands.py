@@ -207,9 +207,11 @@ def _fit(
     try:
         numbers, trained = train_and_test(module, data, trainer, before)
     except SystemExit as error:
-        if not trainer.interrupted or not path.is_file():
+        if not trainer.interrupted:
             raise
-        print(f"interrupted; go on from here with ckpt_path={path}", file=sys.stderr)
+        left = path if path.is_file() else before
+        how = "before anything was saved" if left is None else f"go on from here with ckpt_path={left}"
+        print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except (Diverged, OSError) as error:  # of the disk: it is full, or the folder has gone
         if (said := sentence(error)) is None:

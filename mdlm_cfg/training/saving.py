@@ -95,6 +95,7 @@ class Checkpoints(Checkpoint):
         self._lowest = math.inf
         self._saved = 0.0
         self._interrupts = Interrupts()
+        self._is_training = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the folder, once: see `WholeFiles`."""
@@ -111,7 +112,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
-        self._saved = time.monotonic()
+        self._saved, self._is_training = time.monotonic(), True
         if trainer.world_size == 1:
             self._interrupts.watch()
 
@@ -141,19 +142,21 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_training = False
         self._interrupts.release()
-        if self._interrupts.pending:  # it came after all was saved, and the weights are now the averaged ones
-            self._interrupts.abandoned = True
+        if self._interrupts.pending:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save after an interrupt alone: what any other error leaves is not to be trusted over what is there.
 
-        One process can still save; of several, the others may be gone, and saving would wait for them.
+        One process can still save; of several, the others may be gone, and saving would wait for them. Before training
+        begins a checkpoint is taken over in parts; after it all has been saved, and the weights are the averaged ones.
         """
         self._interrupts.release()
+        was_training, self._is_training = self._is_training, False
         is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not self._interrupts.abandoned
-        if not is_interrupt or trainer.state.fn != "fit" or trainer.global_step == 0 or trainer.world_size > 1:
+        if not is_interrupt or not was_training or trainer.global_step == 0 or trainer.world_size > 1:
             return
         if cast(MaskedDiffusion, pl_module).has_finite_weights():
             trainer.save_checkpoint(self.last, weights_only=False)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.fit import train
@@ -64,6 +65,46 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
             found = content(folder / "checkpoints" / LAST)
             for key in ("state_dict", "current_model_state"):
                 assert all(torch.equal(value, found[key][name]) for name, value in whole[key].items())
+
+
+HOOKS = ("setup", "on_fit_start", "on_train_start", "on_train_end", "on_fit_end", "teardown")
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SIGTERMException])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
+    tmp_path: Path, hook: str, ending: type[BaseException]
+) -> None:
+    """Before training a checkpoint is taken over in parts; after it the weights of the module are the averaged ones."""
+    fitted(tmp_path / "run", None)
+    last = tmp_path / "run" / "checkpoints" / LAST
+    resumed = None if hook in HOOKS[3:] else tmp_path / "run" / "before_8.ckpt"
+    if resumed is not None:
+        shutil.copy(resumed, last)
+    before = content(last)
+
+    class Interrupt(Callback):
+        def __getattribute__(self, name: str) -> Any:
+            if name != hook:
+                return super().__getattribute__(name)
+
+            def raised(*_: Any, **__: Any) -> None:
+                if trainer.state.fn == "fit":
+                    raise ending
+
+            return raised
+
+    trainer = small_trainer(tmp_path / "run", epochs=3)
+    # the callback that saves is the last: before training others are asked before it, after training after it
+    trainer.callbacks[-1] = Checkpoints(tmp_path / "run" / "checkpoints", None)
+    trainer.callbacks.insert(len(trainer.callbacks) - 1 if resumed else len(trainer.callbacks), Interrupt())
+    with pytest.raises((SystemExit, SIGTERMException)):
+        train(small_module(small_data(), lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resumed)
+    found = content(last)
+    assert found["global_step"] == before["global_step"] and found["epoch"] == before["epoch"]
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, found[key][name]) for name, value in before[key].items())
+    assert str(found["optimizer_states"]) == str(before["optimizer_states"])
 
 
 def test_without_minutes_there_are_checkpoints_at_the_ends_of_epochs_alone(tmp_path: Path) -> None:
