@@ -56,6 +56,7 @@ def test_what_no_study_could_do_is_refused_before_any_work(
     assert not list(tmp_path.iterdir())  # no folder is left behind
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_data_may_change_on_the_way_and_the_data_may_not(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

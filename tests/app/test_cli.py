@@ -80,7 +80,10 @@ def test_eval_of_the_exact_denoiser_needs_no_checkpoint(tmp_path: Path) -> None:
     assert found["target_class"] == 1 and "tv_exact_learned" not in found["distances"][0]
 
 
-@pytest.mark.parametrize("sampler", ["euler", "d_cfg", "event_leaping"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", pytest.param("d_cfg", marks=pytest.mark.slow), pytest.param("event_leaping", marks=pytest.mark.slow)],
+)
 def test_every_sampler_has_default_steps(tmp_path: Path, sampler: str) -> None:
     arguments = ("denoiser=exact", "data=toy_1d_disjoint", "num_samples=20", "w=[0]", f"sampler={sampler}")
     assert run("eval", *arguments, f"out={tmp_path}", "schedule=exponential") == 0
@@ -112,6 +115,7 @@ def test_tiny_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert [entry["w"] for entry in found["ledger"]][::3] == [0, 1, 2, 4]
 
 
+@pytest.mark.slow
 def test_bernoulli_mixture_of_images_end_to_end(images: Path, tmp_path: Path) -> None:
     arguments = (
         *(*TINY, "experiment=bernoulli_mnist", f"data.dataset={images}", f"data.root={tmp_path}", "threads=1"),
@@ -148,6 +152,7 @@ def test_wandb_works_offline_and_warns_of_nothing(
     assert (folder / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
     arguments = ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:03", "data.steps_per_epoch=20")
     assert run("train", *TOY, *arguments, "logger=csv", f"runs={tmp_path}", "evaluate=false") == 0

@@ -248,6 +248,7 @@ def test_a_network_that_is_too_large_is_judged_by_its_own_samples(too_large: tup
     assert not [name for row in rows for name, value in row.items() if "learned" in name and value]
 
 
+@pytest.mark.slow
 def test_the_paper_leaves_open_what_was_not_learned(too_large: tuple[Path, str]) -> None:
     folder, _ = too_large
     lines = to_markdown(json.loads((folder / "report.json").read_text())).splitlines()

@@ -39,6 +39,7 @@ def test_text_is_trained_on_and_judged(tmp_path: Path) -> None:
     assert judged["nelbo_classification"] == {"num_draws": 2} and judged["data"]["classes"] == [1]
 
 
+@pytest.mark.slow
 def test_a_saved_data_set_of_grey_images_is_trained_on_and_judged(tmp_path: Path) -> None:
     images = np.where(LABELS[:, None, None] == 1, 200, 80) + RNG.integers(0, 50, (60, 4, 4))
     Dataset.from_dict({"image": images.tolist(), "label": LABELS.tolist()}).save_to_disk(str(tmp_path / "d"))

@@ -70,6 +70,7 @@ def test_a_fault_among_jobs_is_not_hidden(
     assert "Traceback" in said and "ValueError: ours" in said and "w = -2.0 is not allowed" in said
 
 
+@pytest.mark.slow
 def test_settings_of_the_data_that_leave_the_distribution_alone(runs: Path, tmp_path: Path) -> None:
     assert run("eval", f"runs={runs}", "data.num_test=100", "num_samples=20", f"out={tmp_path}") == 0
     assert json.loads((tmp_path / "report.json").read_text())["judged"] == "learned"

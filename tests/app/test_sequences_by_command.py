@@ -27,6 +27,7 @@ def report_in(folder: Path) -> dict:
     return json.loads(next(folder.rglob("report.json")).read_text())
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_and_judged(trained: Path) -> None:
     found = report_in(trained / "hmm_dialects")
     assert found["data"]["grid_shape"] == [12] and found["data"]["num_tokens"] == 27

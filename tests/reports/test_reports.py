@@ -164,8 +164,8 @@ def test_no_half_written_files_are_left(report, tmp_path):
     [
         ("toy_1d_disjoint", {"laws", "distances", "differences"}),
         ("toy_1d_overlap", {"laws", "distances", "differences"}),
-        ("toy_2d_projection", {"laws", "distances", "differences"}),
-        ("toy_5d_hypercube", {"laws", "distances", "overlap", "pairs"}),
+        pytest.param("toy_2d_projection", {"laws", "distances", "differences"}, marks=pytest.mark.slow),
+        pytest.param("toy_5d_hypercube", {"laws", "distances", "overlap", "pairs"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_toy_is_reported_exactly_without_a_network(toy, pictures, tmp_path):

@@ -141,7 +141,9 @@ def test_weights_are_refused_where_they_lead_nowhere():
         sample(denoiser, Guidance(linear_ramp(0, 1)), 0, 10, weights=True)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "threshold", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_smc_is_unbiased_and_its_error_is_what_it_says(threshold):
     target, guidance, p = random_target(3, 3, seed=24), Guidance(3.0), tilted_law(random_target(3, 3, seed=24), 3.0, 0)
     exact = tilted_weights(target.denoiser(), guidance, 0).normalizer

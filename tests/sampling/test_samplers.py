@@ -187,6 +187,7 @@ def test_draws_are_uniform_and_float64(sampler):
     assert draws.found == {("rand", torch.float64)}
 
 
+@pytest.mark.slow
 def test_two_values_are_not_biased_by_small_steps():
     denoiser, guidance = TabulatedDenoiser(random_target(2, 2, seed=13).denoiser()), Guidance(4.0)
     law = Chain(denoiser, 4.0, "rate", 1).stepped("tau_leaping", fractions("exponential", 200, 8.0))

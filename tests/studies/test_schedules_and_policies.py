@@ -255,6 +255,7 @@ def written(folder: Path, plan: Plan, denoiser: Any = None) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_files_and_page(tmp_path: Path) -> None:
     read = written(tmp_path, plan_of(CASES[3]))
     laws = np.load(tmp_path / "laws.npz")

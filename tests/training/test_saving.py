@@ -67,21 +67,29 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
                 assert all(torch.equal(value, found[key][name]) for name, value in whole[key].items())
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps, with what it had saved before others."""
+    folder = tmp_path_factory.mktemp("first")
+    fitted(folder, None)
+    return folder
+
+
 HOOKS = ("setup", "on_fit_start", "on_train_start", "on_train_end", "on_fit_end", "teardown")
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SIGTERMException])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
-    tmp_path: Path, hook: str, ending: type[BaseException]
+    first: Path, tmp_path: Path, hook: str, ending: type[BaseException]
 ) -> None:
     """Before training a checkpoint is taken over in parts; after it the weights of the module are the averaged ones."""
-    fitted(tmp_path / "run", None)
+    shutil.copytree(first, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / LAST
     resumed = None if hook in HOOKS[3:] else tmp_path / "run" / "before_8.ckpt"
     if resumed is not None:
         shutil.copy(resumed, last)
-    before = content(last)
+    before = content(first / "checkpoints" / LAST if resumed is None else resumed)
 
     class Interrupt(Callback):
         def __getattribute__(self, name: str) -> Any:
