@@ -49,6 +49,11 @@ def content(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def assert_same_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, found[key][name]) for name, value in expected[key].items())
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulated: int) -> None:
     changes = {"accumulate_grad_batches": accumulated}
@@ -63,8 +68,7 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
             folder = tmp_path / f"rest_{number}"
             fitted(folder, None, path, **changes)
             found = content(folder / "checkpoints" / LAST)
-            for key in ("state_dict", "current_model_state"):
-                assert all(torch.equal(value, found[key][name]) for name, value in whole[key].items())
+            assert_same_weights(found, whole)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +114,7 @@ def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
         train(small_module(small_data(), lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resumed)
     found = content(last)
     assert found["global_step"] == before["global_step"] and found["epoch"] == before["epoch"]
-    for key in ("state_dict", "current_model_state"):
-        assert all(torch.equal(value, found[key][name]) for name, value in before[key].items())
+    assert_same_weights(found, before)
     assert str(found["optimizer_states"]) == str(before["optimizer_states"])
 
 

@@ -169,7 +169,7 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
     labels = list(rows[label])
     if not labels:
         raise UserError(f"{where} cannot be read: it has no rows; save some examples")
-    if labels and isinstance(labels[0], str) and names is not None:
+    if isinstance(labels[0], str) and names is not None:
         unknown = [name for name in labels if name not in names]
         if unknown:
             raise UserError(f"{where} holds class {unknown[0]!r}, of which there is no training example; add some")
