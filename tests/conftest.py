@@ -48,3 +48,15 @@ def no_network() -> Iterator[None]:
     ASKED.clear()
     yield
     assert ASKED == []
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A test fails after which a signal would find another handler than before: the next Ctrl-C could go unheard."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    after = [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)  # for the tests to come
+    assert after == before

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.named import TARGET
+from mdlm_cfg.support.signals import interrupts_given_back
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import read_checkpoint
@@ -76,13 +77,14 @@ def train(
     """
     if isinstance(data, DiffusionData):
         data.place_on(trainer.strategy.root_device)
-    if ckpt_path is None:
-        trainer.fit(module, datamodule=data)
-        trained = trainer.global_step > 0
-    else:
-        with _named_until_training_begins(ckpt_path, trainer):
-            trained = _go_on(module, data, trainer, ckpt_path)
-    tested = trainer.test(module, datamodule=data, verbose=False)
+    with interrupts_given_back():
+        if ckpt_path is None:
+            trainer.fit(module, datamodule=data)
+            trained = trainer.global_step > 0
+        else:
+            with _named_until_training_begins(ckpt_path, trainer):
+                trained = _go_on(module, data, trainer, ckpt_path)
+        tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
 
 

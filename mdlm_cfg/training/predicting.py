@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.support.signals import interrupts_given_back
 
 
 def is_first_process() -> bool:
@@ -50,7 +51,8 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
     # the processes are given numbers: Lightning would take the pieces apart
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     device = None if net is None else next(net.parameters()).device
-    trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
+    with interrupts_given_back():
+        trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
     trainer.strategy.barrier()
     if net is not None:
         net.to(device)  # Lightning leaves everything on the CPU

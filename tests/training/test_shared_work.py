@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from harness import small_trainer
 from helpers import random_target
+from lightning.pytorch import Callback
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
@@ -88,6 +90,18 @@ def test_one_process_makes_every_piece_once(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
     shared(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()} == before
+
+
+def test_an_interrupt_before_drawing_leaves_the_next_one_heard(tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def setup(self, *_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+    trainer, before = small_trainer(tmp_path), signal.getsignal(signal.SIGINT)
+    trainer.callbacks.append(Interrupt())
+    with pytest.raises(SystemExit):
+        share_work(trainer, [], None, Kept(tmp_path, "about"))
+    assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
 
 
 @pytest.mark.slow
