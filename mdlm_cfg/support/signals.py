@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def interrupts_given_back() -> Iterator[None]:
@@ -15,8 +17,7 @@ def interrupts_given_back() -> Iterator[None]:
     Lightning ignores SIGINT while it shuts down after an interrupt, and leaves it so where training had not begun or
     had ended: the next Ctrl-C of the same process would go unheard. Only the main thread can set handlers.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
 from mdlm_cfg.support.stored import store
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 
@@ -49,20 +51,19 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.pending = self.abandoned = False
-        self._before: dict[int, Any] = {}
+        self._watching = ExitStack()
 
     def watch(self) -> None:
         """Take the signals over, where they are not ignored; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            self._watching.enter_context(interrupts_given_back())
+            for number in INTERRUPTS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._come)
+                    signal.signal(number, self._come)
 
     def release(self) -> None:
         """Give them back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._watching.close()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
         if self.pending:

@@ -7,19 +7,17 @@ import threading
 
 import pytest
 
-from mdlm_cfg.support.signals import interrupts_given_back
-
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
 
 
 def handlers() -> list[object]:
-    return [signal.getsignal(number) for number in NUMBERS]
+    return [signal.getsignal(number) for number in INTERRUPTS]
 
 
 def test_handlers_are_given_back_also_after_an_error() -> None:
     before = handlers()
     with pytest.raises(KeyboardInterrupt), interrupts_given_back():
-        for number in NUMBERS:
+        for number in INTERRUPTS:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
     assert handlers() == before and signal.SIG_IGN not in before
