@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,7 +177,7 @@ def test_a_mixtures_normalisers_agree(many: MixtureCorrection) -> None:
         assert abs(row["log_normalizer"] - exact) < 4 * row["relative_error"]
 
 
-def test_a_mixture_has_a_page_too(many: MixtureCorrection, tmp_path: Path) -> None:
+def test_a_mixtures_findings_are_numbers_and_arrays(many: MixtureCorrection) -> None:
     plain = json.loads(json.dumps(many.to_dict(), allow_nan=False))
     assert plain["plan"]["policy"] == "entropy" and plain["data"]["classes"] == [2]
     assert len(plain["distances"]) == 5 and len(plain["resampling"][0]["ess_on_the_way"]) == 6
@@ -185,6 +187,26 @@ def test_a_mixture_has_a_page_too(many: MixtureCorrection, tmp_path: Path) -> No
     arrays = many.arrays()
     assert arrays["resampled_normalized_w2_class2"].shape == (6000, 6)
     assert many.numbers()["usage_tv_guided_w2"] == one.sets["guided"].usage_tv
+
+
+def test_a_mixtures_page_holds_what_was_found(many: MixtureCorrection, tmp_path: Path) -> None:
+    one = many.found[0]
+    sets, normalizers, images = sections_of(replace(many, grid_shape=(2, 3)), tmp_path)
+    assert sets.table is not None and normalizers.table is not None and images.table is None
+    shown = {row[2]: row for row in sets.table.rows}
+    assert list(shown) == ["tilted law", *SETS] and {row[1] for row in sets.table.rows} == {"2"}
+    for name in SETS:
+        assert float(shown[name][3]) == pytest.approx(one.sets[name].usage_tv, abs=5.01e-4)  # three digits are shown
+        assert float(shown[name][5]) == pytest.approx(one.sets[name].class_posterior, abs=1e-6)
+    assert float(shown["tilted law"][3]) == 0
+    for row, found in zip(normalizers.table.rows, one.normalizers(), strict=True):
+        assert float(row[4].split(" ± ")[0]) == pytest.approx(found["log_normalizer"], abs=1e-4)
+    pictures = [picture.path for section in (sets, normalizers, images) for picture in section.pictures]
+    assert [path.name for path in pictures] == ["usage_class2.png", "ess_on_the_way.png", "samples_class2.png"]
+    usage = list(csv.DictReader((tmp_path / "usage_class2.csv").open(encoding="utf-8")))
+    for name in ("guided", "resampled"):
+        shares = {int(row["component"]): float(row["share"]) for row in usage if row["series"] == name}
+        assert [shares[c] for c in range(3)] == pytest.approx(one.sets[name].usage.tolist())
 
 
 @pytest.mark.parametrize(
