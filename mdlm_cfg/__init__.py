@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from mdlm_cfg.chain.schedules import Schedule
     from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.compare.best_schedule import best_schedule
+    from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
     from mdlm_cfg.compare.decay import tv_decay
     from mdlm_cfg.compare.ideal import departure, ideal_denoiser
     from mdlm_cfg.compare.ledger import error_ledger
     from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
+    from mdlm_cfg.compare.profile import exact_information_profile, information_profile
     from mdlm_cfg.laws.in_time import law_at
     from mdlm_cfg.laws.slices import slice_denoiser
     from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -44,10 +46,12 @@ _HOMES = {
     "chain.schedules": ("Schedule",),
     "chain.strengths": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
     "compare.best_schedule": ("best_schedule",),
+    "compare.calibration": ("calibrate", "calibrated_strengths"),
     "compare.decay": ("tv_decay",),
     "compare.ideal": ("departure", "ideal_denoiser"),
     "compare.ledger": ("error_ledger",),
     "compare.likelihood": ("exact_likelihood", "likelihood"),
+    "compare.profile": ("exact_information_profile", "information_profile"),
     "laws.in_time": ("law_at",),
     "laws.slices": ("slice_denoiser",),
     "laws.terminal": ("terminal_law", "tilted_law"),
@@ -67,8 +71,9 @@ _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
-    "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "departure", "error_ledger",
-    "exact_likelihood", "ideal_denoiser", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
+    "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "calibrate",
+    "calibrated_strengths", "departure", "error_ledger", "exact_information_profile", "exact_likelihood",
+    "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
     "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law",
     "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip

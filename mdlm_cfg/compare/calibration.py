@@ -1,0 +1,286 @@
+"""Calibrated strengths: the best strength for every number of unmasked coordinates, by a convex fit (theory 21).
+
+Let S be a uniformly drawn set of l coordinates, i a uniformly drawn other one, and x ~ p_{z,w}. The strength
+
+    w_l = argmin_s E[-ln r_i(x_i | x_S; s)],    r_i(v; s) proportional to p(v | x_S, z) (p(v | x_S, z) / p(v | x_S))^s,
+
+minimises a convex function of one number, because r is an exponential family in s. The sum over levels of its minima,
+less the entropies of the ideal conditionals, is the divergence of the ideal chain's paths from the guided chain's in
+uniform order, which bounds KL(p_{z,w} || terminal law).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import checked_at_the_end, refuse, waits_for_nothing
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance, refuse_infinite
+from mdlm_cfg.chain.kinds import KINDS, Kind
+from mdlm_cfg.chain.strengths import PerCount
+from mdlm_cfg.compare.ideal import ideal_denoiser
+from mdlm_cfg.compare.levels import MAX_ROWS, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.targets.table import TableMixture
+
+NEG_INF = float("-inf")
+MIN_STRENGTH = -1.0
+ITERATIONS = 100  # of Newton's method; far fewer are needed, and bisection alone ends within them
+SETTLED = 1e-12  # a relative step that is not taken: it is what rounding leaves
+EQUAL = 1e-9  # log-ratios of a level whose values differ by less say nothing about its strength
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Strengths fitted to data.
+
+    Attributes:
+        strengths: w_0, ..., w_{D-1}, one for each number of unmasked coordinates.
+        standard_errors: of the strengths, over the samples; inf where the data do not determine a strength.
+    """
+
+    strengths: tuple[float, ...]
+    standard_errors: tuple[float, ...]
+
+    def guidance(self, kind: Kind | str = KINDS["rate"]) -> Guidance:
+        """The guidance of these strengths."""
+        return Guidance(PerCount(self.strengths), kind)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class LevelRows:
+    """Both conditionals of masked coordinates, one row each, by number of unmasked coordinates.
+
+    Attributes:
+        log_cond: log p(v | x_S, z), float64 (R, N). log_ratio: log p(v | x_S, z) - log p(v | x_S), 0 where impossible.
+        own_log_cond, own_ratio: the expectations of both for the values of the data, (R,).
+        weight: (R,), summing to 1 in each level. level: int64 (R,). state: the partial state of each row, int64 (R,).
+    """
+
+    log_cond: Tensor
+    log_ratio: Tensor
+    own_log_cond: Tensor
+    own_ratio: Tensor
+    weight: Tensor
+    level: Tensor
+    state: Tensor
+
+    @classmethod
+    def join(cls, parts: list[LevelRows], num_dims: int) -> LevelRows:
+        """All parts as one, with weights that sum to 1 in each level."""
+        names = ("log_cond", "log_ratio", "own_log_cond", "own_ratio", "weight", "level", "state")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        totals = level_totals(joined["weight"], joined["level"], num_dims)
+        joined["weight"] = joined["weight"] / totals[joined["level"]]
+        return cls(**joined)
+
+    def each_cross_entropy(self, strengths: Tensor) -> Tensor:
+        """-ln r_i(x_i | x_S; s) of every row at the strength of its level, (R,) in nats."""
+        s = strengths[self.level]
+        own = self.own_log_cond + torch.where(s == 0, 0.0, s * self.own_ratio)
+        return self._log_values(strengths).logsumexp(dim=1) - own
+
+    def cross_entropies(self, strengths: Tensor) -> Tensor:
+        """E[-ln r_i(x_i | x_S; s)] of every level at its strength, (D,) in nats."""
+        return level_sums(self.weight * self.each_cross_entropy(strengths), self.level, len(strengths))
+
+    def slopes(self, strengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The first derivative of -ln r_i(x_i | x_S; s) in s, and its second, of every row: (R,) each.
+
+        They are the expectation of the log-ratio under r_i less that of the data, and its variance under r_i.
+        """
+        r = self._log_values(strengths).softmax(dim=1)
+        mean = (r * self.log_ratio).sum(dim=1)
+        variance = (r * (self.log_ratio - mean[:, None]).square()).sum(dim=1)
+        return mean - self.own_ratio, variance
+
+    def informative(self, num_dims: int) -> Tensor:
+        """Which levels have a row whose values differ in their log-ratio, bool (D,)."""
+        possible = (self.log_cond > NEG_INF) & (self.weight > 0)[:, None]
+        high = self.log_ratio.masked_fill(~possible, NEG_INF).amax(dim=1)
+        low = self.log_ratio.masked_fill(~possible, -NEG_INF).amin(dim=1)
+        return level_sums(((high - low) > EQUAL).double(), self.level, num_dims) > 0
+
+    def _log_values(self, strengths: Tensor) -> Tensor:
+        return self.log_cond + strengths[self.level][:, None] * self.log_ratio
+
+
+def minimise(rows: LevelRows, start: Tensor) -> Tensor:
+    """The strengths that minimise the cross entropy of every level, (D,): Newton's method inside a bracket.
+
+    The derivative rises in s. A step that leaves the bracket is replaced by bisection in the logarithm of s + 2. Levels
+    on which every strength does equally well keep `start`; where the minimum lies outside [-1, `MAX_STRENGTH`] the
+    nearer end is returned.
+
+    Args:
+        start: (D,), within the bracket.
+    """
+    d = len(start)
+    low, high = torch.full_like(start, MIN_STRENGTH), torch.full_like(start, MAX_STRENGTH)
+    moving, s = rows.informative(d), start
+    for end in (MIN_STRENGTH, MAX_STRENGTH):
+        at_end = torch.full_like(start, end)
+        slope = level_sums(rows.weight * rows.slopes(at_end)[0], rows.level, d)
+        outside = moving & ((slope >= 0) if end == MIN_STRENGTH else (slope <= 0))
+        s, moving = torch.where(outside, at_end, s), moving & ~outside
+    for _ in range(ITERATIONS):
+        each = rows.slopes(s)
+        slope, curvature = (level_sums(rows.weight * part, rows.level, d) for part in each)
+        low, high = torch.where(slope < 0, s, low), torch.where(slope > 0, s, high)
+        newton, middle = s - slope / curvature, ((low + 2).log() + (high + 2).log()).mul(0.5).exp() - 2
+        inside = newton.isfinite() & (newton >= low) & (newton <= high)
+        new = torch.where(moving & (slope != 0), torch.where(inside, newton, middle), s)
+        done = (new - s).abs() <= SETTLED * (1 + s.abs())
+        s = torch.where(done, s, new)
+        if waits_for_nothing(s) and bool(done.all()):
+            break
+    return s
+
+
+def exact_rows(target: TableMixture, w: float, target_class: int | None) -> LevelRows:
+    """The rows of all partial states of a table that the tilted law reaches, weighted by it.
+
+    Raises:
+        UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
+            not allowed.
+    """
+    own, d = target.denoiser(), target.num_dims
+    lattice = own.lattice
+    parts, before = [], 0
+    ideal = own if target_class is None else ideal_denoiser(target, w, target_class)
+    for level, marginal in enumerate(lattice.marginals(tilted_law(target, w, target_class))[:-1]):
+        probability = marginal.flatten()
+        tokens, probability = lattice.tokens(level)[probability > 0], probability[probability > 0]
+        for chunk, weight in zip(tokens.split(MAX_ROWS), probability.split(MAX_ROWS)):
+            state, i = (chunk == lattice.num_tokens).nonzero(as_tuple=True)
+            log_cond, log_ratio = _both(own, chunk, target_class, state, i)
+            p = conditionals(ideal, chunk, None)[state, i].exp()
+            own_log_cond = torch.where(p > 0, p * log_cond, 0.0).sum(dim=1)
+            levels = torch.full_like(state, level)
+            means = own_log_cond, (p * log_ratio).sum(dim=1)
+            parts.append(LevelRows(log_cond, log_ratio, *means, weight[state], levels, state + before))
+            before += len(chunk)
+    return LevelRows.join(parts, d)
+
+
+def calibrated_strengths(target: TableMixture, w: float, target_class: int) -> list[float]:
+    """The exact calibrated strengths w_0, ..., w_{D-1} towards the tilted law of strength w (theory, section 21).
+
+    The last one is w: with one coordinate masked the guided conditionals are those of the tilted law.
+
+    Args:
+        target: the known distribution, on few dimensions.
+        w: of the tilted law.
+        target_class: z.
+
+    Returns:
+        D strengths, for `Guidance(strengths, kind)`; w itself where a level's strength makes no difference.
+
+    Raises:
+        UserError: a class that does not exist, or a w that is not allowed.
+    """
+    w = Guidance(w).constant
+    rows = exact_rows(target, w, target_class)
+    return minimise(rows, torch.full((target.num_dims,), w, dtype=torch.float64)).tolist()
+
+
+@checked_at_the_end()
+def calibrate(
+    denoiser: Denoiser,
+    target_class: int,
+    samples: Tensor,
+    log_weights: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    masks: int = 1,
+) -> Calibration:
+    """Calibrated strengths from samples of the distribution that is aimed at, in one pass (theory, section 21).
+
+    Samples of the tilted law p_{z,w} are samples of the class with log-weights w ln p(z | x). With data of the class
+    and no weights (w = 0), a positive strength says that the denoiser's class-conditional probabilities are too flat.
+
+    Args:
+        denoiser: exact or learned; asked for n * masks partial states, for both conditionals.
+        target_class: z.
+        samples: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights.
+        generator: of levels and masks.
+        masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
+
+    Returns:
+        `Calibration`. The strength is 0 where a level's strength makes no difference.
+
+    Raises:
+        UserError: a class that does not exist, samples or weights that do not fit, too few samples, or a sample to
+            which the denoiser gives probability 0.
+    """
+    check_class(target_class, denoiser.num_classes)
+    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
+    strengths = minimise(rows, rows.weight.new_zeros(denoiser.num_dims))
+    errors = standard_errors(rows, strengths, len(samples) * masks)
+    return Calibration(tuple(strengths.tolist()), tuple(errors.tolist()))
+
+
+def sampled_rows(
+    denoiser: Denoiser,
+    target_class: int,
+    samples: Tensor,
+    log_weights: Tensor | None,
+    generator: torch.Generator | None,
+    *,
+    masks: int,
+) -> LevelRows:
+    """The rows of partial states that are made of samples; see `calibrate`."""
+    weights = sample_weights(denoiser, samples, log_weights, masks)
+    d, mask_id = denoiser.num_dims, denoiser.num_tokens
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"{name_class(target_class)} of the denoiser gives probability 0 to a sample, given its part "
+            f"{name_state(state.tolist(), mask_id)}: give samples that it can produce"
+        )
+
+    parts = []
+    for batch in masked_batches(denoiser, samples, masks, generator):
+        row, i = (batch.tokens == mask_id).nonzero(as_tuple=True)
+        log_cond, log_ratio = _both(denoiser, batch.tokens, target_class, row, i)
+        value = batch.clean[row, i][:, None]
+        own_log_cond, own_ratio = (part.gather(1, value).squeeze(1) for part in (log_cond, log_ratio))
+        weight = (weights[batch.sample] / (d - batch.level))[row]
+        refuse((own_log_cond == NEG_INF) & (weight > 0), explain, batch.tokens[row])
+        own_log_cond = own_log_cond.masked_fill(weight == 0, 0.0)
+        parts.append(
+            LevelRows(log_cond, log_ratio, own_log_cond, own_ratio, weight, batch.level[row], batch.state[row])
+        )
+    return LevelRows.join(parts, d)
+
+
+def standard_errors(rows: LevelRows, strengths: Tensor, num_states: int) -> Tensor:
+    """The standard errors of fitted strengths, (D,): the root of sum (W g)^2 / (sum W h)^2 over the partial states.
+
+    g is the first derivative of a partial state's cross entropy at the optimum, and h the second, as for every
+    M-estimator (Huber 1967). inf where the optimum is an end of the bracket, or every strength does equally well.
+    """
+    first, second = rows.slopes(strengths)
+    d = len(strengths)
+    by_state = first.new_zeros(num_states).index_add_(0, rows.state, rows.weight * first)
+    level = rows.level.new_zeros(num_states).index_copy_(0, rows.state, rows.level)
+    spread = level_sums(by_state.square(), level, d).sqrt()
+    found = spread / level_sums(rows.weight * second, rows.level, d)
+    at_end = (strengths == MIN_STRENGTH) | (strengths == MAX_STRENGTH)
+    return found.masked_fill(at_end | ~rows.informative(d) | ~found.isfinite(), float("inf"))
+
+
+def _both(
+    denoiser: Denoiser, tokens: Tensor, target_class: int | None, state: Tensor, i: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log p(v | x_S, z) and its log-ratio to the mixture's, (R, N) each, of coordinates i of some of the states."""
+    log_cond = conditionals(denoiser, tokens, target_class)
+    log_uncond = log_cond if target_class is None else conditionals(denoiser, tokens, None)
+    log_ratio = torch.where(log_cond > NEG_INF, log_cond - log_uncond, 0.0)
+    # infinite where the class has probability and the mixture has none
+    infinite = log_ratio.masked_fill((tokens != denoiser.num_tokens)[..., None], 0.0)
+    refuse_infinite(infinite.flatten(1), tokens, denoiser.num_tokens, target_class, "calibrated")
+    return log_cond[state, i], log_ratio[state, i]

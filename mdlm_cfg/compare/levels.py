@@ -1,0 +1,117 @@
+"""Samples masked at every level, the number l of unmasked coordinates, in one pass over them (theory, sections 21, 22).
+
+What is estimated is an expectation for each level l: a uniformly drawn set S of l coordinates is kept, the others are
+masked, and a denoiser is asked for the conditionals of the masked ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import refuse
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.masking import device_of_generator, mask_uniform
+from mdlm_cfg.support.errors import UserError
+
+MAX_ROWS = 4096  # partial states that a denoiser is asked for at a time
+LEAST = 2  # partial states of a level: one has no standard error
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """Partial states made of samples.
+
+    Attributes:
+        tokens, clean: int64 (B, D), the partial states and the samples that they were made of.
+        level: how many coordinates of each are unmasked, int64 (B,). sample: the number of the sample, int64 (B,).
+        state: the number of the partial state among all, int64 (B,).
+    """
+
+    tokens: Tensor
+    clean: Tensor
+    level: Tensor
+    sample: Tensor
+    state: Tensor
+
+
+def drawn_levels(num: int, num_dims: int, masks: int, generator: torch.Generator | None = None) -> Tensor:
+    """The levels of the masks of every sample, int64 (num, masks), values 0..D-1.
+
+    A sample's levels differ from one another, and every level comes equally often, up to one time.
+    """
+    device = device_of_generator(generator)
+    place = torch.randperm(num, generator=generator, device=device)[:, None] * masks
+    return (place + torch.arange(masks, device=device)) % num_dims
+
+
+def masked_batches(
+    denoiser: Denoiser, samples: Tensor, masks: int, generator: torch.Generator | None = None
+) -> Iterator[MaskedBatch]:
+    """Every sample, masked at the levels that `drawn_levels` gives it, in batches on the denoiser's device."""
+    device, d = device_of(denoiser), denoiser.num_dims
+    levels = drawn_levels(len(samples), d, masks, generator).flatten().to(device)
+    x = samples.to(device)
+    for state in torch.arange(len(levels), device=device).split(MAX_ROWS):
+        sample, level = state // masks, levels[state]
+        clean = x[sample]
+        yield MaskedBatch(mask_uniform(clean, d - level, denoiser.num_tokens, generator), clean, level, sample, state)
+
+
+def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | None, masks: int) -> Tensor:
+    """Weights of the samples that sum to 1, float64 (n,) on the denoiser's device.
+
+    Args:
+        samples: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights. masks: of every sample.
+
+    Raises:
+        UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
+    """
+    n, d = denoiser.num_tokens, denoiser.num_dims
+    if samples.ndim != 2 or samples.shape[1] != d:
+        raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
+    if not bool(((samples >= 0) & (samples < n)).all()):
+        raise UserError(f"samples must hold values 0..{n - 1}, and no masks")
+    if not 1 <= masks <= d:
+        raise UserError(f"masks = {masks} is not allowed: every sample is masked at least once, and at most {d} times")
+    if len(samples) * masks < LEAST * d:
+        raise UserError(
+            f"{len(samples)} samples with {masks} mask(s) each are not enough for {d} levels: there must be at least "
+            f"{LEAST} partial states of each level, so give at least {-(-LEAST * d // masks)} samples or more masks"
+        )
+    if log_weights is None:
+        return torch.full((len(samples),), 1 / len(samples), dtype=torch.float64, device=device_of(denoiser))
+    weights = log_weights.to(device_of(denoiser), torch.float64)
+    if weights.shape != (len(samples),) or bool((weights.isnan() | weights.isposinf()).any()):
+        raise UserError(
+            f"log_weights have shape {tuple(weights.shape)}, and must be {len(samples)} numbers that are finite or -inf"
+        )
+    if not bool(weights.isfinite().any()):
+        raise UserError("every sample has weight 0: at least one log-weight must be finite")
+    return weights.softmax(dim=0)
+
+
+def level_sums(values: Tensor, level: Tensor, num_dims: int) -> Tensor:
+    """The sum of the values of each level, float64 (D,) from (R,) and the rows' levels, int64 (R,)."""
+    return values.new_zeros(num_dims).index_add_(0, level, values)
+
+
+def level_totals(weight: Tensor, level: Tensor, num_dims: int) -> Tensor:
+    """`level_sums` of weights, which must be positive.
+
+    Raises:
+        UserError: a level none of whose partial states has a positive weight.
+    """
+    totals = level_sums(weight, level, num_dims)
+
+    def explain(row: int) -> str:
+        return (
+            f"every partial state with {row} of {num_dims} coordinates unmasked was made of a sample of weight 0: give "
+            "more samples, or more masks of each"
+        )
+
+    refuse(totals == 0, explain)
+    return totals

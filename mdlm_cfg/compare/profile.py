@@ -1,0 +1,262 @@
+"""The information profile h(l), and the step sizes that it makes best (theory, section 22).
+
+    h(l) = the mean over sets S of l coordinates and over i outside S of H(X_i | X_S).
+
+Unmasking k coordinates in parallel after a of them, with exact conditionals, costs sum_{j<k} [h(a) - h(a + j)] nats of
+KL, averaged over random orders (arXiv 2510.25544, arXiv 2511.04647). The law of the sampler itself has a smaller KL: it
+is the mean over orders of the laws, and KL is convex. Guided by a strength s, the same step costs
+
+    E KL(p_{z,w}(x_A | x_S) || prod_i r_i(.; s)) = k c(a; s) - sum_{j<k} h(a + j),
+
+with c(a; s) the cross entropy of a guided conditional after a coordinates and h the profile of p_{z,w}. It is least at
+the calibrated strength of level a, whatever k is, so one dynamic programme finds the best sizes and strengths together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import checked_at_the_end
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.schedules import Schedule, event_counts
+from mdlm_cfg.compare.calibration import exact_rows, minimise, sampled_rows
+from mdlm_cfg.compare.levels import MaskedBatch, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+
+MAX_SAMPLES = 1024  # whose influence on every level is held at a time
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number in nats with its standard error, which is 0 where the number is exact."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Sizes of parallel steps, and what they are predicted to cost.
+
+    Attributes:
+        sizes: how many coordinates each step unmasks. strengths: w of each step; all 0 where nothing is guided.
+        cost: KL averaged over random orders, in nats: an upper bound of the KL of the sampler's own law.
+    """
+
+    sizes: tuple[int, ...]
+    strengths: tuple[float, ...]
+    cost: Measured
+
+
+@dataclass(frozen=True)
+class InformationProfile:
+    """Entropies of one more coordinate, by the number l = 0, ..., D - 1 of known ones.
+
+    Attributes:
+        entropies: h(l) in nats, float64 (D,): exact, or a network's cross entropy on data.
+        cross_entropies: c(l) of the conditionals that the steps use, (D,): equal to `entropies` unless they are guided.
+        strengths: w_l that c(l) is for, (D,).
+        covariance: of the estimates h(l), (D, D): 0 where they are exact.
+    """
+
+    entropies: Tensor
+    cross_entropies: Tensor
+    strengths: Tensor
+    covariance: Tensor
+
+    @property
+    def num_dims(self) -> int:
+        """D."""
+        return len(self.entropies)
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Of h(l), (D,)."""
+        return self.covariance.diagonal().clamp(min=0).sqrt()
+
+    @property
+    def total_entropy(self) -> Measured:
+        """H(X) = sum over l of h(l); the NELBO of a network."""
+        return self._combined(torch.ones_like(self.entropies))
+
+    @property
+    def total_correlation(self) -> Measured:
+        """sum_i H(X_i) - H(X) = D h(0) - sum over l of h(l): the cost of one step."""
+        return self._combined(-torch.ones_like(self.entropies), first=self.num_dims)
+
+    @property
+    def dual_total_correlation(self) -> Measured:
+        """H(X) - sum_i H(X_i | all others) = sum over l of h(l) - D h(D - 1)."""
+        weights = torch.ones_like(self.entropies)
+        weights[-1] -= self.num_dims
+        return self._combined(weights)
+
+    def plan(self, sizes: Sequence[int]) -> StepPlan:
+        """Steps of given sizes.
+
+        Raises:
+            UserError: sizes below 1, or that do not sum to D.
+        """
+        d = self.num_dims
+        if not sizes or min(sizes) < 1 or sum(sizes) != d:
+            raise UserError(f"step sizes {list(sizes)} must be at least 1 each and sum to D = {d}")
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        per_step = torch.zeros_like(self.entropies).index_put_((torch.tensor(starts),), torch.tensor(sizes).double())
+        offset = float(per_step @ (self.cross_entropies - self.entropies))
+        spread = self._combined(per_step - 1)
+        cost = Measured(spread.value + offset, spread.standard_error)
+        return StepPlan(tuple(sizes), tuple(float(self.strengths[a]) for a in starts), cost)
+
+    def scheduled(self, steps: int, schedule: Schedule | str = "linear") -> StepPlan:
+        """K steps on a noise schedule: "linear" (steps of equal size), "cosine" or "exponential".
+
+        There are fewer steps where the schedule unmasks everything sooner.
+        """
+        made = Schedule(schedule) if isinstance(schedule, str) else schedule
+        return self.plan(event_counts(steps, self.num_dims, made))
+
+    def best(self, steps: int) -> StepPlan:
+        """The cheapest K steps of all, by dynamic programming in O(D^2 K).
+
+        Args:
+            steps: K, 1..D.
+
+        Raises:
+            UserError: K is out of range.
+        """
+        d = self.num_dims
+        if not 1 <= steps <= d:
+            raise UserError(f"steps = {steps} is not allowed: there must be at least 1 and at most D = {d}")
+        costs = self.step_costs()
+        least, come_from = torch.full((d + 1,), math.inf, dtype=torch.float64), []
+        least[0] = 0
+        for _ in range(steps):
+            least, before = (least[:, None] + costs).min(dim=0)
+            come_from.append(before)
+        ends = [d]
+        for before in reversed(come_from):
+            ends.append(int(before[ends[-1]]))
+        return self.plan([end - start for end, start in pairwise(ends)][::-1])
+
+    def step_costs(self) -> Tensor:
+        """The cost of the step from a to b unmasked coordinates, float64 (D + 1, D + 1); inf unless a < b."""
+        d = self.num_dims
+        known = torch.cat([self.entropies.new_zeros(1), self.entropies.cumsum(0)])
+        after = torch.arange(d + 1)
+        each = torch.cat([self.cross_entropies, self.cross_entropies.new_zeros(1)])
+        costs = (after - after[:, None]) * each[:, None] - (known - known[:, None])
+        return costs.masked_fill(after <= after[:, None], math.inf)
+
+    def _combined(self, weights: Tensor, first: float = 0.0) -> Measured:
+        """sum over l of weights_l h(l), with `first` added to weights_0."""
+        weights = weights.clone()
+        weights[0] += first
+        variance = float(weights @ self.covariance @ weights)
+        return Measured(float(weights @ self.entropies), math.sqrt(max(variance, 0.0)))
+
+
+def exact_information_profile(target: TableMixture, target_class: int | None, w: float = 0.0) -> InformationProfile:
+    """The profile of the tilted law p_{z,w}, exactly, with the calibrated strengths that guide towards it.
+
+    Args:
+        target: the known distribution, on few dimensions.
+        target_class: z; None is the whole mixture.
+        w: of the tilted law; 0 is the class itself, where nothing is guided.
+
+    Raises:
+        UserError: a class that does not exist, or a w that is not allowed.
+    """
+    w, d = Guidance(w).constant, target.num_dims
+    law = tilted_law(target, w, target_class)
+    levels = target.denoiser().lattice.marginals(law)
+    mean_entropies = torch.stack([-torch.special.xlogy(p, p).sum() / len(p) for p in levels])
+    entropies = mean_entropies.diff()
+    exact = torch.zeros(d, d, dtype=torch.float64)
+    if target_class is None or w == 0:
+        return InformationProfile(entropies, entropies, torch.zeros(d, dtype=torch.float64), exact)
+    rows = exact_rows(target, w, target_class)
+    strengths = minimise(rows, torch.full((d,), w, dtype=torch.float64))
+    return InformationProfile(entropies, rows.cross_entropies(strengths), strengths, exact)
+
+
+@checked_at_the_end()
+def information_profile(
+    denoiser: Denoiser,
+    target_class: int | None,
+    samples: Tensor,
+    log_weights: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    masks: int = 1,
+    guided: bool = False,
+) -> InformationProfile:
+    """The profile that a denoiser has on data: its cross entropy by number of known coordinates, in one pass.
+
+    What steps cost by it is their excess over unmasking one coordinate at a time with the same conditionals.
+
+    Args:
+        denoiser: exact or learned; asked for n * masks partial states.
+        target_class: z; None is no class.
+        samples: int64 (n, D), held-out data. log_weights: (n,), up to a constant; None is equal weights.
+        generator: of levels and masks.
+        masks: how many partial states are made of each sample, 1..D.
+        guided: whether the conditionals are guided by the calibrated strengths, fitted to the same samples.
+
+    Raises:
+        UserError: as `calibrate`; guided without a class.
+    """
+    check_class(target_class, denoiser.num_classes)
+    weights, d = sample_weights(denoiser, samples, log_weights, masks), denoiser.num_dims
+    if not guided:
+        batches = masked_batches(denoiser, samples, masks, generator)
+        found = [_cross_entropies(denoiser, target_class, batch) for batch in batches]
+        costs, levels = (torch.cat(part) for part in zip(*found))
+        return _estimated(costs, levels, weights, masks, weights.new_zeros(d))
+    if target_class is None:
+        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
+    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
+    strengths = minimise(rows, weights.new_zeros(d))
+    costs = weights.new_zeros(len(samples) * masks)
+    costs.index_add_(0, rows.state, rows.each_cross_entropy(strengths) / (d - rows.level))
+    levels = rows.level.new_zeros(len(costs)).index_copy_(0, rows.state, rows.level)
+    return _estimated(costs, levels, weights, masks, strengths)
+
+
+def _cross_entropies(denoiser: Denoiser, target_class: int | None, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+    """The mean over masked coordinates of -log p(x_i | x_S, z) of every partial state, and its level: (B,) each."""
+    log_probs = conditionals(denoiser, batch.tokens, target_class)
+    own = log_probs.gather(2, batch.clean[..., None]).squeeze(2)
+    masked = batch.tokens == denoiser.num_tokens
+    return -torch.where(masked, own, 0.0).sum(dim=1) / masked.sum(dim=1), batch.level
+
+
+def _estimated(costs: Tensor, levels: Tensor, weights: Tensor, masks: int, strengths: Tensor) -> InformationProfile:
+    """The profile from the cross entropies of partial states, on the host."""
+    means, covariance = _means(costs.cpu(), levels.cpu(), weights.cpu(), masks, len(strengths))
+    return InformationProfile(means, means, strengths.cpu(), covariance)
+
+
+def _means(costs: Tensor, levels: Tensor, weights: Tensor, masks: int, num_dims: int) -> tuple[Tensor, Tensor]:
+    """Weighted means of each level, (D,), and their covariance over the samples, (D, D).
+
+    Args:
+        costs, levels: of the n * masks partial states. weights: of the n samples.
+    """
+    each = weights.repeat_interleave(masks)
+    totals = level_totals(each, levels, num_dims)
+    means = level_sums(each * costs, levels, num_dims) / totals
+    influence = each * (costs - means[levels]) / totals[levels]
+    covariance = torch.zeros(num_dims, num_dims, dtype=torch.float64)
+    for part, place in zip(influence.view(-1, masks).split(MAX_SAMPLES), levels.view(-1, masks).split(MAX_SAMPLES)):
+        by_level = part.new_zeros(len(part), num_dims).scatter_(1, place, part)  # a sample's levels differ
+        covariance += by_level.T @ by_level
+    return means, covariance
