@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
     from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
+    from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
     from mdlm_cfg.chain.schedules import Schedule
-    from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.compare.best_schedule import best_schedule
     from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
     from mdlm_cfg.compare.decay import tv_decay
@@ -44,7 +44,7 @@ _HOMES = {
         "Blocks", "Confidence", "Entropy", "FixedOrder", "Margin", "Policy", "RatePolicy", "Uniform",
     ),
     "chain.schedules": ("Schedule",),
-    "chain.strengths": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
+    "chain.guidance_schedules": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
     "compare.best_schedule": ("best_schedule",),
     "compare.calibration": ("calibrate", "calibrated_strengths"),
     "compare.decay": ("tv_decay",),

@@ -39,7 +39,7 @@ from mdlm_cfg.training.watching import moments
 
 N, D, K, Z = 2, 3, 2, 1
 CUDA = torch.device("cuda", 0)
-CACHES = lattice_of, blocks_of, checks.placed
+CACHES = lattice_of, blocks_of, checks.constant_on
 GUIDANCES = {
     "rate": Guidance(2.0), "normalized": Guidance(2.0, "normalized"), "ramp": Guidance(linear_ramp(0.0, 3.0)),
     "sharp": Guidance(2.0, temperature=0.7, top_p=0.9), "class": Guidance(0.0),
@@ -239,7 +239,7 @@ def wrong_at(step: int) -> Denoiser:
 
 def test_what_is_found_on_the_way_is_said_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with true numbers that are checked as an accelerator's are."""
-    monkeypatch.setattr(checks, "waits_for_nothing", lambda values: False)
+    monkeypatch.setattr(checks, "is_on_cpu", lambda values: False)
     reads: list[int] = []
     read = checks.read
     monkeypatch.setattr(checks, "read", lambda flags: reads.append(len(flags)) or read(flags))

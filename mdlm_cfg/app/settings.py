@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from mdlm_cfg.app.schema import EVALUATION_KEYS, EvaluationSchema
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.chain.strengths import parse_strength, parse_strengths
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images

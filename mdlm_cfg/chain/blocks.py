@@ -27,7 +27,7 @@ HandOn = Callable[[Tensor, slice, slice], object]  # (values (r, K, c), their ro
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockedLattice:
     """The partial states of N values in D coordinates, as rows and columns.
 
     Attributes:
@@ -210,6 +210,6 @@ def _slices(lattice: Lattice) -> list[slice]:
 
 
 @lru_cache(maxsize=16)
-def blocks_of(num_tokens: int, num_dims: int, device: torch.device) -> Blocks:
+def blocks_of(num_tokens: int, num_dims: int, device: torch.device) -> BlockedLattice:
     """The blocks of a shape, made once."""
-    return Blocks(num_tokens, num_dims, device)
+    return BlockedLattice(num_tokens, num_dims, device)

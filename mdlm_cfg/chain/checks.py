@@ -20,7 +20,7 @@ from mdlm_cfg.support.errors import UserError
 
 
 @dataclass(frozen=True)
-class Doubt:
+class DeferredCheck:
     """What may be wrong: whether it is (), with what the message needs of the first row that is."""
 
     is_wrong: Tensor
@@ -33,10 +33,10 @@ class Doubt:
         raise UserError(self.explain(int(self.row), *(part[0].cpu() for part in self.about)))
 
 
-_doubts: ContextVar[list[Doubt] | None] = ContextVar("doubts", default=None)
+_deferred: ContextVar[list[DeferredCheck] | None] = ContextVar("deferred", default=None)
 
 
-def refuse(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> None:
+def raise_where(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> None:
     """Raise UserError where something is wrong: now on a CPU, else at the end of `checked_at_the_end`.
 
     Args:
@@ -46,44 +46,44 @@ def refuse(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> None:
     Raises:
         UserError: on a CPU, or outside `checked_at_the_end`.
     """
-    if waits_for_nothing(wrong) and not bool(wrong.any()):
+    if is_on_cpu(wrong) and not bool(wrong.any()):
         return
     rows = wrong.reshape(len(wrong), -1).any(dim=1)
     first = rows.int().argmax()
-    doubt = Doubt(rows.any(), first, tuple(part.index_select(0, first[None]) for part in about), explain)
-    doubts = _doubts.get()
-    if waits_for_nothing(wrong) or doubts is None:
-        _settle([doubt])
+    check = DeferredCheck(rows.any(), first, tuple(part.index_select(0, first[None]) for part in about), explain)
+    checks = _deferred.get()
+    if is_on_cpu(wrong) or checks is None:
+        _settle([check])
     else:
-        doubts.append(doubt)
+        checks.append(check)
 
 
-def waits_for_nothing(values: Tensor) -> bool:
+def is_on_cpu(values: Tensor) -> bool:
     """Whether numbers can be looked at without waiting for a device: on a CPU."""
     return values.device.type == "cpu"
 
 
 @contextmanager
 def checked_at_the_end() -> Iterator[None]:
-    """Inside, what `refuse` is given on an accelerator is read at the end, all at once; also a decorator."""
-    if _doubts.get() is not None:  # the outer one reads
+    """Inside, what `raise_where` is given on an accelerator is read at the end, all at once; also a decorator."""
+    if _deferred.get() is not None:  # the outer one reads
         yield
         return
-    doubts: list[Doubt] = []
-    token = _doubts.set(doubts)
+    checks: list[DeferredCheck] = []
+    token = _deferred.set(checks)
     try:
         yield
     finally:
-        _doubts.reset(token)
-    _settle(doubts)
+        _deferred.reset(token)
+    _settle(checks)
 
 
-def _settle(doubts: list[Doubt]) -> None:
-    """Raise the first doubt that is right."""
-    if doubts:
-        for doubt, is_wrong in zip(doubts, read(torch.stack([doubt.is_wrong for doubt in doubts]))):
+def _settle(checks: list[DeferredCheck]) -> None:
+    """Raise for the first check that has failed."""
+    if checks:
+        for check, is_wrong in zip(checks, read(torch.stack([check.is_wrong for check in checks]))):
             if is_wrong:
-                doubt.raise_()
+                check.raise_()
 
 
 def read(numbers: Tensor) -> list[Any]:
@@ -92,6 +92,6 @@ def read(numbers: Tensor) -> list[Any]:
 
 
 @lru_cache(maxsize=64)
-def placed(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+def constant_on(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Numbers of the host on a device, copied there once: a copy at every step would wait for it. Not to be changed."""
     return torch.tensor(numbers, dtype=dtype, device=device)

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import refuse, waits_for_nothing
-from mdlm_cfg.chain.short import logsumexp_short, sum_short
+from mdlm_cfg.chain.checks import is_on_cpu, raise_where
+from mdlm_cfg.chain.reductions import unrolled_logsumexp, unrolled_sum
 from mdlm_cfg.support.errors import UserError
 
 CPU = torch.device("cpu")
@@ -108,13 +108,13 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
     log_probs = answer.to(torch.float64)
     _check_rows(log_probs, tokens, classes, denoiser)
     if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
-        log_probs = log_probs - logsumexp_short(log_probs, dim=-1)[..., None]
+        log_probs = log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None]
     return log_probs
 
 
 def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
     mask_id = denoiser.num_tokens
-    totals = sum_short(log_probs.exp(), dim=-1)
+    totals = unrolled_sum(log_probs.exp(), dim=-1)
     wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
 
     def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor, k: Tensor) -> str:
@@ -126,7 +126,7 @@ def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: De
             f"{name_state(state.tolist(), mask_id)} under {under}: it must give normalised log-probabilities"
         )
 
-    refuse(wrong, explain, wrong, totals, tokens, classes)
+    raise_where(wrong, explain, wrong, totals, tokens, classes)
 
 
 def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -137,7 +137,7 @@ def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Te
     Args:
         tokens: (B, D). classes: int64 (B,), values 0..num_labels-1. ask: answers (rows, ...) for (rows, D).
     """
-    if not waits_for_nothing(classes):
+    if not is_on_cpu(classes):
         answer = ask(tokens, 0)
         for k in range(1, num_labels):
             answer = torch.where((classes == k).view(-1, *[1] * (answer.ndim - 1)), ask(tokens, k), answer)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import placed, refuse
+from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, name_class, name_state
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, linear_ramp
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
-from mdlm_cfg.chain.short import logsumexp_short
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, linear_ramp
-from mdlm_cfg.chain.values import check_filter, filter_values
+from mdlm_cfg.chain.nucleus import check_filter, filter_values
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
@@ -85,11 +86,6 @@ class Guidance:
     def filters(self) -> bool:
         """Whether the values have a temperature or a top-p."""
         return self.temperature != 1 or self.top_p != 1
-
-    @property
-    def by_rate(self) -> Guidance:
-        """The same rho, undivided: what a policy, which decides on time itself, is given."""
-        return replace(self, kind=KINDS["rate"])
 
     @property
     def is_schedule(self) -> bool:
@@ -177,7 +173,7 @@ class Guidance:
             log_rho = geometric_mean(log_cond, log_uncond, table[0])
         else:
             num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-            w = placed((*table, 0.0), tokens.device)[num_unmasked]
+            w = constant_on((*table, 0.0), tokens.device)[num_unmasked]
             log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
         refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, self.label)
         return log_rho
@@ -186,9 +182,14 @@ class Guidance:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
         if self.kind.is_rho:
             return log_rho
-        log_z = logsumexp_short(log_rho, dim=-1)[..., None]
+        log_z = unrolled_logsumexp(log_rho, dim=-1)[..., None]
         log_rate = self.kind.log_rate(log_z)
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
+
+
+def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
+    """The guidance that steps use: with a policy, which decides itself who comes next, rho is not divided by Z_i."""
+    return guidance if policy is None else replace(guidance, kind=KINDS["rate"])
 
 
 def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, label: str) -> None:
@@ -205,7 +206,7 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
             "a positive weight"
         )
 
-    refuse(torch.isposinf(log_rho), explain, tokens)
+    raise_where(torch.isposinf(log_rho), explain, tokens)
 
 
 def _check_strength(w: float) -> float:

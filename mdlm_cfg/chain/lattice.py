@@ -16,7 +16,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.short import sum_short
+from mdlm_cfg.chain.reductions import unrolled_sum
 
 CPU = torch.device("cpu")
 
@@ -124,7 +124,7 @@ class Lattice:
                 chosen = [(p, c) for p, (c, position) in flat.items() if position == j]
                 if chosen:
                     p, c = (torch.tensor(column, device=pmf.device) for column in zip(*chosen))
-                    values[p] = sum_short(self.split(children[c], level, j), dim=2).flatten(1)
+                    values[p] = unrolled_sum(self.split(children[c], level, j), dim=2).flatten(1)
             levels.insert(0, values)
         return levels
 

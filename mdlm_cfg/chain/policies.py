@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import placed
+from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.support.errors import UserError
 
@@ -154,7 +154,7 @@ class FixedOrder(Policy):
         """See `Policy.preference`."""
         place = coordinates
         if self.order is not None:
-            place = placed(tuple(self.order), coordinates.device, torch.int64).argsort()[coordinates]
+            place = constant_on(tuple(self.order), coordinates.device, torch.int64).argsort()[coordinates]
         return -place.to(log_z.dtype), torch.zeros_like(log_z)
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Blocks(Policy):
     ) -> tuple[Tensor | None, Tensor]:
         """See `Policy.preference`."""
         block_of = {i: place for place, block in enumerate(self.blocks) for i in block}
-        places = placed(tuple(block_of[i] for i in range(len(block_of))), coordinates.device, torch.int64)
+        places = constant_on(tuple(block_of[i] for i in range(len(block_of))), coordinates.device, torch.int64)
         tier, log_weight = self.within.choice(log_z, log_r, coordinates)
         place = (places[coordinates] * log_z.shape[-1]).expand_as(log_z)
         return -(place if tier is None else place + tier).to(log_z.dtype), log_weight

@@ -18,9 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import waits_for_nothing
+from mdlm_cfg.chain.checks import is_on_cpu
 from mdlm_cfg.chain.policies import Policy, RatePolicy, log_first
-from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
@@ -92,7 +92,7 @@ class TimeStep:
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = logsumexp_short(log_rates, dim=-1)
+        log_z = unrolled_logsumexp(log_rates, dim=-1)
         jump = uniform(x.shape, generator, x.device) < self._probability(log_z)
         return torch.where(jump, draw_values(log_rates, log_z, generator), x)
 
@@ -123,7 +123,7 @@ class EventStep:
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
-        log_z = logsumexp_short(log_rates, dim=-1)
+        log_z = unrolled_logsumexp(log_rates, dim=-1)
         tier, log_weight = self.policy.choice(
             log_z, lambda: _normalized(log_rates, log_z), torch.arange(x.shape[1], device=x.device)
         )
@@ -176,7 +176,7 @@ def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -
         for before, chance in chances.items():
             left = [k for k in range(m) if k not in before]
             nothing = (log_weight[:, left] == NEG_INF).all(dim=1)
-            if not waits_for_nothing(nothing) or bool(nothing.any()):
+            if not is_on_cpu(nothing) or bool(nothing.any()):
                 ended[before] = chance * nothing
             first = log_first(None if tier is None else tier[:, left], log_weight[:, left]).exp()
             for place, i in enumerate(left):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
+from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
-from mdlm_cfg.chain.strengths import PerCount
 from mdlm_cfg.laws.choices import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, start
 from mdlm_cfg.laws.terminal import tilted_law

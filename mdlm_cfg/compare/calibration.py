@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import checked_at_the_end, refuse, waits_for_nothing
+from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance, refuse_infinite
+from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
-from mdlm_cfg.chain.strengths import PerCount
 from mdlm_cfg.compare.ideal import ideal_denoiser
 from mdlm_cfg.compare.levels import MAX_ROWS, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.laws.terminal import tilted_law
@@ -135,7 +135,7 @@ def minimise(rows: LevelRows, start: Tensor) -> Tensor:
         new = torch.where(moving & (slope != 0), torch.where(inside, newton, middle), s)
         done = (new - s).abs() <= SETTLED * (1 + s.abs())
         s = torch.where(done, s, new)
-        if waits_for_nothing(s) and bool(done.all()):
+        if is_on_cpu(s) and bool(done.all()):
             break
     return s
 
@@ -249,7 +249,7 @@ def sampled_rows(
         value = batch.clean[row, i][:, None]
         own_log_cond, own_ratio = (part.gather(1, value).squeeze(1) for part in (log_cond, log_ratio))
         weight = (weights[batch.sample] / (d - batch.level))[row]
-        refuse((own_log_cond == NEG_INF) & (weight > 0), explain, batch.tokens[row])
+        raise_where((own_log_cond == NEG_INF) & (weight > 0), explain, batch.tokens[row])
         own_log_cond = own_log_cond.masked_fill(weight == 0, 0.0)
         parts.append(
             LevelRows(log_cond, log_ratio, own_log_cond, own_ratio, weight, batch.level[row], batch.state[row])

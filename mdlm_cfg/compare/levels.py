@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import refuse
+from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import device_of_generator, mask_uniform
 from mdlm_cfg.support.errors import UserError
@@ -113,5 +113,5 @@ def level_totals(weight: Tensor, level: Tensor, num_dims: int) -> Tensor:
             "more samples, or more masks of each"
         )
 
-    refuse(totals == 0, explain)
+    raise_where(totals == 0, explain)
     return totals

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import refuse
+from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.lattice import flat_index
 
 
@@ -40,7 +40,7 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
         value = next(value for value in sample.tolist() if not 0 <= value < num_tokens)
         return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
 
-    refuse((x < 0) | (x >= num_tokens), explain, x)
+    raise_where((x < 0) | (x >= num_tokens), explain, x)
     num_dims, total = x.shape[1], len(x) if weights is None else weights.sum()
     counts = torch.zeros(num_tokens**num_dims, dtype=torch.float64, device=x.device)
     each = counts.new_ones(len(x)) if weights is None else weights.double()

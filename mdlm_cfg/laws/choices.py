@@ -13,7 +13,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
-from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.laws.rates import LevelRates, by_coordinate, level_edges
 
 NEG_INF = float("-inf")
@@ -62,7 +62,7 @@ def level_choices(
     """The choices of levels 0, 1, ..., D - 1, one level at a time (theory, section 10)."""
     policy.check(lattice.num_dims)
     for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
-        log_z = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level) - log_base[:, None]
+        log_z = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level) - log_base[:, None]
         log_r = partial(_log_values, edges, log_base, log_z, lattice, level)  # only for a policy that asks for it
         log_pi = policy.log_choice(log_z.transpose(1, 2), log_r, masked_coordinates(lattice, level))
         yield LevelChoices(edges, log_base, log_z, log_pi.transpose(1, 2).contiguous())

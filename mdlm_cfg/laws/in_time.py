@@ -20,7 +20,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
 from mdlm_cfg.laws.rates import level_rates, memory_limit, refuse_lost, start
@@ -110,7 +110,7 @@ def _levels(denoiser: Denoiser, guidance: Guidance, target_class: int | None, la
     levels = []
     for level, (weights, top, log_here) in enumerate(plain):
         log_z = weights_out(weights, lattice, level).log_() + (top - log_here)[:, None]  # +inf where nothing comes
-        log_exit = logsumexp_short(guidance.kind.log_rate(log_z), dim=1)
+        log_exit = unrolled_logsumexp(guidance.kind.log_rate(log_z), dim=1)
         levels.append(Level(_holding(log_exit), partial(_push_weights, weights, guidance.kind)))
     return levels
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.blocks import Blocks
+from mdlm_cfg.chain.blocks import BlockedLattice
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.strong import is_strong
@@ -32,7 +32,7 @@ class JointChain:
             chain never is, and 1 in finished states.
     """
 
-    blocks: Blocks
+    blocks: BlockedLattice
     weights: Tensor
     holding: Tensor
 

@@ -22,7 +22,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
-from mdlm_cfg.chain.short import sum_short
+from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.laws.choices import level_choices
 from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
 from mdlm_cfg.laws.strong import is_strong
@@ -173,7 +173,9 @@ def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, le
 
 def weights_out(weights: Tensor, lattice: Lattice, level: int) -> Tensor:
     """Z_i(x_U), up to a factor of the level: the sum over v of T(x_U + {i=v}), (C(D, l), D - l, N^l)."""
-    return by_coordinate([sum_short(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level)
+    return by_coordinate(
+        [unrolled_sum(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level
+    )
 
 
 @checked_at_the_end()

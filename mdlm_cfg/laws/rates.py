@@ -10,13 +10,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import refuse, waits_for_nothing
+from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
 from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
-from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.laws.strong import Doubled, is_strong, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
@@ -97,17 +97,17 @@ def rates_from_edges(
     Args:
         lead: of every masked coordinate, (C(D, l), D - l, N^l); None is 0.
     """
-    own = by_coordinate([logsumexp_short(edge, dim=2) for edge in edges], lattice, level)
+    own = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level)
     relative = own if lead is None else own + lead
     log_rate = kind.log_rate(relative)
     if log_rate is relative:  # the rate is Z itself, and the base a common factor
-        log_total = logsumexp_short(relative, dim=1)
+        log_total = unrolled_logsumexp(relative, dim=1)
         log_exit, log_jump = log_total - log_base, -log_total[:, None]  # the same for every coordinate
         if lead is not None:
             log_jump = log_jump + lead
     else:
         log_rate = kind.log_rate(relative - log_base[:, None])
-        log_exit = logsumexp_short(log_rate, dim=1)
+        log_exit = unrolled_logsumexp(log_rate, dim=1)
         log_jump = log_rate - own - log_exit[:, None]
     # nothing leaves, and every edge is -inf
     log_jump.masked_fill_(log_jump.isposinf() | log_jump.isnan(), 0.0)
@@ -139,7 +139,7 @@ def log_weights(
         else:
             here = geometric_mean(log_cond[level], log_uncond[level], w)
         there = geometric_mean(log_cond[level + 1], log_uncond[level + 1], w)
-        if not waits_for_nothing(there) or bool(torch.isposinf(there.max())):
+        if not is_on_cpu(there) or bool(torch.isposinf(there.max())):
             refuse_infinite(
                 there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
             )
@@ -196,7 +196,7 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
             f"{1 - float(left):.3g}: the denoiser gives them nowhere to go"
         )
 
-    refuse(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
+    raise_where(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
 
 
 def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:

@@ -16,7 +16,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import checked_at_the_end, waits_for_nothing
+from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
@@ -133,7 +133,7 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     flat = law.flatten()
     for r in rates:
         mass = flat[r.states]
-        if waits_for_nothing(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
+        if is_on_cpu(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
             continue
         spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
         after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())

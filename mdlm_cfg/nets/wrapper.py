@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.masking import copy_unmasked
-from mdlm_cfg.chain.short import logsumexp_short
+from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 
 
@@ -62,7 +62,7 @@ class NetDenoiser:
         device = self.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             log_probs = self.net(tokens.to(device), classes.to(device)).to(tokens.device, torch.float64)
-        return copy_unmasked(log_probs - logsumexp_short(log_probs, dim=-1)[..., None], tokens)
+        return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
 
 
 def check_network(net: object, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
@@ -144,9 +144,9 @@ class Sampler:
         each = self.events or 1
         return [min(each, num_dims - done) for done in range(0, num_dims, each)]
 
-    def given(self, guidance: Guidance) -> Guidance:
-        """The guidance as its steps see it: under a policy, which decides on time itself, rho undivided."""
-        return guidance if self.policy is None else guidance.by_rate
+    def effective_guidance(self, guidance: Guidance) -> Guidance:
+        """The guidance that its steps use; see `mdlm_cfg.chain.guidance.effective_guidance`."""
+        return effective_guidance(guidance, self.policy)
 
     def calls(self, num_dims: int) -> int:
         """How many times it asks the denoiser, per conditional."""
@@ -204,7 +204,7 @@ class Sampler:
         self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
-        mask_id, given = denoiser.num_tokens, self.given(guidance)
+        mask_id, given = denoiser.num_tokens, self.effective_guidance(guidance)
         x, most = starts(denoiser, num_samples, start)
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
@@ -227,7 +227,7 @@ class Sampler:
 
         Args:
             chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of use if
-                it is of the guidance as this sampler's steps see it (`given`).
+                it is of the guidance as this sampler's steps see it (`effective_guidance`).
 
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
@@ -237,7 +237,7 @@ class Sampler:
         self.check_finishes()
         if self.policy is not None:
             self.policy.check(denoiser.num_dims)
-        given = self.given(guidance)
+        given = self.effective_guidance(guidance)
         if chain is None or chain.guidance != given:
             chain = freeze(denoiser, given, target_class)
         law = chain.law_after(self.plan(denoiser.num_dims))[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]

@@ -129,4 +129,4 @@ def stepped_law(
         raise UserError("first_hitting makes no time error: its law is terminal_law")
     if made.policy is not None:
         made.policy.check(denoiser.num_dims)
-    return freeze(denoiser, made.given(guidance), target_class).law_after(made.plan(denoiser.num_dims))
+    return freeze(denoiser, made.effective_guidance(guidance), target_class).law_after(made.plan(denoiser.num_dims))

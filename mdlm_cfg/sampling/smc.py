@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.steps import EventStep, uniform
 from mdlm_cfg.laws.choices import policy_or_own
@@ -97,10 +97,11 @@ def sequential_monte_carlo(
     made = policy_or_own(policy, guidance)
     made.check(denoiser.num_dims)
     (x, most), step = starts(denoiser, num_samples, start), EventStep(1, made)
+    effective = effective_guidance(guidance, made)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     resampled, ess = [], []
     for _ in range(most):
-        before, log_rates = x, guidance.by_rate.log_rates(denoiser, x, target_class)
+        before, log_rates = x, effective.log_rates(denoiser, x, target_class)
         x = step.draw(before, log_rates, generator)
         log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
         ess.append(group_ess(log_weights.view(num_groups, -1)).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import refuse
+from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.support.errors import UserError
@@ -48,4 +48,4 @@ def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:
             "them nowhere to go"
         )
 
-    refuse(unfinished.any()[None], explain, unfinished.sum()[None])
+    raise_where(unfinished.any()[None], explain, unfinished.sum()[None])

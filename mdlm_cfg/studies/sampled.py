@@ -152,7 +152,7 @@ def _seconds_to_draw(draw: Draw) -> float:
     device = device_of(denoiser)
     x = all_masked(num, denoiser.num_dims, denoiser.num_tokens, device)
     generator = torch.Generator(device).manual_seed(0)
-    steps, guidance = sampler.plan(denoiser.num_dims), sampler.given(draw.guidance)
+    steps, guidance = sampler.plan(denoiser.num_dims), sampler.effective_guidance(draw.guidance)
 
     def first() -> Tensor:
         return steps[0].draw(x, guidance.log_rates(denoiser, x, draw.target_class), generator)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain import doubled
-from mdlm_cfg.chain.blocks import Blocks, blocks_of
+from mdlm_cfg.chain.blocks import BlockedLattice, blocks_of
 from mdlm_cfg.chain.denoiser import by_label, check_class
 from mdlm_cfg.chain.doubled import Double
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, strides
@@ -196,7 +196,7 @@ class LogMarginals:
         span: the least and the largest of `log_cond`, and of `log_ratio`, where the class has probability.
     """
 
-    blocks: Blocks
+    blocks: BlockedLattice
     log_cond: Tensor
     log_ratio: Tensor | None
     span: tuple[tuple[float, float], tuple[float, float]]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import Strength
 from mdlm_cfg.chain.schedules import Steps
-from mdlm_cfg.chain.strengths import Strength
 from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError

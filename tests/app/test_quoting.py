@@ -12,8 +12,8 @@ from test_configs import composed
 
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.settings import plan_of
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount
 
 ISSUE = "w=[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0]]"
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from mdlm_cfg.chain import checks
-from mdlm_cfg.chain.checks import checked_at_the_end, refuse
+from mdlm_cfg.chain.checks import checked_at_the_end, raise_where
 from mdlm_cfg.support.errors import UserError
 
 
 def small(limit: int) -> None:
     """Refuse numbers from `limit` on."""
     numbers = torch.tensor([[5, 6], [7, 8], [9, 4]])
-    refuse(numbers >= limit, lambda row, part: f"row {row} is {part.tolist()}", numbers)
+    raise_where(numbers >= limit, lambda row, part: f"row {row} is {part.tolist()}", numbers)
 
 
 def test_on_a_cpu_it_is_said_at_once() -> None:
@@ -27,7 +27,7 @@ def test_on_a_cpu_it_is_said_at_once() -> None:
 
 
 def test_on_an_accelerator_the_first_of_all_is_said_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "waits_for_nothing", lambda values: False)
+    monkeypatch.setattr(checks, "is_on_cpu", lambda values: False)
     small(10)
     with pytest.raises(UserError, match=r"row 1 is \[7, 8\]"):  # nobody reads later
         small(8)

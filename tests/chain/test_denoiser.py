@@ -218,7 +218,7 @@ def test_a_plain_function_is_a_denoiser(asker) -> None:
 @pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize("labels", [[2, 0, 1, 2, 2, 0], [1] * 6])
 def test_labels_are_asked_for_their_rows_in_their_order(labels, waits, monkeypatch) -> None:
-    monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values: waits)
+    monkeypatch.setattr("mdlm_cfg.chain.denoiser.is_on_cpu", lambda values: waits)
     tokens = torch.arange(12).view(6, 2)
     values = torch.tensor([100.0, 200.0])
     found = by_label(tokens, torch.tensor(labels), 3, lambda rows, k: rows[:, :, None] + values * k)

@@ -12,9 +12,10 @@ from oracle import guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError
 from mdlm_cfg.chain.denoiser import check_class, conditionals, device_of, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount
 from mdlm_cfg.chain.kinds import KINDS
-from mdlm_cfg.chain.strengths import LinearRamp, PerCount
+from mdlm_cfg.chain.policies import Uniform
 
 NEG_INF = -math.inf
 
@@ -27,7 +28,7 @@ def test_what_it_says_of_itself() -> None:
     assert ramp.label == "ramp(0,4), temperature 0.5, top-p 0.9" and ramp.written == "ramp(0,4)" and ramp.is_schedule
     assert Guidance(1.5, top_p=0.5).label == "1.5, top-p 0.5" and Guidance(1.5, top_p=0.5).filters
     assert Guidance(1.5, temperature=2.0).label == "1.5, temperature 2" and Guidance(1.5, temperature=2.0).filters
-    assert ramp.by_rate == Guidance(LinearRamp(0, 4), "rate", 0.5, 0.9)
+    assert effective_guidance(ramp, Uniform()) == Guidance(LinearRamp(0, 4), "rate", 0.5, 0.9)
     assert Guidance([1, 2]).w == PerCount((1.0, 2.0)) == Guidance((1, 2)).w and Guidance([1, 2]).kind is KINDS["rate"]
     with pytest.raises(UserError, match=r"the strength ramp\(0,4\), .* is a schedule"):
         _ = ramp.constant

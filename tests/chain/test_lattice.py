@@ -7,7 +7,7 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of, points_at, strides, sum_short
+from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of, points_at, strides, unrolled_sum
 
 SHAPES = [(2, 1), (3, 2), (2, 4), (1, 3), (3, 3)]
 
@@ -91,7 +91,7 @@ def test_short_sums_leave_what_is_summed(size: int) -> None:
     values = torch.rand(3, size, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     before = values.clone()
     for dim in (1, -2):
-        found = sum_short(values, dim)
+        found = unrolled_sum(values, dim)
         assert torch.allclose(found, before.sum(dim), rtol=1e-15)
         found += 1
         assert torch.equal(values, before)

@@ -90,7 +90,7 @@ def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkey
     tokens, classes = torch.cartesian_prod(*[torch.arange(3)] * 3).split([2, 1], dim=1)
     expected = torch.where((classes == 2)[..., None], b(tokens, None), a(tokens, classes.squeeze(1)))
     for waits in (True, False):
-        monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values, waits=waits: waits)
+        monkeypatch.setattr("mdlm_cfg.chain.denoiser.is_on_cpu", lambda values, waits=waits: waits)
         assert torch.equal(split(tokens, classes.squeeze(1)), expected)
 
 

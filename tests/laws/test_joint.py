@@ -8,7 +8,7 @@ from helpers import random_target
 
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain import blocks
-from mdlm_cfg.chain.blocks import Blocks
+from mdlm_cfg.chain.blocks import BlockedLattice
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import flat_index
 from mdlm_cfg.laws import in_time, terminal
@@ -22,8 +22,8 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """The most columns: with few of them most coordinates are outer ones. And both ways of moving these."""
     most, at_once = request.param
     monkeypatch.setattr(blocks, "MAX_WIDTH", most)
-    monkeypatch.setattr(Blocks, "at_once", at_once)
-    monkeypatch.setattr("mdlm_cfg.targets.table.blocks_of", Blocks)  # no layout of another width
+    monkeypatch.setattr(BlockedLattice, "at_once", at_once)
+    monkeypatch.setattr("mdlm_cfg.targets.table.blocks_of", BlockedLattice)  # no layout of another width
     return most
 
 
@@ -46,7 +46,7 @@ def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
 @pytest.mark.filterwarnings("error")  # torch warns where a result has another shape than its place
 def test_every_partial_state_has_its_marginal(width) -> None:
     target = random_target(3, 4, seed=5)
-    layout = Blocks(3, 4, torch.device("cpu"))
+    layout = BlockedLattice(3, 4, torch.device("cpu"))
     dense = layout.to_dense(layout.marginals(target.pmf))
     for state in ((3, 3, 3, 3), (0, 3, 2, 3), (1, 2, 0, 2), (3, 3, 3, 1)):
         index = tuple(slice(None) if value == 3 else value for value in state)
@@ -55,7 +55,7 @@ def test_every_partial_state_has_its_marginal(width) -> None:
 
 def test_sums_over_children_by_brute_force(width) -> None:
     n, d = 2, 4
-    layout = Blocks(n, d, torch.device("cpu"))
+    layout = BlockedLattice(n, d, torch.device("cpu"))
     values = torch.rand(layout.rows[-1].stop, layout.columns[-1].stop, dtype=torch.float64)
     found, dense = (layout.to_dense(each).flatten() for each in (layout.sum_over_children(values), values))
     for place, state in enumerate(torch.cartesian_prod(*[torch.arange(n + 1)] * d)):

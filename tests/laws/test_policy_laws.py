@@ -13,9 +13,9 @@ from helpers import Inconsistent, Opaque, case_target, random_target
 from policy_oracle import law_by_paths
 
 from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import effective_guidance, linear_ramp
 from mdlm_cfg.chain.kinds import Rate
-from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, policy_of, tiers
+from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Uniform, policy_of, tiers
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling import Sampler
@@ -110,7 +110,7 @@ def test_gumbel_noise_is_a_draw_in_proportion_to_the_tempered_scores():
     cold = terminal_law(denoiser, Guidance(1.0), 0, Confidence(1e-5))
     assert (cold - terminal_law(denoiser, Guidance(1.0), 0, "confidence")).abs().max() < 1e-12
     # by simulation of the noise itself
-    score = Guidance(1.0).by_rate.log_rates(denoiser, torch.tensor([[3, 3]]), 0).log_softmax(-1)[0].amax(-1)
+    score = Guidance(1.0).log_rates(denoiser, torch.tensor([[3, 3]]), 0).log_softmax(-1)[0].amax(-1)
     noise = -(-torch.rand(400_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log()).log()
     first = float(((score + 0.7 * noise).argmax(1) == 0).double().mean())
     visits = visit_law(denoiser, Guidance(1.0), 0, Confidence(0.7))[1][0].sum()
@@ -220,4 +220,4 @@ def test_refusals():
         Sampler("event_leaping", 3, events=2)
     with pytest.raises(ValueError, match="first_hitting takes no events"):
         Sampler(events=2)
-    assert Guidance(1.0, "normalized").by_rate.kind == Rate()
+    assert effective_guidance(Guidance(1.0, "normalized"), Uniform()).kind == Rate()

@@ -82,7 +82,7 @@ def test_what_is_kept_is_of_one_denoiser_and_its_labels() -> None:
 
 def test_labels_are_told_apart_where_nothing_waits_for_them(monkeypatch) -> None:
     # true numbers, looked up as an accelerator's are: every label for every row
-    monkeypatch.setattr("mdlm_cfg.chain.denoiser.waits_for_nothing", lambda values: False)
+    monkeypatch.setattr("mdlm_cfg.chain.denoiser.is_on_cpu", lambda values: False)
     states = torch.cartesian_prod(*[torch.arange(3)] * 2)
     states = states[(states == 2).any(dim=1)].repeat_interleave(4, dim=0)
     classes = torch.arange(4).repeat(len(states) // 4)

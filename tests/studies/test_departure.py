@@ -16,9 +16,9 @@ from rich.console import Console
 from mdlm_cfg import Guidance, Sampler, TableMixture, best_schedule, terminal_law, tilted_law
 from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.chain.denoiser import name_state
+from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.chain.strengths import LinearRamp
 from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.metrics import kl_divergence
 from mdlm_cfg.compare.metrics import total_variation as tv

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, sample, terminal_law, tilted_law
 from mdlm_cfg.app.evaluation import Report, evaluate
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp
 from mdlm_cfg.chain.policies import Confidence, FixedOrder
 from mdlm_cfg.chain.schedules import Schedule
-from mdlm_cfg.chain.strengths import Interval, LinearRamp
 from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence
 from mdlm_cfg.laws import TabulatedDenoiser

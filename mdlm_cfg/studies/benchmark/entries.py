@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, Strength
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.policies import POLICIES, Policy
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, Strength
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, SAMPLERS, Sampler
 from mdlm_cfg.support.errors import UserError
 

@@ -148,7 +148,7 @@ class Bench:
         denoiser, z = self.target.denoiser, self.target.target_class
         if sampler.exact_in_time:
             return sampler.law(denoiser, guidance, z)
-        given = sampler.given(guidance)
+        given = sampler.effective_guidance(guidance)
         chain = next((chain for chain in self._chains if chain.guidance == given), None)
         if chain is None:
             chain = freeze(denoiser, given, z)

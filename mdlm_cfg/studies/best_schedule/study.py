@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance, LinearRamp
+from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.chain.strengths import PerCount
 from mdlm_cfg.compare.best_schedule import Objective, best_schedule, objective_of, trade_off
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance, Interval, LinearRamp
-from mdlm_cfg.chain.strengths import PerCount
+from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.compare.best_schedule import best_schedule, rises
 from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, PaperResult
 from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal, verdict_at

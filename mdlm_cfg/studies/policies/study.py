@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.stepped import freeze
@@ -99,7 +100,7 @@ def laws_of(
     denoiser: Denoiser, guidance: Guidance, target_class: int, policies: Sequence[Policy], steps: Sequence[int]
 ) -> Iterator[tuple[Policy, int, Tensor]]:
     """The exact law of finished states, (N,)*D, of every policy and number of coordinates a step."""
-    given = guidance.by_rate
+    given = replace(guidance, kind=KINDS["rate"])
     chain = freeze(denoiser, given, target_class) if max(steps) > 1 else None
     for policy in policies:
         for together in steps:

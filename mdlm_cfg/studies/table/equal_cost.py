@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
@@ -88,7 +89,8 @@ def _rows(
 ) -> Iterator[SamplerRow]:
     chain = freeze(denoiser, guidance, target_class)
     # under a policy, another chain: once, and not for every number of steps
-    undivided = chain if guidance == guidance.by_rate else freeze(denoiser, guidance.by_rate, target_class)
+    rate_guidance = replace(guidance, kind=KINDS["rate"])
+    undivided = chain if guidance == rate_guidance else freeze(denoiser, rate_guidance, target_class)
     policies = {sampler.policy for sampler in samplers}
     ends = {policy: terminal_law(denoiser, guidance, target_class, policy) for policy in policies}
     for sampler in samplers:

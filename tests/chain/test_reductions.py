@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mdlm_cfg.chain.short import SHORT, logsumexp_short, sum_short
+from mdlm_cfg.chain.reductions import SHORT, unrolled_logsumexp, unrolled_sum
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, SHORT, SHORT + 1])
@@ -17,10 +17,10 @@ def test_equal_to_torch(size: int, dim: int) -> None:
     values[values < -400] = -torch.inf
     values[0, 0, 0] = -torch.inf
     kept = values.clone()
-    assert torch.allclose(logsumexp_short(values, dim), values.logsumexp(dim), rtol=1e-15, atol=0)
-    assert torch.allclose(sum_short(values.exp(), dim), values.exp().sum(dim), rtol=1e-14, atol=0)
+    assert torch.allclose(unrolled_logsumexp(values, dim), values.logsumexp(dim), rtol=1e-15, atol=0)
+    assert torch.allclose(unrolled_sum(values.exp(), dim), values.exp().sum(dim), rtol=1e-14, atol=0)
     assert torch.equal(values, kept)
 
 
 def test_nothing_at_all_is_minus_infinity() -> None:
-    assert logsumexp_short(torch.full((2, 3), -torch.inf), dim=1).tolist() == [-torch.inf] * 2
+    assert unrolled_logsumexp(torch.full((2, 3), -torch.inf), dim=1).tolist() == [-torch.inf] * 2

@@ -9,7 +9,7 @@ NEG_INF = float("-inf")
 SHORT = 16  # values up to which it pays
 
 
-def sum_short(values: Tensor, dim: int) -> Tensor:
+def unrolled_sum(values: Tensor, dim: int) -> Tensor:
     """The sum over an axis."""
     if values.shape[dim] > SHORT:
         return values.sum(dim=dim)
@@ -20,7 +20,7 @@ def sum_short(values: Tensor, dim: int) -> Tensor:
     return total
 
 
-def logsumexp_short(log_values: Tensor, dim: int) -> Tensor:
+def unrolled_logsumexp(log_values: Tensor, dim: int) -> Tensor:
     """logsumexp over an axis; -inf where every value is."""
     if log_values.shape[dim] > SHORT:
         return log_values.logsumexp(dim=dim)

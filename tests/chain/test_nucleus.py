@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from mdlm_cfg.chain.values import check_filter, filter_values
+from mdlm_cfg.chain.nucleus import check_filter, filter_values
 
 NEG_INF = -math.inf
 

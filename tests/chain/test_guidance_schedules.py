@@ -10,7 +10,7 @@ from helpers import Inconsistent
 from oracle import Chain
 
 from mdlm_cfg import Guidance, terminal_law
-from mdlm_cfg.chain.strengths import Interval, LinearRamp, PerCount, interval, parse_strength, parse_strengths
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, parse_strength, parse_strengths
 
 
 @pytest.mark.parametrize(
