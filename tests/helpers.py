@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -78,19 +76,6 @@ class Blurred:
         log_p = self.exact(tokens, classes)
         blurred = ((1 - self.share) * log_p.exp() + self.share / self.num_tokens).log()
         return torch.where((tokens == self.num_tokens)[..., None], blurred, log_p)
-
-
-class Slow:
-    """A denoiser that takes a second a row, of all that a clock knows."""
-
-    def __init__(self, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.denoiser, self.now = denoiser, 0.0
-        self.num_tokens, self.num_dims, self.num_classes = denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        self.now += len(tokens)
-        return self.denoiser(tokens, classes)
 
 
 def bernoulli_mixture(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
-from mdlm_cfg.training.limit import Afterwards
 from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import stamp
@@ -25,6 +25,7 @@ from mdlm_cfg.training.saving import WholeFiles
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
+TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -116,13 +117,8 @@ def _check_wandb(logger: Any, mode: str | None) -> None:
             ) from error
 
 
-def build_trainer(
-    settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any], after: Afterwards | None = None
-) -> Trainer:
+def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
     """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast.
-
-    Args:
-        after: what follows training, if it is known: the bar's time left covers it.
 
     Raises:
         UserError: settings that Lightning's Trainer does not take.
@@ -133,7 +129,7 @@ def build_trainer(
         settings = settings | {"accelerator": "cpu"}
     if settings.get("precision") == "auto":
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
-    bar = [RunProgress(after)] if settings.get("enable_progress_bar", True) else []
+    bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
     try:
         return make(settings, "trainer", (), names_in(settings), **filled)
@@ -150,6 +146,9 @@ def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, An
     for key, least in LEAST.items():
         if isinstance(value := settings.get(key), int | float) and not value >= least:
             raise UserError(f"trainer.{key} = {value} is not allowed: it must be at least {least}")
+    limit = settings.get("max_time")
+    if isinstance(limit, str | int | float) and not TIME.fullmatch(str(limit)):
+        raise UserError(f"max_time = {limit} is not a time: give DD:HH:MM:SS, such as 00:00:30:00 for half an hour")
     accelerator = settings.get("accelerator", "auto")
     if not isinstance(accelerator, str):
         raise UserError(f"trainer.accelerator = {accelerator} is no name: give auto, cpu or gpu")
@@ -163,7 +162,7 @@ def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, An
 def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:
     """Raise UserError for a trainer that would not take a step, unless there is a checkpoint of before to test."""
     for key in ("max_epochs", "max_steps", "max_time", "limit_train_batches"):
-        if before is None and (value := settings.get(key)) is not None and not value:
+        if before is None and (value := settings.get(key)) is not None and value in (0, "", "00:00:00:00"):
             raise UserError(f"trainer.{key} = {value} leaves nothing to train: give more, or a ckpt_path to test")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from mdlm_cfg.app.by_step import PicturesByStep
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
-from mdlm_cfg.app.limits import time_limit, what_follows
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
@@ -74,7 +72,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     Args:
         config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    begun, config = time.monotonic(), for_own_targets(config, overrides)
+    config = for_own_targets(config, overrides)
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     check_trainer(config["trainer"], config["optimizer"])
     start(config)
@@ -88,15 +86,13 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config["trainer"], before)
     steps = 0 if before is None else check_resume(before, module.hparams)
-    after = what_follows(config, module.net, data, study, plan)
-    timer = time_limit(config, begun, after)
     folder = run_folder(config, data.name, before, overrides, job)
     with gone_if_refused(folder, before):
         run_name = f"{folder.parent.name}/{folder.name}"
         loggers = build_loggers(config["logger"], folder, run_name, "train", config, steps)
         saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
         averaged = [PicturesByStep(data, plan), AveragedWeights(config["ema_decay"])]  # drawn before they go again
-        trainer = build_trainer(config["trainer"], loggers, [*averaged, saving, *timer], after)
+        trainer = build_trainer(config["trainer"], loggers, [*averaged, saving])
     say_precision(config, trainer.strategy.root_device)
     written = None
     with _wandb_finished(loggers), gone_if_refused(folder, before, NotBegun):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,12 +12,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
-from mdlm_cfg.training.limit import ROWS, seconds_of_call
 
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
@@ -135,29 +132,6 @@ def draws_of(
 def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
     """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
     return torch.cat([keep(draw.key, draw.make) for draw in draws])
-
-
-def seconds_of(draws: Sequence[Draw]) -> float:
-    """How long they will take: of those that ask alike, the first step of one is made and timed."""
-    alike = defaultdict(list)
-    for draw in draws:
-        is_guided = any(draw.guidance.table(draw.denoiser.num_dims))
-        alike[id(draw.denoiser), draw.sampler.label, draw.num_samples, is_guided].append(draw)
-    return sum(len(group) * _seconds_to_draw(group[0]) for group in alike.values())
-
-
-def _seconds_to_draw(draw: Draw) -> float:
-    """Of all its steps, by the first one, of no more samples than it draws: on a GPU few rows take as long as many."""
-    denoiser, sampler, num = draw.denoiser, draw.sampler, min(draw.num_samples, ROWS // 2)
-    device = device_of(denoiser)
-    x = all_masked(num, denoiser.num_dims, denoiser.num_tokens, device)
-    generator = torch.Generator(device).manual_seed(0)
-    steps, guidance = sampler.plan(denoiser.num_dims), sampler.effective_guidance(draw.guidance)
-
-    def first() -> Tensor:
-        return steps[0].draw(x, guidance.log_rates(denoiser, x, draw.target_class), generator)
-
-    return seconds_of_call(first) * len(steps) * draw.num_samples / num
 
 
 def key_of(guidance: Guidance) -> tuple[object, ...]:

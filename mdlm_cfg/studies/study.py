@@ -6,17 +6,14 @@ Each has its folder and its page in reports/pages.py. Tables, images, mixtures a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import silent
 
 
 class Findings(Protocol):
@@ -76,23 +73,3 @@ class Study(Protocol):
             UserError: as `check`, and for a denoiser of another space than the data's.
         """
         ...
-
-
-@runtime_checkable
-class Estimated(Protocol):
-    """A study that can say how long it will take; of others `seconds_by_one` can."""
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """How long `run` will take with a learned denoiser, by measuring pieces of it.
-
-        Args:
-            denoiser: one like it, trained or not.
-        """
-        ...
-
-
-def seconds_by_one(study: Study, data: Any, denoiser: Denoiser | None, plan: Plan) -> float:
-    """How long a study will take: at the last guidance alone, which is run, times their number."""
-    begun = time.monotonic()
-    study.run(data, denoiser, replace(plan, guidances=plan.guidances[-1:]), silent)
-    return (time.monotonic() - begun) * len(plan.guidances)

@@ -15,13 +15,7 @@ QUIET = 15.0  # seconds between lines where there is no terminal for a bar
 
 def time_left(seconds: float, done: float) -> str:
     """The time left, such as "1:05 left", after `seconds` for the share `done` of the work; "" at its start."""
-    left = seconds_left(seconds, done)
-    return "" if left is None else f"{clock(left)} left"
-
-
-def seconds_left(seconds: float, done: float) -> float | None:
-    """The seconds left after `seconds` for the share `done` of the work; None at its start."""
-    return seconds * (1 - done) / done if done > 0 else None
+    return f"{clock(seconds * (1 - done) / done)} left" if done > 0 else ""
 
 
 def clock(seconds: float) -> str:

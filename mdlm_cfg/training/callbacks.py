@@ -18,8 +18,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.optim.swa_utils import AveragedModel
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.progress import clock, seconds_left, share_shown
-from mdlm_cfg.training.limit import Afterwards
+from mdlm_cfg.support.progress import share_shown, time_left
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.sharding import is_sharded, own_part, shard, whole
 
@@ -144,13 +143,12 @@ class RunProgress(ProgressBar):
     its time, whichever is further.
 
     Args:
-        after: what follows training, which the time left then covers; None leaves it out.
         refresh: seconds between updates of the bar.
     """
 
-    def __init__(self, after: Afterwards | None = None, refresh: float = 0.25) -> None:
+    def __init__(self, refresh: float = 0.25) -> None:
         super().__init__()
-        self.after, self.refresh = after, refresh
+        self.refresh = refresh
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self._enabled = True
@@ -244,12 +242,9 @@ class RunProgress(ProgressBar):
         self._show = _nowhere
 
     def _left(self, share: float) -> str:
-        """The time left, such as "1:05 left", or "1:05 left, 4:10 with test and report"."""
+        """The time that training has left, such as "1:05 left"."""
         done = (share - self._from) / (1 - self._from) if share < 1 else 1.0
-        left = seconds_left(time.monotonic() - self._start, done)
-        if left is None:
-            return ""
-        return f"{clock(left)} left" + (f", {clock(left + self.after())} with {self.after.what}" if self.after else "")
+        return time_left(time.monotonic() - self._start, done)
 
     def _numbers(self, trainer: Trainer) -> str:
         shown = self.get_metrics(trainer, trainer.lightning_module)

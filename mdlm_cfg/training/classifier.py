@@ -8,7 +8,6 @@ binarized MNIST's test images.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ BATCH = 1000  # images per call when nothing is trained
 SHIFT = 2  # pixels that an image may be moved by in training, each way
 DEVICE = "cpu"  # where it is trained
 VERSION = 1  # of the network below: another one must not load the files of this one
-FEW_STEPS = 5  # that are timed, to say how long the others will take
 LEAST_STEPS = 6  # of a cycle: torch divides by zero where a fifth of them is one
 FOLDER = "classifier"  # in the folder of the data sets
 
@@ -243,23 +241,6 @@ def classifier_for(
     except (Damaged, RuntimeError) as error:  # RuntimeError: other weights
         raise UserError(f"the classifier {path} is damaged: delete it, and it is trained again") from error
     return model.eval()
-
-
-def seconds_to_train(data: BinaryImageData, settings: ClassifierSettings | None = None) -> float:
-    """How long `classifier_for` will take: nothing where it is kept, else by the time of a few steps."""
-    settings = (settings or ClassifierSettings()).decided()
-    if classifier_path(data, settings, Path(data.root) / FOLDER).is_file():
-        return 0.0
-    batch = min(settings.batch_size, len(data.train_images))
-    few = slice(min(FEW_STEPS * batch, len(data.train_images)))
-    times: list[float] = []
-    train_classifier(
-        data.train_images[few], data.train_labels[few], data.grid_shape, data.num_classes,
-        replace(settings, epochs=1), lambda *_: times.append(time.monotonic()),
-    )  # fmt: skip
-    if len(times) < 2:  # so few images that it takes no time
-        return 0.0
-    return settings.epochs * (len(data.train_images) // batch) * (times[-1] - times[0]) / (len(times) - 1)
 
 
 def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Slow, random_target
+from helpers import random_target
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.compare.sequences import nearest_sequence
@@ -180,12 +180,3 @@ def test_letters_and_words_stand_below_each_other() -> None:
     assert symbols_of(63, None)[62] == "62" and symbols_of(2, ("\t", "a")) == ["?", "a"]
     long = listing({"": torch.zeros(300, dtype=torch.int64)}, ["0", "1"], marked=False)
     assert [len(line) for line in long.split("\n")] == [130, 130, 46]
-
-
-def test_how_long_it_will_take_is_told_by_its_rows(
-    data: TokenData, target: TableMixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow, plan = Slow(target.denoiser(), monkeypatch), plan_of(0.0, 2.0)
-    said, begun = STUDY.seconds(data, slow, plan), slow.now
-    STUDY.run(data, slow, plan, lambda line: None)
-    assert said == pytest.approx(slow.now - begun, rel=0.15)

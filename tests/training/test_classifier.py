@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from idx_files import write_dataset
 
-from mdlm_cfg.training import classifier
 from mdlm_cfg.training.classifier import (
     ClassifierSettings,
     ImageClassifier,
     classifier_for,
     classifier_path,
-    seconds_to_train,
     train_classifier,
 )
 from mdlm_cfg.training.data import BinaryImageData
@@ -127,22 +123,6 @@ def test_products_are_made_in_the_precision_that_is_asked_for(data: BinaryImageD
         patch.setattr(torch.nn.Linear, "forward", watched)
         train_classifier(data.train_images, data.train_labels, data.grid_shape, 3, settings)
     assert seen == {getattr(torch, precision)}
-
-
-def test_the_time_of_training_is_told_by_a_few_steps_and_is_nothing_where_one_is_kept(
-    data: BinaryImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, step, settings = [0.0], classifier._step, dataclasses.replace(SMALL, epochs=3, seed=7)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-
-    def slow(*arguments: Any) -> float:
-        now[0] += 0.25
-        return step(*arguments)
-
-    monkeypatch.setattr(classifier, "_step", slow)
-    assert seconds_to_train(data, settings) == pytest.approx(0.25 * 3 * (300 // 30))
-    classifier_for(data, settings)
-    assert seconds_to_train(data, settings) == 0.0
 
 
 @pytest.mark.parametrize("steps", range(1, 8))

@@ -21,11 +21,10 @@ from mdlm_cfg.studies.sampled import check_sampled, key_of
 from mdlm_cfg.studies.sequences.study import ALIGNED, SHOWN
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces, silent
+from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data import StoredData
 from mdlm_cfg.training.data.base import content_hash
-from mdlm_cfg.training.limit import seconds_per_row
 
 STATISTICS = ("accuracy", "diversity", "nearest_train")  # and the TV of n-grams
 SHOWN_CLASSES = 4  # of which sequences are drawn to be read
@@ -60,10 +59,6 @@ class Corpus:
         if not isinstance(data, StoredData):
             raise UserError(f"study=corpus needs data that are examples, such as data=text, and {data.name} are none")
         check_sampled(plan, _space(data), None)
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: by the rows that the network is asked for."""
-        return sum(_Bench(self, data, denoiser, plan, silent, keep_nothing).costs()) * seconds_per_row(denoiser)
 
     def run(
         self,

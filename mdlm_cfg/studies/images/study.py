@@ -15,14 +15,13 @@ from mdlm_cfg.compare.images import bayes_classify, leading_component
 from mdlm_cfg.studies.images.findings import ImageEvaluation, NelboClassification
 from mdlm_cfg.studies.images.judge import judge_all, judges_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of, seconds_of
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.classifier import ImageClassifier, classifier_for, seconds_to_train
+from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 from mdlm_cfg.training.data import ImageData
-from mdlm_cfg.training.limit import seconds_per_row
 
 SHOWN = 10  # test images of a class that are kept to be shown
 NUM_CLASSIFIED, NUM_DRAWS = 200, 16  # test images to classify by NELBO, and masks for each
@@ -48,12 +47,6 @@ class Images:
         assert denoiser is not None
         pairs = [(guidance, k) for guidance in plan.guidances for k in _classes(data, plan)]
         return [draw for guidance, k in pairs for draw in draws_of(plan, denoiser, guidance, k)]
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: samples, classification, and a classifier that is not there yet."""
-        classified = min(NUM_CLASSIFIED, len(data.test_x)) * NUM_DRAWS * data.num_classes * seconds_per_row(denoiser)
-        trained = seconds_to_train(data) if self.classifier else 0.0
-        return seconds_of(self.draws(data, denoiser, plan)) + classified + trained
 
     def run(
         self,

@@ -28,7 +28,6 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.limit import seconds_per_row
 
 FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps cost something
 
@@ -92,10 +91,6 @@ class Inpainting:
         """How many rows each piece of an image's slice asks of the denoiser: both labels' states, and samples."""
         states = (num_tokens + 1) ** self.num_free
         return [states, states, *(plan.sampler.num_rows(plan.num_samples, self.num_free, g) for g in plan.guidances)]
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: by the rows that the network is asked for."""
-        return len(self.pairs(data, plan)) * sum(self.rows(plan, data.num_tokens)) * seconds_per_row(denoiser)
 
     def run(
         self,

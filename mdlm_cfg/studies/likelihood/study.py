@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -24,7 +23,6 @@ from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.limit import seconds_per_row
 
 TABLE_SAMPLES = 2000  # drawn of a table for its bounds
 TABLE_POLICIES = ("fixed_order", "confidence", "margin", "entropy")
@@ -59,14 +57,6 @@ class LikelihoodStudy:
             raise UserError("study=likelihood is of all classes together: give target_class=null")
         if any(guidance.filters for guidance in plan.guidances):
             raise UserError("study=likelihood is of conditionals as they are: leave temperature and top_p away")
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: by rows of the network; of a table a quarter is made."""
-        if self._is_exact(data.target):
-            begun = time.monotonic()
-            self._entry(data.target, table_of(denoiser) or denoiser, "learned", "null", plan.seed)
-            return 4 * (time.monotonic() - begun)
-        return sum(self._rows(all_test_examples(data)[0])) * seconds_per_row(denoiser)
 
     def _is_exact(self, target: Any) -> bool:
         """Whether all is exact: of a table that is small enough."""

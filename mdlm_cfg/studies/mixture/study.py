@@ -16,14 +16,13 @@ from mdlm_cfg.compare.mixtures import component_picture, component_usage, distin
 from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness, Row, SetsAtStrength
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of, seconds_of
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.data import BernoulliData
-from mdlm_cfg.training.limit import seconds_per_row
 
 NUM_TEST, NUM_DRAWS = 2000, 4  # test images for the score error, and masks for each
 DISTINCT_IMAGES = 200  # per component, to judge its distinctness by
@@ -41,11 +40,6 @@ class Mixtures:
         classes, used = _classes(data.target, plan), _denoisers(data.target, denoiser).items()
         sets = [(guidance, name, one, k) for guidance in plan.guidances for name, one in used for k in classes]
         return [draw for guidance, name, one, k in sets for draw in draws_of(plan, one, guidance, k, name)]
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: samples, and the score error."""
-        each = seconds_per_row(denoiser) + seconds_per_row(data.target.denoiser())
-        return seconds_of(self.draws(data, denoiser, plan)) + each * 2 * NUM_DRAWS * min(NUM_TEST, len(data._test[0]))
 
     def run(
         self,

@@ -16,14 +16,13 @@ from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.compare.sequences import SequenceStatistics, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of, seconds_of
+from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
-from mdlm_cfg.training.limit import seconds_per_row
 
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
@@ -80,11 +79,6 @@ class Sequences:
         samplers = others(data.target.num_dims) if self.compare else []
         more = [(g, name, used, s) for g in _ends(plan) for name, used in judged.items() for s in samplers]
         return [one for g, name, used, s in [*sets, *more] for one in draws_of(plan, used, g, z, name, compared=s)]
-
-    def seconds(self, data: Any, denoiser: Denoiser, plan: Plan) -> float:
-        """See `mdlm_cfg.studies.study.Estimated`: samples, and the score error."""
-        each = seconds_per_row(denoiser) + seconds_per_row(data.target.denoiser())
-        return seconds_of(self.draws(data, denoiser, plan)) + each * 2 * self.num_draws * self.num_test
 
     def run(
         self,
