@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.compare.best_schedule import best_schedule
     from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
     from mdlm_cfg.compare.decay import tv_decay
+    from mdlm_cfg.compare.geometry import limit_law
     from mdlm_cfg.compare.ideal import departure, ideal_denoiser
     from mdlm_cfg.compare.ledger import error_ledger
     from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
@@ -48,6 +49,7 @@ _HOMES = {
     "compare.best_schedule": ("best_schedule",),
     "compare.calibration": ("calibrate", "calibrated_strengths"),
     "compare.decay": ("tv_decay",),
+    "compare.geometry": ("limit_law",),
     "compare.ideal": ("departure", "ideal_denoiser"),
     "compare.ledger": ("error_ledger",),
     "compare.likelihood": ("exact_likelihood", "likelihood"),
@@ -73,7 +75,7 @@ __all__ = [
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
     "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "calibrate",
     "calibrated_strengths", "departure", "error_ledger", "exact_information_profile", "exact_likelihood",
-    "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "linear_ramp", "load_run",
+    "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "limit_law", "linear_ramp", "load_run",
     "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law",
     "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip

@@ -166,11 +166,6 @@ def lost_mass_kept_quiet(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(room, "refuse_lost", lambda *_: None)
 
 
-def w_times_rounding(patch: pytest.MonkeyPatch) -> None:
-    for room in (push, rates, terminal):
-        patch.setattr(room, "is_strong", lambda *_: False)
-
-
 TERMINAL, STEPPED = "laws/test_oracle.py::test_terminal_law", "laws/test_oracle.py::test_stepped_laws"
 DRAWN = "sampling/test_samplers.py::test_stepped_samplers_follow_the_oracle"
 HITTING = "sampling/test_samplers.py::test_first_hitting_follows_the_oracle"
@@ -206,7 +201,6 @@ FAULTS: list[tuple[Plant, str, tuple]] = [
     (float32_unnormalised, STEPPED, ("incoherent-2-3", "rate", "d_cfg", 3.0)),
     (masks_counted, "chain/test_denoiser.py::test_a_histogram_of_masks_is_refused", ()),
     (lost_mass_kept_quiet, "chain/test_denoiser.py::test_a_sample_with_nowhere_to_go_is_refused", ("d_cfg",)),
-    (w_times_rounding, "laws/test_strong_guidance.py::test_against_fifty_digits", ("ties", "rate", 1e8)),
 ]  # fmt: skip
 
 

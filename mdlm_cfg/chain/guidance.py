@@ -21,7 +21,7 @@ from mdlm_cfg.support.errors import UserError
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
 
 NEG_INF = float("-inf")
-MAX_STRENGTH = 1e8  # beyond, w times the rounding of a log-ratio is no longer small
+MAX_STRENGTH = 1e4  # w times the rounding of a log-ratio, about 1e-15, stays far below 1e-10
 
 
 def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
@@ -160,7 +160,10 @@ class Guidance:
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
         log_rho = self._unfiltered(denoiser, tokens, target_class)
-        return filter_values(log_rho, self.temperature, self.top_p) if self.filters else log_rho
+        if not self.filters:
+            return log_rho
+        strongest = max(self.table(denoiser.num_dims))
+        return filter_values(log_rho, self.temperature, self.top_p, strongest)
 
     def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         table = self.table(denoiser.num_dims)
@@ -212,7 +215,7 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
 def _check_strength(w: float) -> float:
     if not (-1 <= w <= MAX_STRENGTH):
         raise UserError(
-            f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; for the "
-            "limit of strong guidance use mdlm_cfg.compare.geometry.limit_law"
+            f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; the limit "
+            "of infinite w is mdlm_cfg.limit_law"
         )
     return float(w)

@@ -8,6 +8,7 @@ from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 TIE = 1e-9  # log-probabilities closer than this are equal: rounding must not decide which of them is cut
+ROUNDING = 1e-12  # of a log-ratio of conditionals; the strength and the temperature multiply it
 
 
 def check_filter(temperature: float, top_p: float) -> None:
@@ -18,21 +19,23 @@ def check_filter(temperature: float, top_p: float) -> None:
         raise UserError(f"top_p = {top_p} is not allowed: it must be above 0 and at most 1; 1 changes nothing")
 
 
-def filter_values(log_rho: Tensor, temperature: float, top_p: float) -> Tensor:
+def filter_values(log_rho: Tensor, temperature: float, top_p: float, strength: float = 0.0) -> Tensor:
     """log rho with r = rho / Z changed and Z kept: r^(1/temperature), then the fewest best values that hold top_p.
 
     Nucleus sampling (Holtzman et al., arXiv 1904.09751). Values as probable as the last one kept are kept too.
 
     Args:
         log_rho: (..., N); may hold -inf.
+        strength: the largest w in log_rho, by which rounding was multiplied: it decides what counts as a tie.
     """
     log_z = log_rho.logsumexp(dim=-1, keepdim=True)
     nowhere = log_z == NEG_INF
     log_r = ((log_rho - log_z.masked_fill(nowhere, 0.0)) / temperature).log_softmax(dim=-1)
     if top_p < 1:
+        tie = max(TIE, ROUNDING * (1 + abs(strength)) / temperature)
         best = log_r.sort(dim=-1, descending=True).values
         before = best.exp().cumsum(dim=-1) - best.exp()  # what better values hold already
-        kept = (before < top_p * (1 - TIE)).sum(dim=-1, keepdim=True).clamp(min=1)
+        kept = (before < top_p * (1 - tie)).sum(dim=-1, keepdim=True).clamp(min=1)
         last = best.gather(-1, kept - 1)
-        log_r = log_r.masked_fill(log_r < last - TIE, NEG_INF).log_softmax(dim=-1)
+        log_r = log_r.masked_fill(log_r < last - tie, NEG_INF).log_softmax(dim=-1)
     return (log_r + log_z).masked_fill(nowhere, NEG_INF)

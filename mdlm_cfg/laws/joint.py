@@ -17,7 +17,6 @@ from torch import Tensor
 from mdlm_cfg.chain.blocks import BlockedLattice
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.laws.strong import is_strong
 from mdlm_cfg.targets.table import TableDenoiser
 
 TINY = 1e-300  # below every sum of T: what nothing leaves is never visited, and whatever it is divided by gives 0
@@ -80,8 +79,6 @@ class JointChain:
 def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> JointChain | None:
     """The chain of a table, where its rates are ratios of weights that fit float64; None for any other."""
     if not isinstance(denoiser, TableDenoiser) or guidance.is_schedule or guidance.filters or not guidance.kind.is_rho:
-        return None
-    if is_strong(guidance, target_class, denoiser.num_dims):
         return None
     known = denoiser.log_marginals_in_blocks(target_class)
     weights = known.weights(guidance.constant)

@@ -25,7 +25,6 @@ from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.laws.choices import level_choices
 from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
-from mdlm_cfg.laws.strong import is_strong
 
 NEG_INF = float("-inf")
 SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
@@ -129,8 +128,7 @@ def plain_levels(
 
     None for what is no table, where T spans more than float64 does, and where to look at that is to wait for a device.
     """
-    strong = is_strong(guidance, target_class, lattice.num_dims)
-    if not isinstance(denoiser, Telescoping) or guidance.filters or strong or lattice.device.type != "cpu":
+    if not isinstance(denoiser, Telescoping) or guidance.filters or lattice.device.type != "cpu":
         return None
     levels = []
     for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):

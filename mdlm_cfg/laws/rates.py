@@ -12,12 +12,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
-from mdlm_cfg.chain.doubled import best_of, log_quotient
 from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
-from mdlm_cfg.laws.strong import Doubled, is_strong, strong_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
 
@@ -66,14 +64,6 @@ def level_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelRates]:
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
-    if (
-        isinstance(denoiser, Doubled)
-        and not guidance.filters
-        and target_class is not None
-        and is_strong(guidance, target_class, lattice.num_dims)
-    ):
-        yield from _strong_rates(denoiser, guidance, target_class, lattice)
-        return
     for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
         yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
 
@@ -87,26 +77,17 @@ def level_edges(
     return _asked_edges(denoiser, guidance, target_class, lattice)
 
 
-def rates_from_edges(
-    edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int, lead: Tensor | None = None
-) -> LevelRates:
-    """The rates of one level from its edges, where log rho = edge + lead_i - log_base(x_U) (theory, section 3).
+def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
+    """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3).
 
-    Jumps are made of edges and leads alone: a large base never meets them.
-
-    Args:
-        lead: of every masked coordinate, (C(D, l), D - l, N^l); None is 0.
+    Jumps are computed from edges alone, so that a large base does not cost them digits.
     """
     own = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level)
-    relative = own if lead is None else own + lead
-    log_rate = kind.log_rate(relative)
-    if log_rate is relative:  # the rate is Z itself, and the base a common factor
-        log_total = unrolled_logsumexp(relative, dim=1)
+    if kind.is_rho:  # the rate is Z itself, and the base a common factor
+        log_total = unrolled_logsumexp(own, dim=1)
         log_exit, log_jump = log_total - log_base, -log_total[:, None]  # the same for every coordinate
-        if lead is not None:
-            log_jump = log_jump + lead
     else:
-        log_rate = kind.log_rate(relative - log_base[:, None])
+        log_rate = kind.log_rate(own - log_base[:, None])
         log_exit = unrolled_logsumexp(log_rate, dim=1)
         log_jump = log_rate - own - log_exit[:, None]
     # nothing leaves, and every edge is -inf
@@ -154,18 +135,6 @@ def _telescoped_edges(
     for level, (here, there) in enumerate(log_weights(denoiser, guidance, target_class, lattice)):
         base = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too
         yield [lattice.split(there, level, j) for j in range(level + 1)], base
-
-
-def _strong_rates(denoiser: Doubled, guidance: Guidance, target_class: int, lattice: Lattice) -> Iterator[LevelRates]:
-    """The rates of a table under strong guidance (`mdlm_cfg.laws.strong`)."""
-    table = guidance.table(lattice.num_dims)
-    for level, (edges, log_here, bests, r_here) in enumerate(strong_edges(denoiser, guidance, target_class, lattice)):
-        high, low = (by_coordinate([best[k] for best in bests], lattice, level) for k in (0, 1))
-        top = best_of((high, low), dim=1)
-        lead = (table[level] * log_quotient((high, low), top)).masked_fill(high == 0, 0.0)  # there edges are -inf
-        common = table[level] * log_quotient((top[0][:, 0], top[1][:, 0]), r_here)
-        log_base = (log_here - common).masked_fill(r_here[0] == 0, 0.0)
-        yield rates_from_edges(edges, log_base, guidance.kind, lattice, level, lead)
 
 
 def _asked_edges(

@@ -8,14 +8,12 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.doubled import best_of, log_quotient
-from mdlm_cfg.chain.guidance import NEG_INF, Guidance, geometric_mean
-from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import flows
 from mdlm_cfg.laws.rates import refuse_lost, start
-from mdlm_cfg.laws.strong import is_strong, ratios
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -59,13 +57,12 @@ def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tens
 
     Returns:
         float64 (N,)*D, summing to 1.
+
+    Raises:
+        UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture.
     """
-    guidance, shape = Guidance(w), target.pmf.shape
-    if target_class is not None and is_strong(guidance, target_class, target.num_dims):
-        lattice = Lattice(target.num_tokens, target.num_dims)
-        log_pmf, r = ratios(target, guidance, target_class, lattice)[-1]
-        log_t = log_pmf + guidance.constant * log_quotient(r, best_of(r, dim=1))
-        log_t.masked_fill_(log_pmf == NEG_INF, NEG_INF)
-    else:
-        log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)
-    return log_t.flatten().softmax(dim=0).reshape(shape)
+    guidance, n, d = Guidance(w), target.num_tokens, target.num_dims
+    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)
+    largest = points_at(log_t.flatten().argmax(), n, d)  # the first infinite one, where there are any
+    refuse_infinite(log_t.reshape(1, -1), largest[None], n, target_class, guidance.label)
+    return log_t.flatten().softmax(dim=0).reshape(target.pmf.shape)

@@ -6,15 +6,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.blocks import BlockedLattice, blocks_of
 from mdlm_cfg.chain.denoiser import by_label, check_class
-from mdlm_cfg.chain.doubled import Double
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
@@ -77,24 +74,6 @@ class TableMixture:
             return self.pmf
         check_class(target_class, self.num_classes)
         return self.class_pmfs[target_class]
-
-    def doubled_marginals(self, target_class: int | None) -> list[Double]:
-        """p(x_U | z) of every partial state to 32 digits, by level (C(D, l), N^l).
-
-        The whole mixture is sum_k a_k p(x_U | k) of the float64 numbers that the table holds, taken as exact.
-        """
-        zero = torch.zeros_like(self.pmf)
-        if target_class is None:
-            pmf = zero, zero
-            for weight, class_pmf in zip(self.class_weights, self.class_pmfs):
-                pmf = doubled.add(pmf, doubled.two_product(class_pmf, weight))
-        else:
-            pmf = self.class_pmf(target_class), zero
-        return [
-            cast(Double, tuple(torch.stack([part.flatten() for part in parts]) for parts in zip(*marginals)))
-            for subsets in lattice_of(self.num_tokens, self.num_dims).subsets
-            if (marginals := [_marginal(pmf, subset) for subset in subsets])
-        ]
 
     def sample(
         self,
@@ -178,13 +157,6 @@ def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[s
     return tuple(str(one) for one in names)
 
 
-def _marginal(pmf: Double, keep: tuple[int, ...]) -> Double:
-    for i in reversed(range(pmf[0].ndim)):
-        if i not in keep:
-            pmf = doubled.total(pmf, dim=i)
-    return pmf
-
-
 @dataclass(frozen=True)
 class LogMarginals:
     """The marginals of a class, and of the mixture beside them, at every partial state.
@@ -262,10 +234,6 @@ class TableDenoiser:
                 return found
             self._in_blocks[target_class] = found
         return self._in_blocks[target_class]
-
-    def doubled_marginals(self, target_class: int | None) -> list[Double]:
-        """See `TableMixture.doubled_marginals`."""
-        return self.target.doubled_marginals(target_class)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""

@@ -195,7 +195,7 @@ def test_no_figure_depends_on_which_other_strengths_were_asked_for(sampler: Samp
 
 def test_strengths_do_not_share_a_stream() -> None:
     assert hash((0, -1.0)) == hash((0, -2.0))  # what seeds were once made of
-    keys = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1e8]
+    keys = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1e4]
     draws = [torch.rand(4, generator=generator_for("table samples", 0, "rate", f"{w:g}", 0)) for w in keys]
     draws += [torch.rand(4, generator=generator_for("x", 0, w)) for w in keys]
     assert len({tuple(draw.tolist()) for draw in draws}) == 2 * len(keys)

@@ -226,7 +226,7 @@ def test_labels_are_asked_for_their_rows_in_their_order(labels, waits, monkeypat
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 4.0, 1000.0, 1e8])
+@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 4.0, 1000.0, 1e4])
 def test_samples_hold_no_mask(sampler, w) -> None:
     for target in (random_target(3, 3, k=2, seed=5, zeros=0.6), random_target(2, 3, k=2, seed=6, zeros=0.7)):
         for kind in ("rate", "normalized"):

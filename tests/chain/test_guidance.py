@@ -40,11 +40,13 @@ def test_supports_are_explicit():
         terminal_law(denoiser, Guidance(1.0), 0)
     # under strong guidance too, where the first coordinates are as in the mixture and the pairs are not
     pmfs = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.0, 0.5], [0.5, 0.0]]])
-    target, said = TableMixture(pmfs, torch.tensor([0.0, 1.0])), r"w = 1e\+06 .* partial state \(0, 0\): class 0 has"
+    target, said = TableMixture(pmfs, torch.tensor([0.0, 1.0])), r"w = 10000 .* partial state \(0, 0\): class 0 has"
     with pytest.raises(UserError, match=said):
-        terminal_law(target.denoiser(), Guidance(1e6), 0)
+        terminal_law(target.denoiser(), Guidance(1e4), 0)
     with pytest.raises(UserError, match=said):
-        tilted_law(target, 1e6, 0)
+        tilted_law(target, 1e4, 0)
+    with pytest.raises(UserError, match="infinite rate"):
+        tilted_law(target, 0.5, 0)
 
 
 @pytest.mark.parametrize("w", [-1.01, math.inf, math.nan])

@@ -50,7 +50,7 @@ def test_the_fewest_that_hold_the_share_and_what_ties_with_the_last(top_p: float
 
 
 def test_large_rates_keep_the_differences_of_their_values() -> None:
-    # at w = 1e8 log rho is as large: a hundred times that would be rounded to 1e-6, where log rho itself is to 1e-8
+    # log rho may be large: dividing it by the temperature first would lose digits
     apart = torch.tensor([0.0, -(2.0**-7)], dtype=torch.float64)
     found, exact = filter_values(1e8 + apart, 0.03, 1.0), filter_values(apart, 0.03, 1.0)
     assert float((found.softmax(dim=0) - exact.softmax(dim=0)).abs().max()) < 1e-8

@@ -44,7 +44,7 @@ def test_what_a_law_takes_is_counted(shape, monkeypatch):
                 ask(**more)
 
 
-@pytest.mark.parametrize(("w", "said"), [(2.0, "2"), (1e6, r"1e\+06")])
+@pytest.mark.parametrize(("w", "said"), [(2.0, "2"), (1e3, "1000")])
 def test_a_state_with_an_infinite_rate_is_named(w, said):
     pmfs = torch.zeros(2, 2, 2)
     pmfs[0, 1, 1] = pmfs[1, 0, 0] = 1

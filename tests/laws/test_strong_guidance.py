@@ -8,11 +8,10 @@ from itertools import product
 import mpmath
 import pytest
 import torch
-from helpers import Opaque, random_target
+from helpers import random_target
 from mpmath import mpf
 
 from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
-from mdlm_cfg.chain import doubled
 from mdlm_cfg.chain.denoiser import FunctionDenoiser
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.compare.geometry import limit_law
@@ -80,9 +79,9 @@ def third() -> TableMixture:
 
 
 def near() -> TableMixture:
-    """Classes that differ by 1e-8: the law at w = 1e8 is of neither limit."""
+    """Classes that differ by 1e-4: the law at w = 1e4 is near neither the class nor the limit."""
     base = random_target(3, 3, k=1, seed=5).class_pmfs[0]
-    moved = base * (1 + 1e-8 * random_target(3, 3, k=1, seed=6).class_pmfs[0] * 27)
+    moved = base * (1 + 1e-4 * random_target(3, 3, k=1, seed=6).class_pmfs[0] * 27)
     pmfs = torch.stack([moved / moved.sum(), base])
     return TableMixture(pmfs, torch.tensor([0.3, 0.7], dtype=torch.float64))
 
@@ -101,7 +100,7 @@ TARGETS = {
     "near": near,
     "line": lambda: random_target(6, 1, k=3, seed=4, zeros=0.4),
 }
-STRENGTHS = (-1.0, 0.5, 50.0, 1e3, 1e5, 1e8)
+STRENGTHS = (-1.0, 0.5, 50.0, 1e3, 1e4)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -122,31 +121,7 @@ def test_against_fifty_digits(name, kind, w) -> None:
     assert float((tilted_law(target, w, 0).flatten() - expected).abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("strengths", [[0.0, 1e8], [1e8, 1.0], [1e5, 0.0]])
-def test_strong_for_some_coordinates_alone_against_fifty_digits(kind, strengths) -> None:
-    # the first coordinate, unguided, may be unlikely under the class: then all ratios are below 1, one is 0, and what
-    # is left differs by 1e-8
-    base = random_target(3, 2, k=1, seed=5).class_pmfs[0] * torch.tensor([[20.0], [1.0], [1.0]])
-    moved = base * (1 + 9e-8 * random_target(3, 2, k=1, seed=6).class_pmfs[0])
-    moved[0] /= 10
-    moved[:, 0] = 0
-    target = mixture(moved / moved.sum(), base / base.sum(), weights=(0.3, 0.7))
-    truth = exact_terminal_law(target, strengths, 0, kind)
-    assert float((terminal_law(target.denoiser(), Guidance(strengths, kind), 0) - truth).abs().max()) < 1e-12
-
-
-def test_a_case_that_is_no_limit_and_needs_the_digits() -> None:
-    # `near` at w = 1e8 is neither the class nor the limit: float64 ratios are 6e-9 off there
-    target = near()
-    law = terminal_law(target.denoiser(), Guidance(1e8), 0)
-    assert float((law - target.class_pmfs[0]).abs().sum()) > 0.1
-    assert float((law - limit_law(target, 0)).abs().sum()) > 0.1
-    blunt = terminal_law(Opaque(target.denoiser()), Guidance(1e8), 0)
-    assert 1e-10 < float((law - blunt).abs().max()) < 1e-6
-
-
-@pytest.mark.parametrize("w", [2e4, 1e6, 1e8])
+@pytest.mark.parametrize("w", [100.0, 1e4])
 def test_law_in_time_under_strong_guidance(w) -> None:
     # one dimension: q_tau(v) = q(v) (1 - exp(-Z tau))
     g = torch.Generator().manual_seed(0)
@@ -170,14 +145,13 @@ def test_law_in_time_under_strong_guidance(w) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_limit_is_reached_where_ratios_differ(kind, name) -> None:
     target = TARGETS[name]()
-    if name != "near":  # there nothing of 1e-8 is decided at w = 1e8
-        law = terminal_law(target.denoiser(), Guidance(1e8, kind), 0)
-        assert float((law - limit_law(target, 0, kind)).abs().max()) < 1e-10
+    truth = exact_terminal_law(target, 1e9, 0, kind)  # beyond what `Guidance` allows, and in 50 digits
+    assert float((truth - limit_law(target, 0, kind)).abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("w", [1e8 * (1 + 1e-15), 1e9, 1e12, 1e300, 1e308])
+@pytest.mark.parametrize("w", [1e4 * (1 + 1e-15), 1e5, 1e8, 1e300, 1e308])
 def test_beyond_it_the_limit_is_pointed_to(w) -> None:
-    with pytest.raises(UserError, match=r"at most 1e\+08; for the limit .* mdlm_cfg\.compare\.geometry\.limit_law"):
+    with pytest.raises(UserError, match="limit_law"):
         Guidance(w)
     with pytest.raises(UserError, match="limit_law"):
         tilted_law(near(), w, 0)
@@ -210,15 +184,16 @@ SAMPLERS = ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 3.0, 1000.0, 1e8])
+@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 3.0, 1000.0, 1e4])
 @pytest.mark.parametrize("name", EDGES)
 def test_where_guidance_changes_nothing(name, w, kind) -> None:
     # the class alone has the values it can take, or they all have one ratio: guidance has nothing to choose
     target = EDGES[name]
+    close = max(1e-12, 1e-15 * w)  # w times the rounding of a log-ratio
     own, guidance, n, d = target.class_pmfs[0], Guidance(w, kind), target.num_tokens, target.num_dims
-    assert float((terminal_law(target.denoiser(), guidance, 0) - own).abs().max()) < 1e-12
-    assert float((tilted_law(target, w, 0) - own).abs().max()) < 1e-12
-    assert float((law_at(target.denoiser(), guidance, 0, math.inf)[(slice(0, n),) * d] - own).abs().max()) < 1e-12
+    assert float((terminal_law(target.denoiser(), guidance, 0) - own).abs().max()) < close
+    assert float((tilted_law(target, w, 0) - own).abs().max()) < close
+    assert float((law_at(target.denoiser(), guidance, 0, math.inf)[(slice(0, n),) * d] - own).abs().max()) < close
     for sampler in SAMPLERS:
         made = Sampler(sampler, None if sampler == "first_hitting" else d)
         law = made.law(target.denoiser(), guidance, 0)
@@ -262,23 +237,19 @@ def test_the_whole_mixture_on_the_support_of_the_class(kind) -> None:
     assert float((ours - inside / inside.sum()).abs().max()) < 1e-14
 
 
-def exact(pair: doubled.Double, k: int) -> mpmath.mpf:
-    return mpf(pair[0][k].item()) + mpf(pair[1][k].item())
+def mirrored(seed: int) -> TableMixture:
+    """Two classes that look the same in a mirror: x_1 in {0, 1} changes places, and x_2 runs backwards."""
+    pmfs = random_target(3, 2, k=2, seed=seed).class_pmfs ** 4
+    pmfs[:, 1] = pmfs[:, 0].flip(1)
+    pmfs[:, 2] = 0.1 * (pmfs[:, 2] + pmfs[:, 2].flip(1))
+    return mixture(*(pmfs / pmfs.sum(dim=(1, 2), keepdim=True)), weights=(0.3, 0.7))
 
 
-def test_pairs_hold_32_digits() -> None:
-    g = torch.Generator().manual_seed(1)
-    a, b, c = (torch.rand(50, generator=g, dtype=torch.float64) + 0.1 for _ in range(3))
-    pair, other = doubled.two_product(a, b), doubled.two_sum(b, c)
-    whole = doubled.total((torch.stack([a, b, c]), torch.zeros(3, 50).double()), dim=0)
-    with mpmath.workdps(60):
-        for k in range(50):
-            x, y, z = (mpf(t[k].item()) for t in (a, b, c))
-            assert exact(other, k) == y + z and exact(pair, k) == x * y
-            for ours, truth in (
-                (doubled.add(pair, other), x * y + y + z),
-                (doubled.times(pair, c), x * y * z),
-                (doubled.divide(pair, other), x * y / (y + z)),
-                (whole, x + y + z),
-            ):
-                assert abs(exact(ours, k) / truth - 1) < mpf(10) ** -31
+@pytest.mark.parametrize("policy", [None, "confidence"])
+@pytest.mark.parametrize("w", [-1.0, 3.0, 1e3, 1e4])
+def test_top_p_keeps_all_values_that_tie(w, policy) -> None:
+    for seed in range(40):
+        guidance = Guidance(w, temperature=1e-3, top_p=0.4)
+        law = terminal_law(mirrored(seed).denoiser(), guidance, 0, policy)
+        seen = torch.stack([law[1].flip(0), law[0].flip(0), law[2].flip(0)])
+        assert float((law - seen).abs().max()) < 1e-5
