@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -86,3 +89,19 @@ def bernoulli_mixture(
     p = torch.sigmoid(sharpness * torch.randn(3, components, num_dims, generator=g, dtype=torch.float64))
     w = torch.rand(3, components, generator=g, dtype=torch.float64) + 0.5
     return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
+
+
+def data_of(target: Any, name: str = "small", **more: Any) -> Any:
+    """Data that are known exactly, as studies are asked about them."""
+    about = {"num_tokens": target.num_tokens, "num_classes": target.num_classes, "grid_shape": (target.num_dims,)}
+    return SimpleNamespace(target=target, name=name, class_names=None, **{**about, **more})
+
+
+def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Findings:
+    """What a study finds."""
+    return run(study, Case.of(data, denoiser, plan))
+
+
+def block_of(findings: Findings, name: str) -> list[Any]:
+    """The rows of one block."""
+    return list(next(block.rows for block in findings.blocks if block.name == name))

@@ -32,6 +32,7 @@ from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -82,7 +83,9 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
         config |= {"evaluate": False}
-    study = checked_study(data, plan, config["paper"], asked, config["classifier"]) if config["evaluate"] else None
+    study = None
+    if config["evaluate"]:
+        study = checked_study(data, plan, config["paper"], asked, config["classifier"], NetDenoiser(module.net))
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config["trainer"], before)
     steps = 0 if before is None else check_resume(before, module.hparams)
@@ -150,7 +153,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     settings = merged(run.config, config, list(overrides))
     plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
-    study = checked_study(data, plan, config["paper"], asked, settings["classifier"])
+    study = checked_study(data, plan, config["paper"], asked, settings["classifier"], run.denoiser)
     _one_thread_for_small_tables(config, data)
     out = _report_folder(config, job, run.config | settings)
     out = out or new_folder(run.folder, "evaluations", overrides)

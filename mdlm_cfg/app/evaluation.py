@@ -14,10 +14,12 @@ from mdlm_cfg.app.earlier import NUMBERS, files_of, kept_in, remove_earlier, say
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.page import Picture, Section, write_page
-from mdlm_cfg.reports.pages import PAGES, sections_of
+from mdlm_cfg.reports.pages import arrays_file_of, sections_of
+from mdlm_cfg.reports.render import table_files
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
+from mdlm_cfg.studies.findings import Findings as Declared
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.study import Findings, Study
+from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.atomic import remove_parts
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
@@ -69,7 +71,7 @@ class Written:
     pictures: list[Path]
 
 
-def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, study: Study) -> Written:
+def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, study: Any) -> Written:
     """Study a denoiser against what is known of its data, and write the report.
 
     Args:
@@ -84,7 +86,7 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
     report.folder.mkdir(parents=True, exist_ok=True)
     earlier, keep = files_of(report.folder), kept_in(report.folder, report.data, denoiser)
     try:
-        findings = study.run(data, denoiser, plan, report.say, keep)
+        findings = _findings(study, data, denoiser, plan, report, keep)
         written = _write(findings, report)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
@@ -95,9 +97,16 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
     return written
 
 
-def _write(findings: Findings, report: Report) -> Written:
+def _findings(study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Any) -> Any:
+    if hasattr(study, "needs"):
+        return run(study, Case.of(data, denoiser, plan, keep), report.say)
+    return study.run(data, denoiser, plan, report.say, keep)
+
+
+def _write(findings: Any, report: Report) -> Written:
     """The page and the files of findings, and what the terminal says of them."""
-    arrays, plain, arrays_file = findings.arrays(), findings.to_dict(), PAGES[type(findings)].arrays
+    arrays = findings.arrays if isinstance(findings, Declared) else findings.arrays()
+    plain, arrays_file = findings.to_dict(), arrays_file_of(findings)
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
         *sections_of(findings, report.folder),
@@ -106,7 +115,8 @@ def _write(findings: Findings, report: Report) -> Written:
     ]
     pictures = [picture.path for section in sections for picture in section.pictures]
     drawn = [name for section in sections for name in section.files]
-    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *drawn]
+    tables = table_files(findings) if isinstance(findings, Declared) else []
+    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *tables, *drawn]
     if arrays:
         write_arrays(arrays, report.folder / arrays_file)
     rows = findings.rows()

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mdlm_cfg.app.schema import EVALUATION_KEYS, EvaluationSchema
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
 from mdlm_cfg.chain.kinds import kind_of
@@ -18,6 +19,7 @@ from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.study import Tables
@@ -147,24 +149,35 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     return make(settings, "study", STUDIES)
 
 
-def checked_study(data: Any, plan: Plan, paper: str | None, asked: Study | None, classifier: bool = True) -> Study:
+def checked_study(
+    data: Any,
+    plan: Plan,
+    paper: str | None,
+    asked: Any,
+    classifier: bool = True,
+    denoiser: Denoiser | None = None,
+) -> Any:
     """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
 
     Args:
         paper, classifier: see `study_of`.
         asked: a study by name, in place of the one that the data have.
+        denoiser: the learned one, or one like it that is to be trained.
 
     Raises:
         UserError: anything that the study would refuse, or that there is none.
     """
     if asked is not None and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
-    study = asked or study_of(data, paper, classifier)
+    study: Any = asked or study_of(data, paper, classifier)
     if study is None:
         raise UserError(
             f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
             "train on it with evaluate=false"
         )
     plan.check_dims(math.prod(data.grid_shape))
-    study.check(data, plan)
+    if hasattr(study, "needs"):
+        check(study, Case.of(data, denoiser, plan))
+    else:
+        study.check(data, plan)
     return study

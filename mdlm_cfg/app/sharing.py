@@ -15,8 +15,8 @@ from mdlm_cfg.app.earlier import kept_in
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, Sampling
-from mdlm_cfg.studies.study import Study
+from mdlm_cfg.studies.protocol import Case
+from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.training.predicting import is_first_process, share_work
@@ -28,7 +28,7 @@ def is_alone(trainer: Trainer | None) -> bool:
 
 
 def share_draws(
-    trainer: Trainer | None, study: Study, data: Any, denoiser: Denoiser | None, plan: Plan, folder: Path
+    trainer: Trainer | None, study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, folder: Path
 ) -> bool:
     """Let all processes of a trainer draw what a study needs, and keep it beside the report.
 
@@ -42,11 +42,15 @@ def share_draws(
     """
     if is_alone(trainer):  # nothing is drawn here, and the weights need no name
         return True
-    pieces = study.draws(data, denoiser, plan) if isinstance(study, Sampling) else []
+    pieces: list[Any] = []
+    if hasattr(study, "needs"):
+        pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
+    elif isinstance(study, Sampling):
+        pieces = study.draws(data, denoiser, plan)
     return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
 
 
-def share_pieces(trainer: Trainer | None, pieces: Sequence[Draw], denoiser: Denoiser | None, keep: Kept) -> bool:
+def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoiser | None, keep: Kept) -> bool:
     """Let all processes of a trainer draw, where there are several; whether this is the first one."""
     if trainer is None or is_alone(trainer):
         return True

@@ -48,6 +48,7 @@ class Section:
         panel: what `panel_data` makes: laws to move through; one on a page.
         listing: lines of letters of one width, shown as they are.
         printed: whether its table goes to the terminal too.
+        group: the heading under which it is folded; "" stands unfolded.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Section:
     listing: str = ""
     panel: Mapping[str, Any] | None = None
     printed: bool = True
+    group: str = ""
 
     @property
     def files(self) -> list[str]:

@@ -11,14 +11,13 @@ from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
 from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.reports.correction_report import correction_sections
-from mdlm_cfg.reports.departure_report import departure_sections
 from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.reports.inpainting_report import inpainting_sections
 from mdlm_cfg.reports.likelihood_report import bounds_sections, table_likelihood_sections
 from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
 from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Section
-from mdlm_cfg.reports.policies_report import policies_sections
+from mdlm_cfg.reports.render import sections_of as rendered
 from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.reports.table_report import table_report_sections
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
@@ -26,12 +25,11 @@ from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
-from mdlm_cfg.studies.departure.findings import DepartureFindings
+from mdlm_cfg.studies.findings import Findings as Declared
 from mdlm_cfg.studies.images.findings import ImageEvaluation
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
 from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihoodFindings
 from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
-from mdlm_cfg.studies.policies.findings import PolicyFindings
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.study import Findings
 from mdlm_cfg.studies.table.study import TableFindings
@@ -56,8 +54,6 @@ PAGES: dict[type, Page] = {
     BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),
     CorpusFindings: Page(corpus_sections),
-    PolicyFindings: Page(policies_sections),
-    DepartureFindings: Page(departure_sections),
     BestScheduleFindings: Page(best_schedule_sections),
     TableLikelihoodFindings: Page(table_likelihood_sections),
     BoundsFindings: Page(bounds_sections),
@@ -68,6 +64,13 @@ PAGES: dict[type, Page] = {
 }
 
 
-def sections_of(findings: Findings, folder: Path) -> list[Section]:
+def sections_of(findings: Findings | Declared, folder: Path) -> list[Section]:
     """The sections that show findings, without the verdict; their pictures are drawn into `folder`."""
+    if isinstance(findings, Declared):
+        return rendered(findings, folder)
     return PAGES[type(findings)].sections(findings, folder)
+
+
+def arrays_file_of(findings: Findings | Declared) -> str:
+    """The name of the file that the arrays of findings go to."""
+    return findings.arrays_file if isinstance(findings, Declared) else PAGES[type(findings)].arrays

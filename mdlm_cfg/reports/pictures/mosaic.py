@@ -1,0 +1,106 @@
+"""Small images in lines and columns: samples of every class, pixel means, differences of means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mdlm_cfg.reports.pictures.lines import plain
+from mdlm_cfg.reports.style import CHANGE, divide, hide_frame
+from mdlm_cfg.support.errors import UserError
+
+GAP_SHARE = 1 / 14  # of an image's height, between images
+GROUND = 0.2  # of the gap, from paper (0) to ink (1)
+LETTER = 0.09  # inches of a letter in the name of a line
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in blocks side by side.
+
+    Attributes:
+        blocks: arrays (lines, columns, height, width) by the title of the block: of one shape, 0 to 1; NaN is a pixel
+            that is not known, drawn in light blue. Of any sign where `signed` names their scale.
+        lines: names of the lines; default none.
+        signed: the name of the scale of values of either sign; blue is less, red is more, white is none.
+
+    Raises:
+        UserError: no images, or images of several shapes.
+    """
+
+    blocks: Mapping[str, np.ndarray]
+    lines: Sequence[str] = ()
+    signed: str = ""
+
+    def __post_init__(self) -> None:
+        shapes = {np.asarray(block).shape for block in self.blocks.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 4:
+            raise UserError(f"images must have one shape (lines, columns, height, width), got {sorted(shapes)}")
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """A row for each image, with a column for each pixel: "0,0", "0,1", ... (row, column)."""
+        return [
+            {"block": title, "line": self._line(k), "image": i, **pixel_columns(image)}
+            for title, block in self.blocks.items()
+            for k, own in enumerate(np.asarray(block))
+            for i, image in enumerate(own)
+        ]
+
+    def _line(self, k: int) -> str:
+        return self.lines[k] if k < len(self.lines) else str(k)
+
+    def draw(self, figure: Figure) -> None:
+        """Draw every block; the names of the lines stand at the left."""
+        arrays = {title: np.asarray(block, dtype=np.float64) for title, block in self.blocks.items()}
+        num_lines, num_columns, height, width = next(iter(arrays.values())).shape
+        inches = (0.62 if num_columns == 1 else 0.4) * max(1.0, width / 28)
+        beside = LETTER * max((len(name) for name in self.lines), default=1) + (0.9 if self.signed else 0.3)
+        titles = max(len(line) for title in arrays for line in title.split("\n"))
+        across = max(inches * num_columns * 1.1, LETTER * titles) * len(arrays) + beside
+        down = max(LETTER * len(self.signed) + 0.5, inches * num_lines * height / width + 0.6)
+        grid = divide(figure, 1, len(arrays), max(3.2, across), down)
+        top = max(1e-9, max(float(np.nanmax(np.abs(a), initial=0.0)) for a in arrays.values())) if self.signed else 1.0
+        for k, (title, array) in enumerate(arrays.items()):
+            shown = self._draw_block(grid[0, k], array, top)
+            grid[0, k].set_title(plain(title), fontsize=9)
+            if k == 0 and self.lines:
+                gap = gap_of(height)
+                centres = gap + np.arange(num_lines) * (height + gap) + (height - 1) / 2
+                grid[0, 0].set_yticks(centres[: len(self.lines)], [plain(name) for name in self.lines])
+                grid[0, 0].tick_params(length=0)
+        if self.signed:
+            bar = figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04)
+            bar.set_label(plain(self.signed), fontsize=9)
+
+    def _draw_block(self, axes: Any, array: np.ndarray, top: float) -> Any:
+        hide_frame(axes)
+        if self.signed:
+            tiles = tiled(array)
+            ground = tiled(np.zeros_like(array)) > 0
+            return axes.imshow(np.where(ground, 0.0, tiles), cmap=CHANGE, vmin=-top, vmax=top, interpolation="nearest")
+        axes.set_facecolor("#cfe6f5")  # what is not known
+        return axes.imshow(np.ma.masked_invalid(tiled(array)), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+
+
+def pixel_columns(image: np.ndarray) -> dict[str, float]:
+    """An image (H, W) as columns of a csv file: "0,0", "0,1", ... (row, column)."""
+    return {f"{i},{j}": v for (i, j), v in zip(np.ndindex(image.shape), image.flatten().tolist())}
+
+
+def gap_of(height: int) -> int:
+    """Pixels between images of this height."""
+    return max(1, round(height * GAP_SHARE))
+
+
+def tiled(images: np.ndarray) -> np.ndarray:
+    """One array from (lines, columns, H, W): the images on a grey ground, `gap_of(H)` pixels apart."""
+    lines, columns, height, width = images.shape
+    gap = gap_of(height)
+    framed = np.full((lines, columns, height + gap, width + gap), GROUND)
+    framed[:, :, gap:, gap:] = images
+    out = framed.transpose(0, 2, 1, 3).reshape(lines * (height + gap), columns * (width + gap))
+    return np.pad(out, ((0, gap), (0, gap)), constant_values=GROUND)

@@ -1,0 +1,64 @@
+"""Scatter plots side by side, on common axes, each with its least-squares line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mdlm_cfg.reports.pictures.lines import plain
+from mdlm_cfg.reports.style import CYCLE, GREY, divide
+
+MAX_POINTS = 6000  # of a panel; more are thinned evenly
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points (x, y) by the title of a panel, with the best-fitting line, or the line y = x where `diagonal` is set."""
+
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_label: str
+    y_label: str
+    diagonal: bool = False
+    log_x: bool = False
+    log_y: bool = False
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """A row for each point that is drawn."""
+        return [
+            {"panel": title, self.x_label: float(a), self.y_label: float(b)}
+            for title, (x, y) in self.panels.items()
+            for a, b in zip(*_thinned(x, y))
+        ]
+
+    def draw(self, figure: Figure) -> None:
+        """Draw every panel."""
+        num = len(self.panels)
+        grid = divide(figure, 1, num, max(4.4, 2.6 * num + 0.6), 3.0, sharex=True, sharey=True)
+        for axes, (title, points) in zip(grid[0], self.panels.items()):
+            x, y = _thinned(*points)
+            many = len(x) > 500
+            look: Any = {"s": 4, "alpha": 0.25} if many else {"s": 12, "alpha": 0.7}
+            axes.scatter(x, y, color=CYCLE[0], linewidths=0, rasterized=True, **look)
+            if self.diagonal and len(x):
+                ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+                axes.plot(ends, ends, color=GREY, linewidth=0.8)
+            elif len(x) > 1 and np.ptp(x) > 0:
+                slope, offset = np.polyfit(x, y, 1)
+                ends = [float(x.min()), float(x.max())]
+                axes.plot(ends, [offset + slope * end for end in ends], color=CYCLE[1])
+            axes.set_title(plain(title))
+            if self.log_x:
+                axes.set_xscale("log")
+            if self.log_y:
+                axes.set_yscale("log")
+        grid[0, 0].set_ylabel(plain(self.y_label))
+        figure.supxlabel(plain(self.x_label), fontsize=10)
+
+
+def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    step = max(1, len(x) // MAX_POINTS)
+    return np.asarray(x, dtype=np.float64)[::step], np.asarray(y, dtype=np.float64)[::step]

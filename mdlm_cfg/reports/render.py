@@ -1,0 +1,246 @@
+"""Findings as sections of a page: one renderer for every study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
+from mdlm_cfg.reports.pictures import Drawing, save
+from mdlm_cfg.reports.pictures.bars import BarGroups
+from mdlm_cfg.reports.pictures.lines import Lines
+from mdlm_cfg.reports.pictures.mosaic import Images
+from mdlm_cfg.reports.pictures.panels import Panels
+from mdlm_cfg.reports.pictures.scatter import Points
+from mdlm_cfg.reports.style import file_name
+from mdlm_cfg.reports.tables import Table as ShownTable
+from mdlm_cfg.reports.tables import format_number, write_csv
+from mdlm_cfg.studies.findings import (
+    Bars,
+    Block,
+    Curve,
+    Findings,
+    Interactive,
+    Listing,
+    Mosaic,
+    PanelGrid,
+    Scatter,
+    Table,
+    View,
+    word,
+)
+
+Rows = Sequence[Any]
+
+
+def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -> list[Section]:
+    """The sections that show findings, without the verdict; their pictures and CSV files are written into `folder`.
+
+    Args:
+        backend: "matplotlib", or "none", which draws nothing (see `mdlm_cfg.reports.pictures.save`).
+    """
+    for block, name in zip(_more(findings), table_files(findings)):
+        write_csv(block.plain(), folder / name)
+    return [section for block in findings.blocks for section in _sections(block, folder, backend)]
+
+
+def table_files(findings: Findings) -> list[str]:
+    """The names of the CSV files of all tables but the main one, which is report.csv."""
+    return [f"{file_name(block.name)}.csv" for block in _more(findings)]
+
+
+def _more(findings: Findings) -> list[Block]:
+    return [block for block in findings.blocks[1:] if block.rows]
+
+
+def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
+    """One section for each value of `per`, and one more for each further table of it."""
+    parts: dict[tuple[str, ...], list[Any]] = {}
+    for row in block.rows:
+        parts.setdefault(tuple(word(getattr(row, name)) for name in block.per), []).append(row)
+    sections: list[Section] = []
+    for key, rows in (parts or {(): []}).items():
+        heads = [_head(rows[0], name) for name in block.per]
+        said = ", ".join(f"{head} = {value}" for head, value in zip(heads, key))
+        title = f"{block.title}: {said}" if said else block.title
+        stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))
+        text = block.text if not sections else ""
+        sections += _part(replace(block, title=title, text=text), rows, folder / stem, backend)
+    return sections
+
+
+def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
+    tables = [shown_table(view, rows) for view in block.views if isinstance(view, Table) and rows]
+    listing = "\n\n".join(view.text for view in block.views if isinstance(view, Listing))
+    pictures = []
+    for k, view in enumerate(block.views):
+        if not isinstance(view, Table | Listing | Interactive):
+            pictures += _pictures(view, rows, stem.with_name(f"{stem.name}_{k}" if k else stem.name), backend)
+    panel = next((view for view in block.views if isinstance(view, Interactive)), None)
+    if panel is not None:
+        write_csv(panel.rows, stem.with_name(PANEL_FILE))
+    first, others = (tables[0], tables[1:]) if tables else (None, [])
+    head = Section(
+        title=block.title,
+        text=block.text,
+        table=first,
+        pictures=pictures,
+        listing=listing,
+        panel=None if panel is None else panel.data,
+        printed=block.printed,
+        group=block.group,
+    )
+    return [head, *(Section(block.title, "", table, printed=False, group=block.group) for table in others)]
+
+
+def _head(row: Any, name: str) -> str:
+    return str(next(f.metadata["head"] for f in fields(row) if f.name == name))
+
+
+def _label(row: Any, name: str) -> str:
+    """The label of an axis: the column's heading and its unit."""
+    about = next(f.metadata for f in fields(row) if f.name == name)
+    return f"{about['head']} ({about['unit']})" if about["unit"] else str(about["head"])
+
+
+def cell(row: Any, name: str) -> str:
+    """One value of a row, as people read it."""
+    value = getattr(row, name)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        about = next(f.metadata for f in fields(row) if f.name == name)
+        return word(value) if about["index"] else format_number(value, about["digits"])
+    return word(value) if value is not None else format_number(None)
+
+
+def shown_table(view: Table, rows: Rows) -> ShownTable:
+    """A declared table of rows as text."""
+    heads = {name: view.heads.get(name, _head(rows[0], name)) for name in (*view.index, *view.values)}
+    if view.across is None:
+        names = [*view.index, *view.values]
+        kept = [name for name in names if name in view.index or any(getattr(r, name) is not None for r in rows)]
+        return ShownTable([heads[n] for n in kept], [[cell(row, n) for n in kept] for row in rows], view.note)
+    (value,) = view.values
+    columns = list(dict.fromkeys(cell(row, view.across) for row in rows))
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        lines.setdefault(tuple(cell(row, name) for name in view.index), {})[cell(row, view.across)] = cell(row, value)
+    over = view.heads.get(view.across, _head(rows[0], view.across))
+    titles = [*(heads[name] for name in view.index), *(f"{over} = {column}" for column in columns)]
+    return ShownTable(titles, [[*key, *(own.get(c, "") for c in columns)] for key, own in lines.items()], view.note)
+
+
+def _pictures(view: View, rows: Rows, path: Path, backend: str) -> list[Picture]:
+    path = path.with_name(f"{path.name}.png")
+    drawing = drawing_of(view, rows)
+    if drawing is not None:
+        return [Picture(save(drawing, path, backend), getattr(view, "caption", ""))]
+    if callable(view) and type(view) not in DRAWN:
+        made = view(rows, path)
+        return [made] if isinstance(made, Picture) else [Picture(path)] if path.is_file() else []
+    return []
+
+
+def drawing_of(view: View, rows: Rows) -> Drawing | None:
+    """What a view shows of rows, ready to be drawn; None where there is nothing to draw."""
+    make = DRAWN.get(type(view))
+    return None if make is None else make(view, rows)
+
+
+def _lines(view: Curve, rows: Rows) -> Lines | None:
+    names = [view.y] if isinstance(view.y, str) else list(view.y)
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    bands: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    dashed: set[str] = set()
+    for row in rows:
+        title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
+        for y_name in names:
+            x, y = _number(getattr(row, view.x)), _number(getattr(row, y_name))
+            if x is None or y is None:
+                continue
+            parts = [word(getattr(row, name)) for name in view.by]
+            series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
+            points = panels.setdefault(title, {}).setdefault(series, ([], []))
+            points[0].append(x)
+            points[1].append(y)
+            if view.low is not None and view.high is not None and getattr(row, view.low) is not None:
+                band = bands.setdefault((title, series), ([], []))
+                band[0].append(getattr(row, view.low))
+                band[1].append(getattr(row, view.high))
+            if any(getattr(row, name, None) == value for name, value in view.dashed.items()):
+                dashed.add(series)
+    bands = {key: band for key, band in bands.items() if len(band[0]) == len(panels[key[0]][key[1]][0])}
+    if max((len(x) for series in panels.values() for x, _ in series.values()), default=0) < 2:
+        return None
+    y_label = _label(rows[0], names[0]) if len(names) == 1 else _unit(rows[0], names[0])
+    how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": view.levels}
+    return Lines(panels, _label(rows[0], view.x), y_label, bands=bands, dashed=dashed, **how)
+
+
+def _unit(row: Any, name: str) -> str:
+    return str(next(f.metadata["unit"] or f.metadata["head"] for f in fields(row) if f.name == name))
+
+
+def _number(value: Any) -> float | None:
+    """A value that has a place on an axis; a guidance has its strength, where that is one number."""
+    if hasattr(value, "is_schedule"):
+        return None if value.is_schedule else float(value.constant)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def _bars(view: Bars, rows: Rows) -> BarGroups | None:
+    if not rows:
+        return None
+    groups = list(dict.fromkeys(word(getattr(row, view.x)) for row in rows))
+    series: dict[str, dict[str, Any]] = {}
+    errors: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = ", ".join(word(getattr(row, column)) for column in view.by)
+        group = word(getattr(row, view.x))
+        series.setdefault(name, {})[group] = _number(getattr(row, view.y))
+        if view.error is not None:
+            errors.setdefault(name, {})[group] = _number(getattr(row, view.error))
+    values = {name: [own.get(group) for group in groups] for name, own in series.items()}
+    spread = {"": {name: [own.get(group) for group in groups] for name, own in errors.items()}} if errors else {}
+    labels = _label(rows[0], view.x), _label(rows[0], view.y)
+    return BarGroups({"": values}, groups, *labels, errors=spread, levels=view.levels)
+
+
+def _scatter(view: Scatter, rows: Rows) -> Points | None:
+    panels: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        x, y = _number(getattr(row, view.x)), _number(getattr(row, view.y))
+        if x is not None and y is not None:
+            points = panels.setdefault(", ".join(word(getattr(row, name)) for name in view.by), ([], []))
+            points[0].append(x)
+            points[1].append(y)
+    if not panels:
+        return None
+    labels = _label(rows[0], view.x), _label(rows[0], view.y)
+    return Points(panels, *labels, diagonal=view.diagonal, log_x=view.log_x, log_y=view.log_y)
+
+
+def _panels(view: PanelGrid, rows: Rows) -> Panels | None:
+    if not any(panel is not None for panels in view.panels.values() for panel in panels):
+        return None
+    return Panels(view.panels, view.labels, view.one_scale, view.value_names)
+
+
+def _mosaic(view: Mosaic, rows: Rows) -> Images | None:
+    return Images(view.images, view.lines, view.signed) if view.images else None
+
+
+DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
+    Curve: _lines,
+    Bars: _bars,
+    Scatter: _scatter,
+    PanelGrid: _panels,
+    Mosaic: _mosaic,
+}
+without_pixels = partial(sections_of, backend="none")

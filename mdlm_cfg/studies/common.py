@@ -1,0 +1,66 @@
+"""What several studies share: what they need of a table, keys of pieces, and pieces that compute distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.studies.protocol import Case, Key, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+
+TABLE: dict[str, Any] = {
+    "target": (TableMixture,),
+    "what": "data given as a table of probabilities",
+    "example": "data=toy_5d_hypercube",
+}
+
+
+def guidance_key(guidance: Guidance, num_dims: int) -> Key:
+    """The values that tell a guidance from others on D coordinates."""
+    return (*guidance.table(num_dims), str(guidance.kind), guidance.temperature, guidance.top_p)
+
+
+def check_guided_class(case: Case) -> None:
+    """Refuse a class of a table that has no weight in the mixture, and more partial states than memory holds.
+
+    Raises:
+        UserError: as said.
+    """
+    target, z = case.target, case.one_class
+    start(target.denoiser(), z)
+    strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
+    if target.class_weights[z] == 0 and strongest > 0:
+        raise UserError(
+            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance of strength w = "
+            f"{strongest:g} to it would be infinite: give it a weight, or choose another target_class"
+        )
+
+
+def law_key(who: str, guidance: Guidance, target_class: int, policy: Policy | None, num_dims: int) -> Key:
+    """The key of the piece `law_piece`."""
+    return ("law", who, guidance_key(guidance, num_dims), target_class, None if policy is None else str(policy))
+
+
+def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:
+    """The exact terminal distribution of the guided chain of a denoiser, (N,)*D.
+
+    Args:
+        who: "exact" or "learned"; its answers must fit in a table.
+        policy: the order of unmasking; None is that of the guidance itself.
+    """
+    num_dims = case.denoisers[who].num_dims
+    make: Callable[[], Tensor] = partial(_law, case, who, guidance, target_class, policy)
+    label = f"distribution of the {who} chain at w = {guidance.label}"
+    return Piece(law_key(who, guidance, target_class, policy, num_dims), make, label)
+
+
+def _law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor:
+    return terminal_law(case.table(who) or case.denoisers[who], guidance, target_class, policy)

@@ -1,0 +1,234 @@
+"""study=departure: every guidance rule against the ideal guided conditionals, by level and state (theory, 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+from mdlm_cfg.chain.denoiser import name_state
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
+from mdlm_cfg.compare.ideal import departure
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+
+MOST_STATES = 10  # partial states that are listed, the worst first
+SHOWN_STATES = 3  # of each rule, on the page
+NOTHING = 1e-12  # nats that are rounding
+SAME = 1e-9  # rules whose path KL differs by less depart alike
+READING = """\
+The chain that ends in the tilted distribution without importance weights has that distribution's own conditionals: \
+the ideal guided conditionals. At a partial state, a rule of guidance departs from them by KL(ideal || rule), \
+averaged over the next coordinate in the rule's order. The sum over partial states, weighted by how often the ideal \
+chain visits them, is the KL divergence of the paths. It is an upper bound of the KL divergence from the tilted \
+distribution to the distribution in which the rule ends.
+
+In one dimension, and for the last coordinate, guidance with exact conditionals is the ideal."""
+W = "guidance strength, or a schedule by its name"
+RULE = "a kind of guidance, or an unmasking policy, by name"
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """How far one rule is from the ideal, in sum."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    rule: str = col("rule", RULE, index=True)
+    tilted_w: float = col("ideal w", "strength of the tilted distribution that the rule is compared with")
+    departure: float = col("path KL", "KL(ideal paths || guided paths)", unit="nats")
+    kl_tilted: float = col("KL", "KL(tilted || distribution of the rule)", unit="nats")
+    tv_tilted: float = col("TV", "total variation between the tilted distribution and that of the rule", unit="TV")
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """How far one rule is from the ideal, at one number of unmasked coordinates."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    rule: str = col("rule", RULE, index=True)
+    level: int = col("unmasked", "coordinates that are unmasked already", index=True)
+    kl: float = col("KL to the ideal", "sum over the level of visits times KL", unit="nats")
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """One of the partial states where a rule departs most."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    rule: str = col("rule", RULE, index=True)
+    state: str = col("partial state", "its coordinates", index=True)
+    visits: float = col("visits", "probability that the ideal chain visits it")
+    kl: float = col("KL", "KL(ideal || rule) at that state", unit="nats")
+    cost: float = col("visits times KL", "its part of the path KL", unit="nats")
+
+
+@dataclass(frozen=True)
+class Departures:
+    """KL between the paths of the ideal chain, which ends in the tilted distribution, and those of every rule.
+
+    Args:
+        w: of the tilted distribution that schedules are compared with; None is the largest number among w.
+
+    Raises:
+        UserError: a strength that is not allowed.
+    """
+
+    w: float | None = None
+    name: ClassVar[str] = "departure"
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True)
+    rows: ClassVar[Mapping[str, type]] = {"departures": RuleRow, "levels": LevelRow, "states": StateRow}
+
+    def __post_init__(self) -> None:
+        if self.w is not None:
+            Guidance(self.w)
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to, and schedules without a number to compare them with."""
+        check_guided_class(case)
+        for guidance in case.plan.guidances:
+            self.tilted_w(guidance, case)
+
+    def tilted_w(self, guidance: Guidance, case: Case) -> float:
+        """The strength of the tilted distribution that a guidance is compared with."""
+        if not guidance.is_schedule:
+            return guidance.constant
+        numbers = [g.constant for g in case.plan.guidances if not g.is_schedule]
+        if self.w is None and not numbers:
+            raise UserError(
+                f"w = {guidance.label} is a schedule, which has no tilted distribution of its own: give study.w=2, the "
+                "strength of the one to compare it with, or a number among w"
+            )
+        return max(numbers) if self.w is None else self.w
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """One piece for each strength and denoiser."""
+        for guidance in case.plan.guidances:
+            for name in case.denoisers:
+                make = partial(self._departures, case, guidance, name)
+                label = f"path KL to the ideal, {name} conditionals, w = {guidance.label}"
+                yield Piece(self._key(case, guidance, name), make, label)
+
+    def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
+        strength = guidance_key(guidance, case.target.num_dims)
+        return ("departure", name, strength, self.tilted_w(guidance, case), case.one_class)
+
+    def _departures(self, case: Case, guidance: Guidance, name: str) -> list[tuple[Any, ...]]:
+        """For every rule: path KL, KL, TV, KL by level, and the worst states."""
+        target, z, w = case.target, case.one_class, self.tilted_w(guidance, case)
+        tilted, source = tilted_law(target, w, z), case.table(name) or case.denoisers[name]
+        made = []
+        for rule, given, policy in rules_of(guidance, case.plan.sampler.policy):
+            found = departure(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
+            law = terminal_law(source, given, z, policy)
+            states = [(name_state(list(s.state), target.num_tokens), s.visits, s.kl) for s in found.states]
+            ends = kl_divergence(tilted, law), total_variation(tilted, law)
+            made.append((rule, found.total, *ends, list(found.by_level), states))
+        return made
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Where the rules end, and where they depart, by level and by state."""
+        rules: list[RuleRow] = []
+        levels: list[LevelRow] = []
+        states: list[StateRow] = []
+        for g in case.plan.guidances:
+            for name in case.denoisers:
+                for rule, total, kl, tv, by_level, worst in made[self._key(case, g, name)]:
+                    rules.append(RuleRow(g, name, rule, self.tilted_w(g, case), total, kl, tv))
+                    levels += [LevelRow(g, name, rule, k, max(value, 0.0)) for k, value in enumerate(by_level)]
+                    states += [StateRow(g, name, rule, state, v, value, v * value) for state, v, value in worst]
+        blocks = blocks_of(rules, levels, states)
+        return Findings(case.plan, blocks, verdict_of(rules, levels, states), {"target_class": case.one_class})
+
+
+def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:
+    """The tables of the page; rules that are the ideal everywhere have no part in the tables of levels and states."""
+    departing = {(r.w, r.denoiser, r.rule) for r in rules if r.departure > NOTHING}
+    shown = [row for row in levels if (row.w, row.denoiser, row.rule) in departing]
+    worst = [row for row in states if (row.w, row.denoiser, row.rule) in departing and row.cost > NOTHING]
+    dashed = {"denoiser": LEARNED}
+    ends = Table(["rule", "denoiser"], ["departure", "kl_tilted", "tv_tilted"], note="Exact, from the tilted law.")
+    by_level = Table(["rule", "denoiser"], ["kl"], "level", "In nats, by the number of unmasked coordinates.")
+    curve = Curve("level", "kl", ["rule", "denoiser"], "KL to the ideal by level.", dashed=dashed)
+    listed = Table(["rule", "state"], ["visits", "kl", "cost"])
+    how: dict[str, Any] = {"group": "Departure from the ideal"}
+    blocks = [
+        Block("departures", rules, "Where the rules end", READING, ["w"], [ends], ["departure"], printed=True, **how),
+        Block("levels", shown, "Departure by level", "", ["w"], [by_level, curve], **how),
+        Block("states", worst, "The costliest partial states", "", ["w", "denoiser"], [listed], **how),
+    ]
+    if any(row.w.is_schedule for row in rules):
+        chosen = [r for r in levels if (r.rule, r.denoiser) == (rules[0].rule, EXACT)]
+        lines: list[Any] = [Table(["w"], ["kl"], "level"), Curve("level", "kl", ["w"], "KL to the ideal by level.")]
+        blocks.append(Block("schedules", chosen, f"Strengths against one ideal, {rules[0].rule}", views=lines, **how))
+    return blocks
+
+
+def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[str]:
+    """How far and how early the rules depart."""
+    departing = [row for row in rules if row.denoiser == EXACT and row.departure > NOTHING]
+    if not departing:
+        return ["With exact conditionals every rule equals the ideal guided conditionals."]
+    strongest = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
+    here = [row for row in departing if row.w == strongest]
+    best, worst = min(here, key=lambda row: row.departure), max(here, key=lambda row: row.departure)
+    head = f"At w = {strongest.label}, with exact conditionals,"
+    if worst.departure - best.departure < SAME:
+        said = [f"{head} all rules have the same path KL to the ideal: {_path(best, levels)}."]
+    else:
+        most = f"{worst.rule} departs most ({_path(worst, levels)})"
+        said = [f"{head} {best.rule} departs least from the ideal ({_path(best, levels)}) and {most}."]
+    own = [s for s in states if (s.w, s.denoiser, s.rule) == (worst.w, EXACT, worst.rule)]
+    state = max(own, key=lambda s: s.cost)
+    said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
+    schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
+    if schedules:
+        least = min(schedules, key=lambda row: row.departure)
+        said.append(
+            f"Of the schedules, {least.w.label} departs least from the ideal of w = {least.tilted_w:g}: "
+            f"{least.departure:.3g} nats, with {least.rule}."
+        )
+    learned = [row for row in rules if row.denoiser == LEARNED and row.w == strongest]
+    if learned:
+        said.append(_of_learned(min(learned, key=lambda row: row.departure), levels))
+    return said
+
+
+def _of_learned(row: RuleRow, levels: Sequence[LevelRow]) -> str:
+    *_, last = _by_level(row, levels)
+    exact = replace(row, denoiser=EXACT)
+    *_, exact_last = _by_level(exact, levels)
+    return (
+        f"With learned conditionals {row.rule} departs least there: {row.departure:.4f} nats, {last:.4f} of them at "
+        f"the last coordinate, where exact conditionals depart by {max(exact_last, 0.0):.4f}."
+    )
+
+
+def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:
+    return [x.kl for x in levels if (x.w, x.denoiser, x.rule) == (row.w, row.denoiser, row.rule)]
+
+
+def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
+    share = _by_level(row, levels)[0] / row.departure
+    return f"{row.departure:.4f} nats along a path, {share:.0%} of them at the first coordinate"
+
+
+def rules_of(guidance: Guidance, own: Policy | None) -> list[tuple[str, Guidance, Policy | None]]:
+    """Every rule of one strength: the kinds of guidance, the policies that are neither, and the plan's own."""
+    kinds = dict.fromkeys([*KINDS.values(), guidance.kind])
+    named = [make() for make in POLICIES.values()]
+    policies = [policy for policy in named if policy not in (RatePolicy(), Uniform())]  # those are the two kinds
+    if own is not None and own not in named:
+        policies.append(own)
+    return [(str(kind), replace(guidance, kind=kind), None) for kind in kinds] + [
+        (str(policy), guidance, policy) for policy in policies
+    ]

@@ -1,0 +1,304 @@
+"""What a study found: rows of declared columns. JSON, CSV, wandb names, tables, pictures and docs all follow from them.
+
+A row is a frozen dataclass whose fields are made by `col`. Rows of one class form a `Block`. A block says how it is
+shown by views; a view is a value, and nothing here draws. `mdlm_cfg.reports.render` turns blocks into pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from mdlm_cfg.studies.plain import to_plain
+from mdlm_cfg.studies.plan import Plan
+
+REPORT_VERSION = 3  # of report.json, for programs that read it
+
+
+def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits: int = 4, **default: Any) -> Any:
+    """A field of a row.
+
+    Args:
+        head: the column's heading in tables and the label of an axis.
+        doc: what it means, for docs/report.md.
+        unit: such as "nats" or "TV"; "" for none.
+        index: whether it tells rows apart. The other columns are what was measured.
+        digits: after the decimal point, for people.
+        default: `default=` or `default_factory=`, as in `dataclasses.field`.
+    """
+    return field(metadata={"head": head, "doc": doc, "unit": unit, "index": index, "digits": digits}, **default)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page and on the terminal: a line for each value of `index`.
+
+    Attributes:
+        index: columns that lead a line.
+        values: columns that are shown. With `across` it must be one.
+        across: a column whose values become columns.
+        note: a sentence below the table.
+        heads: headings in place of the declared ones, by column.
+    """
+
+    index: Sequence[str]
+    values: Sequence[str]
+    across: str | None = None
+    note: str = ""
+    heads: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line plot of column `y` (or several columns) against column `x`, with a line for each value of `by`.
+
+    Attributes:
+        by: columns whose values tell lines apart. Lines that coincide are drawn once, with all their names.
+        panels: a column whose values get a small panel each, side by side, with the same axes and colours.
+        low, high: columns of an interval around y, drawn as a band.
+        dashed: lines drawn dashed: column and value, such as {"denoiser": "learned"}.
+        levels: horizontal lines by name: a bound, an optimum.
+        names: of the lines where `y` is several columns; default their headings.
+    """
+
+    x: str
+    y: str | Sequence[str]
+    by: Sequence[str] = ()
+    caption: str = ""
+    panels: str | None = None
+    low: str | None = None
+    high: str | None = None
+    log_x: bool = False
+    log_y: bool = False
+    dashed: Mapping[str, Any] = field(default_factory=dict)
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Grouped bars of column `y`: a group for each value of `x`, a bar for each value of `by`; `error` is half a bar's
+    95% interval."""
+
+    x: str
+    y: str
+    by: Sequence[str] = ()
+    caption: str = ""
+    error: str | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points of column `y` against column `x`, coloured by `by`; with the line y = x where `diagonal` is set."""
+
+    x: str
+    y: str
+    by: Sequence[str] = ()
+    caption: str = ""
+    diagonal: bool = False
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a grid of panels: an array (N,) drawn as a curve, or (N, M) as a heat map.
+
+    Attributes:
+        title: above it. values: float64; NaN is left white.
+        kind: "probability" (white is 0) or "change" (blue is less, red is more, white is none).
+        curves: other arrays (N,) drawn over a curve, by name.
+        outlines: boolean arrays (N, M); their sets are surrounded by a line, the second one by a dotted line.
+    """
+
+    title: str
+    values: np.ndarray
+    kind: str = "probability"
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outlines: Sequence[np.ndarray] = ()
+
+
+@dataclass(frozen=True)
+class PanelGrid:
+    """Panels in lines and columns, such as one line for each strength and one column for each distribution.
+
+    Attributes:
+        panels: by line label, then in the order of columns; None leaves a place empty.
+        one_scale: whether all panels of one kind share a colour scale; else each column has its own.
+        labels: of the x and y axes.
+        value_names: of the N values, for ticks; None is numbers.
+    """
+
+    panels: Mapping[str, Sequence[Panel | None]]
+    caption: str = ""
+    one_scale: bool = True
+    labels: tuple[str, str] = ("", "")
+    value_names: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Small images in lines and columns.
+
+    Attributes:
+        images: by the title of a block of images: arrays (lines, columns, height, width) in [0, 1], of one
+            shape, or of any sign where `signed` names their scale; NaN is drawn as "not known".
+        lines: names of the lines; may be empty.
+    """
+
+    images: Mapping[str, np.ndarray]
+    lines: Sequence[str] = ()
+    caption: str = ""
+    signed: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lines of text of one letter width, such as sequences to read."""
+
+    text: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """The panel that a reader moves through with a slider: `data` is what its script reads, `rows` is its CSV."""
+
+    data: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    caption: str = ""
+
+
+View = Table | Curve | Bars | Scatter | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one class under one name, and how they are shown.
+
+    Attributes:
+        name: of the table in report.json and of its CSV file.
+        rows: frozen dataclasses of one class, whose fields are made by `col`; may be empty where only views are shown.
+        title: heading on the page. text: paragraphs below it, separated by empty lines.
+        per: columns whose values get a part of the page each, with all the views.
+        views: in order. A function `(rows, path) -> Picture` (a PNG written to `path`) is a view as well.
+        logged: columns that wandb, sweeps and comparisons get, one number for each row.
+        group: the heading under which it is folded on the page; "" stands unfolded on the first screen.
+        printed: whether its first table goes to the terminal as well.
+    """
+
+    name: str
+    rows: Sequence[Any]
+    title: str
+    text: str = ""
+    per: Sequence[str] = ()
+    views: Sequence[View] = ()
+    logged: Sequence[str] = ()
+    group: str = "Details"
+    printed: bool = False
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The rows in types that JSON has. A value that can `describe` itself (a guidance, a sampler) is spread out."""
+        return [plain_row(row) for row in self.rows]
+
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """What the columns of `plain` mean, by name: head, unit, doc and whether it is an index."""
+        if not self.rows:
+            return {}
+        return columns_of(self.rows[0])
+
+
+def plain_row(row: Any) -> dict[str, Any]:
+    """One row in types that JSON has."""
+    plain: dict[str, Any] = {}
+    for f in fields(row):
+        value = getattr(row, f.name)
+        if hasattr(value, "describe"):
+            plain |= value.describe()
+        else:
+            plain[f.name] = to_plain(value)
+    return plain
+
+
+def columns_of(row: Any) -> dict[str, dict[str, Any]]:
+    """The declared columns of a row, by the names that they have in report.json."""
+    found: dict[str, dict[str, Any]] = {}
+    for f in fields(row):
+        about = {key: f.metadata[key] for key in ("head", "unit", "doc", "index")}
+        value = getattr(row, f.name)
+        names = list(value.describe()) if hasattr(value, "describe") else [f.name]
+        found |= dict.fromkeys(names, about)
+    return found
+
+
+def word(value: Any) -> str:
+    """A value of a column for people: the label of what has one, a number without a tail of zeros."""
+    if hasattr(value, "label"):
+        return str(value.label)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def key_word(value: Any) -> str:
+    """A value of an index column within the name of a logged number: "w2", "exact", "3"."""
+    return str(value.key) if isinstance(getattr(value, "key", None), str) else word(value)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        plan: what was asked for.
+        blocks: the first one is the main table: report.csv, and what `compare.py` reads first.
+        verdict: sentences, the judgement first.
+        facts: plain values beside the tables, by name.
+        arrays: for arrays.npz, by name.
+        arrays_file: its name.
+    """
+
+    plan: Plan
+    blocks: Sequence[Block]
+    verdict: Sequence[str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays_file: str = "arrays.npz"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the main table, plain."""
+        return self.blocks[0].plain()
+
+    def numbers(self) -> dict[str, float]:
+        """Flat numbers to log, by column and index: "tv_tilted_w2_exact_rate_1"."""
+        found: dict[str, float] = {}
+        for block in self.blocks:
+            for row in block.rows:
+                index = [key_word(getattr(row, f.name)) for f in fields(row) if f.metadata["index"]]
+                for name in block.logged:
+                    value = getattr(row, name)
+                    if isinstance(value, int | float):
+                        found["_".join([name, *filter(None, index)])] = float(value)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """What report.json holds: version, plan, facts, a table for each block, their columns, the verdict."""
+        tables = {block.name: block.plain() for block in self.blocks if block.rows}
+        columns = {block.name: block.columns() for block in self.blocks if block.rows}
+        head = {"version": REPORT_VERSION, "plan": self.plan.describe(), **self.facts}
+        return to_plain({**head, **tables, "columns": columns, "verdict": list(self.verdict)})
+
+
+def together(plan: Plan, parts: Sequence[Findings]) -> Findings:
+    """The findings of several studies of one plan as one, in their order."""
+    return Findings(
+        plan=plan,
+        blocks=[block for part in parts for block in part.blocks],
+        verdict=[sentence for part in parts for sentence in part.verdict],
+        facts={name: value for part in parts for name, value in part.facts.items()},
+        arrays={name: array for part in parts for name, array in part.arrays.items()},
+        arrays_file=next((part.arrays_file for part in parts if part.arrays), "arrays.npz"),
+    )

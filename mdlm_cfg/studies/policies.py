@@ -1,0 +1,215 @@
+"""study=policies: every unmasking policy against the class and the tilted distribution, exactly (theory, 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.table.equal_cost import is_small
+from mdlm_cfg.support.errors import UserError
+
+TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
+SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
+ROUNDING = 1e-12
+READING = """\
+A policy chooses which coordinate is unmasked next; guidance chooses its value. All distributions are exact: nothing \
+is sampled. With several coordinates per step, the state is frozen: the policy draws the coordinates one by one \
+without replacement, and their values are drawn independently.
+
+With exact conditionals, w = 0 and one coordinate per step, every order samples the class exactly. With guidance the \
+order matters. It also matters with several coordinates per step, and with learned conditionals even at w = 0."""
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """The exact distribution of one policy, beside the class and the tilted distribution."""
+
+    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    policy: str = col("policy", "order of unmasking", index=True)
+    together: int = col("per step", "coordinates unmasked in one step, the state being frozen", index=True)
+    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
+    kl_class: float = col("KL from the class", "KL(class || distribution); inf without common support", unit="nats")
+    tv_tilted: float | None = col("TV to the tilted distribution", "absent for a schedule, which has none", unit="TV")
+    kl_tilted: float | None = col("KL from the tilted distribution", "absent for a schedule", unit="nats")
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The exact distance of every policy to the class and to the tilted distribution.
+
+    Args:
+        gumbel: temperature of the Gumbel noise of one confidence policy.
+
+    Raises:
+        UserError: a temperature that is not above 0 and finite.
+    """
+
+    gumbel: float = 0.5
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True)
+    rows: ClassVar[Mapping[str, type]] = {"policies": PolicyRow}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gumbel < float("inf"):
+            raise UserError(f"study.gumbel = {self.gumbel} is not allowed: it must be above 0 and finite")
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to."""
+        check_guided_class(case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """One piece for each strength and denoiser: the distributions of all policies."""
+        target = case.target
+        steps = steps_of(target.num_tokens, target.num_dims)
+        policies = self.compared(case)
+        for guidance in case.plan.guidances:
+            for name in case.denoisers:
+                make = partial(_distances, case, guidance, name, policies, steps)
+                label = f"{len(policies)} policies, {name} conditionals, w = {guidance.label}"
+                yield Piece(self._key(case, guidance, name), make, label)
+
+    def compared(self, case: Case) -> list[Policy]:
+        """The policies that are compared."""
+        return compared_policies(case.target.num_dims, self.gumbel, case.plan.sampler.policy)
+
+    def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
+        policies = tuple(map(str, self.compared(case)))
+        return ("policies", name, guidance_key(guidance, case.target.num_dims), case.one_class, policies)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength, denoiser, policy and number of coordinates per step."""
+        rows = [
+            PolicyRow(guidance, name, *found)
+            for guidance in case.plan.guidances
+            for name in case.denoisers
+            for found in made[self._key(case, guidance, name)]
+        ]
+        views = [view for to in ("tilted", "class") for view in _views(to)]
+        block = Block(
+            name="policies",
+            rows=rows,
+            title="Distance of every policy",
+            text=READING,
+            per=("w", "denoiser"),
+            views=views,
+            logged=("tv_class", "tv_tilted"),
+            group="Policies",
+            printed=True,
+        )
+        verdict = verdict_of(rows, case.target.num_dims)
+        return Findings(case.plan, [block], verdict, {"target_class": case.one_class})
+
+
+def _views(to: str) -> list[Any]:
+    reference = {"class": "the class", "tilted": "the tilted distribution"}[to]
+    return [
+        Table(["policy"], [f"tv_{to}"], "together", f"Exact total variation to {reference}."),
+        Curve("together", f"tv_{to}", ["policy"], f"Exact total variation to {reference}."),
+        Table(["policy"], [f"kl_{to}"], "together", f"KL from {reference} to the distribution of the policy, in nats."),
+    ]
+
+
+def _distances(
+    case: Case, guidance: Guidance, name: str, policies: Sequence[Policy], steps: Sequence[int]
+) -> list[tuple[Any, ...]]:
+    """The measured columns of every policy and number of coordinates per step."""
+    target, z = case.target, case.one_class
+    of_class = target.class_pmf(z)
+    tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
+    found = []
+    for policy in policies:
+        for k in steps:
+            law = law_of(case.table(name) or case.denoisers[name], guidance, z, policy, k)
+            found.append(
+                (
+                    str(policy),
+                    k,
+                    -(-target.num_dims // k),
+                    total_variation(of_class, law),
+                    kl_divergence(of_class, law),
+                    None if tilted is None else total_variation(tilted, law),
+                    None if tilted is None else kl_divergence(tilted, law),
+                )
+            )
+    return found
+
+
+def law_of(denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy, together: int) -> Tensor:
+    """The exact distribution of finished states, (N,)*D, of a policy that unmasks `together` coordinates per step."""
+    given = guidance.by_rate
+    if together == 1:
+        return terminal_law(denoiser, given, target_class, policy)
+    return Sampler(EVENT_LEAPING, events=together, policy=policy).law(denoiser, given, target_class)
+
+
+def compared_policies(num_dims: int, gumbel: float, own: Policy | None) -> list[Policy]:
+    """Every policy that is compared on D coordinates, each once; the plan's own is last."""
+    policies = [make() for make in POLICIES.values()]
+    if half := num_dims // 2:
+        policies.append(Blocks([range(half), range(half, num_dims)], within=Confidence()))
+    policies.append(Confidence(temperature=gumbel))
+    return policies if own is None or own in policies else [*policies, own]
+
+
+def steps_of(num_tokens: int, num_dims: int) -> list[int]:
+    """The numbers of coordinates per step: 1, 2, 4 and all; 1 alone where distributions of steps take minutes."""
+    if not is_small(num_tokens, num_dims):
+        return [1]
+    return sorted({k for k in TOGETHER if k < num_dims} | {num_dims})
+
+
+def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
+    """Whether the order matters, and which policy is nearest to the tilted distribution."""
+    said = []
+    for name in dict.fromkeys(row.denoiser for row in rows):
+        own = [row for row in rows if row.denoiser == name]
+        unguided = [row for row in own if row.together == 1 and not row.w.is_schedule and row.w.constant == 0]
+        if unguided:
+            said.append(_at_zero(unguided, name))
+        guided = [row.w for row in own if not row.w.is_schedule and row.w.constant > 0]
+        if guided:
+            strongest = max(guided, key=lambda guidance: guidance.constant)
+            for k in dict.fromkeys((1, max(row.together for row in rows))):
+                said.append(_nearest([row for row in own if row.w == strongest and row.together == k], num_dims))
+    if any(row.w.is_schedule for row in rows):
+        said.append("A schedule has no tilted distribution: its distances are to the class alone.")
+    return said
+
+
+def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
+    best, worst = min(rows, key=lambda r: r.tv_class), max(rows, key=lambda r: r.tv_class)
+    head = f"With {denoiser} conditionals, w = 0 and one coordinate per step,"
+    if worst.tv_class < ROUNDING:
+        return f"{head} every policy samples the class exactly (within {ROUNDING:g})."
+    if worst.tv_class - best.tv_class < SAME:
+        return f"{head} every policy is {best.tv_class:.4f} from the class in total variation."
+    return (
+        f"{head} {best.policy} is nearest to the class (total variation {best.tv_class:.4f}) and {worst.policy} "
+        f"farthest ({worst.tv_class:.4f})."
+    )
+
+
+def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
+    found = [(row.tv_tilted, row.policy) for row in rows if row.tv_tilted is not None]
+    best, worst = min(tv for tv, _ in found), max(tv for tv, _ in found)
+    near, far = (", ".join(policy for tv, policy in found if abs(tv - at) < SAME) for at in (best, worst))
+    together = rows[0].together
+    step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together
+    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and {step} per step,"
+    if worst - best < SAME:
+        return f"{head} every policy ends {best:.4f} from the tilted distribution."
+    return f"{head} {near} ends closest to the tilted distribution ({best:.4f}), {far} farthest from it ({worst:.4f})."

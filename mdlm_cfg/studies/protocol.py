@@ -1,0 +1,289 @@
+"""What a study is, and the one loop that runs every study.
+
+A study declares what it needs, names the pieces of its work, and makes findings of what the pieces gave. Progress, the
+time left, resuming and sharing over processes follow from the pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.studies.findings import Findings, together
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.kept import Keep, keep_nothing
+from mdlm_cfg.support.progress import Pieces, share_shown, silent
+
+LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is asked about every partial state
+EXACT, LEARNED = "exact", "learned"
+Key = Hashable
+Made = Mapping[Key, Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a study's work.
+
+    Attributes:
+        key: plain values that decide what it makes. Two pieces of one key are made once.
+        make: returns tensors and plain values (tuples, lists and dictionaries of them), which are kept for resuming.
+        label: what is under way, in a few words.
+        cost: in any unit that the pieces of one study share.
+        shared: whether any process may make it, in any order; it then returns a tensor on the CPU.
+    """
+
+    key: Key
+    make: Callable[[], Any]
+    label: str
+    cost: float = 1.0
+    shared: bool = False
+
+
+@dataclass
+class Case:
+    """What a study is asked about, resolved once.
+
+    Attributes:
+        data: the data, set up. plan: guidances, sampler, samples, classes, seed.
+        denoisers: "exact", where the data are known exactly, and "learned", where there is a network.
+        classes: z; the plan's, or all of them.
+        keep: returns what an interrupted evaluation made before.
+        made: what the pieces have made so far, by key. A later piece may read it.
+    """
+
+    data: Any
+    plan: Plan
+    denoisers: Mapping[str, Denoiser]
+    classes: tuple[int, ...]
+    keep: Keep = keep_nothing
+    made: dict[Key, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(data: Any, denoiser: Denoiser | None, plan: Plan, keep: Keep = keep_nothing) -> Case:
+        """The case of data, a learned denoiser (None: the exact one alone) and a plan.
+
+        Raises:
+            UserError: a denoiser of another space than the data's, or classes that do not exist.
+        """
+        denoisers: dict[str, Denoiser] = {}
+        if data.target is not None:
+            denoisers[EXACT] = data.target.denoiser()
+        if denoiser is not None:
+            _check_space(data, denoiser)
+            denoisers[LEARNED] = denoiser
+        for k in plan.classes or ():
+            check_class(k, data.num_classes)
+        classes = tuple(range(data.num_classes)) if plan.classes is None else plan.classes
+        return Case(data, plan, denoisers, classes, keep)
+
+    @property
+    def target(self) -> Any:
+        """The distribution of the data, where it is known exactly."""
+        return self.data.target
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there is a learned denoiser."""
+        return LEARNED in self.denoisers
+
+    @property
+    def judged(self) -> str:
+        """Whose samples are evaluated: "learned" where there is a learned denoiser, else "exact"."""
+        return LEARNED if self.has_learned else EXACT
+
+    @property
+    def one_class(self) -> int:
+        """The class of a study of one class: the plan's, or 0."""
+        return self.plan.classes[0] if self.plan.classes else 0
+
+    def class_name(self, k: int) -> str:
+        """The name of a class for people: its own, or its number."""
+        names = getattr(self.data, "class_names", None)
+        return str(k) if names is None else str(names[k])
+
+    def table(self, who: str) -> Denoiser | None:
+        """A denoiser whose answers to all partial states are known, asked once; None where there are too many.
+
+        Args:
+            who: "exact" or "learned".
+        """
+        key = ("answers", who)
+        if key not in self.made:
+            self.made[key] = self._table(self.denoisers[who])
+        return self.made[key]
+
+    def _table(self, denoiser: Denoiser) -> Denoiser | None:
+        if isinstance(denoiser, TabulatedDenoiser) or denoiser is self.denoisers.get(EXACT):
+            return denoiser
+        n, d = denoiser.num_tokens, denoiser.num_dims
+        if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
+            return None
+        return TabulatedDenoiser(denoiser, self.keep, shown=lambda: share_shown("asking the network about all states"))
+
+    def sources(self) -> dict[str, Denoiser]:
+        """Every denoiser by name, as a table of its answers where that is possible."""
+        return {who: self.table(who) or denoiser for who, denoiser in self.denoisers.items()}
+
+
+def _check_space(data: Any, denoiser: Denoiser) -> None:
+    dims = 1
+    for side in data.grid_shape:
+        dims *= side
+    ours = (data.num_tokens, dims, data.num_classes)
+    theirs = (denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes)
+    if ours != theirs:
+        raise UserError(
+            f"the denoiser has (values, dimensions, classes) = {theirs} and the data {ours}: it was made for other data"
+        )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a study needs of its case. One checker serves all studies.
+
+    Attributes:
+        target: sorts of exact target that it is made for; empty: none is needed.
+        what: the data that it is made for, in words, such as "data given as a table".
+        example: an option that gives such data.
+        accepts: a condition on the data beside the sort of their target; None: any.
+        learned: "optional", "required" or "never".
+        one_class: whether it is about one class at a time.
+        numbers: whether every strength must be one number, not a schedule.
+        one_kind: whether all guidances must be of one kind.
+        samples: the fewest samples of each class; 0: none are drawn.
+    """
+
+    target: tuple[type, ...] = ()
+    what: str = "any data"
+    example: str = ""
+    accepts: Callable[[Any], bool] | None = None
+    learned: str = "optional"
+    one_class: bool = False
+    numbers: bool = False
+    one_kind: bool = False
+    samples: int = 0
+
+    def fits(self, data: Any) -> bool:
+        """Whether the data are of the sort that the study is made for."""
+        is_sort = not self.target or isinstance(data.target, self.target)
+        return is_sort and (self.accepts is None or self.accepts(data))
+
+    def check(self, name: str, case: Case) -> None:
+        """Raise UserError, with a sentence that says what to do, where a case lacks something.
+
+        Args:
+            name: of the study, as a user writes it.
+        """
+        data, plan = case.data, case.plan
+        if not self.fits(data):
+            example = f", such as {self.example}" if self.example else ""
+            raise UserError(f"study={name} is made for {self.what}, and {data.name} is not: choose other data{example}")
+        if self.learned == "required" and not case.has_learned:
+            raise UserError(f"study={name} needs a trained network: train one on {data.name}, or give ckpt_path=")
+        if self.learned == "never" and case.has_learned:
+            raise UserError(f"study={name} is about exact conditionals alone: give denoiser=exact")
+        if self.one_class and len(plan.classes or ()) > 1:
+            raise UserError(f"study={name} is about one class at a time, not {list(plan.classes or ())}: give one")
+        schedules = [guidance.label for guidance in plan.guidances if guidance.is_schedule]
+        if self.numbers and schedules:
+            raise UserError(f"w = {schedules[0]} is a schedule, and study={name} takes numbers only, such as w=[0,1,2]")
+        kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
+        if self.one_kind and len(kinds) > 1:
+            raise UserError(f"guidance of the kinds {', '.join(kinds)} was given, and study={name} takes one kind")
+        if len(set(case.classes)) < len(case.classes):
+            raise UserError(f"classes {list(case.classes)} must each be given once")
+        if plan.num_samples < self.samples:
+            raise UserError(f"num_samples = {plan.num_samples} is too few: study={name} needs at least {self.samples}")
+        plan.check_dims(next(iter(case.denoisers.values())).num_dims if case.denoisers else _dims(data))
+
+
+def _dims(data: Any) -> int:
+    dims = 1
+    for side in data.grid_shape:
+        dims *= side
+    return dims
+
+
+class Study(Protocol):
+    """A question about data and a denoiser. Its settings are its dataclass fields.
+
+    A study may also have `check(case)`, which raises UserError for what `needs` cannot say, before any work; and
+    `rows`, a mapping from the name of each block to the class of its rows, from which docs/report.md is made.
+    """
+
+    needs: ClassVar[Needs]
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The work, in order. Nothing is computed by naming it."""
+        ...
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Rows, views and the verdict, of what the pieces made."""
+        ...
+
+
+def name_of(study: Study) -> str:
+    """How a user names a study: its own `name`, or its class in small letters with underscores."""
+    own = getattr(study, "name", None)
+    if isinstance(own, str):
+        return own
+    letters = [f"_{c.lower()}" if c.isupper() else c for c in type(study).__name__]
+    return "".join(letters).lstrip("_")
+
+
+def check(study: Study, case: Case) -> None:
+    """Raise UserError for everything that `run` would refuse, before any work."""
+    study.needs.check(name_of(study), case)
+    more = getattr(study, "check", None)
+    if more is not None:
+        more(case)
+
+
+def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findings:
+    """Check a case, make every piece, and return the findings.
+
+    Args:
+        say: gets one short line before each piece: what it is, and how long the rest will take.
+
+    Raises:
+        UserError: as `check`.
+    """
+    check(study, case)
+    pieces = {piece.key: piece for piece in study.pieces(case)}
+    progress = Pieces([piece.cost for piece in pieces.values()], say)
+    for key, piece in pieces.items():
+        progress(piece.label)
+        if key not in case.made:
+            case.made[key] = case.keep(key, piece.make)
+    return study.findings(case, case.made)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several studies of one case as one: what they share is computed once.
+
+    Attributes:
+        studies: in the order of the page. Those whose needs a case does not meet are left out where `lenient` is set.
+    """
+
+    studies: Sequence[Study]
+    name: str = "report"
+    needs: ClassVar[Needs] = Needs()
+
+    def check(self, case: Case) -> None:
+        """Check every study."""
+        for study in self.studies:
+            check(study, case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The pieces of all studies."""
+        for study in self.studies:
+            yield from study.pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """The findings of all studies, one after the other."""
+        return together(case.plan, [study.findings(case, made) for study in self.studies])
