@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -150,7 +150,7 @@ def _distances(
 
 def law_of(denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy, together: int) -> Tensor:
     """The exact distribution of finished states, (N,)*D, of a policy that unmasks `together` coordinates per step."""
-    given = guidance.by_rate
+    given = effective_guidance(guidance, policy)
     if together == 1:
         return terminal_law(denoiser, given, target_class, policy)
     return Sampler(EVENT_LEAPING, events=together, policy=policy).law(denoiser, given, target_class)
