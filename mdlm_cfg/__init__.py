@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdlm_cfg.chain.corrections import Correction
     from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
     from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
     from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, parse_strength
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.compare.profile import exact_information_profile, information_profile
     from mdlm_cfg.laws.in_time import law_at
     from mdlm_cfg.laws.slices import slice_denoiser
+    from mdlm_cfg.laws.stationary import stationary_law
     from mdlm_cfg.laws.terminal import terminal_law, tilted_law
     from mdlm_cfg.laws.weights import tilted_weights
     from mdlm_cfg.nets.masked_lm import masked_lm_denoiser
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "chain.corrections": ("Correction",),
     "chain.denoiser": ("Denoiser", "FunctionDenoiser"),
     "chain.guidance": ("Guidance", "interval", "linear_ramp"),
     "chain.policies": (
@@ -56,6 +59,7 @@ _HOMES = {
     "compare.profile": ("exact_information_profile", "information_profile"),
     "laws.in_time": ("law_at",),
     "laws.slices": ("slice_denoiser",),
+    "laws.stationary": ("stationary_law",),
     "laws.terminal": ("terminal_law", "tilted_law"),
     "laws.weights": ("tilted_weights",),
     "nets.masked_lm": ("masked_lm_denoiser",),
@@ -71,13 +75,13 @@ _HOMES = {
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Blocks", "Confidence", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
+    "Blocks", "Confidence", "Correction", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
     "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "calibrate",
     "calibrated_strengths", "departure", "error_ledger", "exact_information_profile", "exact_likelihood",
     "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "limit_law", "linear_ramp", "load_run",
-    "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stepped_law",
-    "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
+    "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stationary_law",
+    "stepped_law", "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip
 
 

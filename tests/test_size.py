@@ -54,7 +54,11 @@ def packed(text: str) -> int:
     """How many assignments pack unrelated things into one line: `a, b = 1, f(x)`. A swap is not one."""
     found = 0
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Tuple)
+            and isinstance(node.targets[0], ast.Tuple)
+        ):
             left = {ast.unparse(part) for part in node.targets[0].elts}
             right = {ast.unparse(part) for part in node.value.elts}
             found += left != right

@@ -31,8 +31,8 @@ from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.sampling import families, sequential_monte_carlo
 from mdlm_cfg.sampling import sampler as sampler_room
-from mdlm_cfg.sampling import sequential_monte_carlo
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 from mdlm_cfg.training.watching import moments
@@ -81,9 +81,9 @@ def on_the_host(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     counted = Waits()
-    for room in (checks, weights, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
+    for room in (checks, weights, sampler_room, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
         monkeypatch.setattr(room, "read", counted)
-    for room in (schedules, sampler_room):
+    for room in (schedules, families):
         monkeypatch.setattr(room, "step_fractions", on_the_host(schedules.step_fractions))
     for cache in CACHES:
         cache.cache_clear()

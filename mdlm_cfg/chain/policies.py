@@ -4,6 +4,9 @@ Guidance says what a masked coordinate becomes: v with probability r_i(v) = rho_
 coordinate does, and sees of a partial state what guidance made of it: Z_i, r_i and the coordinates' places. It
 answers with a score and a weight: the highest score comes first; equal scores (and under rate and uniform all are)
 come in proportion to their weights. Several at a time are drawn one by one so, without replacement, the state frozen.
+
+A policy chooses first and draws afterwards, and at w = 0 it leaves the law of consistent conditionals as it is. The
+confidence decoders in use draw first and choose afterwards, which does not: `mdlm_cfg.chain.decoders`.
 """
 
 from __future__ import annotations
@@ -163,7 +166,10 @@ class FixedOrder(Policy):
 
 @dataclass(frozen=True)
 class Blocks(Policy):
-    """Block after block, and within a block by another policy: semi-autoregressive decoding (LLaDA, block diffusion).
+    """Block after block, and within a block by another policy: semi-autoregressive decoding, as in block diffusion.
+
+    LLaDA decodes in blocks too, but chooses within a block by the values it has drawn: `Sampler("sampled_confidence",
+    policy=Blocks(...))`.
 
     Args:
         blocks: sets of coordinates, the first to be unmasked first; together 0..D-1, each once.
@@ -235,7 +241,11 @@ class _Best(Policy):
 
 @dataclass(frozen=True)
 class Confidence(_Best):
-    """The largest max_v r_i(v), scored by its logarithm (MaskGIT, arXiv 2202.04200; LLaDA, arXiv 2502.09992)."""
+    """The largest max_v r_i(v), scored by its logarithm; its value is drawn afterwards.
+
+    MaskGIT (arXiv 2202.04200) and LLaDA (arXiv 2502.09992) do the opposite: they draw a value for every coordinate, and
+    keep those whose drawn value was probable. That is `Sampler("sampled_confidence")`, and another law.
+    """
 
     def score(self, log_r: Tensor) -> Tensor:
         """ln max_v r_i(v)."""
@@ -244,7 +254,7 @@ class Confidence(_Best):
 
 @dataclass(frozen=True)
 class Margin(_Best):
-    """The largest difference of the two most probable values (Kim et al., arXiv 2502.06768)."""
+    """The largest difference of the two most probable values (Kim et al., arXiv 2502.06768), then its value."""
 
     def score(self, log_r: Tensor) -> Tensor:
         """r_i's largest minus its second largest."""
@@ -256,7 +266,7 @@ class Margin(_Best):
 
 @dataclass(frozen=True)
 class Entropy(_Best):
-    """The smallest entropy of r_i."""
+    """The smallest entropy of r_i, one coordinate after another; as many as a bound allows: "entropy_bound"."""
 
     def score(self, log_r: Tensor) -> Tensor:
         """sum_v r_i(v) ln r_i(v), in nats."""

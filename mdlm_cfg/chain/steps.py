@@ -10,17 +10,16 @@ biased (arXiv 2409.02908).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import is_on_cpu
-from mdlm_cfg.chain.policies import Policy, RatePolicy, log_first
+from mdlm_cfg.chain.policies import Policy, RatePolicy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
+from mdlm_cfg.chain.selections import Selection, Subset, uniform
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
@@ -49,9 +48,14 @@ def _expected_jumps(log_z: Tensor, u: Tensor) -> Tensor:
 JUMPS: dict[str, JumpRule] = {"tau_leaping": tau_leaping, "euler": euler, "d_cfg": d_cfg}
 
 
-class Step(Protocol):
-    """What a sampler does with a state, once the guided rates are known."""
+class Step(ABC):
+    """What a sampler does with a state, once the guided rates are known: it may unmask, mask again and replace.
 
+    A denoiser says nothing of a coordinate that is unmasked, so what happens to one does not depend on the state: it
+    moves by itself, by one matrix (`unmasked_moves`). What masked coordinates do depends on their rates (`moves`).
+    """
+
+    @abstractmethod
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """The states after the step.
 
@@ -59,8 +63,8 @@ class Step(Protocol):
             x: partial states, int64 (B, D).
             log_rates: of their masked coordinates, float64 (B, D, N); -inf elsewhere.
         """
-        ...
 
+    @abstractmethod
     def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """The same step's kernel over the outcomes of the masked coordinates.
 
@@ -72,11 +76,23 @@ class Step(Protocol):
         Returns:
             (S, (N+1)^m), outcomes in C order with the mask last; every row sums to 1.
         """
-        ...
+
+    def unmasked_moves(self, num_tokens: int, device: torch.device) -> Tensor | None:
+        """The kernel of every coordinate that was unmasked before the step, independently of all others.
+
+        Returns:
+            float64 (N, N+1), from a value to a value or the mask; None where it stays as it is: the step only unmasks.
+        """
+        return None
+
+    @property
+    def only_unmasks(self) -> bool:
+        """Whether what is unmasked stays as it is: laws then go once through the levels."""
+        return self.unmasked_moves(1, torch.device("cpu")) is None
 
 
 @dataclass(frozen=True)
-class TimeStep:
+class TimeStep(Step):
     """A step of a length: every masked coordinate jumps with probability J(Z_i, u), by the frozen rates.
 
     Args:
@@ -106,8 +122,76 @@ class TimeStep:
         return moves
 
 
+def share(log_z: Tensor, u: Tensor) -> Tensor:
+    """J = u, whatever Z is: ancestral sampling by the normalised r_i."""
+    return u.expand_as(log_z)
+
+
 @dataclass(frozen=True)
-class EventStep:
+class RemaskingStep(Step):
+    """A step of ReMDM (arXiv 2503.00307; theory, section 18): it unmasks by r_i, and masks again what was unmasked.
+
+    Args:
+        u: the probability that a masked coordinate is unmasked, in [0, 1].
+        remasked: sigma, the probability that a coordinate that was unmasked before the step is masked again.
+    """
+
+    u: float
+    remasked: float
+
+    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `Step.draw`."""
+        mask_id = log_rates.shape[-1]
+        after = TimeStep(share, self.u).draw(x, log_rates, generator)
+        again = (uniform(x.shape, generator, x.device) < self.remasked) & (x != mask_id)
+        return after.masked_fill(again, mask_id)
+
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """See `Step.moves`."""
+        return TimeStep(share, self.u).moves(log_z, values, coordinates)
+
+    def unmasked_moves(self, num_tokens: int, device: torch.device) -> Tensor | None:
+        """See `Step.unmasked_moves`."""
+        if self.remasked == 0:
+            return None
+        stay = torch.eye(num_tokens, dtype=torch.float64, device=device) * (1 - self.remasked)
+        return torch.cat([stay, torch.full_like(stay[:, :1], self.remasked)], dim=1)
+
+
+class SelectFirstStep(Step):
+    """A step that selects coordinates, and then draws their values independently, by the frozen rates."""
+
+    @abstractmethod
+    def selection(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Selection:
+        """Which coordinates are unmasked.
+
+        Args:
+            log_z: log Z_i, (..., m). log_r: gives log r_i(v), (..., m, N), when called. coordinates: which of the D
+                coordinates these m are, int64, broadcasts to (..., m).
+        """
+
+    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `Step.draw`."""
+        log_z = unrolled_logsumexp(log_rates, dim=-1)
+        places = torch.arange(x.shape[1], device=x.device)
+        chosen = self.selection(log_z, lambda: normalized(log_rates, log_z), places).draw(generator)
+        return torch.where(chosen | log_z.isnan(), draw_values(log_rates, log_z, generator), x)
+
+    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """See `Step.moves`."""
+        num_masked, n = values.shape[1:]
+        places = torch.arange(num_masked, device=log_z.device) if coordinates is None else coordinates
+        moves = values.new_zeros(len(values), (n + 1) ** num_masked)
+        for subset, chance in self.selection(log_z, values.log, places).chances().items():
+            term = chance[:, None]
+            for i in subset:
+                term = (term[:, :, None] * values[:, i, None, :]).flatten(1)
+            moves[:, outcomes(subset, num_masked, n, log_z.device)] += term
+        return moves
+
+
+@dataclass(frozen=True)
+class EventStep(SelectFirstStep):
     """A step of a number of events, by the frozen rates: coordinates as a policy prefers them, without replacement.
 
     By the rates themselves it is the order of the first `count` of independent exponential clocks of rates Z_i. Exact
@@ -121,71 +205,22 @@ class EventStep:
     count: int
     policy: Policy = field(default_factory=RatePolicy)
 
-    def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
-        """See `Step.draw`."""
-        log_z = unrolled_logsumexp(log_rates, dim=-1)
-        tier, log_weight = self.policy.choice(
-            log_z, lambda: _normalized(log_rates, log_z), torch.arange(x.shape[1], device=x.device)
-        )
-        clocks = uniform(x.shape, generator, x.device).neg().log1p().neg().log() - log_weight
-        count = min(self.count, x.shape[1])
-        if tier is None:
-            chosen = clocks.topk(count, dim=1, largest=False).indices
-        else:
-            order = clocks.argsort(dim=1)
-            chosen = order.gather(1, tier.gather(1, order).argsort(dim=1, stable=True))[:, :count]
-        # what has nowhere to go stays as it is: coordinates that are unmasked already
-        values = torch.where(log_z == NEG_INF, x, draw_values(log_rates, log_z, generator))
-        return x.scatter(1, chosen, values.gather(1, chosen))
-
-    def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
-        """See `Step.moves`."""
-        num_masked = log_z.shape[1]
-        places = torch.arange(num_masked, device=log_z.device) if coordinates is None else coordinates
-        tier, log_weight = self.policy.choice(log_z, values.log, places)
-        stay = torch.zeros_like(values[:, :, :1])
-        moving = torch.cat([values, stay], dim=-1)
-        staying = torch.cat([torch.zeros_like(values), stay + 1], dim=-1)
-        moves = moving.new_zeros(len(moving), (values.shape[-1] + 1) ** num_masked)
-        for subset, chance in subset_chances(log_weight, min(self.count, num_masked), tier).items():
-            term = chance[:, None]
-            for i in range(num_masked):
-                term = (term[:, :, None] * (moving if i in subset else staying)[:, i, None, :]).flatten(1)
-            moves += term
-        return moves
+    def selection(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Selection:
+        """See `SelectFirstStep.selection`."""
+        return Selection(self.count, *self.policy.choice(log_z, log_r, coordinates))
 
 
-def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -> dict[tuple[int, ...], Tensor]:
-    """The probability of every set of `count` coordinates drawn one by one without replacement.
-
-    P(A) = sum_{i in A} P(A - i) pi(i | all but A - i), from smaller sets to larger ones.
-
-    Args:
-        log_weight: (S, m), coordinates being drawn in proportion to exp of it. tier: int64 (S, m), lower first; None
-            where no coordinate goes before another.
-
-    Returns:
-        for every subset of range(m) of size `count`, its probability (S,); and for smaller ones, after which nothing
-        else has a weight.
-    """
-    m = log_weight.shape[1]
-    chances: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(log_weight[:, 0])}
-    ended: dict[tuple[int, ...], Tensor] = {}
-    for size in range(1, count + 1):
-        grown = {subset: torch.zeros_like(log_weight[:, 0]) for subset in combinations(range(m), size)}
-        for before, chance in chances.items():
-            left = [k for k in range(m) if k not in before]
-            nothing = (log_weight[:, left] == NEG_INF).all(dim=1)
-            if not is_on_cpu(nothing) or bool(nothing.any()):
-                ended[before] = chance * nothing
-            first = log_first(None if tier is None else tier[:, left], log_weight[:, left]).exp()
-            for place, i in enumerate(left):
-                grown[tuple(sorted((*before, i)))] += chance * first[:, place]
-        chances = grown
-    return {**chances, **ended}
+def outcomes(subset: Subset, num_masked: int, num_tokens: int, device: torch.device) -> Tensor:
+    """Where the values of some masked coordinates lie in C order, all others staying masked, int64 (N^|subset|,)."""
+    base = num_tokens + 1
+    found = torch.zeros(1, dtype=torch.int64, device=device)
+    for i in range(num_masked):
+        ways = torch.arange(num_tokens, device=device) if i in subset else found.new_full((1,), num_tokens)
+        found = (found[:, None] * base + ways).flatten()
+    return found
 
 
-def _normalized(log_rates: Tensor, log_z: Tensor) -> Tensor:
+def normalized(log_rates: Tensor, log_z: Tensor) -> Tensor:
     """log r_i(v) = log rho_i(v) - log Z_i, (B, D, N); -inf where nothing moves."""
     return log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]
 
@@ -206,8 +241,3 @@ def draw_values(log_rates: Tensor, log_z: Tensor, generator: torch.Generator | N
     # the first value whose cdf exceeds the draw: one of probability 0 never is
     values = (cdf <= drawn).sum(dim=-1).clamp(max=log_rates.shape[-1] - 1)
     return values.masked_fill(log_z.isnan(), log_rates.shape[-1])
-
-
-def uniform(shape: torch.Size, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Uniform draws on [0, 1), float64."""
-    return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)

@@ -1,7 +1,9 @@
 """The exact law of a sampler's steps (theory, section 6): the sum over the steps that samplers draw from.
 
-One step's kernel has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate stays or takes one of
-N values. It is applied to sets of unmasked coordinates of one size, many at a time, on the dense tensor (N+1,)*D.
+The kernel of a step that only unmasks has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate
+stays or takes one of N values. It is applied to sets of unmasked coordinates of one size, many at a time, on the dense
+tensor (N+1,)*D. A step that also masks again moves the unmasked coordinates by a matrix of their own, axis by axis, and
+so spreads each of the 2^D sets over all (N+1)^D states (theory, section 18).
 
 A parallel step can land on a partial state that is impossible under the class. What happens there is the denoiser's
 answer (docs/design.md, "The denoiser's contract"), here as in the sampler.
@@ -26,6 +28,7 @@ from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 MAX_ENTRIES = 1e9  # kernel entries of a step: beyond that a step takes minutes
+SPREAD = 2**22  # entries of a step that masks again made at a time
 GROUP = 2**20  # kernel entries made at a time, where the states of a single set have not more
 
 
@@ -49,21 +52,42 @@ class FrozenRates:
     def places(self, num_tokens: int, num_dims: int) -> Tensor:
         """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
         masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
-        # how far from the mask to every value, and to the mask itself: (C, D - l, N + 1)
-        device = masked.device
-        far = torch.arange(num_tokens + 1, device=device) - num_tokens
-        ways = strides(num_tokens + 1, num_dims, device)[masked][..., None] * far
-        moved = ways[:, 0]
-        for i in range(1, ways.shape[1]):
-            moved = (moved[:, :, None] + ways[:, i, None]).flatten(1)
-        return self.states.unflatten(0, (self.num_sets, -1))[:, :, None] + moved[:, None]
+        states = self.states.unflatten(0, (self.num_sets, -1))
+        moved = offsets(masked, num_tokens, num_dims)
+        return states[:, :, None] + (moved - moved[:, -1:])[:, None]
+
+    def everywhere(self, num_tokens: int, num_dims: int, sets: slice) -> Tensor:
+        """Where all states lie in C order for some of the sets U, int64 (C, (N+1)^l, (N+1)^(D-l)): U's values first."""
+        masked = self.masked.unflatten(0, (self.num_sets, -1))[sets, 0]
+        is_masked = torch.zeros(len(masked), num_dims, dtype=torch.int64, device=masked.device)
+        is_masked.scatter_(1, masked, 1)
+        unmasked = is_masked.argsort(dim=1, stable=True)[:, : num_dims - masked.shape[1]]
+        return offsets(unmasked, num_tokens, num_dims)[:, :, None] + offsets(masked, num_tokens, num_dims)[:, None]
+
+
+def offsets(coordinates: Tensor, num_tokens: int, num_dims: int) -> Tensor:
+    """The share in the place in C order of all values, the mask last, of some coordinates.
+
+    Args:
+        coordinates: int64 (C, q).
+
+    Returns:
+        int64 (C, (N+1)^q).
+    """
+    values = torch.arange(num_tokens + 1, device=coordinates.device)
+    ways = strides(num_tokens + 1, num_dims, coordinates.device)[coordinates][..., None] * values
+    found = torch.zeros(len(coordinates), 1, dtype=torch.int64, device=coordinates.device)
+    for i in range(ways.shape[1]):
+        found = (found[:, :, None] + ways[:, i, None]).flatten(1)
+    return found
 
 
 def frozen_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[FrozenRates]:
     """The rates of every partial state with a mask, some sets of unmasked coordinates of one size at a time."""
-    n, d = lattice.num_tokens, lattice.num_dims
+    n = lattice.num_tokens
+    d = lattice.num_dims
     for level in range(d):
         tokens = lattice.tokens(level)
         log_rates = torch.cat([guidance.log_rates(denoiser, chunk, target_class) for chunk in tokens.split(MAX_BATCH)])
@@ -93,12 +117,43 @@ class FrozenChain:
     rates: Sequence[FrozenRates]
 
     def law_after(self, steps: Sequence[Step]) -> Tensor:
-        """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask."""
+        """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask.
+
+        Raises:
+            UserError: a step that masks again, on more states than can be spread.
+        """
+        law = self._start()
+        for step in steps:
+            law = apply_step(law, self.rates, step)
+        return law
+
+    def law_at_end(self, step: Step) -> tuple[Tensor, Tensor]:
+        """The exact law after one step again and again, until nothing moves any more; and how often it is made.
+
+        The step only unmasks, and always something: every state is left once, so that the law goes through the levels
+        once (theory, section 17).
+
+        Returns:
+            (law as `law_after`; the expected number of steps of a sample, ()).
+        """
+        law = self._start()
+        n = self.num_tokens
+        d = self.num_dims
+        flat = law.view(-1)
+        visited = law.new_zeros(())
+        for r in self.rates:
+            mass = flat[r.states]
+            visited = visited + mass.sum()
+            spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
+            flat.index_fill_(0, r.states, 0.0)
+            flat.index_add_(0, r.places(n, d).flatten(), spread.flatten())
+        return law, visited
+
+    def _start(self) -> Tensor:
+        """All mass on the state that is all masked."""
         device = self.rates[0].log_z.device
         law = torch.zeros([self.num_tokens + 1] * self.num_dims, dtype=torch.float64, device=device)
         law[(-1,) * self.num_dims] = 1
-        for step in steps:
-            law = apply_step(law, self.rates, step)
         return law
 
 
@@ -110,7 +165,8 @@ def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> 
         UserError: an unknown class, or a kernel too large to apply.
     """
     lattice = start(denoiser, target_class)
-    n, d = lattice.num_tokens, lattice.num_dims
+    n = lattice.num_tokens
+    d = lattice.num_dims
     refuse_if_too_large(lattice, states_kept=4 * n * d)
     if kernel_entries(n, d) > MAX_ENTRIES:
         raise UserError(
@@ -125,16 +181,64 @@ def kernel_entries(num_tokens: int, num_dims: int) -> int:
     return (2 * num_tokens + 1) ** num_dims
 
 
+def refuse_remasking(num_tokens: int, num_dims: int) -> None:
+    """Raise UserError where a step that masks again has too many entries: each of 2^D sets goes to (N+1)^D states."""
+    entries = (2 * num_tokens + 2) ** num_dims
+    if entries > MAX_ENTRIES:
+        raise UserError(
+            f"a step that masks again on ({num_tokens}+1)^{num_dims} partial states has {entries:.3g} entries, more "
+            f"than {MAX_ENTRIES:.0g}; compare samples instead"
+        )
+
+
 def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
-    """The law after one step, (N+1,)*D: every state's mass spread over its moves."""
-    n, d = law.shape[0] - 1, law.ndim
+    """The law after one step, (N+1,)*D: every state's mass spread over its moves.
+
+    Raises:
+        UserError: a step that masks again, on more states than can be spread.
+    """
+    n = law.shape[0] - 1
+    d = law.ndim
+    unmasked_moves = step.unmasked_moves(n, law.device)
+    finished = law[(slice(0, n),) * d]
     after = torch.zeros_like(law)
-    after[(slice(0, n),) * d] = law[(slice(0, n),) * d]
+    if unmasked_moves is None:
+        after[(slice(0, n),) * d] = finished
+    else:
+        refuse_remasking(n, d)
+        after += spread_unmasked(finished.reshape(1, -1, 1), unmasked_moves, d).view_as(law)
     flat = law.flatten()
     for r in rates:
         mass = flat[r.states]
         if is_on_cpu(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
             continue
         spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
-        after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())
+        if unmasked_moves is None:
+            after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())
+            continue
+        by_set = spread.view(r.num_sets, -1, spread.shape[1])
+        at_once = max(1, SPREAD // law.numel())
+        for first in range(0, r.num_sets, at_once):
+            sets = slice(first, first + at_once)
+            moved = spread_unmasked(by_set[sets], unmasked_moves, d - r.log_z.shape[1])
+            after.view(-1).index_add_(0, r.everywhere(n, d, sets).flatten(), moved.flatten())
     return after
+
+
+def spread_unmasked(mass: Tensor, moves: Tensor, level: int) -> Tensor:
+    """The mass after every unmasked coordinate has moved by itself.
+
+    Args:
+        mass: (C, N^l, R). moves: (N, N+1). level: l.
+
+    Returns:
+        (C, (N+1)^l, R).
+    """
+    n = len(moves)
+    rest = mass.shape[2]
+    done = 1
+    for place in range(level):  # the axis of one coordinate after another
+        mass = mass.reshape(-1, n, n ** (level - place - 1) * rest)
+        mass = torch.einsum("anr,nk->akr", mass, moves)
+        done *= n + 1
+    return mass.reshape(-1, done, rest)

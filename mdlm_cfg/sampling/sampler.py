@@ -1,156 +1,151 @@
-"""Samplers of the guided chain: made once, drawn from, and with an exact law (theory, section 6)."""
+"""Samplers of the guided chain: made once, drawn from, and with an exact law (theory, sections 6 and 16 to 19)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import checked_at_the_end
+from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
-from mdlm_cfg.chain.policies import KindPolicy, Policy, RatePolicy, policy_of
-from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
-from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
+from mdlm_cfg.chain.policies import KindPolicy
+from mdlm_cfg.chain.schedules import Schedule, Steps
+from mdlm_cfg.chain.steps import Step
+from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.rates import refuse_lost
 from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.sampling.families import (
+    EVENT_LEAPING,
+    FIRST_HITTING,
+    REMDM,
+    SAMPLED_CONFIDENCE,
+    SAMPLERS,
+    WITH_STEPS,
+    Options,
+)
 from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 
-FIRST_HITTING, EVENT_LEAPING = "first_hitting", "event_leaping"
+__all__ = [
+    "CHUNK",
+    "EVENT_LEAPING",
+    "FIRST_HITTING",
+    "REMDM",
+    "SAMPLED_CONFIDENCE",
+    "SAMPLERS",
+    "WITH_STEPS",
+    "Sampler",
+    "as_sampler",
+]
+
 CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
-SAMPLERS = (FIRST_HITTING, *JUMPS, EVENT_LEAPING)
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """How the guided chain is run: which steps, how many of them, on which schedule.
+class Sampler(Options):
+    """How the guided chain is run: which steps, how many of them, on which schedule; and what follows them.
+
+    Choose a coordinate, then draw its value:
+
+    - "first_hitting": one event at a time, exact in time; D denoiser calls per conditional.
+    - "tau_leaping", "euler", "d_cfg": K steps of a length.
+    - "event_leaping": K steps of a number of events.
+    - "entropy_bound": in every step coordinates by rising entropy, the longest prefix with sum H - max H <= gamma
+      (EB-Sampler, arXiv 2505.24857, in its order by entropy).
+
+    Draw values for all coordinates, then choose which to keep, by the probability of what was drawn; equals in random
+    order, where the published codes take the first (theory, sections 16 and 17):
+
+    - "sampled_confidence": the `events` most probable, or as many as K steps on a schedule say. This is LLaDA's
+      `low_confidence` remasking at temperature 1 (arXiv 2502.09992; its published code also has temperature 0, which
+      draws nothing) and, with a choice temperature, MaskGIT (arXiv 2202.04200).
+    - "threshold": all with a probability of at least `threshold`, and the most probable in any case; "factor": the n
+      most probable, n the largest with (n + 1)(1 - c_(n)) < factor (Fast-dLLM, arXiv 2505.22618, without its caches;
+      its code has <= in place of <, and keeps one more where only the last candidate fails).
+
+    Mask again what was unmasked (theory, section 18):
+
+    - "remdm": K steps of ReMDM (arXiv 2503.00307), with a remasking that is "cap(0.2)", "rescale(0.5)", "loop(0.02)",
+      "forward_backward" or "none"; what differs from its code: `mdlm_cfg.chain.remasking`.
 
     Args:
-        name: "first_hitting" (one event at a time: exact in time; D denoiser calls per conditional), "tau_leaping",
-            "euler" or "d_cfg" (K steps of a length), "event_leaping" (K steps of a number of events); or a name of your
-            own beside `jump`.
-        steps: for all but first_hitting: the number of steps K, or a grid of clock times from 0 to inf.
-        schedule: the noise schedule of K steps, or its name; None is linear, and cosine for event_leaping. A grid has
-            none.
+        name: one of these; or a name of your own beside `jump`.
+        steps: K, or, for steps of a length and of events, a grid of clock times from 0 to inf.
+        schedule: the noise schedule of K steps, or its name; None is linear, and cosine for event_leaping and
+            sampled_confidence. A grid has none.
         jump: a jump rule of your own (log Z, u) -> J, for a sampler that makes steps of a length.
         policy: which coordinates a step of events unmasks (theory, section 10), a name or an object; None is the order
             of the kind of guidance. First_hitting unmasks one at a time; event_leaping several, by the frozen rates.
-        events: for event_leaping, in place of steps: how many coordinates every step unmasks.
+            Decoders that choose by themselves take `Blocks` alone: the first block with a mask comes first, as in
+            LLaDA's semi-autoregressive decoding, and no step goes beyond it.
+        events: in place of steps: how many coordinates every step unmasks.
+        choice_temperature: of sampled_confidence: t of the Gumbel noise t G added to ln c; default 0. annealed: whether
+            it falls linearly, to 0 at the last step, as in MaskGIT, t (1 - (k + 1) / K) at step k.
+        threshold, factor, gamma: see above; defaults 0.9, 1 and 0.1 (nats).
+        remasking: of remdm, an object or its name; default cap(0.2).
+        correction: moves that follow the steps (theory, section 19), a `Correction` or as it is written.
 
     Raises:
-        UserError: an unknown sampler or schedule; steps or a schedule that are missing, or that it does not take.
+        UserError: an unknown sampler or schedule; options that are missing, out of range, or that it does not take.
     """
-
-    name: str = FIRST_HITTING
-    steps: int | Grid | None = None
-    schedule: Schedule | None = None
-    jump: JumpRule | None = None
-    policy: Policy | None = None
-    events: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.policy is not None:
-            object.__setattr__(self, "policy", policy_of(self.policy))
-        for what, value in (("policy", self.policy), ("events", self.events)):
-            if value is not None and self.name not in ((FIRST_HITTING, EVENT_LEAPING)[what == "events" :]):
-                raise UserError(
-                    f"{self.name} takes no {what} (got {value}): only steps of a number of events do, such as those of "
-                    f"{EVENT_LEAPING}"
-                )
-        if self.jump is None and self.name not in SAMPLERS:
-            raise UserError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
-        if isinstance(self.schedule, str):
-            object.__setattr__(self, "schedule", Schedule(self.schedule))
-        if self.name == FIRST_HITTING:
-            self._take_nothing()
-            return
-        if self.events is not None:
-            if self.events < 1 or self.steps is not None or self.schedule is not None:
-                raise UserError(
-                    f"events = {self.events} must be at least 1, and stands in place of steps and a schedule: every "
-                    "step unmasks that many coordinates"
-                )
-            return
-        if self.steps is None:
-            raise UserError(f"{self.name} needs steps: a number of steps, or a grid of clock times from 0 to inf")
-        object.__setattr__(self, "steps", check_steps(cast(Steps, self.steps)))
-        if not isinstance(self.steps, int):
-            if self.schedule is not None:
-                raise UserError(
-                    f"schedule {self.schedule} has no use beside a grid of clock times, which says when the steps are"
-                )
-        elif self.schedule is None:
-            object.__setattr__(self, "schedule", cosine() if self.name == EVENT_LEAPING else linear())
-        if self.jump is None and self.name in JUMPS:
-            object.__setattr__(self, "jump", JUMPS[self.name])
-
-    def _take_nothing(self) -> None:
-        for what, value in (("steps", self.steps), ("schedule", self.schedule)):
-            if value is not None:
-                raise UserError(
-                    f"first_hitting takes no {what} (got {value}): it makes one step per coordinate, and no time error"
-                )
 
     @property
     def exact_in_time(self) -> bool:
-        """Whether it makes no discretisation error by construction."""
-        return self.name == FIRST_HITTING
+        """Whether its law is the terminal law: it makes no error in time by construction, and nothing follows it."""
+        return self.name == FIRST_HITTING and self.correction is None
 
     @property
-    def label(self) -> str:
-        """The sampler for people, such as "tau_leaping, 8 steps, cosine"."""
-        if self.policy is not None:
-            return f"{replace(self, policy=None).label}, {self.policy}"
-        if self.events is not None:
-            return f"{self.name}, {self.events} a step"
-        if self.steps is None:
-            return self.name
-        if isinstance(self.steps, int):
-            return f"{self.name}, {self.steps} step{'s' if self.steps > 1 else ''}, {self.schedule}"
-        return f"{self.name}, {len(self.steps) - 1} steps on a grid"
+    def is_adaptive(self) -> bool:
+        """Whether the number of its steps depends on what is drawn."""
+        return self.family.adaptive
 
-    def describe(self) -> dict[str, Any]:
-        """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None).
-
-        And `policy` and `events`, where it has them.
-        """
-        steps = list(self.steps) if isinstance(self.steps, tuple) else self.steps
-        more = {"policy": None if self.policy is None else str(self.policy), "events": self.events}
-        return {
-            "sampler": self.name, "schedule": None if self.schedule is None else str(self.schedule), "steps": steps,
-            **{what: value for what, value in more.items() if value is not None},
-        }  # fmt: skip
-
-    def plan(self, num_dims: int) -> list[Step]:
-        """The steps, in order.
+    def plan(self, num_dims: int) -> Sequence[Step]:
+        """The steps, in order; of an adaptive sampler as many as there may be.
 
         Raises:
             UserError: event-leaping on a grid that would leave masks.
         """
-        if self.steps is None or self.jump is None:
-            return [EventStep(count, self.policy or RatePolicy()) for count in self._counts(num_dims)]
-        return [TimeStep(self.jump, u) for u in step_fractions(self.steps, self.schedule).tolist()]
+        return self.family.plan(self, num_dims)
 
-    def _counts(self, num_dims: int) -> list[int]:
-        """How many coordinates every step of events unmasks."""
-        if self.steps is not None:
-            return event_counts(self.steps, num_dims, self.schedule)
-        each = self.events or 1
-        return [min(each, num_dims - done) for done in range(0, num_dims, each)]
+    def check(self, num_dims: int) -> None:
+        """Raise UserError unless it can be made of D coordinates, and leaves no masks."""
+        self.check_finishes()
+        if self.policy is not None:
+            self.policy.check(num_dims)
+        if self.correction is not None:
+            self.correction.check(num_dims)
 
     def effective_guidance(self, guidance: Guidance) -> Guidance:
         """The guidance that its steps use; see `mdlm_cfg.chain.guidance.effective_guidance`."""
         return effective_guidance(guidance, self.policy)
 
     def calls(self, num_dims: int) -> int:
-        """How many times it asks the denoiser, per conditional."""
-        return len(self.plan(num_dims))
+        """How many times it asks the denoiser for every sample, per conditional; of an adaptive sampler at most."""
+        return len(self.plan(num_dims)) + (0 if self.correction is None else self.correction.calls(num_dims))
+
+    @checked_at_the_end()
+    def expected_calls(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
+    ) -> float:
+        """The exact expected number of times that it asks the denoiser for a sample, per conditional (theory, 17).
+
+        Args:
+            chain: as in `law`.
+
+        Raises:
+            UserError: as `law`, for an adaptive sampler; of others the number is the same for all samples.
+        """
+        self.check(denoiser.num_dims)
+        if not self.is_adaptive:
+            return float(self.calls(denoiser.num_dims))
+        _, steps = self._chain(denoiser, guidance, target_class, chain).law_at_end(self.plan(denoiser.num_dims)[0])
+        return read(steps[None])[0] + (0 if self.correction is None else self.correction.calls(denoiser.num_dims))
 
     def num_rows(self, num_samples: int, num_dims: int, guidance: Guidance) -> int:
         """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
@@ -201,23 +196,40 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """All steps: the finished states, and, if weighted, the log of the product of the Z_i on their way (else 0)."""
         check_class(target_class, denoiser.num_classes)
-        self.check_finishes()
-        if self.policy is not None:
-            self.policy.check(denoiser.num_dims)
-        mask_id, given = denoiser.num_tokens, self.effective_guidance(guidance)
+        self.check(denoiser.num_dims)
+        self._check_correction(guidance)
+        mask_id = denoiser.num_tokens
+        given = self.effective_guidance(guidance)
         x, most = starts(denoiser, num_samples, start)
+        free = x == mask_id
+        self._check_free(free, start)
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if on_step is not None:
             on_step(x)
         for step in self.plan(most):
-            before, log_rates = x, given.log_rates(denoiser, x, target_class)
+            if self.is_adaptive and not read((x == mask_id).any()[None])[0]:
+                break
+            before = x
+            log_rates = given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
             if weighted:
                 log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
             if on_step is not None:
                 on_step(x)
         refuse_masks(x, mask_id, self.label)
+        if self.correction is not None:
+            x = self.correction.draw(denoiser, guidance, target_class, x, free, generator)
         return x, log_weights
+
+    def _check_correction(self, guidance: Guidance) -> None:
+        """Raise UserError where moves are to be accepted, and there is no tilted law."""
+        if self.correction is not None and self.correction.accept:
+            check_weights(guidance)
+
+    def _check_free(self, free: Tensor, start: Tensor | None) -> None:
+        """Raise UserError where a start leaves fewer coordinates free than a move of the correction masks."""
+        if self.correction is not None and start is not None and len(free):
+            self.correction.check(free.shape[1], read(free.sum(dim=1).min()[None])[0])
 
     @checked_at_the_end()
     def law(
@@ -232,17 +244,38 @@ class Sampler:
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
         """
-        if self.exact_in_time:
+        self.check(denoiser.num_dims)
+        self._check_correction(guidance)
+        law = self._law_of_steps(denoiser, guidance, target_class, chain)
+        if self.correction is None:
+            return law
+        return correction_kernel(denoiser, guidance, target_class, self.correction).after(law)
+
+    def _law_of_steps(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None
+    ) -> Tensor:
+        """The law before any correction, (N,)*D."""
+        if self.name == FIRST_HITTING:
             return terminal_law(denoiser, guidance, target_class, self.policy)
-        self.check_finishes()
-        if self.policy is not None:
-            self.policy.check(denoiser.num_dims)
-        given = self.effective_guidance(guidance)
-        if chain is None or chain.guidance != given:
-            chain = freeze(denoiser, given, target_class)
-        law = chain.law_after(self.plan(denoiser.num_dims))[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
+        law = self.partial_law(denoiser, guidance, target_class, chain)
+        law = law[(slice(0, denoiser.num_tokens),) * denoiser.num_dims]
         refuse_lost(law.sum(), target_class)
         return law
+
+    def partial_law(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
+    ) -> Tensor:
+        """The law over partial states after all steps, before any correction, float64 (N+1,)*D; see `stepped_law`."""
+        frozen = self._chain(denoiser, guidance, target_class, chain)
+        plan = self.plan(denoiser.num_dims)
+        return frozen.law_at_end(plan[0])[0] if self.is_adaptive else frozen.law_after(plan)
+
+    def _chain(
+        self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None
+    ) -> FrozenChain:
+        """The chain as its steps see it: the one that is given, where it is that."""
+        given = self.effective_guidance(guidance)
+        return chain if chain is not None and chain.guidance == given else freeze(denoiser, given, target_class)
 
     def check_weighted(self, guidance: Guidance) -> None:
         """Raise UserError unless the weights of the paths have the tilted law."""

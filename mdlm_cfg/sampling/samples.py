@@ -13,7 +13,6 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.schedules import Schedule, Steps
-from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
 
@@ -125,8 +124,10 @@ def stepped_law(
         UserError: an unknown sampler or class, or a kernel too large to apply.
     """
     made = as_sampler(sampler, steps, schedule)
-    if made.exact_in_time:
+    if made.name == FIRST_HITTING:
         raise UserError("first_hitting makes no time error: its law is terminal_law")
+    if made.correction is not None:
+        raise UserError(f"{made.label}: a correction is of finished samples, and its law is Sampler.law")
     if made.policy is not None:
         made.policy.check(denoiser.num_dims)
-    return freeze(denoiser, made.effective_guidance(guidance), target_class).law_after(made.plan(denoiser.num_dims))
+    return made.partial_law(denoiser, guidance, target_class)

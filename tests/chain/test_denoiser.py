@@ -17,7 +17,7 @@ from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.sampling import SAMPLERS, Sampler
+from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS, Sampler
 
 TARGET = random_target(3, 2, k=3, seed=21)
 Z, GUIDANCE = 2, Guidance(1.5)
@@ -25,7 +25,7 @@ SECONDS = 20  # that nothing may take: a denoiser that answers NaN once made `ti
 
 
 def draw(sampler, denoiser):
-    steps = None if sampler == "first_hitting" else 2
+    steps = 2 if sampler in WITH_STEPS else None
     return sample(denoiser, GUIDANCE, Z, 50, sampler, steps, generator=torch.Generator().manual_seed(0))
 
 
@@ -230,7 +230,7 @@ def test_labels_are_asked_for_their_rows_in_their_order(labels, waits, monkeypat
 def test_samples_hold_no_mask(sampler, w) -> None:
     for target in (random_target(3, 3, k=2, seed=5, zeros=0.6), random_target(2, 3, k=2, seed=6, zeros=0.7)):
         for kind in ("rate", "normalized"):
-            steps = None if sampler == "first_hitting" else 2
+            steps = 2 if sampler in WITH_STEPS else None
             generator = torch.Generator().manual_seed(1)
             x = sample(target.denoiser(), Guidance(w, kind), 1, 300, sampler, steps, generator=generator)
             assert int(x.max()) < target.num_tokens and int(x.min()) >= 0
@@ -244,7 +244,7 @@ def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
         rows[:, 1] = torch.where((classes == 0)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
         return rows.log()
 
-    steps, denoiser = None if sampler == "first_hitting" else 1, FunctionDenoiser(answer, 2, 2, 1)
+    steps, denoiser = 1 if sampler in WITH_STEPS else None, FunctionDenoiser(answer, 2, 2, 1)
     with pytest.raises(UserError, match="20 of 20 samples hold masks"):
         sample(denoiser, Guidance(-0.5), 0, 20, sampler, steps)
     with pytest.raises(UserError, match="infinite rate"):

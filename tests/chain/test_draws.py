@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Uniform
-from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, subset_chances, tau_leaping, uniform
+from mdlm_cfg.chain.selections import subset_chances
+from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, tau_leaping, uniform
 from mdlm_cfg.support.seeds import generator_for
 
 NEG_INF = -math.inf
@@ -98,7 +99,7 @@ def test_a_step_by_a_policy_draws_what_it_sums_over(policy, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 7, 30])
 def test_within_a_block_the_first_clocks_are_next_however_many_there_are(count: int, monkeypatch) -> None:
     drawn = torch.rand(10, 40, generator=generator_for("clocks"), dtype=torch.float64)
-    monkeypatch.setattr("mdlm_cfg.chain.steps.uniform", lambda *_: drawn)
+    monkeypatch.setattr("mdlm_cfg.chain.selections.uniform", lambda *_: drawn)
     policy = Blocks([list(range(20, 40)), list(range(20))], "uniform")
     x = EventStep(count, policy).draw(torch.full((10, 40), 2), torch.zeros(10, 40, 2, dtype=torch.float64), None)
     for moved, clocks in zip((x != 2).tolist(), drawn.tolist(), strict=True):

@@ -11,7 +11,8 @@ from helpers import CASES, case_id, case_target, random_target
 
 from mdlm_cfg import Guidance, Sampler, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear
-from mdlm_cfg.chain.steps import JUMPS, subset_chances
+from mdlm_cfg.chain.selections import subset_chances
+from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.targets import toys

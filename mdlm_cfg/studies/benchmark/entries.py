@@ -16,7 +16,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, Strength
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.policies import POLICIES, Policy
-from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, SAMPLERS, Sampler
+from mdlm_cfg.chain.steps import JUMPS
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.support.errors import UserError
 
 Draw = Callable[[Denoiser, Guidance, int, int, torch.Generator], Tensor]  # denoiser, guidance, class, n, generator
@@ -71,7 +72,7 @@ def built_in() -> list[Entry]:
     found = []
     for kind in KINDS.values():
         found.append(Entry(f"{FIRST_HITTING}, {kind}", Sampler(), partial(Guidance, kind=kind), own=False))
-        for name in SAMPLERS[1:]:
+        for name in (*JUMPS, EVENT_LEAPING):
             for schedule in NOISE_SCHEDULES:
                 sampler = Sampler(name, 1, schedule)  # type: ignore[arg-type]
                 found.append(Entry(f"{name}, {kind}, {schedule}", sampler, partial(Guidance, kind=kind), own=False))

@@ -137,11 +137,11 @@ class Bench:
             sampler = entry.at(most, self.target.num_dims)
             if sampler is None:
                 continue
-            steps = sampler.plan(self.target.num_dims)
+            steps = [*sampler.plan(self.target.num_dims), sampler.correction]
             if steps != steps_before:  # more calls than coordinates change nothing
                 law, steps_before = self._law(sampler, guidance), steps
                 found = {name: _exactly(reference, law) for name, reference in references.items()}
-            yield Cell(entry.name, self.target.name, self.w, most, len(steps), found)
+            yield Cell(entry.name, self.target.name, self.w, most, sampler.calls(self.target.num_dims), found)
 
     def _law(self, sampler: Sampler, guidance: Guidance) -> Tensor:
         """The exact law of the sampler's steps; what is frozen for one sampler serves all others."""

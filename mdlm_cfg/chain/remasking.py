@@ -1,0 +1,219 @@
+"""Remasking samplers: ReMDM, and the forward-backward corrector (arXiv 2503.00307; theory, section 18).
+
+From alpha_t, the share that is kept, to alpha_s > alpha_t, with a remasking probability sigma <= sigma_max =
+min(1, (1 - alpha_s) / alpha_t), independently for every coordinate:
+
+    masked:    value v with probability r_i(v) (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), else it stays masked;
+    unmasked:  masked again with probability sigma, else it stays as it is.
+
+The published code does the same, with these differences. Where its sigma may exceed sigma_max (`forward_backward` and
+`loop`), here it is cut to sigma_max, so that no probability is negative. A step of `loop` that crosses a border of its
+window has the alphas of its two ends; the published code goes on with the formula of the side where it began. There is
+neither an argmax nor a nucleus at the end: the last step has alpha_s = 1, and leaves no mask. The variant `conf` is not
+here: it uses the confidence at the time of drawing, and is not Markov in x.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from mdlm_cfg.chain.schedules import Schedule, linear
+from mdlm_cfg.chain.steps import RemaskingStep
+from mdlm_cfg.support.errors import UserError, did_you_mean
+
+ALLOWED = "none, cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
+
+
+class Remasking(ABC):
+    """How much of what is unmasked is masked again at every step."""
+
+    takes_schedule = True  # whether alpha is that of a noise schedule; else it has one of its own
+
+    @abstractmethod
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """The remasking probability of the step from alpha_t to alpha_s, which begins at a share `time` of noise.
+
+        Args:
+            largest: sigma_max.
+        """
+
+    def alphas(self, num_steps: int, schedule: Schedule | None) -> list[float]:
+        """alpha at the borders of K steps that are equally long in noise time, up to 1 at the end."""
+        made = schedule or linear()
+        times = torch.linspace(made.end, 0, num_steps + 1, dtype=torch.float64)
+        return [float(alpha) for alpha in made.alpha(times)]
+
+    def steps(self, num_steps: int, schedule: Schedule | None = None) -> list[RemaskingStep]:
+        """K steps, in order."""
+        alphas = self.alphas(num_steps, schedule)
+        found = []
+        for k, (alpha_t, alpha_s) in enumerate(pairwise(alphas)):
+            largest = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
+            sigma = min(self.sigma(alpha_t, alpha_s, 1 - k / num_steps, largest), largest)
+            u = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+            found.append(RemaskingStep(1.0 if k + 1 == num_steps else min(u, 1.0), sigma))
+        return found
+
+
+@dataclass(frozen=True)
+class NoRemasking(Remasking):
+    """sigma = 0: ancestral sampling."""
+
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """See `Remasking.sigma`."""
+        return 0.0
+
+    def __str__(self) -> str:
+        return "none"
+
+
+@dataclass(frozen=True)
+class Cap(Remasking):
+    """sigma = min(eta, sigma_max): ReMDM-cap."""
+
+    eta: float
+
+    def __post_init__(self) -> None:
+        _check_share("eta", self.eta)
+
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """See `Remasking.sigma`."""
+        return min(self.eta, largest)
+
+    def __str__(self) -> str:
+        return f"cap({self.eta!r})"
+
+
+@dataclass(frozen=True)
+class Rescale(Remasking):
+    """sigma = eta sigma_max: ReMDM-rescale."""
+
+    eta: float
+
+    def __post_init__(self) -> None:
+        _check_share("eta", self.eta)
+
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """See `Remasking.sigma`."""
+        return self.eta * largest
+
+    def __str__(self) -> str:
+        return f"rescale({self.eta!r})"
+
+
+@dataclass(frozen=True)
+class ForwardBackward(Remasking):
+    """sigma = (alpha_s - alpha_t) / alpha_t, at most sigma_max: a step back for every step forward (Campbell et al.
+    2022, arXiv 2205.14987, as ReMDM's published code has it)."""
+
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """See `Remasking.sigma`."""
+        return min((alpha_s - alpha_t) / alpha_t, largest) if alpha_t > 0 else 0.0
+
+    def __str__(self) -> str:
+        return "forward_backward"
+
+
+@dataclass(frozen=True)
+class Loop(Remasking):
+    """ReMDM-loop: unmask to a share `alpha`, mask and unmask again at that share, and finish.
+
+    With noise time from 1 to 0, alpha grows linearly to `alpha` until time `on`, stays until time `off`, where sigma =
+    min(eta, sigma_max), and grows linearly to 1.
+
+    Args:
+        eta: of the window. on, off: its borders, 1 > on > off > 0. alpha: the share kept in it, in (0, 1).
+    """
+
+    eta: float
+    on: float = 0.55
+    off: float = 0.05
+    alpha: float = 0.9
+    takes_schedule = False
+
+    def __post_init__(self) -> None:
+        _check_share("eta", self.eta)
+        if not 0 < self.off < self.on < 1:
+            raise UserError(f"loop has on = {self.on} and off = {self.off}, and needs 1 > on > off > 0")
+        if not 0 < self.alpha < 1:
+            raise UserError(f"loop has alpha = {self.alpha}, the share kept in its window, which must be in (0, 1)")
+
+    def alphas(self, num_steps: int, schedule: Schedule | None) -> list[float]:
+        """See `Remasking.alphas`."""
+        return [self._alpha(1 - k / num_steps) for k in range(num_steps + 1)]
+
+    def _alpha(self, time: float) -> float:
+        if time > self.on:
+            return (1 - time) * self.alpha / (1 - self.on)
+        return self.alpha if time > self.off else 1 - time * (1 - self.alpha) / self.off
+
+    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
+        """See `Remasking.sigma`."""
+        return min(self.eta, largest) if self.off < time <= self.on else 0.0
+
+    def __str__(self) -> str:
+        values = ((name, getattr(self, name), getattr(Loop, name)) for name in ("on", "off", "alpha"))
+        return f"loop({self.eta!r}{''.join(f', {name}={own!r}' for name, own, usual in values if own != usual)})"
+
+
+REMASKINGS: dict[str, Callable[..., Remasking]] = {
+    "none": NoRemasking,
+    "cap": Cap,
+    "rescale": Rescale,
+    "loop": Loop,
+    "forward_backward": ForwardBackward,
+}
+
+
+def parse_remasking(text: Any) -> Remasking:
+    """A remasking as a user writes it, such as "cap(0.2)", or itself; `str` of one is read back.
+
+    Raises:
+        UserError: anything else, or numbers out of range.
+    """
+    if isinstance(text, Remasking):
+        return text
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text) if isinstance(text, str) else None
+    if match is None or match[1] not in REMASKINGS:
+        near = did_you_mean(match[1], REMASKINGS) if match else ""
+        raise UserError(f"the remasking {text!r} cannot be read; write {ALLOWED}{near}")
+    try:
+        positional, named = _numbers(match[2])
+        return REMASKINGS[match[1]](*positional, **named)
+    except (TypeError, _NotReadError) as error:
+        raise UserError(f"the remasking {text!r} cannot be read; write {ALLOWED}") from error
+
+
+class _NotReadError(Exception):
+    """Text in which numbers are missing."""
+
+
+def _numbers(inside: str | None) -> tuple[list[float], dict[str, float]]:
+    """Numbers between commas, and those with names after them."""
+    positional: list[float] = []
+    named: dict[str, float] = {}
+    for part in (inside or "").split(",") if inside else []:
+        name, equals, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError as error:
+            raise _NotReadError(part) from error
+        if equals:
+            named[name.strip()] = value
+        elif named:
+            raise _NotReadError(part)
+        else:
+            positional.append(value)
+    return positional, named
+
+
+def _check_share(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"a remasking has {name} = {value}, which must be a number in [0, 1]")

@@ -1,0 +1,165 @@
+"""The exact law of a correction's moves (theory, section 19).
+
+As a kernel on finished states a move is pi' = mean over S of pi(x_{S^c}) q_S(x_S | x_{S^c}), with q_S the terminal law
+of the slice in which the coordinates S are free (section 13). All q_S are made once, from sets of one coordinate to
+larger ones; a move then is a sum and a product for every S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import checked_at_the_end
+from mdlm_cfg.chain.corrections import Correction, log_own_value
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
+from mdlm_cfg.chain.policies import tiers
+from mdlm_cfg.chain.selections import Selection, Subset
+from mdlm_cfg.laws.rates import MAX_BATCH, memory_limit, start
+from mdlm_cfg.laws.refills import Choice, Refill, accepted_refills, fills_of, missing
+from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.support.errors import UserError
+
+NEG_INF = float("-inf")
+
+
+@dataclass(frozen=True)
+class CorrectionKernel:
+    """A correction's moves as a map of laws.
+
+    Attributes:
+        correction: whose. refills: of every set of coordinates; for a sequential scan, in order, those of one sweep.
+    """
+
+    correction: Correction
+    refills: tuple[Refill, ...]
+
+    def move(self, law: Tensor, number: int = 0) -> Tensor:
+        """The law (N,)*D after the move of a number, from 0."""
+        if self.correction.scan == "sequential":
+            return self.refills[number % len(self.refills)].push(law)
+        found = self.refills[0].push(law)
+        for refill in self.refills[1:]:
+            found += refill.push(law)
+        return found
+
+    def after(self, law: Tensor) -> Tensor:
+        """The law after all moves of the correction."""
+        for number in range(self.correction.moves):
+            law = self.move(law, number)
+        return law
+
+    def sweep(self, law: Tensor) -> Tensor:
+        """The law after one move; for a sequential scan after all that come before it begins again."""
+        for number in range(len(self.refills) if self.correction.scan == "sequential" else 1):
+            law = self.move(law, number)
+        return law
+
+
+@checked_at_the_end()
+def correction_kernel(
+    denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction
+) -> CorrectionKernel:
+    """Everything that the moves of a correction need, asked for once.
+
+    The denoiser is asked for the partial states with at most `size` masks alone.
+
+    Raises:
+        UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
+            needs a tilted law; or more states than memory holds.
+    """
+    lattice = start(denoiser, target_class)
+    n = lattice.num_tokens
+    d = lattice.num_dims
+    size = correction.size
+    correction.check(d)
+    if correction.accept:
+        check_weights(guidance)
+    refuse_if_too_large(lattice, correction)
+    choices = {
+        subset: choice
+        for masks in range(1, size + 1)
+        for subset, choice in _choices(denoiser, guidance, target_class, correction, lattice, masks)
+    }
+    sets, chances = _sets(correction, lattice, choices)
+    if correction.accept:
+        return CorrectionKernel(correction, tuple(accepted_refills(sets, chances, choices, n, d)))
+    fills = fills_of(choices, size, parallel=correction.parallel)
+    refills = []
+    for subset, chance in zip(sets, chances):
+        fill = fills[subset].view([n] * d)
+        refills.append(Refill(subset, chance, missing(fill.sum(dim=subset, keepdim=True)), fill, None))
+    return CorrectionKernel(correction, tuple(refills))
+
+
+def refuse_if_too_large(lattice: Lattice, correction: Correction) -> None:
+    """Raise UserError, before anything is asked for, if the moves would not fit into memory."""
+    d = lattice.num_dims
+    size = correction.size
+    if correction.accept:
+        kept = 5 * math.comb(d, size) * math.factorial(size)
+    else:
+        kept = 3 * sum(math.comb(d, masks) * masks for masks in range(1, size + 1))
+    needed = 8 * kept * lattice.num_tokens**d
+    if needed > memory_limit():
+        raise UserError(
+            f"the exact law of {correction} on {lattice.num_tokens}^{d} states needs about {needed / 2**30:.3g} GiB, "
+            f"more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values, dimensions or coordinates "
+            "a move, or samples"
+        )
+
+
+def _choices(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    target_class: int | None,
+    correction: Correction,
+    lattice: Lattice,
+    masks: int,
+) -> Iterator[tuple[Subset, Choice]]:
+    """What the chain does next, for every set of so many masked coordinates."""
+    n = lattice.num_tokens
+    d = lattice.num_dims
+    level = d - masks
+    policy = correction.order_of(guidance)
+    given = effective_guidance(guidance, policy)
+    chunks = lattice.tokens(level).split(MAX_BATCH)
+    log_rates = torch.cat([given.log_rates(denoiser, chunk, target_class) for chunk in chunks])
+    log_rates = log_rates.view(-1, n**level, d, n)
+    points = points_at(torch.arange(n**d, device=lattice.device), n, d)
+    for row, unmasked in enumerate(lattice.subsets[level]):
+        subset = tuple(i for i in range(d) if i not in unmasked)
+        places = lattice.masked[level][row]
+        own = log_rates[row].index_select(1, places)  # (N^l, m, N)
+        log_z = own.logsumexp(dim=-1)
+        log_r = own - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]
+        pi = policy.log_choice(log_z, log_r.clone, places).exp()
+        context = flat_index(points.index_select(1, lattice.coordinates[level][row]), n)
+        values = points.index_select(1, places)
+        value = log_own_value(own[context], values).exp()
+        yield subset, Choice(pi[context].T, value.T, log_z[context].T)
+
+
+def _sets(
+    correction: Correction, lattice: Lattice, choices: dict[Subset, Choice]
+) -> tuple[list[Subset], list[float | Tensor]]:
+    """The sets of coordinates that moves mask, and with which probability."""
+    n = lattice.num_tokens
+    d = lattice.num_dims
+    size = correction.size
+    if correction.scan == "sequential":
+        sweep = d // math.gcd(d, size)
+        return [tuple(sorted((k * size + j) % d for j in range(size))) for k in range(sweep)], [1.0] * sweep
+    sets = list(combinations(range(d), size))
+    if correction.scan == "random":
+        return sets, [1 / len(sets)] * len(sets)
+    confidence = torch.stack([choices[i,].value[0] for i in range(d)], dim=1).log()
+    found = Selection(size, tiers(-confidence), torch.zeros_like(confidence)).chances()
+    return sets, [found[subset].view([n] * d) for subset in sets]

@@ -1,0 +1,287 @@
+"""What samplers there are, which options each takes, and which steps it makes (theory, sections 6 and 16 to 18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any, cast
+
+from mdlm_cfg.chain.corrections import Correction, parse_correction
+from mdlm_cfg.chain.decoders import (
+    AboveThreshold,
+    ByFactor,
+    DrawFirstStep,
+    EntropyBoundStep,
+    Keeping,
+    MostConfident,
+    as_blocks,
+)
+from mdlm_cfg.chain.policies import Blocks, Policy, RatePolicy, policy_of
+from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
+from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
+from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
+from mdlm_cfg.support.errors import UserError
+
+FIRST_HITTING = "first_hitting"
+EVENT_LEAPING = "event_leaping"
+SAMPLED_CONFIDENCE = "sampled_confidence"
+REMDM = "remdm"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a sampler; see `mdlm_cfg.sampling.sampler.Sampler`, which says what each means."""
+
+    name: str = FIRST_HITTING
+    steps: int | Grid | None = None
+    schedule: Schedule | None = None
+    jump: JumpRule | None = None
+    policy: Policy | None = None
+    events: int | None = None
+    choice_temperature: float | None = None
+    annealed: bool | None = None
+    threshold: float | None = None
+    factor: float | None = None
+    gamma: float | None = None
+    remasking: Remasking | None = None
+    correction: Correction | None = None
+
+    def __post_init__(self) -> None:
+        if self.jump is None and self.name not in FAMILIES:
+            raise UserError(f"sampler {self.name!r} is unknown; choose one of {', '.join(FAMILIES)}")
+        if self.jump is not None and (self.family is not OWN or JUMPS.get(self.name, self.jump) != self.jump):
+            raise UserError(
+                f"{self.name} takes no jump rule of your own: give your sampler a name of its own beside it"
+            )
+        for name, read in READ.items():
+            if getattr(self, name) is not None:
+                self._set(name, read(getattr(self, name)))
+        for name, default in self.family.defaults.items():
+            if getattr(self, name) is None:
+                self._set(name, default)
+        for name in OPTIONS:
+            if getattr(self, name) is not None and name not in self.family.takes:
+                because = OF_EVENTS if name in ("policy", "events") and self.family is OWN else self.family.because
+                raise UserError(f"{self.name} takes no {name} (got {getattr(self, name)}){because}")
+        if self.events is not None and (self.steps is not None or self.schedule is not None):
+            raise UserError(
+                f"events = {self.events} stands in place of steps and a schedule: every step unmasks that many "
+                "coordinates"
+            )
+        self._settle_steps()
+        if self.family.blocks_alone:
+            as_blocks(self.policy, self.name)
+        if self.name == SAMPLED_CONFIDENCE and self.policy is not None and self.events is None:
+            raise UserError(f"{self.name} in blocks takes events, the number of coordinates a step, in place of steps")
+
+    def _settle_steps(self) -> None:
+        """Steps as a number or a grid, and the schedule that belongs to a number."""
+        if "steps" not in self.family.takes or self.events is not None:
+            return
+        if self.steps is None:
+            raise UserError(f"{self.name} needs steps: a number of steps, or a grid of clock times from 0 to inf")
+        self._set("steps", check_steps(cast(Steps, self.steps)))
+        if not isinstance(self.steps, int):
+            if self.name == REMDM:
+                raise UserError(f"{self.name} takes no grid of clock times: give a number of steps, and a schedule")
+            if self.schedule is not None:
+                raise UserError(
+                    f"schedule {self.schedule} has no use beside a grid of clock times, which says when the steps are"
+                )
+        elif self.remasking is not None and not self.remasking.takes_schedule:
+            if self.schedule is not None:
+                raise UserError(f"{self.remasking} has times of its own, and takes no schedule (got {self.schedule})")
+        elif self.schedule is None:
+            self._set("schedule", self.family.schedule())
+        if self.jump is None and self.name in JUMPS:
+            self._set("jump", JUMPS[self.name])
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def family(self) -> Family:
+        """What belongs to its name."""
+        return FAMILIES.get(self.name, OWN)
+
+    @property
+    def set_options(self) -> dict[str, Any]:
+        """Its options that are not None, but for steps, schedule and correction."""
+        names = [name for name in OPTIONS if name not in ("steps", "schedule")]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def label(self) -> str:
+        """The sampler for people, such as "tau_leaping, 8 steps, cosine"."""
+        if self.correction is not None:
+            return f"{replace(self, correction=None).label}, {self.correction}"
+        if self.policy is not None:
+            return f"{replace(self, policy=None).label}, {self.policy}"
+        parts = [self.name]
+        if self.events is not None:
+            parts.append(f"{self.events} a step")
+        elif isinstance(self.steps, int):
+            parts.append(f"{self.steps} step{'s' if self.steps > 1 else ''}")
+            parts += [] if self.schedule is None else [str(self.schedule)]
+        elif self.steps is not None:
+            parts.append(f"{len(self.steps) - 1} steps on a grid")
+        if self.choice_temperature:
+            parts.append(f"choice temperature {self.choice_temperature:g}{', annealed' if self.annealed else ''}")
+        parts += [f"{value:g}" for value in (self.threshold, self.factor, self.gamma) if value is not None]
+        parts += [] if self.remasking is None else [str(self.remasking)]
+        return ", ".join(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None).
+
+        And the other options that it has.
+        """
+        steps = list(self.steps) if isinstance(self.steps, tuple) else self.steps
+        more = {
+            name: str(value) if name in ("policy", "remasking") else value for name, value in self.set_options.items()
+        }
+        if self.correction is not None:
+            more["correction"] = self.correction.describe()
+        return {
+            "sampler": self.name, "schedule": None if self.schedule is None else str(self.schedule), "steps": steps,
+            **more,
+        }  # fmt: skip
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks of a decoder that has an order of its own within them."""
+        return cast("Blocks | None", self.policy)
+
+    def counts(self, num_dims: int) -> list[int]:
+        """How many coordinates every step of events unmasks at most; with blocks, those of one block at a time."""
+        if self.steps is not None:
+            return event_counts(self.steps, num_dims, self.schedule)
+        each = self.events or 1
+        sizes = [len(block) for block in self.blocks.blocks] if isinstance(self.blocks, Blocks) else [num_dims]
+        if not self.family.blocks_alone:  # a policy goes on to the next block within a step
+            sizes = [num_dims]
+        return [min(each, size - done) for size in sizes for done in range(0, size, each)]
+
+
+Plan = Callable[[Options, int], Sequence[Step]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The samplers of one name.
+
+    Attributes:
+        plan: the steps for D coordinates; of an adaptive one as many as there may be, all the same.
+        takes: options that it takes, beside a correction.
+        adaptive: whether the number of steps depends on what is drawn.
+        blocks_alone: whether it takes no policies but blocks. because: added where an option is refused.
+        schedule: where none is given. defaults: of its options.
+    """
+
+    plan: Plan
+    takes: tuple[str, ...]
+    adaptive: bool = False
+    blocks_alone: bool = False
+    because: str = ""
+    schedule: Callable[[], Schedule] = linear
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+def _time_steps(options: Options, num_dims: int) -> Sequence[Step]:
+    assert options.steps is not None and options.jump is not None  # since __post_init__
+    return [TimeStep(options.jump, u) for u in step_fractions(options.steps, options.schedule).tolist()]
+
+
+def _event_steps(options: Options, num_dims: int) -> Sequence[Step]:
+    return [EventStep(count, options.policy or RatePolicy()) for count in options.counts(num_dims)]
+
+
+def _most_confident(options: Options, num_dims: int) -> Sequence[Step]:
+    counts = options.counts(num_dims)
+    temperature = options.choice_temperature or 0.0
+    last = len(counts)
+    left = [(last - 1 - k) / last if options.annealed else 1.0 for k in range(last)]
+    return [
+        DrawFirstStep(MostConfident(count, temperature * share), options.blocks) for count, share in zip(counts, left)
+    ]
+
+
+def _keeping(make: Callable[[Options], Keeping]) -> Plan:
+    return lambda options, num_dims: [DrawFirstStep(make(options), options.blocks)] * num_dims
+
+
+def _entropy_bounds(options: Options, num_dims: int) -> Sequence[Step]:
+    return [EntropyBoundStep(cast(float, options.gamma), options.blocks)] * num_dims
+
+
+def _remasking_steps(options: Options, num_dims: int) -> Sequence[Step]:
+    return cast(Remasking, options.remasking).steps(cast(int, options.steps), options.schedule)
+
+
+def _number(name: str, least: float, most: float, open_at_least: bool = False) -> Callable[[Any], float]:
+    """Reads a number in an interval."""
+
+    def read(value: Any) -> float:
+        wrong = isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
+        if wrong or value == inf or (open_at_least and value == least):
+            bounds = f"{'above' if open_at_least else 'at least'} {least:g}"
+            bounds += " and finite" if most == inf else f" and at most {most:g}"
+            raise UserError(f"{name} = {value!r} is not allowed: it must be a number {bounds}")
+        return float(value)
+
+    return read
+
+
+def _read_events(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"events = {value!r} is not allowed: it must be a whole number of at least 1")
+    return value
+
+
+def _read_annealed(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"annealed = {value!r} is not allowed: it must be true or false")
+    return value
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "policy": policy_of,
+    "schedule": lambda value: Schedule(value) if isinstance(value, str) else value,
+    "events": _read_events,
+    "choice_temperature": _number("choice_temperature", 0, inf),
+    "annealed": _read_annealed,
+    "threshold": _number("threshold", 0, 1, open_at_least=True),
+    "factor": _number("factor", 0, inf, open_at_least=True),
+    "gamma": _number("gamma", 0, inf),
+    "remasking": parse_remasking,
+    "correction": parse_correction,
+}
+OPTIONS = ("steps", "schedule", *(name for name in READ if name not in ("schedule", "correction")))
+OF_EVENTS = ": only steps of a number of events do, such as those of event_leaping"
+OWN = Family(_time_steps, ("steps", "schedule"))
+FAMILIES: dict[str, Family] = {
+    FIRST_HITTING: Family(
+        _event_steps, ("policy",), because=": it makes one step per coordinate, and no time error"
+    ),
+    **dict.fromkeys(JUMPS, OWN),
+    EVENT_LEAPING: Family(_event_steps, ("steps", "schedule", "policy", "events"), schedule=cosine),
+    SAMPLED_CONFIDENCE: Family(
+        _most_confident, ("steps", "schedule", "policy", "events", "choice_temperature", "annealed"),
+        blocks_alone=True, schedule=cosine,
+    ),
+    "threshold": Family(
+        _keeping(lambda options: AboveThreshold(cast(float, options.threshold))), ("threshold", "policy"),
+        adaptive=True, blocks_alone=True, defaults={"threshold": 0.9},
+    ),
+    "factor": Family(
+        _keeping(lambda options: ByFactor(cast(float, options.factor))), ("factor", "policy"),
+        adaptive=True, blocks_alone=True, defaults={"factor": 1.0},
+    ),
+    "entropy_bound": Family(
+        _entropy_bounds, ("gamma", "policy"), adaptive=True, blocks_alone=True, defaults={"gamma": 0.1}
+    ),
+    REMDM: Family(_remasking_steps, ("steps", "schedule", "remasking"), defaults={"remasking": Cap(0.2)}),
+}  # fmt: skip
+SAMPLERS = tuple(FAMILIES)
+WITH_STEPS = tuple(name for name, family in FAMILIES.items() if "steps" in family.takes)
