@@ -39,7 +39,7 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from mdlm_cfg.reports.comparison_report import comparison_sections
     from mdlm_cfg.reports.page import write_page
     from mdlm_cfg.reports.tables import print_table, write_csv
-    from mdlm_cfg.studies.comparison.findings import compare
+    from mdlm_cfg.studies.comparison import compare
 
     found = compare(paths)
     folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")

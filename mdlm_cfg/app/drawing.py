@@ -31,11 +31,11 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.support.progress import share_shown
+from mdlm_cfg.support.schema import SamplingSchema, keys_of
 from mdlm_cfg.training.data.sequences import BLANK
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 
-ASKED_HERE = ("w", "target_class", "num_samples", "study", "paper")  # which the training run does not decide
 Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of the values
 
 
@@ -48,10 +48,10 @@ def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = No
     if config["n"] < 1:
         raise UserError(f"n = {config['n']} is not allowed: it must be at least 1")
     start(config)
-    config = config | {"num_samples": config["n"], "study": None, "paper": None}
+    config = config | {"num_samples": config["n"]}
     plan_of(config)  # refused before anything is loaded
     run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"], names_in(config["net"]))
-    plan = plan_of(merged(run.config, config, [*overrides, *(f"{key}=" for key in ASKED_HERE)]))
+    plan = plan_of(merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result")))
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
     trainer = sampling_trainer(config, run.net)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.app.groups import groups_of, options_of
-from mdlm_cfg.app.schema import EvalSchema, SampleSchema, TrainSchema
+from mdlm_cfg.support.schema import SCHEMAS
 
-SCHEMAS = {"train": TrainSchema, "eval": EvalSchema, "sample": SampleSchema}
 PROGRAMS = {"train": "train.py", "eval": "eval.py", "sample": "-m mdlm_cfg.sample"}
 SETTING = re.compile(r"(\w+):(?: (?P<value>[^#]*?))?(?:\s+# (?P<comment>.*))?$")
 CONTINUED = re.compile(r"\s+# (.*)$")

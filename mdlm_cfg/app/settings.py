@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.schema import EVALUATION_KEYS, EvaluationSchema
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
@@ -25,6 +24,7 @@ from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import make, thing_named
+from mdlm_cfg.support.schema import EvaluationSchema, keys_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -60,8 +60,17 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     )  # fmt: skip
 
 
-def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+def merged(
+    saved: Mapping[str, Any],
+    config: Mapping[str, Any],
+    overrides: list[str],
+    keys: Collection[str] = keys_of(EvaluationSchema),
+) -> dict[str, Any]:
     """Evaluation settings of the command line where they are given there, and of the training run otherwise.
+
+    Args:
+        saved: the configuration of the training run. config: that of the command. overrides: of the command line.
+        keys: the settings that the training run decides where the command line does not.
 
     Raises:
         OmegaConfBaseException: a run's setting of another type than the command line may give.
@@ -69,7 +78,7 @@ def merged(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[
     given = {key_of(item) for item in overrides}
     if "experiment" in given:
         return dict(config)
-    kept = {key: saved[key] for key in EVALUATION_KEYS if key in saved and key not in given}
+    kept = {key: saved[key] for key in keys if key in saved and key not in given}
     if "sampler" in given:  # all this was chosen for another sampler
         kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule", "policy", "events")}
     if isinstance(config["steps"], list) and "steps" in given:  # a grid says when its steps are

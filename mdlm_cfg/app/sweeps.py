@@ -20,6 +20,7 @@ from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import label_of, new_run_folder
+from mdlm_cfg.support.schema import HYDRA
 
 MULTIRUN = ("-m", "--multirun")
 RECORD = "job.json"
@@ -60,7 +61,7 @@ class Sweep:
         """One of its jobs, by its number and all of its overrides; `more_keys` are those that a sweeper chooses."""
         keys = {*self.keys, *more_keys}
         own = [item for item in overrides if item.lstrip("+").split("=", 1)[0] in keys] or list(overrides)
-        label = label_of(own, places=("hydra",))
+        label = label_of([item for item in own if not item.lstrip("+").startswith(f"{HYDRA}.")], without=())
         return Job(self.folder / "_".join(part for part in (f"{number:02d}", label) if part), number, own)
 
 

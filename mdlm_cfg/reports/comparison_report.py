@@ -2,78 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
-from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.studies.comparison.findings import MAIN, Comparison, Mean
+from mdlm_cfg.reports.tables import Table, format_number, format_strength
+from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
+
+MAIN = {  # what is shown, by its name in report.json; everything is in the csv
+    "tv_class_exact": "guidance effect",
+    "tv_tilted_exact": "gap to tilted",
+    "tv_exact_learned": "score error",
+    "tv_exact_samples": "samples to exact",
+    FLOOR: "noise floor",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "diversity": "diversity",
+    "energy_features": "energy distance",
+    "posterior": "posterior of the class",
+    "log_prob": "log-probability",
+    "mean_rms": "error of the mean",
+    "tv_guided": "guided samples to tilted",
+    "tv_weighted": "weighted samples to tilted",
+    "tv_resampled": "resampled samples to tilted",
+}
+MOST = 8  # measurements that are shown of reports that have none of these
+Row = Mapping[str, Any]
 
 
 def comparison_sections(found: Comparison, folder: Path) -> list[Section]:
     """Draw the pictures into `folder`, and return the sections that show them."""
     sections = [_differences(found), _measured(found, folder)]
-    return [*sections, _tests(found)] if any(setting.test for setting in found.settings) else sections
+    return [*sections, _tests(found)] if len(_test_names(found)) else sections
 
 
 def _differences(found: Comparison) -> Section:
-    keys = list(found.settings[0].differs)
+    keys = list(found.settings[0])
     rows = [
-        [*(str(s.differs[key]) for key in keys), str(len(s.entries)), ", ".join(str(e.seed) for e in s.entries)]
-        for s in found.settings
+        [*(str(setting[key]) for key in keys), str(len(seeds)), ", ".join(map(str, seeds))]
+        for setting, seeds in zip(found.settings, found.seeds)
     ]
-    note = "Seeds do not count as a difference: reports that differ in nothing else are averaged."
+    note = "Only settings that decide a result count. Reports that differ in nothing but the seed are averaged."
     return Section("What differs", "", Table([*keys, "reports", "seeds"], rows, note))
 
 
 def _measured(found: Comparison, folder: Path) -> Section:
-    shown = [name for name in MAIN if name in found.measured]
+    shown = [name for name in MAIN if name in found.measured] or found.measured[:MOST]
+    about = _telling(found)
     rows = [
-        [setting.label, _strength(w), *(_cell(row, name) for name in shown)]
-        for setting in found.settings
-        for w, row in setting.at.items()
+        [found.labels[row[SETTING]], *(_text(row[key]) for key in about), *(_cell(row, name) for name in shown)]
+        for row in found.means.to_dict("records")
     ]
-    note = "Means over seeds (reports of one seed are averaged first) ± one standard error. All is in the csv."
+    note = (
+        "Means over seeds ± one standard error; reports of one seed, and classes, are averaged first. Different sets "
+        "of samples, denoisers and policies are never averaged. The noise floor is the mean distance of as many "
+        "samples that follow the sampled distribution exactly. The csv holds every number."
+    )
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]
-    return Section("Over w", "", Table(["setting", "w", *(MAIN[name] for name in shown)], rows, note), pictures)
+    table = Table([SETTING, *about, *(MAIN.get(name, name) for name in shown)], rows, note)
+    return Section("Over w", "", table, pictures)
+
+
+def _telling(found: Comparison) -> list[str]:
+    """The columns of the index that are shown: w, and those that have more than one value."""
+    differing = [key for key in found.index if key != SETTING and found.means[key].nunique(dropna=False) > 1]
+    return [STRENGTH, *(key for key in differing if key != STRENGTH)]
+
+
+def _test_names(found: Comparison) -> Sequence[str]:
+    return [name for name in found.test.columns if f"{name}_se" in found.test.columns]
 
 
 def _tests(found: Comparison) -> Section:
-    names = list(dict.fromkeys(name for setting in found.settings for name in setting.test))
-    rows = [[setting.label, *(_cell(setting.test, name) for name in names)] for setting in found.settings]
-    return Section("Test sets", "", Table(["setting", *(name.removeprefix("test/") for name in names)], rows))
+    names = _test_names(found)
+    rows = [
+        [found.labels[row[SETTING]], *(_cell(row, name) for name in names)] for row in found.test.to_dict("records")
+    ]
+    return Section("Test sets", "", Table([SETTING, *(name.removeprefix("test/") for name in names)], rows))
 
 
 def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
-    """One number against w, a line for every setting; None where there is one w alone."""
-    series: dict[str, Points] = {}
-    bands = {}
-    for setting in found.settings:
-        points = {w: row[name] for w, row in sorted(_numbers(setting.at)) if name in row}
-        if len(points) > 1:
-            series[setting.label] = (list(points), [mean.value for mean in points.values()])
-            around = [(mean.value, mean.standard_error or 0.0) for mean in points.values()]
-            bands[setting.label] = ([v - se for v, se in around], [v + se for v, se in around])
-    if not series:
+    """One number against w, a line for every setting and kind of row; None where there is only one w."""
+    about = [key for key in _telling(found) if key != STRENGTH]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for row in found.means.to_dict("records"):
+        if not isinstance(row[STRENGTH], str) and math.isfinite(row[name]):
+            label = ", ".join([found.labels[row[SETTING]], *(f"{key}={_text(row[key])}" for key in about)])
+            error = 0.0 if math.isnan(row[f"{name}_se"]) else row[f"{name}_se"]
+            lines.setdefault(label, []).append((row[STRENGTH], row[name], error))
+    lines = {label: sorted(points) for label, points in lines.items() if len(points) > 1}
+    if not lines:
         return None
-    path = line_plot(series, folder / f"{name}.png", "guidance strength w", MAIN[name], bands=bands)
-    return Picture(
-        path, f"{MAIN[name][0].upper()}{MAIN[name][1:]} against w; the band is one standard error over seeds."
-    )
+    series: dict[str, Points] = {label: ([w for w, _, _ in p], [v for _, v, _ in p]) for label, p in lines.items()}
+    bands = {label: ([v - se for _, v, se in p], [v + se for _, v, se in p]) for label, p in lines.items()}
+    head = MAIN.get(name, name)
+    path = line_plot(series, folder / f"{name}.png", "guidance strength w", head, bands=bands)
+    return Picture(path, f"{head[0].upper()}{head[1:]} against w; the band is one standard error over seeds.")
 
 
-def _numbers(at: Mapping[float | str, dict[str, Mean]]) -> list[tuple[float, dict[str, Mean]]]:
-    return [(w, row) for w, row in at.items() if not isinstance(w, str)]
-
-
-def _strength(w: float | str) -> str:
-    return w if isinstance(w, str) else f"{w:g}"
-
-
-def _cell(row: Mapping[str, Mean], name: str) -> str:
-    mean = row.get(name)
-    if mean is None:
+def _text(value: Any) -> str:
+    if value is None or value != value:
         return ""
-    spread = "" if mean.standard_error is None else f" ± {format_number(mean.standard_error)}"
-    return f"{format_number(mean.value)}{spread}"
+    return str(value) if isinstance(value, str) else format_strength(value)
+
+
+def _cell(row: Row, name: str) -> str:
+    if math.isnan(row[name]):
+        return ""
+    error = row[f"{name}_se"]
+    return format_number(row[name]) + ("" if math.isnan(error) else f" ± {format_number(error)}")

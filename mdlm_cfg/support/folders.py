@@ -9,9 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import Role, role_of
 
-# what says where a run goes and how it is shown, and not what it is
-PLACES = ("runs", "name", "out", "ckpt_path", "logger", "threads", "save_minutes", "hydra")
 MOST = 60  # characters of a label
 MOST_OF_ONE = 24  # of one value in it
 
@@ -34,7 +33,7 @@ def new_run_folder(root: str | Path, name: str, overrides: Sequence[str] = (), w
     raise UserError(f"there are too many runs in {Path(root, name)} with the time {stamp}")
 
 
-def label_of(overrides: Sequence[str], name: str = "", places: Collection[str] = PLACES) -> str:
+def label_of(overrides: Sequence[str], name: str = "", without: Collection[Role] = ("place", "operational")) -> str:
     """What was asked for, such as "net.width-64+seed-1": letters, digits and ._+- alone, at most `MOST` of them.
 
     One that is longer is cut, and ends in a hash of all of it: different labels stay different.
@@ -42,12 +41,12 @@ def label_of(overrides: Sequence[str], name: str = "", places: Collection[str] =
     Args:
         overrides: key=value, as on a command line.
         name: a choice of that name (data=NAME, experiment=NAME) is left out: the folder above says it.
-        places: keys that are left out, with all below them.
+        without: roles whose settings are left out.
     """
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key.split(".")[0] not in places and not (key in ("data", "experiment") and value.replace("/", "_") == name):
+        if role_of(key) not in without and not (key in ("data", "experiment") and value.replace("/", "_") == name):
             parts.append(f"{_plain(key)}-{_plain(value.rsplit('/', 1)[-1])[:MOST_OF_ONE]}")
     label = "+".join(parts)
     if len(label) <= MOST:

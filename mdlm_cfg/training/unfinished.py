@@ -14,11 +14,10 @@ import yaml
 
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import with_roles
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
 
 MARK = "unfinished"  # a file of a run folder from its beginning to its end: who works on it
-# of a configuration, what may differ between the parts of one run
-APART = ("ckpt_path", "runs", "name", "threads", "logger", "save_minutes")
 
 
 def mark_unfinished(folder: Path) -> None:
@@ -55,7 +54,7 @@ def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_fi
 
     Args:
         root, name: runs are in root/name.
-        config: of the run that would go on with it: all of it must be the same, but what `APART` names.
+        config: of the run that would go on with it: all settings that decide its result must be the same.
         is_first: of the processes of a run. The others follow the first one, which works on it already.
     """
     found = sorted(Path(root, name).glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
@@ -79,8 +78,7 @@ def _is_same(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in APART}
-    return kept | {"trainer": dict(kept.get("trainer") or {}) | {"enable_progress_bar": None}}
+    return with_roles(config, "result", "selection", "seed")
 
 
 def _is_worked_on(mark: Path) -> bool:

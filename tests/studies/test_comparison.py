@@ -5,27 +5,37 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
 from commands import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mdlm_cfg.app.comparing import main
-from mdlm_cfg.studies.comparison.findings import compare
+from mdlm_cfg.studies.comparison import Comparison, compare
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import SCHEMAS, role_of
+
+Rows = Sequence[dict[str, Any]]
 
 
-def written(folder: Path, errors: dict[Any, float], seed: int = 0, classes: int = 1, **config: Any) -> None:
-    """A run's folder with a report of these score errors by w; class k's is k higher."""
+def written(
+    folder: Path, errors: dict[Any, float], seed: int = 0, classes: int = 1, more: Rows = (), **config: Any
+) -> None:
+    """A run's folder with a report of these score errors by w; class k's is k higher. `more` are further rows."""
     (folder / "report").mkdir(parents=True)
     (folder / "resolved_config.yaml").write_text(yaml.safe_dump({"seed": seed, "runs": str(folder), **config}))
     rows = [
         {"w": w, "kind": "rate", "class": k, "tv_exact_learned": error + k, "tv_tilted_exact": None, "kl": "inf"}
         for w, error in errors.items()
         for k in range(classes)
-    ]
+    ] + [{"w": 0, "kind": "rate"} | row for row in more]
     report = {
         "version": 2, "distances": rows, "data": {"name": "toy"}, "run": {}, "test": {"test/nelbo": 10.0 + seed},
         "plan": {"guidances": [], "sampler": "first_hitting", "steps": None, "seed": seed},
@@ -33,20 +43,30 @@ def written(folder: Path, errors: dict[Any, float], seed: int = 0, classes: int 
     (folder / "report" / "report.json").write_text(json.dumps(report))
 
 
+def at(found: Comparison, setting: int, name: str, **about: Any) -> tuple[float, float | None, int]:
+    """Mean, standard error and number of seeds of one number in the only row that is about this."""
+    (row,) = (
+        row
+        for row in found.means.to_dict("records")
+        if row["setting"] == setting and all(row[key] == value for key, value in about.items())
+    )
+    error = row[f"{name}_se"]
+    return row[name], None if math.isnan(error) else error, row[f"{name}_seeds"]
+
+
 def test_seeds_are_averaged_and_settings_are_not(tmp_path: Path) -> None:
     for seed, error in enumerate((1.0, 2.0, 6.0)):
         written(tmp_path / f"a{seed}", {0: error, 2: 10 * error}, seed, net={"width": 8})
     written(tmp_path / "b", {0: 5.0, "ramp(0,4)": 7.0}, net={"width": 16})
-    small, large = compare([tmp_path]).settings
-    assert (small.label, large.label) == ("net.width=8", "net.width=16")
-    assert [entry.seed for entry in small.entries] == [0, 1, 2]
-    found = small.at[2]["tv_exact_learned"]
-    assert found.value == 30.0 and found.num == 3
-    assert math.isclose(found.standard_error, math.sqrt((400 + 100 + 900) / 2 / 3))
-    assert large.at["ramp(0,4)"]["tv_exact_learned"].value == 7.0
-    assert large.at[0]["tv_exact_learned"].standard_error is None  # of a single one
-    assert small.test["test/nelbo"].value == 11.0
-    assert set(small.at[0]) == {"tv_exact_learned"}  # what has no number is not there
+    found = compare([tmp_path])
+    assert found.labels == ["net.width=8", "net.width=16"]
+    assert found.seeds == [[0, 1, 2], [0]]
+    mean, error, num = at(found, 0, "tv_exact_learned", w=2)
+    assert mean == 30.0 and num == 3 and math.isclose(error, math.sqrt((400 + 100 + 900) / 2 / 3))
+    assert at(found, 1, "tv_exact_learned", w="ramp(0,4)") == (7.0, None, 1)
+    assert at(found, 1, "tv_exact_learned", w=0)[1] is None  # of a single one
+    assert found.test["test/nelbo"].tolist() == [11.0, 10.0]
+    assert found.measured == ["tv_exact_learned", "kl"]  # what no report has a number for is not there
 
 
 def test_jobs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
@@ -54,32 +74,99 @@ def test_jobs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
     for seed, error in enumerate((1.0, 3.0)):
         for w in (1, 2, 4):
             written(tmp_path / f"{seed}{w}", {0: error, w: error + w}, seed)
-    (only,) = compare([tmp_path]).settings
+    found = compare([tmp_path])
     for w in (0, 1, 2, 4):
-        found = only.at[w]["tv_exact_learned"]
-        assert (found.value, found.standard_error, found.num) == (2.0 + w, 1.0, 2)
-    assert only.test["test/nelbo"].standard_error == 0.5
+        assert at(found, 0, "tv_exact_learned", w=w) == (2.0 + w, 1.0, 2)
+    assert found.test["test/nelbo_se"].tolist() == [0.5]
 
 
 def test_what_a_report_has_no_word_for_is_named_only_where_it_tells_two_apart(tmp_path: Path) -> None:
     for width in (8, 16):
         written(tmp_path / f"{width}", {0: 1.0}, net={"width": width, "depth": 2})
     written(tmp_path / "c", {0: 1.0})
-    assert [s.label for s in compare([tmp_path]).settings] == ["net.width=16", "net.width=8", "net.width=None"]
+    assert compare([tmp_path]).labels == ["net.width=16", "net.width=8", "net.width=None"]
     written(tmp_path / "d", {0: 1.0}, objective="pooled")  # told from c by a setting that no other has
-    labels = [s.label for s in compare([tmp_path]).settings]
+    labels = compare([tmp_path]).labels
     assert len(set(labels)) == 4 and all("net.depth" in label and "objective" in label for label in labels)
 
 
 def test_classes_are_averaged_within_a_report(tmp_path: Path) -> None:
-    written(tmp_path / "a", {0: 1.0}, classes=3)
-    (only,) = compare([tmp_path / "a" / "report" / "report.json"]).settings
-    assert only.label == "all" and only.at[0]["tv_exact_learned"].value == 2.0
+    together = {"class": "all", "tv_exact_learned": 50.0}  # of the union of the classes: not one of them
+    written(tmp_path / "a", {0: 1.0}, classes=3, more=[together])
+    found = compare([tmp_path / "a" / "report" / "report.json"])
+    assert found.labels == ["all"] and len(found.means) == 2
+    assert at(found, 0, "tv_exact_learned", **{"class": "mean of 0, 1, 2"})[0] == 2.0
+    assert at(found, 0, "tv_exact_learned", **{"class": "all"})[0] == 50.0
+
+
+def test_a_number_that_a_class_lacks_is_absent(tmp_path: Path) -> None:
+    rows = [{"class": 0, "recall": 0.5}, {"class": 1, "recall": "nan"}, {"class": 2, "recall": None}]
+    written(tmp_path / "a", {}, more=rows)
+    assert math.isnan(compare([tmp_path]).means["recall"][0])
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "set": st.sampled_from(["exact", "floor", "learned", "class"]),
+                "denoiser": st.sampled_from(["exact", "learned", None]),
+                "policy": st.sampled_from(["rate", "uniform"]),
+                "num_samples": st.sampled_from([10, 100]),
+                "calls": st.sampled_from([1, 2]),
+                "w": st.sampled_from([0.0, 2.0, "ramp(0,4)"]),
+            }
+        ),
+        min_size=1,
+        max_size=12,
+        unique_by=repr,
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_rows_that_are_about_different_things_are_never_averaged(about: list[dict[str, Any]]) -> None:
+    """Whatever columns say what a row is about: over two seeds, each such row has the mean of its own two numbers."""
+    with TemporaryDirectory() as folder:
+        for seed in (0, 1):
+            rows = [row | {"log_prob": 10.0 * k + seed, "log_prob_se": 0.1} for k, row in enumerate(about)]
+            written(Path(folder, str(seed)), {}, seed, more=rows)
+        found = compare([folder])
+    assert len(found.means) == len(about) and "log_prob_se" not in found.measured
+    for k, row in enumerate(about):
+        given = {key: value for key, value in row.items() if value is not None}
+        same = [v for v in found.means.to_dict("records") if all(v[key] == given[key] for key in given)]
+        assert (10.0 * k + 0.5, 0.5) in [(v["log_prob"], v["log_prob_se"]) for v in same]
+
+
+def test_what_is_not_finite_is_not_dropped(tmp_path: Path) -> None:
+    for seed, kl in enumerate((1.0, "inf", "inf")):
+        written(tmp_path / str(seed), {}, seed, more=[{"kl_b": kl, "kl_c": None if seed else 3.0, "kl_d": "nan"}])
+    found = compare([tmp_path])
+    assert at(found, 0, "kl_b") == (math.inf, None, 3)
+    (row,) = found.rows()
+    assert row["kl_b"] == math.inf and row["kl_b_se"] is None and row["kl_d"] is None
+    assert row["kl_c"] == 3.0 and row["kl_c_seeds"] == 1  # one seed of three has it, and the row says so
+
+
+def test_the_noise_floor_is_that_of_the_sampled_distribution(tmp_path: Path) -> None:
+    written(tmp_path / "a", {}, more=[{"noise_floor_exact": 0.2, "noise_floor_learned": 0.3}], net={"width": 8})
+    written(tmp_path / "b", {}, more=[{"noise_floor_exact": 0.2}])
+    assert compare([tmp_path]).means["noise_floor"].tolist() == [0.3, 0.2]
+
+
+@pytest.mark.parametrize("role", ["operational", "place", "seed", "selection"])
+def test_only_settings_that_decide_the_result_tell_reports_apart(role: str, tmp_path: Path) -> None:
+    keys = sorted({one.name for schema in SCHEMAS.values() for one in fields(schema)})
+    for k in (0, 1):
+        config = {key: k for key in keys if role_of(key) == role}
+        written(tmp_path / str(k), {0: 1.0}, **({"seed": k} | config))
+    assert compare([tmp_path]).labels == ["all"]
+    written(tmp_path / "other", {0: 1.0}, num_samples=5)
+    assert len(compare([tmp_path]).labels) == 2
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "no report"), ("[]", "no report"), ('{"version": 2}', "no distances"), (None, "no report.json below")],
+    [("{", "not a report"), ("[]", "not a report"), ('{"version": 2}', "no distances"), (None, "no report.json below")],
 )
 def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

@@ -1,0 +1,243 @@
+"""Several reports side by side: means over seeds with standard errors, for each setting and each kind of row.
+
+Two rows are averaged only if they are the same measurement: the same setting, and the same value in every column that
+says what a row is about (the strength, the set of samples, the denoiser, the policy, ...).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import flattened, role_of
+
+NUMBERS, CONFIG = "report.json", "resolved_config.yaml"
+VERSION = 2  # of report.json
+COUNTED = ("steps", "calls", "num_samples", "num_sets")  # numbers that say what a row is about, and measure nothing
+UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
+SETTING, SEED, STRENGTH, CLASS = "setting", "seed", "w", "class"
+FLOOR = "noise_floor"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report.
+
+    Attributes:
+        path: of its report.json.
+        settings: flat, "net.width" and so on: those that decide the result.
+        seed: or None.
+        rows: one per strength, class and set of samples.
+        test: results on the test set, by name.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    seed: Any
+    rows: list[dict[str, Any]]
+    test: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings side by side.
+
+    Attributes:
+        settings: for each setting, the values of the keys that differ, in the order that first reports were found in.
+        seeds: for each setting, the seed of each of its reports.
+        index: the columns of `means` that say what a row is about, `SETTING` (a place in `settings`) first.
+        measured: the names of what was measured. Each has three columns in `means`: NAME, the mean over seeds;
+            NAME_se, its standard error (NaN of a single seed, and where a value is not finite); NAME_seeds, how many
+            seeds have it.
+        means: one row for each setting and kind of row.
+        test: results on the test set, one row per setting, with the same columns.
+    """
+
+    settings: list[dict[str, Any]]
+    seeds: list[list[Any]]
+    index: list[str]
+    measured: list[str]
+    means: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def labels(self) -> list[str]:
+        """For people: "net.width=64, data.batch_size=128"; "all" where nothing differs."""
+        return [", ".join(f"{key}={value}" for key, value in one.items()) or "all" for one in self.settings]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row for every setting and kind of row; what is absent is None.
+
+        NAME_seeds is there only where fewer seeds have the number than the setting.
+        """
+        found = []
+        for row in self.means.to_dict("records"):
+            place = row.pop(SETTING)
+            num_seeds = len(set(map(repr, self.seeds[place])))
+            few = {f"{name}_seeds" for name in self.measured if 0 < row[f"{name}_seeds"] < num_seeds}
+            plain = {
+                key: None if _is_absent(value) else value
+                for key, value in row.items()
+                if not key.endswith("_seeds") or key in few
+            }
+            found.append(self.settings[place] | {"reports": len(self.seeds[place])} | plain)
+        return found
+
+
+def compare(paths: Sequence[str | Path]) -> Comparison:
+    """Read reports, and put side by side what they measured.
+
+    Args:
+        paths: report.json files, or folders that are searched for them.
+
+    Raises:
+        UserError: as `find_reports` and `read_entry`.
+    """
+    entries = [read_entry(path) for path in find_reports(paths)]
+    settings, places = _settings_of(entries)
+    seeds: list[list[Any]] = [[] for _ in settings]
+    for entry, place in zip(entries, places):
+        seeds[place].append(entry.seed)
+    who = [{SETTING: place, SEED: repr(entry.seed)} for entry, place in zip(entries, places)]
+    rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows)]
+    means, index, measured = _over_seeds(rows)
+    tests = [about | {k: v for k, v in e.test.items() if _is_measured(k, v)} for e, about in zip(entries, who)]
+    return Comparison(settings, seeds, index, measured, means, _over_seeds(tests)[0])
+
+
+def find_reports(paths: Sequence[str | Path]) -> list[Path]:
+    """Every report.json among files and below folders, in order, each once.
+
+    Raises:
+        UserError: a path that does not exist, or no report at all.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"there is no {path}: give folders of runs, or report.json files")
+        found |= dict.fromkeys([path] if path.is_file() else sorted(path.rglob(NUMBERS)))
+    if not found:
+        raise UserError(f"there is no {NUMBERS} below {', '.join(map(str, paths))}: evaluate the runs first")
+    return list(found)
+
+
+def read_entry(path: Path) -> Entry:
+    """One report, and the configuration of the run that it lies in.
+
+    Raises:
+        UserError: a file that is not a report, or is of another version.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        version, rows, plan = report["version"], report["distances"], report["plan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a report that can be compared: it holds no distances by w") from error
+    if version != VERSION:
+        raise UserError(f"{path} is a report of version {version}, and only version {VERSION} can be compared")
+    config = flattened(_config_of(path))
+    flat = config | {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
+    flat |= {"data": report["data"].get("name"), "denoiser": report["run"].get("denoiser", "learned")}
+    settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
+    return Entry(path, settings, config.get(SEED, plan.get(SEED)), rows, report.get("test") or {})
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    """The configuration of the run that a report was written for: in a folder above it, at most three up."""
+    for folder in list(path.parents)[:4]:
+        if (folder / CONFIG).is_file():
+            return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    return {}
+
+
+def _settings_of(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The different settings, by the keys that differ; and for each entry the place of its own among them."""
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.settings))
+    differing = [key for key in keys if len({repr(e.settings.get(key)) for e in entries}) > 1]
+    # a report of exact conditionals has no network: its settings are named only where they distinguish two reports
+    telling = [key for key in keys if len({repr(e.settings[key]) for e in entries if key in e.settings}) > 1]
+    named = telling if len(_distinct(entries, telling)) == len(_distinct(entries, differing)) else differing
+    groups = _distinct(entries, named)
+    settings = [{key: entry.settings.get(key) for key in named} for entry in groups.values()]
+    return settings, [list(groups).index(_values(entry, named)) for entry in entries]
+
+
+def _distinct(entries: Sequence[Entry], keys: Sequence[str]) -> dict[str, Entry]:
+    """The last entry of each different setting, in the order of the first ones."""
+    return {_values(entry, keys): entry for entry in entries}
+
+
+def _values(entry: Entry, keys: Sequence[str]) -> str:
+    return repr([entry.settings.get(key) for key in keys])
+
+
+def _over_classes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of one report, in which those that differ in their class alone are one: the mean over these classes.
+
+    A number that one of the classes lacks is absent. A row of all classes together ("all") is a row of its own.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in map(_plain, rows):
+        about = {key: value for key, value in row.items() if not _is_measured(key, value)}
+        if isinstance(row.get(CLASS), int):
+            about[CLASS] = "each"
+        groups.setdefault(repr(about), []).append(row)
+    return [_mean_of(group) for group in groups.values()]
+
+
+def _mean_of(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found = dict(group[0])
+    for key in {key for row in group for key, value in row.items() if _is_measured(key, value)}:
+        values = [row.get(key) for row in group]
+        found[key] = None if None in values else sum(values) / len(values)  # type: ignore[arg-type]
+    if len(group) > 1:
+        found[CLASS] = f"mean of {', '.join(str(row[CLASS]) for row in group)}"
+    return found
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of report.json without lists and uncertainties; numbers that are not finite are floats again."""
+    kept = {key: _number(value) for key, value in row.items() if not isinstance(value, Mapping | list)}
+    floor = kept.get(f"{FLOOR}_learned", kept.get(f"{FLOOR}_exact"))
+    if floor is not None:
+        kept[FLOOR] = floor  # of the distribution that the samples follow, as in a report
+    return {key: value for key, value in kept.items() if value is not None and not key.endswith(UNCERTAINTIES)}
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _is_measured(key: str, value: Any) -> bool:
+    """Whether a value is a measurement; text, a count of what was asked for and a class say what a row is about."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and key not in (STRENGTH, CLASS, "target_class", *COUNTED) and not key.endswith(UNCERTAINTIES)
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Means over seeds with standard errors; the index; what was measured.
+
+    Reports of one seed are averaged first: the jobs of a sweep over w are not repeats of w = 0.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    measured = [
+        key for key in columns if key not in (SETTING, SEED) and any(_is_measured(key, r.get(key)) for r in rows)
+    ]
+    index = [key for key in columns if key not in (*measured, SEED)]
+    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(measured, float))
+    frame[index] = frame[index].astype(object)
+    by_seed = frame.groupby([*index, SEED], sort=False, dropna=False)[measured].mean()
+    over = by_seed.groupby(index, sort=False, dropna=False)
+    parts = (over.mean(), over.sem().add_suffix("_se"), over.count().add_suffix("_seeds"))
+    return pd.concat(parts, axis=1).reset_index(), index, measured
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,1 +1,0 @@
-"""Several reports side by side."""
