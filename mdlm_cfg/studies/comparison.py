@@ -21,7 +21,7 @@ from mdlm_cfg.support.schema import flattened, role_of
 
 NUMBERS, CONFIG = "report.json", "resolved_config.yaml"
 VERSION = 2  # of report.json
-COUNTED = ("steps", "calls", "num_samples", "num_sets")  # numbers that say what a row is about, and measure nothing
+ABOUT = ("steps", "calls", "num_samples", "num_sets", "image", "image_class")  # numbers that measure nothing
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
 SETTING, SEED, STRENGTH, CLASS = "setting", "seed", "w", "class"
 FLOOR = "noise_floor"
@@ -188,7 +188,7 @@ def _over_classes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         about = {key: value for key, value in row.items() if not _is_measured(key, value)}
         if isinstance(row.get(CLASS), int):
             about[CLASS] = "each"
-        groups.setdefault(repr(about), []).append(row)
+        groups.setdefault(repr(sorted(about.items())), []).append(row)
     return [_mean_of(group) for group in groups.values()]
 
 
@@ -197,7 +197,7 @@ def _mean_of(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key in {key for row in group for key, value in row.items() if _is_measured(key, value)}:
         values = [row.get(key) for row in group]
         found[key] = None if None in values else sum(values) / len(values)  # type: ignore[arg-type]
-    if len(group) > 1:
+    if len(group) > 1 and isinstance(group[0].get(CLASS), int):
         found[CLASS] = f"mean of {', '.join(str(row[CLASS]) for row in group)}"
     return found
 
@@ -218,7 +218,7 @@ def _number(value: Any) -> Any:
 def _is_measured(key: str, value: Any) -> bool:
     """Whether a value is a measurement; text, a count of what was asked for and a class say what a row is about."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and key not in (STRENGTH, CLASS, "target_class", *COUNTED) and not key.endswith(UNCERTAINTIES)
+    return number and key not in (STRENGTH, CLASS, "target_class", *ABOUT) and not key.endswith(UNCERTAINTIES)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str], list[str]]:
