@@ -133,11 +133,12 @@ def _numbers(values: Sequence[float], most: int = 6) -> str:
 
 
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
-    """Show a table on the terminal; one that is too wide for it is turned on its side."""
+    """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower."""
     console = console or Console()
-    if sum(_widths(table)) + 3 * len(table.columns) > console.width:
-        turned = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
-        table = Table(turned[0], turned[1:], table.note)
+    if _width(table) > console.width:
+        lines = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
+        turned = Table(lines[0], lines[1:], table.note)
+        table = min(table, turned, key=_width)
     rich_table = RichTable(
         title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
@@ -148,6 +149,10 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
     console.print(rich_table)
     if table.note:
         console.print(table.note, style="dim", highlight=False)
+
+
+def _width(table: Table) -> int:
+    return sum(_widths(table)) + 3 * len(table.columns)
 
 
 def markdown(table: Table) -> str:

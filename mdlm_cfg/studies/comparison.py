@@ -20,8 +20,8 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import flattened, role_of
 
 NUMBERS, CONFIG = "report.json", "resolved_config.yaml"
-VERSION = 2  # of report.json
-ABOUT = ("steps", "calls", "num_samples", "num_sets", "image", "image_class")  # numbers that measure nothing
+# of reports of version 2, which do not declare their columns: numbers that measure nothing
+ABOUT = ("w", "class", "target_class", "steps", "calls", "num_samples", "num_sets", "image", "image_class")
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
 SETTING, SEED, STRENGTH, CLASS = "setting", "seed", "w", "class"
 FLOOR = "noise_floor"
@@ -35,7 +35,8 @@ class Entry:
         path: of its report.json.
         settings: flat, "net.width" and so on: those that decide the result.
         seed: or None.
-        rows: one per strength, class and set of samples.
+        rows: one per strength, class and set of samples, without uncertainties and nested values.
+        index: the columns that say what a row is about; the others are numbers that were measured.
         test: results on the test set, by name.
     """
 
@@ -43,6 +44,7 @@ class Entry:
     settings: dict[str, Any]
     seed: Any
     rows: list[dict[str, Any]]
+    index: tuple[str, ...]
     test: dict[str, float]
 
 
@@ -107,10 +109,11 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
     for entry, place in zip(entries, places):
         seeds[place].append(entry.seed)
     who = [{SETTING: place, SEED: repr(entry.seed)} for entry, place in zip(entries, places)]
-    rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows)]
-    means, index, measured = _over_seeds(rows)
-    tests = [about | {k: v for k, v in e.test.items() if _is_measured(k, v)} for e, about in zip(entries, who)]
-    return Comparison(settings, seeds, index, measured, means, _over_seeds(tests)[0])
+    index = [SETTING, *dict.fromkeys(name for entry in entries for name in entry.index)]
+    rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows, index)]
+    means, measured = _over_seeds(rows, index)
+    tests, _ = _over_seeds([about | _without_nested(e.test) for e, about in zip(entries, who)], [SETTING])
+    return Comparison(settings, seeds, index, measured, means, tests)
 
 
 def find_reports(paths: Sequence[str | Path]) -> list[Path]:
@@ -137,16 +140,35 @@ def read_entry(path: Path) -> Entry:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        version, rows, plan = report["version"], report["distances"], report["plan"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, plan = report["version"], report["plan"]
+        if version not in READERS:
+            known = " and ".join(map(str, READERS))
+            raise UserError(f"{path} is a report of version {version}: only those of {known} can be compared")
+        rows, index = READERS[version](report)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
         raise UserError(f"{path} is not a report that can be compared: it holds no distances by w") from error
-    if version != VERSION:
-        raise UserError(f"{path} is a report of version {version}, and only version {VERSION} can be compared")
     config = flattened(_config_of(path))
     flat = config | {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
     flat |= {"data": report["data"].get("name"), "denoiser": report["run"].get("denoiser", "learned")}
     settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
-    return Entry(path, settings, config.get(SEED, plan.get(SEED)), rows, report.get("test") or {})
+    return Entry(path, settings, config.get(SEED, plan.get(SEED)), rows, index, report.get("test") or {})
+
+
+def _declared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The main table of a report that declares its columns: the rows, and the columns of the index."""
+    name, columns = next(iter(report["columns"].items()))
+    index = tuple(key for key, about in columns.items() if about["index"])
+    rows = map(_without_nested, report[name])
+    return [{k: v for k, v in row.items() if k in index or _is_number(v)} for row in rows], index
+
+
+def _undeclared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The same of a report of version 2: what is no number, or is one of `ABOUT`, says what a row is about."""
+    rows = list(map(_without_nested, report["distances"]))
+    return rows, tuple(dict.fromkeys(k for row in rows for k, v in row.items() if k in ABOUT or not _is_number(v)))
+
+
+READERS = {2: _undeclared, 3: _declared}  # by the version of report.json
 
 
 def _config_of(path: Path) -> dict[str, Any]:
@@ -178,32 +200,30 @@ def _values(entry: Entry, keys: Sequence[str]) -> str:
     return repr([entry.settings.get(key) for key in keys])
 
 
-def _over_classes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _over_classes(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of one report, in which those that differ in their class alone are one: the mean over these classes.
 
     A number that one of the classes lacks is absent. A row of all classes together ("all") is a row of its own.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in map(_plain, rows):
-        about = {key: value for key, value in row.items() if not _is_measured(key, value)}
-        if isinstance(row.get(CLASS), int):
-            about[CLASS] = "each"
-        groups.setdefault(repr(sorted(about.items())), []).append(row)
-    return [_mean_of(group) for group in groups.values()]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        about = {key: row.get(key) for key in index} | ({CLASS: "each"} if isinstance(row.get(CLASS), int) else {})
+        groups.setdefault(repr(about), []).append(row)
+    return [_mean_of(group, index) for group in groups.values()]
 
 
-def _mean_of(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[str, Any]:
     found = dict(group[0])
-    for key in {key for row in group for key, value in row.items() if _is_measured(key, value)}:
-        values = [row.get(key) for row in group]
-        found[key] = None if None in values else sum(values) / len(values)  # type: ignore[arg-type]
+    for key in {key for row in group for key in row if key not in index}:
+        values = [row.get(key, math.nan) for row in group]
+        found[key] = sum(values) / len(values)
     if len(group) > 1 and isinstance(group[0].get(CLASS), int):
         found[CLASS] = f"mean of {', '.join(str(row[CLASS]) for row in group)}"
     return found
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of report.json without lists and uncertainties; numbers that are not finite are floats again."""
+def _without_nested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of report.json without lists, absent values and uncertainties; infinities are floats again."""
     kept = {key: _number(value) for key, value in row.items() if not isinstance(value, Mapping | list)}
     floor = kept.get(f"{FLOOR}_learned", kept.get(f"{FLOOR}_exact"))
     if floor is not None:
@@ -215,28 +235,22 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("inf", "-inf", "nan") else value
 
 
-def _is_measured(key: str, value: Any) -> bool:
-    """Whether a value is a measurement; text, a count of what was asked for and a class say what a row is about."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and key not in (STRENGTH, CLASS, "target_class", *ABOUT) and not key.endswith(UNCERTAINTIES)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Means over seeds with standard errors; the index; what was measured.
+def _over_seeds(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Means over seeds with standard errors, and what was measured.
 
     Reports of one seed are averaged first: the jobs of a sweep over w are not repeats of w = 0.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    measured = [
-        key for key in columns if key not in (SETTING, SEED) and any(_is_measured(key, r.get(key)) for r in rows)
-    ]
-    index = [key for key in columns if key not in (*measured, SEED)]
-    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(measured, float))
+    measured = list(dict.fromkeys(key for row in rows for key in row if key not in (*index, SEED)))
+    frame = pd.DataFrame(rows, columns=[*index, SEED, *measured]).astype(dict.fromkeys(measured, float))
     frame[index] = frame[index].astype(object)
     by_seed = frame.groupby([*index, SEED], sort=False, dropna=False)[measured].mean()
-    over = by_seed.groupby(index, sort=False, dropna=False)
+    over = by_seed.groupby(list(index), sort=False, dropna=False)
     parts = (over.mean(), over.sem().add_suffix("_se"), over.count().add_suffix("_seeds"))
-    return pd.concat(parts, axis=1).reset_index(), index, measured
+    return pd.concat(parts, axis=1).reset_index(), measured
 
 
 def _is_absent(value: Any) -> bool:

@@ -147,6 +147,29 @@ def test_what_is_not_finite_is_not_dropped(tmp_path: Path) -> None:
     assert row["kl_c"] == 3.0 and row["kl_c_seeds"] == 1  # one seed of three has it, and the row says so
 
 
+def test_a_report_that_declares_its_columns_is_compared_by_them(tmp_path: Path) -> None:
+    """An index of whole numbers is not averaged, a count that was measured is, and words are not measurements."""
+    columns = {"w": True, "together": True, "num_left": False, "tv": False, "remark": False}
+    for seed in (0, 1):
+        table = [
+            {"w": 0.0, "together": k, "num_left": 10 * k + seed, "tv": "inf", "remark": f"of {seed}"} for k in (1, 2)
+        ]
+        report = {
+            "version": 3,
+            "laws": table,
+            "data": {"name": "toy"},
+            "run": {},
+            "plan": {"seed": seed},
+            "columns": {"laws": {name: {"index": index} for name, index in columns.items()}, "other": {}},
+        }
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "report.json").write_text(json.dumps(report))
+    found = compare([tmp_path])
+    assert found.index == ["setting", "w", "together"] and found.measured == ["num_left", "tv"]
+    assert at(found, 0, "num_left", together=1) == (10.5, 0.5, 2) and at(found, 0, "num_left", together=2)[0] == 20.5
+    assert at(found, 0, "tv", together=1) == (math.inf, None, 2)
+
+
 def test_the_noise_floor_is_that_of_the_sampled_distribution(tmp_path: Path) -> None:
     written(tmp_path / "a", {}, more=[{"noise_floor_exact": 0.2, "noise_floor_learned": 0.3}], net={"width": 8})
     written(tmp_path / "b", {}, more=[{"noise_floor_exact": 0.2}])
