@@ -19,11 +19,15 @@ import yaml
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import flattened, role_of
 
-NUMBERS, CONFIG = "report.json", "resolved_config.yaml"
+NUMBERS = "report.json"
+CONFIG = "resolved_config.yaml"
 # of reports of version 2, which do not declare their columns: numbers that measure nothing
 ABOUT = ("w", "class", "target_class", "steps", "calls", "num_samples", "num_sets", "image", "image_class")
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
-SETTING, SEED, STRENGTH, CLASS = "setting", "seed", "w", "class"
+SETTING = "setting"
+SEED = "seed"
+STRENGTH = "w"
+CLASS = "class"
 FLOOR = "noise_floor"
 
 
@@ -140,7 +144,8 @@ def read_entry(path: Path) -> Entry:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        version, plan = report["version"], report["plan"]
+        version = report["version"]
+        plan = report["plan"]
         if version not in READERS:
             known = " and ".join(map(str, READERS))
             raise UserError(f"{path} is a report of version {version}: only those of {known} can be compared")
