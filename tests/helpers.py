@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.seeds import generator_for
@@ -105,3 +107,16 @@ def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Fin
 def block_of(findings: Findings, name: str) -> list[Any]:
     """The rows of one block."""
     return list(next(block.rows for block in findings.blocks if block.name == name))
+
+
+def chi_square_p_value(x: Tensor, law: Tensor) -> float:
+    """P(a chi-square as large), cells with fewer than 5 expected counts pooled; impossible cells must be empty."""
+    expected = len(x) * law.flatten()
+    observed = len(x) * histogram(x, law.shape[0]).flatten()
+    assert observed[expected == 0].sum() == 0
+    small = expected < 5
+    expected = torch.cat([expected[~small], expected[small].sum()[None]])
+    observed = torch.cat([observed[~small], observed[small].sum()[None]])
+    keep = expected > 0
+    statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum()
+    return float(chi2.sf(float(statistic), int(keep.sum()) - 1))

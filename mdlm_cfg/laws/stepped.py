@@ -2,8 +2,8 @@
 
 The kernel of a step that only unmasks has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate
 stays or takes one of N values. It is applied to sets of unmasked coordinates of one size, many at a time, on the dense
-tensor (N+1,)*D. A step that also masks again moves the unmasked coordinates by a matrix of their own, axis by axis, and
-so spreads each of the 2^D sets over all (N+1)^D states (theory, section 18).
+tensor (N+1,)*D. A step that also masks again moves the coordinates that were unmasked by a matrix of their own, axis by
+axis, on the outcomes by their origin, (2N+1,)*D (theory, section 18).
 
 A parallel step can land on a partial state that is impossible under the class. What happens there is the denoiser's
 answer (docs/design.md, "The denoiser's contract"), here as in the sampler.
@@ -21,14 +21,13 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
+from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.steps import Step
-from mdlm_cfg.laws.rates import MAX_BATCH, refuse_if_too_large, start
+from mdlm_cfg.laws.rates import MAX_BATCH, SMALL_LAW, memory_limit, refuse_if_too_large, start
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 MAX_ENTRIES = 1e9  # kernel entries of a step: beyond that a step takes minutes
-SPREAD = 2**22  # entries of a step that masks again made at a time
 GROUP = 2**20  # kernel entries made at a time, where the states of a single set have not more
 
 
@@ -52,33 +51,35 @@ class FrozenRates:
     def places(self, num_tokens: int, num_dims: int) -> Tensor:
         """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
         masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
-        states = self.states.unflatten(0, (self.num_sets, -1))
-        moved = offsets(masked, num_tokens, num_dims)
-        return states[:, :, None] + (moved - moved[:, -1:])[:, None]
+        # how far from the mask to every value, and to the mask itself
+        ways = torch.arange(num_tokens + 1, device=masked.device) - num_tokens
+        moved = offsets(masked, ways, num_tokens + 1, num_dims)
+        return self.states.unflatten(0, (self.num_sets, -1))[:, :, None] + moved[:, None]
 
-    def everywhere(self, num_tokens: int, num_dims: int, sets: slice) -> Tensor:
-        """Where all states lie in C order for some of the sets U, int64 (C, (N+1)^l, (N+1)^(D-l)): U's values first."""
-        masked = self.masked.unflatten(0, (self.num_sets, -1))[sets, 0]
-        is_masked = torch.zeros(len(masked), num_dims, dtype=torch.int64, device=masked.device)
-        is_masked.scatter_(1, masked, 1)
-        unmasked = is_masked.argsort(dim=1, stable=True)[:, : num_dims - masked.shape[1]]
-        return offsets(unmasked, num_tokens, num_dims)[:, :, None] + offsets(masked, num_tokens, num_dims)[:, None]
+    def places_by_origin(self, num_tokens: int, num_dims: int) -> Tensor:
+        """The same in (2N+1,)*D, whose axes have the values that were there, those that are new, and the mask."""
+        base = 2 * num_tokens + 1
+        tokens = points_at(self.states, num_tokens + 1, num_dims)
+        before = flat_index(tokens.masked_fill(tokens == num_tokens, 0), base)
+        masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
+        ways = torch.arange(num_tokens + 1, device=masked.device) + num_tokens
+        moved = offsets(masked, ways, base, num_dims)
+        return before.unflatten(0, (self.num_sets, -1))[:, :, None] + moved[:, None]
 
 
-def offsets(coordinates: Tensor, num_tokens: int, num_dims: int) -> Tensor:
-    """The share in the place in C order of all values, the mask last, of some coordinates.
+def offsets(coordinates: Tensor, ways: Tensor, base: int, num_dims: int) -> Tensor:
+    """What some coordinates add to a place in C order, for all combinations of what each may be.
 
     Args:
-        coordinates: int64 (C, q).
+        coordinates: int64 (C, q). ways: int64 (R,), with values on an axis of `base`.
 
     Returns:
-        int64 (C, (N+1)^q).
+        int64 (C, R^q).
     """
-    values = torch.arange(num_tokens + 1, device=coordinates.device)
-    ways = strides(num_tokens + 1, num_dims, coordinates.device)[coordinates][..., None] * values
+    far = strides(base, num_dims, coordinates.device)[coordinates][..., None] * ways
     found = torch.zeros(len(coordinates), 1, dtype=torch.int64, device=coordinates.device)
-    for i in range(ways.shape[1]):
-        found = (found[:, :, None] + ways[:, i, None]).flatten(1)
+    for i in range(far.shape[1]):
+        found = (found[:, :, None] + far[:, i, None]).flatten(1)
     return found
 
 
@@ -181,64 +182,62 @@ def kernel_entries(num_tokens: int, num_dims: int) -> int:
     return (2 * num_tokens + 1) ** num_dims
 
 
-def refuse_remasking(num_tokens: int, num_dims: int) -> None:
-    """Raise UserError where a step that masks again has too many entries: each of 2^D sets goes to (N+1)^D states."""
-    entries = (2 * num_tokens + 2) ** num_dims
-    if entries > MAX_ENTRIES:
-        raise UserError(
-            f"a step that masks again on ({num_tokens}+1)^{num_dims} partial states has {entries:.3g} entries, more "
-            f"than {MAX_ENTRIES:.0g}; compare samples instead"
-        )
-
-
 def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     """The law after one step, (N+1,)*D: every state's mass spread over its moves.
 
     Raises:
-        UserError: a step that masks again, on more states than can be spread.
+        UserError: a step that masks again, on more states than memory holds by their origin.
     """
     n = law.shape[0] - 1
     d = law.ndim
-    unmasked_moves = step.unmasked_moves(n, law.device)
-    finished = law[(slice(0, n),) * d]
+    again = step.unmasked_moves(n, law.device)
+    if again is not None:
+        return _apply_remasking(law, rates, step, again)
     after = torch.zeros_like(law)
-    if unmasked_moves is None:
-        after[(slice(0, n),) * d] = finished
-    else:
-        refuse_remasking(n, d)
-        after += spread_unmasked(finished.reshape(1, -1, 1), unmasked_moves, d).view_as(law)
+    after[(slice(0, n),) * d] = law[(slice(0, n),) * d]
+    for r, spread in _spread(law, rates, step):
+        after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())
+    return after
+
+
+def _spread(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Iterator[tuple[FrozenRates, Tensor]]:
+    """The mass of every state with a mask, spread over the outcomes of its masked coordinates."""
     flat = law.flatten()
     for r in rates:
         mass = flat[r.states]
         if is_on_cpu(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
             continue
-        spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
-        if unmasked_moves is None:
-            after.view(-1).index_add_(0, r.places(n, d).flatten(), spread.flatten())
-            continue
-        by_set = spread.view(r.num_sets, -1, spread.shape[1])
-        at_once = max(1, SPREAD // law.numel())
-        for first in range(0, r.num_sets, at_once):
-            sets = slice(first, first + at_once)
-            moved = spread_unmasked(by_set[sets], unmasked_moves, d - r.log_z.shape[1])
-            after.view(-1).index_add_(0, r.everywhere(n, d, sets).flatten(), moved.flatten())
-    return after
+        yield r, mass[:, None] * step.moves(r.log_z, r.values, r.masked)
 
 
-def spread_unmasked(mass: Tensor, moves: Tensor, level: int) -> Tensor:
-    """The mass after every unmasked coordinate has moved by itself.
+def _apply_remasking(law: Tensor, rates: Sequence[FrozenRates], step: Step, again: Tensor) -> Tensor:
+    """`apply_step` where coordinates that were unmasked move too.
+
+    Every entry of the masked coordinates' kernel has a place of its own in a tensor (2N+1,)*D, whose axes tell values
+    that were there from values that are new. What was there then moves, axis by axis.
 
     Args:
-        mass: (C, N^l, R). moves: (N, N+1). level: l.
-
-    Returns:
-        (C, (N+1)^l, R).
+        again: the kernel of an unmasked coordinate, (N, N+1).
     """
-    n = len(moves)
-    rest = mass.shape[2]
-    done = 1
-    for place in range(level):  # the axis of one coordinate after another
-        mass = mass.reshape(-1, n, n ** (level - place - 1) * rest)
-        mass = torch.einsum("anr,nk->akr", mass, moves)
-        done *= n + 1
-    return mass.reshape(-1, done, rest)
+    n = law.shape[0] - 1
+    d = law.ndim
+    refuse_remasking(n, d)
+    by_origin = law.new_zeros([2 * n + 1] * d)
+    by_origin[(slice(0, n),) * d] = law[(slice(0, n),) * d]
+    for r, spread in _spread(law, rates, step):
+        by_origin.view(-1).index_copy_(0, r.places_by_origin(n, d).flatten(), spread.flatten())
+    kernel = torch.cat([again, torch.eye(n + 1, dtype=again.dtype, device=again.device)])
+    for _ in range(d):  # the first axis is moved, and becomes the last
+        by_origin = by_origin.reshape(2 * n + 1, -1).T @ kernel
+    return by_origin.reshape(law.shape)
+
+
+def refuse_remasking(num_tokens: int, num_dims: int) -> None:
+    """Raise UserError where the outcomes of a step that masks again do not fit into memory by their origin."""
+    needed = 3 * 8 * kernel_entries(num_tokens, num_dims)
+    if needed > SMALL_LAW and needed > memory_limit():
+        raise UserError(
+            f"the law of a step that masks again on ({num_tokens}+1)^{num_dims} partial states needs about "
+            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; compare samples "
+            "instead"
+        )

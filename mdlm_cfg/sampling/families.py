@@ -17,7 +17,8 @@ from mdlm_cfg.chain.decoders import (
     MostConfident,
     as_blocks,
 )
-from mdlm_cfg.chain.policies import Blocks, Policy, RatePolicy, policy_of
+from mdlm_cfg.chain.policies import Blocks, Policy, RatePolicy
+from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
@@ -246,7 +247,7 @@ def _read_annealed(value: Any) -> bool:
 
 
 READ: dict[str, Callable[[Any], Any]] = {
-    "policy": policy_of,
+    "policy": parse_policy,
     "schedule": lambda value: Schedule(value) if isinstance(value, str) else value,
     "events": _read_events,
     "choice_temperature": _number("choice_temperature", 0, inf),

@@ -212,6 +212,8 @@ class Sampler(Options):
             before = x
             log_rates = given.log_rates(denoiser, x, target_class)
             x = step.draw(before, log_rates, generator)
+            if not step.only_unmasks:  # what was known at the start stays
+                x = torch.where(free, x, before)
             if weighted:
                 log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
             if on_step is not None:

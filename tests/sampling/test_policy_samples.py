@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
-from test_samplers import chi_square_p_value, holm, is_rejected, shipped
+from helpers import Inconsistent, chi_square_p_value, random_target
+from test_samplers import holm, is_rejected, shipped
 
 from mdlm_cfg import Guidance, TableMixture, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import linear_ramp

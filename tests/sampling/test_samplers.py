@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, chi_square_p_value, random_target
 from oracle import Chain, fractions, grid_fractions
-from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdlm_cfg import Guidance, UserError, sample, stepped_law, terminal_law
@@ -24,19 +23,6 @@ from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS, Sampler
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-
-
-def chi_square_p_value(x, law):
-    """P(a chi-square as large), cells with fewer than 5 expected counts pooled; impossible cells must be empty."""
-    expected = len(x) * law.flatten()
-    observed = len(x) * histogram(x, law.shape[0]).flatten()
-    assert observed[expected == 0].sum() == 0
-    small = expected < 5
-    expected = torch.cat([expected[~small], expected[small].sum()[None]])
-    observed = torch.cat([observed[~small], observed[small].sum()[None]])
-    keep = expected > 0
-    statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum()
-    return float(chi2.sf(float(statistic), int(keep.sum()) - 1))
 
 
 def is_rejected(x, law):
