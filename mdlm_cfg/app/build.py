@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, An
     accelerator = settings.get("accelerator", "auto")
     if not isinstance(accelerator, str):
         raise UserError(f"trainer.accelerator = {accelerator} is no name: give auto, cpu or gpu")
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise UserError(f"trainer.accelerator={accelerator} is not supported: give auto, cpu or gpu")
     if accelerator == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
     strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
@@ -183,4 +186,4 @@ def say_precision(config: dict[str, Any], device: torch.device) -> None:
     choice = "bfloat16" if speedup >= SPEEDUP else "float32"
     times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
     chosen = " and ".join(f"{part}.precision" for part in parts)
-    print(f"{chosen}: {choice}, as bfloat16 products are {times} on {device.type}")
+    print(f"{chosen}: {choice}, as bfloat16 products are {times} on {device.type}", file=sys.stderr)

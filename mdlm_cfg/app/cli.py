@@ -21,8 +21,10 @@ from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted
 from mdlm_cfg.app.recipes import with_recipe
+from mdlm_cfg.app.refusals import check_config, check_keys, unreadable
 from mdlm_cfg.app.schema import register
-from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, ended, sweep_of
+from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, sweep_of
+from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -76,14 +78,21 @@ def _run(name: str, task: Task) -> None:
 
     A job of a sweep that fails does not end the others; every failure is named at the end.
     """
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(name, CONFIGS), end="")
-        return
+    with steady_streams():
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(help_text(name, CONFIGS), end="")
+        else:
+            _run_task(name, task)
+
+
+def _run_task(name: str, task: Task) -> None:
+    """As `_run`, once streams are steady and it is not help that is asked for."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     failures: list[Failure | Account] = []
     sweep, code = None, 0
     try:
+        check_keys(sys.argv[1:])
         given = with_options(quoted(sys.argv[1:]), name, CONFIGS)
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         sweep = sweep_of(given)
@@ -91,13 +100,15 @@ def _run(name: str, task: Task) -> None:
         sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         failures += _main(name, task, sweep, full)
+        if sweep is not None:
+            check_has_jobs(sweep)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
-    except BrokenPipeError:  # a reader such as `head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnicodeDecodeError as error:
+        failures.append(Failure("", unreadable(error, sys.argv[1:], CONFIGS)))
     except Exception as error:
         failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
     finally:
@@ -116,9 +127,10 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
-        overrides = list(settings.overrides.task)
+        overrides = [str(item) for item in OmegaConf.to_container(settings.overrides.task, resolve=False) or ()]
         if sweep is not None:
             try:
+                check_config(name, settings.job.config_name, cfg)
                 refuse_processes(to_plain_config(cfg).get("trainer"))
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
                 exit_with([Failure("", error)])
@@ -126,6 +138,7 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
             job = sweep.job(settings.job.num, overrides, params)
             return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
         try:
+            check_config(name, settings.job.config_name, cfg)
             task(to_plain_config(cfg), overrides, None)
         except Exception as error:  # hydra would print all overrides
             failures.append(Failure("", error))

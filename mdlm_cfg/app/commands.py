@@ -56,6 +56,7 @@ from mdlm_cfg.training.unfinished import mark_finished
 
 THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
 SMALL_TABLE = 20_000  # states
+MAX_THREADS = 1024  # some ten thousands end the process
 MAX_SEED = 2**32 - 1  # numpy's
 NOISE = (
     r".*does not have many workers.*",
@@ -63,6 +64,8 @@ NOISE = (
     r".*Experiment logs directory .* exists.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*WeightAveraging callback.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # numbers of every rank are reduced before
+    r".*predict returned None.*",
     r".*your dataloader is not resumable.*",  # it goes on where it was (tests/training/test_saving.py)
 )
 
@@ -81,7 +84,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
     if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
-        print(f"there is no evaluation of {data.name} yet: the network is trained and tested")
+        print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
         config |= {"evaluate": False}
     study = None
     if config["evaluate"]:
@@ -224,7 +227,7 @@ def _fit(
         path = before
     if trainer.is_global_zero:
         if not trained:
-            print(f"nothing was left to train in {path}: its epochs, steps or time are used up")
+            print(f"nothing was left to train in {path}: its epochs, steps or time are used up", file=sys.stderr)
         print(f"checkpoint: {path}")
     return numbers, path
 
@@ -275,8 +278,8 @@ def start(config: Mapping[str, Any]) -> None:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    if config["threads"] is not None and config["threads"] < 1:
-        raise UserError(f"threads = {config['threads']} is not allowed: it must be at least 1")
+    if config["threads"] is not None and not 1 <= config["threads"] <= MAX_THREADS:
+        raise UserError(f"threads = {config['threads']} is not allowed: it must be 1 to {MAX_THREADS}")
     torch.set_num_threads(config["threads"] or THREADS)
     if (minutes := config.get("save_minutes")) is not None and not minutes > 0:
         raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")

@@ -6,18 +6,22 @@ Everything else is a fault of this package, and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import inspect
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException, InstantiationException
+import yaml
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import is_lack_of_memory
+from mdlm_cfg.support.named import OWN
 
 USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130  # exit codes
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -60,6 +64,7 @@ def account_of(failure: Failure, full: bool = False) -> Account:
     """
     said, where = sentence(failure.error), f" in job {failure.job!r}" if failure.job else ""
     trace = "".join(traceback.format_exception(failure.error)) if said is None or full else ""
+    said = said or in_own_code(failure.error)
     code = FAULT if said is None else USER_ERROR
     if said is None:
         said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"
@@ -84,6 +89,10 @@ def sentence(error: BaseException) -> str | None:
     """What a user did wrong, as one line; None for anything else."""
     if isinstance(error, InstantiationException):
         return _instantiation(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, yaml.YAMLError):
+        return _not_yaml(error)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -99,6 +108,55 @@ def sentence(error: BaseException) -> str | None:
     if is_lack_of_memory(error):
         return "there is not enough memory for this: use a smaller batch_size, network or data, or a larger machine"
     return None
+
+
+def in_own_code(error: BaseException) -> str | None:
+    """Where an error came from in code that the command line names; None where it came from elsewhere.
+
+    A call whose arguments do not fit a function counts as an error in that function.
+    """
+    said = f"{type(error).__name__}: {_line(str(error))}"
+    call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", str(error)) if isinstance(error, TypeError) else None
+    for name, found in OWN.items():
+        if call is not None and getattr(found, "__name__", None) == call[1].split(".")[0]:
+            line = inspect.getsourcelines(found)[1]
+            return f"{said}; {name} is your own code: {inspect.getsourcefile(found)}, line {line}"
+    places = own_places()
+    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if any(path.is_relative_to(place) for place in places):
+            return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
+        if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
+            return None
+    return None
+
+
+def own_places() -> list[Path]:
+    """The files of what the command line names, or the folders of the packages that they are in."""
+    found = []
+    for name in OWN:
+        path = Path(getattr(sys.modules.get(name.split(".")[0]), "__file__", None) or name).resolve()
+        found.append(path.parent if path.name == "__init__.py" else path)
+    return found
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """An argument that hydra cannot read, with what makes it readable."""
+    if "=~" in error.override:
+        way = "~ stands for nothing here: write the whole path"
+    else:
+        way = "close every bracket, and quote a value with other signs twice: \"key='value'\""
+    return f"{error.override} cannot be read ({_hydra_line(error.message)}); {way}"
+
+
+def _not_yaml(error: yaml.YAMLError) -> str:
+    """The file of YAML that cannot be read, and where in it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:  # of a character that is not allowed
+        return f"{getattr(error, 'name', 'a file')} is not YAML: {_line(str(error))}"
+    problem = getattr(error, "problem", None) or getattr(error, "context", None)
+    return f"{mark.name}, line {mark.line + 1}, is not YAML: {_line(str(problem))}"
 
 
 def _instantiation(error: InstantiationException) -> str | None:

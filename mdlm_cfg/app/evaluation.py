@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mdlm_cfg.studies.findings import Findings as Declared
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.progress import signs_of_life
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 PAGE, TABLE_FILE = "report.html", "report.csv"
@@ -36,7 +37,7 @@ class Report:
         run: what was run: command, checkpoint, ...
         data: what the data say of themselves.
         test: results of the test, by name; empty for none.
-        console: gets tables, and what is being computed.
+        console: gets tables and the verdict.
     """
 
     folder: Path
@@ -45,10 +46,6 @@ class Report:
     data: dict[str, Any]
     test: dict[str, float]
     console: Console
-
-    def say(self, line: str) -> None:
-        """One line on what is being computed."""
-        self.console.print(line, style="dim", highlight=False)
 
     def head(self) -> dict[str, Any]:
         """What report.json begins with."""
@@ -86,7 +83,8 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
     report.folder.mkdir(parents=True, exist_ok=True)
     earlier, keep = files_of(report.folder), kept_in(report.folder, report.data, denoiser)
     try:
-        findings = _findings(study, data, denoiser, plan, report, keep)
+        with signs_of_life() as say:
+            findings = _findings(study, data, denoiser, plan, say, keep)
         written = _write(findings, report)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
@@ -97,10 +95,12 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
     return written
 
 
-def _findings(study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, keep: Any) -> Any:
+def _findings(
+    study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, say: Callable[[str], None], keep: Any
+) -> Any:
     if hasattr(study, "needs"):
-        return run(study, Case.of(data, denoiser, plan, keep), report.say)
-    return study.run(data, denoiser, plan, report.say, keep)
+        return run(study, Case.of(data, denoiser, plan, keep), say)
+    return study.run(data, denoiser, plan, say, keep)
 
 
 def _write(findings: Any, report: Report) -> Written:

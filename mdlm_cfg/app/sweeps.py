@@ -23,6 +23,7 @@ from mdlm_cfg.support.folders import label_of, new_run_folder
 from mdlm_cfg.support.schema import HYDRA
 
 MULTIRUN = ("-m", "--multirun")
+SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 RECORD = "job.json"
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
@@ -45,11 +46,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep of the command line: its folder, and the keys whose values differ between its jobs."""
+    """A sweep of the command line.
+
+    Attributes:
+        folder: with a folder for every job. keys: whose values differ between the jobs. is_new: whether the folder is.
+        asked: the arguments that are swept.
+    """
 
     folder: Path
     keys: tuple[str, ...]
     is_new: bool
+    asked: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -90,7 +97,7 @@ class Job:
             print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
             return before["value"]
         self._write(RUNNING)
-        print(f"job {self.number}: {self.name}")
+        print(f"job {self.number}: {self.name}", file=sys.stderr)
         try:
             outcome = work(self.folder)
         except Exception as error:
@@ -145,22 +152,36 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     """The sweep that a command line asks for (-m), with a new folder for it if it names none; None for a single run.
 
     Raises:
-        UserError: one `out` for all jobs.
+        UserError: one `out` for all jobs, or an option that shows a configuration in place of running it.
     """
     if not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
         return None
+    if shows := {argument.split("=", 1)[0] for argument in arguments} & set(SHOWING):
+        raise UserError(
+            f"{shows.pop()} shows one configuration, and -m asks for several: leave -m out, and sweep no key"
+        )
     given = [item for item in map(read_override, arguments) if item is not None]
     swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
+    lines = tuple(item.input_line or "" for item in given if item.is_sweep_override())
     fixed = {item.get_key_element(): item.value() for item in given if not item.is_sweep_override()}
     if fixed.get("out") is not None:
         raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")
     if "hydra.sweep.dir" in fixed:
-        return Sweep(Path(str(fixed["hydra.sweep.dir"])), swept, False)
+        return Sweep(Path(str(fixed["hydra.sweep.dir"])), swept, False, lines)
     shown = [item for item in given if item.is_sweep_override()]
     shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
     asked = [item.input_line or "" for item in shown or given]
     name = str(fixed.get("name") or "multirun")
-    return Sweep(new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep"), swept, True)
+    return Sweep(new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep"), swept, True, lines)
+
+
+def check_has_jobs(sweep: Sweep) -> None:
+    """Raise UserError for a sweep that is over and had no job, since a glob or a range was empty."""
+    if not records_of(sweep.folder):
+        raise UserError(
+            f"no job: nothing matches {' '.join(sweep.asked)} (glob() finds no option inside a folder of options, such "
+            "as paper/...: name those one by one)"
+        )
 
 
 def ended(sweep: Sweep) -> list[Account]:

@@ -39,6 +39,17 @@ def _adamw(parameters: Sequence[Tensor], lr: float, betas: Sequence[float], weig
     return torch.optim.AdamW(parameters, lr, (first, second), weight_decay=weight_decay, fused=fused)
 
 
+def allow_clipping(optimizer: torch.optim.Optimizer) -> None:
+    """Take the fused step away from an optimizer whose gradients Lightning is to clip in mixed precision.
+
+    A fused optimizer says that it unscales gradients itself, and Lightning refuses to clip those.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        for group in optimizer.param_groups:
+            group["fused"] = None
+
+
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon takes it: a weight matrix inside a transformer block; no embedding, norm, bias or convolution."""
     return ".blocks." in f".{name}" and parameter.ndim == 2

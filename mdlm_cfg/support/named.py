@@ -18,6 +18,7 @@ from typing import Any
 
 from mdlm_cfg.support.errors import UserError
 
+OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
 
@@ -70,13 +71,17 @@ def thing_named(name: str, what: str) -> Any:
 def _imported(name: str, what: str) -> Any:
     """The attribute of a module; None where the module has none of that name."""
     module_name, _, attribute = name.rpartition(".")
+    was_here = name.split(".")[0] in sys.modules
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError, TypeError) as error:
         raise UserError(
             f"{what} can not be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
         ) from error
-    return getattr(module, attribute, None)
+    found = getattr(module, attribute, None)
+    if not was_here:
+        OWN[name] = found
+    return found
 
 
 def _is_offered(module_name: str, offered: Collection[str]) -> bool:

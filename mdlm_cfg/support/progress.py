@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,22 +51,72 @@ class Pieces:
             self.write(f"{what} (about {left})" if left else what)
 
 
+class Lines:
+    """Lines of progress on standard error. All of them go through one object, which knows when the last one came.
+
+    Attributes:
+        console: of bars as well, so that lines stand above a bar.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._last = time.monotonic()
+
+    def say(self, line: str, style: str | None = None) -> None:
+        """Print a line."""
+        self._last = time.monotonic()
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether nothing was said for `QUIET` seconds."""
+        return time.monotonic() - self._last >= QUIET
+
+
+LINES = Lines()
+
+
+@contextmanager
+def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
+    """What says a piece of work, and repeats it with the time it has taken whenever `QUIET` seconds pass in silence.
+
+    Args:
+        every: seconds between looks at the clock.
+    """
+    piece, begun, ended = "", time.monotonic(), threading.Event()
+
+    def say(line: str) -> None:
+        nonlocal piece, begun
+        piece, begun = line.partition(" (about ")[0], time.monotonic()
+        LINES.say(line, "dim")
+
+    def watch() -> None:
+        while not ended.wait(every):
+            if piece and LINES.are_due:
+                LINES.say(f"{piece}: {clock(time.monotonic() - begun)} so far", "dim")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield say
+    finally:
+        ended.set()
+        watcher.join()
+
+
 @contextmanager
 def share_shown(what: str) -> Iterator[Callable[[float], None]]:
     """A bar to tell the share of the work done, 0 to 1; where there is no terminal, a line now and then."""
-    console, start = Console(stderr=True), time.monotonic()
+    console, start = LINES.console, time.monotonic()
     if console.is_terminal:
         columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(what, total=1.0, left="")
             yield lambda done: bar.update(task, completed=done, left=time_left(time.monotonic() - start, done))
         return
-    said = start
 
     def line(done: float) -> None:
-        nonlocal said
-        if time.monotonic() - said >= QUIET:
-            said = time.monotonic()
-            console.print(f"{what}: {done:.0%}  {time_left(said - start, done)}", highlight=False)
+        if LINES.are_due:
+            LINES.say(f"{what}: {done:.0%}  {time_left(time.monotonic() - start, done)}")
 
     yield line

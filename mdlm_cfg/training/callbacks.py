@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.progress import share_shown, time_left
+from mdlm_cfg.support.progress import LINES, share_shown, time_left
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.sharding import is_sharded, own_part, shard, whole
 
@@ -149,7 +149,7 @@ class RunProgress(ProgressBar):
     def __init__(self, refresh: float = 0.25) -> None:
         super().__init__()
         self.refresh = refresh
-        self.console = Console(stderr=True)
+        self.console = LINES.console
         self.bar: Progress | None = None
         self._enabled = True
         self._start, self._from, self._shown = 0.0, 0.0, 0.0
@@ -166,23 +166,23 @@ class RunProgress(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
-            self.console.print(*args, highlight=False, soft_wrap=True, **kwargs)
+            LINES.say(" ".join(map(str, args)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._from = time.monotonic(), _progress(pl_module)
         if self._enabled and trainer.is_global_zero and self.console.is_terminal:
-            columns = (
-                *(TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()),
-                TextColumn("{task.fields[left]}  {task.fields[numbers]}"),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar = Progress(*_columns(), console=self.console, transient=True)
             self.bar.add_task("training", total=1.0, left="", numbers="")
             self.bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is not None and time.monotonic() - self._shown > self.refresh:
+        if self.bar is None:
+            if self._enabled and trainer.is_global_zero and LINES.are_due:
+                share = _progress(pl_module)
+                self.print(f"step {trainer.global_step:>6}  {self._numbers(trainer)}  {share:.0%}  {self._left(share)}")
+        elif time.monotonic() - self._shown > self.refresh:
             self._shown = time.monotonic()
             share = _progress(pl_module)
             numbers = f"step {trainer.global_step}  {self._numbers(trainer)}"
@@ -251,6 +251,17 @@ class RunProgress(ProgressBar):
         return "  ".join(
             f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float | int) and name != "v_num"
         )
+
+
+def _columns() -> list[ProgressColumn]:
+    """Of the bar: on a narrow terminal the numbers are cut, and the bar stays."""
+    bar = BarColumn(bar_width=20, table_column=Column(no_wrap=True, min_width=20))
+    numbers = Column(no_wrap=True, overflow="ellipsis")
+    return [
+        TextColumn("training"),
+        *(bar, TaskProgressColumn(), TimeElapsedColumn()),
+        TextColumn("{task.fields[left]}  {task.fields[numbers]}", table_column=numbers),
+    ]
 
 
 def _nowhere(share: float) -> None:

@@ -10,9 +10,11 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.kinds import Kind, kind_of
+from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
@@ -102,7 +104,8 @@ class MaskedDiffusion(LightningModule):
             numbers = {f"train/{name}": value.detach() for name, value in losses.items()}
             numbers["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict(numbers, batch_size=len(x))
-            self.log("nelbo", losses["loss"].detach(), prog_bar=True, logger=False, batch_size=len(x))
+            shown = "nelbo" if "nelbo" in losses else "loss"
+            self.log(shown, losses[shown].detach(), prog_bar=True, logger=False, batch_size=len(x))
         return losses["loss"]
 
     def refuse_divergence(self) -> None:
@@ -131,6 +134,8 @@ class MaskedDiffusion(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.net)
+        if isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.gradient_clip_val:
+            allow_clipping(optimizer)
         self._options = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
         ]

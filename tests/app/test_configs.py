@@ -85,11 +85,11 @@ def test_what_auto_means_is_said_once(
     monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
     cpu = torch.device("cpu")
     say_precision(composed("experiment=mnist"), cpu)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("trainer.precision and optimizer.precision: ")
     assert ("bfloat16, as" if fast else "float32, as") in said
     say_precision(composed(), cpu)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
     assert device_meant_by("cpu") == "cpu"
 
 

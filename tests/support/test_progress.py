@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
+import time
 from pathlib import Path
 
 import pytest
 from harness import small_data, small_module, small_trainer
+from rich.console import Console
+from rich.progress import Progress
 
 from mdlm_cfg.support import progress
-from mdlm_cfg.support.progress import Pieces, share_shown, time_left
-from mdlm_cfg.training.callbacks import RunProgress
+from mdlm_cfg.support.progress import Lines, Pieces, share_shown, signs_of_life, time_left
+from mdlm_cfg.training.callbacks import RunProgress, _columns
 
 
 def test_time_left_is_in_proportion() -> None:
@@ -34,12 +38,14 @@ def test_pieces_estimate_by_their_costs(monkeypatch: pytest.MonkeyPatch) -> None
 def test_shares_are_told_now_and_then_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = iter([0.0, 1.0, 20.0, 20.0, 21.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr(progress, "LINES", Lines())
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    progress.LINES.say("training")
+    capsys.readouterr()
     with share_shown("fitting") as show:
-        show(0.1)  # too soon
-        show(0.5)
-        show(0.6)  # too soon after
+        for now[0], done in ((1.0, 0.1), (20.0, 0.5), (21.0, 0.6)):  # too soon, and too soon after
+            show(done)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.fullmatch(r"fitting: 50%\s+0:20 left", lines[0])
 
@@ -52,3 +58,46 @@ def test_a_test_tells_how_far_it_is(
     trainer = small_trainer(tmp_path, callbacks=[RunProgress()], enable_progress_bar=True)
     trainer.test(small_module(data), datamodule=data, verbose=False)
     assert re.findall(r"testing: (\d+)%", capsys.readouterr().err) == ["50", "100"]
+
+
+def test_work_that_says_nothing_is_told_of_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET", 0.05)
+    with signs_of_life(every=0.01) as say:
+        say("laws (about 1:00 left)")
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "laws (about 1:00 left)" and len(lines) > 1
+    assert all(re.fullmatch(r"laws: 0:01 so far", line) for line in lines[1:])
+
+
+def test_training_is_told_of_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    data = small_data()
+    trainer = small_trainer(
+        tmp_path,
+        1,
+        callbacks=[RunProgress()],
+        enable_progress_bar=True,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(small_module(data), datamodule=data)
+    lines = [line for line in capsys.readouterr().err.splitlines() if re.match(r"step +\d+ .*%", line)]
+    assert len(lines) == trainer.global_step > 1
+    shown = float(re.search(r" nelbo ([\d.]+)", lines[-1])[1])  # type: ignore[index]
+    assert shown == pytest.approx(float(trainer.logged_metrics["train/nelbo"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_bar_of_training_keeps_its_width_on_a_narrow_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    bar = Progress(*_columns(), console=console)
+    bar.add_task(
+        "training", total=1.0, completed=1.0, left="12:05 left", numbers="step 12500  nelbo 4.583  val/nelbo 4.4"
+    )
+    console.print(bar.get_renderable())
+    assert console.file.getvalue().count("━") == 20  # type: ignore[attr-defined]
