@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.folders import new_run_folder
 
 HELP = """\
@@ -21,7 +22,12 @@ It prints the tables, and writes comparison.html, comparison.csv and a picture o
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the reports that the command line names."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with steady_streams():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(given: Sequence[str]) -> None:
+    """Compare what the arguments name, and end as `mdlm_cfg.app.errors` says."""
     if not given or {"--help", "-h"} & set(given):
         print(HELP, end="")
         return

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from mdlm_cfg.app.errors import Failure, exit_with
+from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 
 
@@ -16,10 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("where", metavar="ENTITY/PROJECT", help="of the runs; the project is mdlm_cfg by default")
     parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
     given = parser.parse_args(arguments)
-    try:
-        _save(given.where, given.dry_run)
-    except UserError as error:
-        exit_with([Failure("", error)])
+    with steady_streams():
+        try:
+            _save(given.where, given.dry_run)
+        except UserError as error:
+            exit_with([Failure("", error)])
 
 
 def _save(where: str, is_dry: bool) -> None:

@@ -134,8 +134,6 @@ class MaskedDiffusion(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.net)
-        if isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.gradient_clip_val:
-            allow_clipping(optimizer)
         self._options = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
         ]
@@ -150,6 +148,8 @@ class MaskedDiffusion(LightningModule):
         self._batches = 0
         for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
             group.update(options)
+        if isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.gradient_clip_val:
+            allow_clipping(self.trainer.optimizers[0])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate: a function of the progress, not of a scheduler's own memory."""
