@@ -7,8 +7,8 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from mdlm_cfg.support.schema import SCHEMAS
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import SCHEMAS
 
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
 
