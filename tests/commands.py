@@ -29,9 +29,11 @@ def run(command: str, *arguments: str) -> int:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
-    """The one line on stderr of a command that must refuse."""
+    """The one error on stderr of a command that must refuse, its last line; progress may come before it."""
     capsys.readouterr()
     assert run(command, *arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+    errors = [line for line in lines if line.startswith(("error: ", "error in job "))]
+    assert len(errors) == 1 and errors == lines[-1:], lines
+    assert not any(line.startswith(("Traceback", "Error executing")) for line in lines), lines
+    return lines[-1]

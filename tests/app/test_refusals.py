@@ -41,7 +41,7 @@ def test_every_failing_job_of_a_sweep_is_named(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     jobs = ("-m", *EXACT[:3], "w=1,-2,-3", f"runs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert run("eval", *jobs) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
     assert len(lines) == 2
     assert "w=-2" in lines[0] and "w = -2.0 is not allowed" in lines[0]
     assert "w=-3" in lines[1] and "w = -3.0 is not allowed" in lines[1]
@@ -53,7 +53,7 @@ def test_a_sweep_may_be_asked_for_anywhere(place: int, tmp_path: Path, capsys: p
     capsys.readouterr()
     given_ = [*EXACT[:3], "w=-2,-3", f"runs={tmp_path}"]
     assert run("eval", *given_[:place], "-m", *given_[place:]) == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
     assert len(lines) == 2 and "w=-2" in lines[0] and "w=-3" in lines[1]
 
 
