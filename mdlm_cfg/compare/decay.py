@@ -1,7 +1,7 @@
 """How fast the guided chain converges: TV against time and against w (theory, section 5).
 
-Completed states only gain mass, so TV(q_tau, q_infinity) = P(some coordinate is still masked at tau). It is computed in
-logarithms, relative to exp(-Lambda_min tau): a TV of 1e-200 is as exact as one of 0.1.
+Completed states only gain mass, so TV(q_tau, q_infinity) = P(some coordinate is still masked at tau). Its
+logarithm is computed with relative accuracy (`mdlm_cfg.laws.survival`): a TV of 1e-200 is as exact as one of 0.1.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mdlm_cfg.chain.denoiser import Denoiser, name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.laws.in_time import talbot
-from mdlm_cfg.laws.push import push
+from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import LevelRates, level_rates, refuse_lost, start
+from mdlm_cfg.laws.survival import log_survival
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -35,34 +35,29 @@ class Waiting:
     """A guided chain's rates, held to be asked for many times.
 
     Attributes:
-        lattice: of its partial states. rates: of every level. slowest: the smallest exit rate Lambda among the partial
-            states that the chain ever visits.
+        lattice: of its partial states. rates: of every level. log_slowest: log of the smallest exit rate Lambda among
+            the partial states that the chain ever visits.
     """
 
     lattice: Lattice
     rates: Sequence[LevelRates]
-    slowest: float
+    log_slowest: float
+
+    @property
+    def slowest(self) -> float:
+        """The smallest exit rate among the partial states that are visited; inf where it exceeds float64."""
+        return math.exp(self.log_slowest) if self.log_slowest < 709 else math.inf
 
     def log_still_masked(self, taus: Sequence[float] | Tensor) -> Tensor:
         """ln P(some coordinate is still masked at tau), float64 (T,), <= 0, for clock times > 0."""
-        taus = torch.as_tensor(taus, dtype=torch.float64)
-        pairs = [talbot(tau) for tau in taus.tolist()]
-        nodes, weights = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
-        flow = torch.ones(len(nodes), 1, 1, dtype=torch.complex128)
-        total = torch.zeros(len(nodes), dtype=torch.complex128)
-        for level, rates in enumerate(self.rates):
-            holding = (-rates.log_exit).exp().masked_fill(rates.log_exit == NEG_INF, 0.0)
-            stay = flow / (1 + (nodes[:, None, None] - self.slowest) * holding)
-            total += (stay * holding).sum(dim=(1, 2))
-            if level < self.lattice.num_dims - 1:
-                flow = push(rates, stay, self.lattice, level)
-        masked = (weights * total).real.reshape(len(taus), -1).sum(dim=1)
-        return (masked.clamp(min=1e-300).log() - self.slowest * taus).clamp(max=0.0)
+        return log_survival(self.lattice, self.rates, self.log_slowest, torch.as_tensor(taus, dtype=torch.float64))
 
     def time_to_tv(self, level: float) -> float:
         """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
         if not 0 < level < 1:
             raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
+        if self.slowest == math.inf:
+            return 0.0  # less than float64 can say
         # P(still masked) is at most that of D stages at the slowest rate, one after another
         high = math.log(self.lattice.num_dims / level) * self.lattice.num_dims / self.slowest
         low = high
@@ -83,14 +78,14 @@ class Waiting:
 
 def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, times: int = 1) -> Waiting:
     """The rates of a guided chain and its slowest exit, to ask for up to `times` clock times at once."""
-    lattice = start(denoiser, target_class, states_kept=2 * NODES * times)
+    lattice = start(denoiser, target_class, states_kept=4 * NODES * times)
     rates = list(level_rates(denoiser, guidance, target_class, lattice))
-    flow, slowest = torch.ones(1, 1, dtype=torch.float64), math.inf
+    log_flow, log_slowest = torch.zeros(1, 1, dtype=torch.float64), math.inf
     for level, r in enumerate(rates):
-        slowest = min(slowest, float(r.log_exit[flow > 0].min().exp()))
-        flow = push(r, flow, lattice, level)
-        refuse_lost(flow.sum(), target_class)
-    return Waiting(lattice, rates, slowest)
+        log_slowest = min(log_slowest, float(r.log_exit[log_flow > NEG_INF].min()))
+        log_flow = push_log(r, log_flow, lattice, level)
+        refuse_lost(log_flow.exp().sum(), target_class)
+    return Waiting(lattice, rates, log_slowest)
 
 
 def log_still_masked(
@@ -98,8 +93,7 @@ def log_still_masked(
 ) -> Tensor:
     """ln P(some coordinate is still masked at tau) = ln TV(q_tau, q_infinity) (theory, section 5).
 
-    The Laplace transform of that probability has its poles at -Lambda(x_U) of partial states only. Shifted by the
-    smallest of those that are reached, the contour integral keeps its relative accuracy however small the result is.
+    Its relative accuracy does not depend on how small it is (`mdlm_cfg.laws.survival`).
 
     Args:
         taus: clock times > 0, (T,).

@@ -67,10 +67,11 @@ def push_log(rates: LevelRates, log_flow: Tensor, lattice: Lattice, level: int) 
         (C(D, l+1), N^(l+1)).
     """
     parents = lattice.parents[level]
+    every_jump = rates.log_jump.expand(-1, lattice.num_dims - level, -1).flatten(0, 1)
     into: list[Tensor] = []
     for j, edge in enumerate(rates.edges):
         shape = edge.shape[0], edge.shape[1], 1, edge.shape[3]
-        log_jump = rates.log_jump.flatten(0, 1).index_select(0, lattice.rows[level][j]).view(shape)
+        log_jump = every_jump.index_select(0, lattice.rows[level][j]).view(shape)
         inflow = log_flow.index_select(0, parents[:, j]).view(shape)
         into.append((edge + log_jump + inflow).reshape(len(parents), -1))
     return torch.stack(into).logsumexp(dim=0)

@@ -1,0 +1,109 @@
+"""P(still masked) with relative accuracy, against a sum over all paths in 400 digits (theory, section 5)."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import permutations, product
+
+import mpmath
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpmath import mpf
+
+from mdlm_cfg import Guidance, TableMixture
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
+
+TAUS = (0.01, 0.5, 10.0)
+
+
+def log_survival(denoiser: Denoiser, w: float, z: int, kind: str, taus: tuple[float, ...]) -> list[float]:
+    """ln P(still masked): a sum over paths of their probability times the survival of a hypoexponential time."""
+    n, d = denoiser.num_tokens, denoiser.num_dims
+
+    @cache
+    def rates(state: tuple[int, ...]) -> dict[tuple[int, int], mpf]:
+        tokens = torch.tensor([state])
+        own, whole = (denoiser(tokens, c)[0].tolist() for c in (torch.tensor([z]), None))
+        out = {}
+        for i in (i for i, s in enumerate(state) if s == n):
+            logs = {(i, v): (1 + mpf(w)) * own[i][v] - mpf(w) * whole[i][v] for v in range(n) if own[i][v] > -1e300}
+            total = mpmath.fsum(mpmath.exp(one) for one in logs.values()) if kind == "normalized" else 1
+            out |= {edge: mpmath.exp(one) / total for edge, one in logs.items()}
+        return out
+
+    found = [mpf(0)] * len(taus)
+    with mpmath.workdps(400):
+        for order, values in product(permutations(range(d)), product(range(n), repeat=d)):
+            state, chance, exits = [n] * d, mpf(1), []
+            for i, v in zip(order, values):
+                here = rates(tuple(state))
+                # equal rates are set apart by a share of 1e-120, which partial fractions can divide by
+                exits.append(mpmath.fsum(here.values()) * (1 + len(exits) * mpf(10) ** -120))
+                chance *= here.get((i, v), 0) / mpmath.fsum(here.values())
+                if chance == 0:
+                    break
+                state[i] = v
+            else:
+                for j, own in enumerate(exits):
+                    share = chance * mpmath.fprod(e / (e - own) for k, e in enumerate(exits) if k != j)
+                    found = [sofar + share * mpmath.exp(-own * tau) for sofar, tau in zip(found, taus)]
+        return [float(mpmath.log(one)) for one in found]
+
+
+def rarely_slow() -> TableMixture:
+    """A 3x3 mixture whose slowest state guidance avoids: after it, both classes go on in the same way."""
+    first = torch.tensor([[0.2, 0.4, 0.4], [0.9, 0.05, 0.05]], dtype=torch.float64)
+    then = torch.tensor(
+        [
+            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
+            [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]],
+        ],
+        dtype=torch.float64,
+    )
+    return TableMixture(first[:, :, None] * then, torch.tensor([0.02, 0.98], dtype=torch.float64))
+
+
+def close(target_or_denoiser: TableMixture | Denoiser, w: float, kind: str = "rate") -> bool:
+    denoiser = target_or_denoiser.denoiser() if isinstance(target_or_denoiser, TableMixture) else target_or_denoiser
+    found = log_still_masked(denoiser, Guidance(w, kind), 0, TAUS).tolist()
+    exact = log_survival(denoiser, w, 0, kind, TAUS)
+    # what a float64 rate leaves of Lambda tau is a share of 1e-14 of the logarithm
+    return all(abs(a - b) <= 1e-9 + 1e-12 * w * abs(b) for a, b in zip(found, exact))
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.0, 2.0, 4.0, 8.0, 16.0, 128.0])
+def test_a_slow_state_that_is_hardly_ever_visited(w: float) -> None:
+    assert close(rarely_slow(), w)
+
+
+def test_the_known_value() -> None:
+    found = log_still_masked(rarely_slow().denoiser(), Guidance(16.0), 0, [0.5])
+    assert float(found) == pytest.approx(-56.875, abs=1e-3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.sampled_from([(2, 2), (3, 2), (2, 3)]),
+    seed=st.integers(0, 10**6),
+    zeros=st.sampled_from([0.0, 0.3, 0.6]),
+    w=st.sampled_from([-0.7, 1.0, 4.0, 16.0, 60.0]),
+    kind=st.sampled_from(["rate", "normalized"]),
+)
+def test_random_tables(shape: tuple[int, int], seed: int, zeros: float, w: float, kind: str) -> None:
+    assert close(random_target(*shape, k=2, seed=seed, zeros=zeros), w, kind)
+
+
+@pytest.mark.parametrize("w", [2.0, 30.0])
+def test_conditionals_of_no_joint(w: float) -> None:
+    assert close(Inconsistent(2, 3, 2, seed=1), w)
+
+
+def test_rates_beyond_float64_leave_nothing() -> None:
+    target = random_target(3, 3, k=2, seed=3)
+    found = log_still_masked(target.denoiser(), Guidance(1e4), 0, TAUS)
+    assert found.tolist() == [-math.inf] * 3 and time_to_tv(target.denoiser(), Guidance(1e4), 0, 0.05) == 0
