@@ -19,7 +19,7 @@ from mdlm_cfg.app.errors import INTERRUPTED, Account, Failure, exit_with
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.processes import refuse_processes
-from mdlm_cfg.app.quoting import quoted
+from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.refusals import check_config, check_keys, unreadable
 from mdlm_cfg.app.schema import register
@@ -93,7 +93,7 @@ def _run_task(name: str, task: Task) -> None:
     sweep, code = None, 0
     try:
         check_keys(sys.argv[1:])
-        given = with_options(quoted(sys.argv[1:]), name, CONFIGS)
+        given = with_objects(with_options(quoted(sys.argv[1:]), name, CONFIGS))
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         sweep = sweep_of(given)
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]

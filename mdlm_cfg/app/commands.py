@@ -29,6 +29,7 @@ from mdlm_cfg.app.by_step import PicturesByStep
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
+from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
@@ -36,7 +37,7 @@ from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import keep_freed_memory
-from mdlm_cfg.support.named import names_in
+from mdlm_cfg.support.named import TARGET, names_in
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -124,28 +125,39 @@ def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     Args:
         config: of eval.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    if config["denoiser"] not in ("learned", "exact"):
-        raise UserError(f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact")
+    if not isinstance(config["denoiser"], Mapping) and config["denoiser"] not in ("learned", "exact"):
+        raise UserError(
+            f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact, or name your own with "
+            "denoiser._target_=package.module.Name"
+        )
     start(config)
-    return (_judge_exact if config["denoiser"] == "exact" else _judge_run)(config, overrides, job)
+    return (_judge_run if config["denoiser"] == "learned" else _judge_without_run)(config, overrides, job)
 
 
-def _judge_exact(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
+def _judge_without_run(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
+    """Judge the exact denoiser of the data, or a denoiser of the user's own."""
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     data = build_data(config["data"], names_in(config["data"]))
-    if data.target is None:
+    denoiser = None
+    name = "exact"
+    if isinstance(config["denoiser"], Mapping):
+        denoiser = denoiser_of(config["denoiser"], data, names_in(config["denoiser"]))
+        name = str(config["denoiser"][TARGET]).rpartition(".")[2]
+    elif data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    study = checked_study(data, plan, config["paper"], asked)
+    study = checked_study(data, plan, config["paper"], asked, config["classifier"], denoiser)
     _one_thread_for_small_tables(config, data)
-    out = _report_folder(config, job, config) or new_folder(config["runs"], f"{data.name}_exact", overrides)
-    shown = {"command": _command("eval.py", overrides), "denoiser": "exact", "data": data.name}
-    report = Report(out, f"mdlm_cfg: {data.name}, exact", shown, data.describe(), {}, Console())
+    out = _report_folder(config, job, config) or new_folder(config["runs"], f"{data.name}_{name}", overrides)
+    shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
+    report = Report(out, f"mdlm_cfg: {data.name}, {name}", shown, data.describe(), {}, Console())
     written = None
     with gone_if_refused(out):
-        loggers = build_loggers(config["logger"], out, f"{data.name}_exact", "eval", config) if config["logger"] else []
+        loggers = (
+            build_loggers(config["logger"], out, f"{data.name}_{name}", "eval", config) if config["logger"] else []
+        )
     with _wandb_finished(loggers):
-        if share_draws(sampling_trainer(config), study, data, None, plan, out):
-            written = evaluate(data, None, plan, report, study)
+        if share_draws(sampling_trainer(config), study, data, denoiser, plan, out):
+            written = evaluate(data, denoiser, plan, report, study)
             _log(loggers, written, 0)
     return _outcome(written)
 
@@ -154,7 +166,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
     settings = merged(run.config, config, list(overrides))
-    plan, asked = plan_of(settings), build_study(settings["study"], config["study"])
+    plan, asked = plan_of(settings, config), build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
     study = checked_study(data, plan, config["paper"], asked, settings["classifier"], run.denoiser)
     _one_thread_for_small_tables(config, data)

@@ -51,7 +51,7 @@ def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = No
     config = config | {"num_samples": config["n"]}
     plan_of(config)  # refused before anything is loaded
     run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"], names_in(config["net"]))
-    plan = plan_of(merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result")))
+    plan = plan_of(merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result")), config)
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
     trainer = sampling_trainer(config, run.net)

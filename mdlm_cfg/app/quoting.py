@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy)=)(.*)", re.DOTALL)
+OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is none of a grid, and stands for `Interval` here
@@ -63,3 +64,24 @@ def read_override(argument: str) -> Override | None:
         return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
     except HydraException:
         return None
+
+
+def with_objects(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, with sampler.KEY=VALUE as ++sampler={KEY:VALUE}, and so for all of `OBJECTS`.
+
+    hydra cannot put a key below a setting that is a word or null, but it merges mappings.
+    """
+    return [_as_mapping(argument) for argument in arguments]
+
+
+def _as_mapping(argument: str) -> str:
+    key, is_given, text = argument.lstrip("+").partition("=")
+    first, *below = key.split(".")
+    override = read_override(argument)
+    if first not in OBJECTS or not below or not is_given or override is None:
+        return argument
+    values = [text]
+    if override.is_sweep_override():
+        values = list(override.sweep_string_iterator())
+    opened, closed = "{" + ":{".join(below) + ":", "}" * len(below)
+    return f"++{first}={','.join(f'{opened}{value}{closed}' for value in values)}"

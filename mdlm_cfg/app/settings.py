@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from mdlm_cfg.app.own import guidances_of, sampler_of
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
-from mdlm_cfg.chain.kinds import kind_of
-from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
@@ -23,41 +21,39 @@ from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import make, thing_named
+from mdlm_cfg.support.named import TARGET, check_arguments, make, names_in, thing_named
 from mdlm_cfg.support.schema import EvaluationSchema, keys_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import TokenData
 
-DEFAULT_STEPS = 50  # of the samplers that take steps
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
-def plan_of(config: Mapping[str, Any]) -> Plan:
+def plan_of(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Plan:
     """The plan that a configuration asks for.
+
+    Args:
+        given: the configuration of the command line, where `config` has settings of a checkpoint too: what it does not
+            name is not imported.
 
     Raises:
         UserError: anything in it that no study could do.
     """
-    w, policy = config["w"], config["policy"]
+    w = config["w"]
+    trusted = names_in({key: (given or config)[key] for key in ("sampler", "guidance", "policy")})
     if isinstance(w, str):
         strengths = parse_strengths(w)
     else:
         strengths = [parse_strength(one) for one in (w if isinstance(w, list) else [w])]
-    kind, steps, events = kind_of(config["guidance"]), config["steps"], config["events"]
-    if steps is None and events is None and config["sampler"] != FIRST_HITTING:
-        steps = DEFAULT_STEPS
     return Plan(
-        guidances=tuple(Guidance(one, kind, config["temperature"], config["top_p"]) for one in strengths),
-        sampler=Sampler(
-            config["sampler"], steps, config["schedule"],
-            policy=None if policy is None else parse_policy(policy), events=events,
-        ),
+        guidances=guidances_of(config, strengths, trusted),
+        sampler=sampler_of(config, trusted),
         num_samples=config["num_samples"],
         seed=config["seed"],
         classes=None if config["target_class"] is None else (config["target_class"],),
-    )  # fmt: skip
+    )
 
 
 def merged(
@@ -85,6 +81,12 @@ def merged(
         kept.pop("schedule", None)
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
         kept.pop("steps")
+    if (
+        isinstance(kept_study := saved.get("study"), Mapping)
+        and "study" in keys
+        and TARGET not in (config["study"] or {})
+    ):
+        kept["study"] = {**kept_study, **(config["study"] or {})}  # settings alone: of the training run's study
     checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
     return dict(config) | {key: value for key, value in dict(checked).items() if key in kept}  # type: ignore[arg-type]
 
@@ -137,25 +139,49 @@ def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> St
     return Corpus() if isinstance(data, TokenData) else None
 
 
-def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Study | None:
-    """The study that is asked for by name, with its own settings; None where none is.
+def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
+    """The study that is asked for by name, with its own settings.
 
     Args:
         settings: with `_target_`; they may be those of a checkpoint. `own` is the name of something of the user's own
             that is to be studied.
         given: those of the command line: a name of one's own that is not in them is not imported.
 
+    Returns:
+        the study; the settings alone, for the default study of the data, where they name none; None without settings.
+
     Raises:
         UserError: a name that is no study's or not given, or settings that it does not take.
     """
     if settings is None:
         return None
+    if not isinstance(settings, Mapping):
+        raise UserError(f"study = {settings} is not a study: give study=NAME, or study._target_=package.module.Name")
     own = settings.get("own")
     if isinstance(own, str):
         if own != (given or {}).get("own"):
             raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
         settings = {**settings, "own": thing_named(own, "study.own")}
-    return make(settings, "study", STUDIES)
+    if settings.get(TARGET) is None:
+        return {key: value for key, value in settings.items() if key != TARGET} or None
+    study = make(settings, "study", STUDIES, names_in(given))
+    if not all(hasattr(study, name) for name in ("needs", "pieces", "findings")) and not hasattr(study, "run"):
+        raise UserError(
+            f"study._target_={settings[TARGET]} makes a {type(study).__name__}, not a study: it needs `needs`, "
+            "`pieces(case)` and `findings(case, made)`"
+        )
+    return study
+
+
+def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:
+    """The default study with settings of the command line.
+
+    Raises:
+        UserError: settings that it does not take.
+    """
+    known = {one.name: getattr(study, one.name) for one in fields(study) if one.init} | dict(settings)
+    check_arguments(type(study), "study", known)
+    return replace(study, **settings)
 
 
 def checked_study(
@@ -170,20 +196,23 @@ def checked_study(
 
     Args:
         paper, classifier: see `study_of`.
-        asked: a study by name, in place of the one that the data have.
+        asked: a study by name, in place of the one that the data have; or settings of that one.
         denoiser: the learned one, or one like it that is to be trained.
 
     Raises:
         UserError: anything that the study would refuse, or that there is none.
     """
-    if asked is not None and paper is not None:
+    is_named = asked is not None and not isinstance(asked, Mapping)
+    if is_named and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
-    study: Any = asked or study_of(data, paper, classifier)
+    study: Any = asked if is_named else study_of(data, paper, classifier)
     if study is None:
         raise UserError(
             f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
             "train on it with evaluate=false"
         )
+    if isinstance(asked, Mapping):
+        study = _with_settings(study, asked)
     plan.check_dims(math.prod(data.grid_shape))
     if hasattr(study, "needs"):
         check(study, Case.of(data, denoiser, plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
 TOLERANCE = 1e-2  # how far from 1 a row of probabilities may sum: what bfloat16 leaves, and no wrong contract does
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Conditionals log p(x_i = v | x_U, z) of a distribution on {0..N-1}^D with K classes.
 

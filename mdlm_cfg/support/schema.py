@@ -42,11 +42,11 @@ class SamplingSchema:
 
     w: Any = setting("selection", made=lambda: [0.0, 1.0, 2.0, 4.0])
     target_class: int | None = setting("selection")
-    guidance: str = setting("result", "rate")
-    sampler: str = setting("result", "first_hitting")
+    guidance: Any = setting("result", "rate")
+    sampler: Any = setting("result", "first_hitting")
     steps: Any = setting("result")
     schedule: str | None = setting("result")
-    policy: str | None = setting("result")
+    policy: Any = setting("result")
     events: int | None = setting("result")
     temperature: float = setting("result", 1.0)
     top_p: float = setting("result", 1.0)
@@ -58,7 +58,7 @@ class EvaluationSchema(SamplingSchema):
 
     num_samples: int = setting("result", 10_000)
     classifier: bool = setting("result", True)
-    study: dict[str, Any] | None = setting("result")
+    study: Any = setting("result")
     paper: str | None = setting("result")
 
 
@@ -98,7 +98,7 @@ class TrainSchema(Schema):
 class EvalSchema(Schema):
     """The configuration of eval.py."""
 
-    denoiser: str = setting("result", "learned")
+    denoiser: Any = setting("result", "learned")
     net: dict[str, Any] = setting("result", made=dict)
     trainer: dict[str, Any] | None = setting("result", inside=OPERATIONAL_TRAINER)
     logger: dict[str, Any] | None = setting("operational")

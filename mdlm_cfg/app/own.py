@@ -1,0 +1,168 @@
+"""A sampler, guidance, policy or denoiser of one's own, named on the command line: `sampler._target_=my_package.Mine`.
+
+A setting that is a word ("euler") names what the package offers. A setting with `_target_` names something of the
+user's own, with its arguments beside it. It is imported only if the command line names it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any, cast
+
+from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import Kind, kind_of
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.named import TARGET, make, thing_named
+
+DEFAULT_STEPS = 50  # of the samplers that take steps
+JUMP = ("log_z", "u")  # arguments of a jump rule
+ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
+
+
+def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
+    """The sampler of a configuration: by name with `steps`, `schedule`, `policy` and `events`, or of the user's own.
+
+    Args:
+        config: of the whole. trusted: names that the command line gave.
+
+    Raises:
+        UserError: an unknown sampler, options that it does not take, or something that is not a sampler.
+    """
+    settings = config["sampler"]
+    given = {key: config[key] for key in ("steps", "schedule", "policy", "events") if config[key] is not None}
+    if "policy" in given:
+        given["policy"] = policy_of(given["policy"], trusted)
+    if not isinstance(settings, Mapping):
+        word = _word(settings, "sampler")
+        takes_steps = word in WITH_STEPS and "events" not in given
+        return Sampler(word, **(({"steps": DEFAULT_STEPS} if takes_steps else {}) | given))
+    name, thing, arguments = _named(settings, "sampler", trusted)
+    if _takes(thing, JUMP):
+        options = {"steps": DEFAULT_STEPS} | given | arguments
+        return Sampler(thing.__name__, jump=thing, **options)
+    if given:
+        key = next(iter(given))
+        raise UserError(f"{key}= is an option of the samplers of mdlm_cfg: give sampler.{key}= for what {name} takes")
+    return _instance(thing, settings, "sampler", trusted, Sampler, "a Sampler, or a jump rule of (log_z, u)")
+
+
+def guidances_of(config: Mapping[str, Any], strengths: Sequence[Any], trusted: Collection[str]) -> tuple[Guidance, ...]:
+    """The guidance at every strength: of a kind by name, of a kind of the user's own, or made by a function of w.
+
+    Raises:
+        UserError: an unknown kind, a strength that is not allowed, or something that is not guidance.
+    """
+    filters = (config["temperature"], config["top_p"])
+    settings = config["guidance"]
+    if not isinstance(settings, Mapping):
+        kind = kind_of(_word(settings, "guidance"))
+        return tuple(Guidance(w, kind, *filters) for w in strengths)
+    name, thing, arguments = _named(settings, "guidance", trusted)
+    what = "a Kind, or a Guidance from w"
+    if "w" in arguments or not _has_argument(thing, "w"):
+        made = _instance(thing, settings, "guidance", trusted, (Kind, Guidance), what)
+        if isinstance(made, Guidance):
+            return (made,)
+        return tuple(Guidance(w, made, *filters) for w in strengths)
+    if filters != (1.0, 1.0):
+        raise UserError(f"temperature and top_p are options of the guidance of mdlm_cfg, and {name} makes its own")
+    return tuple(_checked(make({**settings, "w": w}, "guidance", (), trusted), name, Guidance, what) for w in strengths)
+
+
+def policy_of(settings: Any, trusted: Collection[str]) -> Policy:
+    """An unmasking policy by name, or of the user's own.
+
+    Raises:
+        UserError: an unknown policy, or something that is not a policy.
+    """
+    if not isinstance(settings, Mapping):
+        return parse_policy(_word(settings, "policy"))
+    _, thing, _ = _named(settings, "policy", trusted)
+    return _instance(thing, settings, "policy", trusted, Policy, "a Policy")
+
+
+def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]) -> Denoiser:
+    """A denoiser of the user's own: an object, what makes one, or a function (tokens, classes) -> log-probabilities.
+
+    Args:
+        settings: with `_target_` and its arguments. data: set up; passed as `data`, and their exact distribution as
+            `target`, where the maker takes these.
+
+    Raises:
+        UserError: something that is not a denoiser.
+    """
+    _, thing, _ = _named(settings, "denoiser", trusted)
+    dims = 1
+    for side in data.grid_shape:
+        dims *= side
+    if _takes(thing, ANSWER):
+        return cast(Denoiser, FunctionDenoiser(thing, data.num_tokens, dims, data.num_classes))
+    filled = {key: value for key, value in (("data", data), ("target", data.target)) if _has_argument(thing, key)}
+    what = "a Denoiser, or a function of (tokens, classes)"
+    return _instance(thing, settings, "denoiser", trusted, Denoiser, what, **filled)
+
+
+def _word(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{what} = {value} is not a name: give one, or {what}._target_=package.module.Name")
+    return value
+
+
+def _named(settings: Mapping[str, Any], what: str, trusted: Collection[str]) -> tuple[str, Any, dict[str, Any]]:
+    """What settings name, imported only if the command line named it; and the arguments beside the name."""
+    name = settings.get(TARGET)
+    if name is None:
+        given = ", ".join(f"{what}.{key}" for key in settings)
+        raise UserError(f"{given} belongs to something of your own: name it with {what}._target_=package.module.Name")
+    if name not in trusted:
+        raise UserError(f"{what}._target_={name} is what the checkpoint says: give it again, or it is not imported")
+    return str(name), thing_named(str(name), what), {key: value for key, value in settings.items() if key != TARGET}
+
+
+def _instance(
+    thing: Any,
+    settings: Mapping[str, Any],
+    what: str,
+    trusted: Collection[str],
+    wanted: type | tuple[type, ...],
+    in_words: str,
+    **filled: Any,
+) -> Any:
+    """The object that settings name: itself, with the arguments in place of its own, or what makes it."""
+    arguments = {key: value for key, value in settings.items() if key != TARGET}
+    if isinstance(thing, wanted):
+        if arguments and not is_dataclass(thing):
+            raise UserError(f"{what}.{next(iter(arguments))} is not possible: {settings[TARGET]} is an object already")
+        return replace(thing, **arguments) if arguments else thing  # type: ignore[type-var]
+    if not callable(thing):
+        return _checked(thing, settings[TARGET], wanted, in_words)
+    return _checked(make(settings, what, (), trusted, **filled), settings[TARGET], wanted, in_words, "makes")
+
+
+def _checked(found: Any, name: Any, wanted: type | tuple[type, ...], in_words: str, verb: str = "is") -> Any:
+    if not isinstance(found, wanted):
+        raise UserError(f"{name} {verb} an object of type {type(found).__name__}: it must be {in_words}")
+    return found
+
+
+def _parameters(thing: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(thing).parameters if callable(thing) else {}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _has_argument(thing: Any, name: str) -> bool:
+    return name in _parameters(thing)
+
+
+def _takes(thing: Any, names: tuple[str, ...]) -> bool:
+    """Whether something is a function that needs these arguments alone."""
+    required = [name for name, one in _parameters(thing).items() if one.default is inspect.Parameter.empty]
+    return inspect.isfunction(thing) and tuple(required) == names

@@ -1,0 +1,189 @@
+"""A sampler, guidance, policy, study and denoiser of one's own, by `_target_` on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from commands import run
+
+from mdlm_cfg.app.own import denoiser_of
+from mdlm_cfg.app.quoting import with_objects
+from mdlm_cfg.app.settings import build_study, merged, plan_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import EvalSchema
+from mdlm_cfg.targets.toys import toy_1d_overlap
+
+MODULE = """
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.chain.kinds import Rate
+from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.studies.findings import Block, Findings, Table, col
+from mdlm_cfg.studies.protocol import Case, Needs, Piece
+
+
+def all_at_once(log_z, u):
+    return torch.ones_like(log_z)
+
+
+ready = Sampler("all_at_once", steps=2, jump=all_at_once)
+
+
+class Mine(Rate):
+    name = "mine"
+
+
+def halved(w, by=2.0):
+    return Guidance(w / by)
+
+
+def backwards(num_dims):
+    return FixedOrder(tuple(reversed(range(num_dims))))
+
+
+def flat(tokens, classes):
+    return torch.full((*tokens.shape, 4), 0.25).log()
+
+
+def exact(target):
+    return target.denoiser()
+
+
+@dataclass(frozen=True)
+class Row:
+    w: Guidance = col("w", index=True)
+    mean: float = col("mean")
+
+
+@dataclass(frozen=True)
+class Means:
+    times: int = 1
+    needs: ClassVar[Needs] = Needs()
+
+    def pieces(self, case):
+        return [Piece(("mean", g.label), lambda g=g: self._mean(case, g), "drawing") for g in case.plan.guidances]
+
+    def _mean(self, case, g):
+        generator = case.plan.generator("mean", g, 0)
+        x = case.plan.sampler.draw(case.denoisers[case.judged], g, 0, self.times, generator)
+        return float(x.double().mean())
+
+    def findings(self, case, made):
+        rows = [Row(g, made["mean", g.label]) for g in case.plan.guidances]
+        block = Block("means", rows, "Means", views=[Table(["w"], ["mean"])], logged=("mean",))
+        return Findings(case.plan, [block], [f"{self.times} samples were drawn."])
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of the user's own, on the path."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def plan(**given: Any) -> Plan:
+    config = vars(EvalSchema()) | given
+    return plan_of(config)
+
+
+def test_a_sampler_of_ones_own(own: str) -> None:
+    from_rule = plan(sampler={"_target_": f"{own}.all_at_once", "steps": 2}).sampler
+    module = sys.modules[own]
+    assert from_rule == Sampler("all_at_once", 2, jump=module.all_at_once)
+    assert plan(sampler={"_target_": f"{own}.all_at_once"}, steps=3).sampler.steps == 3
+    assert plan(sampler={"_target_": f"{own}.ready"}).sampler is module.ready
+    assert plan(sampler={"_target_": f"{own}.ready", "steps": 5}).sampler.steps == 5
+    with pytest.raises(UserError):  # an object has its own steps: others would be dropped in silence
+        plan(sampler={"_target_": f"{own}.ready"}, steps=3)
+    for wrong in ("flat", "Mine", "nothing"):
+        with pytest.raises(UserError):
+            plan(sampler={"_target_": f"{own}.{wrong}"})
+    with pytest.raises(UserError):
+        plan(sampler={"steps": 3})
+
+
+def test_guidance_and_policy_of_ones_own(own: str) -> None:
+    kinds = {type(g.kind).__name__ for g in plan(guidance={"_target_": f"{own}.Mine"}, w=[0, 2]).guidances}
+    assert kinds == {"Mine"}
+    halved = plan(guidance={"_target_": f"{own}.halved", "by": 4.0}, w=[0, 2]).guidances
+    assert halved == (Guidance(0.0), Guidance(0.5))
+    order = {"_target_": f"{own}.backwards", "num_dims": 3}
+    assert plan(policy=order).sampler.policy == FixedOrder((2, 1, 0))
+    for wrong in ({"guidance": {"_target_": f"{own}.flat"}}, {"policy": {"_target_": f"{own}.Mine"}}, {"policy": 3}):
+        with pytest.raises(UserError):
+            plan(**wrong)
+
+
+def test_a_denoiser_of_ones_own(own: str) -> None:
+    target = toy_1d_overlap()
+    data = SimpleNamespace(target=target, num_tokens=target.num_tokens, grid_shape=(1,), num_classes=2)
+    tokens = torch.tensor([[target.num_tokens]])
+    given = {"_target_": f"{own}.exact"}
+    found = denoiser_of(given, data, {f"{own}.exact"})
+    assert torch.equal(found(tokens, torch.tensor([0])), target.denoiser()(tokens, torch.tensor([0])))
+    data.num_tokens = 4
+    flat = denoiser_of({"_target_": f"{own}.flat"}, data, {f"{own}.flat"})
+    assert (flat.num_tokens, flat.num_dims, flat.num_classes) == (4, 1, 2)
+    with pytest.raises(UserError):
+        denoiser_of({"_target_": f"{own}.halved", "w": 1.0}, data, {f"{own}.halved"})
+
+
+@pytest.mark.parametrize("part", ["sampler", "guidance", "policy", "study"])
+def test_what_only_a_checkpoint_names_is_not_imported(part: str, own: str) -> None:
+    saved = {part: {"_target_": f"{own}.anything"}}
+    config = vars(EvalSchema())
+    settings = merged(saved, config, [])
+    assert settings[part] == saved[part]
+    with pytest.raises(UserError):
+        plan_of(settings, config)
+        build_study(settings["study"], config["study"])
+    assert own not in sys.modules
+
+
+def test_settings_below_an_object_reach_hydra_as_mappings() -> None:
+    given = ["sampler._target_=a.B", "sampler.steps=2,4", "+study.x.y='b c'", "net.width=3", "sampler=euler", "-m"]
+    assert with_objects(given) == [
+        "++sampler={_target_:a.B}",
+        "++sampler={steps:2},{steps:4}",
+        "++study={x:{y:'b c'}}",
+        "net.width=3",
+        "sampler=euler",
+        "-m",
+    ]
+    assert with_objects(with_objects(given)) == with_objects(given)
+
+
+def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ("data=toy_1d_overlap", "w=[0,2]", "logger=null", f"out={out}")
+    own_study = (f"study._target_={own}.Means", "study.times=3")
+    own_sampler = (f"sampler._target_={own}.all_at_once", "sampler.steps=1", f"guidance._target_={own}.Mine")
+    assert run("eval", *settings, f"denoiser._target_={own}.exact", *own_study, *own_sampler) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert [row["w"] for row in report["means"]] == [0.0, 2.0] and report["means"][0]["kind"] == "mine"
+    assert report["plan"]["sampler"] == "all_at_once" and report["verdict"] == ["3 samples were drawn."]
+
+
+def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
+    settings = ("denoiser=exact", "data=hmm_motif", "data.target.num_dims=4", "num_samples=10", "w=[0]", "logger=null")
+    assert run("eval", *settings, "study.compare=false", f"out={tmp_path / 'a'}") == 0
+    assert json.loads((tmp_path / "a" / "report.json").read_text()).get("samplers", []) == []
+    assert run("eval", *settings, "study.gumbel=2", f"out={tmp_path / 'b'}") == 2
+    assert not (tmp_path / "b").exists()
