@@ -31,7 +31,8 @@ def run(command: str, *arguments: str) -> int:
 def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
     """The one error on stderr of a command that must refuse, its last line; progress may come before it."""
     capsys.readouterr()
-    assert run(command, *arguments) == 2
+    last = {argument.partition("=")[0].lstrip("+"): argument for argument in arguments}  # each key once
+    assert run(command, *last.values()) == 2
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith(("error: ", "error in job "))]
     assert len(errors) == 1 and errors == lines[-1:], lines

@@ -15,11 +15,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
-from mdlm_cfg.training.metrics import MetricsLog
+from mdlm_cfg.training.metrics import METRICS, MetricsLog
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
@@ -71,7 +72,13 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
 
 
 def build_loggers(
-    settings: dict[str, Any], folder: Path, run: str, job_type: str, config: Mapping[str, Any], kept_steps: int = 0
+    settings: dict[str, Any],
+    folder: Path,
+    run: str,
+    job_type: str,
+    config: Mapping[str, Any],
+    made: Made,
+    kept_steps: int = 0,
 ) -> list[Logger]:
     """metrics.csv in the run folder always, and the configured logger if it is another.
 
@@ -82,35 +89,57 @@ def build_loggers(
             group: its seeds and the evaluations of them are one.
         job_type: "train" or "eval".
         config: of the whole, which wandb shows with the run.
+        made: the record of what the command makes, for the loggers' files.
         kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its server of itself all the same
-    loggers: list[Logger] = [MetricsLog(folder, kept_steps)]
     target = str(settings.get(TARGET))
+    is_wandb = target.endswith("WandbLogger")
+    if is_wandb:
+        _check_wandb(settings.get("mode"))
+        made.tree(folder / "wandb")
+    loggers: list[Logger] = [MetricsLog(made.file(folder / METRICS).parent, kept_steps)]
     if not target.endswith("CSVLogger"):
         filled: dict[str, Any] = {"save_dir": str(folder), "name": f"{run} {job_type}"}
-        if target.endswith("WandbLogger"):
+        if is_wandb:
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
-        if target.endswith("WandbLogger"):
-            _check_wandb(loggers[-1], settings.get("mode"))
+        if is_wandb:
+            _begin_wandb(loggers[-1], settings.get("mode"))
     return loggers
 
 
-def _check_wandb(logger: Any, mode: str | None) -> None:
+def _check_wandb(mode: str | None) -> None:
     """Raise UserError for a mode that there is none of, and for one that needs a login where there is none."""
     if mode not in (None, *WANDB_MODES):
         raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
+    if mode == "online":
+        import wandb
+        import wandb.errors
+
+        try:
+            has_login = wandb.login(prompt=False, verify=False)
+        except wandb.errors.Error:  # of a key that cannot be one
+            has_login = False
+        if not has_login:
+            raise UserError(
+                "logger.mode=online needs a wandb account, and there is no login here: log in with `wandb login`, or "
+                "give logger.mode=offline or logger=csv"
+            )
+
+
+def _begin_wandb(logger: Any, mode: str | None) -> None:
+    """Open the run of a logger that needs the network, or it would be found out when everything is ready to train."""
     # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
     vars(logger).get("_wandb_init", {}).pop("anonymous", None)
     if mode == "online":
         import wandb.errors
 
         try:
-            _ = logger.experiment  # or it would be found when everything is ready to train
+            _ = logger.experiment
         except wandb.errors.Error as error:
             raise UserError(
                 f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "

@@ -15,9 +15,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.errors import INTERRUPTED, Account, Failure, exit_with
+from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_with
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.overrides import for_any_data, last_of_each
+from mdlm_cfg.app.places import check_places
 from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
@@ -93,8 +95,9 @@ def _run_task(name: str, task: Task) -> None:
     sweep, code = None, 0
     try:
         check_keys(sys.argv[1:])
-        given = with_objects(with_options(quoted(sys.argv[1:]), name, CONFIGS))
+        given = with_objects(with_options(last_of_each(quoted(sys.argv[1:])), name, CONFIGS))
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
+        arguments = for_any_data(given) if name == "eval" else arguments
         sweep = sweep_of(given)
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]
         sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
@@ -114,7 +117,7 @@ def _run_task(name: str, task: Task) -> None:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:
-        failures += ended(sweep)
+        failures += ended(sweep, code == USER_ERROR)
     exit_with(failures, full)
     if code:
         sys.exit(code)
@@ -129,16 +132,20 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
         settings = HydraConfig.get()
         overrides = [str(item) for item in OmegaConf.to_container(settings.overrides.task, resolve=False) or ()]
         if sweep is not None:
-            try:
-                check_config(name, settings.job.config_name, cfg)
-                refuse_processes(to_plain_config(cfg).get("trainer"))
-            except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
-                exit_with([Failure("", error)])
             params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
             job = sweep.job(settings.job.num, overrides, params)
-            return job.run(lambda folder: task(to_plain_config(cfg), overrides, folder), full)
+            try:
+                check_config(name, settings.job.config_name, cfg)
+                config = to_plain_config(cfg)
+                check_places(config)
+                refuse_processes(config.get("trainer"))
+                decided = job.check(config)
+            except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
+                exit_with([Failure("", error)])
+            return job.run(lambda folder: task(config, overrides, folder), full, decided)
         try:
             check_config(name, settings.job.config_name, cfg)
+            check_places(to_plain_config(cfg))
             task(to_plain_config(cfg), overrides, None)
         except Exception as error:  # hydra would print all overrides
             failures.append(Failure("", error))

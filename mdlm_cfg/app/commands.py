@@ -28,14 +28,17 @@ from mdlm_cfg.app.build import (
 from mdlm_cfg.app.by_step import PicturesByStep
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
-from mdlm_cfg.app.folders import checkpoint_of, gone_if_refused, out_folder, run_folder, write_config
+from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_folder, write_config
+from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
+from mdlm_cfg.app.places import with_absolute_paths
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
-from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_draws
+from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import TARGET, names_in
 from mdlm_cfg.targets.table import TableMixture
@@ -53,9 +56,10 @@ from mdlm_cfg.training.runs import (
     run_folder_of,
 )
 from mdlm_cfg.training.saving import Checkpoints
-from mdlm_cfg.training.unfinished import mark_finished
+from mdlm_cfg.training.unfinished import finish_the_same, mark_finished
 
 THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
+ALL_STEPS = sys.maxsize  # of metrics.csv: an evaluation adds to what a run has logged in the same folder
 SMALL_TABLE = 20_000  # states
 MAX_THREADS = 1024  # some ten thousands end the process
 MAX_SEED = 2**32 - 1  # numpy's
@@ -77,14 +81,14 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     Args:
         config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    config = for_own_targets(config, overrides)
+    config = with_absolute_paths(for_own_targets(config, overrides))
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
     check_trainer(config["trainer"], config["optimizer"])
     start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
-    if config["evaluate"] and not {"evaluate=true"} & set(overrides) and not (asked or study_of(data, config["paper"])):
+    if config["evaluate"] and not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config["paper"])):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
         config |= {"evaluate": False}
     study = None
@@ -93,29 +97,30 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config["trainer"], before)
     steps = 0 if before is None else check_resume(before, module.hparams)
-    folder = run_folder(config, data.name, before, overrides, job)
-    with gone_if_refused(folder, before):
-        run_name = f"{folder.parent.name}/{folder.name}"
-        loggers = build_loggers(config["logger"], folder, run_name, "train", config, steps)
-        saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
-        averaged = [PicturesByStep(data, plan), AveragedWeights(config["ema_decay"])]  # drawn before they go again
-        trainer = build_trainer(config["trainer"], loggers, [*averaged, saving])
-    say_precision(config, trainer.strategy.root_device)
-    written = None
-    with _wandb_finished(loggers), gone_if_refused(folder, before, NotBegun):
-        numbers, path = _fit(trainer, module, data, before, saving)
-        if study is not None:
-            run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)
-            run.net.to(trainer.strategy.root_device)
-            shown = {"command": _command("train.py", overrides), **_describe(run)}
-            report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
-            if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
-                written = evaluate(data, run.denoiser, plan, report, study)
-                _log(loggers, written, run.step)
-    if not is_first_process():
-        return Outcome()
-    for done in [folder] if before is None else [folder, run_folder_of(before)]:
-        mark_finished(done)
+    with run_folder(config, data.name, before, overrides, job) as (folder, made):
+        with made.taken_back():
+            run_name = f"{folder.parent.name}/{folder.name}"
+            loggers = build_loggers(config["logger"], folder, run_name, "train", config, made, steps)
+            saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
+            averaged = [PicturesByStep(data, plan), AveragedWeights(config["ema_decay"])]  # drawn before they go again
+            trainer = build_trainer(config["trainer"], loggers, [*averaged, saving])
+        say_precision(config, trainer.strategy.root_device)
+        written = None
+        with made.taken_back(NotBegun), _wandb_finished(loggers):
+            numbers, path = _fit(trainer, module, data, before, saving)
+            if study is not None:
+                run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)
+                run.net.to(trainer.strategy.root_device)
+                shown = {"command": _command("train.py", overrides), **_describe(run)}
+                report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
+                if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
+                    written = evaluate(data, run.denoiser, plan, report, study)
+                    _log(loggers, written, run.step)
+        if not is_first_process():
+            return Outcome()
+        mark_finished(folder)
+    if before is not None:
+        finish_the_same(run_folder_of(before), config)
     return _outcome(written, numbers, module.val_nelbo)
 
 
@@ -147,16 +152,17 @@ def _judge_without_run(config: dict[str, Any], overrides: Sequence[str], job: Pa
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     study = checked_study(data, plan, config["paper"], asked, config["classifier"], denoiser)
     _one_thread_for_small_tables(config, data)
-    out = _report_folder(config, job, config) or new_folder(config["runs"], f"{data.name}_{name}", overrides)
+    made = Made()
+    out = _report_folder(config, job, config, made)
+    out = out or folder_below(config["runs"], f"{data.name}_{name}", overrides, made)
     shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, {name}", shown, data.describe(), {}, Console())
     written = None
-    with gone_if_refused(out):
-        loggers = (
-            build_loggers(config["logger"], out, f"{data.name}_{name}", "eval", config) if config["logger"] else []
-        )
+    with made.taken_back():
+        trainer = sampling_trainer(config)
+        loggers = _eval_loggers(config, out, f"{data.name}_{name}", config, made)
     with _wandb_finished(loggers):
-        if share_draws(sampling_trainer(config), study, data, denoiser, plan, out):
+        if share_draws(trainer, study, data, denoiser, plan, out):
             written = evaluate(data, denoiser, plan, report, study)
             _log(loggers, written, 0)
     return _outcome(written)
@@ -170,16 +176,16 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     data = _data_of(run, config, overrides)
     study = checked_study(data, plan, config["paper"], asked, settings["classifier"], run.denoiser)
     _one_thread_for_small_tables(config, data)
-    out = _report_folder(config, job, run.config | settings)
-    out = out or new_folder(run.folder, "evaluations", overrides)
+    trainer, made = sampling_trainer(config, run.net), Made()
+    out = _report_folder(config, job, run.config | settings, made)
+    out = out or folder_below(run.folder, "evaluations", overrides, made)
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
-    trainer = sampling_trainer(config, run.net)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
     run_name, written = f"{run.folder.parent.name}/{run.folder.name}", None
-    with gone_if_refused(out):
-        loggers = build_loggers(config["logger"], out, run_name, "eval", settings) if config["logger"] else []
+    with made.taken_back():
+        loggers = _eval_loggers(config, out, run_name, settings, made)
     with _wandb_finished(loggers):
         if share_draws(trainer, study, data, run.denoiser, plan, out):
             written = evaluate(data, run.denoiser, plan, report, study)
@@ -187,11 +193,18 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     return _outcome(written)
 
 
-def _report_folder(config: Mapping[str, Any], job: Path | None, judged: Mapping[str, Any]) -> Path | None:
+def _report_folder(config: Mapping[str, Any], job: Path | None, judged: Mapping[str, Any], made: Made) -> Path | None:
     """The folder that a report was asked for in, or a job's own, with the configuration `judged`; else None."""
     if job is not None:
-        write_config(judged, job)
-    return out_folder(config) or job
+        write_config(judged, job, made)
+    return out_folder(config, made) or job
+
+
+def _eval_loggers(
+    config: Mapping[str, Any], out: Path, run: str, judged: Mapping[str, Any], made: Made
+) -> list[Logger]:
+    """The loggers that an evaluation was asked for; see `build_loggers`."""
+    return build_loggers(config["logger"], out, run, "eval", judged, made, ALL_STEPS) if config["logger"] else []
 
 
 def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
@@ -205,7 +218,7 @@ def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -
     """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
     saved = run.config.get("data")
     if not isinstance(saved, dict):
-        if not any(item.startswith("data=") for item in overrides):
+        if given_for(overrides, "data") is None:
             raise UserError(f"the checkpoint {run.path} does not say how its data were made: give data=...")
         saved = {}
     data = build_data(merged_data(saved, config, list(overrides)), names_in(config["data"]))
@@ -246,10 +259,10 @@ def _fit(
 
 def _last_good(saving: Checkpoints, before: Path | None) -> str:
     """What is left after training has failed."""
-    for path in (saving.last, before):
+    for path in (saving.last, saving.best, before):
         if path is not None and path.is_file():
             return f"the last good checkpoint is {path}"
-    return f"the checkpoint {saving.last} is gone" if saving.has_saved else "no checkpoint was saved"
+    return f"the checkpoints in {saving.last.parent} are gone" if saving.has_saved else "no checkpoint was saved"
 
 
 def _log(loggers: Sequence[Logger], written: Written, step: int) -> None:
@@ -274,6 +287,12 @@ def _wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
             import wandb
 
             wandb.finish()
+
+
+def _is_asked(overrides: Sequence[str], key: str) -> bool:
+    """Whether a key was given as true on the command line, and not by a file."""
+    override = given_for(overrides, key)
+    return override is not None and values_of(override) == [True]
 
 
 def _command(program: str, overrides: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.folders import new_run_folder
 
@@ -47,6 +48,9 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from mdlm_cfg.reports.tables import print_table, write_csv
     from mdlm_cfg.studies.comparison import compare
 
+    for key, given in (("out", outs[-1:]), ("PATH", paths)):
+        for path in given:
+            refuse_empty(key, path.removeprefix("out="))
     found = compare(paths)
     folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.earlier import kept_in
-from mdlm_cfg.app.folders import out_folder
+from mdlm_cfg.app.folders import folder_below, out_folder
 from mdlm_cfg.app.settings import merged, plan_of
-from mdlm_cfg.app.sharing import new_folder, sampling_trainer, share_pieces
+from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.images import arranged, sample_grid
@@ -28,6 +28,7 @@ from mdlm_cfg.studies.sampled import Draw, draws_of
 from mdlm_cfg.studies.table.strength import strength_key
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.support.progress import share_shown
@@ -55,7 +56,8 @@ def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = No
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
     trainer = sampling_trainer(config, run.net)
-    out = out_folder(config) or job or new_folder(run.folder, "samples", overrides)
+    made = Made()
+    out = out_folder(config, made) or job or folder_below(run.folder, "samples", overrides, made)
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
     classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)

@@ -20,9 +20,12 @@ KEPT = "kept"  # a folder beside the report, until that is written
 
 
 def files_of(folder: Path) -> set[str]:
-    """The files that the report in this folder names as its own; none where there is no report."""
+    """The files that the report in this folder names as its own; none where there is no report of mdlm_cfg."""
     try:
-        names = [str(name) for name in json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["files"]]
+        report = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+        names = [str(name) for name in report["files"]]
+        if not str(report["title"]).startswith("mdlm_cfg: ") or not {"run", "data", "test"} <= report.keys():
+            return set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {name for name in names if Path(name).name == name}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import yaml
 
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
-from mdlm_cfg.training.unfinished import MARK, mark_unfinished, unfinished_in, unfinished_run
+from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
@@ -40,70 +39,80 @@ def checkpoint_of(config: Mapping[str, Any], data_name: str, job: Path | None = 
     return found
 
 
+@contextmanager
 def run_folder(
     config: Mapping[str, Any],
     data_name: str,
     before: Path | None,
     overrides: Sequence[str] = (),
     job: Path | None = None,
-) -> Path:
-    """A folder with the resolved configuration: a new one, a job's own, or with `AUTO` that of the run that goes on.
+) -> Iterator[tuple[Path, Made]]:
+    """A folder with the resolved configuration, which this process alone works on inside, and what was made for it.
 
-    Processes other than the first only need its name.
+    It is a new one, a job's own, or with `AUTO` that of the run that goes on. Processes other than the first only need
+    its name.
+
+    Raises:
+        UserError: another process works on that run, or its folder cannot be made.
     """
-    name = config["name"] or data_name
+    name, made = config["name"] or data_name, Made()
     if not is_first_process():
-        return Path(config["runs"], name, "other_ranks")
-    if before is not None and (config["ckpt_path"] == AUTO or run_folder_of(before) == job):
-        folder = run_folder_of(before)
-        remove_parts(folder)
-    else:
-        folder = job or new_run_folder(config["runs"], name, overrides)
-        (folder / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
-    write_config(config, folder)
-    mark_unfinished(folder)
-    return folder
+        yield Path(config["runs"], name, "other_ranks"), made
+        return
+    is_same_run = before is not None and (config["ckpt_path"] == AUTO or run_folder_of(before) == job)
+    with made.taken_back(UserError), naming_way_out("runs"):
+        if before is not None and is_same_run:
+            folder = run_folder_of(before)
+        else:
+            folder = made.folder(job) if job else new_run_folder(config["runs"], name, overrides, made=made)
+    with ExitStack() as stack:
+        with made.taken_back():
+            stack.enter_context(working_on(folder, made))
+            remove_parts(folder)
+            made.folder((folder / CHECKPOINT).parent)
+            write_config(config, folder, made)
+        yield folder, made
 
 
 @contextmanager
-def gone_if_refused(
-    folder: Path, before: Path | None = None, refusal: type[BaseException] = BaseException
-) -> Iterator[None]:
-    """A new folder is removed if what is done inside fails: nothing was begun in it; and so is one above that is empty.
-
-    One that was there before stays: a job's, with what became of it, that of a run that goes on, or of another report.
-
-    Args:
-        before: the checkpoint that is gone on with, which may lie in it.
-        refusal: the errors that say so, where others may come later.
-    """
-    is_new = {path.name for path in folder.glob("*")} <= {CONFIG, MARK, CHECKPOINT.parent.name}
+def naming_way_out(key: str) -> Iterator[None]:
+    """Name the key that gives another folder where one cannot be made inside."""
     try:
         yield
-    except refusal:
-        if is_new and (before is None or run_folder_of(before) != folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()
-        raise
+    except OSError as error:
+        where = "a folder" if error.filename is None else error.filename
+        raise UserError(f"{where} cannot be made ({error.strerror or error}): give {key}=FOLDER") from error
 
 
-def write_config(config: Mapping[str, Any], folder: Path) -> None:
+def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
     """Write a resolved configuration where it belongs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / CONFIG) as file:
+    made.folder(folder)
+    with atomic_write(made.file(folder / CONFIG)) as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
-def out_folder(config: Mapping[str, Any]) -> Path | None:
-    """The folder that a report was asked for in.
+def out_folder(config: Mapping[str, Any], made: Made) -> Path | None:
+    """The folder that a report was asked for in, made if it is not there.
 
     Raises:
-        UserError: there is a file of that name.
+        UserError: there is a file of that name, or it cannot be made.
     """
     if config["out"] is None:
         return None
     out = Path(config["out"])
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
-    return out
+    with made.taken_back(), naming_way_out("out"):
+        return made.folder(out)
+
+
+def folder_below(root: str | Path, name: str, overrides: Sequence[str], made: Made) -> Path:
+    """A new folder for what the first process writes where no other was asked for; the others need none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if not is_first_process():
+        return Path(root, name, "other_ranks")
+    with made.taken_back(), naming_way_out("out"):
+        return new_run_folder(root, name, overrides, made=made)

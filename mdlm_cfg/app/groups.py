@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from hydra.core.override_parser.types import ChoiceSweep, Glob
+from hydra.core.override_parser.types import Glob
 
+from mdlm_cfg.app.overrides import values_of
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.errors import UserError
 
@@ -47,5 +48,4 @@ def _given(argument: str) -> tuple[str, list[object]]:
     override = read_override(argument)
     if override is None or override.is_delete():
         return "", []
-    value = override.value()
-    return override.key_or_group, list(value.list) if isinstance(value, ChoiceSweep) else [value]
+    return override.key_or_group, values_of(override)

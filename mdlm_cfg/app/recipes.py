@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdlm_cfg.app.overrides import given_for, options_below, values_of
 from mdlm_cfg.support.errors import UserError
 
 RECIPE = re.compile(r"^# recipe: (\S+)$", flags=re.MULTILINE)
@@ -40,12 +41,19 @@ def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
     Raises:
         UserError: a sweep over data that have different recipes.
     """
-    keys = [item.split("=", 1)[0] for item in arguments]
-    if "experiment" in keys or "data" not in keys:
+    data = given_for(arguments, "data")
+    if data is None or given_for(arguments, "experiment") is not None:
         return list(arguments)
-    choices = arguments[keys.index("data")].split("=", 1)[1].split(",")
-    saved = next((item.split("=", 1)[1].strip("'\"") for item in arguments if item.startswith("data.path=")), None)
-    recipes = {choice: recipe_of(choice, configs, saved) for choice in choices}
+    choices = [value for value in values_of(data, options_below(configs, "data")) if isinstance(value, str)]
+    paths = given_for(arguments, "data.path")
+    saved: list[str | None] = [value for value in ([] if paths is None else values_of(paths)) if isinstance(value, str)]
+    recipes = {
+        " ".join(part for part in (choice, path) if part): recipe_of(choice, configs, path)
+        for choice in choices
+        for path in saved or [None]
+    }
+    if not recipes:
+        return list(arguments)
     if len(set(recipes.values())) > 1:
         shown = "; ".join(f"{data}: {name or 'the defaults'}" for data, name in recipes.items())
         raise UserError(

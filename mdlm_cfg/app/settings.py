@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mdlm_cfg.app.own import guidances_of, sampler_of
+from mdlm_cfg.app.places import moved
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
 from mdlm_cfg.studies.corpus import Corpus
@@ -99,7 +100,9 @@ def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: 
     merged = dict(saved)
     for key in given:
         parts = key.split(".")
-        if parts[0] == "data":
+        if key == "data.path" and isinstance(saved.get("path"), str):
+            merged = moved(merged, saved["path"], config["data"]["path"])
+        elif parts[0] == "data":
             merged = _replaced(merged, config["data"], parts[1:])
     return merged
 

@@ -17,7 +17,6 @@ from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.sampled import Sampling
-from mdlm_cfg.support.folders import new_run_folder
 from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.training.predicting import is_first_process, share_work
 
@@ -59,11 +58,6 @@ def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoi
             keep.folder.parent.mkdir(parents=True, exist_ok=True)
         share_work(trainer, pieces, denoiser.net if isinstance(denoiser, NetDenoiser) else None, keep)
     return is_first_process()
-
-
-def new_folder(root: str | Path, name: str, overrides: Sequence[str]) -> Path:
-    """A new folder for what the first process writes; the others need none."""
-    return new_run_folder(root, name, overrides) if is_first_process() else Path(root, name, "other_ranks")
 
 
 def sampling_trainer(config: Mapping[str, Any], net: nn.Module | None = None) -> Trainer | None:

@@ -6,7 +6,6 @@ A job says what became of it in its own folder, so that it does not matter which
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,11 +15,13 @@ from typing import Any
 import yaml
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
+from mdlm_cfg.app.job_inputs import decided_by, differences
+from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import label_of, new_run_folder
-from mdlm_cfg.support.schema import HYDRA
+from mdlm_cfg.support.folders import Made, label_of, new_run_folder
+from mdlm_cfg.support.schema import HYDRA, role_of
 
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
@@ -57,6 +58,7 @@ class Sweep:
     keys: tuple[str, ...]
     is_new: bool
     asked: tuple[str, ...] = ()
+    made: Made = field(default_factory=Made)
 
     @property
     def arguments(self) -> list[str]:
@@ -84,29 +86,52 @@ class Job:
     number: int
     overrides: list[str]
 
-    def run(self, work: Callable[[Path], Outcome], full: bool) -> float | None:
+    def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the job's result, if that is what decided what its folder holds.
+
+        Raises:
+            UserError: the folder holds a job that was done, or begun, with other settings or other data.
+        """
+        from mdlm_cfg.training.runs import CONFIG  # takes seconds
+        from mdlm_cfg.training.unfinished import is_same
+
+        decided, before = decided_by(config), read_record(self.folder)
+        if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
+            return decided
+        changes = "its settings"
+        if isinstance(there := before.get("decided_by"), dict):
+            found = list(differences(there, decided))
+            changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
+        elif not (self.folder / CONFIG).is_file() or is_same(self.folder / CONFIG, config):  # of an older version
+            return decided
+        raise UserError(
+            f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "
+            "another hydra.sweep.dir, or the same settings"
+        )
+
+    def run(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:
         """Do the work, unless it was done before, and say what became of it; the value of the outcome.
 
         An error ends the job, and not the sweep.
 
         Args:
-            work: gets the folder. full: keep the traceback of every error.
+            work: gets the folder. full: keep the traceback of every error. decided: see `check`.
         """
         before = read_record(self.folder)
         if before.get("state") == DONE:
             print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
             return before["value"]
-        self._write(RUNNING)
+        self._write(RUNNING, decided)
         print(f"job {self.number}: {self.name}", file=sys.stderr)
         try:
             outcome = work(self.folder)
         except Exception as error:
-            self._write(FAILED, account=account_of(Failure(self.name, error), full))
+            self._write(FAILED, decided, account=account_of(Failure(self.name, error), full))
             return None
         except BaseException:
-            self._write(INTERRUPTED)
+            self._write(INTERRUPTED, decided)
             raise
-        self._write(DONE, outcome)
+        self._write(DONE, decided, outcome)
         return outcome.value
 
     @property
@@ -114,7 +139,13 @@ class Job:
         """For people."""
         return " ".join(self.overrides)
 
-    def _write(self, state: str, outcome: Outcome | None = None, account: Account | None = None) -> None:
+    def _write(
+        self,
+        state: str,
+        decided: Mapping[str, Any],
+        outcome: Outcome | None = None,
+        account: Account | None = None,
+    ) -> None:
         found = outcome or Outcome()
         record = {
             "job": self.number,
@@ -124,6 +155,7 @@ class Job:
             "report": None if found.report is None else str(found.report),
             "numbers": dict(found.numbers),
             "failure": None if account is None else asdict(account),
+            "decided_by": dict(decided),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / RECORD) as file:
@@ -163,16 +195,23 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     given = [item for item in map(read_override, arguments) if item is not None]
     swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
     lines = tuple(item.input_line or "" for item in given if item.is_sweep_override())
-    fixed = {item.get_key_element(): item.value() for item in given if not item.is_sweep_override()}
+    fixed = {item.get_key_element().lstrip("+"): item.value() for item in given if not item.is_sweep_override()}
     if fixed.get("out") is not None:
         raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")
+    for key, value in fixed.items():
+        if key == "hydra.sweep.dir" or role_of(key) == "place":
+            refuse_empty(key, value)
+    made = Made()
     if "hydra.sweep.dir" in fixed:
-        return Sweep(Path(str(fixed["hydra.sweep.dir"])), swept, False, lines)
-    shown = [item for item in given if item.is_sweep_override()]
-    shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
-    asked = [item.input_line or "" for item in shown or given]
-    name = str(fixed.get("name") or "multirun")
-    return Sweep(new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep"), swept, True, lines)
+        folder = made.folder(str(fixed["hydra.sweep.dir"]))
+    else:
+        shown = [item for item in given if item.is_sweep_override()]
+        shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
+        asked = [item.input_line or "" for item in shown or given]
+        name = "multirun" if fixed.get("name") is None else str(fixed["name"])
+        folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
+    made.file(folder / HYDRAS)
+    return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made)
 
 
 def check_has_jobs(sweep: Sweep) -> None:
@@ -184,15 +223,15 @@ def check_has_jobs(sweep: Sweep) -> None:
         )
 
 
-def ended(sweep: Sweep) -> list[Account]:
+def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     """Show the index of a sweep that is over, and return what there is to say of the jobs that failed.
 
-    The folder of one that never began is removed.
+    What was made for one that never began is removed; of one that was refused as a whole nothing is shown.
     """
     records = records_of(sweep.folder)
     if not records:
-        if sweep.is_new and {path.name for path in sweep.folder.glob("*")} <= {HYDRAS}:
-            shutil.rmtree(sweep.folder, ignore_errors=True)
+        sweep.made.take_back()
+    if not records or is_refused:
         return []
     from mdlm_cfg.reports.sweep_index import print_index, write_index
 

@@ -8,18 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
+
+PART = ".mdlm_cfg.part"  # the end of the name of a file that is not written yet
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes its name only once it is complete and on the disk; an old one survives any failure.
 
-    A process that is killed while it writes leaves a hidden file ".NAME.PROCESS.part" (`remove_parts`).
+    A process that is killed while it writes leaves a hidden file ".NAME.PROCESS.mdlm_cfg.part" (`remove_parts`).
 
     Raises:
         OSError: with the name of the file; its folder must be there, since one that has gone is news.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     with naming(path):
         try:
             with part.open("wb") as file:
@@ -32,9 +36,11 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder that nobody else writes to."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    """Remove what killed processes left half written in a folder: no file that this package did not write."""
+    for part in folder.glob(f".*{PART}"):
+        number = part.name.removesuffix(PART).rpartition(".")[2]
+        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

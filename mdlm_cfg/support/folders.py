@@ -1,10 +1,12 @@
-"""Folders that `ls` explains: when, and what was asked for, in characters that neither a shell nor hydra minds."""
+"""Folders that `ls` explains, and a record of what a command has made, so that it can remove that and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,22 +17,111 @@ MOST = 60  # characters of a label
 MOST_OF_ONE = 24  # of one value in it
 
 
-def new_run_folder(root: str | Path, name: str, overrides: Sequence[str] = (), what: str = "") -> Path:
+class Made:
+    """The folders and files that one command has made, recorded one by one as it makes them.
+
+    A command that is refused removes exactly these (`taken_back`). What was there before it is never recorded, so it
+    is never removed, and neither is a folder into which somebody else has put something.
+    """
+
+    def __init__(self) -> None:
+        self._folders: list[Path] = []
+        self._files: list[Path] = []
+        self._trees: list[Path] = []
+
+    def folder(self, path: str | Path) -> Path:
+        """Make a folder, and those above it that are missing, and return it.
+
+        Raises:
+            UserError: a symbolic link on the way leads nowhere.
+            OSError: the folder cannot be made.
+        """
+        path = Path(path)
+        for part in reversed([path, *path.parents]):
+            if not part.is_dir():
+                with suppress(FileExistsError):
+                    self.new_folder(part)
+            if not part.is_dir():  # a file: the error of the file system says so
+                part.mkdir()
+        return path
+
+    def new_folder(self, path: Path) -> Path:
+        """Make a folder that is not there yet, in one that is.
+
+        Raises:
+            UserError: it is a symbolic link that leads nowhere.
+            FileExistsError: it is there already.
+        """
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a symbolic link to {path.readlink()}, which does not exist: make that folder")
+        path.mkdir()
+        self._folders.append(path)
+        return path
+
+    def file(self, path: Path) -> Path:
+        """Record a file that is about to be written, unless there is one already; the path."""
+        if not path.exists() and not path.is_symlink():
+            self._files.append(path)
+        return path
+
+    def tree(self, path: Path) -> Path:
+        """Record a folder that a library is about to make and fill, unless there is one already; the path."""
+        if not path.exists() and not path.is_symlink():
+            self._trees.append(path)
+        return path
+
+    @contextmanager
+    def taken_back(self, refusal: type[BaseException] = BaseException) -> Iterator[None]:
+        """Remove all that was made if what is done inside fails with `refusal`."""
+        try:
+            yield
+        except refusal:
+            self.take_back()
+            raise
+
+    def take_back(self) -> None:
+        """Remove what was made; a folder that holds anything else stays."""
+        for path in self._files:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        for path in self._trees:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in reversed(self._folders):
+            with suppress(OSError):
+                path.rmdir()
+
+
+def new_run_folder(
+    root: str | Path, name: str, overrides: Sequence[str] = (), what: str = "", made: Made | None = None
+) -> Path:
     """Make and return `root/name/DATE_TIME_WHAT_LABEL`, with a number after the time where that exists.
 
     Args:
         overrides: of the command line; see `label_of`.
         what: it is, if it is no run.
+        made: the record of what the command makes.
+
+    Raises:
+        UserError: a name that leads out of `root`.
     """
+    made = made or Made()
+    above = made.folder(Path(root, checked_name(name)))
     stamp, label = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), label_of(overrides, name)
     for number in ["", *(f"-{k}" for k in range(2, 1000))]:
-        folder = Path(root, name, "_".join(part for part in (stamp + number, what, label) if part))
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"there are too many runs in {Path(root, name)} with the time {stamp}")
+        with suppress(FileExistsError):
+            return made.new_folder(above / "_".join(part for part in (stamp + number, what, label) if part))
+    raise UserError(f"there are too many runs in {above} with the time {stamp}")
+
+
+def checked_name(name: str) -> str:
+    """The name of runs, if it is that of a folder inside of the folder of runs.
+
+    Raises:
+        UserError: it is empty, is an absolute path, or has parts "." or "..".
+    """
+    if not name.strip() or name.startswith(("/", "~")) or {".", ".."} & set(name.split("/")):
+        raise UserError(f"name={name} is not the name of a folder in runs: give one such as my_run or group/my_run")
+    return name
 
 
 def label_of(overrides: Sequence[str], name: str = "", without: Collection[Role] = ("place", "operational")) -> str:

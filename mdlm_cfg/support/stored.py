@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -29,6 +30,20 @@ def store(value: object, path: str | Path) -> None:
     torch.save(value, buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
+
+
+def store_if_possible(value: object, path: Path, what: str) -> bool:
+    """Write what `load` gives back, to spare the work of making it again; whether that was possible.
+
+    Where the disk is full or read-only, stderr says that it is made again the next time.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store(value, path)
+    except OSError as error:
+        print(f"{what} cannot be kept in {path} ({error.strerror or error}): it is used without", file=sys.stderr)
+        return False
+    return True
 
 
 def load(path: str | Path, device: str | None = None) -> Any:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import bf16_is_fast
-from mdlm_cfg.support.stored import Damaged, load, store
+from mdlm_cfg.support.stored import Damaged, load, store_if_possible
 from mdlm_cfg.training.data import BinaryImageData
 from mdlm_cfg.training.data.base import check_positive
 from mdlm_cfg.training.data.idx import binarize
@@ -223,8 +223,13 @@ def classifier_for(
     """
     settings = (settings or ClassifierSettings()).decided()
     path = classifier_path(data, settings, Path(data.root) / FOLDER if folder is None else Path(folder))
-    if not path.is_file():
-        model = train_classifier(
+    if path.is_file():
+        try:
+            weights = load(path)
+        except Damaged as error:
+            raise UserError(_damaged(path)) from error
+    else:
+        weights = train_classifier(
             data.train_images.cpu(),
             data.train_labels.cpu(),
             data.grid_shape,
@@ -232,15 +237,18 @@ def classifier_for(
             settings,
             progress,
             data.num_tokens,
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store(model.state_dict(), path)
+        ).state_dict()
+        store_if_possible(weights, path, "the classifier")
     model = ImageClassifier(data.grid_shape, data.num_classes, settings, data.num_tokens)
     try:
-        model.load_state_dict(load(path))
-    except (Damaged, RuntimeError) as error:  # RuntimeError: other weights
-        raise UserError(f"the classifier {path} is damaged: delete it, and it is trained again") from error
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:  # other weights, or none
+        raise UserError(_damaged(path)) from error
     return model.eval()
+
+
+def _damaged(path: Path) -> str:
+    return f"the classifier {path} is damaged: delete it, and it is trained again"
 
 
 def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:

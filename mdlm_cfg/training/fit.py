@@ -84,6 +84,8 @@ def train(
         else:
             with _named_until_training_begins(ckpt_path, trainer):
                 trained = _go_on(module, data, trainer, ckpt_path)
+        if module.val_nelbo is None:  # training ended before the first epoch did: a sweep is told all the same
+            trainer.validate(module, datamodule=data, verbose=False)
         tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
 

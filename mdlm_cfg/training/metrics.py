@@ -14,6 +14,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from mdlm_cfg.support.atomic import atomic_write, naming
 
+METRICS = "metrics.csv"
+
 
 class MetricsLog(CSVLogger):
     """Lightning's log in `folder/metrics.csv`, with the lines of an earlier part of the same run.

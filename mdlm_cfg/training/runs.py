@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,7 +24,8 @@ from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.support.stored import Damaged, load
 
-CHECKPOINT = Path("checkpoints", "last.ckpt")
+LAST, BEST = "last.ckpt", "best.ckpt"
+CHECKPOINT = Path("checkpoints", LAST)  # of a run's folder
 CONFIG = "resolved_config.yaml"
 RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a run, in its checkpoint
 WRITTEN_BY, FORMAT = "mdlm_cfg", 2  # the format changes when an older checkpoint can not be read any more
@@ -112,30 +114,60 @@ def run_folder_of(checkpoint: Path) -> Path:
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """A checkpoint, or the last one of a run's folder.
+    """A checkpoint, or that of a run's folder: the last one, or the best one where the last is missing or damaged.
 
     Raises:
-        UserError: a folder that holds none.
+        UserError: an empty path, or a folder that holds none.
     """
+    if not str(path).strip():
+        raise UserError("the path of the checkpoint is empty: give the folder of a run, or a checkpoint")
     path = Path(path)
     if not path.is_dir():
         return path
-    for found in (path / CHECKPOINT, path / CHECKPOINT.name):
-        if found.is_file():
+    for folder in (path / CHECKPOINT.parent, path):
+        if (found := whole_checkpoint(folder)) is not None:
             return found
     raise UserError(f"the folder {path} holds no {CHECKPOINT}: give the folder of a run, or a checkpoint")
 
 
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to use in a folder of checkpoints: the last, or else the best one; None where there is neither.
+
+    The best one is used where the last one is missing or damaged, and stderr says so. Where both are damaged it is the
+    last one, and whoever reads it will say so.
+    """
+    last, best = folder / LAST, folder / BEST
+    if last.is_file() and (_is_whole(last) or not best.is_file()):
+        return last
+    if not best.is_file():
+        return None
+    if not _is_whole(best):
+        return last if last.is_file() else best
+    what = "is damaged" if last.is_file() else "is not there"
+    print(f"the checkpoint {last} {what}: {best} is used", file=sys.stderr)
+    return best
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path, "cpu")
+    except Damaged:
+        return False
+    return True
+
+
 def newest_run(root: str | Path) -> Path:
-    """The checkpoint saved last under `root`.
+    """The checkpoint of the run that saved one last under `root`: see `whole_checkpoint`.
 
     Raises:
         UserError: there is none.
     """
-    found = list(Path(root).glob(f"**/{CHECKPOINT}"))
-    if not found:
+    found = [path for name in (LAST, BEST) for path in Path(root).glob(f"**/{CHECKPOINT.parent}/{name}")]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    path = None if newest is None else whole_checkpoint(newest.parent)
+    if path is None:
         raise UserError(f"there is no run in {root} yet: train one (python train.py), or give ckpt_path=FILE")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return path
 
 
 def stamp() -> dict[str, Any]:
@@ -154,12 +186,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: it is missing, cannot be read, is not one of ours, was written by another version, or lacks a part.
     """
     path = Path(path)
+    best = path.with_name(BEST)
+    instead = f"; beside it is {best}" if path.name == LAST and best.is_file() and _is_whole(best) else ""
     if not path.is_file():
-        raise UserError(f"there is no checkpoint at {path}")
+        raise UserError(f"there is no checkpoint at {path}{instead}")
     try:
         checkpoint = load(path, "cpu")
     except Damaged as error:
-        raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
+        raise UserError(f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint{instead}") from error
     saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not (isinstance(saved, dict) and _is_plain(saved) and isinstance(checkpoint.get("state_dict"), dict)):
         raise UserError(f"the checkpoint {path} was not written by mdlm_cfg")

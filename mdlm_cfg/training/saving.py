@@ -22,8 +22,8 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
 from mdlm_cfg.support.stored import store
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+from mdlm_cfg.training.runs import BEST, LAST
 
-LAST, BEST = "last.ckpt", "best.ckpt"
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
 WAITING = b"\ninterrupted: this step or validation is finished first; once more stops at once, and saves nothing\n"

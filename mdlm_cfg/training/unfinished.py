@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
+from filelock import FileLock, Timeout
 
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.schema import with_roles
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, whole_checkpoint
 
-MARK = "unfinished"  # a file of a run folder from its beginning to its end: who works on it
+MARK = "unfinished"  # a file of a run folder, from its beginning to its end
+LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, and free once that has ended
 
 
-def mark_unfinished(folder: Path) -> None:
-    """Say that this process works on a run."""
-    process = psutil.Process()
-    mark = {"host": socket.gethostname(), "process": process.pid, "since": process.create_time()}
-    with atomic_write(folder / MARK) as file:
-        file.write(json.dumps(mark).encode())
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides the result: two runs that agree in it do the same."""
+    return with_roles(config, "result", "selection", "seed")
+
+
+@contextmanager
+def working_on(folder: Path, made: Made) -> Iterator[None]:
+    """Mark a run as unfinished, and hold its lock inside: no other process works on it meanwhile.
+
+    The operating system frees the lock when the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with _locked(folder, made) as is_ours:
+        if not is_ours:
+            raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
+        with atomic_write(made.file(folder / MARK)) as file:
+            file.write(b"the run in this folder is unfinished: ckpt_path=auto goes on with it\n")
+        yield
 
 
 def mark_finished(folder: Path) -> None:
     """Say that a run is over: nothing goes on with it."""
-    (folder / MARK).unlink(missing_ok=True)
+    for name in (MARK, LOCK):
+        (folder / name).unlink(missing_ok=True)
+
+
+def finish_the_same(folder: Path, config: Mapping[str, Any]) -> None:
+    """Say that a run is over which another one has ended, if it has that one's configuration and nobody works on it.
+
+    A run that went on from it in another way, with another seed or a shorter training, leaves it as it is.
+    """
+    if not (folder / MARK).is_file() or not is_same(folder / CONFIG, config):
+        return
+    with _locked(folder) as is_ours:
+        if is_ours:
+            mark_finished(folder)
 
 
 def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -41,12 +68,11 @@ def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
     """
     if not (folder / CONFIG).is_file():
         return None
-    if not _is_same(folder / CONFIG, config):
+    if not is_same(folder / CONFIG, config):
         raise UserError(f"{folder} holds a run of another configuration: give another folder, or the same settings")
-    if (folder / MARK).is_file() and _is_worked_on(folder / MARK):
+    if (folder / MARK).is_file() and _is_worked_on(folder):
         raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
-    path = folder / CHECKPOINT
-    return path if path.is_file() else None
+    return whole_checkpoint(folder / CHECKPOINT.parent)
 
 
 def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_first: bool = True) -> Path | None:
@@ -59,35 +85,48 @@ def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_fi
     """
     found = sorted(Path(root, name).glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
     for mark in found:
-        path = mark.parent / CHECKPOINT
-        if not _is_same(mark.parent / CONFIG, config) or (is_first and _is_worked_on(mark)):
+        folder = mark.parent
+        if not is_same(folder / CONFIG, config) or (is_first and _is_worked_on(folder)):
             continue
-        if path.is_file():
+        path = whole_checkpoint(folder / CHECKPOINT.parent)
+        if path is not None:
             return path
         if not is_first:
             return None
     return None
 
 
-def _is_same(path: Path, config: Mapping[str, Any]) -> bool:
+def is_same(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a file of settings decides the same result as a configuration."""
     try:
         there = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    return isinstance(there, dict) and _compared(there) == _compared(config)
+    return isinstance(there, dict) and deciding(there) == deciding(config)
 
 
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    return with_roles(config, "result", "selection", "seed")
-
-
-def _is_worked_on(mark: Path) -> bool:
-    """Whether another process of this machine has the run; one of another machine, which nobody can ask, has not."""
+@contextmanager
+def _locked(folder: Path, made: Made | None = None) -> Iterator[bool]:
+    """Hold the lock of a run inside; whether it was free. A file system without locks lets everybody have it."""
+    path = folder / LOCK
+    if made is not None:
+        made.file(path)
+    lock = FileLock(path)
     try:
-        said = json.loads(mark.read_text(encoding="utf-8"))
-        if said["host"] != socket.gethostname() or said["process"] == os.getpid():
-            return False
-        process = psutil.Process(said["process"])
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - said["since"]) < 1
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        with suppress(NotImplementedError):
+            lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _is_worked_on(folder: Path) -> bool:
+    """Whether another process works on the run."""
+    if not (folder / LOCK).is_file():
         return False
+    with _locked(folder) as is_free:
+        return not is_free

@@ -203,7 +203,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["max_time=soon"], "max_time = soon is not a time"),
         (["max_time=00:00:00:00"], "leaves nothing to train"),
         (["data=table"], "path is missing"),
-        (["data=table", "data.path=nowhere.npz"], "there is no file nowhere.npz"),
+        (["data=table", "data.path=nowhere.npz"], "nowhere.npz"),
         (["ckpt_path=nowhere.ckpt"], "there is no checkpoint at nowhere.ckpt"),
     ],
 )
@@ -259,12 +259,9 @@ def test_wandb_online_without_a_login_is_a_sentence(
 ) -> None:
     import wandb
 
-    def refuse(**_: object) -> None:
-        raise wandb.errors.UsageError("No API key configured")
-
-    monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
     said = refusal(capsys, "train", *TOY, "logger=wandb", "logger.mode=online", f"runs={tmp_path}")
-    assert "No API key configured" in said and "wandb login" in said and "logger=csv" in said
+    assert "wandb login" in said and "logger=csv" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from commands import TINY, TOY, refusal, run
@@ -25,8 +24,8 @@ from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import CHECKPOINT, newest_run
-from mdlm_cfg.training.unfinished import MARK
+from mdlm_cfg.training.runs import BEST, CHECKPOINT, load_run, newest_run
+from mdlm_cfg.training.unfinished import LOCK, MARK
 
 QUICK = (*TOY, "logger=csv", "evaluate=false")
 GOING_ON = (*QUICK, f"ckpt_path={AUTO}")
@@ -78,20 +77,98 @@ def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
     assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
 
 
-@pytest.mark.parametrize(("is_alive", "goes_on"), [(True, False), (False, True)])
+HOLD = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that works on the run in a folder."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder / LOCK)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
 def test_auto_leaves_a_run_alone_that_another_process_works_on(
-    tmp_path: Path, is_alive: bool, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, is_killed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         at_step(patch, 4, interrupt)
         assert run("train", *GOING_ON, f"runs={tmp_path}") == 130
-    mark = newest_run(tmp_path).parent.parent / MARK
-    other = psutil.Process(os.getppid())
-    since = other.create_time() if is_alive else other.create_time() - 1000  # its number was another's before
-    mark.write_text(json.dumps({"host": socket.gethostname(), "process": other.pid, "since": since}))
+    folder = newest_run(tmp_path).parent.parent
+    with holding(folder) as process:
+        if is_killed:
+            process.kill()
+            process.wait()
+        assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
+    assert (folder / MARK).exists() is not is_killed
+    assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 2 - is_killed
+
+
+@pytest.mark.parametrize(("changes", "is_held"), [(("seed=5",), False), (("trainer.max_steps=5",), False), ((), True)])
+def test_a_branch_leaves_the_run_it_began_from_unfinished(
+    tmp_path: Path, changes: tuple[str, ...], is_held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *QUICK, f"runs={tmp_path}", "name=a") == 130
+    path = newest_run(tmp_path)
+    folder, content = path.parent.parent, path.read_bytes()
+    with holding(folder) if is_held else nullcontext():
+        assert run("train", *QUICK, f"runs={tmp_path}", "name=b", f"ckpt_path={folder}", *changes) == 0
+    assert (folder / MARK).is_file() and path.read_bytes() == content
+    assert run("train", *QUICK, f"runs={tmp_path}", "name=a", f"ckpt_path={AUTO}") == 0
+    assert not (folder / MARK).exists() and torch.load(path, weights_only=True)["global_step"] == 6
+    assert [one.name for one in (tmp_path / "a").iterdir()] == [folder.name]
+
+
+def test_a_run_that_another_one_has_ended_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *QUICK, f"runs={tmp_path}", "name=a") == 130
+    folder = newest_run(tmp_path).parent.parent
+    assert run("train", *QUICK, f"runs={tmp_path}", "name=b", f"ckpt_path={folder}") == 0
+    assert not (folder / MARK).exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+@pytest.mark.parametrize("given", ["auto", "folder", "newest"])
+def test_the_best_checkpoint_is_used_where_the_last_is_not_whole(
+    tmp_path: Path, how: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *QUICK, f"runs={tmp_path}") == 130
+    last = newest_run(tmp_path)
+    best = last.with_name(BEST)
+    if how == "missing":
+        last.unlink()
+    else:
+        last.write_bytes(b"" if how == "empty" else last.read_bytes()[:-100])
     capsys.readouterr()
-    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
-    assert ("going on with" in capsys.readouterr().err) is goes_on
+    if given == "newest":
+        assert newest_run(tmp_path) == best and load_run(best.parent.parent).path == best
+    else:
+        path = AUTO if given == "auto" else last.parent.parent
+        assert run("train", *QUICK, f"runs={tmp_path}", f"ckpt_path={path}") == 0
+        assert torch.load(newest_run(tmp_path), weights_only=True)["global_step"] == 6
+        assert len(list(tmp_path.glob("*/*"))) == 1 + (given == "folder")  # auto went on in the folder
+        with (newest_run(tmp_path).parent.parent / "metrics.csv").open() as file:
+            steps = [int(line.split(",")[0]) for line in file if line[0].isdigit()]
+        assert given == "folder" or sorted(steps) == steps
+    assert str(best) in capsys.readouterr().err
+    if given != "auto":  # the file that was named is not replaced by another one, which the refusal names
+        assert str(best) in refusal(capsys, "eval", f"ckpt_path={last}")
 
 
 def test_a_second_interrupt_does_not_wait_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +259,7 @@ def test_a_folder_that_vanishes_while_training(
     at_step(monkeypatch, 1 if is_first else 4, lambda: shutil.rmtree(runs))
     said = refusal(capsys, "train", *QUICK, f"runs={runs}")
     assert str(runs) in said and "No such file or directory" in said
-    assert ("no checkpoint was saved" if is_first else "last.ckpt is gone") in said
+    assert ("no checkpoint was saved" if is_first else "are gone") in said
     assert not runs.exists()
 
 

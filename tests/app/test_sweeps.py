@@ -117,17 +117,49 @@ def test_an_interrupted_sweep_goes_on_in_its_folder(
     assert [step for seed, step in steps[len(first) :] if seed == 1] == [5]  # what was left of it
     assert [row["state"] for row in index_of(sweep)] == ["done"] * 3
     assert len(list(tmp_path.rglob(CHECKPOINT.name))) == 3
-    other = run("train", *arguments, "optimizer.lr=0.5", "seed=0,1,2,3", f"hydra.sweep.dir={sweep}")
-    assert other == 0  # done is done; the others are named by what sets them apart
 
 
-def test_a_job_does_not_go_on_with_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    assert run("train", *QUICK, "seed=0,1", sweep) == 0
-    record = tmp_path / "sweep" / "01_seed-1" / RECORD
-    record.write_text(record.read_text().replace('"done"', '"running"'))  # as a kill leaves it
-    assert run("train", *QUICK, "seed=0,1", "optimizer.lr=0.5", sweep) == 2
-    assert "holds a run of another configuration" in capsys.readouterr().err
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "multirun.yaml"}
+
+
+@pytest.mark.parametrize("state", ["done", "running", "interrupted"])
+def test_a_sweep_is_not_gone_on_with_by_another_configuration(
+    tmp_path: Path, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    arguments = (*QUICK, "trainer.max_steps=2", "seed=0,1", f"hydra.sweep.dir={sweep}")
+    assert run("train", *arguments) == 0
+    for record in sweep.glob(f"*/{RECORD}"):
+        record.write_text(record.read_text().replace('"done"', f'"{state}"'))  # as a kill leaves it
+    before = content_of(sweep)
+    for changes in (["trainer.max_steps=7"], ["optimizer.lr=0.5"], ["data=toy_1d_disjoint"], ["data.num_val=51"]):
+        refusal(capsys, "train", *arguments, *changes)
+        assert content_of(sweep) == before, changes
+    if state == "done":  # these decide nothing
+        for changes in (["threads=null"], ["save_minutes=3"], ["trainer.enable_progress_bar=true"], ["ckpt_path=auto"]):
+            assert run("train", *arguments, *changes) == 0
+        assert {row["state"] for row in index_of(sweep)} == {"done"}
+        assert all(content_of(sweep)[path] == value for path, value in before.items())
+
+
+def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "judge", lambda *_: Outcome())
+    monkeypatch.setattr(commands, "train", lambda *_: Outcome(0.5))
+    data, ckpt = tmp_path / "data.npz", tmp_path / "runs" / "name" / "time" / CHECKPOINT
+    ckpt.parent.mkdir(parents=True)
+    for path in (data, ckpt):
+        path.write_bytes(b"before")
+    train = ("-m", "seed=0,1", "data=table", f"data.path={data}", f"hydra.sweep.dir={tmp_path / 'a'}")
+    judge = ("-m", "++seed=0,1", f"ckpt_path={ckpt.parent.parent}", f"hydra.sweep.dir={tmp_path / 'b'}")
+    for command, arguments, path in (("train", train, data), ("eval", judge, ckpt)):
+        assert run(command, *arguments) == run(command, *arguments) == 0
+        path.write_bytes(b"other contents of the same name")
+        refusal(capsys, command, *arguments)
+        path.write_bytes(b"before")
+        assert run(command, *arguments) == 0
 
 
 def test_a_fault_in_a_job_keeps_its_traceback(

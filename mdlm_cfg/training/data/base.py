@@ -187,7 +187,7 @@ class DiffusionData(LightningDataModule):
 
 def short_name(dataset: str) -> str:
     """A data set's name, or the last part of a path without the .npz of a file."""
-    return Path(dataset).name.removesuffix(".npz") or dataset
+    return Path(dataset).resolve().name.removesuffix(".npz") or "data"
 
 
 def content_hash(*parts: Tensor | str) -> str:

@@ -10,11 +10,10 @@ from torch import Tensor
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.support.stored import Damaged, load, store
+from mdlm_cfg.support.stored import Damaged, load, store_if_possible
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 from mdlm_cfg.training.data.base import Batch, Loading, Target, check_positive, content_hash, short_name
-from mdlm_cfg.training.data.fetch import told_of_the_disk
 from mdlm_cfg.training.data.images import load_images
 from mdlm_cfg.training.data.levels import binarize
 from mdlm_cfg.training.data.tables import TargetData
@@ -62,12 +61,13 @@ class BernoulliData(TargetData):
         self.settings = (num_components, iterations, float(smoothing))
         self.binarization, self.fit_seed = binarization, fit_seed
         self.dataset, self.root = dataset, root
+        self._fitted: list[Tensor] | None = None  # by this process
 
     def prepare_data(self) -> None:
         """Fetch the images where they are not there, and fit the mixture where it is not kept."""
         images, labels = self._images()
         path = self._path(images, labels)
-        if path.is_file():
+        if path.is_file() or self._fitted is not None:
             return
         components, iterations, smoothing = self.settings
         generator = generator_for("fit", self.fit_seed)
@@ -77,9 +77,8 @@ class BernoulliData(TargetData):
                 images, labels, components, iterations, smoothing, generator,
                 lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
             )  # fmt: skip
-        with told_of_the_disk(Path(self.root)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store([fit.probabilities, fit.component_weights, fit.class_weights], path)
+        self._fitted = [fit.probabilities, fit.component_weights, fit.class_weights]
+        store_if_possible(self._fitted, path, "the fitted mixture")
 
     def _images(self) -> Batch:
         images = load_images(self.dataset, self.root)
@@ -98,7 +97,7 @@ class BernoulliData(TargetData):
         if not path.is_file():
             self.prepare_data()
         try:
-            return BernoulliMixture(*load(path))
+            return BernoulliMixture(*(load(path) if self._fitted is None else self._fitted))
         except (Damaged, TypeError, ValueError) as error:
             raise UserError(f"the fitted mixture {path} is damaged: delete it, and it is fitted again") from error
 

@@ -37,7 +37,7 @@ class SavedTokens(TokenData):
 
     def __init__(self, dataset: str, column: str, label: str, **loading: Any) -> None:
         super().__init__(dataset, **loading)
-        self.name = self.path.name
+        self.name = self.path.resolve().name or "data"
         self.column, self.label = column, label
 
     def _load(self) -> Examples:

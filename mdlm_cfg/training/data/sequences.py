@@ -39,7 +39,7 @@ class TokenData(StoredData):
 
     def __init__(self, dataset: str | Path, **loading: Any) -> None:
         super().__init__(Loading(**(LOADING | loading)))
-        self.path, self.name = Path(dataset), Path(dataset).stem
+        self.path, self.name = Path(dataset), Path(dataset).resolve().stem or "data"
         self._ready = False
 
     def _load(self) -> Examples:

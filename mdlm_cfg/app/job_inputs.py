@@ -1,0 +1,68 @@
+"""What decides the result of a job of a sweep: its settings, and what is in the files that they name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.app.places import with_absolute_paths
+from mdlm_cfg.support.errors import UserError
+
+AUTO = "auto"
+
+
+def decided_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values that are equal for two jobs if and only if these do the same.
+
+    Args:
+        config: of the job, plain: of train.py, eval.py or sampling.
+    """
+    from mdlm_cfg.training.unfinished import deciding  # takes seconds
+
+    settings = with_absolute_paths(config) if isinstance(config.get("data"), Mapping) else dict(config)
+    checkpoint = _checkpoint(config)
+    decided = deciding(settings) | {"ckpt_path": None if checkpoint is None else str(checkpoint.resolve())}
+    decided["evaluate"] = config.get("evaluate")  # a job without a report is not one with a report that is done
+    data = settings.get("data") or {}
+    paths = {"ckpt_path": checkpoint, "data.path": data.get("path")}
+    decided |= {f"content of {key}": content_of(Path(path)) for key, path in paths.items() if path is not None}
+    return dict(json.loads(json.dumps(decided)))
+
+
+def _checkpoint(config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that a job begins with, or judges; None where there is none."""
+    from mdlm_cfg.training.runs import checkpoint_in, newest_run
+
+    is_training, given = "optimizer" in config, config.get("ckpt_path")
+    if config.get("denoiser", "learned") != "learned" or (is_training and given in (None, AUTO)):
+        return None
+    try:
+        return newest_run(config["runs"]) if given is None else checkpoint_in(given)
+    except UserError:  # the job says so
+        return None
+
+
+def content_of(path: Path) -> str | None:
+    """A digest of a file, or of the names and sizes of the files of a folder; None where there is nothing."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        return None
+    files = sorted((str(item.relative_to(path)), item.stat().st_size) for item in path.rglob("*") if item.is_file())
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Each setting in which two differ: "trainer.max_steps = 2 there and 7 here"."""
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if old == new:
+            continue
+        if key.startswith("content of "):
+            yield f"the {key} has changed"
+        else:
+            yield f"{key} = {old} there and {new} here"

@@ -1,0 +1,69 @@
+"""The overrides of a command line, as hydra's own parser reads them: what they give, each once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+
+from mdlm_cfg.app.quoting import read_override
+
+
+def values_of(override: Override, options: Sequence[str] = ()) -> list[object]:
+    """What an override gives: one value, or several where they are swept; quotes are taken off.
+
+    Args:
+        options: of the group that it is about, which `glob` chooses from.
+    """
+    if override.is_delete():
+        return []
+    value = override.value()
+    given = list(value.list) if isinstance(value, ChoiceSweep) else [value]
+    found: list[object] = []
+    for one in given:
+        if isinstance(one, Glob) and options:
+            found += one.filter(list(options))
+        else:
+            found.append(one.text if isinstance(one, QuotedString) else one)
+    return found
+
+
+def given_for(arguments: Sequence[str], key: str) -> Override | None:
+    """The last override of a key or group among the arguments of a command; None where there is none."""
+    found = [override for override in map(read_override, arguments) if override is not None]
+    return next((override for override in reversed(found) if override.key_or_group == key), None)
+
+
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the last value of each key alone, as hydra takes it; stderr says which one counts."""
+    kept: dict[str, str] = {}
+    for number, argument in enumerate(arguments):
+        override = read_override(argument)
+        if override is None or override.is_delete():
+            kept[f"argument {number}"] = argument
+            continue
+        key = override.get_key_element().lstrip("+")
+        if (earlier := kept.pop(key, None)) is not None and earlier != argument:
+            print(f"{key} is given twice: {argument} counts, and {earlier} does not", file=sys.stderr)
+        kept[key] = argument
+    return list(kept.values())
+
+
+def for_any_data(arguments: Sequence[str]) -> list[str]:
+    """The arguments of eval.py, with data.KEY=... allowed for the data of a checkpoint, which hydra does not know.
+
+    The data of the file, which are judged without a checkpoint, have other keys than those that a run was trained on.
+    """
+    denoiser = given_for(arguments, "denoiser")
+    is_learned = denoiser is None or values_of(denoiser) == ["learned"]
+    is_own = any(argument.lstrip("+").startswith("denoiser.") for argument in arguments)
+    if not is_learned or is_own or any(given_for(arguments, key) for key in ("data", "experiment")):
+        return list(arguments)
+    return [f"++{argument}" if argument.startswith("data.") else argument for argument in arguments]
+
+
+def options_below(configs: Path, group: str) -> list[str]:
+    """The names of the files of a group that `glob` sees: those at its top."""
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))

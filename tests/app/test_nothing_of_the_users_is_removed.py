@@ -1,0 +1,148 @@
+"""What a user has in a folder is there, unchanged, after any command that was refused or interrupted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import TOY, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdlm_cfg.app import build, commands
+from mdlm_cfg.support.atomic import PART
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.training.fit import NotBegun
+from mdlm_cfg.training.runs import CONFIG, newest_run
+from mdlm_cfg.training.unfinished import LOCK, MARK
+
+OURS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", CONFIG, MARK, LOCK, "metrics.csv", "report.json", "wandb/x")
+THEIRS = ("notes.txt", ".hidden", f".notes.txt.{2**30}{PART}x", "kept/mine.txt", "multirun.yaml")
+CONTENTS = [(), ("checkpoints/",), ("empty/inside/",), OURS[:1], OURS[2:5], (*OURS, *THEIRS)]
+
+
+def fill(folder: Path, names: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        path = folder / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text(f"the user's own {name}")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All that is below a folder, and the folder itself."""
+    found = [folder, *folder.rglob("*")] if folder.exists() else []
+    return {str(path): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def fails(error: type[BaseException]) -> Callable[..., Any]:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error("no")
+
+    return failing
+
+
+WAYS = {  # in which an evaluation ends before it has begun
+    "bogus": (("logger=wandb", "logger.mode=bogus"), None),
+    "online": (("logger=wandb", "logger.mode=online"), None),
+    "interrupt": (("logger=csv",), (commands, "build_loggers", KeyboardInterrupt)),
+    "interrupted login": (("logger=wandb", "logger.mode=online"), (build, "_check_wandb", KeyboardInterrupt)),
+    "fault": (("logger=csv",), (build, "MetricsLog", ZeroDivisionError)),
+    "trainer": (("trainer=cpu", "trainer.devices=-7"), None),
+}
+
+
+def every_pair(firsts: Any, seconds: Any) -> list[Any]:
+    """All pairs, of which each value is in one that is quick."""
+    return [
+        pytest.param(one, two, marks=[] if i % 6 == j % 6 else [pytest.mark.slow])
+        for i, one in enumerate(firsts)
+        for j, two in enumerate(seconds)
+    ]
+
+
+@pytest.mark.parametrize(("way", "names"), every_pair(WAYS, CONTENTS))
+def test_out_is_as_it_was(tmp_path: Path, way: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, planted = WAYS[way]
+    if planted is not None:
+        monkeypatch.setattr(planted[0], planted[1], fails(planted[2]))
+    judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", *arguments)
+    fill(tmp_path / "above" / "out", names)
+    before = tree(tmp_path)
+    for out in ("above/out", "above/new", "new/below/it"):
+        assert run(*judge, f"out={tmp_path / out}") != 0
+        assert tree(tmp_path) == before, out
+    assert run(*judge, f"runs={tmp_path / 'above'}") != 0
+    assert run(*judge, f"runs={tmp_path / 'new'}") != 0
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("error", "names"), every_pair([UserError, KeyboardInterrupt, NotBegun], CONTENTS[::-1]))
+def test_runs_are_as_they_were(
+    tmp_path: Path, error: type[BaseException], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "train_and_test" if error is NotBegun else "build_trainer"
+    monkeypatch.setattr(commands, where, fails(error))
+    fill(tmp_path / "runs" / "name", names)
+    fill(tmp_path / "sweep", names)
+    before = tree(tmp_path)
+    for place in ("runs/name", "runs", "new/below"):
+        assert run("train", *TOY, "logger=csv", f"runs={tmp_path / place}", "name=name") != 0
+        assert tree(tmp_path) == before, place
+    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"hydra.sweep.dir={tmp_path / 'sweep'}") == 2
+    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"hydra.sweep.dir={tmp_path / 'new' / 'sweep'}") == 2
+    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"runs={tmp_path / 'new'}") == 2
+    assert tree(tmp_path) == before
+
+
+def test_an_evaluation_into_the_folder_of_its_run_leaves_what_training_logged(tmp_path: Path) -> None:
+    assert run("train", *TOY, "logger=csv", "evaluate=false", f"runs={tmp_path}") == 0
+    folder = newest_run(tmp_path).parent.parent
+    before = (folder / "metrics.csv").read_text().splitlines()
+    assert run("eval", f"ckpt_path={folder}", f"out={folder}", "logger=csv", "num_samples=20") == 0
+    after = (folder / "metrics.csv").read_text().splitlines()
+    named = [[dict(zip(rows[0].split(","), row.split(","))) for row in rows[1:]] for rows in (before, after)]
+    for old, new in zip(*named):
+        assert {key: value for key, value in new.items() if value} == {key: v for key, v in old.items() if v}
+    assert len(named[1]) > len(named[0])
+
+
+def test_a_report_of_others_names_nothing_to_remove(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    (tmp_path / "report.json").write_text('{"files": ["thesis.tex"], "title": "my own"}')
+    judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", f"out={tmp_path}")
+    run(*judge)
+    assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "c", "a/b", "a/b/c", "b/a", "c/c/c"]), max_size=5)
+
+
+@given(there=PATHS, folders=PATHS, files=PATHS, late=PATHS)
+def test_what_was_made_is_taken_back_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, there: list[str], folders: list[str], files: list[str], late: list[str]
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    for path in there:
+        fill(root / path, ("mine.txt",)) if not (root / path).exists() else None
+    before, made = tree(root), Made()
+    for path in folders:
+        made.folder(root / path)
+        new_run_folder(root, path, made=made)
+    for path in files:
+        made.folder(root / path)
+        made.file(root / path / "ours.txt").write_text("x")
+        if (root / path / "mine.txt").exists():
+            made.file(root / path / "mine.txt")
+    added = {}
+    for path in late:  # somebody else puts something there
+        if (root / path).is_dir():
+            (root / path / "late.txt").write_text("late")
+            added[str(root / path / "late.txt")] = b"late"
+    made.take_back()
+    above = {str(one): None for path in added for one in Path(path).parents if one.is_relative_to(root)}
+    assert tree(root) == before | added | above
