@@ -96,7 +96,7 @@ def bernoulli_mixture(
 def data_of(target: Any, name: str = "small", **more: Any) -> Any:
     """Data that are known exactly, as studies are asked about them."""
     about = {"num_tokens": target.num_tokens, "num_classes": target.num_classes, "grid_shape": (target.num_dims,)}
-    return SimpleNamespace(target=target, name=name, class_names=None, **{**about, **more})
+    return SimpleNamespace(target=target, name=name, class_names=None, example_kind=None, **{**about, **more})
 
 
 def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Findings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import wandb
 from lightning.pytorch import LightningModule, Trainer
@@ -24,8 +22,8 @@ from mdlm_cfg.reports.wandb_log import STEP
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import Data, class_name
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.data import ImageData
 
 PICTURES = 4  # of a run, evenly over its progress: a moment each
 ENTRIES = 1e5  # (N+1)^D * D * N of a table up to which its law is such a moment
@@ -39,7 +37,7 @@ class PicturesByStep(Callback):
         data: a data module that is set up. plan: the strengths, the last of which images are drawn at.
     """
 
-    def __init__(self, data: Any, plan: Plan) -> None:
+    def __init__(self, data: Data, plan: Plan) -> None:
         self.data, self.plan, self.next = data, plan, 0.0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,7 +53,7 @@ class PicturesByStep(Callback):
             run.log({STEP: trainer.global_step, "train_pictures/drawn": wandb.Image(figure)})
 
 
-def picture_of(data: Any, net: nn.Module, plan: Plan) -> Figure | None:
+def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
     """Laws beside the exact ones, or samples of every class at the last strength; None of other data."""
     target, figure = data.target, empty_figure()
     if isinstance(target, TableMixture):
@@ -65,11 +63,11 @@ def picture_of(data: Any, net: nn.Module, plan: Plan) -> Figure | None:
         both, z = (target.denoiser(), TabulatedDenoiser(NetDenoiser(net))), (plan.classes or (0,))[0]
         rows = [_laws(target, both, guidance, z) for guidance in plan.guidances]
         laws_on(figure, rows, ("class", "exact", "learned"), value_names=target.value_names)
-    elif isinstance(data, ImageData):
+    elif data.example_kind == "images":
         guidance, shape = plan.guidances[-1], (PER_CLASS, *data.grid_shape)
         classes = range(data.num_classes) if plan.classes is None else plan.classes
         drawn = torch.stack([_samples(net, guidance, k, plan.seed).reshape(shape) for k in classes])
-        names = [str(k) if data.class_names is None else data.class_names[k] for k in classes]
+        names = [class_name(data, k) for k in classes]
         images_on(figure, {f"w = {guidance.label}": drawn.numpy()}, names)
     else:
         return None

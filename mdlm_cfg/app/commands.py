@@ -41,6 +41,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.named import TARGET, names_in
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -319,7 +320,7 @@ def start(config: Mapping[str, Any]) -> None:
     seed_everything(config["seed"], workers=True, verbose=False)
 
 
-def _one_thread_for_small_tables(config: Mapping[str, Any], data: Any) -> None:
+def _one_thread_for_small_tables(config: Mapping[str, Any], data: Data) -> None:
     """Laws of small tables are very many very small operations, which threads only hold up."""
     if config["threads"] is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
         torch.set_num_threads(1)

@@ -22,6 +22,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.progress import signs_of_life
+from mdlm_cfg.targets.data import Data
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 PAGE, TABLE_FILE = "report.html", "report.csv"
@@ -68,7 +69,7 @@ class Written:
     pictures: list[Path]
 
 
-def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, study: Any) -> Written:
+def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, study: Any) -> Written:
     """Study a denoiser against what is known of its data, and write the report.
 
     Args:
@@ -96,7 +97,7 @@ def evaluate(data: Any, denoiser: Denoiser | None, plan: Plan, report: Report, s
 
 
 def _findings(
-    study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, say: Callable[[str], None], keep: Any
+    study: Any, data: Data, denoiser: Denoiser | None, plan: Plan, say: Callable[[str], None], keep: Any
 ) -> Any:
     if hasattr(study, "needs"):
         return run(study, Case.of(data, denoiser, plan, keep), say)

@@ -25,9 +25,9 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, check_arguments, make, names_in, thing_named
 from mdlm_cfg.support.schema import EvaluationSchema, keys_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.data import TokenData
 
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
@@ -119,7 +119,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> Study | None:
+def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Study | None:
     """The study that data have where none is asked for by name; None where there is none.
 
     Args:
@@ -137,9 +137,9 @@ def study_of(data: Any, paper: str | None = None, classifier: bool = True) -> St
         return Mixtures()
     if isinstance(data.target, HiddenMarkovMixture):
         return Sequences()
-    if len(data.grid_shape) == 2 and hasattr(data, "train_images"):
+    if data.example_kind == "images" and len(data.grid_shape) == 2:
         return Images(classifier)
-    return Corpus() if isinstance(data, TokenData) else None
+    return Corpus() if data.example_kind == "tokens" else None
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
@@ -188,7 +188,7 @@ def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def checked_study(
-    data: Any,
+    data: Data,
     plan: Plan,
     paper: str | None,
     asked: Any,

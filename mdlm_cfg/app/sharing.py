@@ -18,6 +18,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.predicting import is_first_process, share_work
 
 
@@ -27,7 +28,7 @@ def is_alone(trainer: Trainer | None) -> bool:
 
 
 def share_draws(
-    trainer: Trainer | None, study: Any, data: Any, denoiser: Denoiser | None, plan: Plan, folder: Path
+    trainer: Trainer | None, study: Any, data: Data, denoiser: Denoiser | None, plan: Plan, folder: Path
 ) -> bool:
     """Let all processes of a trainer draw what a study needs, and keep it beside the report.
 

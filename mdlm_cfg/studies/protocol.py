@@ -17,6 +17,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
+from mdlm_cfg.targets.data import Data, class_name
 
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is asked about every partial state
 EXACT, LEARNED = "exact", "learned"
@@ -55,7 +56,7 @@ class Case:
         made: what the pieces have made so far, by key. A later piece may read it.
     """
 
-    data: Any
+    data: Data
     plan: Plan
     denoisers: Mapping[str, Denoiser]
     classes: tuple[int, ...]
@@ -63,7 +64,7 @@ class Case:
     made: dict[Key, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(data: Any, denoiser: Denoiser | None, plan: Plan, keep: Keep = keep_nothing) -> Case:
+    def of(data: Data, denoiser: Denoiser | None, plan: Plan, keep: Keep = keep_nothing) -> Case:
         """The case of data, a learned denoiser (None: the exact one alone) and a plan.
 
         Raises:
@@ -102,8 +103,7 @@ class Case:
 
     def class_name(self, k: int) -> str:
         """The name of a class for people: its own, or its number."""
-        names = getattr(self.data, "class_names", None)
-        return str(k) if names is None else str(names[k])
+        return class_name(self.data, k)
 
     def table(self, who: str) -> Denoiser | None:
         """A denoiser whose answers to all partial states are known, asked once; None where there are too many.
@@ -129,7 +129,7 @@ class Case:
         return {who: self.table(who) or denoiser for who, denoiser in self.denoisers.items()}
 
 
-def _check_space(data: Any, denoiser: Denoiser) -> None:
+def _check_space(data: Data, denoiser: Denoiser) -> None:
     dims = 1
     for side in data.grid_shape:
         dims *= side
@@ -167,7 +167,7 @@ class Needs:
     one_kind: bool = False
     samples: int = 0
 
-    def fits(self, data: Any) -> bool:
+    def fits(self, data: Data) -> bool:
         """Whether the data are of the sort that the study is made for."""
         is_sort = not self.target or isinstance(data.target, self.target)
         return is_sort and (self.accepts is None or self.accepts(data))
@@ -201,7 +201,7 @@ class Needs:
         plan.check_dims(next(iter(case.denoisers.values())).num_dims if case.denoisers else _dims(data))
 
 
-def _dims(data: Any) -> int:
+def _dims(data: Data) -> int:
     dims = 1
     for side in data.grid_shape:
         dims *= side

@@ -16,6 +16,7 @@ from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
+from mdlm_cfg.targets.data import Data
 
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
@@ -57,7 +58,7 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
 class Sampling(Protocol):
     """A study that can say beforehand what it is going to draw, so that several processes may draw it."""
 
-    def draws(self, data: Any, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
+    def draws(self, data: Data, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
         """All of it, in the order of the study; see `mdlm_cfg.studies.study.Study.run`."""
         ...
 

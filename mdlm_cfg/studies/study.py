@@ -14,6 +14,7 @@ import numpy as np
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.kept import Keep, keep_nothing
+from mdlm_cfg.targets.data import Data
 
 
 class Findings(Protocol):
@@ -44,7 +45,7 @@ class Findings(Protocol):
 class Study(Protocol):
     """A question, with its own settings as attributes."""
 
-    def check(self, data: Any, plan: Plan) -> None:
+    def check(self, data: Data, plan: Plan) -> None:
         """Raise UserError for anything that `run` would refuse, before any time is spent.
 
         Args:
@@ -54,7 +55,7 @@ class Study(Protocol):
 
     def run(
         self,
-        data: Any,
+        data: Data,
         denoiser: Denoiser | None,
         plan: Plan,
         progress: Callable[[str], None],

@@ -35,6 +35,8 @@ class BernoulliMixture:
     """
 
     num_tokens = 2
+    class_names: tuple[str, ...] | None = None
+    value_names: tuple[str, ...] | None = None
 
     def __init__(self, probabilities: Tensor, component_weights: Tensor, class_weights: Tensor) -> None:
         self.probabilities = torch.as_tensor(probabilities).to(torch.float64)

@@ -53,7 +53,7 @@ def test_of_images_every_class_is_drawn_with_the_same_noise_at_every_step() -> N
 
 
 def test_of_other_data_nothing_is_drawn() -> None:
-    assert picture_of(SimpleNamespace(target=None), nn.Identity(), PLAN) is None
+    assert picture_of(SimpleNamespace(target=None, example_kind="tokens"), nn.Identity(), PLAN) is None
 
 
 def test_a_run_has_a_few_of_them_of_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

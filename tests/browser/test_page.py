@@ -26,6 +26,7 @@ from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
@@ -73,10 +74,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of every target, by its name."""
     written = {}
     for name, (target, grid_shape) in {**TABLES, "sequences": (sequences(), (200,))}.items():
-        tests = target.sample(20, torch.Generator().manual_seed(0))
-        data = SimpleNamespace(
-            target=target, name=name, num_classes=2, num_tokens=target.num_tokens, grid_shape=grid_shape, _test=tests
-        )
+        data = KnownData(target, name, grid_shape, num_test=20)
         is_table = isinstance(target, TableMixture)
         plan = Plan(tuple(Guidance(w) for w in STRENGTHS), Sampler(), 2000 if is_table else 10, classes=(1,))
         study, learned = (Tables(), network(target)) if is_table else (Sequences(compare=False), None)

@@ -27,7 +27,7 @@ from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-from mdlm_cfg.training.data import BernoulliData
+from mdlm_cfg.targets.data import Data, KnownData
 
 
 def mixture(side: int = 4, sharpness: float = 2.0) -> BernoulliMixture:
@@ -38,9 +38,8 @@ def plan_of(*guidances: Guidance, n: int = 300, classes: tuple[int, ...] | None 
     return Plan(guidances, Sampler(), n, classes=classes)
 
 
-def data_of(target: BernoulliMixture) -> BernoulliData:
-    test = target.sample(400, generator_for("t"))
-    return cast(BernoulliData, SimpleNamespace(target=target, name="tiny", grid_shape=(4, 4), _test=test))
+def data_of(target: BernoulliMixture) -> KnownData:
+    return KnownData(target, "tiny", (4, 4), num_test=400)
 
 
 def evaluation_of(share: float | None, plan: Plan | None = None) -> BernoulliEvaluation:
@@ -195,7 +194,7 @@ def test_what_was_not_learned_is_absent(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_evaluated_is_refused() -> None:
-    no_mixture, tiny = cast(BernoulliData, SimpleNamespace(target=None, name="mnist")), data_of(mixture())
+    no_mixture, tiny = cast(Data, SimpleNamespace(target=None, name="mnist")), data_of(mixture())
     one = Guidance(1.0)
     for data, denoiser, plan, words in [
         (no_mixture, None, plan_of(one), "no Bernoulli mixture"),

@@ -36,8 +36,8 @@ def data() -> BinaryImageData:
     module = BinaryImageData()
     x, module.train_labels = target().sample(1500, torch.Generator().manual_seed(1))
     module.train_images = (255 * x).to(torch.uint8)
-    test, module.test_classes = target().sample(600, torch.Generator().manual_seed(2))
-    module.test_x = test.to(torch.uint8)
+    test, classes = target().sample(600, torch.Generator().manual_seed(2))
+    module._test = test.to(torch.uint8), classes
     module.grid_shape, module.num_classes, module._ready = (4, 5), 3, True
     return module
 
@@ -172,7 +172,7 @@ def test_the_images_beside_samples_are_test_images_of_their_class(
 def test_a_class_of_a_single_test_image_is_not_judged(data: BinaryImageData, classifier: ImageClassifier) -> None:
     few = BinaryImageData()
     vars(few).update(vars(data))
-    few.test_x, few.test_classes = data.test_x[:1], data.test_classes[:1]
+    few._test = data.test_x[:1], data.test_classes[:1]
     plan = plan_of(Guidance(0.0), n=5, classes=(int(few.test_classes[0]),))
     found = evaluate_images(few, target().denoiser(), classifier, plan, num_classified=5, num_draws=2)
     assert found.num_held_out == 1 and found.nelbo is not None and found.nelbo.num_images == 1
@@ -190,8 +190,8 @@ def grey_target() -> TableMixture:
 def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     grey, known = BinaryImageData(levels=3), grey_target()
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
-    test, grey.test_classes = known.sample(200, torch.Generator().manual_seed(2))
-    grey.train_images, grey.test_x = x.to(torch.uint8), test.to(torch.uint8)
+    test, classes = known.sample(200, torch.Generator().manual_seed(2))
+    grey.train_images, grey._test = x.to(torch.uint8), (test.to(torch.uint8), classes)
     grey.grid_shape, grey.num_classes, grey._ready, grey.class_names = (2, 3), 2, True, ("dull", "sharp")
     trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8

@@ -37,7 +37,12 @@ def data_of(known: bool = True) -> Any:
     target = mixture()
     test = target.sample(300, generator_for("inpainting test"))
     return SimpleNamespace(
-        target=target if known else None, name="tiny", grid_shape=(SIDE, SIDE), num_tokens=2, num_classes=3, _test=test
+        target=target if known else None,
+        name="tiny",
+        grid_shape=(SIDE, SIDE),
+        num_tokens=2,
+        num_classes=3,
+        test_examples=lambda: test,
     )
 
 
@@ -171,7 +176,7 @@ def test_by_variance_the_most_uncertain_pixels_are_hidden() -> None:
 
 
 def test_images_by_place_and_by_class() -> None:
-    data, labels = data_of(), data_of()._test[1]
+    data, labels = data_of(), data_of().test_examples()[1]
     pairs = Inpainting(num_free=FREE, images=[7, 3]).pairs(data, plan_of(None))
     assert pairs == [(7, int(labels[7])), (3, int(labels[3]))]
     assert Inpainting(num_free=FREE, images=[7]).pairs(data, plan_of((0, 1))) == [(7, 0), (7, 1)]

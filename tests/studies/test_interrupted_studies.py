@@ -41,7 +41,7 @@ def data_of(target: Any, grid: tuple[int, ...]) -> Any:
     x, classes = target.sample(60, torch.Generator().manual_seed(1))
     return SimpleNamespace(
         target=target, name="small", grid_shape=grid, num_tokens=target.num_tokens, num_classes=target.num_classes,
-        _test=(x, classes), test_dataloader=lambda: [(x, classes)],
+        class_names=None, test_examples=lambda: (x, classes),
     )  # fmt: skip
 
 

@@ -38,8 +38,8 @@ class Drawn:
     def __init__(self, x: Tensor, classes: Tensor, target: Any = None) -> None:
         self.name, self.target, self.x, self.classes = "drawn", target, x, classes
 
-    def test_dataloader(self) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.x.to(torch.uint8).split(300), self.classes.split(300)))
+    def test_examples(self) -> tuple[Tensor, Tensor]:
+        return self.x.to(torch.uint8), self.classes
 
 
 def bound(target: TableMixture, denoiser: Inconsistent, orders: int, k: int | None) -> float:

@@ -27,7 +27,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.sequences.study import others
-from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.training.watching import exact_nelbos
 
@@ -45,7 +45,7 @@ def mixture() -> HiddenMarkovMixture:
 
 
 def data_of(target: HiddenMarkovMixture) -> Any:
-    return SimpleNamespace(target=target, name="tiny", grid_shape=(4,), _test=target.sample(600, generator_for("t")))
+    return KnownData(target, "tiny", num_test=600)
 
 
 def plan_of(*guidances: Guidance, n: int = 2000, **options: Any) -> Plan:

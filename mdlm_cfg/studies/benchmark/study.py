@@ -21,6 +21,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.targets.data import Data
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
@@ -138,7 +139,7 @@ class Benchmark:
     targets: list[str] | None = None
     calls: list[int] | None = None
 
-    def check(self, data: Any, plan: Plan) -> None:
+    def check(self, data: Data, plan: Plan) -> None:
         """See `Study.check`: settings that the benchmark would not heed are refused."""
         entries_of(self._own)
         check_calls(self._calls)
@@ -161,7 +162,7 @@ class Benchmark:
 
     def run(
         self,
-        data: Any,
+        data: Data,
         denoiser: Denoiser | None,
         plan: Plan,
         progress: Callable[[str], None],

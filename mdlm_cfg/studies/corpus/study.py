@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.data import StoredData
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.data.base import content_hash
 
 STATISTICS = ("accuracy", "diversity", "nearest_train")  # and the TV of n-grams
@@ -54,15 +53,15 @@ class Corpus:
                 "allowed: both must be at least 1"
             )
 
-    def check(self, data: Any, plan: Plan) -> None:
+    def check(self, data: Data, plan: Plan) -> None:
         """Raise UserError where the data are no examples, or the plan is none of samples."""
-        if not isinstance(data, StoredData):
+        if data.example_kind is None:
             raise UserError(f"study=corpus needs data that are examples, such as data=text, and {data.name} are none")
         check_sampled(plan, _space(data), None)
 
     def run(
         self,
-        data: Any,
+        data: Data,
         denoiser: Denoiser | None,
         plan: Plan,
         progress: Callable[[str], None],
@@ -76,7 +75,7 @@ class Corpus:
         return _Bench(self, data, denoiser, plan, progress, keep).findings()
 
 
-def _space(data: Any) -> tuple[int, int, int]:
+def _space(data: Data) -> tuple[int, int, int]:
     return data.num_tokens, math.prod(data.grid_shape), data.num_classes
 
 
@@ -86,7 +85,7 @@ class _Bench:
     def __init__(
         self,
         study: Corpus,
-        data: Any,
+        data: Data,
         denoiser: Denoiser,
         plan: Plan,
         progress: Callable[[str], None],
@@ -129,12 +128,11 @@ class _Bench:
 
     def _training(self, target_class: int) -> Tensor:
         """The training sequences of a class, int64 (m, D)."""
-        stored = self.data.train_x[self.data.train_labels == target_class].cpu()
-        return self.data.tokens(stored, generator_for("reference", self.plan.seed, target_class)).long()
+        return self.data.train_examples(target_class, generator_for("reference", self.plan.seed, target_class)).long()
 
     def _held_out(self, target_class: int) -> Tensor:
         """As many test sequences of a class as there are samples, where there are so many: int64 (m, D)."""
-        x, labels = (part.cpu() for part in self.data._test)
+        x, labels = self.data.test_examples()
         order = torch.randperm(len(x), generator=generator_for("held out", self.plan.seed))
         return x[order][labels[order] == target_class][: self.plan.num_samples].long()
 

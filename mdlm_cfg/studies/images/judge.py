@@ -19,8 +19,8 @@ from mdlm_cfg.compare.images import (
 )
 from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, Judged, Row
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier
-from mdlm_cfg.training.data import ImageData
 
 MAX_REFERENCE = 2000  # training images per class that moments and energy distances refer to
 NEIGHBOURS = 3  # of precision and recall
@@ -77,12 +77,12 @@ class Judge:
         return self.features[: max(2, num)]
 
 
-def judges_of(data: ImageData, classifier: ImageClassifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
+def judges_of(data: Data, classifier: ImageClassifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
     """One judge per class; `seed` is of the binarization and the order of its images."""
     judges, top = [], data.num_tokens - 1
     for k in classes:
         generator = generator_for("reference", seed, k)
-        train = data.tokens(data.train_images[data.train_labels == k].cpu(), generator)
+        train = data.train_examples(k, generator)
         train = train[torch.randperm(len(train), generator=generator)]
         mean, covariance = pixel_moments(train[:MAX_REFERENCE].double() / top)
         features = None if classifier is None else classifier.features(train[:MAX_REFERENCE])

@@ -20,8 +20,8 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
-from mdlm_cfg.training.data import ImageData
 
 SHOWN = 10  # test images of a class that are kept to be shown
 NUM_CLASSIFIED, NUM_DRAWS = 200, 16  # test images to classify by NELBO, and masks for each
@@ -68,7 +68,7 @@ class Images:
 
 
 def evaluate_images(
-    data: ImageData,
+    data: Data,
     denoiser: Denoiser,
     classifier: ImageClassifier | None,
     plan: Plan,
@@ -98,7 +98,8 @@ def evaluate_images(
     """
     _check(data, denoiser, plan)
     classes = _classes(data, plan)
-    num_classified = min(num_classified, len(data.test_x))
+    test_x, test_classes = data.test_examples()
+    num_classified = min(num_classified, len(test_x))
     n, d = plan.num_samples * len(classes), denoiser.num_dims
     costs = [plan.sampler.num_rows(n, d, guidance) for guidance in plan.guidances]
     say = Pieces([*costs, num_classified * num_draws * data.num_classes], progress)
@@ -124,14 +125,12 @@ def evaluate_images(
         data_means=torch.stack([judge.mean for judge in judges]),
         sample_means={w: x.double().mean(dim=1) / (data.num_tokens - 1) for w, x in samples.items()},
         data_components=torch.stack([leading_component(judge.covariance) for judge in judges]),
-        classifier_accuracy=(
-            None if classifier is None else classifier.accuracy(data.test_x.cpu(), data.test_classes.cpu())
-        ),
+        classifier_accuracy=(None if classifier is None else classifier.accuracy(test_x, test_classes)),
         nelbo=nelbo,
     )
 
 
-def _classes(data: ImageData, plan: Plan) -> list[int]:
+def _classes(data: Data, plan: Plan) -> list[int]:
     return list(range(data.num_classes)) if plan.classes is None else list(plan.classes)
 
 
@@ -147,25 +146,25 @@ def _draw(
     return samples
 
 
-def _held_out(data: ImageData, classes: Sequence[int], plan: Plan) -> list[Tensor]:
+def _held_out(data: Data, classes: Sequence[int], plan: Plan) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many."""
     # in random order: the first half of MNIST's is cleaner
-    order = torch.randperm(len(data.test_x), generator=generator_for("held out", plan.seed))
-    x, labels = data.test_x.cpu()[order], data.test_classes.cpu()[order]
+    x, labels = data.test_examples()
+    order = torch.randperm(len(x), generator=generator_for("held out", plan.seed))
+    x, labels = x[order], labels[order]
     return [x[labels == k][: plan.num_samples] for k in classes]
 
 
-def _classify(
-    data: ImageData, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep
-) -> NelboClassification:
+def _classify(data: Data, denoiser: Denoiser, num: int, num_draws: int, seed: int, keep: Keep) -> NelboClassification:
     generator = generator_for("classified", seed)
-    rows = torch.randperm(len(data.test_x), generator=generator)[:num]
+    x, labels = data.test_examples()
+    rows = torch.randperm(len(x), generator=generator)[:num]
     predicted = keep(
         ("classified", num, num_draws, seed),
-        lambda: bayes_classify(denoiser, data.test_x.cpu()[rows].long(), num_draws, generator),
+        lambda: bayes_classify(denoiser, x[rows].long(), num_draws, generator),
     )
-    return NelboClassification(float((predicted == data.test_classes.cpu()[rows]).double().mean()), num, num_draws)
+    return NelboClassification(float((predicted == labels[rows]).double().mean()), num, num_draws)
 
 
-def _check(data: ImageData, denoiser: Denoiser | None, plan: Plan) -> None:
+def _check(data: Data, denoiser: Denoiser | None, plan: Plan) -> None:
     check_sampled(plan, (data.num_tokens, math.prod(data.grid_shape), data.num_classes), denoiser)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import Data
 
 FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps cost something
 
@@ -50,7 +50,7 @@ class Inpainting:
     images: Sequence[int] | None = None
     image_class: int | None = None
 
-    def check(self, data: Any, plan: Plan) -> None:
+    def check(self, data: Data, plan: Plan) -> None:
         """Raise UserError for anything that `run` would refuse, before any time is spent."""
         n, d = data.num_tokens, math.prod(data.grid_shape)
         check_sampled(plan, (n, d, data.num_classes), None)
@@ -69,9 +69,9 @@ class Inpainting:
                 raise UserError("inpainting is held against the tilted law: leave temperature and top_p at 1")
         self.pairs(data, plan)
 
-    def pairs(self, data: Any, plan: Plan) -> list[tuple[int, int]]:
+    def pairs(self, data: Data, plan: Plan) -> list[tuple[int, int]]:
         """Which test image is guided to which class: (place, class)."""
-        labels = data._test[1].cpu()
+        labels = data.test_examples()[1]
         for index in self.images or ():
             if not 0 <= index < len(labels):
                 raise UserError(f"study.images holds {index}, and there are test images 0 to {len(labels) - 1}")
@@ -94,7 +94,7 @@ class Inpainting:
 
     def run(
         self,
-        data: Any,
+        data: Data,
         denoiser: Denoiser | None,
         plan: Plan,
         progress: Callable[[str], None],
@@ -110,9 +110,10 @@ class Inpainting:
             raise UserError(f"{data.name} is not known exactly: train a network on it")
         states, pairs = (n + 1) ** self.num_free, self.pairs(data, plan)
         say = Pieces(self.rows(plan, n) * len(pairs), progress)
+        images, labels = data.test_examples()
         slices = []
         for index, z in pairs:
-            image, own = data._test[0][index].cpu().long(), int(data._test[1][index])
+            image, own = images[index].long(), int(labels[index])
             generator = generator_for("inpainting pixels", plan.seed, index, z)
             state = image.clone()
             state[hidden_pixels(_variance(data, {own, z}), data.grid_shape, self.num_free, self.pixels, generator)] = n
@@ -124,10 +125,10 @@ class Inpainting:
         return InpaintingFindings(plan, data.name, tuple(data.grid_shape), n, name, self.pixels, states, slices)
 
 
-def _variance(data: Any, classes: set[int]) -> Tensor:
+def _variance(data: Data, classes: set[int]) -> Tensor:
     """Of every coordinate's value among the test data of some classes, float32 (D,)."""
-    wanted = torch.isin(data._test[1].cpu(), torch.tensor(sorted(classes)))
-    return data._test[0].cpu()[wanted].float().var(dim=0, correction=0)
+    x, labels = data.test_examples()
+    return x[torch.isin(labels, torch.tensor(sorted(classes)))].float().var(dim=0, correction=0)
 
 
 class _Work:

@@ -133,7 +133,8 @@ class LikelihoodStudy:
         self, data: Any, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None], keep: Keep
     ) -> BoundsFindings:
         used = denoiser if denoiser is not None else data.target.denoiser()
-        x, classes = all_test_examples(data)
+        x, classes = data.test_examples()
+        x = x.long()
         chosen = torch.randperm(len(x), generator=generator_for("likelihood images", plan.seed))[: self.num_images]
         say = Pieces(self._rows(x), progress)
         by_label, nelbos = {}, {}
@@ -177,12 +178,6 @@ class LikelihoodStudy:
 
 def _nelbo(denoiser: Denoiser, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> tuple[float, ...]:
     return astuple(nelbo_bound(denoiser, x, labels, NUM_DRAWS, generator))
-
-
-def all_test_examples(data: Any) -> tuple[Tensor, Tensor]:
-    """All test examples of any data, on the CPU: x int64 (n, D) and classes int64 (n,)."""
-    batches = [(x.long().cpu(), classes.long().cpu()) for x, classes in data.test_dataloader()]
-    return torch.cat([x for x, _ in batches]), torch.cat([classes for _, classes in batches])
 
 
 def _truth(target: Any, x: Tensor, classes: Tensor | None) -> Bound | None:

@@ -22,7 +22,7 @@ from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-from mdlm_cfg.training.data import BernoulliData
+from mdlm_cfg.targets.data import Data
 
 NUM_TEST, NUM_DRAWS = 2000, 4  # test images for the score error, and masks for each
 DISTINCT_IMAGES = 200  # per component, to judge its distinctness by
@@ -54,7 +54,7 @@ class Mixtures:
 
 
 def evaluate_bernoulli(
-    data: BernoulliData,
+    data: Data,
     denoiser: Denoiser | None,
     plan: Plan,
     *,
@@ -82,7 +82,8 @@ def evaluate_bernoulli(
     classes, denoisers = _classes(target, plan), _denoisers(target, denoiser)
     test: tuple[Tensor, Tensor] | None = None
     if denoiser is not None:
-        test = data._test[0][:num_test].cpu(), data._test[1][:num_test].cpu()
+        x, labels = data.test_examples()
+        test = x[:num_test], labels[:num_test]
     scored = [] if test is None else [2 * num_draws * len(test[0])]
     rows = [plan.sampler.num_rows(plan.num_samples * len(classes), target.num_dims, g) for g in plan.guidances]
     say = Pieces([*scored, *(number for number in rows for _ in denoisers)], progress)
@@ -110,7 +111,7 @@ def _denoisers(target: BernoulliMixture, learned: Denoiser | None) -> dict[str, 
     return exact if learned is None else exact | {"learned": learned}
 
 
-def _checked(data: BernoulliData, denoiser: Denoiser | None, plan: Plan) -> BernoulliMixture:
+def _checked(data: Data, denoiser: Denoiser | None, plan: Plan) -> BernoulliMixture:
     """The data's mixture, where the study can answer."""
     if not isinstance(target := data.target, BernoulliMixture):
         raise UserError(f"{data.name} is no Bernoulli mixture; choose data=bernoulli_mnist")

@@ -152,7 +152,7 @@ class _Bench:
         """The score error with the class and without."""
         if LEARNED not in self.judged:
             return {}
-        x, classes = (part[: self.study.num_test].cpu() for part in self.data._test)
+        x, classes = (part[: self.study.num_test] for part in self.data.test_examples())
         self.say(f"score error on {len(x):,} test sequences")
         return {
             name: score_error(

@@ -24,15 +24,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
-from mdlm_cfg.targets.hmm import HiddenMarkovMixture
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.data import ExampleKind, Target, description_of
 
 # `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 Batch = tuple[Tensor, Tensor]
-Target = TableMixture | BernoulliMixture | HiddenMarkovMixture
 MOST = 2**31 - 1  # of anything counted
 
 
@@ -94,7 +91,7 @@ def num_shared(num_samples: int, batch_size: int, world_size: int) -> int:
 
 
 class DiffusionData(LightningDataModule):
-    """What all data modules share: loaders, where an epoch's randomness comes from, and a description.
+    """Data to train on, which studies see as `mdlm_cfg.targets.data.Data`.
 
     A subclass sets the attributes below in `setup`, and says in `_epoch` what one epoch's batches are.
 
@@ -111,6 +108,7 @@ class DiffusionData(LightningDataModule):
     target: Target | None = None
     class_names: tuple[str, ...] | None = None
     value_names: tuple[str, ...] | None = None
+    example_kind: ExampleKind | None = None
     steps_per_epoch: int
     _val: Batch  # x integer (n, D), classes int64 (n,)
     _test: Batch
@@ -168,6 +166,24 @@ class DiffusionData(LightningDataModule):
         batches = partial(shared_batches, x, classes, self.eval_batch_size, rank, world_size)
         return DataLoader(_Stream(batches, num_shared(len(x), self.eval_batch_size, world_size)), batch_size=None)
 
+    @property
+    def test_x(self) -> Tensor:
+        """Test tokens where the data are placed, integer (n, D)."""
+        return self._test[0]
+
+    @property
+    def test_classes(self) -> Tensor:
+        """Their classes, int64 (n,)."""
+        return self._test[1]
+
+    def test_examples(self) -> Batch:
+        """See `mdlm_cfg.targets.data.Data`."""
+        return self._test[0].cpu(), self._test[1].cpu()
+
+    def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
+        """See `mdlm_cfg.targets.data.Data`."""
+        raise TypeError(f"{self.name} has no training examples: every batch is drawn from its target")
+
     def fingerprint(self) -> str:
         """A short hash of the distribution or the examples: a checkpoint of other data has another."""
         if self.target is None:
@@ -176,13 +192,7 @@ class DiffusionData(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint records of its data: plain ints, strings and lists."""
-        return {
-            "name": self.name,
-            "num_tokens": self.num_tokens,
-            "num_classes": self.num_classes,
-            "grid_shape": list(self.grid_shape),
-            "fingerprint": self.fingerprint(),
-        }
+        return description_of(self)
 
 
 def short_name(dataset: str) -> str:

@@ -55,8 +55,6 @@ class ImageData(StoredData):
     Attributes:
         train_x: grey values 0..255 ("dynamic"), 0/255, or tokens of more levels, uint8 (n, D).
         train_labels: int64 (n,).
-        test_x: tokens, uint8 (m, D).
-        test_classes: int64 (m,).
 
     Raises:
         UserError: an unknown binarization, levels or counts out of range, or images that cannot be had.
@@ -84,6 +82,8 @@ class ImageData(StoredData):
         self.name, self.dataset, self.root = short_name(dataset), dataset, root
         self.binarization, self.num_tokens, self.relabel = binarization, levels, relabel
         self._ready = False
+
+    example_kind = "images"
 
     @property
     def train_images(self) -> Tensor:
@@ -114,20 +114,15 @@ class ImageData(StoredData):
         self._fingerprint = content_hash(images.train, labels, images.test, test_labels, how)
         train, test = self._stored(images.train, images.test)
         self.train_x, self.train_labels = train.flatten(1), labels
-        self.test_x, self.test_classes = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
         self.steps_per_epoch = self._steps(1)
         val = self.tokens(self.train_x[: self.num_val], generator_for("val"))
-        self._val, self._test = (val, labels[: self.num_val]), (self.test_x, self.test_classes)
+        self._val = val, labels[: self.num_val]
+        self._test = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
         self._ready = True
 
     def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Tokens, uint8, from rows of `train_x`: a new binarization of two levels, more levels as they are."""
         return binarize(stored, "dynamic", generator) if self.num_tokens == 2 else stored
-
-    def place_on(self, device: torch.device | str) -> None:
-        """See `DiffusionData.place_on`."""
-        super().place_on(device)
-        self.test_x, self.test_classes = self._test
 
     def _stored(self, images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
         """Training images as values whose `tokens` are what is asked for, and the tokens of the test images."""

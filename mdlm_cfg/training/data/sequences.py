@@ -29,13 +29,11 @@ class TokenData(StoredData):
         dataset: path of the file.
         loading: see `Loading`; default batches of 64 and 250, 1,000 examples to validate on, all that is kept to test.
 
-    Attributes:
-        test_x: tokens, integer (m, D).
-        test_classes: int64 (m,).
-
     Raises:
         UserError: a count below 1, or a file that is missing, unreadable, or holds something else.
     """
+
+    example_kind = "tokens"
 
     def __init__(self, dataset: str | Path, **loading: Any) -> None:
         super().__init__(Loading(**(LOADING | loading)))
@@ -62,19 +60,12 @@ class TokenData(StoredData):
         self.train_x, self.train_labels = found.train.flatten(1), found.train_labels
         self._val = self.train_x[: self.num_val], self.train_labels[: self.num_val]
         self._test = found.test.flatten(1)[: self.num_test], found.test_labels[: self.num_test]
-        self.test_x, self.test_classes = self._test
         self.steps_per_epoch = self._steps(1)
         self._ready = True
 
     def fingerprint(self) -> str:
         """A short hash of tokens and labels."""
         return self._fingerprint
-
-    def place_on(self, device: torch.device | str) -> None:
-        """See `DiffusionData.place_on`."""
-        super().place_on(device)
-        self.test_x, self.test_classes = self._test
-
 
 class TextData(TokenData):
     """Labelled text: a line for each sequence, LABEL, a tab, TEXT; every character is a token.

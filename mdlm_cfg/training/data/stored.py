@@ -52,6 +52,10 @@ class StoredData(DiffusionData):
         """Tokens, integer (..., D), from rows of `train_x`; random ones by the generator."""
         return stored
 
+    def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
+        """See `mdlm_cfg.targets.data.Data`."""
+        return self.tokens(self.train_x[self.train_labels == target_class].cpu(), generator)
+
     def place_on(self, device: torch.device | str) -> None:
         """See `DiffusionData.place_on`."""
         super().place_on(device)
