@@ -11,16 +11,40 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.by_value import ByValue, value_key
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
+FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
 
-class Kind(ABC):
-    """A kind of guidance. It equals its name, so that rows and users can say it as a word."""
+class Kind(ByValue, ABC):
+    """A kind of guidance. Two kinds are equal if their types and fields are; the name is for people alone.
+
+    A subclass that gives no name is called by its class's. One that changes the rate of a kind gives everything else
+    that follows from the rate anew, and says again whether its rate is rho.
+
+    Attributes:
+        name: for people.
+        guides_time: whether w changes when a coordinate is unmasked, and not only what it becomes.
+        is_rho: whether the rate of a jump is rho_i(v) itself: the total rate is then Z_i, for every Z_i.
+    """
 
     name: str
-    guides_time: bool  # whether w changes when a coordinate is unmasked, and not only what it becomes
+    guides_time: bool
+    is_rho: bool = False
+
+    def __init_subclass__(cls) -> None:
+        own = vars(cls)
+        if "name" not in own:
+            cls.name = cls.__name__.lower()
+        if "log_rate" not in own:
+            return
+        missing = [part for part in FOLLOWS_FROM_RATE if part not in own]
+        if missing:
+            raise TypeError(f"{cls.__name__} has a log_rate of its own and must define {' and '.join(missing)} with it")
+        if "is_rho" not in own:
+            cls.is_rho = False
 
     @abstractmethod
     def log_rate(self, log_z: Tensor) -> Tensor:
@@ -65,22 +89,12 @@ class Kind(ABC):
         """
 
     @property
-    def is_rho(self) -> bool:
-        """Whether the rate of a jump is rho_i(v) itself: the total rate is then Z_i, for every Z_i."""
-        probe = torch.zeros(1)
-        return self.log_rate(probe) is probe
-
-    def __eq__(self, other: object) -> bool:
-        return self.name == (other.name if isinstance(other, Kind) else other)
-
-    def __hash__(self) -> int:
-        return hash(self.name)
+    def key(self) -> str:
+        """What decides it, as text: the name of a built-in kind; else its type and fields."""
+        return self.name if KINDS.get(self.name) == self else value_key(self)
 
     def __str__(self) -> str:
         return self.name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class Rate(Kind):
@@ -88,6 +102,7 @@ class Rate(Kind):
 
     name = "rate"
     guides_time = True
+    is_rho = True
 
     def log_rate(self, log_z: Tensor) -> Tensor:
         """Z_i itself."""
@@ -145,9 +160,11 @@ def kind_of(kind: Kind | str) -> Kind:
     """A kind by its name, or itself.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a kind that is called by the name of a built-in one.
     """
     if isinstance(kind, Kind):
+        if KINDS.get(kind.name, kind) != kind:
+            raise UserError(f"{kind!r} has the name of the built-in kind {kind.name!r}: give it a name of its own")
         return kind
     if kind not in KINDS:
         raise UserError(f"guidance kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.support.by_value import ByValue
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
 
-class Policy(ABC):
-    """Which masked coordinate is unmasked next: a distribution pi(i | x_U)."""
+class Policy(ByValue, ABC):
+    """Which masked coordinate is unmasked next: a distribution pi(i | x_U). Equal by type and fields."""
 
     @abstractmethod
     def preference(
@@ -84,7 +85,7 @@ def log_first(tier: Tensor | None, log_weight: Tensor) -> Tensor:
     return relative - total.masked_fill(total == NEG_INF, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KindPolicy(Policy):
     """The order that a kind of guidance has by itself: in proportion to the kind's total rates."""
 
@@ -100,7 +101,7 @@ class KindPolicy(Policy):
         return str(self.kind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RatePolicy(Policy):
     """pi = Z_i / Lambda: the order of `rate` guidance (arXiv 2506.10971)."""
 
@@ -114,7 +115,7 @@ class RatePolicy(Policy):
         return "rate"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Uniform(Policy):
     """pi = 1 / number of masked coordinates: the order of `normalized` guidance (arXiv 2507.08965)."""
 
@@ -128,7 +129,7 @@ class Uniform(Policy):
         return "uniform"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FixedOrder(Policy):
     """One coordinate after another, in an order given beforehand.
 
@@ -164,7 +165,7 @@ class FixedOrder(Policy):
         return "fixed_order" if self.order is None else f"fixed_order({','.join(map(str, self.order))})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blocks(Policy):
     """Block after block, and within a block by another policy: semi-autoregressive decoding, as in block diffusion.
 
@@ -206,7 +207,7 @@ class Blocks(Policy):
         return f"blocks({'|'.join(','.join(map(str, block)) for block in self.blocks)}; {self.within})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Best(Policy):
     """The coordinate with the highest score of its guided values.
 
@@ -239,7 +240,7 @@ class _Best(Policy):
         return f"{name}(temperature={self.temperature:g})" if self.temperature else name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Confidence(_Best):
     """The largest max_v r_i(v), scored by its logarithm; its value is drawn afterwards.
 
@@ -252,7 +253,7 @@ class Confidence(_Best):
         return log_r.amax(dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Margin(_Best):
     """The largest difference of the two most probable values (Kim et al., arXiv 2502.06768), then its value."""
 
@@ -264,7 +265,7 @@ class Margin(_Best):
         return best[..., 0] - best[..., 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entropy(_Best):
     """The smallest entropy of r_i, one coordinate after another; as many as a bound allows: "entropy_bound"."""
 
@@ -283,9 +284,12 @@ def policy_of(policy: Policy | str) -> Policy:
     """A policy by its name, or itself; "fixed_order" is from left to right.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a policy that is called by the name of a built-in one.
     """
     if isinstance(policy, Policy):
+        namesake = POLICIES.get(str(policy))
+        if namesake is not None and not isinstance(policy, KindPolicy) and policy != namesake():
+            raise UserError(f"{policy!r} has the name of the built-in policy {policy}: give it a name of its own")
         return policy
     if policy not in POLICIES:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,19 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
 REPORT_VERSION = 2  # of report.json, for programs that read it
+
+
+def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
+    """Raise UserError where two different things have one name: a report could not tell them apart.
+
+    Args:
+        what: they are, in the plural. names: of every thing.
+    """
+    seen: set[str] = set()
+    for name in names.values():
+        if name in seen:
+            raise UserError(f"two different {what} have the name {name!r}; give each a name of its own")
+        seen.add(name)
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.guidances:
             raise UserError("no guidance strength w was given; give at least one, such as w=[0,1,2]")
-        names = [(str(g.kind), g.label) for g in self.guidances]
-        twice = [name for k, name in enumerate(names) if name in names[:k]]
-        if twice:
-            raise UserError(f"guidance strength w = {twice[0][1]} was given twice; give each once")
+        for k, guidance in enumerate(self.guidances):
+            if guidance in self.guidances[:k]:
+                raise UserError(f"guidance strength w = {guidance.label} was given twice; give each once")
+        refuse_namesakes("kinds of guidance", {guidance.kind: str(guidance.kind) for guidance in self.guidances})
+        refuse_namesakes("guidances", {g: f"w = {g.label} ({g.kind})" for g in self.guidances})
         if self.num_samples < 1:
             raise UserError(f"num_samples = {self.num_samples} is not allowed: it must be at least 1")
         self.sampler.check_finishes()

@@ -58,7 +58,7 @@ def watch_for(target: object, known: ExactWatch | None = None, kind: Kind | str 
     """What watches a network on this target: the known one if it was made for it, None where there is nothing exact."""
     if not isinstance(target, TableMixture) or (target.num_tokens + 1) ** target.num_dims > MAX_STATES:
         return None
-    if known is not None and known.target is target and known.kind == kind:
+    if known is not None and known.target is target and known.kind == kind_of(kind):
         return known
     return ExactWatch(target, kind)
 

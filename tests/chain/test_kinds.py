@@ -29,7 +29,7 @@ def test_the_share_is_the_chance_to_be_next_over_z(kind) -> None:
     for c, m, s in [(c, m, s) for c in range(2) for m in range(2) for s in range(3)]:
         z = Z[c, :, s].tolist()
         if min(z) > 0:
-            rates = z if kind == "rate" else [1.0, 1.0]
+            rates = z if kind == RATE else [1.0, 1.0]
             assert float(share[c, m, s]) * z[m] == pytest.approx(rates[m] / sum(rates))
 
 

@@ -90,11 +90,10 @@ def test_a_time_step_leaves_what_has_no_rate() -> None:
         assert bool((x[LOG_Z == NEG_INF] == 2).all())
 
 
-def test_a_kind_equals_its_name_and_no_other() -> None:
+def test_a_kind_has_a_name_and_equals_no_string() -> None:
     for name, kind in KINDS.items():
-        assert kind == name and str(kind) == name and kind_of(name) is kind and kind_of(kind) is kind
-        assert hash(kind) == hash(name) and kind in {name} and {kind: 1}[name] == 1
-        for other in ("", "a", "zz", *(k for k in KINDS if k != name), *(k for n, k in KINDS.items() if n != name)):
+        assert str(kind) == name and kind_of(name) is kind and kind_of(kind) is kind
+        for other in ("", "a", *KINDS, *(k for n, k in KINDS.items() if n != name)):
             assert kind != other
     assert Rate() == KINDS["rate"] and repr(Rate()) == "Rate()"
     assert KINDS["rate"].guides_time and not KINDS["normalized"].guides_time

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
@@ -219,7 +220,7 @@ def test_what_watches_one_target_is_kept_for_it_alone() -> None:
     assert watch_for(None) is None
     # what is watched is the kind of guidance that was asked for: at w = 4 another law, at w = 0 the same
     other = watch_for(target, watch, "normalized")
-    assert other is not watch and other is not None and other.kind == "normalized"
+    assert other is not watch and other is not None and other.kind == KINDS["normalized"]
     net = small_module(small_data()).net.double()  # in float32 an answer depends on what it was asked together with
     rate, normalized = watch.numbers(net), other.numbers(net)
     assert rate["tv_w0"] == pytest.approx(normalized["tv_w0"], abs=1e-12) and rate["tv_w4"] != normalized["tv_w4"]

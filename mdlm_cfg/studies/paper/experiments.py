@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mdlm_cfg.chain.denoiser import check_class
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.studies.paper import five_d, normalized, one_d, schedules, two_d
 from mdlm_cfg.studies.paper.claims import Experiment
@@ -57,7 +58,7 @@ def check(name: str, target: object, plan: Plan) -> None:
 
 def _check_guidances(name: str, plan: Plan) -> None:
     for guidance in plan.guidances:
-        if guidance.kind != "rate":
+        if guidance.kind != KINDS["rate"]:
             raise UserError(
                 f"guidance={guidance.kind} is not for experiment {name}: the paper states it for guidance=rate"
             )

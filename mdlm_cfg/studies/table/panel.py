@@ -66,7 +66,7 @@ class Panel:
     strengths: Sequence[str]
     laws: Sequence[PanelLaw]
 
-    def at(self, target_class: int, kind: Kind | str) -> list[PanelLaw]:
+    def at(self, target_class: int, kind: Kind) -> list[PanelLaw]:
         """The laws of one class and kind, in the order of the strengths."""
         return [law for law in self.laws if (law.target_class, law.guidance.kind) == (target_class, kind)]
 

@@ -1,0 +1,135 @@
+"""Kinds, policies and schedules are equal by their types and fields, and never by their names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import random_target
+
+from mdlm_cfg import Guidance, UserError, terminal_law
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount
+from mdlm_cfg.chain.kinds import KINDS, Kind, Normalized, Rate, kind_of
+from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, FixedOrder, KindPolicy, Policy, policy_of
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.benchmark import Entry
+from mdlm_cfg.studies.benchmark.judge import Bench
+from mdlm_cfg.studies.benchmark.targets import of_table
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
+
+
+class Power(Kind):
+    """Coordinate i jumps at rate Z_i^a."""
+
+    name, guides_time = "power", True
+
+    def __init__(self, a: float) -> None:
+        self.a = a
+
+    def log_rate(self, log_z):
+        return self.a * log_z
+
+    def share(self, z):
+        return z**self.a / z / (z**self.a).sum(dim=1, keepdim=True)
+
+    def deciding_ratio(self, best):
+        return best
+
+    def decay_statement(self, num_dims, certain):
+        return ""
+
+
+class Nameless(Rate):
+    """Says nothing about itself."""
+
+
+class Last(Confidence):
+    """A policy with an attribute that is no field."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        object.__setattr__(self, "a", a)
+
+
+def values() -> list[object]:
+    """Values of every sort that are all different, by functions that make them anew."""
+    kinds = [Rate(), Normalized(), Nameless(), Power(0.3), Power(0.7)]
+    policies = [make() for make in POLICIES.values()]
+    policies += [Confidence(0.5), Last(1.0), Last(2.0), FixedOrder([1, 0]), *map(KindPolicy, kinds)]
+    policies += [Blocks([[0], [1]]), Blocks([[1], [0]]), Blocks([[0], [1]], "margin")]
+    schedules = [LinearRamp(0, 1), LinearRamp(0, 2), Interval(1, 0, 1), PerCount([0, 1])]
+    guidances = [Guidance(1.0, kind) for kind in kinds] + [Guidance(schedule) for schedule in schedules]
+    guidances += [Guidance(1.0000001), Guidance(1.0, temperature=0.5), Guidance(1.0, top_p=0.5)]
+    samplers = [Sampler(), Sampler("euler", 3), Sampler("euler", 4), Sampler("event_leaping", 3)]
+    samplers += [Sampler("event_leaping", events=3), *(Sampler(policy=one) for one in (Confidence(0.5), Confidence()))]
+    return [*kinds, *policies, *schedules, *guidances, *samplers]
+
+
+def test_values_are_equal_exactly_when_types_and_fields_are() -> None:
+    for i, one in enumerate(values()):
+        for j, other in enumerate(values()):
+            assert (one == other) is (i == j), (one, other)
+            assert (value_key(one) == value_key(other)) is (i == j), (one, other)
+        assert hash(one) == hash(values()[i])
+        assert one != str(one) and one != getattr(one, "name", "") and " at 0x" not in value_key(one)
+
+
+def test_a_kind_has_what_follows_from_its_rate() -> None:
+    assert Rate().is_rho and Nameless().is_rho and not Normalized().is_rho and not Power(1.0).is_rho
+    assert str(Nameless()) == "nameless"
+    with pytest.raises(TypeError):
+        type("Half", (Rate,), {"log_rate": lambda self, log_z: log_z / 2})
+
+
+def test_no_kind_or_policy_goes_by_the_name_of_a_built_in_one() -> None:
+    class Confidence_(Confidence):
+        def __str__(self) -> str:
+            return "confidence"
+
+    with pytest.raises(UserError):
+        policy_of(Confidence_())
+    with pytest.raises(UserError):
+        kind_of(type("Mine", (Rate,), {"name": "normalized"})())
+    for policy in (Last(1.0), KindPolicy(KINDS["rate"]), *(make() for make in POLICIES.values())):
+        assert isinstance(policy, Policy) and policy_of(policy) is policy
+
+
+def test_one_law_is_never_given_for_another() -> None:
+    target = of_table("random", random_target(2, 3, seed=4), 0)
+    entries = [Entry(f"power {a}", Sampler(), lambda w, a=a: Guidance(w, Power(a))) for a in (0.3, 0.7)]
+    bench = Bench(target, Guidance(2.0), Plan((Guidance(2.0),), Sampler()))
+    together = [cell for entry in entries for cell in bench.judge(entry, [4])]
+    for entry, cell in zip(entries, together, strict=True):
+        alone = Bench(target, Guidance(2.0), Plan((Guidance(2.0),), Sampler()))
+        assert list(alone.judge(entry, [4])) == [cell]
+        law = terminal_law(target.denoiser, entry.guidance(2.0), 0)
+        assert cell.distances["class"].tv == pytest.approx(total_variation(law, target.class_law), abs=1e-14)
+        assert cell.distances["chain"].tv < 1e-14
+    assert abs(together[0].distances["class"].tv - together[1].distances["class"].tv) > 1e-4
+
+
+def test_a_plan_takes_what_is_equal_once_and_what_shares_a_name_never() -> None:
+    assert len(Plan((Guidance(1.0), Guidance(1.0000001)), Sampler()).guidances) == 2
+    for twice in ((Guidance(1.0), Guidance(1)), (Guidance([0, 1]), Guidance(PerCount((0.0, 1.0))))):
+        with pytest.raises(UserError):
+            Plan(twice, Sampler())
+    with pytest.raises(UserError):
+        Plan((Guidance(1.0, Power(0.3)), Guidance(2.0, Power(0.7))), Sampler())
+
+
+def test_numbers_are_written_exactly() -> None:
+    numbers = [0.0, -0.0, 1, 1.0, 1.0000001, 0.1, 1 / 3, 1e-7, 12345678.0, 2.5, -1.0, 1e8]
+    for number in numbers:
+        assert float(exact_number(number)) == number
+    assert [exact_number(number) for number in (2, 2.0, 0.5, -0.0)] == ["2", "2", "0.5", "0"]
+
+
+def test_values_of_tensors_and_lists_are_their_numbers() -> None:
+    class Table(ByValue):
+        def __init__(self, numbers) -> None:
+            self.numbers = numbers
+
+    one, same, other = Table(torch.arange(3.0)), Table(torch.arange(3.0)), Table(torch.arange(3.0) + 1e-7)
+    assert one == same and hash(one) == hash(same) and value_key(one) == value_key(same)
+    assert one != other and value_key(one) != value_key(other)
