@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals, name_class, name_state
-from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, linear_ramp
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, linear_ramp, schedule_name
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
+from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
@@ -95,7 +96,7 @@ class Guidance:
     @property
     def written(self) -> float | str:
         """w as findings have it: a number, or the name of a schedule."""
-        return str(self.w) if callable(self.w) else self.w
+        return schedule_name(self.w) if callable(self.w) else self.w
 
     def describe(self) -> dict[str, Any]:
         """As plain values: `w` and `kind`; and `temperature` and `top_p`, where they change something."""
@@ -105,10 +106,10 @@ class Guidance:
     @property
     def label(self) -> str:
         """The strength for people: "2", or the name of a schedule."""
-        label = str(self.w) if callable(self.w) else f"{self.w:g}"
+        label = schedule_name(self.w) if callable(self.w) else exact_number(self.w)
         if self.temperature != 1:
-            label += f", temperature {self.temperature:g}"
-        return label if self.top_p == 1 else f"{label}, top-p {self.top_p:g}"
+            label += f", temperature {exact_number(self.temperature)}"
+        return label if self.top_p == 1 else f"{label}, top-p {exact_number(self.top_p)}"
 
     @property
     def constant(self) -> float:

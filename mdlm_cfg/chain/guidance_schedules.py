@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError, did_you_mean
 
 ALLOWED = "a number, ramp(start,end), interval(w,begin,end[,outside]) or a list of D numbers such as [0.58,2.0]"
@@ -29,7 +30,7 @@ class LinearRamp:
         return self.start + (self.end - self.start) * progress
 
     def __str__(self) -> str:
-        return f"ramp({self.start:g},{self.end:g})"
+        return f"ramp({exact_number(self.start)},{exact_number(self.end)})"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Interval:
         return self.w if self.begin <= progress <= self.end else self.outside
 
     def __str__(self) -> str:
-        outside = f",{self.outside:g}" if self.outside else ""
-        return f"interval({self.w:g},{self.begin:g},{self.end:g}{outside})"
+        numbers = [self.w, self.begin, self.end, *([self.outside] if self.outside else [])]
+        return f"interval({','.join(map(exact_number, numbers))})"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,18 @@ class PerCount:
         return self.values[round(min(progress, 1.0) * (len(self.values) - 1))]
 
     def __str__(self) -> str:
-        return f"[{','.join(f'{w:g}' for w in self.values)}]"
+        return f"[{','.join(map(exact_number, self.values))}]"
+
+
+def schedule_name(schedule: Callable[[float], float]) -> str:
+    """A schedule for people: what it calls itself; else its values at the progress 0, 1/2 and 1, "lambda(0,2,4)".
+
+    It is never the text of an object that holds an address.
+    """
+    if type(schedule).__str__ is not object.__str__:
+        return str(schedule)
+    name = getattr(schedule, "__name__", type(schedule).__name__).strip("<>")
+    return f"{name}({','.join(exact_number(float(schedule(progress))) for progress in (0.0, 0.5, 1.0))})"
 
 
 Strength = float | Callable[[float], float]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.support.by_value import ByValue
+from mdlm_cfg.support.by_value import ByValue, exact_number
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
@@ -237,7 +237,7 @@ class _Best(Policy):
 
     def __str__(self) -> str:
         name = type(self).__name__.lower()
-        return f"{name}(temperature={self.temperature:g})" if self.temperature else name
+        return f"{name}(temperature={exact_number(self.temperature)})" if self.temperature else name
 
 
 @dataclass(frozen=True, eq=False)

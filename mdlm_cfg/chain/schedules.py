@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
@@ -69,7 +70,7 @@ class Schedule:
         return torch.log1p(-self.alpha(self.end)) - torch.log1p(-self.alpha(t))
 
     def __str__(self) -> str:
-        return self.name if self.horizon == HORIZONS[self.name] else f"{self.name}(T={self.horizon:g})"
+        return self.name if self.horizon == HORIZONS[self.name] else f"{self.name}(T={exact_number(self.end)})"
 
 
 def linear() -> Schedule:

@@ -22,6 +22,7 @@ from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
+from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 
 FIRST_HITTING = "first_hitting"
@@ -128,8 +129,10 @@ class Options:
         elif self.steps is not None:
             parts.append(f"{len(self.steps) - 1} steps on a grid")
         if self.choice_temperature:
-            parts.append(f"choice temperature {self.choice_temperature:g}{', annealed' if self.annealed else ''}")
-        parts += [f"{value:g}" for value in (self.threshold, self.factor, self.gamma) if value is not None]
+            parts.append(
+                f"choice temperature {exact_number(self.choice_temperature)}{', annealed' if self.annealed else ''}"
+            )
+        parts += [exact_number(value) for value in (self.threshold, self.factor, self.gamma) if value is not None]
         parts += [] if self.remasking is None else [str(self.remasking)]
         return ", ".join(parts)
 

@@ -17,6 +17,7 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
 from mdlm_cfg.studies.table.equal_cost import is_small
 from mdlm_cfg.support.errors import UserError
@@ -162,7 +163,9 @@ def compared_policies(num_dims: int, gumbel: float, own: Policy | None) -> list[
     if half := num_dims // 2:
         policies.append(Blocks([range(half), range(half, num_dims)], within=Confidence()))
     policies.append(Confidence(temperature=gumbel))
-    return policies if own is None or own in policies else [*policies, own]
+    found = policies if own is None or own in policies else [*policies, own]
+    refuse_namesakes("policies", {policy: str(policy) for policy in found})
+    return found
 
 
 def steps_of(num_tokens: int, num_dims: int) -> list[int]:
