@@ -20,6 +20,18 @@ def groups_of(name: str, configs: Path) -> dict[str, str | None]:
     return {group: option for group, option in pairs if not group.startswith("override ")}
 
 
+def settings_text(name: str, configs: Path) -> str:
+    """The settings of a command that are in no group, as written, with their comments: its file's, and those included.
+
+    A file is included by its path in the defaults, such as "evaluation/sampling".
+    """
+    text = (configs / f"{name}.yaml").read_text(encoding="utf-8")
+    own = text[text.index("- _self_") :].split("\n\n", 1)[1].split("\nhydra:")[0].strip()
+    included = [item for item in yaml.safe_load(text)["defaults"] if isinstance(item, str) and "/" in item]
+    parts = [(configs / f"{path}.yaml").read_text(encoding="utf-8").partition("\n")[2].strip() for path in included]
+    return "\n\n".join([own, *parts])
+
+
 def options_of(group: str, configs: Path) -> dict[str, Path]:
     """The files of a group, by the names they are asked for by."""
     folder = configs / group

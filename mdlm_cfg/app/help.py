@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mdlm_cfg.app.groups import groups_of, options_of
+from mdlm_cfg.app.groups import groups_of, options_of, settings_text
 from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
@@ -54,8 +54,7 @@ def help_text(name: str, configs: Path) -> str:
     Args:
         name: "train" or "eval", of the file in `configs`.
     """
-    text = (configs / f"{name}.yaml").read_text(encoding="utf-8")
-    settings = text[text.index("- _self_") :].split("\n\n", 1)[1].split("\nhydra:")[0].strip()
+    settings = settings_text(name, configs)
     groups = [_paragraph(group, default, configs) for group, default in groups_of(name, configs).items()]
     parts = [INTRODUCTIONS[name], NOTES, *(["GROUPS", *groups] if groups else []), "SETTINGS", _indent(settings)]
     return "\n\n".join(parts) + "\n"
@@ -94,8 +93,8 @@ def suggestion(message: str, configs: Path, name: str) -> str:
 
 def known_keys(configs: Path, name: str) -> set[str]:
     """Every key of a command's file and of its groups' files, whole ("trainer.max_epochs") and last part."""
-    top, groups = _read(configs / f"{name}.yaml"), groups_of(name, configs)
-    del top["defaults"], top["hydra"]
+    top = yaml.safe_load(settings_text(name, configs))
+    groups = groups_of(name, configs)
     keys = {*groups, *top}
     nested = [(key, value) for key, value in top.items() if isinstance(value, dict)]
     nested += [(group, _read(path)) for group in groups for path in (configs / group).glob("*.yaml")]

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.app.groups import groups_of, options_of
+from mdlm_cfg.app.groups import groups_of, options_of, settings_text
 from mdlm_cfg.support.schema import SCHEMAS
 
 PROGRAMS = {"train": "train.py", "eval": "eval.py", "sample": "-m mdlm_cfg.sample"}
@@ -38,7 +38,7 @@ def reference(configs: Path) -> str:
     parts: list[str] = [HEAD]
     groups: dict[str, dict[str, Any]] = {}
     for command, schema in SCHEMAS.items():
-        text = (configs / f"{command}.yaml").read_text(encoding="utf-8")
+        text = settings_text(command, configs)
         types = {field.name: str(field.type) for field in fields(schema)}
         rows = [_row(key, types, value, comment) for key, value, comment in settings(text) if key in types]
         table = "\n".join(["| setting | type | default | what it is |", "|---|---|---|---|", *rows])

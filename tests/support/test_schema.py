@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 import yaml
 
+from mdlm_cfg.app.groups import settings_text
 from mdlm_cfg.support import schema
 from mdlm_cfg.support.schema import SCHEMAS, Role, flattened, role_of, with_roles
 
@@ -19,8 +20,7 @@ NAMES = {one.name for known in SCHEMAS.values() for one in fields(known)}
 
 @pytest.mark.parametrize("command", SCHEMAS)
 def test_every_key_of_every_command_has_a_role(command: str) -> None:
-    text = (ROOT / "conf" / f"{command}.yaml").read_text(encoding="utf-8")
-    keys = set(yaml.safe_load(text)) - {"defaults", "hydra"}
+    keys = set(yaml.safe_load(settings_text(command, ROOT / "conf")))
     declared = {one.name: one.metadata.get("role") for one in fields(SCHEMAS[command])}
     assert keys <= set(declared)
     assert set(declared.values()) <= set(get_args(Role))
