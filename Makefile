@@ -1,6 +1,7 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
 # make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make test-browser: the report's page in a headless Chromium.
+# make verify: laws, samplers, intervals, training and resuming against independent enumeration, on targets of the day.
 # make docs: the documentation's site, in site/.
 # make paper: every experiment of the paper, and docs/paper.md. make bench: speed against the machine's ceilings.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo lint test test-slow test-gpu test-browser bench docs paper format clean-venv
+.PHONY: venv demo lint test test-slow test-gpu test-browser bench verify docs paper format clean-venv
 
 venv: $(STAMP)
 
@@ -45,6 +46,9 @@ test-browser: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+verify: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m mdlm_cfg.verify out=runs/verify/$$(date +%Y-%m-%d_%H-%M-%S)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

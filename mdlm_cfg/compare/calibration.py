@@ -119,18 +119,23 @@ def minimise(rows: LevelRows, start: Tensor) -> Tensor:
         start: (D,), within the bracket.
     """
     d = len(start)
-    low, high = torch.full_like(start, MIN_STRENGTH), torch.full_like(start, MAX_STRENGTH)
-    moving, s = rows.informative(d), start
+    low = torch.full_like(start, MIN_STRENGTH)
+    high = torch.full_like(start, MAX_STRENGTH)
+    moving = rows.informative(d)
+    s = start
     for end in (MIN_STRENGTH, MAX_STRENGTH):
         at_end = torch.full_like(start, end)
         slope = level_sums(rows.weight * rows.slopes(at_end)[0], rows.level, d)
         outside = moving & ((slope >= 0) if end == MIN_STRENGTH else (slope <= 0))
-        s, moving = torch.where(outside, at_end, s), moving & ~outside
+        s = torch.where(outside, at_end, s)
+        moving = moving & ~outside
     for _ in range(ITERATIONS):
         each = rows.slopes(s)
         slope, curvature = (level_sums(rows.weight * part, rows.level, d) for part in each)
-        low, high = torch.where(slope < 0, s, low), torch.where(slope > 0, s, high)
-        newton, middle = s - slope / curvature, ((low + 2).log() + (high + 2).log()).mul(0.5).exp() - 2
+        low = torch.where(slope < 0, s, low)
+        high = torch.where(slope > 0, s, high)
+        newton = s - slope / curvature
+        middle = ((low + 2).log() + (high + 2).log()).mul(0.5).exp() - 2
         inside = newton.isfinite() & (newton >= low) & (newton <= high)
         new = torch.where(moving & (slope != 0), torch.where(inside, newton, middle), s)
         done = (new - s).abs() <= SETTLED * (1 + s.abs())
@@ -147,13 +152,16 @@ def exact_rows(target: TableMixture, w: float, target_class: int | None) -> Leve
         UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
             not allowed.
     """
-    own, d = target.denoiser(), target.num_dims
+    own = target.denoiser()
+    d = target.num_dims
     lattice = own.lattice
-    parts, before = [], 0
+    parts = []
+    before = 0
     ideal = own if target_class is None else ideal_denoiser(target, w, target_class)
     for level, marginal in enumerate(lattice.marginals(tilted_law(target, w, target_class))[:-1]):
         probability = marginal.flatten()
-        tokens, probability = lattice.tokens(level)[probability > 0], probability[probability > 0]
+        tokens = lattice.tokens(level)[probability > 0]
+        probability = probability[probability > 0]
         for chunk, weight in zip(tokens.split(MAX_ROWS), probability.split(MAX_ROWS)):
             state, i = (chunk == lattice.num_tokens).nonzero(as_tuple=True)
             log_cond, log_ratio = _both(own, chunk, target_class, state, i)
@@ -234,7 +242,8 @@ def sampled_rows(
 ) -> LevelRows:
     """The rows of partial states that are made of samples; see `calibrate`."""
     weights = sample_weights(denoiser, samples, log_weights, masks)
-    d, mask_id = denoiser.num_dims, denoiser.num_tokens
+    d = denoiser.num_dims
+    mask_id = denoiser.num_tokens
 
     def explain(row: int, state: Tensor) -> str:
         return (

@@ -52,11 +52,13 @@ def masked_batches(
     denoiser: Denoiser, samples: Tensor, masks: int, generator: torch.Generator | None = None
 ) -> Iterator[MaskedBatch]:
     """Every sample, masked at the levels that `drawn_levels` gives it, in batches on the denoiser's device."""
-    device, d = device_of(denoiser), denoiser.num_dims
+    device = device_of(denoiser)
+    d = denoiser.num_dims
     levels = drawn_levels(len(samples), d, masks, generator).flatten().to(device)
     x = samples.to(device)
     for state in torch.arange(len(levels), device=device).split(MAX_ROWS):
-        sample, level = state // masks, levels[state]
+        sample = state // masks
+        level = levels[state]
         clean = x[sample]
         yield MaskedBatch(mask_uniform(clean, d - level, denoiser.num_tokens, generator), clean, level, sample, state)
 
@@ -70,7 +72,8 @@ def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | No
     Raises:
         UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
     """
-    n, d = denoiser.num_tokens, denoiser.num_dims
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
     if samples.ndim != 2 or samples.shape[1] != d:
         raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
     if not bool(((samples >= 0) & (samples < n)).all()):

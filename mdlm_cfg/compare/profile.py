@@ -137,7 +137,8 @@ class InformationProfile:
         if not 1 <= steps <= d:
             raise UserError(f"steps = {steps} is not allowed: there must be at least 1 and at most D = {d}")
         costs = self.step_costs()
-        least, come_from = torch.full((d + 1,), math.inf, dtype=torch.float64), []
+        least = torch.full((d + 1,), math.inf, dtype=torch.float64)
+        come_from = []
         least[0] = 0
         for _ in range(steps):
             least, before = (least[:, None] + costs).min(dim=0)
@@ -175,7 +176,8 @@ def exact_information_profile(target: TableMixture, target_class: int | None, w:
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
     """
-    w, d = Guidance(w).constant, target.num_dims
+    w = Guidance(w).constant
+    d = target.num_dims
     law = tilted_law(target, w, target_class)
     levels = target.denoiser().lattice.marginals(law)
     mean_entropies = torch.stack([-torch.special.xlogy(p, p).sum() / len(p) for p in levels])
@@ -215,7 +217,8 @@ def information_profile(
         UserError: as `calibrate`; guided without a class.
     """
     check_class(target_class, denoiser.num_classes)
-    weights, d = sample_weights(denoiser, samples, log_weights, masks), denoiser.num_dims
+    weights = sample_weights(denoiser, samples, log_weights, masks)
+    d = denoiser.num_dims
     if not guided:
         batches = masked_batches(denoiser, samples, masks, generator)
         found = [_cross_entropies(denoiser, target_class, batch) for batch in batches]

@@ -70,7 +70,8 @@ def test_remasking_of_the_reference_cases(case: dict) -> None:
     made = Case(case)
     for name, expected in case["remdm"].items():
         rule, eta, steps = re.fullmatch(r"(\w+)\((.*)\), (\d) steps", name).groups()
-        kernels = decoders.remdm_kernels(made.rho, made.n, int(steps), rule, float(eta))
+        alphas = [k / int(steps) for k in range(int(steps) + 1)]
+        kernels = decoders.remdm_kernels(made.rho, made.n, alphas, rule, float(eta))
         law = decoders.law_after((made.n,) * made.d, kernels)
         assert np.abs(decoders.to_dense(law, made.n, made.d).flatten() - expected).max() < 1e-12, name
 
@@ -78,17 +79,21 @@ def test_remasking_of_the_reference_cases(case: dict) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if "corrections" in case])
 def test_corrections_of_the_reference_cases(case: dict) -> None:
     made = Case(case)
+    whole = np.tensordot(made.weights, made.pmfs, 1)
+    tilted = chains.tilted(whole, made.pmfs[made.z], made.w).flatten()
     for row in case["corrections"]:
-        if row["accept"]:
-            continue
         refill = functools.partial(made.refill, guidance=row["guidance"])
-        kernel = decoders.correction_matrix(refill, made.n, made.d, row["size"])
+        if row["accept"]:
+            policy = "uniform" if row["guidance"] == "normalized" else "rate"
+            kernel = decoders.accepted_correction_matrix(made.rho, made.n, made.d, row["size"], policy)
+        else:
+            kernel = decoders.correction_matrix(refill, made.n, made.d, row["size"])
         law = refill((made.n,) * made.d).flatten()
         assert np.abs(law @ kernel - row["after_1"]).max() < 1e-12
         assert np.abs(law @ kernel @ kernel @ kernel - row["after_3"]).max() < 1e-12
-        assert np.abs(np.array(row["stationary"]) @ kernel - row["stationary"]).max() < 1e-8
-        if row["size"] == 1:  # Gibbs sampling: the tilted law stays
-            tilted = chains.tilted(np.tensordot(made.weights, made.pmfs, 1), made.pmfs[made.z], made.w).flatten()
+        if row["stationary"] is not None:
+            assert np.abs(np.array(row["stationary"]) @ kernel - row["stationary"]).max() < 1e-8
+        if row["size"] == 1 or row["accept"]:  # Gibbs sampling, and Metropolis: the tilted law stays
             assert np.abs(tilted @ kernel - tilted).max() < 1e-12
 
 

@@ -24,7 +24,8 @@ class Chain:
     """
 
     def __init__(self, ask: Ask, num_tokens: int, num_dims: int, w: Strength, kind: str) -> None:
-        self.n, self.d = num_tokens, num_dims
+        self.n = num_tokens
+        self.d = num_dims
         self.states: list[State] = list(product(range(self.n + 1), repeat=self.d))
         self.index = {state: k for k, state in enumerate(self.states)}
         self.start: State = (self.n,) * self.d
@@ -45,7 +46,8 @@ class Chain:
         law = np.zeros([self.n] * self.d)
         for x in self.finished:
             for order in permutations(range(self.d)):
-                state, chance = self.start, 1.0
+                state = self.start
+                chance = 1.0
                 for i in order:
                     chance *= self.rates[state][i][x[i]] / (sum(self.totals(state).values()) or 1.0)
                     state = put(state, i, x[i])
@@ -86,10 +88,14 @@ class Chain:
         fastest = float(-np.diag(q).min())
         squarings = max(0, math.ceil(math.log2(max(fastest * tau, 1.0))))
         mean = fastest * tau / 2**squarings
-        jump, power = np.eye(len(q)) + q / (fastest or 1.0), np.eye(len(q))
-        kernel, weight = np.zeros_like(q), math.exp(-mean)
+        jump = np.eye(len(q)) + q / (fastest or 1.0)
+        power = np.eye(len(q))
+        kernel = np.zeros_like(q)
+        weight = math.exp(-mean)
         for j in range(30):
-            kernel, power, weight = kernel + weight * power, power @ jump, weight * mean / (j + 1)
+            kernel = kernel + weight * power
+            power = power @ jump
+            weight = weight * mean / (j + 1)
         for _ in range(squarings):
             kernel = kernel @ kernel
         return self.dense(kernel[self.index[self.start]])
@@ -119,14 +125,17 @@ class Chain:
             totals = self.totals(state)
             able = [i for i, total in totals.items() if total > 0]
             for order in permutations(able, min(count, len(able))):
-                chance, left = 1.0, sum(totals.values())
+                chance = 1.0
+                left = sum(totals.values())
                 for i in order:
                     chance *= totals[i] / left
                     left = sum(totals[k] for k in able if k not in order[: order.index(i) + 1])
                 for values in product(range(self.n), repeat=len(order)):
-                    after, weight = state, chance
+                    after = state
+                    weight = chance
                     for i, v in zip(order, values):
-                        after, weight = put(after, i, v), weight * self.rates[state][i][v] / totals[i]
+                        after = put(after, i, v)
+                        weight = weight * self.rates[state][i][v] / totals[i]
                     kernel[self.index[state], self.index[after]] += weight
         return kernel
 
@@ -198,7 +207,8 @@ def fractions(schedule: str, steps: int, horizon: float = 1.0) -> list[float]:
     """The share of the masked coordinates that each of equal steps in noise time unmasks, from T to 0."""
     out = []
     for k in range(steps):
-        t, s = horizon * (1 - k / steps), horizon * (1 - (k + 1) / steps)
+        t = horizon * (1 - k / steps)
+        s = horizon * (1 - (k + 1) / steps)
         out.append(1.0 if k == steps - 1 else (alpha(schedule, s) - alpha(schedule, t)) / (1 - alpha(schedule, t)))
     return out
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 
-from mdlm_cfg.verify.oracle.chains import State
-from mdlm_cfg.verify.oracle.policies import TIE, Rho
+from mdlm_cfg.verify.oracle.chains import State, put
+from mdlm_cfg.verify.oracle.policies import TIE, Rho, preferences
 
 Kernel = Callable[[State], dict[State, float]]
 
@@ -121,14 +121,19 @@ def remasking(rho_of: Rho, num_tokens: int, before: float, now: float, sigma: fl
     return kernel
 
 
-def remdm_kernels(rho_of: Rho, num_tokens: int, steps: int, rule: str, eta: float) -> list[Kernel]:
-    """The K steps of ReMDM with linear alpha; `rule` is "cap" (min(eta, sigma_max)) or "rescale" (eta sigma_max)."""
+def remdm_kernels(rho_of: Rho, num_tokens: int, alphas: Sequence[float], rule: str, eta: float = 0.0) -> list[Kernel]:
+    """The steps of ReMDM from each share of unmasked coordinates to the next.
+
+    Args:
+        alphas: from 0, or nearly so, to 1.
+        rule: "none", "cap" (min(eta, sigma_max)), "rescale" (eta sigma_max) or "forward_backward".
+    """
     kernels = []
-    for k in range(steps):
-        before, now = k / steps, (k + 1) / steps
-        most = 1.0 if k == 0 else min(1.0, (1 - now) / before)
-        sigma = min(eta, most) if rule == "cap" else eta * most
-        kernels.append(remasking(rho_of, num_tokens, before, now, sigma))
+    for before, now in pairwise(alphas):
+        most = min(1.0, (1 - now) / before) if before > 0 else 1.0
+        forward_backward = (now - before) / before if before > 0 else 0.0
+        wanted = {"none": 0.0, "cap": eta, "rescale": eta * most, "forward_backward": forward_backward}[rule]
+        kernels.append(remasking(rho_of, num_tokens, before, now, min(wanted, most)))
     return kernels
 
 
@@ -146,7 +151,8 @@ def law_after(start: State, kernels: Sequence[Kernel]) -> dict[State, float]:
 
 def decoded(num_tokens: int, num_dims: int, kernel: Kernel) -> tuple[np.ndarray, float]:
     """The terminal law of a decoder, (N,)*D, and the expected number of its steps."""
-    law, calls = {(num_tokens,) * num_dims: 1.0}, 0.0
+    law = {(num_tokens,) * num_dims: 1.0}
+    calls = 0.0
     while any(num_tokens in state for state in law):
         open_states = {state: mass for state, mass in law.items() if num_tokens in state}
         after = {state: mass for state, mass in law.items() if num_tokens not in state}
@@ -174,9 +180,75 @@ def correction_matrix(refill: Callable[[State], np.ndarray], num_tokens: int, nu
         refill: the terminal law (N,)*D of the guided chain that starts in a partial state.
     """
     states = list(product(range(num_tokens), repeat=num_dims))
-    kernel, sets = np.zeros((len(states), len(states))), list(combinations(range(num_dims), size))
+    kernel = np.zeros((len(states), len(states)))
+    sets = list(combinations(range(num_dims), size))
     for row, x in enumerate(states):
         for chosen in sets:
             state = tuple(num_tokens if i in chosen else value for i, value in enumerate(x))
             kernel[row] += refill(state).flatten() / len(sets)
+    return kernel
+
+
+def at_once(rho_of: Rho, num_tokens: int, num_dims: int) -> Callable[[State], np.ndarray]:
+    """The law (N,)*D of the state whose masked coordinates are filled independently, from one call."""
+
+    def refill(state: State) -> np.ndarray:
+        r = normalized(rho_of(state))
+        law = {
+            tuple(dict(zip(r, values)).get(i, value) for i, value in enumerate(state)): math.prod(
+                r[i][v] for i, v in zip(r, values)
+            )
+            for values in product(range(num_tokens), repeat=len(r))
+        }
+        return to_dense(law, num_tokens, num_dims)
+
+    return refill
+
+
+def fills(rho_of: Rho, policy: str, state: State, values: dict[int, int]) -> Iterator[tuple[float, float, float]]:
+    """Every order in which masked coordinates get given values.
+
+    Returns:
+        the probability of the order given the values, that of the order and the values, and the product W of the Z_i.
+    """
+    for order in permutations(values):
+        here = state
+        forced = 1.0
+        drawn = 1.0
+        weight = 1.0
+        for i in order:
+            rho = rho_of(here)
+            chance = preferences(policy, rho)[i]
+            total = sum(rho[i])
+            forced *= chance
+            drawn *= chance * rho[i][values[i]] / total
+            weight *= total
+            here = put(here, i, values[i])
+        yield forced, drawn, weight
+
+
+def accepted_correction_matrix(rho_of: Rho, num_tokens: int, num_dims: int, size: int, policy: str) -> np.ndarray:
+    """The kernel on N^D of one correction move with accept and reject: accepted with min(1, W_new / W_old).
+
+    States that the guided chain does not reach keep their place.
+    """
+    states = list(product(range(num_tokens), repeat=num_dims))
+    index = {x: row for row, x in enumerate(states)}
+    kernel = np.zeros((len(states), len(states)))
+    sets = list(combinations(range(num_dims), size))
+    for x, chosen in product(states, sets):
+        state = tuple(num_tokens if i in chosen else value for i, value in enumerate(x))
+        if any(sum(row) == 0 for row in rho_of(state).values()):
+            kernel[index[x], index[x]] += 1 / len(sets)
+            continue
+        old = [(forced, w) for forced, drawn, w in fills(rho_of, policy, state, {i: x[i] for i in chosen}) if drawn > 0]
+        for values in product(range(num_tokens), repeat=size):
+            new = dict(zip(chosen, values))
+            child = tuple(new.get(i, value) for i, value in enumerate(x))
+            for _, drawn, weight in fills(rho_of, policy, state, new):
+                if drawn == 0:
+                    continue
+                moved = sum(forced * min(1.0, weight / w) for forced, w in old) if old else 1.0
+                kernel[index[x], index[child]] += drawn * moved / len(sets)
+                kernel[index[x], index[x]] += drawn * (1 - moved) / len(sets)
     return kernel

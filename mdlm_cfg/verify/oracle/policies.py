@@ -70,7 +70,8 @@ def law_by_paths(
     Args:
         start: the partial state that the paths start in; None is all masked.
     """
-    n, d = num_tokens, num_dims
+    n = num_tokens
+    d = num_dims
     flow: dict[State, tuple[float, ...]] = {start or (n,) * d: (1.0, 1.0, 1.0)}
     for _ in range(d):
         after: dict[State, tuple[float, ...]] = {}

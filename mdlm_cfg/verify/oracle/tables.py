@@ -19,7 +19,8 @@ def marginal(pmf: np.ndarray, state: State) -> float:
 
 def conditional_rows(pmfs: list[np.ndarray], state: State) -> Rows:
     """p(x_i = v | x_U) of every masked coordinate, by the first pmf that gives x_U a probability; else uniform."""
-    n, d = pmfs[0].shape[0], pmfs[0].ndim
+    n = pmfs[0].shape[0]
+    d = pmfs[0].ndim
     for pmf in pmfs:
         if (total := marginal(pmf, state)) > 0:
             rows = [[marginal(pmf, put(state, i, v)) / total for v in range(n)] for i in range(d)]
@@ -81,9 +82,11 @@ def nll(pmf: np.ndarray, law: np.ndarray) -> float:
 
 def nelbo(rows_of: Callable[[State], Rows], pmf: np.ndarray) -> float:
     """-E of the mean over all D! orders of ln prod p_theta(x_i | those before i in the order)."""
-    n, d = pmf.shape[0], pmf.ndim
+    n = pmf.shape[0]
+    d = pmf.ndim
     asked: dict[State, Rows] = {}
-    total, orders = 0.0, list(permutations(range(d)))
+    total = 0.0
+    orders = list(permutations(range(d)))
     for x in product(range(n), repeat=d):
         if pmf[x] == 0:
             continue
@@ -105,7 +108,8 @@ def entropy(pmf: np.ndarray, subset: tuple[int, ...]) -> float:
 
 def profile(pmf: np.ndarray) -> list[float]:
     """h(l): the mean over sets S of l coordinates and i outside S of H(X_i | X_S)."""
-    d, found = pmf.ndim, []
+    d = pmf.ndim
+    found = []
     for level in range(d):
         pairs = [(s, i) for s in combinations(range(d), level) for i in range(d) if i not in s]
         found.append(sum(entropy(pmf, (*s, i)) - entropy(pmf, s) for s, i in pairs) / len(pairs))
@@ -114,8 +118,10 @@ def profile(pmf: np.ndarray) -> list[float]:
 
 def calibration_slope(ask: Ask, target: np.ndarray, level: int, s: float) -> float:
     """The derivative in s of E[-ln r_i(x_i | x_S; s)], |S| = level, x ~ target (theory, section 21)."""
-    n, d = target.shape[0], target.ndim
-    total, sets = 0.0, list(combinations(range(d), level))
+    n = target.shape[0]
+    d = target.ndim
+    total = 0.0
+    sets = list(combinations(range(d), level))
     for subset in sets:
         for values in product(range(n), repeat=level):
             state: State = (n,) * d
@@ -137,8 +143,10 @@ def path_divergence(
     ask: Ask, target: np.ndarray, w: float, prefer: Callable[[dict[int, list[float]]], dict[int, float]]
 ) -> float:
     """KL of the ideal chain's paths from the guided chain's, both in the guided chain's order (theory, section 11)."""
-    n, d = target.shape[0], target.ndim
-    flow, total = {(n,) * d: 1.0}, 0.0
+    n = target.shape[0]
+    d = target.ndim
+    flow = {(n,) * d: 1.0}
+    total = 0.0
     for _ in range(d):
         after: dict[State, float] = {}
         for state, mass in flow.items():
