@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -222,7 +223,14 @@ def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -
         if given_for(overrides, "data") is None:
             raise UserError(f"the checkpoint {run.path} does not say how its data were made: give data=...")
         saved = {}
-    data = build_data(merged_data(saved, config, list(overrides)), names_in(config["data"]))
+    settings = merged_data(saved, config, list(overrides))
+    try:
+        data = build_data(settings, names_in(config["data"]))
+    except UserError as error:
+        path = settings.get("path")
+        if not isinstance(path, str) or os.path.exists(path):
+            raise
+        raise UserError(f"{error}; if the data of {run.path} were moved, give data.path=NEW") from error
     run.check_data(data.describe())
     return data
 

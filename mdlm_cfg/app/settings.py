@@ -93,7 +93,11 @@ def merged(
 
 
 def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Data settings: another choice of data where one is given, else the training run's with what is given changed."""
+    """Data settings: another choice of data where one is given, else the training run's with what is given changed.
+
+    Raises:
+        UserError: a setting that the run's data do not have.
+    """
     given = {key_of(item) for item in overrides}
     if given & {"data", "experiment"}:
         return dict(config["data"])
@@ -103,6 +107,8 @@ def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: 
         if key == "data.path" and isinstance(saved.get("path"), str):
             merged = moved(merged, saved["path"], config["data"]["path"])
         elif parts[0] == "data":
+            if parts[1] not in saved:
+                raise UserError(f"{key} is no setting of the run's data: choose one of {', '.join(sorted(saved))}")
             merged = _replaced(merged, config["data"], parts[1:])
     return merged
 

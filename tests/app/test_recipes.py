@@ -40,3 +40,30 @@ def test_every_recipe_keeps_the_data_that_were_named(data: str) -> None:
     assert config.data._target_ == alone.data._target_
     if not data.startswith("toy") and recipe is not None:
         assert config.objective._target_ != alone.objective._target_  # the default averages over all partial states
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe"),
+    [
+        (["data='text'", "data.path=x.txt"], "hmm"),
+        (['data="text"', "data.path=x.txt"], "hmm"),
+        (["-m", "data=choice(tiny_mnist_3x3,tiny_mnist_3x4)"], "tiny_mnist"),
+        (["-m", "data=choice('tiny_mnist_3x3',tiny_mnist_3x4)"], "tiny_mnist"),
+        (["-m", "data=glob(tiny_*)"], "tiny_mnist"),
+        (["-m", "data=glob([tiny_*],exclude=*4x4)"], "tiny_mnist"),
+        (["-m", "data=shuffle(mnist,idx)"], "mnist"),
+        (["-m", "data=sort(idx,mnist)"], "mnist"),
+        (["data=toy_2d_overlap", "data=text"], "hmm"),
+        (["data=glob(nothing*)"], None),
+        (["data=text", "experiment='hmm'"], None),
+        (["~data"], None),
+    ],
+)
+def test_the_recipe_is_that_of_what_hydra_will_take(given: list[str], recipe: str | None) -> None:
+    assert with_recipe(given, CONFIGS) == ([] if recipe is None else [f"experiment={recipe}"]) + given
+
+
+@pytest.mark.parametrize("data", ["glob(hmm_*)", "glob(*)", "choice('mnist',toy_2d_overlap)"])
+def test_data_of_different_recipes_are_refused_however_they_are_swept(data: str) -> None:
+    with pytest.raises(UserError):
+        with_recipe(["-m", f"data={data}"], CONFIGS)

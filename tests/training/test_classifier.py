@@ -72,6 +72,16 @@ def test_it_is_trained_once_and_then_loaded(data: BinaryImageData, tmp_path: Pat
     assert classifier_path(data, other, tmp_path) != classifier_path(data, SMALL, tmp_path)
 
 
+def test_one_that_cannot_be_kept_is_used_and_said(
+    data: BinaryImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")  # where a folder would have to be
+    kept = classifier_for(data, SMALL, tmp_path)
+    used = classifier_for(data, SMALL, tmp_path / "file")
+    assert torch.equal(kept.features(data.test_x), used.features(data.test_x))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_damaged_file_says_what_to_do(data: BinaryImageData, tmp_path: Path) -> None:
     classifier_path(data, SMALL, tmp_path).write_bytes(b"not a classifier")
     with pytest.raises(ValueError, match="delete it"):

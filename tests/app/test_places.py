@@ -1,0 +1,113 @@
+"""Paths and names that a command takes: empty ones, names that lead elsewhere, moved data, keys given twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import TINY, TOY, refusal, run
+
+from mdlm_cfg.app import comparing
+from mdlm_cfg.app.overrides import last_of_each
+from mdlm_cfg.app.places import moved, with_absolute_paths
+from mdlm_cfg.training.data.base import short_name
+from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
+
+EMPTY = [
+    *(("train", *TOY, key) for key in ("runs=", "ckpt_path=", "name=", "runs='  '")),
+    *(("train", "-m", *TOY, "seed=0,1", key) for key in ("runs=", "name=", "hydra.sweep.dir=", "ckpt_path=")),
+    *(("eval", "denoiser=exact", "data=toy_1d_overlap", key) for key in ("out=", "runs=")),
+    *(("eval", key) for key in ("ckpt_path=", "runs=")),
+    *(("sample", key) for key in ("ckpt_path=", "out=", "runs=")),
+    *(("train", f"data={data}", "data.path=") for data in ("table", "text", "folder")),
+]
+
+
+@pytest.mark.parametrize("arguments", EMPTY)
+def test_an_empty_path_is_refused_and_nothing_is_written(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert arguments[-1].partition("=")[0] in refusal(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["somewhere", "out="], [""]])
+def test_compare_refuses_an_empty_path(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        comparing.main(arguments)
+    assert ended.value.code == 2 and "empty" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "a/../../x", ".", "/elsewhere", "a/./b"])
+def test_a_name_stays_inside_of_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sweep in ((), ("-m", "seed=0,1")):
+        assert name in refusal(capsys, "train", *sweep, *TOY, f"runs={tmp_path / 'a' / 'runs'}", f"name={name}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_are_named_by_the_folder_that_a_path_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "images" / "inside")
+    assert [short_name(path) for path in ("..", ".", "../inside/..", "x.npz", "/")] == [
+        *("images", "inside", "images", "x", "data"),
+    ]
+
+
+def write_table(path: Path) -> None:
+    np.savez(path, class_pmfs=np.array([[0.5, 0.5, 0], [0, 0.5, 0.5]]), class_weights=np.array([0.5, 0.5]))
+
+
+def test_a_run_is_judged_from_elsewhere_and_on_data_that_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("data.batch_size=64", "data.steps_per_epoch=3", "data.num_val=50", "data.num_test=50")
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "t.npz")
+    assert run("train", *TINY, *few, "data=table", "data.path=t.npz", "logger=csv", "evaluate=false", "runs=r") == 0
+    folder = newest_run(tmp_path / "r").parent.parent
+    recorded = yaml.safe_load((folder / CONFIG).read_text())["data"]
+    assert recorded["path"] == recorded["target"]["path"] == str(tmp_path / "t.npz")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    judge = ("eval", f"ckpt_path={folder}", "num_samples=20", "w=[0]")
+    assert run(*judge) == 0
+    (tmp_path / "t.npz").rename(tmp_path / "new.npz")
+    assert "data.path" in refusal(capsys, *judge)
+    assert run(*judge, "data.path=../new.npz") == 0
+    assert "nonsense" in refusal(capsys, *judge, "data.path=../new.npz", "data.nonsense=3")
+    np.savez(tmp_path / "new.npz", class_pmfs=np.array([[0.4, 0.6, 0], [0, 0.5, 0.5]]), class_weights=np.full(2, 0.5))
+    assert "other data" in refusal(capsys, *judge, "data.path=../new.npz")
+
+
+def test_only_what_was_made_from_a_path_moves_with_it() -> None:
+    data = {"path": "a", "dataset": "a", "name": "b", "target": {"path": "a", "seed": 0}}
+    assert moved(data, "a", "c") == {"path": "c", "dataset": "c", "name": "b", "target": {"path": "c", "seed": 0}}
+    found = with_absolute_paths({"data": data, "seed": 1})
+    assert found["data"]["target"]["path"] == found["data"]["path"] == os.path.abspath("a") and found["seed"] == 1
+
+
+def test_of_a_key_that_is_given_twice_the_last_counts_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["-m", "seed=1", "~net.width", "data=a", "+seed=2", "w=[1]", "data=b", "w=[1]", "~net.width"]
+    assert last_of_each(given) == ["-m", "~net.width", "+seed=2", "data=b", "w=[1]", "~net.width"]
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert run("train", *TOY, "logger=csv", "evaluate=false", "seed=1", "seed=2", f"runs={tmp_path}") == 0
+    path = newest_run(tmp_path)
+    assert load_run(path).hyper_parameters["seed"] == 2 and "seed-1" not in str(path)
+
+
+def test_a_run_shorter_than_an_epoch_has_a_value(tmp_path: Path) -> None:
+    sweeper = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.001,0.01)")
+    short = ("data.steps_per_epoch=250", "trainer.max_steps=2", "evaluate=false", "logger=csv")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    assert run("train", "-m", *TOY, *short, *sweeper, f"hydra.sweep.dir={tmp_path}") == 0
+    found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert 0 < found["best_value"] < 100
