@@ -43,7 +43,7 @@ NOTES = """\
 Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
 Put an option that holds brackets, | or ; into single quotes, in bash as in zsh: 'w=[0,ramp(0,4)]'
 'policy=fixed_order(1,0)' (bash takes w=[0,1,2] without).
-Something of your own, on PYTHONPATH, is named by _target_, with its arguments beside it: sampler._target_=my_package.mine
+Something of your own (on PYTHONPATH) is named by _target_, with its arguments: sampler._target_=my_package.mine
 sampler.steps=8 (also guidance, policy, study, and denoiser in eval.py).
 A path that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
 from mdlm_cfg.app.cli import CONFIGS, to_plain_config
 from mdlm_cfg.app.settings import build_study, plan_of
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
@@ -99,7 +100,7 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(variable, raising=False)
     config = composed(f"logger={name}")
     assert config["logger"].get("mode", "offline") == "offline"
-    assert len(build_loggers(config["logger"], tmp_path, "name/date", "train", {})) == (1 if name == "csv" else 2)
+    assert len(build_loggers(config["logger"], tmp_path, "name/date", "train", {}, Made())) == (1 if name == "csv" else 2)
     assert os.environ.get("WANDB_ERROR_REPORTING") == (None if name == "csv" else "false")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
