@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
@@ -25,7 +27,6 @@ from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
-WANDB_MODES = ("online", "offline", "disabled", "shared")
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
@@ -34,7 +35,8 @@ DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkp
 def for_own_targets(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration without those settings of the files that were meant for another network, objective, optimizer.
 
-    Where `net._target_=...` is given, the file's other settings of `net` count only if that target takes them.
+    Where `net._target_=...` or `net=...` is given, the other settings of `net` that come from files count only if
+    that network takes them.
 
     Args:
         config: plain, of a training run.
@@ -44,7 +46,7 @@ def for_own_targets(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for part in ("net", "objective", "optimizer"):
         keys = [item.lstrip("+").split("=")[0] for item in overrides]
         given = {key.removeprefix(f"{part}.") for key in keys if key.startswith(f"{part}.")}
-        if TARGET in given:
+        if TARGET in given or part in keys:
             name = str(config[part][TARGET])
             taken = {TARGET, *inspect.signature(locate(name, part, (), {name})).parameters} | given
             kept[part] = {key: value for key, value in config[part].items() if key in taken}
@@ -98,7 +100,7 @@ def build_loggers(
     target = str(settings.get(TARGET))
     is_wandb = target.endswith("WandbLogger")
     if is_wandb:
-        _check_wandb(settings.get("mode"))
+        check_wandb(settings)
         made.tree(folder / "wandb")
     loggers: list[Logger] = [MetricsLog(made.file(folder / METRICS).parent, kept_steps)]
     if not target.endswith("CSVLogger"):
@@ -106,45 +108,13 @@ def build_loggers(
         if is_wandb:
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
+            if kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
+                filled["id"] = earlier
+            keep_wandb_files_in(folder)
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
         if is_wandb:
-            _begin_wandb(loggers[-1], settings.get("mode"))
+            begin_wandb(loggers[-1], settings.get("mode"))
     return loggers
-
-
-def _check_wandb(mode: str | None) -> None:
-    """Raise UserError for a mode that there is none of, and for one that needs a login where there is none."""
-    if mode not in (None, *WANDB_MODES):
-        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
-    if mode == "online":
-        import wandb
-        import wandb.errors
-
-        try:
-            has_login = wandb.login(prompt=False, verify=False)
-        except wandb.errors.Error:  # of a key that cannot be one
-            has_login = False
-        if not has_login:
-            raise UserError(
-                "logger.mode=online needs a wandb account, and there is no login here: log in with `wandb login`, or "
-                "give logger.mode=offline or logger=csv"
-            )
-
-
-def _begin_wandb(logger: Any, mode: str | None) -> None:
-    """Open the run of a logger that needs the network, or it would be found out when everything is ready to train."""
-    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
-    vars(logger).get("_wandb_init", {}).pop("anonymous", None)
-    if mode == "online":
-        import wandb.errors
-
-        try:
-            _ = logger.experiment
-        except wandb.errors.Error as error:
-            raise UserError(
-                f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
-                "logger.mode=offline or logger=csv"
-            ) from error
 
 
 def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
@@ -160,11 +130,22 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     if settings.get("precision") == "auto":
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
-    filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": [WholeFiles()]}
+    plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone_in_slurm() else [])]
+    filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
     try:
         return make(settings, "trainer", (), names_in(settings), **filled)
     except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here
         raise UserError(f"the trainer can not be made: {error}") from error
+
+
+def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is in an allocation of Slurm, and is none of its tasks.
+
+    So it is in the shell of `salloc`, in `srun --pty bash`, and in a batch script that does not call `srun`. Lightning
+    would take it for one of SLURM_NTASKS, and wait for the others.
+    """
+    is_task = "SLURM_STEP_ID" in environment and "SLURM_PTY_PORT" not in environment
+    return "SLURM_NTASKS" in environment and not is_task and "TORCHELASTIC_RUN_ID" not in environment
 
 
 def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:

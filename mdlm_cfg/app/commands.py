@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import math
 import os
@@ -249,7 +250,7 @@ def _fit(
         how = "before anything was saved" if left is None else f"go on from here with ckpt_path={left}"
         print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
-    except (Diverged, OSError) as error:  # of the disk: it is full, or the folder has gone
+    except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
         if (said := sentence(error)) is None:
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
@@ -318,6 +319,7 @@ def start(config: Mapping[str, Any]) -> None:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
+    _name_the_user()
     if config["threads"] is not None and not 1 <= config["threads"] <= MAX_THREADS:
         raise UserError(f"threads = {config['threads']} is not allowed: it must be 1 to {MAX_THREADS}")
     torch.set_num_threads(config["threads"] or THREADS)
@@ -326,6 +328,14 @@ def start(config: Mapping[str, Any]) -> None:
     if not 0 <= config["seed"] <= MAX_SEED:
         raise UserError(f"seed = {config['seed']} is not allowed: it must be 0 to {MAX_SEED}")
     seed_everything(config["seed"], workers=True, verbose=False)
+
+
+def _name_the_user() -> None:
+    """Give a name to a user who has none, as in a container: torch.compile names its cache by it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
 
 
 def _one_thread_for_small_tables(config: Mapping[str, Any], data: Data) -> None:

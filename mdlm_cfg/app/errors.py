@@ -105,6 +105,13 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or mend this one"
+    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
+        return f"wandb does not take this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
+    if _is_of_another_process(error):
+        return (
+            f"another process of this command has ended, or cannot be reached ({_line(str(error))[:200]}): see what it "
+            "said; with ckpt_path=auto training goes on from its last checkpoint"
+        )
     if is_lack_of_memory(error):
         return "there is not enough memory for this: use a smaller batch_size, network or data, or a larger machine"
     return None
@@ -139,6 +146,13 @@ def own_places() -> list[Path]:
         path = Path(getattr(sys.modules.get(name.split(".")[0]), "__file__", None) or name).resolve()
         found.append(path.parent if path.name == "__init__.py" else path)
     return found
+
+
+def _is_of_another_process(error: BaseException) -> bool:
+    """Whether torch says that one of several processes does not answer any more."""
+    name, text = type(error).__name__, str(error)
+    is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
+    return is_of_gloo or name in ("DistBackendError", "DistNetworkError")
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -149,7 +149,7 @@ class Guidance:
 
         Returns:
             float64 (B, D, N): exp sums over the last axis to the kind's total rate; rows of unmasked coordinates are
-            -inf: they do not jump.
+            -inf: they do not jump. A softmax of such a row is NaN: mask it, or use `log_rho`.
 
         Raises:
             UserError: the denoiser breaks its contract, or a rate is infinite; with the state and the class.

@@ -214,9 +214,11 @@ def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
     most = 4 if len(grid_shape) == 1 else 8
     patch = tuple(max(size for size in range(1, most + 1) if side % size == 0) for side in grid_shape)
     if math.prod(grid_shape) > MOST_PATCHES * math.prod(patch):
+        num_patches = math.prod(grid_shape) // math.prod(patch)
         raise UserError(
-            f"a grid {grid_shape} has no patches that suit it: the largest sides up to {most} that divide it are "
-            f"{patch}; crop or pad to sides that have divisors, or give net.patch_size"
+            f"a grid {grid_shape} is too large for the network: patches {patch}, the largest with sides up to {most} "
+            f"that divide it, leave {num_patches} of them, and at most {MOST_PATCHES} are allowed; shorten the "
+            "longest line, crop the images, pad to sides with more divisors, or give net.patch_size"
         )
     return patch
 

@@ -266,7 +266,7 @@ OF_EVENTS = ": only steps of a number of events do, such as those of event_leapi
 OWN = Family(_time_steps, ("steps", "schedule"))
 FAMILIES: dict[str, Family] = {
     FIRST_HITTING: Family(
-        _event_steps, ("policy",), because=": it makes one step per coordinate, and no time error"
+        _event_steps, ("policy",), because=": it unmasks one coordinate at a time; leave it out, or take event_leaping"
     ),
     **dict.fromkeys(JUMPS, OWN),
     EVENT_LEAPING: Family(_event_steps, ("steps", "schedule", "policy", "events"), schedule=cosine),

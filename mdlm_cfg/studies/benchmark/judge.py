@@ -127,6 +127,11 @@ class Bench:
     def judge(self, entry: Entry, calls: Sequence[int]) -> Iterator[Cell]:
         """The entry at every number of calls that it can do with."""
         guidance = entry.guidance(self.w)
+        if not isinstance(guidance, Guidance):
+            raise UserError(
+                f"{entry.name}({self.w:g}) returned {type(guidance).__name__}, and a function of w must return a "
+                "Guidance; one that draws samples takes (denoiser, guidance, target_class, num_samples, generator)"
+            )
         references = self.references(guidance.kind)
         if not isinstance(entry.sampler, Sampler):
             yield from self._sampled(entry.name, entry.sampler, guidance, references, calls)

@@ -1,0 +1,77 @@
+"""Runs on Weights & Biases: what is refused before one is opened, its id, and where its files are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.support.errors import UserError
+
+WANDB_MODES = ("online", "offline", "disabled", "shared")
+NOT_IN_PROJECTS = "/\\#?%:"  # characters that wandb does not allow in the name of a project
+LONGEST_PROJECT = 128
+
+
+def check_wandb(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for a mode or a project's name that wandb does not have, and for online without a login."""
+    mode = settings.get("mode")
+    if mode not in (None, *WANDB_MODES):
+        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
+    for name, value in (("logger.project", settings.get("project")), ("WANDB_PROJECT", os.environ.get("WANDB_PROJECT"))):
+        project = str(value or "")
+        if set(project) & set(NOT_IN_PROJECTS) or len(project) > LONGEST_PROJECT:
+            raise UserError(
+                f"{name}={project} is not allowed: the name of a project on wandb has none of "
+                f"{' '.join(NOT_IN_PROJECTS)} and at most {LONGEST_PROJECT} characters"
+            )
+    if mode == "online":
+        _check_login()
+
+
+def _check_login() -> None:
+    import wandb
+    import wandb.errors
+
+    try:
+        has_login = wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error:  # of a key that cannot be one
+        has_login = False
+    if not has_login:
+        raise UserError(
+            "logger.mode=online needs a wandb account, and there is no login here: log in with `wandb login`, or "
+            "give logger.mode=offline or logger=csv"
+        )
+
+
+def earlier_wandb_run(folder: Path) -> str | None:
+    """The id of the wandb run whose files lie in the folder of a training run; None where there are none.
+
+    A run that goes on in its folder is one run on wandb.
+    """
+    found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
+    return found[0].name.rpartition("-")[2] if found else None
+
+
+def keep_wandb_files_in(folder: Path) -> None:
+    """Let wandb keep its files beside the run where this user has no home folder to keep them in."""
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ.setdefault(name, str(folder / "wandb"))
+
+
+def begin_wandb(logger: Any, mode: str | None) -> None:
+    """Open the run of a logger that needs the network, or it would be found out when everything is ready to train."""
+    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+    vars(logger).get("_wandb_init", {}).pop("anonymous", None)
+    if mode == "online":
+        import wandb.errors
+
+        try:
+            _ = logger.experiment
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
+                "logger.mode=offline or logger=csv"
+            ) from error
