@@ -19,7 +19,10 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
     mode = settings.get("mode")
     if mode not in (None, *WANDB_MODES):
         raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
-    for name, value in (("logger.project", settings.get("project")), ("WANDB_PROJECT", os.environ.get("WANDB_PROJECT"))):
+    for name, value in (
+        ("logger.project", settings.get("project")),
+        ("WANDB_PROJECT", os.environ.get("WANDB_PROJECT")),
+    ):
         project = str(value or "")
         if set(project) & set(NOT_IN_PROJECTS) or len(project) > LONGEST_PROJECT:
             raise UserError(
