@@ -7,79 +7,96 @@ Each makes a pyplot figure of its own, which a notebook shows; `axes.figure.save
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
-from typing import TypeVar
 
 import numpy as np
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mdlm_cfg.compare.decay import Decay
 from mdlm_cfg.compare.ledger import Ledger
-from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.reports.bars import bars_on
-from mdlm_cfg.reports.curves import Points, decay_on, distances_on, lines_on
-from mdlm_cfg.reports.heatmaps import LawRow, evaluated_laws_on, laws_on
-from mdlm_cfg.reports.images import images_on
-from mdlm_cfg.studies.table.distances import TableEvaluation
+from mdlm_cfg.reports.pictures import Drawing
+from mdlm_cfg.reports.pictures.bars import BarGroups
+from mdlm_cfg.reports.pictures.lines import Lines, Points
+from mdlm_cfg.reports.pictures.mosaic import Images
+from mdlm_cfg.reports.pictures.panels import Panels
+from mdlm_cfg.reports.render import drawing_of
+from mdlm_cfg.reports.style import RC
+from mdlm_cfg.studies.evaluation import TableEvaluation
+from mdlm_cfg.studies.findings import Curve
+from mdlm_cfg.studies.laws import law_panels, row_of
 from mdlm_cfg.support.errors import UserError
 
-Drawn = TypeVar("Drawn")
 WRAP = 14  # letters of a line's name
-REFERENCE = "exact"  # the law that the others' distances are taken to
+SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 
 
 def laws(
     found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]],
     value_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Laws side by side: curves for D = 1, heat maps for D = 2, marginals of the first two coordinates beyond.
+    """Distributions side by side: curves for D = 1, heat maps for D = 2, marginals of two coordinates beyond.
 
     Args:
-        found: what `evaluate_table` returns; or laws, float64 (N,)*D each, by name; or several such rows by their
-            labels, all on one colour scale. "class", "tilted", "exact", "learned" and "samples" have their
-            own colours and titles. Where a row has a law "exact", TV to it stands above the others.
-        value_names: of the N values, for the axes of laws; None is numbers. What `evaluate_table` returns has its own.
+        found: what `evaluate_table` returns; or distributions, float64 (N,)*D each, by name; or several such rows by
+            their labels, all on one colour scale. "class", "tilted", "exact", "learned" and "samples" have their own
+            colours and titles. Where a row has "exact", the TV to it stands above the others.
+        value_names: of the N values, for the axes; None is numbers. What `evaluate_table` returns has its own.
 
     Returns:
-        the axes, an array: (rows, laws), or for D = 1 one for each row, two beside each other.
+        the axes, an array: (rows, distributions), or (rows, 1) for D = 1.
 
     Raises:
-        UserError: no laws, or laws of several shapes.
+        UserError: no distributions, or distributions of several shapes.
     """
     if isinstance(found, TableEvaluation):
-        return _draw(lambda figure: evaluated_laws_on(figure, found))
-    rows = [_row(label, row) for label, row in _by_row(found).items()]
-    names = list(dict.fromkeys(name for row in rows for name in row.laws))
-    shapes = {tuple(law.shape) for row in rows for law in row.laws.values()}
+        value_names = found.value_names
+        found = {f"w = {result.guidance.label}": result.laws for result in found.results}
+    rows = _by_row(found)
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    shapes = {tuple(law.shape) for row in rows.values() for law in row.values()}
     if len(shapes) != 1:
-        raise UserError(f"laws beside each other must have one shape (N, ..., N), got {sorted(shapes) or 'no laws'}")
-    return _draw(lambda figure: laws_on(figure, rows, names, value_names=value_names))
+        raise UserError(
+            f"distributions beside each other must have one shape (N, ..., N), got {sorted(shapes) or None}"
+        )
+    labels = ("value x", "") if len(next(iter(shapes))) == 1 else ("$x_1$", "$x_2$")
+    return _draw(Panels(law_panels(rows, names), labels, value_names=value_names))
 
 
 def distances(evaluation: TableEvaluation) -> Axes:
-    """Guidance effect, gap to the tilted law, score error and the samples' distance in TV, against w.
+    """Guidance effect, gap to the tilted distribution, error of the network and the samples' distance, against w.
 
     Args:
-        evaluation: what `evaluate_table` returns, of at least one w that is a number.
+        evaluation: what `evaluate_table` returns, of at least two w that are numbers.
+
+    Raises:
+        UserError: fewer than two such strengths.
     """
-    return _draw(lambda figure: distances_on(figure, evaluation))
+    columns = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
+    drawing = drawing_of(Curve("w", columns), [row_of(result) for result in evaluation.results])
+    if drawing is None:
+        raise UserError("distances are drawn against w: evaluate at two or more strengths that are numbers")
+    return _only(drawing)
 
 
 def decay(found: Decay) -> Axes:
-    """-ln TV to the terminal law against the clock tau, a line per w (theory, section 5).
+    """-ln TV to the terminal distribution against the time tau, a line per w (theory, section 5).
 
     Args:
         found: what `tv_decay` returns.
     """
-    return _draw(lambda figure: decay_on(figure, found))
+    series: dict[str, Points] = {}
+    for w, log_tv in zip(found.strengths, found.log_tv):
+        shown = [(t, -v) for t, v in zip(found.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
+        if shown:
+            series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
+    return _only(Lines({"": series}, "time tau", "-ln P(still masked)", log_x=True, log_y=True))
 
 
 def ledger(entries: Ledger | Sequence[Ledger]) -> Axes:
-    """The lines of error ledgers as bars, in TV: a group per line, a bar per entry (theory, section 8).
+    """The lines of error budgets as bars, in TV: a group per line, a bar per entry (theory, section 8).
 
     Args:
         entries: what `error_ledger` returns, one or several: of other strengths, samplers or networks.
@@ -89,11 +106,10 @@ def ledger(entries: Ledger | Sequence[Ledger]) -> Axes:
     """
     several = [entries] if isinstance(entries, Ledger) else list(entries)
     if not several:
-        raise UserError("there is no ledger to draw: give at least one, from error_ledger(...)")
+        raise UserError("there is no error budget to draw: give at least one, from error_ledger(...)")
     lines = list(dict.fromkeys(line for entry in several for line in entry.tv))
     bars = {label: [entry.tv.get(line, 0.0) for line in lines] for label, entry in zip(_labels(several), several)}
-    names = [fill(line, WRAP) for line in lines]
-    return _draw(lambda figure: bars_on(figure, {"": bars}, names, "", "total variation")[0, 0])
+    return _only(BarGroups({"": bars}, [fill(line, WRAP) for line in lines], "", "total variation"))
 
 
 def lines(
@@ -113,8 +129,7 @@ def lines(
         log_x, log_y: logarithmic axes.
         dashed: names of the series drawn dashed: a floor, a reference.
     """
-    how = {"log_x": log_x, "log_y": log_y, "dashed": dashed}
-    return _draw(lambda figure: lines_on(figure, series, x_label, y_label, **how))  # type: ignore[arg-type]
+    return _only(Lines({"": series}, x_label, y_label, log_x, log_y, dashed=dashed))
 
 
 def images(samples: Mapping[float, np.ndarray], class_names: Sequence[str] | None = None) -> np.ndarray:
@@ -128,25 +143,31 @@ def images(samples: Mapping[float, np.ndarray], class_names: Sequence[str] | Non
         the axes, an array (1, strengths).
 
     Raises:
-        UserError: no images, or of several shapes.
+        UserError: no images, of several shapes, or another number of class names than of classes.
     """
-    return _draw(lambda figure: images_on(figure, samples, class_names))
+    arrays = {f"w = {w:g}": np.asarray(array, dtype=np.float64) for w, array in samples.items()}
+    top = max((float(array.max(initial=0.0)) for array in arrays.values()), default=0.0) or 1.0
+    num = len(next(iter(arrays.values()))) if arrays else 0
+    names = [str(k) for k in range(num)] if class_names is None else list(class_names)
+    if len(names) != num:
+        raise UserError(f"there are {len(names)} class names for {num} classes")
+    return _draw(Images({label: array / top for label, array in arrays.items()}, names))
 
 
-def _draw(on: Callable[[Figure], Drawn]) -> Drawn:
-    return on(pyplot.figure(layout="constrained"))
+def _draw(drawing: Drawing) -> np.ndarray:
+    with rc_context(RC):
+        return drawing.draw(pyplot.figure(layout="constrained"))
+
+
+def _only(drawing: Drawing) -> Axes:
+    axes: Axes = _draw(drawing).flat[0]
+    return axes
 
 
 def _by_row(found: Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
-    """Rows by label; laws that stand alone are one row without."""
+    """Rows by label; distributions that stand alone are one row without a label."""
     rows = {label: row for label, row in found.items() if not isinstance(row, Tensor)}
     return rows or {"": {name: law for name, law in found.items() if isinstance(law, Tensor)}}
-
-
-def _row(label: str, laws: Mapping[str, Tensor]) -> LawRow:
-    others = {name: law for name, law in laws.items() if name != REFERENCE} if REFERENCE in laws else {}
-    notes = {name: f"TV to exact {total_variation(laws[REFERENCE], law):.3f}" for name, law in others.items()}
-    return LawRow(label, laws, notes)
 
 
 def _labels(entries: Sequence[Ledger]) -> list[str]:

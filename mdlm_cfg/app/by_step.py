@@ -7,6 +7,7 @@ import wandb
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -15,11 +16,12 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
-from mdlm_cfg.reports.heatmaps import LawRow, laws_on
 from mdlm_cfg.reports.images import images_on
-from mdlm_cfg.reports.style import empty_figure
+from mdlm_cfg.reports.pictures.panels import Panels
+from mdlm_cfg.reports.style import RC, empty_figure
 from mdlm_cfg.reports.wandb_log import STEP
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.laws import law_panels
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data, class_name
@@ -61,8 +63,10 @@ def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
         if (n + 1) ** d * d * n > ENTRIES:
             return None
         both, z = (target.denoiser(), TabulatedDenoiser(NetDenoiser(net))), (plan.classes or (0,))[0]
-        rows = [_laws(target, both, guidance, z) for guidance in plan.guidances]
-        laws_on(figure, rows, ("class", "exact", "learned"), value_names=target.value_names)
+        rows = {f"w = {guidance.label}": _laws(target, both, guidance, z) for guidance in plan.guidances}
+        with rc_context(RC):
+            panels = law_panels(rows, ("class", "exact", "learned"))
+            Panels(panels, value_names=target.value_names).draw(figure)
     elif data.example_kind == "images":
         guidance, shape = plan.guidances[-1], (PER_CLASS, *data.grid_shape)
         classes = range(data.num_classes) if plan.classes is None else plan.classes
@@ -74,10 +78,12 @@ def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
     return figure
 
 
-def _laws(target: TableMixture, both: tuple[Denoiser, Denoiser], guidance: Guidance, target_class: int) -> LawRow:
-    """A row of the class, the exact and the learned law; the denoisers of both are shared by all rows."""
+def _laws(
+    target: TableMixture, both: tuple[Denoiser, Denoiser], guidance: Guidance, target_class: int
+) -> dict[str, Tensor]:
+    """The class, the exact and the learned distribution; the denoisers of both are shared by all strengths."""
     exact, found = (terminal_law(denoiser, guidance, target_class) for denoiser in both)
-    return LawRow(f"w = {guidance.label}", {"class": target.class_pmf(target_class), "exact": exact, "learned": found})
+    return {"class": target.class_pmf(target_class), "exact": exact, "learned": found}
 
 
 def _samples(net: nn.Module, guidance: Guidance, target_class: int, seed: int) -> Tensor:

@@ -18,9 +18,9 @@ from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, check_arguments, make, names_in, thing_named
 from mdlm_cfg.support.schema import EvaluationSchema, keys_of
@@ -125,7 +125,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Study | None:
+def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Any:
     """The study that data have where none is asked for by name; None where there is none.
 
     Args:
@@ -136,7 +136,7 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> S
         UserError: such an experiment, of other data.
     """
     if isinstance(data.target, TableMixture):
-        return Tables(paper)
+        return TableReport(paper)
     if paper is not None:
         raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
     if isinstance(data.target, BernoulliMixture):

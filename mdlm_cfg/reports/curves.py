@@ -13,16 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mdlm_cfg.compare.decay import Decay
-from mdlm_cfg.reports.style import COLOURS, CYCLE, GREY, MARKERS, RC, divide, empty_figure, save_figure
-from mdlm_cfg.studies.table.distances import TableEvaluation
-from mdlm_cfg.studies.table.strength import StrengthEvaluation
+from mdlm_cfg.reports.style import CYCLE, GREY, MARKERS, RC, divide, empty_figure, save_figure
 
 Points = tuple[Sequence[float], Sequence[float]]
-SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 NOTHING = 1e-13  # what is smaller is rounding, and has no place on a logarithmic axis
-DECAY_AXES = ("clock time tau", "-ln P(still masked)")
-DISTANCE_AXES = ("guidance strength w", "total variation")
 BESIDE, ABOVE = 36, 80  # letters of a legend in a line: beside a panel, above it
 LINE = 0.2  # inches
 MAX_MARKERS = 30  # a longer curve is drawn without
@@ -191,74 +185,3 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
         series, path, "minutes of training", "NELBO (nats)", title, log_y=wide, from_zero=False,
         levels=None if best is None else {"entropy of the data": best},
     )  # fmt: skip
-
-
-def draw_decay(decay: Decay, path: Path) -> Path:
-    """Write the curves of `decay_on` as a PNG to `path`, and return that."""
-    return line_plot(_decay_lines(decay), path, *DECAY_AXES, log_x=True, log_y=True)
-
-
-def decay_on(figure: Figure, decay: Decay) -> Axes:
-    """-ln TV to the terminal law against the clock, a line per strength; what is rounding alone is left out."""
-    return lines_on(figure, _decay_lines(decay), *DECAY_AXES, log_x=True, log_y=True)
-
-
-def _decay_lines(decay: Decay) -> dict[str, Points]:
-    series: dict[str, Points] = {}
-    for w, log_tv in zip(decay.strengths, decay.log_tv):
-        shown = [(t, -v) for t, v in zip(decay.taus.tolist(), log_tv.tolist()) if -v > SMALLEST_DECAY]
-        if shown:
-            series[f"w = {w:g}"] = ([t for t, _ in shown], [v for _, v in shown])
-    return series
-
-
-EFFECTS = {
-    "class to exact: guidance effect": ("tv_class_exact", GREY),
-    "tilted to exact: gap": ("tv_tilted_exact", COLOURS["tilted"]),
-}
-ERRORS = {
-    "exact to learned: score error": ("tv_exact_learned", COLOURS["learned"]),
-    "exact to samples": ("tv_exact_samples", COLOURS["samples"]),
-    "exact to samples, noise alone": ("noise_floor_exact", COLOURS["samples"]),
-}
-
-
-def draw_distances(evaluation: TableEvaluation, path: Path) -> Path:
-    """Write the curves of `distances_on` as a PNG to `path`, and return that."""
-    lines = EFFECTS | ERRORS
-    return line_plot(_against_w(evaluation, lines), path, *DISTANCE_AXES, **_looks(evaluation, lines))
-
-
-def distances_on(figure: Figure, evaluation: TableEvaluation) -> Axes:
-    """What guidance does, and what goes wrong, in TV against w: of the strengths that are numbers."""
-    lines = EFFECTS | ERRORS
-    return lines_on(figure, _against_w(evaluation, lines), *DISTANCE_AXES, **_looks(evaluation, lines))
-
-
-def draw_errors(evaluation: TableEvaluation, path: Path) -> Path:
-    """What goes wrong by itself, on a logarithmic axis: beside the guidance effect a small score error is not seen."""
-    series, looks = _against_w(evaluation, ERRORS), _looks(evaluation, ERRORS)
-    return line_plot(series, path, *DISTANCE_AXES, log_y=True, **looks)
-
-
-def _numbers(evaluation: TableEvaluation) -> list[StrengthEvaluation]:
-    return [result for result in evaluation.results if not result.guidance.is_schedule]
-
-
-def _against_w(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Points]:
-    results = _numbers(evaluation)
-    w, rows = [result.w for result in results], [result.row() for result in results]
-    return {
-        name: (w, [float(row[key] or 0.0) for row in rows])
-        for name, (key, _) in lines.items()
-        if all(key in row for row in rows)
-    }
-
-
-def _looks(evaluation: TableEvaluation, lines: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    intervals = [result.sample_tv["exact"].estimate for result in _numbers(evaluation)]
-    return {
-        "bands": {"exact to samples": ([e.low for e in intervals], [e.high for e in intervals])},
-        "colours": {name: colour for name, (_, colour) in lines.items()},
-        "dashed": ["tilted to exact: gap", "exact to samples, noise alone"],
-    }

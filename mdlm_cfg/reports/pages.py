@@ -19,7 +19,6 @@ from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.render import sections_of as rendered
 from mdlm_cfg.reports.sequence_report import sequence_sections
-from mdlm_cfg.reports.table_report import table_report_sections
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.corpus.findings import CorpusFindings
@@ -32,7 +31,6 @@ from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihood
 from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.study import Findings
-from mdlm_cfg.studies.table.study import TableFindings
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ class Page:
 
 
 PAGES: dict[type, Page] = {
-    TableFindings: Page(table_report_sections, "laws.npz"),
     ImageEvaluation: Page(image_sections, "samples.npz"),
     BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
+from mdlm_cfg.reports.panel import panel_looks
 from mdlm_cfg.reports.pictures import Drawing, save
 from mdlm_cfg.reports.pictures.bars import BarGroups
 from mdlm_cfg.reports.pictures.lines import Lines
@@ -34,6 +35,7 @@ from mdlm_cfg.studies.findings import (
 )
 
 Rows = Sequence[Any]
+MOST_SHOWN = 6  # numbers of a list in one cell
 
 
 def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -> list[Section]:
@@ -89,7 +91,7 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
         table=first,
         pictures=pictures,
         listing=listing,
-        panel=None if panel is None else panel.data,
+        panel=None if panel is None else {**panel.data, **panel_looks()},
         printed=block.printed,
         group=block.group,
     )
@@ -114,7 +116,14 @@ def cell(row: Any, name: str) -> str:
     if isinstance(value, float):
         about = next(f.metadata for f in fields(row) if f.name == name)
         return word(value) if about["index"] else format_number(value, about["digits"])
+    if isinstance(value, list | tuple):
+        return _numbers(value)
     return word(value) if value is not None else format_number(None)
+
+
+def _numbers(values: Sequence[Any]) -> str:
+    shown = [format_number(v, 3) if isinstance(v, float) else word(v) for v in values[:MOST_SHOWN]]
+    return ", ".join(shown) + (f", … ({len(values)})" if len(values) > MOST_SHOWN else "")
 
 
 def shown_table(view: Table, rows: Rows) -> ShownTable:

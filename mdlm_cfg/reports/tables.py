@@ -16,10 +16,8 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
-from torch import Tensor
 
 from mdlm_cfg.studies.plain import to_plain
-from mdlm_cfg.studies.table.distances import TableEvaluation
 from mdlm_cfg.support.atomic import atomic_write
 
 ABSENT = "-"
@@ -48,88 +46,9 @@ def format_number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}"
 
 
-def distance_table(evaluation: TableEvaluation) -> Table:
-    """The main table, per w: what guidance does, what goes wrong, the samples beside their noise floor."""
-    whose = {"learned": "the network's samples", "exact": "exact samples"}[evaluation.judged]
-    columns = ["w", "guidance effect", "gap to tilted"]
-    keys = ["tv_class_exact", "tv_tilted_exact"]
-    note = "All are total variation distances. Guidance effect: class to exact. Gap: tilted to exact. "
-    if evaluation.has_learned:
-        columns, keys = [*columns, "score error"], [*keys, "tv_exact_learned"]
-        note += "Score error: exact to learned. "
-    columns, keys = [*columns, f"{whose} to exact"], [*keys, "tv_exact_samples"]
-    follows = evaluation.follows
-    if follows == "learned":
-        columns.append("samples to learned [95%]")
-    columns.append("noise floor")
-    rows = []
-    for result, row in zip(evaluation.results, evaluation.rows()):
-        cells = [result.guidance.label, *(format_number(_number(row.get(key))) for key in keys)]
-        found = result.sample_tv[follows or "exact"]
-        if follows == "learned":
-            e = found.estimate
-            cells.append(f"{format_number(e.value)} [{format_number(e.low)}, {format_number(e.high)}]")
-        rows.append([*cells, format_number(found.floor)])
-    note += (
-        f"The noise floor is the mean distance of {evaluation.plan.num_samples:,} samples that follow the "
-        f"{follows or 'exact'} law exactly."
-    )
-    if follows is None:
-        note += " The network is too large for its own exact law."
-    return Table(columns, rows, note)
-
-
-def strength_table(evaluation: TableEvaluation) -> Table:
-    """Every guidance's strength when 0, 1, ..., D - 1 of D coordinates are unmasked."""
-    d = evaluation.num_dims
-    rows = [[r.guidance.label, *(f"{w:.4g}" for w in r.guidance.table(d))] for r in evaluation.results]
-    return Table(
-        ["w", *(str(count) for count in range(d))], rows, f"Columns: how many of {d} coordinates are unmasked."
-    )
-
-
 def format_strength(w: float | str) -> str:
     """A strength as findings have it, for people: a number, or a schedule by its name."""
     return w if isinstance(w, str) else f"{w:g}"
-
-
-def _number(value: float | str | None) -> float | None:
-    return value if isinstance(value, float | int) else None
-
-
-def moment_table(evaluation: TableEvaluation) -> Table:
-    """Mean and covariance of every law: eigenvalues, and the difference to the exact law's covariance."""
-    rows = []
-    for result in evaluation.results:
-        for name, moments in result.moments.items():
-            difference = (result.covariance_difference(name) or {}) if name != "exact" else {}
-            rows.append(
-                [
-                    result.guidance.label,
-                    name,
-                    _numbers(moments.mean.tolist()),
-                    _numbers(moments.eigenvalues.flip(0).tolist()),
-                    *(format_number(difference.get(norm)) for norm in ("frobenius", "spectral")),
-                ]
-            )
-    note = "In units of the values. Differences: of the covariance, to and relative to the exact law's."
-    columns = ["w", "law", "mean", "eigenvalues of the covariance", "difference (Frobenius)", "(spectral)"]
-    return Table(columns, rows, note)
-
-
-def divergence_table(evaluation: TableEvaluation) -> Table:
-    """KL of the exact law from the class, the tilted law and the network's, in nats."""
-    names = [name for name in ("class", "tilted", "learned") if name in evaluation.law_names]
-    rows = [
-        [result.guidance.label, *(format_number(result.kl("exact", name)) for name in names)]
-        for result in evaluation.results
-    ]
-    return Table(["w", *(f"KL(exact ‖ {name})" for name in names)], rows, "In nats.")
-
-
-def _numbers(values: Sequence[float], most: int = 6) -> str:
-    shown = ", ".join(format_number(value, 3) for value in values[:most])
-    return shown if len(values) <= most else f"{shown}, … ({len(values)})"
 
 
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
@@ -183,11 +102,6 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 def write_json(value: Any, path: Path) -> Path:
     """Write valid JSON: numbers that are not finite become the strings "inf", "-inf", "nan"."""
     return _write_text(json.dumps(to_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
-
-
-def write_laws(laws: Mapping[str, Tensor], path: Path) -> Path:
-    """Write laws to one compressed npz file under their names, in full precision."""
-    return write_arrays({name: law.numpy() for name, law in laws.items()}, path)
 
 
 def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
 
@@ -243,9 +244,17 @@ def word(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def strength_key(guidance: Guidance) -> str:
+    """A strength within the names of distributions and numbers: "w2", "w0.5", "wramp(0,4)", "w2_temperature0.7"."""
+    w = guidance.written
+    key = f"w{w}" if isinstance(w, str) else f"w{int(w)}" if w.is_integer() else f"w{w!r}"
+    more = {"temperature": guidance.temperature, "top_p": guidance.top_p}
+    return "_".join([key, *(f"{what}{value!r}" for what, value in more.items() if value != 1)])
+
+
 def key_word(value: Any) -> str:
     """A value of an index column within the name of a logged number: "w2", "exact", "3"."""
-    return str(value.key) if isinstance(getattr(value, "key", None), str) else word(value)
+    return strength_key(value) if isinstance(value, Guidance) else word(value)
 
 
 @dataclass(frozen=True)
@@ -273,11 +282,12 @@ class Findings:
         return self.blocks[0].plain()
 
     def numbers(self) -> dict[str, float]:
-        """Flat numbers to log, by column and index: "tv_tilted_w2_exact_rate_1"."""
+        """Flat numbers to log, by column and index: "tv_tilted_exact_rate_1_w2"; the strength comes last."""
         found: dict[str, float] = {}
         for block in self.blocks:
             for row in block.rows:
-                index = [key_word(getattr(row, f.name)) for f in fields(row) if f.metadata["index"]]
+                values = [getattr(row, f.name) for f in fields(row) if f.metadata["index"]]
+                index = [key_word(v) for v in sorted(values, key=lambda v: isinstance(v, Guidance))]
                 for name in block.logged:
                     value = getattr(row, name)
                     if isinstance(value, int | float):

@@ -19,7 +19,7 @@ from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
-from mdlm_cfg.studies.table.equal_cost import is_small
+from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
 
 TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -30,8 +31,8 @@ class Drawing(Protocol):
         """Flat rows of everything that it shows."""
         ...
 
-    def draw(self, figure: Figure) -> None:
-        """Draw it on an empty figure."""
+    def draw(self, figure: Figure) -> np.ndarray:
+        """Draw it on an empty figure, and return its axes."""
         ...
 
 

@@ -39,7 +39,7 @@ class BarGroups:
             for group, value in zip(self.groups, values)
         ]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Figure) -> np.ndarray:
         """Draw every panel, with one legend."""
         letters = max((len(line) for group in self.groups for line in group.split("\n")), default=1)
         bars = max((len(series) for series in self.panels.values()), default=1)
@@ -68,3 +68,4 @@ class BarGroups:
         grid[-1, 0].set_xlabel(plain(self.x_label))
         if bars + len(self.levels) > 1:
             draw_legend(figure, grid)
+        return grid

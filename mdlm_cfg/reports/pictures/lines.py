@@ -65,7 +65,7 @@ class Lines:
                     rows.append({"panel": title, "series": name, self.x_label: a, self.y_label: b} | band)
         return rows + [{"series": name, self.y_label: level} for name, level in self.levels.items()]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Figure) -> np.ndarray:
         """Draw every panel, with one legend."""
         num = len(self.panels)
         across = min(num, ACROSS)
@@ -91,6 +91,7 @@ class Lines:
             axes.xaxis.set_tick_params(labelbottom=True)
         if len(labels) + len(self.levels) > 1:
             draw_legend(figure, grid)
+        return grid
 
     def _draw_line(self, axes: Axes, title: str, name: str, label: str, points: Points, zero: float | None) -> None:
         x, y = points

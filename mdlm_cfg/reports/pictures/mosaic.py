@@ -53,7 +53,7 @@ class Images:
     def _line(self, k: int) -> str:
         return self.lines[k] if k < len(self.lines) else str(k)
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Figure) -> np.ndarray:
         """Draw every block; the names of the lines stand at the left."""
         arrays = {title: np.asarray(block, dtype=np.float64) for title, block in self.blocks.items()}
         num_lines, num_columns, height, width = next(iter(arrays.values())).shape
@@ -75,6 +75,7 @@ class Images:
         if self.signed:
             bar = figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04)
             bar.set_label(plain(self.signed), fontsize=9)
+        return grid
 
     def _draw_block(self, axes: Any, array: np.ndarray, top: float) -> Any:
         hide_frame(axes)

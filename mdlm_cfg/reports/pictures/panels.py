@@ -46,7 +46,7 @@ class Panels:
                     rows.append({"line": label, "panel": panel.title, **where, **value, **curves})
         return rows
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Figure) -> np.ndarray:
         """Draw every panel, with a colour bar for each scale."""
         columns = max(len(panels) for panels in self.lines.values())
         flat = all(panel.values.ndim == 1 for panels in self.lines.values() for panel in panels if panel is not None)
@@ -77,6 +77,7 @@ class Panels:
             bar.update_ticks()
             bar.outline.set_visible(False)
             bar.set_label(KINDS[kind][1], fontsize=9)
+        return grid
 
     def _tops(self, columns: int) -> dict[tuple[str, int], float]:
         """The top of every colour scale, by kind of panel and column (-1: of all columns)."""

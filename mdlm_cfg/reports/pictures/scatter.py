@@ -34,7 +34,7 @@ class Points:
             for a, b in zip(*_thinned(x, y))
         ]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Figure) -> np.ndarray:
         """Draw every panel."""
         num = len(self.panels)
         grid = divide(figure, 1, num, max(4.4, 2.6 * num + 0.6), 3.0, sharex=True, sharey=True)
@@ -57,6 +57,7 @@ class Points:
                 axes.set_yscale("log")
         grid[0, 0].set_ylabel(plain(self.y_label))
         figure.supxlabel(plain(self.x_label), fontsize=10)
+        return grid
 
 
 def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,8 +27,8 @@ from mdlm_cfg.studies.best_schedule.findings import (
     Reached,
 )
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.preconditions import LEARNED_LAW_ENTRIES, check_space, table_of, target_class_of
 from mdlm_cfg.studies.sampled import key_of
-from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, check_space, table_of, target_class_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces

@@ -17,8 +17,8 @@ from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.correction.options import Options
 from mdlm_cfg.studies.correction.table import correct_table, sizes_of
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.preconditions import LEARNED_LAW_ENTRIES, target_class_of
 from mdlm_cfg.studies.sampled import check_sampled
-from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, target_class_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.targets.bernoulli import BernoulliMixture

@@ -20,7 +20,7 @@ from mdlm_cfg.sampling.smc import sequential_monte_carlo
 from mdlm_cfg.studies.correction.findings import Cost, ResamplingRow, SampleRow, TableCorrection
 from mdlm_cfg.studies.correction.options import Options
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import check_space, law_key, table_of, target_class_of
+from mdlm_cfg.studies.preconditions import check_space, law_key, table_of, target_class_of
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets.table import TableMixture
 

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exa
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.likelihood.findings import BoundsFindings, LabelBounds, TableEntry, TableLikelihoodFindings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import LEARNED_LAW_ENTRIES, check_space, table_of
+from mdlm_cfg.studies.preconditions import LEARNED_LAW_ENTRIES, check_space, table_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
-from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 ABSENT = "-"  # where nothing was learned
 SAME = 1e-10  # laws closer than this are equal
@@ -64,7 +61,7 @@ class PaperResult:
         return {"claims": [asdict(claim) for claim in self.claims], "tables": tables}
 
 
-Experiment = Callable[[TableMixture, "TableEvaluation", Denoiser | None], PaperResult]
+Experiment = Callable[[TableMixture, TableEvaluation, Denoiser | None], PaperResult]
 
 
 def verdict(holds: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.paper.claims import (
     ABSENT,
     PAPER_SAMPLER,
@@ -22,10 +22,6 @@ from mdlm_cfg.studies.paper.claims import (
     verdict,
 )
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
-from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 # arXiv 2506.10971: learned score, 50 tau-leaping steps, 10,000 samples; by the number k of coordinates equal to 2
 PAPER_5D = {

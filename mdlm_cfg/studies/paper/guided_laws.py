@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,11 +12,9 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, verdict
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
 
 LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,12 +12,10 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.laws.in_time import law_at
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import SAME, Claim, PaperResult
 from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
 
 EARLY_TAU = 0.1  # unguided, about one coordinate in ten is unmasked by then
 STEPS = (4, 8, 16)

@@ -7,18 +7,15 @@ unmasked, "late" from there on: in both the same number of coordinates is guided
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance, Interval, LinearRamp
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.compare.best_schedule import best_schedule, rises
+from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, PaperResult
 from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal, verdict_at
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
 
 
 def early(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.decay import tv_decay
 from mdlm_cfg.compare.geometry import Region, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
+from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.paper.claims import (
     ABSENT,
     DECAY_GUIDANCES,
@@ -29,10 +29,6 @@ from mdlm_cfg.studies.paper.claims import (
     with_samples,
 )
 from mdlm_cfg.targets.table import TableMixture
-
-if TYPE_CHECKING:
-    from mdlm_cfg.studies.table.distances import TableEvaluation
-from mdlm_cfg.studies.table.strength import StrengthEvaluation
 
 
 def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:

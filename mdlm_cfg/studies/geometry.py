@@ -1,0 +1,210 @@
+"""study=geometry: the regions of a class's support, and which of them guidance favours (theory, section 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
+from mdlm_cfg.compare.metrics import mean_and_covariance
+from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.decay import own_kinds
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+
+MAX_REGIONS = 8  # of a table in more than two dimensions, largest first
+W = "guidance strength, or a schedule by its name; inf for the limit of infinite strength"
+REGIONS_2D = (
+    "R1: both projections are private to the class; R2,i: the i-th projection overlaps another class's; R3: both "
+    "projections overlap, but the point itself is private; R4: the point itself is shared."
+)
+
+
+@dataclass(frozen=True)
+class RegionRow:
+    """The mass of one region of the support under one distribution."""
+
+    w: float | str = col("w", W, index=True)
+    kind: str = col("kind", "of guidance", index=True)
+    law: str = col("distribution", '"exact" or "learned"', index=True)
+    region: str = col("region", "which coordinates overlap with other classes", index=True)
+    states: int = col("states", "in the region")
+    overlapping: list[int] = col("overlapping", "coordinates whose values other classes take too")
+    shared: bool = col("shared", "whether the states themselves are shared")
+    mass: float = col("mass", "probability of the region")
+    mean_probability: float = col("mean probability per state", "mass over states", digits=5)
+
+
+@dataclass(frozen=True)
+class SpreadRow:
+    """The covariance of one distribution, and its moments inside the private region."""
+
+    w: float | str = col("w", W, index=True)
+    kind: str = col("kind", "of guidance", index=True)
+    law: str = col("distribution", '"exact" or "learned"', index=True)
+    eigenvalues: list[float] = col("eigenvalues", "of the covariance, descending, in units of the values squared")
+    private_mean: list[float] | None = col("private mean", "conditioned on the private region; absent without one")
+    private_trace: float | None = col("private variance", "trace of the covariance, conditioned on the private region")
+
+
+@dataclass(frozen=True)
+class OverlapRow:
+    """The mass of one distribution where a number of coordinates overlaps with other classes."""
+
+    w: Guidance = col("w", W, index=True)
+    law: str = col("distribution", "class, tilted, exact, learned or samples", index=True)
+    num_overlapping: int = col(
+        "overlapping coordinates", "how many take a value that other classes take too", index=True
+    )
+    mass: float = col("mass", "probability of all such states")
+    mean_probability: float = col("mean probability per state", "mass over states", digits=5)
+
+
+@dataclass(frozen=True)
+class GeometryStudy:
+    """Masses and moments of the regions of a class's support against w, with the limit of infinite strength."""
+
+    name: ClassVar[str] = "geometry"
+    needs: ClassVar[Needs] = TABLE_NEEDS
+    rows: ClassVar[Mapping[str, type]] = {"geometry": RegionRow, "spread": SpreadRow, "overlap": OverlapRow}
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to."""
+        check_guided_class(case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The distributions, and the limit of infinite strength of every kind."""
+        yield from evaluation_pieces(case)
+        for kind in own_kinds(case.plan):
+            make = partial(limit_law, case.target, case.one_class, kind)
+            yield Piece(("limit", str(kind), case.one_class), make, f"limit of infinite w, {kind}")
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Rows for every distribution, and curves against w."""
+        e = evaluation_of(case)
+        found = [
+            (
+                r.guidance.constant if not r.guidance.is_schedule else r.guidance.label,
+                str(r.guidance.kind),
+                who,
+                r.laws[who],
+            )
+            for who in (EXACT, LEARNED)
+            for r in e.results
+            if who in r.laws
+        ]
+        found += [(math.inf, str(k), EXACT, made["limit", str(k), case.one_class]) for k in own_kinds(case.plan)]
+        parts = regions_of(case)
+        masses = [row for one in found for row in _masses(*one, parts)]
+        spread = [_spread(*one, parts) for one in found]
+        overlap = overlap_of(e) if e.num_dims > 2 else []
+        blocks = [_regions_block(masses, e), _spread_block(spread), *_overlap_block(overlap)]
+        return Findings(case.plan, blocks, verdict_of(masses))
+
+
+def regions_of(case: Case) -> list[Region]:
+    """The regions of the support, private ones first."""
+    found = regions(case.target, case.one_class)
+    return sorted(found, key=lambda r: (len(r.overlapping) + r.shared, -r.num_states))[:MAX_REGIONS]
+
+
+def _masses(w: float | str, kind: str, who: str, law: Tensor, parts: Sequence[Region]) -> list[RegionRow]:
+    return [
+        RegionRow(w, kind, who, p.name, p.num_states, list(p.overlapping), p.shared, *region_mass(law, p))
+        for p in parts
+    ]
+
+
+def _spread(w: float | str, kind: str, who: str, law: Tensor, parts: Sequence[Region]) -> SpreadRow:
+    eigenvalues = torch.linalg.eigvalsh(mean_and_covariance(law)[1]).flip(0)
+    shown = [v if abs(v) > 1e-12 else 0.0 for v in eigenvalues.tolist()]
+    private = parts[0] if parts and not parts[0].overlapping and not parts[0].shared else None
+    if private is None or not region_mass(law, private)[0] > 0:
+        return SpreadRow(w, kind, who, shown, None, None)
+    mean, covariance = local_moments(law, private)
+    return SpreadRow(w, kind, who, shown, mean.tolist(), float(covariance.trace()))
+
+
+def _regions_block(rows: Sequence[RegionRow], e: TableEvaluation) -> Block:
+    text = "The support of the class is split by which coordinates take values that other classes take too. "
+    text += REGIONS_2D if e.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
+    views: list[View] = []
+    if len({row.region for row in rows}) > 1:
+        by = ["region", "law"] if e.has_learned else ["region"]
+        caption = "Mean probability per state of each region against w."
+        views.append(Curve("w", "mean_probability", by, caption, dashed={"law": LEARNED}))
+        views.append(Table(["law", "region", "states"], ["mass"], "w", "Mass of each region."))
+    else:
+        text += " All states are in one region, so every distribution has mass 1 in it."
+    return Block("geometry", rows, "Which regions guidance favours", text, views=views, group="Geometry")
+
+
+def _spread_block(rows: Sequence[SpreadRow]) -> Block:
+    table = Table(["law", "w"], ["eigenvalues", "private_mean", "private_trace"])
+    return Block("spread", rows, "Spread inside and outside of the private region", views=[table], group="Geometry")
+
+
+def _overlap_block(rows: Sequence[OverlapRow]) -> list[Block]:
+    if len({row.num_overlapping for row in rows}) < 2:
+        return []
+    caption = "Mean probability per state of the class's support, by how many coordinates overlap with other classes."
+    curve = Curve("num_overlapping", "mean_probability", ["law"], caption, panels="w")
+    return [Block("overlap", rows, "By the number of overlapping coordinates", views=[curve], group="Geometry")]
+
+
+def overlap_of(e: TableEvaluation) -> list[OverlapRow]:
+    """Every distribution of every guidance by the number of overlapping coordinates."""
+    support = e.class_law > 0
+    counts = overlap_counts(e.class_law, e.others_law)
+    parts = {int(k): support & (counts == k) for k in counts[support].unique()}
+    return [
+        OverlapRow(r.guidance, name, k, float(r.laws[name][part].sum()), float(r.laws[name][part].mean()))
+        for r in e.results
+        for name in e.law_names
+        if name in r.laws
+        for k, part in parts.items()
+    ]
+
+
+def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
+    """How many coordinates of x take a value that other classes take too: int64 (N,)*D (theory, section 7).
+
+    In one dimension 1 is the overlap itself; in the five-dimensional example of theory, section 4, it is k.
+    """
+    dims = range(class_law.ndim)
+    counts = torch.zeros(class_law.shape, dtype=torch.int64)
+    for i in dims:
+        drop = [j for j in dims if j != i]
+        own, other = (law.sum(dim=drop) if drop else law for law in (class_law, others_law))
+        shape = [-1 if j == i else 1 for j in dims]
+        counts = counts + ((own > 0) & (other > 0)).long().reshape(shape)
+    return counts
+
+
+def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
+    """Which region gains most per state, and which loses most, at the largest strength; none without guidance."""
+    exact = [row for row in rows if row.law == EXACT and isinstance(row.w, float) and math.isfinite(row.w)]
+    if not exact:
+        return []
+    kind = exact[0].kind
+    strengths = sorted({float(row.w) for row in exact if row.kind == kind})
+    if len(strengths) < 2 or strengths[0] > 0:
+        return []
+    at = {w: {row.region: row.mass for row in exact if row.w == w and row.kind == kind} for w in strengths}
+    changes = {region: at[strengths[-1]][region] - mass for region, mass in at[strengths[0]].items()}
+    gains, loses = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
+    if changes[gains] < 1e-9 or gains == loses:
+        return []
+    first, last = at[strengths[0]], at[strengths[-1]]
+    return [
+        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of {gains} grows most ({first[gains]:.4f} to "
+        f"{last[gains]:.4f}), and that of {loses} falls most ({first[loses]:.4f} to {last[loses]:.4f}).",
+    ]

@@ -1,0 +1,421 @@
+"""study=laws: what guidance does to a class, and how far network and samples are from it (theory, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.evaluation import (
+    LAWS,
+    TABLE_NEEDS,
+    StrengthEvaluation,
+    TableEvaluation,
+    array_name,
+    evaluation_of,
+    evaluation_pieces,
+    strongest,
+)
+from mdlm_cfg.studies.findings import (
+    Block,
+    Curve,
+    Findings,
+    Interactive,
+    Mosaic,
+    Panel,
+    PanelGrid,
+    Table,
+    View,
+    col,
+    strength_key,
+)
+from mdlm_cfg.studies.panel import panel_of, panel_pieces
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+
+NOTHING = 1e-12  # what is smaller is rounding
+SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
+MAX_PAIRED = 6  # coordinates up to which the marginals of every two are shown
+LIKELIEST = 6  # images of a distribution that are shown
+TITLES = {"class": "class", "tilted": "tilted", "exact": "exact guided", "learned": "learned", "samples": "samples"}
+PAIRS = (("exact", "class"), ("exact", "tilted"), ("learned", "exact"))
+W = "guidance strength, or a schedule by its name"
+READING = """\
+Guidance of strength w raises the probability of states that are more likely in this class than in the whole mixture: \
+w = 0 is the class itself. (Codebases that use a guidance scale gamma have gamma = 1 + w.)
+
+The tilted distribution, proportional to p(x)^(-w) p(x | class)^(1+w), is what guidance is often assumed to sample. \
+The exact guided distribution is the one in which the guided chain ends when both conditionals are exact and time is \
+continuous. In one dimension the two agree; in more dimensions they generally do not. The learned distribution is the \
+one in which the same chain ends with the network's conditionals. It is computed exactly, so its distance to the exact \
+guided distribution is the error of the learned conditionals alone.
+
+A histogram of n samples is never at distance 0 from the distribution they are drawn from: the noise floor is the mean \
+distance of n exact samples."""
+PANEL = """\
+The slider changes the guidance strength (the arrow keys do so too). All numbers are computed from the distributions \
+themselves. Colour scales are the same for all w; in differences red is more and blue is less. Ellipses are at one \
+standard deviation around the mean, the class's dashed. Guidance of kind "rate" changes when a coordinate is unmasked \
+and what it becomes; kind "normalized" changes only what it becomes."""
+
+
+@dataclass(frozen=True)
+class DistanceRow:
+    """One strength: what guidance does, what the network has wrong, and the samples beside their noise floor."""
+
+    w: Guidance = col("w", W, index=True)
+    tv_class_exact: float = col("guidance effect", "TV(class, exact guided)", unit="TV")
+    tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")
+    tv_exact_learned: float | None = col("error of the network", "TV(exact guided, learned)", unit="TV")
+    tv_exact_samples: float | None = col("samples to exact", "TV(exact guided, histogram of the samples)", unit="TV")
+    tv_exact_samples_low: float | None = col("low", "of the 95% bootstrap interval", unit="TV")
+    tv_exact_samples_high: float | None = col("high", "of the 95% bootstrap interval", unit="TV")
+    noise_floor_exact: float | None = col("noise floor", "mean TV of as many exact samples", unit="TV")
+    tv_learned_samples: float | None = col("samples to learned", "TV(learned, histogram of the samples)", unit="TV")
+    tv_learned_samples_low: float | None = col("low", "of the 95% bootstrap interval", unit="TV")
+    tv_learned_samples_high: float | None = col("high", "of the 95% bootstrap interval", unit="TV")
+    noise_floor_learned: float | None = col("noise floor, learned", "mean TV of as many learned samples", unit="TV")
+    kl_exact_class: float | None = col("KL(exact || class)", "inf without common support", unit="nats")
+    kl_exact_tilted: float | None = col("KL(exact || tilted)", "absent for a schedule", unit="nats")
+    kl_exact_learned: float | None = col("KL(exact || learned)", "inf without common support", unit="nats")
+
+
+@dataclass(frozen=True)
+class MomentRow:
+    """Mean and covariance of one distribution."""
+
+    w: Guidance = col("w", W, index=True)
+    law: str = col("distribution", f"one of {', '.join(LAWS)}", index=True)
+    mean: list[float] = col("mean", "of every coordinate, in units of the values")
+    eigenvalues: list[float] = col("eigenvalues of the covariance", "descending, in units of the values squared")
+    covariance_frobenius: float | None = col("difference (Frobenius)", "of the covariance, relative to the exact one")
+    covariance_spectral: float | None = col("difference (spectral)", "of the covariance, relative to the exact one")
+
+
+@dataclass(frozen=True)
+class StrengthRow:
+    """The strength of a schedule at one number of unmasked coordinates."""
+
+    w: Guidance = col("w", W, index=True)
+    unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
+    strength: float = col("strength", "w at that number")
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The class, the tilted, the exact guided and the learned distribution, and samples, for one class of a table."""
+
+    needs: ClassVar[Needs] = TABLE_NEEDS
+    rows: ClassVar[Mapping[str, type]] = {"distances": DistanceRow, "moments": MomentRow, "strengths": StrengthRow}
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to."""
+        check_guided_class(case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Distributions and samples of every strength, and those of the interactive panel."""
+        yield from evaluation_pieces(case)
+        yield from panel_pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Distances, pictures of the distributions, their moments."""
+        e = evaluation_of(case)
+        blocks = [_interactive(case), _distances(case, e), *_strengths(e), _pictures(case, e), _moments(e)]
+        main = [block for block in blocks if block is not None and block.name == "distances"]
+        others = [block for block in blocks if block is not None and block.name != "distances"]
+        facts = {"target_class": e.target_class, "judged": e.judged, "laws": list(arrays_of(e))}
+        return Findings(case.plan, [*main, *others], verdict_of(case, e), facts, arrays_of(e), "laws.npz")
+
+
+def arrays_of(evaluation: TableEvaluation) -> dict[str, np.ndarray]:
+    """Every distribution under its name in laws.npz: "class", "tilted_w2", "exact_rate_w2", and so on."""
+    arrays = {"class": evaluation.class_law.numpy()}
+    for result in evaluation.results:
+        for name in LAWS[1:]:
+            if name in result.laws:
+                guidance = result.guidance
+                named = replace(guidance, temperature=1.0, top_p=1.0) if name == "tilted" else guidance
+                arrays[array_name(name, guidance, strength_key(named))] = result.laws[name].numpy()
+    return arrays
+
+
+def row_of(result: StrengthEvaluation) -> DistanceRow:
+    """The distances at one strength."""
+    samples: dict[str, float | None] = {}
+    for who in ("exact", "learned"):
+        found = result.sample_tv.get(who)
+        samples[f"tv_{who}_samples"] = found.estimate.value if found else None
+        samples[f"tv_{who}_samples_low"] = found.estimate.low if found else None
+        samples[f"tv_{who}_samples_high"] = found.estimate.high if found else None
+        samples[f"noise_floor_{who}"] = found.floor if found else None
+    return DistanceRow(
+        w=result.guidance,
+        tv_class_exact=result.tv("class", "exact") or 0.0,
+        tv_tilted_exact=result.tv("tilted", "exact"),
+        tv_exact_learned=result.tv("exact", "learned"),
+        kl_exact_class=result.kl("exact", "class"),
+        kl_exact_tilted=result.kl("exact", "tilted"),
+        kl_exact_learned=result.kl("exact", "learned"),
+        **samples,
+    )
+
+
+def _distances(case: Case, e: TableEvaluation) -> Block:
+    whose = "the network's samples" if e.judged == LEARNED else "exact samples"
+    floor = "noise_floor_learned" if e.follows == LEARNED else "noise_floor_exact"
+    shown = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples"]
+    shown += ["tv_learned_samples"] if e.follows == LEARNED else []
+    note = (
+        f"Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is the "
+        f"mean distance of {e.plan.num_samples:,} samples of the {e.follows or 'exact'} distribution to it."
+    )
+    heads = {"tv_exact_samples": f"{whose} to exact", floor: "noise floor"}
+    against_w = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
+    errors = ["tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
+    views: list[View] = [
+        Table(["w"], [*shown, floor], note=note, heads=heads),
+        Curve("w", against_w, caption="Total variation against w."),
+    ]
+    if e.has_learned:
+        views.append(Curve("w", errors, caption="The errors alone, on a logarithmic axis.", log_y=True))
+        views.append(Table(["w"], ["kl_exact_class", "kl_exact_tilted", "kl_exact_learned"], note="KL in nats."))
+    logged = [name for name in DistanceRow.__dataclass_fields__ if name.startswith(("tv_", "noise_", "kl_"))]
+    text = f"{_subject(case, e)}\n\n{READING}"
+    rows = [row_of(result) for result in e.results]
+    return Block("distances", rows, "Distances", text, views=views, logged=logged, group="Distances", printed=True)
+
+
+def _subject(case: Case, e: TableEvaluation) -> str:
+    kinds = ", ".join(dict.fromkeys(str(result.guidance.kind) for result in e.results))
+    policy = e.plan.sampler.policy
+    order = "" if policy is None else f", order of unmasking {policy}"
+    dims = f"{e.num_dims} dimension{'s' if e.num_dims > 1 else ''}"
+    return (
+        f"Class {case.class_name(e.target_class)} (of {e.num_classes}), {e.num_tokens} values in {dims}; guidance of "
+        f"kind {kinds}{order}; {e.plan.num_samples:,} samples per w by {e.plan.sampler.label}, seed {e.plan.seed}."
+    )
+
+
+def _interactive(case: Case) -> Block | None:
+    panel = panel_of(case)
+    if panel is None:
+        return None
+    view = Interactive(panel.data(case.plan), panel.rows(), "")
+    return Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")
+
+
+def _strengths(e: TableEvaluation) -> list[Block]:
+    schedules = [result.guidance for result in e.results if result.guidance.is_schedule]
+    rows = [StrengthRow(g, k, w) for g in schedules for k, w in enumerate(g.table(e.num_dims))]
+    if not rows:
+        return []
+    text = (
+        "A schedule gives w for every number of unmasked coordinates. It has no tilted distribution, which would need "
+        "one w: where the tilted distribution is compared with, its rows are blank, and curves against w leave it out."
+    )
+    table = Table(["w"], ["strength"], "unmasked")
+    return [Block("strengths", rows, "Strength by unmasked coordinates", text, views=[table], group="Distances")]
+
+
+def _moments(e: TableEvaluation) -> Block:
+    rows = []
+    for result in e.results:
+        for name, found in result.moments.items():
+            difference = result.covariance_difference(name) if name != "exact" else None
+            norms = [None, None] if difference is None else [difference["frobenius"], difference["spectral"]]
+            eigenvalues = [v if abs(v) > NOTHING else 0.0 for v in found.eigenvalues.flip(0).tolist()]
+            rows.append(MomentRow(result.guidance, name, found.mean.tolist(), eigenvalues, *norms))
+    values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
+    note = "In units of the values. Differences are to the exact guided covariance, and relative to it."
+    table = Table(["w", "law"], values, note=note)
+    return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
+
+
+def _pictures(case: Case, e: TableEvaluation) -> Block:
+    shape = tuple(case.data.grid_shape)
+    if len(shape) == 2:
+        views = _cells(e, shape)
+    else:
+        views = [_side_by_side(e), *([_differences(e)] if e.num_dims <= 2 else _pairs(e))]
+    return Block("pictures", [], "Distributions side by side", views=views, group="Distributions")
+
+
+def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
+    """The marginal of two coordinates, (N, N), x_i first; a distribution of one or two coordinates is itself."""
+    if law.ndim < 3:
+        return law.numpy()
+    marginal = law.sum(dim=[k for k in range(law.ndim) if k not in (i, j)]).numpy()
+    return marginal if i < j else marginal.T
+
+
+def law_panels(
+    rows: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
+) -> dict[str, list[Panel | None]]:
+    """Distributions side by side, a line of panels for each row.
+
+    Args:
+        rows: float64 (N,)*D by name, by the label of the row. Where a row has "exact", the TV to it is in the titles.
+        names: in their order; a row may lack some.
+        outlines: boolean (N, N), sets of states that are surrounded by a line, for D >= 2.
+
+    Returns:
+        for D = 1 one panel for each row with all distributions; for D >= 2 one panel for each distribution: a heat map
+        of its first two coordinates.
+    """
+    panels: dict[str, list[Panel | None]] = {}
+    for label, laws in rows.items():
+        there = {name: laws[name] for name in names if name in laws}
+        first = next(iter(there.values()))
+        if first.ndim == 1:
+            curves = {name: law.numpy() for name, law in there.items()}
+            panels[label] = [Panel("", first.numpy(), curves=curves)]
+        else:
+            panels[label] = [_heat_map(name, there, outlines) if name in there else None for name in names]
+    return panels
+
+
+def _heat_map(name: str, laws: Mapping[str, Tensor], outlines: Sequence[np.ndarray]) -> Panel:
+    title = TITLES.get(name, name)
+    if name != "exact" and "exact" in laws:
+        title += f"\nTV to exact {total_variation(laws['exact'], laws[name]):.3f}"
+    return Panel(title, plane_of(laws[name]), outlines=outlines)
+
+
+def _side_by_side(e: TableEvaluation) -> PanelGrid:
+    rows = {f"w = {result.guidance.label}": result.laws for result in e.results}
+    if e.num_dims == 1:
+        panels = law_panels(rows, e.law_names)
+        return PanelGrid(panels, "Every distribution, one panel for each w.", True, ("value x", ""), e.value_names)
+    support = plane_of(e.class_law) > 0
+    panels = law_panels(rows, e.law_names, (support, support & (plane_of(e.others_law) > 0)))
+    caption = "The blue line surrounds the class's support; it is dotted where other classes have support too."
+    if e.num_dims > 2:
+        caption += " Shown are marginals of the first two coordinates."
+    return PanelGrid(panels, caption, True, ("$x_1$", "$x_2$"), e.value_names)
+
+
+def _differences(e: TableEvaluation) -> PanelGrid:
+    pairs = [pair for pair in PAIRS if set(pair) <= set(e.law_names)]
+    pairs += [] if e.follows is None else [("samples", e.follows)]
+    panels: dict[str, list[Panel | None]] = {}
+    for result in e.results:
+        line: list[Panel | None] = []
+        for first, second in pairs:
+            if {first, second} <= set(result.laws):
+                change = (result.laws[first] - result.laws[second]).numpy()
+                line.append(Panel(f"{TITLES[first]}\n- {TITLES[second]}", change, kind="change"))
+            else:
+                line.append(None)
+        panels[f"w = {result.guidance.label}"] = line
+    caption = "Differences of two distributions; each column has a scale of its own."
+    return PanelGrid(panels, caption, False, ("$x_1$", "$x_2$" if e.num_dims == 2 else ""), e.value_names)
+
+
+def _pairs(e: TableEvaluation) -> list[View]:
+    """Marginals of every two coordinates at the largest w, less the class's."""
+    if e.num_dims > MAX_PAIRED:
+        return []
+    result = strongest(e)
+    change = result.laws["exact"] - result.laws["class"]
+    panels: dict[str, list[Panel | None]] = {}
+    for j in range(1, e.num_dims):
+        line = [Panel(f"$x_{{{i + 1}}}, x_{{{j + 1}}}$", plane_of(change, i, j), kind="change") for i in range(j)]
+        panels[f"x_{j + 1}"] = [*line, *[None] * (e.num_dims - 1 - j)]
+    caption = f"Marginals of every two coordinates at w = {result.guidance.label}, exact guided less the class."
+    return [PanelGrid(panels, caption, value_names=e.value_names)]
+
+
+def _cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:
+    """Mean images, what changes in them, and the most probable images, of coordinates that are cells of a grid."""
+    results = [result for result in e.results if set(e.law_names) <= set(result.laws)]
+    if not results:
+        return []
+    lines = [TITLES[name] for name in e.law_names]
+    labels = [f"w = {result.guidance.label}" for result in results]
+    means = [np.stack([_mean(r.laws[name], shape) for name in e.law_names]) for r in results]
+    likeliest = [np.stack([_likeliest(r.laws[name], shape) for name in e.law_names]) for r in results]
+    views: list[View] = [
+        Mosaic(dict(zip(labels, likeliest)), lines, "The most probable images of every distribution, in order."),
+        Mosaic({label: mean[:, None] for label, mean in zip(labels, means)}, lines, "Mean images."),
+    ]
+    for first, second in PAIRS:
+        if {first, second} <= set(e.law_names):
+            a, b = e.law_names.index(first), e.law_names.index(second)
+            change = {label: (mean[a] - mean[b])[None, None] for label, mean in zip(labels, means)}
+            title = f"{TITLES[first]} - {TITLES[second]}"
+            views.append(Mosaic(change, [title], f"Change of the mean image: {title}.", signed="change of the mean"))
+    return views
+
+
+def _mean(law: Tensor, shape: Sequence[int]) -> np.ndarray:
+    """The mean of every cell, in shares of the largest value."""
+    values = np.arange(law.shape[0]) / max(law.shape[0] - 1, 1)
+    others = [[k for k in range(law.ndim) if k != i] for i in range(law.ndim)]
+    return np.array([float(law.sum(dim=rest).numpy() @ values) for rest in others]).reshape(shape)
+
+
+def _likeliest(law: Tensor, shape: Sequence[int]) -> np.ndarray:
+    places = law.flatten().topk(min(LIKELIEST, law.numel())).indices
+    images = np.stack(np.unravel_index(places.numpy(), tuple(law.shape)), axis=1).reshape(-1, *shape)
+    return images / max(law.shape[0] - 1, 1)
+
+
+def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
+    """Whether the network is good enough, what guidance does, and what the samples can show."""
+    said = []
+    top = strongest(e)
+    errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]
+    effect, name = top.tv("class", "exact") or 0.0, case.class_name(e.target_class)
+    if errors:
+        worst, at = max(errors)
+        said.append(_of_the_network(worst, at, effect, top, name))
+    elif e.judged == LEARNED:
+        said.append(
+            "The network is too large for its own exact distribution: its samples are compared with the exact one."
+        )
+    judged = [top, *(r for r in e.results if r.guidance.is_schedule and r is not top)]
+    said += [_of_the_guidance(result, e) for result in judged]
+    found = top.sample_tv[e.follows or "exact"]
+    if e.plan.num_samples and found.floor > 0:
+        said.append(
+            f"{e.plan.num_samples:,} samples have a noise floor of {found.floor:.4f} at w = {top.guidance.label}: "
+            "they cannot show a smaller error."
+        )
+    return said
+
+
+def _of_the_network(worst: float, at: str, effect: float, top: StrengthEvaluation, name: str) -> str:
+    own = top.tv("exact", "learned") or 0.0
+    head = f"class {name}: the learned distribution is within {worst:.4f} of the exact one (largest at w = {at})"
+    if effect < NOTHING:
+        return f"For {head}; guidance does not change this class at w = {top.guidance.label}."
+    if own <= SMALL * effect:
+        return f"The network is good enough to study guidance. For {head}; guidance moves the class by {effect:.4f}."
+    if own < effect:
+        return (
+            f"The error of the network is {own / effect:.0%} of the effect of guidance at w = {top.guidance.label}: "
+            f"train longer before you read small effects off it. For {head}."
+        )
+    return (
+        f"The network is not trained well enough: at w = {top.guidance.label} its error ({own:.4f}) exceeds the effect "
+        f"of guidance ({effect:.4f}). Train longer, such as with trainer.max_epochs=100."
+    )
+
+
+def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
+    guidance, gap, effect = result.guidance, result.tv("tilted", "exact"), result.tv("class", "exact") or 0.0
+    order = guidance.kind if e.plan.sampler.policy is None else e.plan.sampler.policy
+    head = f"At w = {guidance.label} ({order})"
+    if effect < NOTHING:
+        return f"{head} guidance does not change the class."
+    moved = f"{head} guidance changes the class by {effect:.4f} (total variation)"
+    if gap is None:
+        return f"{moved}; a schedule has no tilted distribution."
+    if gap < NOTHING:
+        return f"{moved}; the result is the tilted distribution."
+    return f"{moved}; the result is {gap:.4f} from the tilted distribution."

@@ -1,0 +1,239 @@
+"""study=ledger: the error budget of a trained sampler, line by line (theory, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from mdlm_cfg.chain.denoiser import name_state
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.ledger import LINES, Ledger, ledger_laws, ledger_of
+from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
+from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.samplers import is_small
+from mdlm_cfg.targets.table import TableMixture
+
+STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
+COLUMNS = {line: line.replace(", exact scores", " exact").replace(" ", "_").replace(",", "") for line in LINES}
+W = "guidance strength, or a schedule by its name"
+READING = """\
+The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
+distribution, L3 that of the evaluated denoiser, L2' and L3' the same after the sampler's steps, and L4 the samples. \
+Guidance effect = TV(L0, L2); gap to tilted = TV(L1, L2); error of the network = TV(L2, L3); discretisation error = \
+TV(L3, L3'); sampling noise = TV(L3', L4); total = TV(L2, L4). Total variation is a metric, so the errors bound the \
+total. The exact distributions predict the total: the budget balances if the sampled total lies in the predicted \
+central 99%."""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """The error budget of one strength and sampler, in total variation."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
+    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    num_samples: int = col("samples", "n")
+    closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
+    total: float = col("total", "TV(L2, L4)", unit="TV")
+    predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
+    predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
+    score_error: float | None = col("error of the network", "TV(L2, L3)", unit="TV")
+    discretisation_error: float = col("discretisation error", "TV(L3, L3')", unit="TV")
+    sampling_noise: float = col("sampling noise", "TV(L3', L4)", unit="TV")
+    sampling_noise_low: float = col("low", "of the 95% bootstrap interval of the sampling noise", unit="TV")
+    sampling_noise_high: float = col("high", "of the 95% bootstrap interval of the sampling noise", unit="TV")
+    expected_sampling_noise: float = col("expected noise", "mean of TV(L3', L4)", unit="TV")
+    guidance_effect: float = col("guidance effect", "TV(L0, L2)", unit="TV")
+    gap_to_tilted: float | None = col("gap to tilted", "TV(L1, L2); absent for a schedule", unit="TV")
+    discretisation_error_exact: float | None = col("discretisation error, exact", "TV(L2, L2')", unit="TV")
+    score_error_conditional: float | None = col(
+        "error, conditional only", "with only the conditional learned", unit="TV"
+    )
+    score_error_unconditional: float | None = col(
+        "error, null only", "with only the null conditional learned", unit="TV"
+    )
+
+
+@dataclass(frozen=True)
+class LineRow:
+    """One line of a budget in other distances."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
+    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    line: str = col("line", "of the budget", index=True)
+    kl: float | None = col("KL", "of the first distribution from the second; inf without common support", unit="nats")
+    mean: float | None = col("mean", "Euclidean difference, relative to the first distribution")
+    covariance_frobenius: float | None = col("covariance (Frobenius)", "relative to the first distribution")
+    covariance_spectral: float | None = col("covariance (spectral)", "relative to the first distribution")
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """A partial state where the network is most wrong."""
+
+    w: Guidance = col("w", W, index=True)
+    state: str = col("partial state", "its coordinates", index=True)
+    visits: float = col("visits", "probability that the exact chain visits it")
+    kl_conditional: float = col("KL, class", "KL(exact || learned) of the class's conditionals", unit="nats")
+    kl_unconditional: float = col("KL, null", "KL(exact || learned) of the null conditionals", unit="nats")
+
+
+@dataclass(frozen=True)
+class LedgerStudy:
+    """The error budget of every strength, for the plan's sampler and the standard ones."""
+
+    name: ClassVar[str] = "ledger"
+    needs: ClassVar[Needs] = TABLE_NEEDS
+    rows: ClassVar[Mapping[str, type]] = {"ledger": LedgerRow, "ledger_lines": LineRow, "worst_states": StateRow}
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to."""
+        check_guided_class(case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The distributions and samples that every budget reads."""
+        yield from evaluation_pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength and sampler, and the same in other distances."""
+        e = evaluation_of(case)
+        entries = ledgers_of(case, e) if has_ledger(e) else []
+        rows = [_row(entry, e.judged) for entry in entries]
+        lines = [row for entry in entries for row in _lines(entry, e.judged)]
+        states = [row for shared in {id(x.shared): x.shared for x in entries}.values() for row in _states(shared)]
+        blocks = _blocks(rows, lines, states, e) if rows else []
+        return Findings(case.plan, blocks, verdict_of(e, rows))
+
+
+def has_ledger(e: TableEvaluation) -> bool:
+    """Whether every distribution of a budget is within reach: the denoiser's own, and that of the sampler's steps."""
+    if e.follows is None:
+        return False
+    return e.plan.sampler.exact_in_time or kernel_entries(e.num_tokens, e.num_dims) <= MAX_ENTRIES
+
+
+def ledgers_of(case: Case, e: TableEvaluation) -> list[Ledger]:
+    """A budget for every guidance: of the plan's own sampler first, from the samples that are there, then of others."""
+    plan, z = case.plan, case.one_class
+    table = case.table(LEARNED) if case.has_learned else None
+    learned = table if isinstance(table, TabulatedDenoiser) else None
+    entries = []
+    for result in e.results:
+        shared = ledger_laws(case.target, learned, result.guidance, z, plan.sampler.policy)
+        for sampler in ledger_samplers(case.target, plan.sampler):
+            generator = plan.generator("ledger", result.guidance, z, sampler.label)
+            samples = result.samples if sampler is plan.sampler else None
+            entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
+    return entries
+
+
+def ledger_samplers(target: TableMixture, own: Sampler) -> list[Sampler]:
+    """The plan's own, and the standard ones where a step's kernel is small; under a policy those that take one."""
+    if not is_small(target.num_tokens, target.num_dims):
+        return [own]
+    others = list(STANDARD)
+    if own.policy is not None:
+        others = [replace(s, policy=own.policy) for s in STANDARD if s.name in (FIRST_HITTING, EVENT_LEAPING)]
+    return [own, *(sampler for sampler in others if sampler != own)]
+
+
+def _row(entry: Ledger, judged: str) -> LedgerRow:
+    tv = {COLUMNS[line]: value for line, value in entry.tv.items()}
+    learned = judged == LEARNED
+    share = entry.shared.score_share
+    return LedgerRow(
+        w=entry.guidance,
+        denoiser=judged,
+        sampler=entry.sampler,
+        calls=entry.sampler.calls(entry.shared.target.num_dims),
+        num_samples=entry.num_samples,
+        closes=entry.closes,
+        total=tv["total"],
+        predicted_low=entry.predicted_total.low,
+        predicted_high=entry.predicted_total.high,
+        score_error=tv["score_error"] if learned else None,
+        discretisation_error=tv["discretisation_error"],
+        sampling_noise=tv["sampling_noise"],
+        sampling_noise_low=entry.noise.low,
+        sampling_noise_high=entry.noise.high,
+        expected_sampling_noise=entry.expected_noise,
+        guidance_effect=tv["guidance_effect"],
+        gap_to_tilted=tv.get("gap_to_tilted"),
+        discretisation_error_exact=tv["discretisation_error_exact"] if learned else None,
+        score_error_conditional=share.get("conditional"),
+        score_error_unconditional=share.get("unconditional"),
+    )
+
+
+def _lines(entry: Ledger, judged: str) -> list[LineRow]:
+    absent = () if judged == LEARNED else ("score error", "discretisation error, exact scores")
+    return [
+        LineRow(
+            w=entry.guidance,
+            denoiser=judged,
+            sampler=entry.sampler,
+            line=COLUMNS[line],
+            kl=entry.kl[line],
+            mean=entry.mean[line]["euclidean"],
+            covariance_frobenius=entry.covariance[line]["frobenius"],
+            covariance_spectral=entry.covariance[line]["spectral"],
+        )
+        for line in entry.tv
+        if line not in absent
+    ]
+
+
+def _states(shared: Any) -> list[StateRow]:
+    n = shared.target.num_tokens
+    return [
+        StateRow(shared.guidance, name_state(list(s.state), n), s.visits, s.kl_conditional, s.kl_unconditional)
+        for s in shared.states
+    ]
+
+
+def _blocks(
+    rows: Sequence[LedgerRow], lines: Sequence[LineRow], states: Sequence[StateRow], e: TableEvaluation
+) -> list[Block]:
+    values = ["closes", "total", "predicted_low", "predicted_high", "score_error", "discretisation_error"]
+    values += ["sampling_noise", "guidance_effect", "gap_to_tilted"]
+    note = "The first row of each w is of the report's own samples; the other rows draw samples of their own."
+    errors = ["score_error", "discretisation_error", "sampling_noise", "total"]
+    own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
+    views: list[View] = [Table(["w", "sampler"], values, note=note), own]
+    how: dict[str, Any] = {"group": "Error budget"}
+    moments = ["mean", "covariance_frobenius", "covariance_spectral", "kl"]
+    blocks = [
+        Block("ledger", rows, "The error budget", READING, views=views, logged=("total",), **how),
+        Block("ledger_lines", lines, "The budget in moments", views=[Table(["w", "sampler", "line"], moments)], **how),
+    ]
+    if states:
+        text = "Weighted by how often the exact chain visits them, the worst first."
+        table = Table(["w", "state"], ["visits", "kl_conditional", "kl_unconditional"])
+        blocks.append(Block("worst_states", states, "Where the network is most wrong", text, views=[table], **how))
+    return blocks
+
+
+def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
+    """Whether the budgets balance; why there is none, where there is none."""
+    if rows:
+        missed = [f"w = {row.w.label}, {row.sampler.label}" for row in rows if not row.closes]
+        if not missed:
+            return [f"All {len(rows)} error budgets balance: each sampled total lies in its predicted 99% interval."]
+        return [
+            f"{len(missed)} of {len(rows)} error budgets do not balance ({'; '.join(missed)}); one in a hundred is "
+            "expected not to."
+        ]
+    if e.follows is None:
+        return []
+    return [
+        f"There is no error budget: the distribution of {e.plan.sampler.label} on {e.num_tokens} values in "
+        f"{e.num_dims} dimensions is out of reach; sampler=first_hitting needs none."
+    ]

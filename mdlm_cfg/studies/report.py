@@ -1,0 +1,55 @@
+"""The default report of a table: five small studies, each of which can be asked for alone, and a paper's claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mdlm_cfg.studies.decay import DecayStudy
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS
+from mdlm_cfg.studies.findings import Findings, together
+from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.laws import Laws
+from mdlm_cfg.studies.ledger import LedgerStudy
+from mdlm_cfg.studies.paper.study import Paper
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Study, check
+from mdlm_cfg.studies.samplers import Samplers, is_small
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """The report of data given as a table.
+
+    Args:
+        paper: the name of a paper's experiment whose claims are compared with the distributions.
+    """
+
+    paper: str | None = None
+    name: ClassVar[str] = "report"
+    needs: ClassVar[Needs] = TABLE_NEEDS
+    rows: ClassVar[Mapping[str, type]] = {}
+
+    def studies(self, case: Case) -> list[Study]:
+        """What the report is made of; distributions of steps are left out where they take minutes."""
+        studies: list[Study] = [Laws()]
+        if self.paper is not None:
+            studies.append(Paper(self.paper))
+        studies += [GeometryStudy(), DecayStudy()]
+        if is_small(case.target.num_tokens, case.target.num_dims):
+            studies.append(Samplers())
+        return [*studies, LedgerStudy()]
+
+    def check(self, case: Case) -> None:
+        """Check every study."""
+        for study in self.studies(case):
+            check(study, case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The pieces of all studies; those that several share are made once."""
+        for study in self.studies(case):
+            yield from study.pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """The findings of all studies, one after the other."""
+        return together(case.plan, [study.findings(case, made) for study in self.studies(case)])

@@ -1,0 +1,164 @@
+"""study=samplers: the exact distance of every parallel sampler to the chain, at equal cost (theory, 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.steps import JUMPS
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.common import check_guided_class, guidance_key
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+
+BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
+STEPPED = (*JUMPS, EVENT_LEAPING)
+COST = 2.5  # of one strength and denoiser, beside the samples of one strength
+NOTHING = 1e-13
+
+
+@dataclass(frozen=True)
+class SamplerRow:
+    """How far a sampler ends from the chain in continuous time, exactly."""
+
+    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    method: str = col("method", "the sampler without its number of steps")
+    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    tv: float = col("TV to continuous time", "between the distributions after the steps and of the chain", unit="TV")
+
+
+@dataclass(frozen=True)
+class Samplers:
+    """The exact distance of every parallel sampler to the chain of the same denoiser in continuous time.
+
+    Args:
+        budgets: numbers of steps that are compared.
+    """
+
+    budgets: tuple[int, ...] = BUDGETS
+    needs: ClassVar[Needs] = TABLE_NEEDS
+    rows: ClassVar[Mapping[str, type]] = {"samplers": SamplerRow}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgets", tuple(self.budgets))
+        if not self.budgets or any(not isinstance(b, int) or b < 1 for b in self.budgets):
+            raise UserError(f"study.budgets = {list(self.budgets)} must be whole numbers of at least 1")
+
+    def check(self, case: Case) -> None:
+        """Refuse a class that cannot be guided to."""
+        check_guided_class(case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """One piece for each strength and denoiser."""
+        for guidance in case.plan.guidances:
+            for who in case.denoisers:
+                label = f"samplers at equal cost, {who} conditionals, w = {guidance.label}"
+                yield Piece(self._key(case, guidance, who), partial(self._distances, case, guidance, who), label, COST)
+
+    def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
+        labels = tuple(sampler.label for sampler in self.compared(case.plan))
+        return ("samplers", who, guidance_key(guidance, case.target.num_dims), labels, case.one_class)
+
+    def compared(self, plan: Plan) -> list[Sampler]:
+        """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.
+
+        Under a policy also event-leaping in that order: of these samplers it alone takes one.
+        """
+        schedule, policy = plan.sampler.schedule, plan.sampler.policy
+        samplers = [Sampler(name, budget, schedule) for name in STEPPED for budget in self.budgets]
+        if policy is not None:
+            samplers += [Sampler(EVENT_LEAPING, budget, schedule, policy=policy) for budget in self.budgets]
+        if not plan.sampler.exact_in_time and plan.sampler not in samplers:
+            samplers.append(plan.sampler)
+        return samplers
+
+    def _distances(self, case: Case, guidance: Guidance, who: str) -> list[float]:
+        denoiser, z = case.table(who) or case.denoisers[who], case.one_class
+        chains: dict[Guidance, FrozenChain] = {}
+        ends = {}
+        found = []
+        for sampler in self.compared(case.plan):
+            given = effective_guidance(guidance, sampler.policy)
+            if given not in chains:
+                chains[given] = freeze(denoiser, given, z)
+            if sampler.policy not in ends:
+                ends[sampler.policy] = terminal_law(denoiser, guidance, z, sampler.policy)
+            law = sampler.law(denoiser, guidance, z, chains[given])
+            found.append(total_variation(law, ends[sampler.policy]))
+        return found
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength, denoiser and sampler."""
+        num_dims = case.target.num_dims
+        rows = [
+            SamplerRow(g, who, sampler, method_of(sampler), sampler.calls(num_dims), tv)
+            for g in case.plan.guidances
+            for who in case.denoisers
+            for sampler, tv in zip(self.compared(case.plan), made[self._key(case, g, who)])
+        ]
+        curve = Curve(
+            x="calls",
+            y="tv",
+            by=["method", "denoiser"] if case.has_learned else ["method"],
+            caption="Exact total variation to continuous time against calls, one panel for each w.",
+            panels="w",
+            log_x=True,
+            log_y=any(row.tv > NOTHING for row in rows),
+            dashed={"denoiser": LEARNED},
+        )
+        text = (
+            "Every step freezes the state; each masked coordinate then jumps independently. The distance is that of "
+            "the distribution after all steps to the chain of the same denoiser in continuous time: discretisation error "
+            "alone, without samples."
+        )
+        views: list[View] = [
+            curve,
+            Table(["w", "denoiser", "method"], ["tv"], "calls", "Exact total variation, by calls."),
+        ]
+        block = Block("samplers", rows, "Samplers at equal cost", text, views=views, group="Samplers")
+        return Findings(case.plan, [block], verdict_of(rows))
+
+
+def verdict_of(rows: list[SamplerRow]) -> list[str]:
+    """Which method has the least discretisation error at the largest strength, where there is any."""
+    numbers = [row.w for row in rows if not row.w.is_schedule]
+    if not numbers:
+        return []
+    top = max(numbers, key=lambda guidance: guidance.constant)
+    own = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser and row.calls == 16]
+    if not own or max(row.tv for row in own) <= NOTHING:
+        return []
+    best, worst = min(own, key=lambda row: row.tv), max(own, key=lambda row: row.tv)
+    return [
+        f"At w = {top.label} and 16 calls, {best.method} has the least discretisation error ({best.tv:.4f}) and "
+        f"{worst.method} the largest ({worst.tv:.4f}).",
+    ]
+
+
+def method_of(sampler: Sampler) -> str:
+    """A sampler without its number of steps: its name, its policy, and a grid of its own."""
+    parts = [sampler.name]
+    if sampler.policy is not None:
+        parts.append(str(sampler.policy))
+    if sampler.events is not None:
+        parts.append(f"{sampler.events} per step")
+    elif not isinstance(sampler.steps, int) and sampler.steps is not None:
+        parts.append("own grid")
+    return ", ".join(parts)
+
+
+def is_small(num_tokens: int, num_dims: int) -> bool:
+    """Whether the distributions of steps are computed with every report."""
+    return kernel_entries(num_tokens, num_dims) <= MAX_KERNEL_ENTRIES

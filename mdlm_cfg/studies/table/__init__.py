@@ -1,1 +1,0 @@
-"""A distribution given as a table: every law exact."""
