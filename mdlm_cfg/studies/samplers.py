@@ -120,8 +120,8 @@ class Samplers:
         )
         text = (
             "Every step freezes the state; each masked coordinate then jumps independently. The distance is that of "
-            "the distribution after all steps to the chain of the same denoiser in continuous time: discretisation error "
-            "alone, without samples."
+            "the distribution after all steps to the chain of the same denoiser in continuous time: discretisation "
+            "error alone, without samples."
         )
         views: list[View] = [
             curve,
