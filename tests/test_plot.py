@@ -11,11 +11,11 @@ import torch
 from helpers import random_target
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, error_ledger, plot, terminal_law, tv_decay
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
 
 
 @pytest.fixture(autouse=True)

@@ -92,6 +92,7 @@ class MomentRow:
     w: Guidance = col("w", W, index=True)
     law: str = col("distribution", f"one of {', '.join(LAWS)}", index=True)
     mean: list[float] = col("mean", "of every coordinate, in units of the values")
+    covariance: list[list[float]] = col("covariance", "in units of the values squared")
     eigenvalues: list[float] = col("eigenvalues of the covariance", "descending, in units of the values squared")
     covariance_frobenius: float | None = col("difference (Frobenius)", "of the covariance, relative to the exact one")
     covariance_spectral: float | None = col("difference (spectral)", "of the covariance, relative to the exact one")
@@ -229,7 +230,9 @@ def _moments(e: TableEvaluation) -> Block:
             difference = result.covariance_difference(name) if name != "exact" else None
             norms = [None, None] if difference is None else [difference["frobenius"], difference["spectral"]]
             eigenvalues = [v if abs(v) > NOTHING else 0.0 for v in found.eigenvalues.flip(0).tolist()]
-            rows.append(MomentRow(result.guidance, name, found.mean.tolist(), eigenvalues, *norms))
+            rows.append(
+                MomentRow(result.guidance, name, found.mean.tolist(), found.covariance.tolist(), eigenvalues, *norms)
+            )
     values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
     note = "In units of the values. Differences are to the exact guided covariance, and relative to it."
     table = Table(["w", "law"], values, note=note)

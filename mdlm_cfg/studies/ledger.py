@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.ledger import LINES, Ledger, ledger_laws, ledger_of
+from mdlm_cfg.compare.by_state import StateError
+from mdlm_cfg.compare.ledger import LINES, Ledger, LedgerLaws, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
@@ -22,6 +23,7 @@ from mdlm_cfg.targets.table import TableMixture
 STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
 COLUMNS = {line: line.replace(", exact scores", " exact").replace(" ", "_").replace(",", "") for line in LINES}
 W = "guidance strength, or a schedule by its name"
+GROUP = "Error budget"
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
 distribution, L3 that of the evaluated denoiser, L2' and L3' the same after the sampler's steps, and L4 the samples. \
@@ -87,12 +89,27 @@ class StateRow:
 
 
 @dataclass(frozen=True)
+class VisitRow:
+    """The error of the network's conditionals at one number of unmasked coordinates."""
+
+    w: Guidance = col("w", W, index=True)
+    level: int = col("unmasked", "coordinates that are unmasked already", index=True)
+    kl_conditional: float = col("KL, class", "sum over states of visits times KL(exact || learned)", unit="nats")
+    kl_unconditional: float = col("KL, null", "the same of the null conditionals", unit="nats")
+
+
+@dataclass(frozen=True)
 class LedgerStudy:
     """The error budget of every strength, for the plan's sampler and the standard ones."""
 
     name: ClassVar[str] = "ledger"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"ledger": LedgerRow, "ledger_lines": LineRow, "worst_states": StateRow}
+    rows: ClassVar[Mapping[str, type]] = {
+        "ledger": LedgerRow,
+        "ledger_lines": LineRow,
+        "worst_states": StateRow,
+        "visited_kl": VisitRow,
+    }
 
     def check(self, case: Case) -> None:
         """Refuse a class that cannot be guided to."""
@@ -108,8 +125,8 @@ class LedgerStudy:
         entries = ledgers_of(case, e) if has_ledger(e) else []
         rows = [_row(entry, e.judged) for entry in entries]
         lines = [row for entry in entries for row in _lines(entry, e.judged)]
-        states = [row for shared in {id(x.shared): x.shared for x in entries}.values() for row in _states(shared)]
-        blocks = _blocks(rows, lines, states, e) if rows else []
+        shared = list({id(entry.shared): entry.shared for entry in entries}.values())
+        blocks = [*_blocks(rows, lines, e), *_error_blocks(shared)] if rows else []
         return Findings(case.plan, blocks, verdict_of(e, rows))
 
 
@@ -191,34 +208,42 @@ def _lines(entry: Ledger, judged: str) -> list[LineRow]:
     ]
 
 
-def _states(shared: Any) -> list[StateRow]:
-    n = shared.target.num_tokens
-    return [
-        StateRow(shared.guidance, name_state(list(s.state), n), s.visits, s.kl_conditional, s.kl_unconditional)
-        for s in shared.states
-    ]
-
-
-def _blocks(
-    rows: Sequence[LedgerRow], lines: Sequence[LineRow], states: Sequence[StateRow], e: TableEvaluation
-) -> list[Block]:
+def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluation) -> list[Block]:
     values = ["closes", "total", "predicted_low", "predicted_high", "score_error", "discretisation_error"]
     values += ["sampling_noise", "guidance_effect", "gap_to_tilted"]
     note = "The first row of each w is of the report's own samples; the other rows draw samples of their own."
     errors = ["score_error", "discretisation_error", "sampling_noise", "total"]
     own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
-    how: dict[str, Any] = {"group": "Error budget"}
-    moments = ["mean", "covariance_frobenius", "covariance_spectral", "kl"]
-    blocks = [
-        Block("ledger", rows, "The error budget", READING, views=views, logged=("total",), **how),
-        Block("ledger_lines", lines, "The budget in moments", views=[Table(["w", "sampler", "line"], moments)], **how),
+    moments = Table(["w", "sampler", "line"], ["mean", "covariance_frobenius", "covariance_spectral", "kl"])
+    return [
+        Block("ledger", rows, "The error budget", READING, views=views, logged=("total",), group=GROUP),
+        Block("ledger_lines", lines, "The budget in moments", views=[moments], group=GROUP),
     ]
-    if states:
-        text = "Weighted by how often the exact chain visits them, the worst first."
-        table = Table(["w", "state"], ["visits", "kl_conditional", "kl_unconditional"])
-        blocks.append(Block("worst_states", states, "Where the network is most wrong", text, views=[table], **how))
-    return blocks
+
+
+def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
+    """Where the network is wrong, by state and by level; nothing where nothing was learned."""
+    states = [
+        StateRow(x.guidance, name_state(list(s.state), x.target.num_tokens), *_errors(s))
+        for x in shared
+        for s in x.states
+    ]
+    visits = [VisitRow(x.guidance, level, *pair) for x in shared for level, pair in enumerate(x.visit_error)]
+    if not visits:
+        return []
+    text = "Weighted by how often the exact chain visits them, the worst first."
+    kls = ["kl_conditional", "kl_unconditional"]
+    listed = Table(["w", "state"], ["visits", *kls])
+    by_level = Curve("level", kls, caption="Error of the conditionals by level.", panels="w")
+    return [
+        Block("worst_states", states, "Where the network is most wrong", text, views=[listed], group=GROUP),
+        Block("visited_kl", visits, "Error of the conditionals by level", views=[by_level], group=GROUP),
+    ]
+
+
+def _errors(state: StateError) -> tuple[float, float, float]:
+    return state.visits, state.kl_conditional, state.kl_unconditional
 
 
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import TOY, run
 from helpers import random_target
+from mdlm_cfg.studies.table.study import Tables
 from rich.console import Console
 
 from mdlm_cfg import Guidance, TableMixture, error_ledger, stepped_law, terminal_law, tilted_law
@@ -21,7 +22,6 @@ from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.reports.paper_report import to_markdown
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.training.data import TableData

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from helpers import Inconsistent, random_target
 from matplotlib.figure import Figure
+from mdlm_cfg.reports.cells import LIKELIEST, cell_pictures
+from mdlm_cfg.reports.differences import draw_differences, draw_pairs
+from mdlm_cfg.reports.heatmaps import draw_laws
+from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
+from mdlm_cfg.studies.table.geometry import MAX_REGIONS
 from PIL import Image
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp
 from mdlm_cfg.reports import differences, heatmaps
-from mdlm_cfg.reports.cells import LIKELIEST, cell_pictures
 from mdlm_cfg.reports.curves import line_plot, lines_on
-from mdlm_cfg.reports.differences import draw_differences, draw_pairs
-from mdlm_cfg.reports.heatmaps import draw_laws
 from mdlm_cfg.reports.style import CYCLE, MARKERS, TITLES, new_figure, numbers_of, save_figure
 from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import TableEvaluation, evaluate_table
-from mdlm_cfg.studies.table.geometry import MAX_REGIONS
 
 
 def evaluated(n: int, d: int, value_names: Sequence[str] | None = None) -> TableEvaluation:

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 from markupsafe import escape
+from mdlm_cfg.reports.table_report import table_sections
+from mdlm_cfg.studies.table.distances import evaluate_table
+from mdlm_cfg.studies.table.overlap import overlap_of
+from mdlm_cfg.studies.table.study import Tables
 from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, evaluate
@@ -18,14 +22,10 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.curves import draw_nelbo, line_plot
 from mdlm_cfg.reports.images import mosaic, sample_grid
 from mdlm_cfg.reports.page import Picture, Section, render_page, write_page
-from mdlm_cfg.reports.table_report import table_sections
 from mdlm_cfg.reports.tables import Table, distance_table, format_number, print_table, write_csv, write_json
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import evaluate_table
-from mdlm_cfg.studies.table.overlap import overlap_of
-from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture

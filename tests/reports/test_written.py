@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import random_target
+from mdlm_cfg.studies.table.study import Tables, study_table
 from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
@@ -21,7 +22,6 @@ from mdlm_cfg.app.earlier import files_of, remove_earlier
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.study import Tables, study_table
 
 ROOT = Path(__file__).parent.parent.parent
 KINDS = ("rate", "normalized")

@@ -4,6 +4,9 @@ import json
 
 import pytest
 import torch
+from mdlm_cfg.studies.table.distances import evaluate_table, law_key
+from mdlm_cfg.studies.table.overlap import overlap_counts, overlap_of
+from mdlm_cfg.studies.table.study import study_table
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_covariance, total_variation
@@ -11,9 +14,6 @@ from mdlm_cfg.laws import terminal_law, tilted_law
 from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import evaluate_table, law_key
-from mdlm_cfg.studies.table.overlap import overlap_counts, overlap_of
-from mdlm_cfg.studies.table.study import study_table
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Blurred, bernoulli_mixture, random_target
+from mdlm_cfg.studies.table.study import Tables
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.benchmark.study import Benchmark
@@ -22,7 +23,6 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import random_target
+from mdlm_cfg.studies.table.distances import evaluate_table
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
@@ -16,7 +17,6 @@ from mdlm_cfg.studies.paper import normalized, schedules
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table.distances import evaluate_table
 from mdlm_cfg.targets import toys
 
 EARLY, LATE, NORMALIZED = "2507_08965_early", "2507_08965_late", "2507_08965_normalized"

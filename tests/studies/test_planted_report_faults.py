@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mdlm_cfg.studies.table import decay, distances, equal_cost, geometry, ledgers, study
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.laws import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.table import decay, distances, equal_cost, geometry, ledgers, study
 
 Plant = Callable[[pytest.MonkeyPatch, object], None]
 

@@ -14,20 +14,24 @@ from typing import Any, NamedTuple
 import oracle
 import pytest
 import torch
-from helpers import random_target
+from helpers import data_of, found_by, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, TableMixture, error_ledger, sample, stepped_law, terminal_law, tilted_law
+from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.by_state import score_error_by_state
-from mdlm_cfg.compare.decay import certain_states, log_still_masked, time_to_tv
+from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
 from mdlm_cfg.compare.geometry import limit_law, regions
 from mdlm_cfg.compare.ledger import LINES, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_divergence, sampled_tv
 from mdlm_cfg.laws import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies import report
+from mdlm_cfg.studies.ledger import COLUMNS
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table import equal_cost, study
+from mdlm_cfg.studies.report import TableReport
+from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.support.seeds import generator_for
 
 N, D, K, SEED, NUM = 3, 2, 3, 7, 300
@@ -113,8 +117,10 @@ def found(case: Case) -> dict[str, Any]:
         num_samples=NUM, seed=SEED, classes=(case.z,),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(equal_cost, "BUDGETS", (2, 3, 8))  # the others are as these, and take seconds
-        return study.study_table(target(), network() if case.judged == "learned" else None, plan).to_dict()
+        # other numbers of steps are as these, and take seconds
+        patch.setattr(report, "Samplers", functools.partial(Samplers, (2, 3, 8)))
+        learned = network() if case.judged == "learned" else None
+        return found_by(TableReport(), data_of(target()), learned, plan).to_dict()
 
 
 @functools.cache
@@ -179,9 +185,10 @@ def test_distances(case: Case) -> None:
             same(row.get(f"kl_exact_{name}"), expected, name)
         for name in ("exact", "learned"):
             same(row.get(f"noise_floor_{name}"), expected_sampling_tv(laws[name], NUM) if name in laws else None)
-        assert set(row["moments"]) == set(laws)
+        moments = {m["law"]: m for m in found(case)["moments"] if m["w"] == w}
+        assert set(moments) == set(laws)
         for name, p in laws.items():
-            same_moments(row["moments"][name], p)
+            same_moments(moments[name], p)
 
 
 def same_moments(moments: dict[str, Any], p: Tensor) -> None:
@@ -249,17 +256,30 @@ def test_ledger(case: Case) -> None:
         laws["L4"] = histogram(x, N)
         absent = ("score error", "discretisation error, exact scores") if case.judged == "exact" else ()
         lines = {line: pair for line, pair in LINES.items() if line not in absent}
-        same(own["tv"], {line: tv(laws[a], laws[b]) for line, (a, b) in lines.items()}, "tv")
-        same(own["kl"], {line: kl_divergence(laws[a], laws[b]) for line, (a, b) in lines.items()}, "kl")
-        same(own["sampling_noise"], vars(sampled_tv(laws["L3'"], x, generator=generator)), "noise")
+        for line, (a, b) in lines.items():
+            same(own[COLUMNS[line]], tv(laws[a], laws[b]), line)
+            same(line_of(case, own, line)["kl"], kl_divergence(laws[a], laws[b]), line)
+        noise = sampled_tv(laws["L3'"], x, generator=generator)
+        same([own["sampling_noise_low"], own["sampling_noise_high"]], [noise.low, noise.high], "noise")
         predicted = predicted_sample_tv(laws["L2"], laws["L3'"], NUM, generator=generator)
-        same(own["predicted_total"], vars(predicted), "predicted")
+        same([own["predicted_low"], own["predicted_high"]], [predicted.low, predicted.high], "predicted")
         same(own["expected_sampling_noise"], expected_sampling_tv(laws["L3'"], NUM))
         assert own["closes"] == (predicted.low <= tv(laws["L2"], laws["L4"]) <= predicted.high)
         if case.judged == "learned":
             states, by_level = score_error_by_state(target(), network(), Guidance(w, case.kind), z)
-            same(own["visited_kl_by_level"], by_level, "visits")
-            same(own["worst_states"], [vars(s) | {"state": list(s.state)} for s in states], "states")
+            kls = ("kl_conditional", "kl_unconditional")
+            levels = [row for row in found(case)["visited_kl"] if row["w"] == w]
+            same([[row[name] for name in kls] for row in levels], by_level, "visits")
+            listed = [row for row in found(case)["worst_states"] if row["w"] == w]
+            assert [row["state"] for row in listed] == [name_state(list(s.state), N) for s in states]
+            same([[row[name] for name in kls] for row in listed], [[getattr(s, n) for n in kls] for s in states])
+
+
+def line_of(case: Case, entry: dict[str, Any], line: str) -> dict[str, Any]:
+    """A line of a budget in other distances."""
+    keys = ("w", "sampler", "steps", "schedule")
+    rows = [r for r in found(case)["ledger_lines"] if all(r.get(k) == entry.get(k) for k in keys)]
+    return next(row for row in rows if row["line"] == COLUMNS[line])
 
 
 def ledger_laws_of(judged: str, kind: str, w: float, z: int, *way: Any) -> dict[str, Tensor]:
@@ -283,9 +303,14 @@ def test_ledger_of_the_standard_samplers(case: Case) -> None:
             num_samples=NUM, generator=generator,
         )  # fmt: skip
         absent = ("score error", "discretisation error, exact scores") if case.judged == "exact" else ()
-        same(entry["tv"], {line: value for line, value in expected.tv.items() if line not in absent}, "tv")
-        same(entry["covariance"], {k: v for k, v in expected.covariance.items() if k not in absent}, "covariance")
-        same(entry["predicted_total"], vars(expected.predicted_total))
+        for line, value in expected.tv.items():
+            if line not in absent:
+                same(entry[COLUMNS[line]], value, line)
+                norms = line_of(case, entry, line)
+                same(norms["covariance_frobenius"], expected.covariance[line]["frobenius"], line)
+                same(norms["covariance_spectral"], expected.covariance[line]["spectral"], line)
+        interval = expected.predicted_total
+        same([entry["predicted_low"], entry["predicted_high"]], [interval.low, interval.high])
         assert entry["closes"] == expected.closes and entry["kind"] == case.kind
     ways = {(entry["sampler"], str(entry["steps"])) for entry in found(case)["ledger"]}
     assert ways >= {("first_hitting", "None"), ("tau_leaping", "50"), ("event_leaping", "2")}
@@ -293,42 +318,37 @@ def test_ledger_of_the_standard_samplers(case: Case) -> None:
 
 @one_way
 def test_decay(case: Case) -> None:
-    decay, exact = found(case)["decay"], target().denoiser()
-    assert decay["kind"] == case.kind
-    for w, log_tv, time in zip(decay["w"], decay["log_tv"], decay["tau_at_tv_0.05"], strict=True):
-        same(log_tv, log_still_masked(exact, Guidance(w, case.kind), case.z, decay["tau"]).tolist(), f"w = {w}")
-        same(time, time_to_tv(exact, Guidance(w, case.kind), case.z, 0.05), f"w = {w}")
-    certain = certain_states(target(), case.z) if case.kind == "rate" else []
-    same(decay["certain_states"], [{"state": list(s.state), "probability": s.probability} for s in certain])
-    assert decay["double_exponential"] == (case.kind == "rate" and not certain)
-    if case.kind == "normalized":
-        assert "does not depend on w" in decay["statement"]
-        expected = [math.log(1 - (1 - math.exp(-tau)) ** D) for tau in decay["tau"]]  # theory, section 5
-        assert all(row == pytest.approx(expected, rel=1e-9) for row in decay["log_tv"])
-    else:
-        assert "double-exponentially" in decay["statement"] or "saturates" in decay["statement"]
-        assert ("saturates" in decay["statement"]) == bool(certain)
-        assert decay["log_tv"][0] != pytest.approx(decay["log_tv"][-1])
+    exact = target().denoiser()
+    rows = found(case)["decay"]
+    assert {row["kind"] for row in rows} == {case.kind} and len(rows) == 6
+    for row in rows:
+        guidance = Guidance(row["w"], case.kind)
+        same(row["tau_5"], time_to_tv(exact, guidance, case.z, 0.05), f"w = {row['w']}")
+        curve = [point for point in found(case)["decay_curves"] if point["w"] == row["w"]]
+        log_tv = log_still_masked(exact, guidance, case.z, [point["tau"] for point in curve]).tolist()
+        same([point["log_tv"] for point in curve], log_tv, f"w = {row['w']}")
+        if case.kind == "normalized":  # theory, section 5
+            expected = [math.log(1 - (1 - math.exp(-point["tau"])) ** D) for point in curve]
+            assert log_tv == pytest.approx(expected, rel=1e-9)
 
 
 @one_way
 def test_geometry(case: Case) -> None:
-    geometry = found(case)["geometry"]
+    rows = found(case)["geometry"]
     masks = {part.name: part.mask for part in regions(target(), case.z)}
     support = sum(mask.long() for mask in masks.values())
     assert torch.equal(support, (target().class_pmfs[case.z] > 0).long())  # a partition of the class's support
-    names = [head["name"] for head in geometry["regions"]]
-    assert sorted(names) == sorted(masks)
-    assert [head["num_states"] for head in geometry["regions"]] == [int(masks[name].sum()) for name in names]
+    assert {row["region"] for row in rows} == set(masks)
     whose = ["exact"] + (["learned"] if case.judged == "learned" else [])
-    expected = [(w, name) for name in whose for w in STRENGTHS] + [("inf", "exact")]
-    assert [(row["w"], row["law"]) for row in geometry["rows"]] == expected
-    for row in geometry["rows"]:
+    expected = {(w, name) for name in whose for w in STRENGTHS} | {("inf", "exact")}
+    assert {(row["w"], row["law"]) for row in rows} == expected and len(rows) == len(expected) * len(masks)
+    for row in rows:
         limit = row["w"] == "inf"
         p = limit_law(target(), case.z, case.kind) if limit else law(row["law"], case.kind, row["w"], case.z)
-        assert row["kind"] == case.kind
-        same(row["mass"], [float(p[masks[name]].sum()) for name in names], "mass")
-        same(row["mean_probability"], [float(p[masks[name]].mean()) for name in names], "mean probability")
+        mask = masks[row["region"]]
+        assert row["kind"] == case.kind and row["states"] == int(mask.sum())
+        same(row["mass"], float(p[mask].sum()), "mass")
+        same(row["mean_probability"], float(p[mask].mean()), "mean probability")
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
@@ -357,4 +377,4 @@ def test_the_figures_are_the_oracles(kind: str, judged: str) -> None:
         same(rows[0]["tv"], tv(p, own), sampler)
         if sampler == "tau_leaping":
             entry = next(e for e in report["ledger"] if e["w"] == w)
-            same(entry["tv"]["discretisation error"], tv(p, own), "ledger")
+            same(entry["discretisation_error"], tv(p, own), "ledger")

@@ -19,6 +19,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_target
+from mdlm_cfg.reports.table_report import strengths_sections, table_sections
+from mdlm_cfg.studies.table import decay, equal_cost, study
+from mdlm_cfg.studies.table.distances import evaluate_table
+from mdlm_cfg.studies.table.overlap import overlap_of
+from mdlm_cfg.studies.table.study import Tables
 from rich.console import Console
 from torch import Tensor
 
@@ -30,12 +35,7 @@ from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence
 from mdlm_cfg.laws import TabulatedDenoiser
-from mdlm_cfg.reports.table_report import strengths_sections, table_sections
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.table import decay, equal_cost, study
-from mdlm_cfg.studies.table.distances import evaluate_table
-from mdlm_cfg.studies.table.overlap import overlap_of
-from mdlm_cfg.studies.table.study import Tables
 from mdlm_cfg.support.seeds import generator_for
 
 N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
