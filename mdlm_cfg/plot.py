@@ -26,7 +26,7 @@ from mdlm_cfg.reports.render import drawing_of
 from mdlm_cfg.reports.style import RC
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.findings import Curve
-from mdlm_cfg.studies.laws import law_panels, row_of
+from mdlm_cfg.studies.laws import law_panels, row_of, side_by_side
 from mdlm_cfg.support.errors import UserError
 
 WRAP = 14  # letters of a line's name
@@ -52,8 +52,8 @@ def laws(
         UserError: no distributions, or distributions of several shapes.
     """
     if isinstance(found, TableEvaluation):
-        value_names = found.value_names
-        found = {f"w = {result.guidance.label}": result.laws for result in found.results}
+        view = side_by_side(found)
+        return _draw(Panels(view.panels, view.labels, value_names=view.value_names))
     rows = _by_row(found)
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     shapes = {tuple(law.shape) for row in rows.values() for law in row.values()}

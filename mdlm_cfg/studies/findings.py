@@ -268,6 +268,7 @@ class Findings:
         facts: plain values beside the tables, by name.
         arrays: for arrays.npz, by name.
         arrays_file: its name.
+        num_dims: D, for the strengths of schedules; `run` fills it in.
     """
 
     plan: Plan
@@ -276,6 +277,7 @@ class Findings:
     facts: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     arrays_file: str = "arrays.npz"
+    num_dims: int | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the main table, plain."""
@@ -298,7 +300,7 @@ class Findings:
         """What report.json holds: version, plan, facts, a table for each block, their columns, the verdict."""
         tables = {block.name: block.plain() for block in self.blocks if block.rows}
         columns = {block.name: block.columns() for block in self.blocks if block.rows}
-        head = {"version": REPORT_VERSION, "plan": self.plan.describe(), **self.facts}
+        head = {"version": REPORT_VERSION, "plan": self.plan.describe(self.num_dims), **self.facts}
         return to_plain({**head, **tables, "columns": columns, "verdict": list(self.verdict)})
 
 

@@ -153,11 +153,12 @@ def _spread_block(rows: Sequence[SpreadRow]) -> Block:
 
 
 def _overlap_block(rows: Sequence[OverlapRow]) -> list[Block]:
-    if len({row.num_overlapping for row in rows}) < 2:
+    if not rows:
         return []
     caption = "Mean probability per state of the class's support, by how many coordinates overlap with other classes."
     curve = Curve("num_overlapping", "mean_probability", ["law"], caption, panels="w")
-    return [Block("overlap", rows, "By the number of overlapping coordinates", views=[curve], group="Geometry")]
+    views: list[View] = [curve] if len({row.num_overlapping for row in rows}) > 1 else []
+    return [Block("overlap", rows, "By the number of overlapping coordinates", views=views, group="Geometry")]
 
 
 def overlap_of(e: TableEvaluation) -> list[OverlapRow]:

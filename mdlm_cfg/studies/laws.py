@@ -244,7 +244,7 @@ def _pictures(case: Case, e: TableEvaluation) -> Block:
     if len(shape) == 2:
         views = _cells(e, shape)
     else:
-        views = [_side_by_side(e), *([_differences(e)] if e.num_dims <= 2 else _pairs(e))]
+        views = [side_by_side(e), *([_differences(e)] if e.num_dims <= 2 else _pairs(e))]
     return Block("pictures", [], "Distributions side by side", views=views, group="Distributions")
 
 
@@ -289,7 +289,8 @@ def _heat_map(name: str, laws: Mapping[str, Tensor], outlines: Sequence[np.ndarr
     return Panel(title, plane_of(laws[name]), outlines=outlines)
 
 
-def _side_by_side(e: TableEvaluation) -> PanelGrid:
+def side_by_side(e: TableEvaluation) -> PanelGrid:
+    """Every distribution of every strength, with the support of the class outlined."""
     rows = {f"w = {result.guidance.label}": result.laws for result in e.results}
     if e.num_dims == 1:
         panels = law_panels(rows, e.law_names)

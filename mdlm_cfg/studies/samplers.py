@@ -63,9 +63,13 @@ class Samplers:
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
         for guidance in case.plan.guidances:
-            for who in case.denoisers:
+            for who in self._compared_denoisers(case):
                 label = f"samplers at equal cost, {who} conditionals, w = {guidance.label}"
                 yield Piece(self._key(case, guidance, who), partial(self._distances, case, guidance, who), label, COST)
+
+    def _compared_denoisers(self, case: Case) -> list[str]:
+        """Those that are small enough for the distribution of their own steps."""
+        return [who for who in case.denoisers if case.table(who) is not None]
 
     def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
         labels = tuple(sampler.label for sampler in self.compared(case.plan))
@@ -105,7 +109,7 @@ class Samplers:
         rows = [
             SamplerRow(g, who, sampler, method_of(sampler), sampler.calls(num_dims), tv)
             for g in case.plan.guidances
-            for who in case.denoisers
+            for who in self._compared_denoisers(case)
             for sampler, tv in zip(self.compared(case.plan), made[self._key(case, g, who)])
         ]
         curve = Curve(

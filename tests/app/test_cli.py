@@ -402,7 +402,7 @@ def test_errors_that_are_ours_keep_their_traceback(
 
     arguments = ("denoiser=exact", "data=toy_1d_overlap", "w=[0]", f"out={tmp_path / 'out'}")
     with monkeypatch.context() as patch:
-        patch.setattr("mdlm_cfg.studies.table.study.geometry_of", broken)
+        patch.setattr("mdlm_cfg.studies.laws.evaluation_of", broken)
         capsys.readouterr()
         assert run("eval", *arguments) == 1
     said = capsys.readouterr().err

@@ -12,8 +12,7 @@ import oracle
 import pytest
 import torch
 from commands import TOY, run
-from helpers import random_target
-from mdlm_cfg.studies.table.study import Tables
+from helpers import data_of, found_by, random_target
 from rich.console import Console
 
 from mdlm_cfg import Guidance, TableMixture, error_ledger, stepped_law, terminal_law, tilted_law
@@ -22,6 +21,7 @@ from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.reports.paper_report import to_markdown
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.training.data import TableData
@@ -171,21 +171,19 @@ def test_report_json_is_json(tmp_path: Path) -> None:
     out = tmp_path / "report"  # of the second class KL is infinite somewhere, and so is the limit's w
     assert run("eval", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "num_samples=20", f"out={out}") == 0
     report = json.loads((out / "report.json").read_text(), parse_constant=refuse_constant)
-    assert [row["w"] for row in report["geometry"]["rows"]][-1] == "inf"
+    assert report["geometry"][-1]["w"] == "inf"
 
 
 @pytest.mark.parametrize("sampler", [Sampler(), Sampler("tau_leaping", 4, "cosine")], ids=lambda s: s.label)
 def test_no_figure_depends_on_which_other_strengths_were_asked_for(sampler: Sampler) -> None:
-    from mdlm_cfg.studies.table.study import study_table as study
-
     target = toys.toy_1d_overlap()
     network = TableMixture(0.9 * target.class_pmfs + 0.1 / target.class_pmfs[0].numel(), target.class_weights)
 
     def at_2(strengths: list[float]) -> dict[str, Any]:
         asked = Plan(tuple(Guidance(w) for w in strengths), sampler, num_samples=100, classes=(1,))
-        report = study(target, network.denoiser(), asked).to_dict()
-        parts = {part: [row for row in report[part] if row["w"] == 2] for part in ("distances", "samplers", "ledger")}
-        parts["geometry"] = [row for row in report["geometry"]["rows"] if row["w"] == 2]
+        report = found_by(TableReport(), data_of(target), network.denoiser(), asked).to_dict()
+        names = ("distances", "samplers", "ledger", "geometry")
+        parts = {part: [row for row in report[part] if row["w"] == 2] for part in names}
         assert all(parts.values())
         return parts | {"decay": report["decay"]}
 
@@ -214,13 +212,13 @@ def too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, st
     """The report of a network that is wrong on purpose, and too large for its own exact law."""
     target = toys.toy_1d_overlap()
     wrong = TableMixture(target.class_pmfs.flip(0), target.class_weights.flip(0))  # takes one class for the other
-    monkeypatch.setattr("mdlm_cfg.studies.table.distances.LEARNED_LAW_ENTRIES", 10)
+    monkeypatch.setattr("mdlm_cfg.studies.protocol.LEARNED_LAW_ENTRIES", 10)
     data = TableData(target, "toy_1d_overlap")
     data.setup("fit")
     plan = Plan((Guidance(0), Guidance(2)), Sampler(), num_samples=2000, classes=(0,))
     with (tmp_path / "terminal.txt").open("w") as file:
         report = Report(tmp_path / "report", "Wrong", {"command": "x"}, {}, {}, Console(file=file, width=200))
-        evaluate(data, wrong.denoiser(), plan, report, Tables("1d_overlap"))
+        evaluate(data, wrong.denoiser(), plan, report, TableReport("1d_overlap"))
     return tmp_path / "report", (tmp_path / "terminal.txt").read_text()
 
 

@@ -15,8 +15,8 @@ from mdlm_cfg import Guidance, stepped_law, terminal_law
 from mdlm_cfg.compare.decay import tv_decay
 from mdlm_cfg.compare.ledger import ledger_laws
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.table.decay import STRENGTHS, TAUS
-from mdlm_cfg.studies.table.equal_cost import BUDGETS, STEPPED
+from mdlm_cfg.studies.decay import STRENGTHS, TAUS
+from mdlm_cfg.studies.samplers import BUDGETS, STEPPED
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.targets.toys import toy_1d_overlap, toy_2d_overlap
 from mdlm_cfg.training.runs import newest_run
@@ -157,10 +157,10 @@ def test_wandb_is_finished_after_a_failure(
 
 def test_what_a_killed_report_left_half_written_is_gone_and_nothing_else(tmp_path: Path) -> None:
     arguments = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", f"out={tmp_path}")
-    dead, alive = (f".laws.png.{process}{PART}" for process in (2**30, os.getppid()))
-    theirs = {"notes.part", ".hidden", ".notes.part", ".laws.png.12345.part", f".notes{PART}", alive}
+    dead, alive = (f".pictures.png.{process}{PART}" for process in (2**30, os.getppid()))
+    theirs = {"notes.part", ".hidden", ".notes.part", ".pictures.png.12345.part", f".notes{PART}", alive}
     for name in (dead, *theirs):
         (tmp_path / name).write_text("")
     assert run("eval", *arguments) == 0
     left = {path.name for path in tmp_path.iterdir()}
-    assert {"laws.png", "report.html"} | theirs <= left and dead not in left
+    assert {"pictures.png", "report.html"} | theirs <= left and dead not in left

@@ -63,7 +63,7 @@ def test_a_fault_among_jobs_is_not_hidden(
     def broken(*_: object) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr("mdlm_cfg.studies.table.study.geometry_of", broken)
+    monkeypatch.setattr("mdlm_cfg.studies.laws.evaluation_of", broken)
     jobs = ("-m", *EXACT[:3], "w=1,-2", f"runs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert run("eval", *jobs) == 1
     said = capsys.readouterr().err

@@ -25,7 +25,7 @@ from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sequences import Sequences
-from mdlm_cfg.studies.table.study import Tables
+from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
@@ -77,7 +77,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         data = KnownData(target, name, grid_shape, num_test=20)
         is_table = isinstance(target, TableMixture)
         plan = Plan(tuple(Guidance(w) for w in STRENGTHS), Sampler(), 2000 if is_table else 10, classes=(1,))
-        study, learned = (Tables(), network(target)) if is_table else (Sequences(compare=False), None)
+        study, learned = (TableReport(), network(target)) if is_table else (Sequences(compare=False), None)
         folder = tmp_path_factory.mktemp(name)
         report = Report(
             folder, name, {"command": "eval.py " + "x" * 200}, {"name": name}, {}, Console(file=io.StringIO())
@@ -277,7 +277,7 @@ def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path
     data = SimpleNamespace(target=target, name="x", num_classes=2, num_tokens=32, grid_shape=(1,))
     schedule = Guidance(linear_ramp(0.0, 2.0))
     report = Report(tmp_path, "x", {}, {}, {}, Console(file=io.StringIO()))
-    path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, Tables()).path
+    path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, TableReport()).path
     page = browser.new_page()
     page.goto(path.as_uri())
     slider = page.locator("input[type=range]")

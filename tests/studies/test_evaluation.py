@@ -4,17 +4,20 @@ import json
 
 import pytest
 import torch
-from mdlm_cfg.studies.table.distances import evaluate_table, law_key
-from mdlm_cfg.studies.table.overlap import overlap_counts, overlap_of
-from mdlm_cfg.studies.table.study import study_table
+from helpers import data_of, found_by
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_covariance, total_variation
 from mdlm_cfg.laws import terminal_law, tilted_law
 from mdlm_cfg.sampling import Sampler
+from mdlm_cfg.studies.evaluation import array_name, evaluate_table
+from mdlm_cfg.studies.findings import strength_key
+from mdlm_cfg.studies.geometry import overlap_counts, overlap_of
+from mdlm_cfg.studies.laws import arrays_of, row_of
 from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.progress import Pieces
+from mdlm_cfg.studies.report import TableReport
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.table import TableMixture
 
@@ -42,8 +45,8 @@ def test_the_laws_are_those_of_the_functions_they_name(kind):
     assert torch.equal(result.laws["tilted"], tilted_law(target, 3.0, 1))
     assert torch.equal(result.laws["exact"], terminal_law(target.denoiser(), guidance, 1))
     assert (result.laws["learned"] - terminal_law(denoiser, guidance, 1)).abs().max() < 1e-14
-    assert result.score_error == total_variation(result.laws["exact"], result.laws["learned"]) > 0.001
-    assert set(evaluation.laws()) == {"class"} | {
+    assert result.tv("exact", "learned") == total_variation(result.laws["exact"], result.laws["learned"]) > 0.001
+    assert set(arrays_of(evaluation)) == {"class"} | {
         f"{name}_w{w}" for w in (0, 3) for name in ("tilted", f"exact_{kind}", f"learned_{kind}", f"samples_{kind}")
     }
 
@@ -62,18 +65,18 @@ def test_without_guidance_nothing_moves_and_with_it_the_gap_opens_in_two_dimensi
 
 def test_exact_only_has_no_learned_law_and_samples_the_exact_one():
     evaluation = evaluate_table(toys.toy_2d_projection(), None, plan([2], num_samples=100_000))
-    row = evaluation.rows()[0]
-    assert not evaluation.has_learned and evaluation.results[0].score_error is None
-    assert not any("learned" in key for key in row)  # absent, and not null
-    assert row["tv_exact_samples"] == pytest.approx(row["noise_floor_exact"], rel=0.2)
+    row = row_of(evaluation.results[0])
+    assert not evaluation.has_learned and row.tv_exact_learned is None
+    assert row.tv_exact_samples == pytest.approx(row.noise_floor_exact, rel=0.2)
 
 
 def test_samples_follow_the_learned_law_and_not_the_exact_one():
     target = toys.toy_1d_overlap()
-    row = evaluate_table(target, imperfect(target, 0.2).denoiser(), plan([0], num_samples=50_000)).rows()[0]
-    assert row["tv_learned_samples"] < 2 * row["noise_floor_learned"]
-    assert row["tv_exact_samples"] > 5 * row["noise_floor_exact"]
-    assert row["tv_exact_samples_low"] <= row["tv_exact_samples"] <= row["tv_exact_samples_high"]
+    found = evaluate_table(target, imperfect(target, 0.2).denoiser(), plan([0], num_samples=50_000))
+    row = row_of(found.results[0])
+    assert row.tv_learned_samples < 2 * row.noise_floor_learned
+    assert row.tv_exact_samples > 5 * row.noise_floor_exact
+    assert row.tv_exact_samples_low <= row.tv_exact_samples <= row.tv_exact_samples_high
 
 
 def test_the_noise_floor_is_the_mean_distance_of_repeated_exact_samples():
@@ -109,42 +112,25 @@ def test_kl_is_infinite_where_support_is_missing_and_json_stays_valid():
     narrow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     weights = torch.tensor([0.5, 0.5])
     denoiser = TableMixture(narrow, weights).denoiser()
-    findings = study_table(TableMixture(pmfs, weights), denoiser, plan([0]))
-    assert findings.evaluation.results[0].kl("exact", "learned") == float("inf")
+    findings = found_by(TableReport(), data_of(TableMixture(pmfs, weights)), denoiser, plan([0]))
     read = json.loads(json.dumps(findings.to_dict(), allow_nan=False))
     assert read["distances"][0]["kl_exact_learned"] == "inf"
-    assert read["laws"] == list(findings.evaluation.laws())
+    assert read["laws"] == list(findings.arrays)
 
 
 def test_a_strength_does_not_depend_on_the_others():
     target = toys.toy_1d_overlap()
-    alone = evaluate_table(target, None, plan([2], seed=5)).rows()[0]
-    among = evaluate_table(target, None, plan([0, 2], seed=5)).rows()[1]
+    alone = row_of(evaluate_table(target, None, plan([2], seed=5)).results[0])
+    among = row_of(evaluate_table(target, None, plan([0, 2], seed=5)).results[1])
     assert alone == among
-    assert evaluate_table(target, None, plan([2], seed=6)).rows()[0] != alone
-
-
-@pytest.mark.parametrize("is_learned", [False, True])
-def test_every_piece_of_a_table_is_in_the_estimate_of_time(is_learned, monkeypatch):
-    made, lines, target = [], [], toys.toy_1d_overlap()
-    init = Pieces.__init__
-
-    def watched(self, costs, write):
-        made.append(list(costs))
-        init(self, costs, write)
-
-    monkeypatch.setattr(Pieces, "__init__", watched)
-    denoiser = imperfect(target, 0.1).denoiser() if is_learned else None
-    study_table(target, denoiser, plan([0, 2], num_samples=20), progress=lines.append)
-    assert [len(costs) for costs in made] == [len(lines)] and min(made[0]) > 0
-    assert "left" not in lines[0] and all("left" in line for line in lines[1:])
+    assert row_of(evaluate_table(target, None, plan([2], seed=6)).results[0]) != alone
 
 
 def test_a_stepped_sampler_and_progress():
     lines = []
     asked = plan([0, 2], sampler=Sampler("tau_leaping", 4))
     evaluation = evaluate_table(toys.toy_2d_overlap(), None, asked, lines.append)
-    assert len(lines) == 2 and "w = 2" in lines[1] and evaluation.plan is asked
+    assert len(lines) == 4 and "w = 2" in lines[-1] and evaluation.plan is asked
     head = evaluation.plan.describe()
     assert (head["sampler"], head["steps"], head["schedule"]) == ("tau_leaping", 4, "linear")
 
@@ -153,12 +139,11 @@ def test_mean_probability_by_overlap_is_the_five_dimensional_table():
     evaluation = evaluate_table(toys.toy_5d_hypercube(), None, plan([1, 2], 1))
     expected = {1: [4.938, 4.543, 4.030, 3.326, 2.277, 0.320], 2: [5.487, 4.755, 3.902, 2.886, 1.639, 0.017]}
     rows = [row for row in overlap_of(evaluation) if row.law == "exact"]
-    assert [row.w for row in rows] == [1, 2]
-    for row in rows:
-        assert list(row.mean_probability) == [0, 1, 2, 3, 4, 5]
-        values = [1000 * value for value in row.mean_probability.values()]
-        assert values == pytest.approx(expected[row.w], abs=5.1e-4)
-        assert sum(row.mass.values()) == pytest.approx(1)
+    for w, values in expected.items():
+        own = [row for row in rows if row.w == Guidance(w)]
+        assert [row.num_overlapping for row in own] == [0, 1, 2, 3, 4, 5]
+        assert [1000 * row.mean_probability for row in own] == pytest.approx(values, abs=5.1e-4)
+        assert sum(row.mass for row in own) == pytest.approx(1)
 
 
 def test_overlap_counts_coordinates_and_not_points():
@@ -169,10 +154,9 @@ def test_overlap_counts_coordinates_and_not_points():
 
 
 def test_law_keys():
-    assert law_key("class", Guidance(2.0)) == "class"
-    assert law_key("exact", Guidance(2.0)) == "exact_rate_w2"
-    assert law_key("learned", Guidance(0.5, "normalized")) == "learned_normalized_w0.5"
-    assert law_key("tilted", Guidance(-1.0)) == "tilted_w-1"
+    expected = {("exact", 2.0): "exact_rate_w2", ("learned", 0.5): "learned_rate_w0.5", ("tilted", -1.0): "tilted_w-1"}
+    for (name, w), key in expected.items():
+        assert array_name(name, Guidance(w), strength_key(Guidance(w))) == key
 
 
 def test_plain_types():
@@ -181,19 +165,19 @@ def test_plain_types():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"strengths": []}, "no guidance strength"),
-        ({"strengths": [1, 1.0]}, "w = 1 was given twice"),
-        ({"strengths": [-2]}, "w = -2"),
-        ({"z": 2}, "class 2 is out of range"),
-        ({"classes": (0, 1)}, "one class at a time"),
-        ({"num_samples": 0}, "num_samples = 0"),
-        ({"kind": "fast"}, "'fast'"),
+        {"strengths": []},
+        {"strengths": [1, 1.0]},
+        {"strengths": [-2]},
+        {"z": 2},
+        {"classes": (0, 1)},
+        {"num_samples": 0},
+        {"kind": "fast"},
     ],
 )
-def test_what_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_refused(changes):
+    with pytest.raises(UserError):
         evaluate_table(toys.toy_1d_overlap(), None, plan(**({"strengths": [1]} | changes)))
 
 
@@ -203,14 +187,13 @@ def test_a_denoiser_of_other_data_is_refused():
 
 
 def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
-    monkeypatch.setattr("mdlm_cfg.studies.table.distances.LEARNED_LAW_ENTRIES", 10)
+    monkeypatch.setattr("mdlm_cfg.studies.protocol.LEARNED_LAW_ENTRIES", 10)
     target = toys.toy_1d_overlap()
     wrong = TableMixture(target.class_pmfs.flip(0), target.class_weights)  # the other class's samples
-    findings = study_table(target, wrong.denoiser(), plan([0, 2], num_samples=5000))
-    read = findings.to_dict()
-    assert read["judged"] == "learned" and findings.evaluation.follows is None
+    read = found_by(TableReport(), data_of(target), wrong.denoiser(), plan([0, 2], num_samples=5000)).to_dict()
+    assert read["judged"] == "learned"
     for row in read["distances"]:
         assert row["tv_exact_samples"] > 0.5 > 10 * row["noise_floor_exact"]
-        assert not any("learned" in name for name in row)  # absent, and not null
-    assert read["ledger"] == [] and {row["denoiser"] for row in read["samplers"]} == {"exact"}
+        assert all(value is None for name, value in row.items() if "learned" in name)
+    assert "ledger" not in read and {row["denoiser"] for row in read["samplers"]} == {"exact"}
     assert "too large" in " ".join(read["verdict"]) and not any("learned" in name for name in read["laws"])

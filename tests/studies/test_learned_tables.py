@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from helpers import Inconsistent
-from mdlm_cfg.studies.table.distances import table_of
 
 from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.laws import tabulated
+from mdlm_cfg.studies.preconditions import table_of
 from mdlm_cfg.support import progress
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from helpers import random_target
-from mdlm_cfg.studies.table.distances import evaluate_table
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.reports.paper_report import paper_sections
+from mdlm_cfg.studies.evaluation import evaluate_table
 from mdlm_cfg.studies.paper import normalized, schedules
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
