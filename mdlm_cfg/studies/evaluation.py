@@ -29,6 +29,7 @@ from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key, law
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Needs, Piece
 from mdlm_cfg.support.progress import silent
+from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.table import TableMixture
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
@@ -175,41 +176,13 @@ def evaluate_table(
         UserError: an unknown class, a denoiser of another space than the target's, or more partial states than memory
             holds.
     """
-    case = Case.of(TableData(target), denoiser, plan)
+    case = Case.of(KnownData(target, "table"), denoiser, plan)
     TABLE_NEEDS.check("laws", case)
     check_guided_class(case)
     for piece in evaluation_pieces(case):
         progress(piece.label)
         case.made[piece.key] = piece.make()
     return evaluation_of(case)
-
-
-@dataclass(frozen=True)
-class TableData:
-    """A table as data of a case."""
-
-    target: TableMixture
-    name: str = "table"
-
-    @property
-    def num_tokens(self) -> int:
-        """N."""
-        return self.target.num_tokens
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.target.num_classes
-
-    @property
-    def grid_shape(self) -> tuple[int, ...]:
-        """All coordinates in one line."""
-        return (self.target.num_dims,)
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        """Of the target, if it has any."""
-        return self.target.class_names
 
 
 def evaluation_pieces(case: Case) -> Iterable[Piece]:

@@ -130,16 +130,8 @@ class Case:
         return {who: self.table(who) or denoiser for who, denoiser in self.denoisers.items()}
 
 
-<<<<<<< HEAD
-def _check_space(data: Data, denoiser: Denoiser) -> None:
-    dims = 1
-    for side in data.grid_shape:
-        dims *= side
-    ours = (data.num_tokens, dims, data.num_classes)
-=======
 def _check_space(data: Any, denoiser: Denoiser) -> None:
     ours = (data.num_tokens, _dims(data), data.num_classes)
->>>>>>> b076717 (Tests of the table's report read declared blocks; claims tested three times are tested once)
     theirs = (denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes)
     if ours != theirs:
         raise UserError(
@@ -207,16 +199,8 @@ class Needs:
         plan.check_dims(next(iter(case.denoisers.values())).num_dims if case.denoisers else _dims(data))
 
 
-<<<<<<< HEAD
-def _dims(data: Data) -> int:
-    dims = 1
-    for side in data.grid_shape:
-        dims *= side
-    return dims
-=======
 def _dims(data: Any) -> int:
     return math.prod(data.grid_shape)
->>>>>>> b076717 (Tests of the table's report read declared blocks; claims tested three times are tested once)
 
 
 class Study(Protocol):

@@ -24,8 +24,8 @@ from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp, terminal_law,
 from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.report import TableReport
+from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
