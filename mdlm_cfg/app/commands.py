@@ -39,6 +39,7 @@ from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -91,12 +92,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
-    if config["evaluate"] and not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config["paper"])):
-        print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
-        config |= {"evaluate": False}
-    study = None
-    if config["evaluate"]:
-        study = checked_study(data, plan, config["paper"], asked, config["classifier"], NetDenoiser(module.net))
+    study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, asked)
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config["trainer"], before)
     steps = 0 if before is None else check_resume(before, module.hparams)
@@ -125,6 +121,18 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     if before is not None:
         finish_the_same(run_folder_of(before), config)
     return _outcome(written, numbers, module.val_nelbo)
+
+
+def _study_after_training(
+    config: dict[str, Any], overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
+) -> Any:
+    """The study that follows training, checked; None where there is none, which is said unless it was asked for."""
+    if not config["evaluate"]:
+        return None
+    if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config["paper"])):
+        print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
+        return None
+    return checked_study(data, plan, config["paper"], asked, config["classifier"], denoiser)
 
 
 def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
