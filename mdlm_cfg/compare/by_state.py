@@ -97,4 +97,4 @@ def score_error_by_state(
 def _masked_kl(log_p: Tensor, log_q: Tensor, masked: Tensor) -> Tensor:
     """sum over masked coordinates of KL(p_i || q_i), (B,)."""
     difference = torch.where(masked[..., None] & (log_p > -torch.inf), log_p - log_q, 0.0)
-    return (log_p.exp() * difference).sum(dim=(1, 2))
+    return (log_p.exp() * difference).sum(dim=(1, 2)).clamp(min=0)  # rounding alone may be below 0

@@ -21,9 +21,9 @@ from mdlm_cfg.studies.table.geometry import Geometry, GeometryRow
 from mdlm_cfg.studies.table.ledgers import LEARNED_LINES
 from mdlm_cfg.studies.table.study import TableFindings
 
-CERTAIN = (
-    "(A partial state x_U is certain of its class where the class no longer changes what is to come: p(. | x_U, z) = "
-    "p(. | x_U).)"
+NEUTRAL = (
+    "(A partial state x_U is neutral where p(. | x_U, z) = p(. | x_U) for every masked coordinate: its exit rate is "
+    "the same for every w.)"
 )
 TAU = (
     "tau is the clock on which every masked coordinate is unmasked at rate 1 when nothing guides; TV to the terminal "
@@ -108,7 +108,7 @@ def decay_section(decay: Decay, path: Path) -> Section:
         f"{float(decay.taus[-1]):g}."
     )
     text = (
-        f"{decay.statement} {CERTAIN}\n\nGuidance of the kind “{decay.kind}”. The slope of ln(-ln TV) against w at "
+        f"{decay.statement} {NEUTRAL}\n\nGuidance of the kind “{decay.kind}”. The slope of ln(-ln TV) against w at "
         f"tau = {decay.fit_tau:g} is {decay.fit_slope[0]:.3f} over the smaller half of the strengths and "
         f"{decay.fit_slope[1]:.3f} over the larger. {TAU}"
     )

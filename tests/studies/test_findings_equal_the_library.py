@@ -168,7 +168,7 @@ def test_decay(found, kind, z, target):
             closed = (-((1 - (-times).exp()) ** 2)).log1p()
             assert (torch.tensor(log_tv, dtype=torch.float64) - closed).abs().max() < 1e-10
     assert ("does not depend on w" in decay["statement"]) == (kind == "normalized")
-    assert decay["double_exponential"] is (kind == "rate" and not decay["certain_states"])
+    assert decay["double_exponential"] is (kind == "rate" and not decay["neutral_states"])
 
 
 def test_geometry(found, kind, z, target):

@@ -15,7 +15,7 @@ from mdlm_cfg.targets.table import TableMixture
 MAX_STATES = 20_000  # partial states up to which the decay is computed
 STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 TAUS = torch.logspace(-2, 1, 31, dtype=torch.float64)
-MOST_CERTAIN = 20  # states that are listed
+MOST_NEUTRAL = 20  # states that are listed
 
 
 def own_kinds(plan: Plan) -> list[Kind]:
@@ -47,5 +47,6 @@ def decay_dict(decay: Decay) -> dict[str, Any]:
         "fit_tau": decay.fit_tau,
         "fit_slope": list(decay.fit_slope),
         "tau_at_tv_0.05": decay.time_to_5_percent,
-        "certain_states": [vars(state) for state in decay.certain[:MOST_CERTAIN]],
+        "growth": decay.growth,
+        "neutral_states": [vars(state) for state in decay.neutral[:MOST_NEUTRAL]],
     }
