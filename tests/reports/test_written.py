@@ -122,7 +122,7 @@ def test_page_csv_and_laws_say_the_same(kind: str, tmp_path: Path) -> None:
     for entry in found["ledger"]:
         assert f"<td>{entry['tv']['total']:.4f}</td>" in page
     assert found["decay"]["statement"].split(":")[0] in page
-    assert "2 steps on a grid" in page and f"“{kind}”" in page
+    assert "2 steps on the grid" in page and f"“{kind}”" in page
     for sentence in found["verdict"]:
         assert sentence.replace("'", "&#39;") in page
 
