@@ -108,7 +108,7 @@ def build_loggers(
         if is_wandb:
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
-            if kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
+            if job_type == "train" and kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
                 filled["id"] = earlier
             keep_wandb_files_in(folder)
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
