@@ -108,7 +108,7 @@ def build_loggers(
         if is_wandb:
             about = {"run": run, "version": stamp()["version"], **config}
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
-            if kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
+            if job_type == "train" and kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
                 filled["id"] = earlier
             keep_wandb_files_in(folder)
         loggers.append(make(settings, "logger", (), names_in(settings), **filled))
@@ -148,8 +148,8 @@ def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:
     return "SLURM_NTASKS" in environment and not is_task and "TORCHELASTIC_RUN_ID" not in environment
 
 
-def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError for a device on which nothing here can be right, or a strategy that the optimizer can not do.
+def check_trainer(settings: Mapping[str, Any] | None) -> None:
+    """Raise UserError for a device on which nothing here can be right.
 
     So do numbers that Lightning would only trip over, or take for another, when training has begun.
     """
@@ -167,9 +167,6 @@ def check_trainer(settings: Mapping[str, Any] | None, optimizer: Mapping[str, An
         raise UserError(f"trainer.accelerator={accelerator} is not supported: give auto, cpu or gpu")
     if accelerator == "mps":
         raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
-    strategy, name = settings.get("strategy"), str((optimizer or {}).get(TARGET))
-    if isinstance(strategy, Mapping) and str(strategy.get(TARGET)).endswith(".FullySharded") and "Muon" in name:
-        raise UserError(f"trainer=fsdp shares out the matrices that {name} needs whole: give optimizer=adamw")
 
 
 def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:

@@ -87,7 +87,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     """
     config = with_absolute_paths(for_own_targets(config, overrides))
     plan, asked = plan_of(config), build_study(config["study"], config["study"])
-    check_trainer(config["trainer"], config["optimizer"])
+    check_trainer(config["trainer"])
     start(config)
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)

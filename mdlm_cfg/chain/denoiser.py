@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
-from mdlm_cfg.chain.reductions import unrolled_logsumexp, unrolled_sum
+from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.support.errors import UserError
 
 CPU = torch.device("cpu")
-TOLERANCE = 1e-2  # how far from 1 a row of probabilities may sum: what bfloat16 leaves, and no wrong contract does
+HALF_TYPES = (torch.float16, torch.bfloat16)
+TOLERANCE = 1e-6  # how far from 1 a row of probabilities may sum: more than float32 rounding leaves
+ROUNDING = 1e-14  # what a row may be off that is normalised in float64 already: it is left as it is, to the last bit
+HALF_TOLERANCE = 1e-2  # the same of types with half as many digits
 
 
 @runtime_checkable
@@ -65,12 +68,42 @@ class FunctionDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `Denoiser`."""
+        check_asked(self, tokens, classes)
         return self.function(tokens, classes)
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
     """The denoiser's device; the CPU for one that does not say."""
     return getattr(denoiser, "device", CPU)
+
+
+def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:
+    """Raise UserError unless a denoiser can be asked: tokens are 0..N with N the mask, and labels 0..K.
+
+    On an accelerator inside `checked_at_the_end` it is raised there, so that no call waits for the device.
+
+    Args:
+        tokens: int64 (B, D). classes: int64 (B,), or None.
+    """
+    n, k = denoiser.num_tokens, denoiser.num_classes
+    if tokens.ndim != 2 or tokens.shape[1] != denoiser.num_dims:
+        raise UserError(
+            f"the denoiser is asked for tokens of shape {tuple(tokens.shape)}, and must be for (B, {denoiser.num_dims})"
+        )
+
+    def explain_token(row: int, state: Tensor) -> str:
+        i = int(((state < 0) | (state > n)).int().argmax())
+        return (
+            f"the denoiser is asked for token {int(state[i])} at coordinate {i + 1} of row {row}: tokens are "
+            f"0..{n - 1}, and the mask {n}"
+        )
+
+    def explain_label(row: int, label: Tensor) -> str:
+        return f"the denoiser is asked for class {int(label)} in row {row}: classes are 0..{k - 1}, and no class {k}"
+
+    raise_where((tokens < 0) | (tokens > n), explain_token, tokens)
+    if classes is not None:
+        raise_where((classes < 0) | (classes > k), explain_label, classes)
 
 
 def check_class(target_class: int | None, num_classes: int) -> None:
@@ -83,6 +116,9 @@ def check_class(target_class: int | None, num_classes: int) -> None:
 
 def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
     """What a denoiser answers, held to its contract: float64 (B, D, N), no gradient.
+
+    The rows of masked coordinates may sum to 1 within 1e-6, or 1e-2 of an answer in float16 or bfloat16, and are
+    always normalised again: their logarithms then sum to 0 to float64 rounding, whatever the answer's type.
 
     NaN and infinity end here, and so does everything that would be silently wrong further down: probabilities in place
     of logarithms, a row for the mask, transposed rows, rows that do not sum to 1.
@@ -107,24 +143,26 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
             "log-probabilities of the values 0..N-1 for every coordinate, and none of the mask"
         )
     log_probs = answer.to(torch.float64)
-    _check_rows(log_probs, tokens, classes, denoiser)
-    if answer.dtype != torch.float64:  # a float32 row sums to 1 to 1e-7, and guidance raises it to the power w
-        log_probs = log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None]
-    return log_probs
-
-
-def _check_rows(log_probs: Tensor, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
-    mask_id = denoiser.num_tokens
     totals = unrolled_sum(log_probs.exp(), dim=-1)
-    wrong = ~((totals - 1).abs() <= TOLERANCE) & (tokens == mask_id)
+    tolerance = HALF_TOLERANCE if answer.dtype in HALF_TYPES else TOLERANCE
+    _check_rows(totals, tolerance, tokens, classes, denoiser)
+    # whatever the type: what is left would grow with D in a likelihood, and with w in a guided rate
+    done = (tokens != denoiser.num_tokens) | ((totals - 1).abs() <= ROUNDING)
+    return log_probs - totals.log().masked_fill(done, 0.0)[..., None]
+
+
+def _check_rows(totals: Tensor, tolerance: float, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
+    mask_id = denoiser.num_tokens
+    wrong = ~((totals - 1).abs() <= tolerance) & (tokens == mask_id)
 
     def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor, k: Tensor) -> str:
         i = int(wrong.int().argmax())
         under = name_class(None if int(k) == denoiser.num_classes else int(k))
-        found = "NaN" if bool(totals[i].isnan()) else f"probabilities that sum to {float(totals[i]):.6g}"
+        found = "NaN" if bool(totals[i].isnan()) else f"probabilities that sum to {float(totals[i]):.9g}"
         return (
             f"the denoiser answers {found} for coordinate {i + 1} of the partial state "
-            f"{name_state(state.tolist(), mask_id)} under {under}: it must give normalised log-probabilities"
+            f"{name_state(state.tolist(), mask_id)} under {under}: it must give normalised log-probabilities, "
+            f"which sum to 1 within {tolerance:g}"
         )
 
     raise_where(wrong, explain, wrong, totals, tokens, classes)

@@ -80,12 +80,14 @@ class Kind(ByValue, ABC):
         """
 
     @abstractmethod
-    def decay_statement(self, num_dims: int, certain: str | None) -> str:
+    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
         """In one sentence, how TV to the terminal law decays in w (theory, section 5).
 
         Args:
             num_dims: D.
-            certain: which reachable partial states are certain of their class; None where there are none.
+            growth: how -ln TV grows as w does, by the exit rates and by how often neutral states are visited:
+                "exponential", "linear" or "bounded".
+            neutral: says which reachable partial states are neutral; empty where there are none.
         """
 
     @property
@@ -116,14 +118,19 @@ class Rate(Kind):
         """The best of all coordinates: the fastest event outruns every other."""
         return best.amax(dim=1, keepdim=True).expand_as(best)
 
-    def decay_statement(self, num_dims: int, certain: str | None) -> str:
-        """Double-exponential, unless a state that is certain of its class holds the rest up."""
-        if certain is None:
+    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
+        """Double-exponential, unless the chain visits neutral states, whose exit rates do not depend on w."""
+        if growth == "exponential":
             return (
-                "TV decays double-exponentially in w: no reachable partial state is certain of its class, so every "
-                "exit rate grows exponentially."
+                "TV decays double-exponentially in w: no reachable partial state is neutral, so every exit rate grows "
+                "exponentially."
             )
-        return f"The decay saturates: {certain}."
+        if growth == "linear":
+            return (
+                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits them falls "
+                "exponentially in w."
+            )
+        return f"The decay saturates: {neutral}, and the chain visits them at every w."
 
 
 class Normalized(Kind):
@@ -144,7 +151,7 @@ class Normalized(Kind):
         """Every coordinate's own: each has its turn whatever the others do."""
         return best
 
-    def decay_statement(self, num_dims: int, certain: str | None) -> str:
+    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
         """TV = 1 - (1 - exp(-tau))^D whatever w is."""
         power = "" if num_dims == 1 else f"^{num_dims}"
         return (

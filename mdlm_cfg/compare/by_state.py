@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
@@ -30,6 +30,7 @@ class SplitDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         if classes is None:
             return self.unconditional(tokens, None)
         return by_label(tokens, classes, self.num_classes + 1, self._of_label)
@@ -97,4 +98,4 @@ def score_error_by_state(
 def _masked_kl(log_p: Tensor, log_q: Tensor, masked: Tensor) -> Tensor:
     """sum over masked coordinates of KL(p_i || q_i), (B,)."""
     difference = torch.where(masked[..., None] & (log_p > -torch.inf), log_p - log_q, 0.0)
-    return (log_p.exp() * difference).sum(dim=(1, 2))
+    return (log_p.exp() * difference).sum(dim=(1, 2)).clamp(min=0)  # rounding alone may be below 0

@@ -18,6 +18,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.compare.geometry import limit_visits
 from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import LevelRates, level_rates, refuse_lost, start
 from mdlm_cfg.laws.survival import log_survival
@@ -25,7 +26,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
-SAME = 1e-9  # conditionals closer than this are the same: the class is certain
+SAME = 1e-12  # conditionals with a log-ratio below this are equal: what rounding leaves of one
 NODES = 12  # of the contour, a time
 BRACKETS = 25  # factors of 1e-12 by which a time may lie below its bound
 
@@ -115,36 +116,53 @@ def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None,
 
 
 @dataclass(frozen=True)
-class Certain:
-    """A reachable partial state in which the class is already certain: Z_i = 1 for every w.
+class NeutralState:
+    """A reachable partial state whose masked coordinates say nothing more about the class: Z_i = 1 for every w.
 
     Attributes:
         state: tokens (D,), N being the mask.
         probability: p(x_U | z), that the unguided chain passes through it.
+        limit: the probability that the chain passes through it in the limit of infinite w.
     """
 
     state: tuple[int, ...]
     probability: float
+    limit: float
 
 
-def certain_states(target: TableMixture, target_class: int) -> list[Certain]:
-    """The reachable partial states whose masked coordinates guidance cannot speed up, most probable first.
+def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> list[NeutralState]:
+    """The reachable partial states with masks whose exit rate guidance does not change, most probable first.
 
-    There p(. | x_U) = p(. | x_U, z) for every masked coordinate, so Z_i = 1 whatever w is. If there is one, -ln TV
-    stops growing exponentially in w; if there is none, the decay of TV is double-exponential in w (theory, section 5).
+    There p(. | x_U) = p(. | x_U, z) for every masked coordinate (to a share of `SAME`, with the same support), so that
+    Z_i = 1 for every w. The class need not be certain: where all classes are equal every state is neutral.
+
+    Args:
+        kind: whose chain `NeutralState.limit` is of.
     """
     denoiser = target.denoiser()
     lattice = start(denoiser, target_class)
+    probabilities = lattice.marginals(target.class_pmf(target_class))
     found = []
-    for level in range(lattice.num_dims):
-        tokens = lattice.tokens(level)
-        visited = lattice.marginals(target.class_pmf(target_class))[level].flatten()
-        tokens, visited = tokens[visited > 0], visited[visited > 0]
+    for level, limit in enumerate(limit_visits(target, target_class, kind)[:-1]):
+        reachable = probabilities[level].flatten() > 0
+        tokens = lattice.tokens(level)[reachable]
         classes = torch.full((len(tokens),), target_class)
-        cond, uncond = denoiser(tokens, classes).exp(), denoiser(tokens, None).exp()
-        certain = (cond - uncond).abs().amax(dim=(1, 2)) < SAME
-        found += [Certain(tuple(t), p) for t, p in zip(tokens[certain].tolist(), visited[certain].tolist())]
-    return sorted(found, key=lambda c: -c.probability)
+        cond, uncond = denoiser(tokens, classes), denoiser(tokens, None)
+        neutral = ((cond == uncond) | ((cond - uncond).abs() < SAME)).all(dim=2).all(dim=1)
+        columns = tokens, probabilities[level].flatten()[reachable], limit.flatten()[reachable]
+        found += [NeutralState(tuple(t), p, q) for t, p, q in zip(*(column[neutral].tolist() for column in columns))]
+    return sorted(found, key=lambda one: -one.probability)
+
+
+def growth_in_w(neutral: Sequence[NeutralState]) -> str:
+    """How -ln TV of a chain whose rates are rho grows with w: "exponential", "linear" or "bounded" (theory, section 5).
+
+    Exponentially without neutral states, for then every exit rate does. Where the chain visits neutral states in the
+    limit of infinite w it is bounded. Else their visit probability falls exponentially in w, and -ln TV grows linearly.
+    """
+    if not neutral:
+        return "exponential"
+    return "bounded" if any(one.limit > 0 for one in neutral) else "linear"
 
 
 @dataclass(frozen=True)
@@ -153,9 +171,9 @@ class Decay:
 
     Attributes:
         kind: of guidance. strengths: w, (W,). taus: clock times, (T,). log_tv: ln TV, (W, T).
-        certain: the states at which the decay saturates; empty where there are none, or w does not guide time.
+        neutral: the reachable neutral states; empty where there are none, or w does not guide time.
         fit_tau: the clock time of the fit. fit_slope: d ln(-ln TV) / dw there, over each half of the strengths: a
-            double-exponential decay keeps its slope, a saturated one loses it.
+            double-exponential decay keeps its slope, any other one loses it.
         time_to_5_percent: tau at which TV = 0.05, (W,).
     """
 
@@ -163,7 +181,7 @@ class Decay:
     strengths: list[float]
     taus: Tensor
     log_tv: Tensor
-    certain: list[Certain]
+    neutral: list[NeutralState]
     fit_tau: float
     fit_slope: tuple[float, float]
     time_to_5_percent: list[float]
@@ -171,22 +189,30 @@ class Decay:
     num_tokens: int
 
     @property
+    def growth(self) -> str:
+        """How -ln TV grows with w: see `growth_in_w`; "bounded" where w does not guide time."""
+        return growth_in_w(self.neutral) if self.kind.guides_time else "bounded"
+
+    @property
     def double_exponential(self) -> bool:
         """Whether -ln TV keeps growing exponentially in w."""
-        return self.kind.guides_time and not self.certain
+        return self.growth == "exponential"
 
     @property
     def statement(self) -> str:
-        """What kind of decay it is, in one sentence."""
-        found = None
-        if self.certain:
-            likeliest = self.certain[0]
-            found = (
-                f"in {len(self.certain)} reachable partial states the class is already certain, guidance cannot speed "
-                f"up the rest; the likeliest is {name_state(list(likeliest.state), self.num_tokens)}, p(x_U | z) = "
-                f"{likeliest.probability:.3g}"
-            )
-        return self.kind.decay_statement(self.num_dims, found)
+        """How TV decays in w, in one sentence."""
+        return self.kind.decay_statement(self.num_dims, self.growth, self._neutral_in_words())
+
+    def _neutral_in_words(self) -> str:
+        if not self.neutral:
+            return ""
+        one, count = self.neutral[0], len(self.neutral)
+        what = "1 reachable partial state is neutral" if count == 1 else f"{count} reachable partial states are neutral"
+        return (
+            f"{what} (the masked coordinates have the same conditionals with and without the class, to a relative "
+            f"{SAME:g}), {'the' if count == 1 else 'the most probable'} one being "
+            f"{name_state(list(one.state), self.num_tokens)} with p(x_U | z) = {one.probability:.3g}"
+        )
 
 
 def tv_decay(
@@ -222,9 +248,9 @@ def tv_decay(
     slopes = [
         _slope(strengths[part], [math.log(-v) for v in at_fit[part]]) for part in (slice(half), slice(-half, None))
     ]
-    certain = certain_states(target, target_class) if kind.guides_time else []
+    neutral = neutral_states(target, target_class, kind) if kind.guides_time else []
     return Decay(
-        kind, strengths, taus, torch.stack(log_tv), certain, fit_tau, (slopes[0], slopes[1]), times,
+        kind, strengths, taus, torch.stack(log_tv), neutral, fit_tau, (slopes[0], slopes[1]), times,
         target.num_dims, target.num_tokens,
     )  # fmt: skip
 

@@ -94,19 +94,24 @@ def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
 
 
 def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> Tensor:
-    """The terminal law of the guided chain as w goes to infinity.
+    """The terminal law of the guided chain as w goes to infinity, float64 (N,)*D, summing to 1; see `limit_visits`."""
+    return limit_visits(target, target_class, kind)[-1].reshape([target.num_tokens] * target.num_dims)
+
+
+def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> list[Tensor]:
+    """The probability that the guided chain ever visits each partial state as w goes to infinity.
 
     rho = p(.|z) (p(.|z) / p)^w is in the limit carried by the largest ratio p(v | x_U, z) / p(v | x_U): over all (i, v)
     for `rate`, over the values of each coordinate for `normalized`; among ties by p(v | x_U, z).
 
     Returns:
-        float64 (N,)*D, summing to 1.
+        levels 0, ..., D: float64 (C(D, l), N^l), each summing to 1.
     """
     kind, denoiser = kind_of(kind), target.denoiser()
     lattice = start(denoiser, target_class)
     log_cond, log_uncond = denoiser.log_marginals(target_class), denoiser.log_marginals(None)
     log_ratio = [torch.where(c == NEG_INF, NEG_INF, c - u) for c, u in zip(log_cond, log_uncond)]
-    flow = torch.ones(1, 1, dtype=torch.float64)
+    visits = [torch.ones(1, 1, dtype=torch.float64)]
     for level in range(lattice.num_dims):
         ratios = [lattice.split(log_ratio[level + 1], level, j) for j in range(level + 1)]
         best = kind.deciding_ratio(by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)).contiguous()
@@ -116,5 +121,5 @@ def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate"
             tied = ratio >= lattice.insert(top, level, j) - TIE
             edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
         base = torch.zeros_like(log_cond[level])  # a factor of the state, which no kind's shares depend on
-        flow = push(rates_from_edges(edges, base, kind, lattice, level), flow, lattice, level)
-    return flow.reshape([lattice.num_tokens] * lattice.num_dims)
+        visits.append(push(rates_from_edges(edges, base, kind, lattice, level), visits[-1], lattice, level))
+    return visits

@@ -119,4 +119,5 @@ def _level_kl(best: LevelChoices, guided: LevelChoices, lattice: Lattice, level:
     """sum_i pi(i | x_U) KL(ideal_i || r_i) of every state of a level, (C, N^l); pi is the guided chain's."""
     log_p, log_q = (choices.log_values(lattice, level) for choices in (best, guided))
     terms = torch.where(log_p > NEG_INF, log_p.exp() * (log_p - log_q), 0.0).sum(dim=-1)
+    terms.clamp_(min=0)  # rounding alone may be below 0
     return torch.where(guided.log_pi > NEG_INF, guided.log_pi.exp() * terms.transpose(1, 2), 0.0).sum(dim=1)

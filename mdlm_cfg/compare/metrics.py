@@ -18,12 +18,12 @@ from mdlm_cfg.chain.lattice import flat_index
 
 def total_variation(p: Tensor, q: Tensor) -> float:
     """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
-    return 0.5 * float((p - q.to(p.device)).abs().sum())
+    return min(0.5 * float((p - q.to(p.device)).abs().sum()), 1.0)  # rounding alone may exceed 1
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> float:
-    """KL(p || q) = sum p ln(p / q) in nats; inf where p has mass that q has not."""
-    return float(torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum())
+    """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf where p has mass that q has not."""
+    return max(float(torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum()), 0.0)  # rounding alone may be below 0
 
 
 def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tensor:

@@ -169,5 +169,11 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's correlation of two vectors (ties in the order they come)."""
-    return correlation(a.argsort(stable=True).argsort().double(), b.argsort(stable=True).argsort().double())
+    """Spearman's correlation of two vectors: Pearson's of their ranks, ties sharing their mean; NaN for constants."""
+    return correlation(_ranks(a), _ranks(b))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """The ranks 0, 1, ... of the values, float64 (n,); equal values share the mean of theirs."""
+    _, places, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts + 1) / 2)[places].double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_asked, device_of
 from mdlm_cfg.support.errors import UserError
 
 AT_ONCE = 2**22  # log-probabilities of all D coordinates held at a time: a slice keeps few of them
@@ -54,6 +54,7 @@ class SliceDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         rows = max(1, AT_ONCE // (self.denoiser.num_dims * self.num_tokens))
         parts = tokens.split(rows)
         labels = [None] * len(parts) if classes is None else classes.split(rows)

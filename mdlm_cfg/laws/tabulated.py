@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
@@ -62,6 +62,7 @@ class TabulatedDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """float64 log-probabilities (B, D, N), see `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         states = flat_index(tokens, self.num_tokens + 1)
         if classes is None:
             return self._table(self.num_classes)[states]

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mdlm_cfg.chain.denoiser import check_asked
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
@@ -51,6 +52,7 @@ class NetDenoiser:
         """
         if tokens.device.type == "mps":
             raise UserError("mps has no float64, which log-probabilities are given in: move network and tokens to cpu")
+        check_asked(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
         parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)

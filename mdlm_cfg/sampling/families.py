@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -29,6 +30,7 @@ FIRST_HITTING = "first_hitting"
 EVENT_LEAPING = "event_leaping"
 SAMPLED_CONFIDENCE = "sampled_confidence"
 REMDM = "remdm"
+SHOWN_TIMES = 6  # of a grid, in a label
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Options:
             parts.append(f"{self.steps} step{'s' if self.steps > 1 else ''}")
             parts += [] if self.schedule is None else [str(self.schedule)]
         elif self.steps is not None:
-            parts.append(f"{len(self.steps) - 1} steps on a grid")
+            parts.append(f"{len(self.steps) - 1} steps on the grid {_grid_name(self.steps)}")
         if self.choice_temperature:
             parts.append(
                 f"choice temperature {exact_number(self.choice_temperature)}{', annealed' if self.annealed else ''}"
@@ -166,6 +168,15 @@ class Options:
         if not self.family.blocks_alone:  # a policy goes on to the next block within a step
             sizes = [num_dims]
         return [min(each, size - done) for size in sizes for done in range(0, size, each)]
+
+
+def _grid_name(grid: Grid) -> str:
+    """A grid of clock times for people: all of a short one; of a long one its first times, and a digest of all."""
+    times = [exact_number(time) for time in grid]
+    if len(times) <= SHOWN_TIMES:
+        return ",".join(times)
+    digest = hashlib.sha256(",".join(times).encode()).hexdigest()[:8]
+    return f"{','.join(times[:2])},...,{times[-1]} (#{digest})"
 
 
 Plan = Callable[[Options, int], Sequence[Step]]

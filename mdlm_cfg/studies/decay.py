@@ -62,6 +62,7 @@ class NeutralRow:
     kind: str = col("kind", "of guidance", index=True)
     state: str = col("partial state", "its coordinates", index=True)
     probability: float = col("p(x_U | z)", "probability of its known coordinates in the class")
+    limit: float = col("visits at infinite w", "probability that the chain visits it as w grows without bound")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class DecayStudy:
             blocks.append(Block("decay", rows, "Convergence in time", text, views=views, **how))
             blocks.append(Block("decay_curves", curves, "Total variation against time", views=[curve], **how))
             if neutral:
-                table = Table(["state"], ["probability"])
+                table = Table(["state"], ["probability", "limit"])
                 blocks.append(Block("neutral", neutral, "Neutral partial states", views=[table], **how))
         facts = {"decay_fit": [_facts(decay) for decay in decays]}
         return Findings(case.plan, blocks, [decay.statement for decay in decays], facts)
@@ -150,8 +151,8 @@ def _curves(decay: Decay) -> list[DecayCurveRow]:
 
 def _neutral(decay: Decay) -> list[NeutralRow]:
     return [
-        NeutralRow(str(decay.kind), name_state(list(state.state), decay.num_tokens), state.probability)
-        for state in decay.certain[:MOST_STATES]
+        NeutralRow(str(decay.kind), name_state(list(state.state), decay.num_tokens), state.probability, state.limit)
+        for state in decay.neutral[:MOST_STATES]
     ]
 
 
@@ -167,6 +168,7 @@ def _facts(decay: Decay) -> dict[str, object]:
     return {
         "kind": str(decay.kind),
         "statement": decay.statement,
+        "growth": decay.growth,
         "double_exponential": decay.double_exponential,
         "fit_tau": decay.fit_tau,
         "fit_slope": list(decay.fit_slope),

@@ -11,7 +11,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, check_class
+from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture
@@ -201,6 +201,7 @@ class BernoulliDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         groups = [None] if classes is None else classes.unique().tolist()
         if len(groups) == 1:
             return copy_unmasked(self._conditionals(tokens, self._class(groups[0])), tokens)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, check_class
+from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
@@ -200,6 +200,7 @@ class HiddenMarkovDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         if classes is None:
             return copy_unmasked(self._whole(tokens), tokens)
         log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)

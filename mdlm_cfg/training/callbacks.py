@@ -14,13 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import LINES, share_shown, time_left
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.sharding import is_sharded, own_part, shard, whole
 
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
@@ -61,19 +59,12 @@ class AveragedWeights(WeightAveraging):
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average where the model is going to be: it has not moved there yet, and is not shared out yet.
-
-        Lightning's own would share the model out before it copies it, which can not be done.
-        """
+        """Make the average where the model is going to be: it has not moved there yet."""
         if stage != "fit":
             return
-        mesh, pl_module._device_mesh = pl_module.device_mesh, None  # of processes, which can not be copied
         self._average_model = AveragedModel(pl_module, device=trainer.strategy.root_device, use_buffers=False)
-        pl_module._device_mesh = mesh
         if trainer.precision == "64-true":
             self._average_model.double()
-        if mesh is not None:
-            shard(cast(MaskedDiffusion, self._average_model.module).net, mesh["data_parallel"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
@@ -86,8 +77,7 @@ class AveragedWeights(WeightAveraging):
         """One update for every optimiser step, counted on the host: the average's own count may be on a GPU."""
         if trainer.global_step > self._latest_update_step:
             assert self._average_model is not None
-            averaged, current = ([own_part(weight) for weight in weights] for weights in self._pairs)
-            average_(averaged, current, self.decay, trainer.global_step - 1)
+            average_(*self._pairs, self.decay, trainer.global_step - 1)
             self._average_model.n_averaged.fill_(trainer.global_step)
             self._latest_update_step = trainer.global_step
 
@@ -112,23 +102,6 @@ class AveragedWeights(WeightAveraging):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning would find out after the first step."""
         super().load_state_dict({"latest_update_step": int(state_dict["latest_update_step"])})
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The average is whole in a checkpoint, however many processes share it."""
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        checkpoint["state_dict"] = whole(checkpoint["state_dict"])
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Weights that are shared out have been read from the checkpoint already: they are the averaged ones."""
-        average = self._average_model
-        if average is None or not is_sharded(cast(MaskedDiffusion, pl_module).net):
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
-            return
-        for averaged, loaded in zip(average.module.parameters(), pl_module.parameters(), strict=True):
-            averaged.data.copy_(loaded.data)
-        average.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
-        options = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(pl_module, checkpoint["current_model_state"], options=options)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Undo the swap of an interrupted validation: the checkpoint is saved right after this."""

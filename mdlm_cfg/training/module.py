@@ -21,7 +21,6 @@ from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.objectives import Objective
 from mdlm_cfg.training.runs import stamp
-from mdlm_cfg.training.sharding import is_sharded, shard
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
@@ -126,11 +125,6 @@ class MaskedDiffusion(LightningModule):
         return generator_for(*key, self.seed, self.global_rank, device=device)
 
     # optimisation
-
-    def configure_model(self) -> None:
-        """Share the weights out, under a strategy that does."""
-        if self.device_mesh is not None:
-            shard(self.net, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.net)
@@ -243,9 +237,6 @@ class MaskedDiffusion(LightningModule):
         """
         x, classes = batch
         if len(x) == 0:
-            if is_sharded(self.net):  # the processes put its weights together for every call, all of them or none
-                for _ in range(2 * num_draws):
-                    self.net(x.new_zeros(1, x.shape[1]), classes.new_zeros(1))
             return
         n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
         index = batch_idx * self.trainer.world_size + self.global_rank

@@ -50,7 +50,7 @@ WAYS = {  # in which an evaluation ends before it has begun
     "bogus": (("logger=wandb", "logger.mode=bogus"), None),
     "online": (("logger=wandb", "logger.mode=online"), None),
     "interrupt": (("logger=csv",), (commands, "build_loggers", KeyboardInterrupt)),
-    "interrupted login": (("logger=wandb", "logger.mode=online"), (build, "_check_wandb", KeyboardInterrupt)),
+    "interrupted login": (("logger=wandb", "logger.mode=online"), (build, "check_wandb", KeyboardInterrupt)),
     "fault": (("logger=csv",), (build, "MetricsLog", ZeroDivisionError)),
     "trainer": (("trainer=cpu", "trainer.devices=-7"), None),
 }

@@ -39,19 +39,13 @@ def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subp
     return process
 
 
-@pytest.mark.parametrize("settings", [("trainer=ddp",), ("trainer=fsdp",), ("trainer.devices=2",)])
+@pytest.mark.parametrize("settings", [("trainer=ddp",), ("trainer.devices=2",)])
 def test_a_sweep_of_several_processes_is_refused_before_any_work(
     settings: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refusal(capsys, "train", "-m", *TOY, *settings, "seed=0,1", f"runs={tmp_path}")
     assert "a sweep (-m) runs its jobs in one" in said and "docs/scaling.md" in said
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.csv"))
-
-
-def test_shared_weights_and_muon_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("trainer=fsdp", "optimizer=muon", "data=toy_1d_overlap", f"runs={tmp_path}")
-    assert "give optimizer=adamw" in refusal(capsys, "train", *arguments)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ FAULTS = {  # what is done to the right answer (B, D, N), and what the sentence 
     "one nan": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.nan), "answers NaN"),
     "infinity": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.inf), "probabilities that sum to inf"),
     "probabilities": (lambda answer: answer.exp(), r"sum to .* normalised log-probabilities"),
-    "unnormalised": (lambda answer: answer + 0.3, "sum to 1.34986"),
+    "unnormalised": (lambda answer: answer + 0.3, "sum to 1.34985881"),
     "half": (lambda answer: answer - math.log(2), "sum to 0.5"),
     "no mass": (lambda answer: answer - math.inf, "sum to 0"),
     "logits": (lambda answer: answer * 3, "normalised log-probabilities"),

@@ -39,10 +39,10 @@ def test_the_ratio_that_decides_in_the_limit_is_of_each_state() -> None:
 
 
 def test_decays_are_stated() -> None:
-    assert "double-exponentially in w" in RATE.decay_statement(2, None)
-    assert RATE.decay_statement(2, "it waits") == "The decay saturates: it waits."
+    said = [RATE.decay_statement(2, growth, "it waits") for growth in ("exponential", "linear", "bounded")]
+    assert len(set(said)) == 3 and ["it waits" in one for one in said] == [False, True, True]
     for dims, formula in ((1, "1 - (1 - exp(-tau)) for"), (3, "1 - (1 - exp(-tau))^3 for")):
-        assert formula in NORMALIZED.decay_statement(dims, None) == NORMALIZED.decay_statement(dims, "it waits")
+        assert formula in NORMALIZED.decay_statement(dims, "bounded", "")
 
 
 class Root(Kind):
@@ -59,7 +59,7 @@ class Root(Kind):
     def deciding_ratio(self, best: Tensor) -> Tensor:
         return best
 
-    def decay_statement(self, num_dims: int, certain: str | None) -> str:
+    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
         return ""
 
 

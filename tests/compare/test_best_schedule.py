@@ -10,7 +10,7 @@ import torch
 from helpers import Inconsistent, random_target
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, terminal_law, tilted_law
-from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.chain.kinds import KINDS, kind_of
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform, policy_of
 from mdlm_cfg.compare.best_schedule import DifferentiablePush, _descend, best_schedule, kl_to, rises, trade_off, tv_to
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
@@ -83,7 +83,7 @@ def test_learned_scores_other_kinds_and_bounds():
     for kind in ("rate", "normalized"):
         best = best_schedule(target, 2.0, 0, kind=kind, denoiser=learned)
         law = terminal_law(learned, best.guidance, 0)
-        assert (law - best.law).abs().max() < 1e-12 and best.kind == kind
+        assert (law - best.law).abs().max() < 1e-12 and best.kind == kind_of(kind)
         assert best.value <= best.constant_value and min(best.strengths.values) >= -1
     with pytest.raises(ValueError, match="objective 'mse' is unknown"):
         best_schedule(target, 2.0, 0, "mse")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from oracle import Chain
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, law_at
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.kinds import KINDS
-from mdlm_cfg.compare.decay import certain_states, log_still_masked, slowest_exit, time_to_tv, tv_decay
+from mdlm_cfg.chain.lattice import Lattice
+from mdlm_cfg.compare.decay import log_still_masked, neutral_states, slowest_exit, time_to_tv, tv_decay
+from mdlm_cfg.laws import visit_law
 from mdlm_cfg.targets import toys
 
 
@@ -51,19 +53,19 @@ def test_tiny_tv_keeps_its_relative_accuracy():
 
 def test_full_support_decays_double_exponentially():
     target = random_target(4, 2, seed=6)
-    assert certain_states(target, 0) == []
+    assert neutral_states(target, 0) == []
     # as w grows, every exit rate grows like (largest ratio p(v | x_U, z) / p(v | x_U))^w: the slowest one wins
     ratio = (target.class_pmfs[0] / target.pmf).log()
     rows = ratio - (target.class_pmfs[0].sum(1) / target.pmf.sum(1)).log()[:, None]
     columns = ratio - (target.class_pmfs[0].sum(0) / target.pmf.sum(0)).log()[None, :]
     slowest = min(float(rows.amax(1).min()), float(columns.amax(0).min()))
     decay = tv_decay(target, 0, [Guidance(w) for w in (500.0, 550.0, 600.0, 650.0)], [0.1], fit_tau=0.5)
-    assert abs(decay.fit_slope[1] / slowest - 1) < 0.02 and "double-exponentially" in decay.statement
+    assert abs(decay.fit_slope[1] / slowest - 1) < 0.02 and decay.growth == "exponential"
 
 
 def test_overlapping_squares_saturate_at_the_unguided_rate():
     target = toys.toy_2d_overlap()
-    found = certain_states(target, 0)
+    found = neutral_states(target, 0)
     # a private first (or second) coordinate settles the class while the other is still masked
     assert {c.state for c in found} == {(v, 16) for v in range(1, 6)} | {(16, v) for v in range(1, 6)}
     assert all(abs(c.probability - 1 / 9) < 1e-12 for c in found)
@@ -71,7 +73,7 @@ def test_overlapping_squares_saturate_at_the_unguided_rate():
     values = (-decay.log_tv[:, 0]).tolist()
     assert abs(values[0] + math.log(1 - (1 - math.exp(-0.5)) ** 2)) < 1e-12
     assert values == sorted(values) and abs(values[-1] - 0.5) < 1e-3
-    assert decay.fit_slope[1] < 0.05 < decay.fit_slope[0] and "saturates" in decay.statement
+    assert decay.fit_slope[1] < 0.05 < decay.fit_slope[0] and decay.growth == "bounded"
 
 
 @pytest.mark.parametrize("level", [-0.5, 0.0, 1.0, 1.5])
@@ -92,12 +94,12 @@ def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch)
         time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
 
 
-def test_certain_states_of_all_levels_come_the_likeliest_first():
+def test_neutral_states_of_all_levels_come_the_likeliest_first():
     # the first coordinate says all there is to know of the class
     first = torch.tensor([[0.6, 0.1, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
     other, n = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64), 3
     target = TableMixture(torch.einsum("ka,b,c->kabc", first, other, other), torch.tensor([0.5, 0.5]))
-    found = certain_states(target, 0)
+    found = neutral_states(target, 0)
     chances = [[0.6, 0.1, 0.3, 0.0], [0.3, 0.7, 0.0, 1.0], [0.3, 0.7, 0.0, 1.0]]  # by value, the last being the mask
     expected = {}
     for state in product(range(n + 1), repeat=3):
@@ -117,8 +119,8 @@ def test_a_decay_is_made_of_its_parts(kind, num):
     decay = tv_decay(target, 1, guidances, taus, fit_tau=0.7)
     strengths = [g.constant for g in guidances]
     assert decay.strengths == strengths and decay.taus.tolist() == taus and decay.taus.dtype == torch.float64
-    assert decay.kind == kind and decay.fit_tau == 0.7 and (decay.num_dims, decay.num_tokens) == (2, 2)
-    assert decay.double_exponential == (kind == "rate") and decay.certain == []
+    assert str(decay.kind) == kind and decay.fit_tau == 0.7 and (decay.num_dims, decay.num_tokens) == (2, 2)
+    assert decay.double_exponential == (kind == "rate") and decay.neutral == []
     values = []
     for k, guidance in enumerate(guidances):
         assert torch.allclose(decay.log_tv[k], log_still_masked(target.denoiser(), guidance, 1, taus), rtol=1e-12)
@@ -135,8 +137,8 @@ def test_a_decay_is_made_of_its_parts(kind, num):
 def test_what_saturates_under_one_kind_is_not_asked_under_the_other():
     target = toys.toy_2d_overlap()
     rate, normalized = (tv_decay(target, 0, [Guidance(1.0, kind)], [0.5]) for kind in KINDS)
-    assert rate.certain and not rate.double_exponential and "10 reachable partial states" in rate.statement
-    assert not normalized.certain and not normalized.double_exponential and "does not depend" in normalized.statement
+    assert rate.neutral and not rate.double_exponential and rate.growth == "bounded"
+    assert not normalized.neutral and not normalized.double_exponential
     with pytest.raises(ValueError, match="one kind of guidance, not of"):
         tv_decay(target, 0, [Guidance(1.0, kind) for kind in KINDS], [0.5])
 
@@ -175,3 +177,79 @@ def test_a_chain_that_stops_short_is_refused_by_the_name_of_its_class():
 
     with pytest.raises(ValueError, match="under class 1 ends in states with masks with probability 1"):
         slowest_exit(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)
+
+
+def rarely_slow() -> TableMixture:
+    """After the value 0 alone of the first coordinate the second says nothing of the class; guidance avoids it."""
+    first = torch.tensor([[0.2, 0.4, 0.4], [0.9, 0.05, 0.05]], dtype=torch.float64)
+    then = torch.tensor(
+        [
+            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
+            [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]],
+        ],
+        dtype=torch.float64,
+    )
+    return TableMixture(first[:, :, None] * then, torch.tensor([0.02, 0.98], dtype=torch.float64))
+
+
+def noise_beside() -> TableMixture:
+    """The second coordinate is noise: every state in which the first is known is neutral, and no class certain."""
+    first = torch.tensor([[0.7, 0.3], [0.1, 0.9]], dtype=torch.float64)
+    return TableMixture(first[:, :, None] * torch.tensor([0.4, 0.6]).double(), torch.tensor([0.5, 0.5]))
+
+
+def nearly_disjoint() -> TableMixture:
+    """Private values but for an overlap of 1e-11."""
+    rows = torch.tensor([[1.0, 0.0], [1e-11, 1 - 1e-11]], dtype=torch.float64)
+    return TableMixture(rows[:, :, None] * rows[:, None, :], torch.tensor([0.5, 0.5]))
+
+
+GROWTHS = {
+    "equal classes": (lambda: TableMixture(random_target(3, 2, 1).class_pmfs.repeat(2, 1, 1), [0.5, 0.5]), "bounded"),
+    "one class": (lambda: random_target(3, 2, k=1), "bounded"),
+    "noise": (noise_beside, "bounded"),
+    "overlapping squares": (toys.toy_2d_overlap, "bounded"),
+    "avoided": (rarely_slow, "linear"),
+    "full support": (lambda: random_target(3, 2, seed=4), "exponential"),
+    "nearly disjoint": (nearly_disjoint, "exponential"),
+}
+
+
+@pytest.mark.parametrize("name", GROWTHS)
+def test_growth_in_w_is_what_neutral_states_say(name: str) -> None:
+    make, growth = GROWTHS[name]
+    target = make()
+    assert tv_decay(target, 0, [Guidance(1.0)], [0.5]).growth == growth
+    if name != "nearly disjoint":  # there exit rates grow with (1 + 1e-11)^w
+        values = [-float(log_still_masked(target.denoiser(), Guidance(w), 0, [0.5])) for w in (64.0, 128.0, 256.0)]
+        ratios = [later / earlier for earlier, later in pairwise(values)]
+        assert {
+            "bounded": max(ratios) < 1.001,
+            "linear": min(ratios) > 1.95 and max(ratios) < 2.05,
+            "exponential": ratios[0] > 4 and ratios[1] > 1.5 * ratios[0],
+        }[growth]
+
+
+@pytest.mark.parametrize("name", GROWTHS)
+def test_neutral_states_are_those_whose_rates_do_not_depend_on_w(name: str) -> None:
+    target = GROWTHS[name][0]()
+    found = {one.state: one.limit for one in neutral_states(target, 0)}
+    weak, strong = (Chain(target.denoiser(), w, "rate", 0) for w in (0.0, 50.0))
+    for state in weak.states:
+        chance = float(target.class_pmfs[0][tuple(slice(None) if v == target.num_tokens else v for v in state)].sum())
+        if target.num_tokens in state and chance > 0 and name != "nearly disjoint":
+            totals = [sorted(chain.totals(state).values()) for chain in (weak, strong)]
+            assert (state in found) == (totals[0] == pytest.approx(totals[1], rel=1e-9))
+    if found:
+        visits = dict(zip(map(tuple, _states(target)), _visits(target)))
+        assert all(visits[state] == pytest.approx(limit, abs=1e-6) for state, limit in found.items())
+
+
+def _states(target: TableMixture) -> list[list[int]]:
+    lattice = Lattice(target.num_tokens, target.num_dims)
+    return torch.cat([lattice.tokens(level) for level in range(target.num_dims + 1)]).tolist()
+
+
+def _visits(target: TableMixture) -> list[float]:
+    """At a w so large that it is the limit."""
+    return torch.cat([level.flatten() for level in visit_law(target.denoiser(), Guidance(2000.0), 0)]).tolist()

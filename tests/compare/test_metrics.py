@@ -137,3 +137,15 @@ def test_moments_in_one_dimension_and_by_hand():
     pair = torch.tensor([[0.5, 0.0], [0.25, 0.25]], dtype=torch.float64)
     mean, covariance = mean_and_covariance(pair)
     assert mean.tolist() == [0.5, 0.25] and covariance.tolist() == [[0.25, 0.125], [0.125, 0.1875]]
+
+
+def test_distances_stay_in_their_range_whatever_rounding_does() -> None:
+    for seed in range(300):
+        p = torch.rand(200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        p /= p.sum()
+        near = p * (1 + 1e-16 * torch.randn(200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        q = (near.sqrt() ** 2) / (near.sqrt() ** 2).sum()
+        assert kl_divergence(p, q) >= 0 and 0 <= total_variation(p, q) < 1e-14
+        zeros = torch.zeros_like(p)
+        assert 1 - 1e-12 < total_variation(torch.cat([p, zeros]), torch.cat([zeros, q])) <= 1
+    assert math.isnan(kl_divergence(p, q * math.nan)) and math.isnan(total_variation(p * math.nan, q))

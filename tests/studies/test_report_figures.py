@@ -21,7 +21,7 @@ from mdlm_cfg import Guidance, TableMixture, error_ledger, sample, stepped_law, 
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.by_state import score_error_by_state
-from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
+from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv
 from mdlm_cfg.compare.geometry import limit_law, regions
 from mdlm_cfg.compare.ledger import LINES, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_divergence, sampled_tv
@@ -330,6 +330,11 @@ def test_decay(case: Case) -> None:
         if case.kind == "normalized":  # theory, section 5
             expected = [math.log(1 - (1 - math.exp(-point["tau"])) ** D) for point in curve]
             assert log_tv == pytest.approx(expected, rel=1e-9)
+    neutral = neutral_states(target(), case.z) if case.kind == "rate" else []
+    listed = {(row["state"], row["probability"], row["limit"]) for row in found(case).get("neutral", [])}
+    assert listed == {(name_state(list(one.state), N), one.probability, one.limit) for one in neutral}
+    (fit,) = found(case)["decay_fit"]
+    assert fit["double_exponential"] == (case.kind == "rate" and not neutral)
 
 
 @one_way

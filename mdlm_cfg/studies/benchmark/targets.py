@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, Denoiser, conditionals
+from mdlm_cfg.chain.denoiser import CPU, Denoiser, check_asked, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, points_at
 from mdlm_cfg.laws.weights import tilted_weights
@@ -131,6 +131,7 @@ class Stored:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, classes)
         labels = torch.full_like(tokens[:, 0], self.num_classes) if classes is None else classes
         return self.log_probs[labels, flat_index(tokens, self.num_tokens + 1)]
 

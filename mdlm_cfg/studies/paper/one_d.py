@@ -127,7 +127,7 @@ def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
                 "TV decays double-exponentially in w: ln(-ln TV) grows linearly.",
                 f"slope {decay.fit_slope[0]:.4f} over small, {decay.fit_slope[1]:.4f} over large w",
                 ABSENT,
-                verdict(not decay.certain and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
+                verdict(decay.double_exponential and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
             ),
             gain_in_time(decay.time_to_5_percent),
         ],
