@@ -14,6 +14,7 @@ from torch import Tensor
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 
+MAX_STEPS = 10**6
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
 Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
 HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
@@ -92,7 +93,7 @@ def check_steps(steps: Steps) -> int | Grid:
     """Steps as a number or a grid of plain numbers.
 
     Raises:
-        UserError: fewer than one step, or a grid that does not start at 0 and increase.
+        UserError: fewer than one step or more than `MAX_STEPS`, or a grid that does not start at 0 and increase.
     """
     if isinstance(steps, bool):  # which Python takes for a number
         raise UserError(f"steps = {steps} must be a whole number of steps, or a list of clock times such as [0,1,inf]")
@@ -100,8 +101,8 @@ def check_steps(steps: Steps) -> int | Grid:
         count = index(cast(int, steps))  # a whole number of any library
     except TypeError:
         return _check_grid(steps)
-    if count < 1:
-        raise UserError(f"the number of steps is {count}, and must be at least 1")
+    if not 1 <= count <= MAX_STEPS:
+        raise UserError(f"the number of steps is {count}, and must be at least 1 and at most {MAX_STEPS}")
     return count
 
 

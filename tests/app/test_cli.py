@@ -183,6 +183,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["num_samples=0"], "num_samples = 0 is not allowed: it must be at least 1"),
         (["threads=0"], "threads = 0 is not allowed: it must be 1 to 1024"),
         (["threads=100000"], "threads = 100000 is not allowed"),
+        (["sampler=tau_leaping", "steps=1000000000"], "at most 1000000"),
         (["trainer.accelerator=tpu"], "trainer.accelerator=tpu is not supported"),
         (["=3"], "'=3' has no key"),
         (["name=${nope}"], "'nope' not found"),

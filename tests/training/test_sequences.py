@@ -61,7 +61,7 @@ def test_lines_of_one_length_need_no_blank(tmp_path: Path) -> None:
         (b"a\t\n", "line 1"),
         (b"\tabc\n", "line 1"),
         (b"a\t\xff\n", "not text in UTF-8"),
-        (b"a\tx\na\ty\nb\tz\nb\tz\n", "class 0 has 2 training examples, and needs at least 3"),
+        (b"a\tx\na\ty\nb\tz\nb\tz\n", "class a has 2 training examples, and needs at least 3"),
         (b"abc\tup\nabd\tup\nab\tdown\n", "3 different labels on 3 lines: the label comes first"),
     ],
 )

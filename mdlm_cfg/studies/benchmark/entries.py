@@ -110,6 +110,8 @@ def entry_of(own: Any) -> Entry:
         return Entry(str(own), _by_policy(own))
     if isinstance(own, Kind):
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, kind=own))
+    if isinstance(own, list | tuple):
+        raise UserError(f"{list(own)} are {len(own)} entries: study.own takes one; Python's benchmark() takes several")
     if not callable(own):
         raise UserError(f"{own!r} cannot be judged: give {ALLOWED}")
     name = getattr(own, "__name__", type(own).__name__)

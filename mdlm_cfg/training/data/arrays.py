@@ -100,7 +100,7 @@ def assembled(
     check_no_gaps(where, train[1])
     checked_names(f"{where}: class_names", class_names, int(labels.max()) + 1)
     if test is None:
-        rows, test_rows = split(where, labels)
+        rows, test_rows = split(where, labels, class_names)
         rank_zero_info(f"{where}: {len(test_rows)} examples, {TEST_SHARE:.0%} of every class, are kept for testing")
         return Examples(x[rows], labels[rows], x[test_rows], labels[test_rows], class_names, value_names)
     check_test_labels(where, train[1], test[1])

@@ -56,7 +56,7 @@ def load_class_folders(folder: str | Path) -> Examples:
             )
         return Examples(train, train_labels, test, test_labels, tuple(names))
     images, labels = _load(folder, names)
-    rows, test_rows = split(str(folder), labels)
+    rows, test_rows = split(str(folder), labels, names)
     rank_zero_info(f"{folder}: {len(test_rows)} images, {TEST_SHARE:.0%} of every class, are kept for testing")
     return Examples(images[rows], labels[rows], images[test_rows], labels[test_rows], tuple(names))
 

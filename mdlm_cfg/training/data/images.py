@@ -106,7 +106,7 @@ class ImageData(StoredData):
         if self._ready:
             return
         images = self._load()
-        check_enough(self.dataset, images.train_labels, 2)
+        check_enough(self.dataset, images.train_labels, 2, images.class_names)
         labels, test_labels = images.train_labels, images.test_labels
         self.grid_shape = tuple(images.train.shape[1:])
         self.num_classes, self.class_names = int(labels.max()) + 1, images.class_names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,18 +40,18 @@ def check_no_gaps(where: str, labels: np.ndarray) -> None:
         )
 
 
-def check_enough(where: str, labels: Tensor, least: int) -> None:
+def check_enough(where: str, labels: Tensor, least: int, names: Sequence[str] | None = None) -> None:
     """Raise UserError unless every class has so many examples: a class of one can be neither learned nor judged.
 
     Args:
         labels: int64 (n,), classes 0..K-1 without gaps.
-        least: examples that each class needs.
+        least: examples that each class needs. names: of the classes, if they have any.
     """
     counts = torch.bincount(labels)
     few = (counts < least).nonzero().flatten().tolist()
     if few:
         raise UserError(
-            f"{where}: class {few[0]} has {int(counts[few[0]])} training example{'' if counts[few[0]] == 1 else 's'}, "
+            f"{where}: class {few[0] if names is None else names[few[0]]} has {int(counts[few[0]])} training example{'' if counts[few[0]] == 1 else 's'}, "
             f"and needs at least {least}: add some, or leave the class out"
         )
 
@@ -65,18 +67,18 @@ def relabelled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndar
     return new.astype(np.int64), np.searchsorted(found, test).astype(np.int64), names
 
 
-def split(where: str, labels: Tensor) -> tuple[Tensor, Tensor]:
+def split(where: str, labels: Tensor, names: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows to test on: a tenth of every class (at least one), by one fixed draw.
 
     Both come in random order, so that the first so many are of all classes.
 
     Args:
-        labels: int64 (n,), classes 0..K-1 without gaps.
+        labels: int64 (n,), classes 0..K-1 without gaps. names: of the classes, if they have any.
 
     Raises:
         UserError: a class of fewer than three examples, two to train on and one to test on.
     """
-    check_enough(where, labels, 3)
+    check_enough(where, labels, 3, names)
     order = torch.randperm(len(labels), generator=generator_for("split"))
     shuffled = labels[order]
     test = torch.zeros(len(labels), dtype=torch.bool)

@@ -51,7 +51,7 @@ class TokenData(StoredData):
         if self._ready:
             return
         found = self._load()
-        check_enough(str(self.path), found.train_labels, 2)
+        check_enough(str(self.path), found.train_labels, 2, found.class_names)
         self.class_names, self.value_names = found.class_names, found.value_names
         self.num_classes, self.num_tokens = int(found.train_labels.max()) + 1, count_tokens(found)
         self.grid_shape = tuple(found.train.shape[1:])
