@@ -187,7 +187,7 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"patch_size": 3}, "patch_size 3"),
         ({"patch_size": [2, 2]}, "patch_size"),
         ({"patch_size": 0}, "patch_size 0"),
-        ({"patch_size": None, "grid_shape": (29, 31)}, "crop or pad"),
+        ({"patch_size": None, "grid_shape": (29, 31)}, "pad to sides with more divisors"),
         ({"grid_shape": ()}, "grid_shape"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_tokens": 1}, "num_tokens must be at least 2, not 1"),
