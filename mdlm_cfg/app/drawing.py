@@ -33,7 +33,7 @@ from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.named import names_in
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.schema import SamplingSchema, keys_of
-from mdlm_cfg.training.data.sequences import BLANK
+from mdlm_cfg.training.data.text import BLANK
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 

@@ -28,7 +28,7 @@ def recipe_of(data: str, configs: Path, saved: str | None = None) -> str | None:
 
 
 def _holds_sequences(saved: str) -> bool:
-    from mdlm_cfg.training.data.saved import holds_sequences  # takes seconds, and few data need it
+    from mdlm_cfg.training.data.huggingface import holds_sequences  # takes seconds, and few data need it
 
     return holds_sequences(saved)
 

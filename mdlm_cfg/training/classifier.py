@@ -19,9 +19,9 @@ from torch.nn import functional
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import bf16_is_fast
 from mdlm_cfg.support.stored import Damaged, load, store_if_possible
-from mdlm_cfg.training.data import BinaryImageData
+from mdlm_cfg.training.data import ImageData
 from mdlm_cfg.training.data.base import check_positive
-from mdlm_cfg.training.data.idx import binarize
+from mdlm_cfg.training.data.levels import binarize
 
 BATCH = 1000  # images per call when nothing is trained
 SHIFT = 2  # pixels that an image may be moved by in training, each way
@@ -205,7 +205,7 @@ def _shifted(images: Tensor) -> Tensor:
 
 
 def classifier_for(
-    data: BinaryImageData,
+    data: ImageData,
     settings: ClassifierSettings | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -251,7 +251,7 @@ def _damaged(path: Path) -> str:
     return f"the classifier {path} is damaged: delete it, and it is trained again"
 
 
-def classifier_path(data: BinaryImageData, settings: ClassifierSettings, folder: Path) -> Path:
+def classifier_path(data: ImageData, settings: ClassifierSettings, folder: Path) -> Path:
     """The file of a classifier: its name tells the images and the settings, the precision among them."""
     key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings.decided()), SHIFT, VERSION))
     return folder / f"{data.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
-from mdlm_cfg.training.data import TableData
+from mdlm_cfg.training.data import TargetData
 from mdlm_cfg.training.fit import train
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.saving import LAST, Checkpoints, WholeFiles
@@ -63,11 +63,11 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def small_run(seed: int, optimizer: str) -> tuple[MaskedDiffusion, TableData]:
+def small_run(seed: int, optimizer: str) -> tuple[MaskedDiffusion, TargetData]:
     """A network of a few hundred weights on a random table, and its data."""
     pmfs, weights = random_table(numpy_generator("resume", seed), 3, 2, 2, 0.0)
     target = TableMixture(torch.from_numpy(pmfs), torch.from_numpy(weights))
-    data = TableData(
+    data = TargetData(
         target, "verify", batch_size=32, steps_per_epoch=STEPS, num_val=16, num_test=16, eval_batch_size=16
     )
     data.setup("fit")

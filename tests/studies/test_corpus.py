@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.training.data import TableData, TokenData
+from mdlm_cfg.training.data import ExampleData, TableData, token_file
 
 N, D, NUM = 3, 4, 150
 STUDY = Corpus(num_classified=300, num_draws=30)
@@ -31,12 +32,12 @@ def target() -> TableMixture:
 
 
 @pytest.fixture(scope="module")
-def data(target: TableMixture, tmp_path_factory: pytest.TempPathFactory) -> TokenData:
+def data(target: TableMixture, tmp_path_factory: pytest.TempPathFactory) -> ExampleData:
     x, y = (part.numpy() for part in target.sample(1400, torch.Generator().manual_seed(0)))
     path = tmp_path_factory.mktemp("corpus") / "t.npz"
     parts = {"tokens": x[:800], "labels": y[:800], "test_tokens": x[800:], "test_labels": y[800:]}
     np.savez(path, **parts, value_names=list("abc"), class_names=["up", "down"])
-    module = TokenData(path)
+    module = token_file(path)
     module.setup()
     return module
 
@@ -45,12 +46,12 @@ def plan_of(*strengths: float, kind: str = "rate", classes: tuple[int, ...] | No
     return Plan(tuple(Guidance(w, kind) for w in strengths), Sampler(), n, 3, classes)
 
 
-def studied(data: TokenData, target: TableMixture, plan: Plan, study: Corpus = STUDY) -> CorpusFindings:
+def studied(data: ExampleData, target: TableMixture, plan: Plan, study: Corpus = STUDY) -> CorpusFindings:
     return study.run(data, target.denoiser(), plan, lambda line: None)
 
 
 @pytest.fixture(scope="module")
-def findings(data: TokenData, target: TableMixture) -> CorpusFindings:
+def findings(data: ExampleData, target: TableMixture) -> CorpusFindings:
     return studied(data, target, plan_of(0.0, 2.0))
 
 
@@ -60,7 +61,7 @@ def grams(rows: torch.Tensor, n: int) -> Counter:
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
-def test_every_number_is_the_one_counted_by_hand(data: TokenData, target: TableMixture, kind: str) -> None:
+def test_every_number_is_the_one_counted_by_hand(data: ExampleData, target: TableMixture, kind: str) -> None:
     found = studied(data, target, plan_of(1.5, kind=kind, classes=(1, 0)))
     assert found.kind == kind and found.classes == [1, 0] and found.grams == [1, 2, 3]
     for at, k in enumerate((1, 0)):
@@ -127,7 +128,7 @@ def test_grams_on_a_grid_do_not_run_from_one_row_into_the_next(tmp_path: Path) -
     """Every image is 00/11: the pairs are 00 and 11 alone, and never 01."""
     tokens = np.tile([[0, 0], [1, 1]], (40, 1, 1))
     np.savez(tmp_path / "g.npz", tokens=tokens, labels=np.arange(40) % 2)
-    grid = TokenData(tmp_path / "g.npz")
+    grid = token_file(tmp_path / "g.npz")
     grid.setup()
     found = studied(grid, random_target(2, 4), plan_of(0.0, n=10), Corpus(2, 1))
     assert found.grams == [1, 2] and found.held_out[0]["tv_2"] == 0.0
@@ -137,16 +138,15 @@ def test_grams_on_a_grid_do_not_run_from_one_row_into_the_next(tmp_path: Path) -
     assert found.judged[0.0][0]["tv_2"] == pytest.approx(expected)
 
 
-def test_too_few_to_judge_are_not_judged(data: TokenData, target: TableMixture, tmp_path: Path) -> None:
-    few = TokenData(data.path)
-    few.setup()
+def test_too_few_to_judge_are_not_judged(data: ExampleData, target: TableMixture, tmp_path: Path) -> None:
+    few = copy(data)
     few._test = (few._test[0][:1], few._test[1][:1])
     found = studied(few, target, plan_of(0.0, 1.0), Corpus(1, 1))
     assert "held-out sequences too few to say" in found.verdict[0] and "accuracy_data" not in found.numbers()
     assert corpus_sections(found, tmp_path)
 
 
-def test_what_cannot_be_studied_is_refused(data: TokenData, target: TableMixture) -> None:
+def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:
     table = TableData(target, "toy")
     table.setup()
     for study, used, plan, words in [

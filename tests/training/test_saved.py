@@ -16,7 +16,7 @@ from PIL import Image as Pil
 from mdlm_cfg.app.cli import CONFIGS
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data import ImageData, SavedImages, SavedTokens, saved_dataset
+from mdlm_cfg.training.data import ImageData, saved_dataset
 from mdlm_cfg.training.data.levels import quantize
 
 RNG = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def test_images_come_back_with_their_classes(tmp_path: Path, mode: str) -> None:
     features = Features({"image": Image(), "label": ClassLabel(names=["cat", "cow", "dog"])})
     folder = saved(tmp_path / "d", {"image": pictures(mode), "label": LABELS}, features)
     data = ready(saved_dataset(folder, levels=4, batch_size=8))
-    assert isinstance(data, SavedImages) and data.class_names == ("cat", "cow", "dog")
+    assert data.example_kind == "images" and data.class_names == ("cat", "cow", "dog")
     assert data.grid_shape == (4, 6) and data.num_tokens == 4 and data.name == "d"
     assert everything(data) == pairs(quantize(torch.from_numpy(GREY), 4), LABELS) and len(data.test_x) == 3
     assert ready(saved_dataset(folder)).fingerprint() != data.fingerprint()
@@ -67,7 +67,7 @@ def test_arrays_of_grey_values_are_images_too(tmp_path: Path) -> None:
     lists = saved(tmp_path / "b", {"image": GREY.tolist(), "label": LABELS})
     for folder in (array, lists):
         data = ready(saved_dataset(folder, levels=256))
-        assert isinstance(data, SavedImages) and everything(data) == pairs(GREY, LABELS)
+        assert data.example_kind == "images" and everything(data) == pairs(GREY, LABELS)
 
 
 def test_token_ids_come_back_and_a_part_called_test_is_the_test_set(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_token_ids_come_back_and_a_part_called_test_is_the_test_set(tmp_path: Pa
     }
     DatasetDict(parts).save_to_disk(str(tmp_path / "t"))
     data = ready(saved_dataset(str(tmp_path / "t"), batch_size=4))
-    assert isinstance(data, SavedTokens) and data.class_names == ("a", "b", "c") and data.num_tokens == 7
+    assert data.example_kind == "tokens" and data.class_names == ("a", "b", "c") and data.num_tokens == 7
     assert data.grid_shape == (5,) and pairs(data.train_x, data.train_labels) == pairs(IDS, LABELS)
     assert data.test_x.tolist() == IDS[:4].tolist() and data.test_classes.tolist() == LABELS[:4]
     description = data.describe()
@@ -139,7 +139,7 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
     refused("image 29 has more than 8 bits", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
     features = Features({"image": Image(decode=True), "label": Value("int64")})
     broken = {"image": [{"bytes": b"\x89PNG nothing", "path": None}] * 30, "label": LABELS}
-    refused("cannot be read", saved(tmp_path / "broken", broken, features))
+    refused("image 0 is not a readable image", saved(tmp_path / "broken", broken, features))
 
 
 def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

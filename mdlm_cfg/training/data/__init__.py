@@ -1,26 +1,29 @@
-"""Lightning data modules: tables, images, mixtures, tokens and text, and where the files come from."""
+"""Lightning data modules: examples from files, samples of exactly known targets, and where the files come from."""
 
 from mdlm_cfg.training.data.base import DiffusionData
-from mdlm_cfg.training.data.hidden_markov import HiddenMarkovData
-from mdlm_cfg.training.data.images import BinaryImageData, ImageData
-from mdlm_cfg.training.data.mixtures import BernoulliData
-from mdlm_cfg.training.data.saved import SavedImages, SavedTokens, saved_dataset
-from mdlm_cfg.training.data.sequences import TextData, TokenData
-from mdlm_cfg.training.data.stored import StoredData
-from mdlm_cfg.training.data.tables import TableData, TinyMnistData
+from mdlm_cfg.training.data.images import ImageData
+from mdlm_cfg.training.data.bernoulli_data import BernoulliData
+from mdlm_cfg.training.data.huggingface import saved_dataset
+from mdlm_cfg.training.data.example_data import ExampleData, text_file, token_file
+from mdlm_cfg.training.data.target_data import TargetData, TinyMnistData
+
+# what checkpoints of earlier versions name
+BinaryImageData, TokenData, TextData = ImageData, token_file, text_file
+TableData = HiddenMarkovData = TargetData
 
 __all__ = [
     "BernoulliData",
     "BinaryImageData",
     "DiffusionData",
+    "ExampleData",
     "HiddenMarkovData",
     "ImageData",
-    "SavedImages",
-    "SavedTokens",
-    "StoredData",
     "TableData",
+    "TargetData",
     "TextData",
     "TinyMnistData",
     "TokenData",
     "saved_dataset",
+    "text_file",
+    "token_file",
 ]

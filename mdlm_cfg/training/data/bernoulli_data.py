@@ -13,12 +13,10 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.support.stored import Damaged, load, store_if_possible
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.bernoulli_fit import fit_em
-from mdlm_cfg.training.data.base import Batch, Loading, Target, check_positive, content_hash, short_name
+from mdlm_cfg.training.data.base import Batch, check_positive, content_hash, short_name
 from mdlm_cfg.training.data.images import load_images
 from mdlm_cfg.training.data.levels import binarize
-from mdlm_cfg.training.data.tables import TargetData
-
-LOADING: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 1000, "num_test": 10_000}
+from mdlm_cfg.training.data.target_data import TargetData
 
 
 class BernoulliData(TargetData):
@@ -51,7 +49,8 @@ class BernoulliData(TargetData):
         **loading: Any,
     ) -> None:
         name = f"bernoulli_{short_name(dataset)}_{num_components}"
-        super().__init__(name, steps_per_epoch, Loading(**(LOADING | loading)))
+        defaults: dict[str, Any] = {"batch_size": 64, "eval_batch_size": 250, "num_val": 1000, "num_test": 10_000}
+        super().__init__(None, name, None, steps_per_epoch, **(defaults | loading))
         check_positive(num_components=num_components, iterations=iterations)
         if binarization not in ("static", "threshold"):
             raise UserError(
@@ -82,7 +81,7 @@ class BernoulliData(TargetData):
 
     def _images(self) -> Batch:
         images = load_images(self.dataset, self.root)
-        self._image_shape = tuple(images.train.shape[1:])
+        self._shape = tuple(images.train.shape[1:])
         self.class_names = images.class_names
         return binarize(images.train, self.binarization), images.train_labels
 
@@ -100,9 +99,6 @@ class BernoulliData(TargetData):
             return BernoulliMixture(*(load(path) if self._fitted is None else self._fitted))
         except (Damaged, TypeError, ValueError) as error:
             raise UserError(f"the fitted mixture {path} is damaged: delete it, and it is fitted again") from error
-
-    def _grid(self, target: Target) -> tuple[int, ...]:
-        return self._image_shape
 
     def fingerprint(self) -> str:
         """A short hash of the images and the fit's settings.

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data.arrays import Labelled, as_images, assembled, checked
+from mdlm_cfg.training.data.arrays import as_images, checked, with_values
+from mdlm_cfg.training.data.base import short_name
+from mdlm_cfg.training.data.examples import Examples, Part, assembled
 from mdlm_cfg.training.data.folders import grey_values
 from mdlm_cfg.training.data.images import ImageData, on_levels
-from mdlm_cfg.training.data.sequences import TokenData, with_values
-from mdlm_cfg.training.data.stored import Examples
+from mdlm_cfg.training.data.example_data import ExampleData
 
 IMAGE, TOKENS = "image", "input_ids"  # the usual names of columns
 HOW = "save it with dataset.save_to_disk(FOLDER)"
 KINDS = {"dataset_info.json": "Dataset", "dataset_dict.json": "DatasetDict"}
-
-
-class SavedImages(ImageData):
-    """Images of a saved data set; arguments as `ImageData`, and `column` and `label`: their names."""
-
-    def __init__(self, dataset: str, column: str, label: str, **settings: Any) -> None:
-        super().__init__(dataset, **settings)
-        self.column, self.label = column, label
-
-    def _load(self) -> Examples:
-        found = as_images(self.dataset, load_saved(Path(self.dataset), self.column, self.label))
-        return on_levels(self.dataset, found, self.num_tokens)
-
-
-class SavedTokens(TokenData):
-    """Token ids of a saved data set; arguments as `TokenData`, and `column` and `label`: their names."""
-
-    def __init__(self, dataset: str, column: str, label: str, **loading: Any) -> None:
-        super().__init__(dataset, **loading)
-        self.name = self.path.resolve().name or "data"
-        self.column, self.label = column, label
-
-    def _load(self) -> Examples:
-        return with_values(self.path, load_saved(self.path, self.column, self.label))
 
 
 def saved_dataset(
@@ -50,8 +29,9 @@ def saved_dataset(
     label: str = "label",
     levels: int | None = None,
     binarization: str | None = None,
+    relabel: bool = False,
     **loading: Any,
-) -> SavedImages | SavedTokens:
+) -> ExampleData:
     """The data module of a folder that `datasets` saved: of images, or of token ids, as its column says.
 
     Args:
@@ -60,6 +40,7 @@ def saved_dataset(
             length; None is "image", or else "input_ids".
         label: the column of the classes: names, or whole numbers.
         levels, binarization: of images, see `ImageData`.
+        relabel: count labels that have gaps or do not begin at 0 anew.
         loading: see `Loading`.
 
     Raises:
@@ -75,12 +56,25 @@ def saved_dataset(
                 f"{', '.join(features) or 'none'}; say which with data.{key}=NAME"
             )
     assert column is not None
+    load = partial(load_saved, Path(dataset), column, label, relabel)
     if is_image(features[column]):
-        settings = loading | {"levels": 2 if levels is None else levels, "binarization": binarization}
-        return SavedImages(dataset, column, label, **settings)
+        return SavedImages(load, dataset, 2 if levels is None else levels, binarization, **loading)
     if levels is not None or binarization is not None:
         raise UserError(f"{dataset}: column {column} holds no images: leave levels and binarization out")
-    return SavedTokens(dataset, column, label, **loading)
+    return ExampleData(lambda: with_values(Path(dataset), load()), short_name(dataset), **loading)
+
+
+class SavedImages(ImageData):
+    """Images that `load` returns; other arguments as `ImageData`."""
+
+    def __init__(
+        self, load: Callable[[], Examples], dataset: str, levels: int, binarization: str | None, **loading: Any
+    ) -> None:
+        super().__init__(dataset, binarization=binarization, levels=levels, **loading)
+        self._load_columns = load
+
+    def _load_images(self) -> Examples:
+        return on_levels(self.dataset, as_images(self.dataset, self._load_columns()), self.num_tokens)
 
 
 def holds_sequences(folder: str | Path) -> bool:
@@ -124,7 +118,7 @@ def features_of(folder: Path) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def load_saved(folder: Path, column: str, label: str) -> Examples:
+def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> Examples:
     """The examples of a column, with the classes of another: int64 (n, ...) and names where there are any.
 
     A DatasetDict's part "test" is the test set; otherwise a tenth of every class is kept for testing.
@@ -141,7 +135,7 @@ def load_saved(folder: Path, column: str, label: str) -> Examples:
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
         names = _class_names(parts["train"], label)
         labelled = {
-            part: _labelled(f"{folder} ({part})", rows, column, label, names)
+            part: _labelled(f"{folder} ({part})", _undecoded(rows, column, datasets), column, label, names)
             for part, rows in parts.items()
             if part in ("train", "test")
         }
@@ -149,7 +143,14 @@ def load_saved(folder: Path, column: str, label: str) -> Examples:
         raise
     except Exception as error:  # pyarrow and PIL raise whatever they meet
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
-    return assembled(str(folder), column, labelled["train"], labelled.get("test"), names)
+    return assembled(str(folder), labelled["train"], labelled.get("test"), (names, None), relabel)
+
+
+def _undecoded(rows: Any, column: str, datasets: Any) -> Any:
+    """Images as the bytes of their files: decoded, they no longer say how many bits they had."""
+    if column in rows.features and isinstance(rows.features[column], datasets.Image):
+        return rows.cast_column(column, datasets.Image(decode=False))
+    return rows
 
 
 def _class_names(rows: Any, label: str) -> tuple[str, ...] | None:
@@ -162,7 +163,7 @@ def _class_names(rows: Any, label: str) -> tuple[str, ...] | None:
     return None
 
 
-def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, ...] | None) -> Labelled:
+def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, ...] | None) -> Part:
     """One part of a data set."""
     if column not in rows.features or label not in rows.features:
         raise UserError(f"{where} lacks column {column} or {label}: it has {', '.join(rows.features)}")
@@ -180,13 +181,18 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
 
 def _stacked(where: str, column: str, values: Any) -> np.ndarray:
     """Every example in one array; raises UserError where they are not of one shape."""
-    arrays = [
-        grey_values(value, f"{where}: {column} {number}") if hasattr(value, "convert") else np.asarray(value)
-        for number, value in enumerate(values)
-    ]
+    arrays = [_array(f"{where}: {column} {number}", value) for number, value in enumerate(values)]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise UserError(
             f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; they must be of one: crop or pad"
         )
     return np.stack(arrays)
+
+
+def _array(where: str, value: Any) -> np.ndarray:
+    """One example; an image's file, {"bytes": ..., "path": ...}, as grey values."""
+    if isinstance(value, dict) and {"bytes", "path"} <= value.keys():
+        content = value["bytes"]
+        return grey_values(Path(value["path"]).read_bytes() if content is None else content, where)
+    return np.asarray(value)

@@ -1,4 +1,4 @@
-"""Samples of exactly known tables, given or counted from shrunk images."""
+"""Samples of distributions that are known exactly: given ones, and tables counted from shrunk images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,48 @@ from mdlm_cfg.targets.tiny_mnist import tiny_mnist_pmfs
 from mdlm_cfg.training.data.base import Batch, DiffusionData, Loading, Target, check_positive, short_name
 from mdlm_cfg.training.data.images import load_images
 
-LOADING: dict[str, Any] = {"batch_size": 4096, "eval_batch_size": 4096, "num_val": 4096, "num_test": 20_000}
+FROM_TABLE: dict[str, Any] = {"batch_size": 4096, "eval_batch_size": 4096, "num_val": 4096, "num_test": 20_000}
+FROM_MODEL: dict[str, Any] = {"num_val": 500, "num_test": 1000}
 MOST_PARTIAL_STATES = 2**30  # (N+1)^D whose exact law a table is there for: 8 GiB for one number each
 
 
 class TargetData(DiffusionData):
-    """Independent fresh samples of an exactly known distribution, which `_build` makes.
+    """Independent fresh samples of a distribution that is known exactly.
 
     Args:
-        name: what to call it.
+        target: the distribution; None: a subclass makes it in `_build`.
+        name: what to call it; of a path, the name of its file.
+        grid_shape: of the coordinates, for the network; default (D,).
         steps_per_epoch: training steps that make an epoch.
-        loading: see `Loading`; the number of test samples must be given.
+        loading: see `Loading`; the defaults are larger for a table, which costs little to draw from.
+
+    Raises:
+        UserError: a count below 1, a grid that does not have D cells, or a table too large for exact laws.
     """
 
-    def __init__(self, name: str, steps_per_epoch: int, loading: Loading) -> None:
-        super().__init__(loading)
-        check_positive(steps_per_epoch=steps_per_epoch, num_test=loading.num_test)
-        self.name, self.steps_per_epoch = name, steps_per_epoch
+    def __init__(
+        self,
+        target: Target | None,
+        name: str,
+        grid_shape: Sequence[int] | None = None,
+        steps_per_epoch: int = 100,
+        **loading: Any,
+    ) -> None:
+        defaults = FROM_TABLE if target is None or isinstance(target, TableMixture) else FROM_MODEL
+        super().__init__(Loading(**(defaults | loading)))
+        check_positive(steps_per_epoch=steps_per_epoch, num_test=self.num_test)
+        self.name = short_name(name) if "/" in name or name.endswith(".npz") else name
+        self.steps_per_epoch, self._given = steps_per_epoch, target
+        self._shape = None if grid_shape is None else tuple(grid_shape)
+        if target is not None:
+            if math.prod(self._shape or (target.num_dims,)) != target.num_dims:
+                raise UserError(f"grid_shape {self._shape} must have {target.num_dims} cells, one for each dimension")
+            if isinstance(target, TableMixture):
+                check_size(target.num_tokens, target.num_dims)
 
     def _build(self) -> Target:
-        raise NotImplementedError
-
-    def _grid(self, target: Target) -> tuple[int, ...]:
-        return (target.num_dims,)
+        assert self._given is not None
+        return self._given
 
     def setup(self, stage: str | None = None) -> None:
         """Build the target, and draw the validation and test data."""
@@ -45,8 +64,9 @@ class TargetData(DiffusionData):
             return
         target = self._build()
         self.num_tokens, self.num_classes = target.num_tokens, target.num_classes
-        self.grid_shape = self._grid(target)
-        self.class_names, self.value_names = (getattr(target, f"{kind}_names", None) for kind in ("class", "value"))
+        self.grid_shape = self._shape or (target.num_dims,)
+        self.class_names = self.class_names or target.class_names
+        self.value_names = target.value_names
         self._val = target.sample(self.num_val, generator_for("val"))
         self._test = target.sample(int(self.num_test or 0), generator_for("test"))
         self.target = target
@@ -62,42 +82,6 @@ class TargetData(DiffusionData):
         return target.sample(self.batch_size, generator)
 
 
-class TableData(TargetData):
-    """Samples of a table.
-
-    Args:
-        target: the table.
-        name: what to call it.
-        grid_shape: of the tokens, for the network; default (D,).
-        steps_per_epoch: training steps that make an epoch.
-        loading: see `Loading`; default 4,096 samples a batch and to validate on, 20,000 to test on.
-
-    Raises:
-        UserError: a count below 1, a grid that does not have D cells, or a table too large for exact laws.
-    """
-
-    def __init__(
-        self,
-        target: TableMixture,
-        name: str,
-        grid_shape: Sequence[int] | None = None,
-        steps_per_epoch: int = 100,
-        **loading: Any,
-    ) -> None:
-        super().__init__(name, steps_per_epoch, Loading(**(LOADING | loading)))
-        self._table = target
-        self._shape = (target.num_dims,) if grid_shape is None else tuple(grid_shape)
-        if math.prod(self._shape) != target.num_dims:
-            raise UserError(f"grid_shape {self._shape} must have {target.num_dims} cells, one for each dimension")
-        check_size(target.num_tokens, target.num_dims)
-
-    def _build(self) -> TableMixture:
-        return self._table
-
-    def _grid(self, target: Target) -> tuple[int, ...]:
-        return self._shape
-
-
 class TinyMnistData(TargetData):
     """Samples of the table counted from shrunk, binary images (`mdlm_cfg.targets.tiny_mnist`).
 
@@ -109,7 +93,7 @@ class TinyMnistData(TargetData):
         dataset: "mnist", "fashion_mnist", or a folder as `load_images` takes it.
         root: folder of the data sets.
         steps_per_epoch: training steps that make an epoch.
-        loading: as `TableData`.
+        loading: as `TargetData`.
     """
 
     def __init__(
@@ -122,9 +106,9 @@ class TinyMnistData(TargetData):
         steps_per_epoch: int = 100,
         **loading: Any,
     ) -> None:
-        name = f"tiny_{short_name(dataset)}_{height}x{width}"
-        super().__init__(name, steps_per_epoch, Loading(**(LOADING | loading)))
         check_positive(height=height, width=width)
+        name = f"tiny_{short_name(dataset)}_{height}x{width}"
+        super().__init__(None, name, (height, width), steps_per_epoch, **loading)
         check_size(2, height * width)
         self.height, self.width, self.threshold = height, width, threshold
         self.dataset, self.root = dataset, root
@@ -142,10 +126,6 @@ class TinyMnistData(TargetData):
         if not isinstance(target, TableMixture):
             raise TypeError(f"states are counted into a table, not into a {type(target).__name__}")
         return target.sample(self.batch_size, generator, stratified=True)
-
-    def _grid(self, target: Target) -> tuple[int, ...]:
-        return (self.height, self.width)
-
 
 def check_size(num_tokens: int, num_dims: int) -> None:
     """Raise UserError where a table has too many partial states for the exact laws that it is there for."""

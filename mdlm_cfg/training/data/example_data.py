@@ -1,0 +1,128 @@
+"""Examples that are given, each with its class: images, text, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import ExampleKind
+from mdlm_cfg.training.data.arrays import count_tokens, load_tokens
+from mdlm_cfg.training.data.base import Batch, DiffusionData, Loading, content_hash
+from mdlm_cfg.training.data.examples import Examples, check_enough
+from mdlm_cfg.training.data.text import load_text
+
+
+class ExampleData(DiffusionData):
+    """Examples that are given: in training each epoch is all of them in a new order, in full batches.
+
+    The first training examples are validated on too, which shows divergence, not overfitting. Test examples are for
+    testing alone.
+
+    Args:
+        load: returns the examples.
+        name: of the data.
+        loading: see `Loading`.
+
+    Attributes:
+        train_x: what is stored of the training examples, integer (n, D).
+        train_labels: int64 (n,).
+
+    Raises:
+        UserError: a count below 1; in `setup`, what `load` refuses.
+    """
+
+    train_x: Tensor
+    train_labels: Tensor
+    example_kind: ExampleKind = "tokens"
+
+    def __init__(self, load: Callable[[], Examples], name: str, **loading: Any) -> None:
+        super().__init__(Loading(**loading))
+        self.name, self._load = name, load
+        self._found: Examples | None = None  # between `prepare_data` and `setup`
+        self._ready = False
+
+    def prepare_data(self) -> None:
+        """Load the examples, and fetch them where they are not there."""
+        if not self._ready and self._found is None:
+            self._found = self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Tokens of all examples, or what they are drawn from."""
+        if self._ready:
+            return
+        found = self._load() if self._found is None else self._found
+        check_enough(self.name, found.train_labels, 2, found.class_names)
+        self.num_classes, self.class_names, self.value_names = found.num_classes, found.class_names, found.value_names
+        self.grid_shape = tuple(found.train.shape[1:])
+        train, test, coding = self._encoded(found)
+        labels, test_labels = found.train_labels, found.test_labels
+        self._fingerprint = content_hash(found.train, labels, found.test, test_labels, coding)
+        self.train_x, self.train_labels = train.flatten(1), labels
+        self._val = self.tokens(self.train_x[: self.num_val], generator_for("val")), labels[: self.num_val]
+        self._test = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
+        self.steps_per_epoch = self._steps(1)
+        self._found, self._ready = None, True
+
+    def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
+        """What is stored of the training examples, the test examples' tokens, and how these were made, in words."""
+        self.num_tokens = count_tokens(found)
+        return found.train, found.test, str(self.num_tokens)
+
+    def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Tokens, integer (..., D), from rows of `train_x`; random ones by the generator."""
+        return stored
+
+    def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
+        """See `mdlm_cfg.targets.data.Data`."""
+        return self.tokens(self.train_x[self.train_labels == target_class].cpu(), generator)
+
+    def fingerprint(self) -> str:
+        """A short hash of examples, labels, and how they become tokens."""
+        return self._fingerprint
+
+    def place_on(self, device: torch.device | str) -> None:
+        """See `DiffusionData.place_on`."""
+        super().place_on(device)
+        self.train_x, self.train_labels = self.train_x.to(device), self.train_labels.to(device)
+
+    def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        # the order is drawn on the CPU: all ranks must share it, whatever their devices
+        order = torch.randperm(len(self.train_x), generator=generator_for("order", self.seed, epoch))
+        generator = generator_for("binarization", self.seed, epoch, rank, device=self.device)
+        share = order[rank::world_size].to(self.device)
+        for step in range(self._steps(world_size)):
+            rows = share[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self.tokens(self.train_x[rows], generator).long(), self.train_labels[rows]
+
+    def _steps(self, world_size: int) -> int:
+        """Full batches in an epoch, the same number on every rank; at least one, maybe small."""
+        return max(1, len(self.train_x) // world_size // self.batch_size)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches (x int64 (B, D), classes int64 (B,)): each epoch all examples in a new order, in full batches."""
+        self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
+        return super().train_dataloader()
+
+
+def token_file(dataset: str | Path, relabel: bool = False, **loading: Any) -> ExampleData:
+    """The tokens of a .npz (see `load_tokens`), which are named by their file. loading: see `Loading`."""
+    return _of_file(load_tokens, dataset, relabel, loading)
+
+
+def text_file(dataset: str | Path, relabel: bool = False, **loading: Any) -> ExampleData:
+    """The lines of a labelled text (see `load_text`), which are named by their file. loading: see `Loading`."""
+    return _of_file(load_text, dataset, relabel, loading)
+
+
+def _of_file(
+    load: Callable[[Path, bool], Examples], dataset: str | Path, relabel: bool, loading: dict[str, Any]
+) -> ExampleData:
+    path = Path(dataset)
+    return ExampleData(partial(load, path, relabel), path.resolve().stem or "data", **loading)

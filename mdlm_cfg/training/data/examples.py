@@ -1,0 +1,186 @@
+"""Examples with a class each: how labels are counted, and how examples are kept apart for testing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.table import checked_names
+
+TEST_SHARE = 0.1  # of every class, where the data come without a test set
+IMBALANCE = 10  # times as many examples of one class as of another, from which on it is said
+MOST_LISTED = 10  # values that a message names
+Part = tuple[np.ndarray, np.ndarray]  # examples (n, ...) and labels (n,), whole numbers from 0
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A training set and a test set, each example with its class.
+
+    Attributes:
+        train: (n, ...), any integer type.
+        train_labels: int64 (n,), values 0..K-1.
+        test: (m, ...), of the same shape otherwise.
+        test_labels: int64 (m,), values 0..K-1.
+        class_names: K of them, or None.
+        value_names: N of them, or None.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    class_names: Names | None = None
+    value_names: Names | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.train_labels.max()) + 1
+
+
+def assembled(
+    where: str,
+    train: Part,
+    test: Part | None,
+    names: tuple[Names | None, Names | None] = (None, None),
+    relabel: bool = False,
+    shuffled: Collection[str] = ("train",),
+) -> Examples:
+    """Training and test examples whose labels count the classes from 0.
+
+    Without a test set, a tenth of every class is kept for testing, by one fixed draw. Classes that have a name and no
+    example are left out, which is said.
+
+    Args:
+        where: names the data in messages.
+        train, test: examples and labels.
+        names: of classes, one for each label, and of values.
+        relabel: count labels that have gaps or do not begin at 0 anew; the old ones become the names.
+        shuffled: which of "train" and "test" to put into one fixed random order.
+
+    Raises:
+        UserError: labels with gaps that are not to be counted anew, labels that only the test set has, too few or equal
+            names, shapes that differ, or a class of too few examples.
+    """
+    train_labels, test_labels, class_names = _counted(where, train[1], None if test is None else test[1], names[0], relabel)
+    x, labels = torch.from_numpy(train[0]), torch.from_numpy(train_labels)
+    if test is None:
+        rows, test_rows = split(where, labels, class_names)
+        rank_zero_info(f"{where}: {len(test_rows)} examples, {TEST_SHARE:.0%} of every class, are kept for testing")
+        found = Examples(x[rows], labels[rows], x[test_rows], labels[test_rows], class_names, names[1])
+    else:
+        test_x, test_y = torch.from_numpy(test[0]), torch.from_numpy(test_labels)
+        if x.shape[1:] != test_x.shape[1:]:
+            raise UserError(
+                f"{where}: training examples have shape {tuple(x.shape[1:])} and test examples "
+                f"{tuple(test_x.shape[1:])}; they must be alike"
+            )
+        order, test_order = (_order(len(y), part in shuffled) for part, y in (("train", labels), ("test", test_y)))
+        found = Examples(x[order], labels[order], test_x[test_order], test_y[test_order], class_names, names[1])
+    _say_imbalance(where, found)
+    return found
+
+
+def _order(num: int, shuffled: bool) -> Tensor | slice:
+    return torch.randperm(num, generator=generator_for("split")) if shuffled else slice(None)
+
+
+def _counted(
+    where: str, train: np.ndarray, test: np.ndarray | None, names: Names | None, relabel: bool
+) -> tuple[np.ndarray, np.ndarray, Names | None]:
+    """Labels 0..K-1, int64, of both sets (none of a test set that is not there), and the names of the classes."""
+    test = np.empty(0, np.int64) if test is None else test
+    found = np.unique(train)
+    last = int(found[-1])
+    only_test = np.setdiff1d(test, found)
+    if len(only_test):
+        raise UserError(
+            f"{where}: the test labels hold {listed(only_test, names)}, of which there is no training example; "
+            f"the training labels are {listed(found, names)}: add training examples, or leave those out"
+        )
+    if names is not None:
+        checked_names(f"{where}: class_names", names, max(last + 1, len(names)))
+    if last == len(found) - 1 and found[0] == 0 and (names is None or len(names) == len(found)):
+        return train.astype(np.int64), test.astype(np.int64), names
+    if names is not None:
+        unused = [name for k, name in enumerate(names) if k not in found]
+        rank_zero_info(f"{where}: there is no example of class {listed(unused)}: the other {len(found)} classes count")
+    elif not relabel:
+        raise UserError(
+            f"{where}: the labels are {listed(found)}, and must count classes from 0 without gaps, here 0 to "
+            f"{len(found) - 1}: number them so, or let data.relabel=true do so"
+        )
+    kept = tuple(str(k) if names is None else names[k] for k in found.tolist())
+    return np.searchsorted(found, train).astype(np.int64), np.searchsorted(found, test).astype(np.int64), kept
+
+
+def split(where: str, labels: Tensor, class_names: Names | None = None) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows to test on: a tenth of every class (at least one), by one fixed draw.
+
+    Both come in random order, so that the first so many are of all classes.
+
+    Args:
+        where, class_names: for messages.
+        labels: int64 (n,), classes 0..K-1 without gaps.
+
+    Raises:
+        UserError: a class of fewer than three examples, two to train on and one to test on.
+    """
+    check_enough(where, labels, 3, class_names)
+    order = torch.randperm(len(labels), generator=generator_for("split"))
+    shuffled = labels[order]
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for k, count in enumerate(torch.bincount(labels).tolist()):
+        test[(shuffled == k).nonzero()[: max(1, round(TEST_SHARE * count)), 0]] = True
+    return order[~test], order[test]
+
+
+def check_enough(where: str, labels: Tensor, least: int, class_names: Names | None = None) -> None:
+    """Raise UserError unless every class has so many examples: a class of one can be neither learned nor evaluated.
+
+    Args:
+        where, class_names: for the message.
+        labels: int64 (n,), classes 0..K-1 without gaps.
+        least: examples that each class needs.
+    """
+    counts = torch.bincount(labels)
+    few = (counts < least).nonzero().flatten().tolist()
+    if few:
+        count = int(counts[few[0]])
+        raise UserError(
+            f"{where}: class {listed(few[:1], class_names)} has {count} training example{'' if count == 1 else 's'}, "
+            f"and needs at least {least}: add some, or leave the class out"
+        )
+
+
+def _say_imbalance(where: str, found: Examples) -> None:
+    """One line where some class has many times the training examples of another."""
+    counts = torch.bincount(found.train_labels)
+    rare, common = int(counts.argmin()), int(counts.argmax())
+    if counts[common] >= IMBALANCE * counts[rare]:
+        few, many = (f"class {listed([k], found.class_names)} has {counts[k]:,}" for k in (rare, common))
+        rank_zero_info(
+            f"{where}: {few} training examples and {many}: classes are drawn as often as they occur, so that little is "
+            "learned of the rare ones, and guidance to them is strong"
+        )
+
+
+def listed(values: np.ndarray | Sequence[int | str], names: Names | None = None) -> str:
+    """Labels or names in a few words: "1 to 26", "0, 2, 5" or "cat, dog"; the first ten of many."""
+    plain = list(values.tolist() if isinstance(values, np.ndarray) else values)
+    if names is not None:
+        plain = [names[k] if k < len(names) else k for k in plain]
+    first, last = plain[0], plain[-1]
+    if len(plain) > 2 and isinstance(first, int) and isinstance(last, int) and last - first == len(plain) - 1:
+        return f"{first} to {last}"
+    more = f", ... ({len(plain)} of them)" if len(plain) > MOST_LISTED else ""
+    return ", ".join(repr(value) if isinstance(value, str) else str(value) for value in plain[:MOST_LISTED]) + more
