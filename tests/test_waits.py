@@ -16,9 +16,20 @@ from helpers import random_target
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, law_at, sample, slice_denoiser, stepped_law, terminal_law
+from mdlm_cfg import (
+    Correction,
+    FunctionDenoiser,
+    Guidance,
+    Sampler,
+    law_at,
+    sample,
+    slice_denoiser,
+    stepped_law,
+    terminal_law,
+)
 from mdlm_cfg.chain import checks, schedules
 from mdlm_cfg.chain.blocks import blocks_of
+from mdlm_cfg.chain.corrections import SCANS
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import lattice_of
@@ -51,7 +62,14 @@ POLICIES = {
 SAMPLERS = {
     "first": Sampler(), "tau": Sampler("tau_leaping", 3), "euler": Sampler("euler", 3), "d_cfg": Sampler("d_cfg", 3),
     "event": Sampler("event_leaping", 2), "two": Sampler("event_leaping", events=2, policy="margin"),
+    "confident": Sampler("sampled_confidence", events=2), "blocks": Sampler(
+        "sampled_confidence", events=1, policy="blocks(0,2|1)", choice_temperature=1.0),
+    "remdm": Sampler("remdm", 3),
 }  # fmt: skip
+ADAPTIVE = {name: Sampler(name) for name in ("threshold", "factor", "entropy_bound")}
+CORRECTIONS = [
+    *(Correction(2, 2, accept, scan) for accept in (False, True) for scan in SCANS), Correction(2, parallel=True),
+]  # fmt: skip
 
 
 class Waits:
@@ -167,6 +185,23 @@ def test_laws(waits: Waits, made: str, name: str, monkeypatch: pytest.MonkeyPatc
 def test_laws_of_steps(waits: Waits, name: str) -> None:
     assert stepped_law(plain(), GUIDANCES["rate"], Z, SAMPLERS[name]).device == CUDA
     assert waits.count == 1
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_samplers(waits: Waits, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They look once a step whether anything is masked: how many calls there are is known from nothing else."""
+    sampler = ADAPTIVE[name]
+    assert sampler.law(plain(), GUIDANCES["rate"], Z).device == CUDA and waits.count == 1
+    still = iter([True, True, False])
+    monkeypatch.setattr(sampler_room, "read", lambda numbers: [next(still)])
+    assert sampler.draw(plain(), GUIDANCES["rate"], Z, 7).device == CUDA and waits.count == 2 and not list(still)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=str)
+def test_corrections(waits: Waits, correction: Correction) -> None:
+    sampler = Sampler(correction=correction)
+    assert sampler.draw(plain(), GUIDANCES["rate"], Z, 7).device == CUDA and waits.count == 1
+    assert sampler.law(plain(), GUIDANCES["rate"], Z).device == CUDA and waits.count == 2
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
