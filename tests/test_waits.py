@@ -35,6 +35,7 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
+from mdlm_cfg.chain.remasking import Remasking
 from mdlm_cfg.compare import metrics
 from mdlm_cfg.compare.metrics import histogram, kl_divergence, mean_and_covariance, relative_difference, total_variation
 from mdlm_cfg.laws import in_time, weights
@@ -101,6 +102,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     counted = Waits()
     for room in (checks, weights, sampler_room, __import__("mdlm_cfg.sampling.smc", fromlist=["read"])):
         monkeypatch.setattr(room, "read", counted)
+    monkeypatch.setattr(Remasking, "alphas", on_the_host(Remasking.alphas))
     for room in (schedules, families):
         monkeypatch.setattr(room, "step_fractions", on_the_host(schedules.step_fractions))
     for cache in CACHES:

@@ -16,6 +16,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.named import TARGET, make, thing_named
@@ -26,7 +27,7 @@ ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
 
 
 def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
-    """The sampler of a configuration: by name with `steps`, `schedule`, `policy` and `events`, or of the user's own.
+    """The sampler of a configuration: by name with its options, or of the user's own.
 
     Args:
         config: of the whole. trusted: names that the command line gave.
@@ -35,7 +36,7 @@ def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
         UserError: an unknown sampler, options that it does not take, or something that is not a sampler.
     """
     settings = config["sampler"]
-    given = {key: config[key] for key in ("steps", "schedule", "policy", "events") if config[key] is not None}
+    given = {key: config[key] for key in SETTINGS if config[key] is not None}
     if "policy" in given:
         given["policy"] = policy_of(given["policy"], trusted)
     if not isinstance(settings, Mapping):

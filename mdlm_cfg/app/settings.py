@@ -13,6 +13,7 @@ from mdlm_cfg.app.own import guidances_of, sampler_of
 from mdlm_cfg.app.places import moved
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
+from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images.study import Images
 from mdlm_cfg.studies.mixture.study import Mixtures
@@ -76,7 +77,7 @@ def merged(
         return dict(config)
     kept = {key: saved[key] for key in keys if key in saved and key not in given}
     if "sampler" in given:  # all this was chosen for another sampler
-        kept = {key: value for key, value in kept.items() if key not in ("steps", "schedule", "policy", "events")}
+        kept = {key: value for key, value in kept.items() if key not in SETTINGS}
     if isinstance(config["steps"], list) and "steps" in given:  # a grid says when its steps are
         kept.pop("schedule", None)
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule

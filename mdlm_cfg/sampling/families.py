@@ -273,6 +273,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "correction": parse_correction,
 }
 OPTIONS = ("steps", "schedule", *(name for name in READ if name not in ("schedule", "correction")))
+SETTINGS = (*OPTIONS, "correction")  # every option that has a name on the command line
 OF_EVENTS = ": only steps of a number of events do, such as those of event_leaping"
 OWN = Family(_time_steps, ("steps", "schedule"))
 FAMILIES: dict[str, Family] = {

@@ -75,7 +75,8 @@ def sample(
         guidance: strength w (0 is conditional; gamma = 1 + w in other codes) and kind.
         target_class: z in 0..K-1; None draws from the whole mixture, unguided.
         num_samples: n.
-        sampler: a name ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping"), or a `Sampler`.
+        sampler: a name ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping", "sampled_confidence",
+            "threshold", "factor", "entropy_bound", "remdm"), or a `Sampler`, which has more options.
         steps: for all but first_hitting: the number of steps K, or your own grid of clock times from 0 to inf.
         schedule: the noise schedule of K steps, or its name; default linear, and cosine for event_leaping.
         policy: which coordinates come next (theory, section 10): "rate", "uniform", "fixed_order", "confidence",

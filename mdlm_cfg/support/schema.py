@@ -48,6 +48,13 @@ class SamplingSchema:
     schedule: str | None = setting("result")
     policy: Any = setting("result")
     events: int | None = setting("result")
+    choice_temperature: float | None = setting("result")
+    annealed: bool | None = setting("result")
+    threshold: float | None = setting("result")
+    factor: float | None = setting("result")
+    gamma: float | None = setting("result")
+    remasking: str | None = setting("result")
+    correction: str | None = setting("result")
     temperature: float = setting("result", 1.0)
     top_p: float = setting("result", 1.0)
 
