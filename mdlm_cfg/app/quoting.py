@@ -1,4 +1,4 @@
-"""Strengths and policies on the command line, written as everywhere else: w=[ramp(0,4),2] policy=fixed_order(2,0,1).
+"""Strengths, policies and corrections on the command line, written as everywhere else: w=[ramp(0,4),2] policy=fixed_order(2,0,1).
 
 Hydra takes NAME(...) for a call of a function of its own. What is not one is put into quotes before hydra sees it.
 """
@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy)=)(.*)", re.DOTALL)
+OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|remasking|correction)=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
@@ -22,7 +22,7 @@ HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is none of a grid,
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with what hydra would misread of w=... and policy=... in quotes.
+    """The arguments of a command, with what hydra would misread of w=..., policy=... and their like in quotes.
 
     What is in quotes already stays as it is, so that quoting twice changes nothing.
     """

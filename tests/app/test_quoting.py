@@ -43,6 +43,8 @@ def test_without_quoting_hydra_refuses_it() -> None:
         ("policy=fixed_order(2,0,1)", "fixed_order(2,0,1)"),
         ("policy=blocks(0,1|2,3;confidence(temperature=0.5))", "blocks(0,1|2,3;confidence(temperature=0.5))"),
         ("policy=confidence", "confidence"),
+        ("remasking=loop(0.02, on=0.6)", "loop(0.02, on=0.6)"),
+        ("correction=correction(size=2,policy=fixed_order(1,0))", "correction(size=2,policy=fixed_order(1,0))"),
         ("w=[int(2.5),2]", [2, 2]),  # a function of hydra's
     ],
 )
