@@ -1,4 +1,4 @@
-"""Strengths, policies and corrections on the command line, written as everywhere else: w=[ramp(0,4),2] policy=fixed_order(2,0,1).
+"""Strengths, policies and corrections on the command line, written as everywhere else: policy=fixed_order(2,0,1).
 
 Hydra takes NAME(...) for a call of a function of its own. What is not one is put into quotes before hydra sees it.
 """

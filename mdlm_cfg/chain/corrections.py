@@ -263,7 +263,7 @@ def parse_correction(text: Any) -> Correction:
         raise UserError(f"the correction {text!r} cannot be read; write {ALLOWED}")
     given: dict[str, Any] = {}
     names = [one.name for one in fields(Correction)]
-    for part in re.split(r",(?![^()]*\))", match[1]) if match[1].strip() else []:  # of commas, those outside brackets
+    for part in _parts(match[1]) if match[1].strip() else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names or name in given or (name in ("size", "moves") and re.fullmatch(r"\d+", value) is None):
             raise UserError(f"{part.strip()!r} of the correction {text!r} cannot be read; write {ALLOWED}")
@@ -272,3 +272,16 @@ def parse_correction(text: Any) -> Correction:
         else:
             given[name] = int(value) if name in ("size", "moves") else value
     return Correction(**given)
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas of a text that are in no brackets."""
+    found = [""]
+    depth = 0
+    for sign in text:
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += sign
+    return found

@@ -137,7 +137,9 @@ def test_only_what_was_free_is_corrected() -> None:
         assert chi_square_p_value(x[:, [0, 2, 3]], law) > 1e-4
 
 
-@pytest.mark.parametrize("correction", CORRECTIONS, ids=str)
+@pytest.mark.parametrize(
+    "correction", [*CORRECTIONS, Correction(policy="blocks(0,1|2; confidence(temperature=0.5))")], ids=str
+)
 def test_what_it_writes_is_read_back(correction: Correction) -> None:
     assert parse_correction(str(correction)) == correction and correction.describe()["size"] == correction.size
     assert Sampler(correction=str(correction)) == Sampler(correction=correction)
