@@ -23,7 +23,6 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.images import arranged, sample_grid
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
-from mdlm_cfg.studies.findings import strength_key
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, draws_of
 from mdlm_cfg.support.atomic import atomic_write
@@ -95,7 +94,7 @@ def _drawn(
                 for (guidance, _), those in pieces.items()
                 if guidance is g
             ]
-            found[strength_key(g)] = torch.stack(sets).long().unflatten(2, tuple(run.data["grid_shape"]))
+            found[g.identifier] = torch.stack(sets).long().unflatten(2, tuple(run.data["grid_shape"]))
     return found
 
 

@@ -16,7 +16,7 @@ from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
-from mdlm_cfg.support.by_value import exact_number
+from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
@@ -100,8 +100,8 @@ class Guidance:
 
     def describe(self) -> dict[str, Any]:
         """As plain values: `w` and `kind`; and `temperature` and `top_p`, where they change something."""
-        more = {"temperature": self.temperature, "top_p": self.top_p}
-        return {"w": self.written, "kind": str(self.kind), **{what: v for what, v in more.items() if v != 1}}
+        filters = {name: value for name, value in self._filters.items() if value != 1}
+        return {"w": self.written, "kind": str(self.kind), **filters}
 
     @property
     def label(self) -> str:
@@ -110,6 +110,32 @@ class Guidance:
         if self.temperature != 1:
             label += f", temperature {exact_number(self.temperature)}"
         return label if self.top_p == 1 else f"{label}, top-p {exact_number(self.top_p)}"
+
+    @property
+    def identifier(self) -> str:
+        """The strength within names of files, distributions and numbers: "w2", "wramp(0,4)", "w2_temperature0.7"."""
+        return "w" + self.label.replace(", temperature ", "_temperature").replace(", top-p ", "_top_p")
+
+    def key(self, num_dims: int | None = None) -> tuple[str, ...]:
+        """The values that decide the guidance on D coordinates: what seeds and caches depend on, and no label.
+
+        Returns:
+            the kind; the strengths, one for all or one for every number of unmasked coordinates; and the temperature
+            and top-p where they change something. The same in every process.
+
+        Raises:
+            UserError: a schedule, and no number of dimensions.
+        """
+        if num_dims is None and self.is_schedule:
+            raise UserError(f"the values of the schedule {self.label} depend on the number of coordinates: give it")
+        table = self.table(num_dims or 1)
+        strengths = exact_number(table[0]) if len(set(table)) == 1 else value_key(table)
+        filters = [f"{name}={exact_number(value)}" for name, value in self._filters.items() if value != 1]
+        return (self.kind.key, strengths, *filters)
+
+    @property
+    def _filters(self) -> dict[str, float]:
+        return {"temperature": self.temperature, "top_p": self.top_p}
 
     @property
     def constant(self) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import Any, cast
+
+import torch
 
 from mdlm_cfg.chain.corrections import Correction, parse_correction
 from mdlm_cfg.chain.decoders import (
@@ -23,13 +25,14 @@ from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
 from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
-from mdlm_cfg.support.by_value import exact_number
+from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
 FIRST_HITTING = "first_hitting"
 EVENT_LEAPING = "event_leaping"
 SAMPLED_CONFIDENCE = "sampled_confidence"
 REMDM = "remdm"
+PROBES = ((-3.0, -0.5, 0.0, 0.7, 4.0), (0.01, 0.3, 0.9, 1.0))  # log Z and u at which a jump rule is looked at
 SHOWN_TIMES = 6  # of a grid, in a label
 
 
@@ -153,6 +156,18 @@ class Options:
             "sampler": self.name, "schedule": None if self.schedule is None else str(self.schedule), "steps": steps,
             **more,
         }  # fmt: skip
+
+    @property
+    def key(self) -> str:
+        """The values that decide the sampler, the same in every process: what seeds and caches depend on.
+
+        A jump rule of one's own is known by what it answers, whatever its function is called.
+        """
+        key = value_key({one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None})
+        if self.jump is None or self.name in FAMILIES:
+            return key
+        log_z, u = torch.meshgrid(*(torch.tensor(values, dtype=torch.float64) for values in PROBES), indexing="ij")
+        return f"{key}, J = {value_key(self.jump(log_z, u).tolist())}"
 
     @property
     def blocks(self) -> Blocks | None:

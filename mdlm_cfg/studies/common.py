@@ -13,6 +13,7 @@ from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.protocol import Case, Key, Piece
+from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -21,11 +22,6 @@ TABLE: dict[str, Any] = {
     "what": "data given as a table of probabilities",
     "example": "data=toy_5d_hypercube",
 }
-
-
-def guidance_key(guidance: Guidance, num_dims: int) -> Key:
-    """The values that tell a guidance from others on D coordinates."""
-    return (*guidance.table(num_dims), str(guidance.kind), guidance.temperature, guidance.top_p)
 
 
 def check_guided_class(case: Case) -> None:
@@ -46,7 +42,7 @@ def check_guided_class(case: Case) -> None:
 
 def law_key(who: str, guidance: Guidance, target_class: int, policy: Policy | None, num_dims: int) -> Key:
     """The key of the piece `law_piece`."""
-    return ("law", who, guidance_key(guidance, num_dims), target_class, None if policy is None else str(policy))
+    return ("law", who, guidance.key(num_dims), target_class, value_key(policy))
 
 
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:

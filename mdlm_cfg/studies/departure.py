@@ -14,7 +14,7 @@ from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
 from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
+from mdlm_cfg.studies.common import TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
@@ -119,7 +119,7 @@ class Departures:
                 yield Piece(self._key(case, guidance, name), make, label)
 
     def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
-        strength = guidance_key(guidance, case.target.num_dims)
+        strength = guidance.key(case.target.num_dims)
         return ("departure", name, strength, self.tilted_w(guidance, case), case.one_class)
 
     def _departures(self, case: Case, guidance: Guidance, name: str) -> list[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from mdlm_cfg.compare.metrics import (
     total_variation,
 )
 from mdlm_cfg.laws.terminal import tilted_law
-from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key, law_key, law_piece
+from mdlm_cfg.studies.common import TABLE, check_guided_class, law_key, law_piece
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Needs, Piece
 from mdlm_cfg.support.progress import silent
@@ -199,14 +199,13 @@ def evaluation_pieces(case: Case) -> Iterable[Piece]:
 def samples_key(case: Case, guidance: Guidance) -> Key:
     """The key of the samples of one guidance."""
     plan = case.plan
-    asked = tuple(map(str, plan.sampler.describe().items()))
-    strength = guidance_key(guidance, case.target.num_dims)
-    return ("samples", case.judged, strength, asked, plan.num_samples, plan.seed, case.one_class)
+    strength = guidance.key(case.target.num_dims)
+    return ("samples", case.judged, strength, plan.sampler.key, plan.num_samples, plan.seed, case.one_class)
 
 
 def _samples(case: Case, guidance: Guidance) -> Tensor:
     plan, z = case.plan, case.one_class
-    generator = plan.generator("table samples", guidance, z)
+    generator = plan.generator("table samples", guidance, z, num_dims=case.target.num_dims)
     denoiser = case.table(case.judged) or case.denoisers[case.judged]
     return plan.sampler.draw(denoiser, guidance, z, plan.num_samples, generator)
 
@@ -246,7 +245,7 @@ def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
         if key in case.made:
             laws[who] = case.made[key]
     x = case.made[samples_key(case, guidance)]
-    generator = case.plan.generator("bootstrap", guidance, z)
+    generator = case.plan.generator("bootstrap", guidance, z, num_dims=target.num_dims)
     resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // max(laws[EXACT].numel(), len(x))))
     sample_tv = {
         who: SampleTV(sampled_tv(laws[who], x, resamples, generator), expected_sampling_tv(laws[who], len(x)))

@@ -244,17 +244,9 @@ def word(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def strength_key(guidance: Guidance) -> str:
-    """A strength within the names of distributions and numbers: "w2", "w0.5", "wramp(0,4)", "w2_temperature0.7"."""
-    w = guidance.written
-    key = f"w{w}" if isinstance(w, str) else f"w{int(w)}" if w.is_integer() else f"w{w!r}"
-    more = {"temperature": guidance.temperature, "top_p": guidance.top_p}
-    return "_".join([key, *(f"{what}{value!r}" for what, value in more.items() if value != 1)])
-
-
 def key_word(value: Any) -> str:
     """A value of an index column within the name of a logged number: "w2", "exact", "3"."""
-    return strength_key(value) if isinstance(value, Guidance) else word(value)
+    return value.identifier if isinstance(value, Guidance) else word(value)
 
 
 @dataclass(frozen=True)

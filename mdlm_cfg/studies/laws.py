@@ -33,7 +33,6 @@ from mdlm_cfg.studies.findings import (
     Table,
     View,
     col,
-    strength_key,
 )
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
@@ -141,7 +140,7 @@ def arrays_of(evaluation: TableEvaluation) -> dict[str, np.ndarray]:
             if name in result.laws:
                 guidance = result.guidance
                 named = replace(guidance, temperature=1.0, top_p=1.0) if name == "tilted" else guidance
-                arrays[array_name(name, guidance, strength_key(named))] = result.laws[name].numpy()
+                arrays[array_name(name, guidance, named.identifier)] = result.laws[name].numpy()
     return arrays
 
 

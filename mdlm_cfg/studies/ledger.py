@@ -146,7 +146,7 @@ def ledgers_of(case: Case, e: TableEvaluation) -> list[Ledger]:
     for result in e.results:
         shared = ledger_laws(case.target, learned, result.guidance, z, plan.sampler.policy)
         for sampler in ledger_samplers(case.target, plan.sampler):
-            generator = plan.generator("ledger", result.guidance, z, sampler.label)
+            generator = plan.generator("ledger", result.guidance, z, sampler.label, num_dims=case.target.num_dims)
             samples = result.samples if sampler is plan.sampler else None
             entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))
     return entries

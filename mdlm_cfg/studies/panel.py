@@ -19,9 +19,9 @@ from mdlm_cfg.compare.decay import waiting
 from mdlm_cfg.compare.geometry import Region, regions
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import guidance_key
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Piece
+from mdlm_cfg.support.by_value import value_key
 
 MAX_STATES = 1024  # of a distribution that is shown: 32 x 32, or 1024 values in one dimension
 MAX_NUMBERS = 250_000  # probabilities of a panel
@@ -157,9 +157,9 @@ def panel_of(case: Case) -> InteractivePanel | None:
 
 
 def _key(case: Case, k: int, guidances: Sequence[Guidance]) -> Key:
-    asked = tuple(guidance_key(guidance, case.target.num_dims) for guidance in guidances)
+    asked = tuple(guidance.key(case.target.num_dims) for guidance in guidances)
     policy = case.plan.sampler.policy
-    return ("panel", k, asked, None if policy is None else str(policy), case.has_learned)
+    return ("panel", k, asked, value_key(policy), case.has_learned)
 
 
 def _classes(case: Case) -> list[int]:

@@ -78,10 +78,20 @@ class Plan:
             self.sampler.policy.check(num_dims)
 
     def generator(
-        self, what: str, guidance: Guidance, target_class: int, *more: int | str, device: torch.device | str = "cpu"
+        self,
+        what: str,
+        guidance: Guidance,
+        target_class: int,
+        *more: int | str,
+        num_dims: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> torch.Generator:
-        """The generator of one use, on a device: it depends on nothing else that was asked for."""
-        return generator_for(what, self.seed, str(guidance.kind), guidance.label, target_class, *more, device=device)
+        """The generator of one purpose, on a device, from the seed and the values that decide the draw.
+
+        Args:
+            what: the purpose. more: further values. num_dims: D; the values of a schedule depend on it.
+        """
+        return generator_for(what, self.seed, *guidance.key(num_dims), target_class, *more, device=device)
 
     def describe(self, num_dims: int | None = None) -> dict[str, Any]:
         """The plan as plain values; for D coordinates, with every guidance's strengths w_0, ..., w_{D-1}."""

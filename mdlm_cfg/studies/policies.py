@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import TABLE, check_guided_class, guidance_key
+from mdlm_cfg.studies.common import TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
@@ -89,7 +89,7 @@ class Policies:
 
     def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
         policies = tuple(map(str, self.compared(case)))
-        return ("policies", name, guidance_key(guidance, case.target.num_dims), case.one_class, policies)
+        return ("policies", name, guidance.key(case.target.num_dims), case.one_class, policies)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser, policy and number of coordinates per step."""

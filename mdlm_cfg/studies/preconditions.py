@@ -10,7 +10,6 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.evaluation import array_name
-from mdlm_cfg.studies.findings import strength_key
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
 from mdlm_cfg.support.errors import UserError
@@ -79,5 +78,5 @@ def law_key(name: str, guidance: Guidance) -> str:
     if name == "class":
         return name
     if name == "tilted":
-        return array_name(name, guidance, strength_key(Guidance(guidance.constant)))
-    return array_name(name, guidance, strength_key(guidance))
+        return array_name(name, guidance, Guidance(guidance.constant).identifier)
+    return array_name(name, guidance, guidance.identifier)

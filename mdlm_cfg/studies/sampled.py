@@ -93,7 +93,7 @@ class Draw:
     @property
     def key(self) -> tuple[Any, ...]:
         """Plain values that decide the samples, the denoiser's weights apart."""
-        asked = (key_of(self.guidance), self.sampler.describe(), self.num_samples, self.chunk)
+        asked = (self.guidance.key(self.denoiser.num_dims), self.sampler.key, self.num_samples, self.chunk)
         return (*self.names, *asked, self.plan.seed, self.target_class)
 
     def make(self, on_step: Callable[[Tensor], None] | None = None) -> Tensor:
@@ -101,7 +101,14 @@ class Draw:
         more = (self.chunk,) if self.chunk else ()
         names = (*self.names[1:], *more)
         device = device_of(self.denoiser)
-        generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *names, device=device)
+        generator = self.plan.generator(
+            self.names[0],
+            self.guidance,
+            self.target_class,
+            *names,
+            num_dims=self.denoiser.num_dims,
+            device=device,
+        )
         asked = (self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
         x = self.sampler.draw(*asked, on_step=on_step)
         return x.to("cpu", torch.uint8 if self.denoiser.num_tokens <= 256 else torch.int64)
@@ -124,7 +131,7 @@ def draws_of(
     """
     names: tuple[str, ...] = ("samples", who) if who else ("samples",)
     if compared is not None:
-        names = ("compared", who, compared.label)
+        names = ("compared", who, compared.key)
     sampler = compared or plan.sampler
     chunks = range(math.ceil(plan.num_samples / CHUNK))
     return [Draw(plan, denoiser, guidance, target_class, sampler, names, chunk) for chunk in chunks]
@@ -133,8 +140,3 @@ def draws_of(
 def drawn(draws: Sequence[Draw], keep: Keep) -> Tensor:
     """The samples of all pieces, (n, D) on the CPU; those that were drawn before are kept ones."""
     return torch.cat([keep(draw.key, draw.make) for draw in draws])
-
-
-def key_of(guidance: Guidance) -> tuple[object, ...]:
-    """What tells a guidance from others in what is kept."""
-    return guidance.w, str(guidance.kind), guidance.temperature, guidance.top_p

@@ -13,7 +13,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import check_guided_class, guidance_key
+from mdlm_cfg.studies.common import check_guided_class
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -72,8 +72,8 @@ class Samplers:
         return [who for who in case.denoisers if case.table(who) is not None]
 
     def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
-        labels = tuple(sampler.label for sampler in self.compared(case.plan))
-        return ("samplers", who, guidance_key(guidance, case.target.num_dims), labels, case.one_class)
+        keys = tuple(sampler.key for sampler in self.compared(case.plan))
+        return ("samplers", who, guidance.key(case.target.num_dims), keys, case.one_class)
 
     def compared(self, plan: Plan) -> list[Sampler]:
         """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.

@@ -89,7 +89,8 @@ class LoadedRun:
         if n < 1:
             raise UserError(f"n = {n} is not allowed: it must be at least 1")
         guidance, made = w if isinstance(w, Guidance) else Guidance(w), as_sampler(sampler, steps)
-        key = "samples", seed, str(guidance.kind), guidance.label, -1 if target_class is None else target_class
+        label = -1 if target_class is None else target_class
+        key: tuple[str | int, ...] = ("samples", seed, *guidance.key(self.denoiser.num_dims), label)
         parts = []
         for chunk in range(math.ceil(n / CHUNK)):
             generator = generator_for(*key, *([chunk] if chunk else []), device=self.denoiser.device)

@@ -11,7 +11,6 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_c
 from mdlm_cfg.laws import terminal_law, tilted_law
 from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.evaluation import array_name, evaluate_table
-from mdlm_cfg.studies.findings import strength_key
 from mdlm_cfg.studies.geometry import overlap_counts, overlap_of
 from mdlm_cfg.studies.laws import arrays_of, row_of
 from mdlm_cfg.studies.plain import to_plain
@@ -156,7 +155,7 @@ def test_overlap_counts_coordinates_and_not_points():
 def test_law_keys():
     expected = {("exact", 2.0): "exact_rate_w2", ("learned", 0.5): "learned_rate_w0.5", ("tilted", -1.0): "tilted_w-1"}
     for (name, w), key in expected.items():
-        assert array_name(name, Guidance(w), strength_key(Guidance(w))) == key
+        assert array_name(name, Guidance(w), Guidance(w).identifier) == key
 
 
 def test_plain_types():

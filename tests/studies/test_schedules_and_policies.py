@@ -110,9 +110,9 @@ def law(case: Case, denoiser: str, name: Any) -> Tensor:
 
 @functools.cache
 def drawn(case: Case, name: Any) -> Tensor:
-    label = f"{name:g}" if isinstance(name, float) else name
-    generator = generator_for("table samples", SEED, case.kind, label, Z)
     guidance = Guidance(STRENGTHS[name], case.kind)
+    values = f"{name:g}" if isinstance(name, float) else f"[{','.join(f'{w:g}' for w in guidance.table(D))}]"
+    generator = generator_for("table samples", SEED, case.kind, values, Z)
     return sample(denoisers(case)[case.judged], guidance, Z, NUM, SAMPLERS[case.sampler], generator=generator)
 
 

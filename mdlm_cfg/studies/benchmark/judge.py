@@ -164,7 +164,7 @@ class Bench:
         self, name: str, draw: Draw, guidance: Guidance, references: Mapping[str, Tensor], calls: Sequence[int]
     ) -> Iterator[Cell]:
         denoiser, z, n = Counted(self.target.denoiser), self.target.target_class, self.plan.num_samples
-        generator = self.plan.generator("benchmark", self._given, z, name, self.target.name)
+        generator = self.plan.generator("benchmark", self._given, z, name, self.target.name, num_dims=denoiser.num_dims)
         x = draw(denoiser, guidance, z, n, generator)
         if not isinstance(x, Tensor) or x.shape != (n, denoiser.num_dims) or x.dtype != torch.int64:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

@@ -28,7 +28,7 @@ from mdlm_cfg.studies.best_schedule.findings import (
 )
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.preconditions import LEARNED_LAW_ENTRIES, check_space, table_of, target_class_of
-from mdlm_cfg.studies.sampled import key_of
+from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
@@ -148,7 +148,10 @@ class _Goal:
             )  # fmt: skip
             return tuple(found.strengths.values)
 
-        return self.keep(("best", scores, key_of(self.guidance), str(self.policy), self.target_class, start), search)
+        return self.keep(
+            ("best", scores, self.guidance.key(self.target.num_dims), value_key(self.policy), self.target_class, start),
+            search,
+        )
 
     def reached(self, scores: str, name: str, denoiser: Denoiser, strengths: tuple[float, ...]) -> Reached:
         """Where strengths lead, by the law itself and not by what was differentiated."""

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.corpus.findings import CorpusFindings, Row
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, key_of
+from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.studies.sequences.study import ALIGNED, SHOWN
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
@@ -139,8 +139,8 @@ class _Bench:
     def _draw(self, guidance: Guidance, target_class: int) -> Tensor:
         """The plan's samples of a class at one strength, int64 (n, D); kept ones where they were drawn before."""
         sampler, num = self.plan.sampler, self.plan.num_samples
-        generator = self.plan.generator("samples", guidance, target_class)
-        key = ("samples", key_of(guidance), sampler.describe(), num, self.plan.seed, target_class)
+        generator = self.plan.generator("samples", guidance, target_class, num_dims=self.denoiser.num_dims)
+        key = ("samples", guidance.key(self.denoiser.num_dims), sampler.key, num, self.plan.seed, target_class)
         return self.keep(key, lambda: sampler.draw(self.denoiser, guidance, target_class, num, generator).cpu())
 
     def _rows(self, sequences: Sequence[Tensor], what: str) -> list[Row]:

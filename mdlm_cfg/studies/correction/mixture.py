@@ -18,7 +18,7 @@ from mdlm_cfg.sampling.smc import Weighted, sequential_monte_carlo
 from mdlm_cfg.studies.correction.mixture_findings import ClassCorrection, MixtureCorrection, SetRow
 from mdlm_cfg.studies.correction.options import Options
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, key_of
+from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
@@ -52,7 +52,7 @@ def correct_mixture(
         for z in classes:
             head = f"class {z}, w = {guidance.label}: {plan.num_samples:,} samples of {target.num_dims} steps"
             say(f"{head}, guided")
-            asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, z)
+            asked = (guidance.key(target.num_dims), plan.sampler.key, plan.num_samples, plan.seed, z)
             guided, log_weights = keep(("weighted", *asked), partial(_guided, judged, guidance, z, plan))
             say(f"{head}, resampled on the way")
             how = (options.threshold, options.num_groups)
@@ -65,7 +65,7 @@ def correct_mixture(
 
 def _guided(denoiser: Denoiser, guidance: Guidance, target_class: int, plan: Plan) -> tuple[Tensor, Tensor]:
     """Samples and their log-weights."""
-    generator = plan.generator("weighted samples", guidance, target_class)
+    generator = plan.generator("weighted samples", guidance, target_class, num_dims=denoiser.num_dims)
     return plan.sampler.draw_weighted(denoiser, guidance, target_class, plan.num_samples, generator)
 
 
@@ -73,9 +73,10 @@ def _resampled(
     denoiser: Denoiser, guidance: Guidance, target_class: int, plan: Plan, options: Options
 ) -> tuple[Any, ...]:
     """Those of sequential Monte Carlo, as what `Weighted` is made of."""
+    generator = plan.generator("resampled samples", guidance, target_class, num_dims=denoiser.num_dims)
     found = sequential_monte_carlo(
         denoiser, guidance, target_class, plan.num_samples, policy=plan.sampler.policy, threshold=options.threshold,
-        num_groups=options.num_groups, generator=plan.generator("resampled samples", guidance, target_class),
+        num_groups=options.num_groups, generator=generator,
     )  # fmt: skip
     return astuple(found)
 
@@ -96,7 +97,11 @@ def _compare(
 ) -> ClassCorrection:
     z = target_class
     reference = tilted_reference(
-        target, guidance.constant, z, options.num_reference, plan.generator("reference", guidance, z)
+        target,
+        guidance.constant,
+        z,
+        options.num_reference,
+        plan.generator("reference", guidance, z, num_dims=target.num_dims),
     )
     own, _ = target.sample(plan.num_samples, generator_for("class samples", plan.seed, z), z)
     sets = {

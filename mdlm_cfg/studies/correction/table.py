@@ -130,14 +130,15 @@ def _sample_rows(aim: _Aim, plan: Plan, options: Options) -> tuple[list[SampleRo
     """Sets of every size, and sequential Monte Carlo at the largest."""
     g, z = aim.guidance, aim.target_class
     x, log_weights = plan.sampler.draw_weighted(
-        aim.denoiser, g, z, plan.num_samples, plan.generator("weighted samples", g, z)
+        aim.denoiser, g, z, plan.num_samples, plan.generator("weighted samples", g, z, num_dims=aim.denoiser.num_dims)
     )
     rows = []
     for n in sizes_of(plan):
         sets = min(MOST_SETS, plan.num_samples // n)
+        generator = plan.generator("resampled samples", g, z, n, num_dims=aim.denoiser.num_dims)
         corrected = sequential_monte_carlo(
             aim.denoiser, g, z, n * sets, policy=aim.policy, threshold=options.threshold,
-            num_groups=options.num_groups * sets, generator=plan.generator("resampled samples", g, z, n),
+            num_groups=options.num_groups * sets, generator=generator,
         )  # fmt: skip
         row = SampleRow(
             g, n, sets,

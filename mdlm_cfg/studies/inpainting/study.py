@@ -22,7 +22,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings, Slice, SliceAtStrength
 from mdlm_cfg.studies.inpainting.pixels import CHOICES, PATCH, hidden_pixels
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import check_sampled, key_of
+from mdlm_cfg.studies.sampled import check_sampled
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
@@ -159,13 +159,26 @@ class _Work:
         """Laws, weights and ledgers at one strength; the plan's own samples are drawn of the whole denoiser."""
         say(f"test image {self.index}: samples at w = {guidance.label}")
         z, key = self.target_class, ("slice", self.index)
-        generator = plan.generator("inpainting", guidance, z, *key)
-        asked = (key_of(guidance), plan.sampler.describe(), plan.num_samples, plan.seed, z, self.state.tolist())
+        generator = plan.generator("inpainting", guidance, z, *key, num_dims=self.table.num_dims)
+        asked = (
+            guidance.key(self.table.num_dims),
+            plan.sampler.key,
+            plan.num_samples,
+            plan.seed,
+            z,
+            self.state.tolist(),
+        )
         drawn = self.keep(
             ("inpainting", *asked),
             lambda: plan.sampler.draw(self.judged, guidance, z, plan.num_samples, generator, start=self.state).cpu(),
         )[:, self.part.free.cpu()]
-        few = FEW_STEPS.draw(self.table, guidance, z, plan.num_samples, plan.generator("few steps", guidance, z, *key))
+        few = FEW_STEPS.draw(
+            self.table,
+            guidance,
+            z,
+            plan.num_samples,
+            plan.generator("few steps", guidance, z, *key, num_dims=self.table.num_dims),
+        )
         ledgers = [
             self._ledger(plan.sampler, drawn, guidance, plan),
             self._ledger(FEW_STEPS, few.cpu(), guidance, plan),
@@ -176,5 +189,7 @@ class _Work:
 
     def _ledger(self, sampler: Sampler, x: Tensor, guidance: Guidance, plan: Plan) -> SliceLedger:
         laws = slice_laws(self.table, self.exact, guidance, self.target_class, sampler)
-        generator = plan.generator("inpainting interval", guidance, self.target_class, self.index, sampler.label)
+        generator = plan.generator(
+            "inpainting interval", guidance, self.target_class, self.index, sampler.label, num_dims=self.table.num_dims
+        )
         return slice_ledger(laws, sampler, x, generator)

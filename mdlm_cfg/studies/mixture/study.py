@@ -157,7 +157,10 @@ def _draw(
 
 def _unguided(target: BernoulliMixture, guidance: Guidance, plan: Plan, classes: Sequence[int]) -> Tensor:
     """As many draws of the classes themselves, uint8 (classes, n, D)."""
-    drawn = [target.sample(plan.num_samples, plan.generator("samples", guidance, k, "class"), k)[0] for k in classes]
+    drawn = [
+        target.sample(plan.num_samples, plan.generator("samples", guidance, k, "class", num_dims=target.num_dims), k)[0]
+        for k in classes
+    ]
     return torch.stack(drawn).to(torch.uint8)
 
 

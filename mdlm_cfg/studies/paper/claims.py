@@ -124,8 +124,9 @@ def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:
     worst = 0.0
     for r in evaluation.results:
         masked: list[float] = []
+        generator = plan.generator("still masked", r.guidance, z, num_dims=denoiser.num_dims)
         PAPER_SAMPLER.draw(
-            denoiser, r.guidance, z, plan.num_samples, plan.generator("still masked", r.guidance, z),
+            denoiser, r.guidance, z, plan.num_samples, generator,
             on_step=partial(_note_masked, masked, denoiser.num_tokens),
         )  # fmt: skip
         law = log_still_masked(denoiser, r.guidance, z, taus).exp()

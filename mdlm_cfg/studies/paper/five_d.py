@@ -101,7 +101,7 @@ def _at_strength(
     def by_k(law: Tensor) -> list[float]:
         return [1000 * float(law[mask].mean()) for mask in masks]
 
-    generator = evaluation.plan.generator("the paper's samples", r.guidance, z)
+    generator = evaluation.plan.generator("the paper's samples", r.guidance, z, num_dims=evaluation.num_dims)
     x = PAPER_SAMPLER.draw(used, r.guidance, z, PAPER_SAMPLES, generator)
     return AtStrength(
         found=r,
