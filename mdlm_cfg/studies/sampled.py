@@ -131,7 +131,7 @@ def draws_of(
     """
     names: tuple[str, ...] = ("samples", who) if who else ("samples",)
     if compared is not None:
-        names = ("compared", who, compared.key)
+        names = ("compared", who, compared.label)
     sampler = compared or plan.sampler
     chunks = range(math.ceil(plan.num_samples / CHUNK))
     return [Draw(plan, denoiser, guidance, target_class, sampler, names, chunk) for chunk in chunks]
