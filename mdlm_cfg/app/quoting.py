@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from mdlm_cfg.support.named import TARGET
+
 OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|remasking|correction)=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
@@ -67,21 +69,27 @@ def read_override(argument: str) -> Override | None:
 
 
 def with_objects(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with sampler.KEY=VALUE as ++sampler={KEY:VALUE}, and so for all of `OBJECTS`.
+    """The arguments of a command, with settings below a word or null (`OBJECTS`) in the form that hydra can take.
 
-    hydra cannot put a key below a setting that is a word or null, but it merges mappings.
+    hydra puts no key below a word or null, but it merges mappings: sampler._target_=a.B sampler.steps=2 becomes
+    ++sampler={_target_:a.B} ++sampler.steps=2. What has that form already stays as it is.
     """
-    return [_as_mapping(argument) for argument in arguments]
+    found = list(arguments)
+    for name in OBJECTS:
+        below = [item for item in found if item.lstrip("+").startswith(f"{name}.") and "=" in item]
+        if below and not any(item.startswith(f"++{name}={{") for item in found):
+            targets = [item for item in below if item.lstrip("+").startswith(f"{name}.{TARGET}=")]
+            first = found.index(below[0])
+            kept = [item if item not in below else f"++{item.lstrip('+')}" for item in found if item not in targets]
+            found = [*kept[:first], _mapping(name, targets), *kept[first:]]
+    return found
 
 
-def _as_mapping(argument: str) -> str:
-    key, is_given, text = argument.lstrip("+").partition("=")
-    first, *below = key.split(".")
-    override = read_override(argument)
-    if first not in OBJECTS or not below or not is_given or override is None:
-        return argument
-    values = [text]
-    if override.is_sweep_override():
-        values = list(override.sweep_string_iterator())
-    opened, closed = "{" + ":{".join(below) + ":", "}" * len(below)
-    return f"++{first}={','.join(f'{opened}{value}{closed}' for value in values)}"
+def _mapping(name: str, targets: Sequence[str]) -> str:
+    """++NAME={_target_:VALUE} for the last of NAME._target_=VALUE, each value of a sweep in a mapping of its own."""
+    if not targets:
+        return f"++{name}={{}}"
+    override = read_override(targets[-1])
+    is_swept = override is not None and override.is_sweep_override()
+    values = list(override.sweep_string_iterator()) if is_swept and override else [targets[-1].partition("=")[2]]
+    return f"++{name}={','.join(f'{{{TARGET}:{value}}}' for value in values)}"

@@ -137,7 +137,11 @@ def label_of(overrides: Sequence[str], name: str = "", without: Collection[Role]
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if role_of(key) not in without and not (key in ("data", "experiment") and value.replace("/", "_") == name):
+        if (
+            value != "{}"
+            and role_of(key) not in without
+            and not (key in ("data", "experiment") and value.replace("/", "_") == name)
+        ):
             parts.append(f"{_plain(key)}-{_plain(value.rsplit('/', 1)[-1])[:MOST_OF_ONE]}")
     label = "+".join(parts)
     if len(label) <= MOST:

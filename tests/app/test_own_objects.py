@@ -158,13 +158,14 @@ def test_what_only_a_checkpoint_names_is_not_imported(part: str, own: str) -> No
 
 
 def test_settings_below_an_object_reach_hydra_as_mappings() -> None:
-    given = ["sampler._target_=a.B", "sampler.steps=2,4", "+study.x.y='b c'", "net.width=3", "sampler=euler", "-m"]
+    given = ["sampler.steps=2,4", "sampler._target_=a.B,a.C", "+study.x.y='b c'", "net.width=3", "guidance=rate", "-m"]
     assert with_objects(given) == [
-        "++sampler={_target_:a.B}",
-        "++sampler={steps:2},{steps:4}",
-        "++study={x:{y:'b c'}}",
+        "++sampler={_target_:a.B},{_target_:a.C}",
+        "++sampler.steps=2,4",
+        "++study={}",
+        "++study.x.y='b c'",
         "net.width=3",
-        "sampler=euler",
+        "guidance=rate",
         "-m",
     ]
     assert with_objects(with_objects(given)) == with_objects(given)
@@ -179,6 +180,14 @@ def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None
     report = json.loads((out / "report.json").read_text())
     assert [row["w"] for row in report["means"]] == [0.0, 2.0] and report["means"][0]["kind"] == "mine"
     assert report["plan"]["sampler"] == "all_at_once" and report["verdict"] == ["3 samples were drawn."]
+
+
+def test_a_sweep_over_settings_of_ones_own(own: str, tmp_path: Path) -> None:
+    settings = ("-m", "denoiser=exact", "data=toy_1d_overlap", "w=[0]", "logger=null", f"runs={tmp_path}")
+    own_sampler = (f"sampler._target_={own}.all_at_once", "sampler.steps=1,2", f"study._target_={own}.Means")
+    assert run("eval", *settings, *own_sampler) == 0
+    reports = [json.loads(path.read_text()) for path in tmp_path.rglob("report.json")]
+    assert sorted(report["plan"]["steps"] for report in reports) == [1, 2]
 
 
 def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
