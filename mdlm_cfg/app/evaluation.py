@@ -25,6 +25,7 @@ from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
+TRAINING = "Nats per data point, validation data, averaged weights."
 PAGE, TABLE_FILE = "report.html", "report.csv"
 
 
@@ -146,7 +147,7 @@ def _test_sections(numbers: dict[str, float]) -> list[Section]:
         "Negative ELBO in nats per data point: with the class, and without one (null). mc_se is the standard error of "
         "the random masks, data_se that of masks and data."
     )
-    return [Section("Test set", text, Table(("number", "value"), rows))]
+    return [Section("Test set", text, Table(("number", "value"), rows), group="Training")]
 
 
 def _training_sections(folder: Path) -> list[Section]:
@@ -169,5 +170,12 @@ def _training_sections(folder: Path) -> list[Section]:
         [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
     )
     return [
-        Section("Training", "Nats per data point, validation data, averaged weights.", table, [picture], printed=False)
+        Section(
+            "Training",
+            "Nats per data point, validation data, averaged weights.",
+            table,
+            [picture],
+            printed=False,
+            group="Training",
+        )
     ]

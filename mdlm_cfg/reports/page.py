@@ -85,9 +85,14 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
+    first = [section for section in sections if not section.group]
+    groups: dict[str, list[Section]] = {}
+    for section in sections:
+        if section.group:
+            groups.setdefault(section.group, []).append(section)
     scripts = ["charts.js", "panel.js"] if any(section.panel for section in sections) else []
     return environment.get_template("page.html.j2").render(
-        title=title, sections=sections, settings=shown, longest=LONGEST, css=_code("page.css"),
+        title=title, first=first, groups=groups, settings=shown, longest=LONGEST, css=_code("page.css"),
         panel_file=PANEL_FILE,
         scripts=[_code(name) for name in scripts],
     )  # fmt: skip

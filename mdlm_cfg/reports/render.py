@@ -75,7 +75,8 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
 
 
 def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
-    tables = [shown_table(view, rows) for view in block.views if isinstance(view, Table) and rows]
+    declared = [view for view in block.views if isinstance(view, Table) and rows]
+    tables = [(view.title, shown_table(view, rows)) for view in declared]
     listing = "\n\n".join(view.text for view in block.views if isinstance(view, Listing))
     pictures = []
     for k, view in enumerate(block.views):
@@ -84,7 +85,7 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
     panel = next((view for view in block.views if isinstance(view, Interactive)), None)
     if panel is not None:
         write_csv(panel.rows, stem.with_name(PANEL_FILE))
-    first, others = (tables[0], tables[1:]) if tables else (None, [])
+    first = tables[0][1] if tables else None
     head = Section(
         title=block.title,
         text=block.text,
@@ -95,7 +96,8 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
         printed=block.printed,
         group=block.group,
     )
-    return [head, *(Section(block.title, "", table, printed=False, group=block.group) for table in others)]
+    others = [Section(title or block.title, "", table, printed=False, group=block.group) for title, table in tables[1:]]
+    return [head, *others]
 
 
 def _head(row: Any, name: str) -> str:

@@ -43,6 +43,7 @@ class Table:
         across: a column whose values become columns.
         note: a sentence below the table.
         heads: headings in place of the declared ones, by column.
+        title: of the part of the page that a second or later table of a block gets.
     """
 
     index: Sequence[str]
@@ -50,6 +51,7 @@ class Table:
     across: str | None = None
     note: str = ""
     heads: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)

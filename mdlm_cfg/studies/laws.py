@@ -181,9 +181,10 @@ def _distances(case: Case, e: TableEvaluation) -> Block:
         Table(["w"], [*shown, floor], note=note, heads=heads),
         Curve("w", against_w, caption="Total variation against w."),
     ]
+    kls = ["kl_exact_class", "kl_exact_tilted", "kl_exact_learned"]
     if e.has_learned:
         views.append(Curve("w", errors, caption="The errors alone, on a logarithmic axis.", log_y=True))
-        views.append(Table(["w"], ["kl_exact_class", "kl_exact_tilted", "kl_exact_learned"], note="KL in nats."))
+        views.append(Table(["w"], kls, note="In nats.", title="KL divergence"))
     logged = [name for name in DistanceRow.__dataclass_fields__ if name.startswith(("tv_", "noise_", "kl_"))]
     text = f"{_subject(case, e)}\n\n{READING}"
     rows = [row_of(result) for result in e.results]

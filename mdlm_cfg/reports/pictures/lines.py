@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mdlm_cfg.reports.style import CYCLE, GREY, MARKERS, divide
 
 Points = tuple[Sequence[float], Sequence[float]]
+BOX = "□"
 NOTHING = 1e-13  # smaller values are rounding; a logarithmic axis has no place for them
 BESIDE = 36  # letters of a legend that stands beside the panel
 ABOVE = 80  # letters of a line of a legend above the panel
@@ -153,8 +157,25 @@ class Lines:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib shows as it is: a dollar sign starts no formula."""
+    """A text that matplotlib shows as it is: a dollar sign starts no formula, and letters without a glyph are boxes.
+
+    The first such letter is named in a warning.
+    """
+    lacking = [letter for letter in text if ord(letter) not in _letters() and not letter.isspace()]
+    if lacking:
+        _warn_once(lacking[0])
+        text = "".join(BOX if letter in lacking else letter for letter in text)
     return text.replace("$", r"\$")
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def _warn_once(letter: str) -> None:
+    """Python shows a warning of one place and text once; the first letter stands for all."""
+    warnings.warn(f"pictures have no glyph for {letter!r} and others like it, and show {BOX}", stacklevel=2)
 
 
 def draw_legend(figure: Figure, grid: np.ndarray) -> None:

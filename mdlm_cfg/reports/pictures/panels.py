@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mdlm_cfg.reports.pictures.lines import draw_legend, plain
+from mdlm_cfg.reports.pictures.ticks import mark_values
 from mdlm_cfg.reports.style import CHANGE, COLOURS, CYCLE, GREY, PROBABILITY, TITLES, divide
-from mdlm_cfg.reports.ticks import mark_values
 from mdlm_cfg.studies.findings import Panel
 
 OUTLINE = "#56B4E9"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axis import Axis, XAxis
 from matplotlib.ticker import MaxNLocator
 
+from mdlm_cfg.reports.pictures.lines import plain
+
 MOST = 6  # names on an axis
 LETTERS = 10  # of a name
 FLAT = 3  # letters up to which names stand beside each other below an axis
@@ -19,7 +21,8 @@ def mark_values(axis: Axis, value_names: Sequence[str] | None) -> None:
         return
     places = range(0, len(value_names), -(-len(value_names) // MOST))
     shown = [
-        name if len(name) <= LETTERS else name[: LETTERS - 1] + "…" for name in map(value_names.__getitem__, places)
+        plain(name if len(name) <= LETTERS else name[: LETTERS - 1] + "…")
+        for name in map(value_names.__getitem__, places)
     ]
     axis.set_ticks(list(places), shown, fontsize=8)
     if isinstance(axis, XAxis) and max(map(len, shown)) > FLAT:

@@ -1,0 +1,142 @@
+"""The renderer shows any declared rows: every view of any names and numbers, in tables, pictures, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.reports.page import render_page
+from mdlm_cfg.reports.pictures import save
+from mdlm_cfg.reports.pictures.lines import Lines
+from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
+from mdlm_cfg.studies.findings import (
+    Bars,
+    Block,
+    Curve,
+    Findings,
+    Listing,
+    Mosaic,
+    Panel,
+    PanelGrid,
+    Scatter,
+    Table,
+    col,
+)
+from mdlm_cfg.studies.plan import Plan
+
+PLAN = Plan((Guidance(2.0),), Sampler(), 10)
+NAMES = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["[/b]", "$$", "$x", "{}", "", "שלום", "日本", "🙂", "a\nb", "<b>&", "\\frac", "%s", "_^"]),
+)
+NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e-300, 1e300, float("inf"), float("nan")]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured value."""
+
+    w: Guidance = col("w", "strength", index=True)
+    name: str = col("name", "of a class", index=True)
+    value: float | None = col("value", "measured", unit="TV")
+
+
+def block(rows: list[Row], names: list[str]) -> Block:
+    array = np.array([[0.1, 0.2], [0.3, 0.4]])
+    views = [
+        Table(["name"], ["value"], "w"),
+        Table(["w", "name"], ["value"]),
+        Curve("w", "value", ["name"]),
+        Curve("w", "value", ["name"], panels="name", log_y=True),
+        Bars("name", "value", ["w"]),
+        Scatter("w", "value", ["name"]),
+        PanelGrid({name: [Panel(name, array), Panel(name, array - 0.2, kind="change")] for name in names}),
+        Mosaic(dict.fromkeys(names, array[None, None]), names[:1]),
+        Listing("".join(names)),
+    ]
+    return Block("measured", rows, "Measured", views=views, logged=("value",))
+
+
+def rows_of(names: list[str], numbers: list[float]) -> list[Row]:
+    return [Row(Guidance(float(w)), name, v) for name in names for w, v in enumerate(numbers)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True), st.lists(NUMBERS, min_size=1, max_size=4))
+def test_any_names_and_numbers_are_shown(names: list[str], numbers: list[float]) -> None:
+    rows = rows_of(names, numbers)
+    findings = Findings(PLAN, [block(rows, names)], ["Said."])
+    with tempfile.TemporaryDirectory() as folder:
+        sections = sections_of(findings, Path(folder), backend="none")
+        assert "<h3>Measured</h3>" in render_page("T", sections)
+        for section in sections:
+            for picture in section.pictures:
+                assert picture.path.is_file() and picture.numbers.is_file()
+    assert json.loads(json.dumps(findings.to_dict(), allow_nan=False))["measured"][0]["name"] == names[0]
+    assert set(findings.numbers()) <= {"_".join(filter(None, ["value", n, f"w{w}"])) for n in names for w in range(4)}
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(NAMES, min_size=2, max_size=3, unique=True))
+def test_any_names_are_drawn(names: list[str]) -> None:
+    rows = rows_of(names, [0.5, 0.0, 2.0])
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k, view in enumerate(block(rows, names).views):
+            drawing = drawing_of(view, rows)
+            if drawing is not None:
+                assert save(drawing, Path(folder) / f"{k}.png").stat().st_size > 500
+
+
+def test_a_table_has_a_line_for_each_index_and_a_column_for_each_value_across() -> None:
+    shown = shown_table(Table(["name"], ["value"], "w"), rows_of(["a", "b"], [0.25, None]))  # type: ignore[list-item]
+    assert shown.columns == ["name", "w = 0", "w = 1"]
+    assert shown.rows == [["a", "0.2500", "-"], ["b", "0.2500", "-"]]
+
+
+def test_lines_hold_the_numbers_of_the_rows_and_coinciding_ones_are_one() -> None:
+    rows = rows_of(["a", "b"], [1.0, 2.0]) + [Row(Guidance(w), "c", 3 * w) for w in (0.0, 1.0)]
+    lines = drawing_of(Curve("w", "value", ["name"]), rows)
+    assert isinstance(lines, Lines)
+    assert lines.panels[""] == {
+        "a": ([0.0, 1.0], [1.0, 2.0]),
+        "b": ([0.0, 1.0], [1.0, 2.0]),
+        "c": ([0.0, 1.0], [0.0, 3.0]),
+    }
+    assert list(lines._labels().values()) == ["a, b", "c"]
+    written = [(row["series"], row["value (TV)"]) for row in lines.numbers()]
+    assert written == [("a", 1.0), ("a", 2.0), ("b", 1.0), ("b", 2.0), ("c", 0.0), ("c", 3.0)]
+
+
+def test_every_table_but_the_main_one_has_a_csv_file(tmp_path: Path) -> None:
+    rows = rows_of(["a"], [0.5, 0.25])
+    second = Block("more", rows, "More", views=[Table(["w"], ["value"])])
+    sections_of(Findings(PLAN, [block(rows, ["a"]), second], []), tmp_path, backend="none")
+    with (tmp_path / "more.csv").open(newline="") as file:
+        assert [row["value"] for row in csv.DictReader(file)] == ["0.5", "0.25"]
+
+
+def test_a_view_may_be_a_function(tmp_path: Path) -> None:
+    def own(rows: list[Row], path: Path) -> None:
+        path.write_bytes(b"PNG" + str(len(rows)).encode())
+
+    rows = rows_of(["a"], [0.5])
+    (section,) = sections_of(Findings(PLAN, [Block("own", rows, "Own", views=[own])], []), tmp_path)
+    (picture,) = section.pictures
+    assert picture.path.read_bytes() == b"PNG1"
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e300])
+def test_extreme_numbers_are_written_in_full(value: float) -> None:
+    (row,) = Block("b", [Row(Guidance(1.0), "a", value)], "B").plain()
+    assert row == {"w": 1.0, "kind": "rate", "name": "a", "value": value}
