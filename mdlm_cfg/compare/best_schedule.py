@@ -1,6 +1,8 @@
-"""The best strengths w_0, ..., w_{D-1}: one for each number of unmasked coordinates (theory, section 12).
+"""The best strengths found, w_0, ..., w_{D-1}: one for each number of unmasked coordinates (theory, section 12).
 
-The push is differentiable in them. They are found by its exact gradient (L-BFGS), from several starts.
+The push is differentiable in them, and its exact gradient is followed (L-BFGS) from several starts. TV has kinks, and
+the law under a policy that picks the best coordinate has jumps: there random starts are added, and the best ends are
+improved by a search without gradients. No method guarantees the least value, so that what is given is the best found.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
-from mdlm_cfg.chain.policies import KindPolicy, Policy, policy_of
+from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, Uniform, policy_of
+from mdlm_cfg.compare.calibration import calibrated_strengths
+from mdlm_cfg.compare.minimise import nelder_mead
 from mdlm_cfg.laws.choices import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, start
 from mdlm_cfg.laws.terminal import tilted_law
@@ -28,6 +32,12 @@ from mdlm_cfg.targets.table import TableMixture
 NEG_INF = float("-inf")
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
 ITERATIONS = 200
+RANDOM_STARTS = 12  # of objectives with kinks or jumps
+WITHOUT_JUMPS = (KindPolicy, RatePolicy, Uniform, FixedOrder)  # policies whose order changes smoothly with w
+POLISHED = 2  # ends of descents that a search without gradients goes on from
+SIMPLEX = 0.2  # its first size
+VALUES = 500  # that it asks for, times D
+NUDGE = 1e-7  # strengths this close must do as well: a policy's order may jump between them
 EQUAL = 1e-3  # strengths closer than this are equal: what a descent leaves
 
 
@@ -160,7 +170,10 @@ def best_schedule(
     denoiser: Denoiser | None = None,
     more_starts: Sequence[Sequence[float]] = (),
 ) -> BestSchedule:
-    """The strengths per number of unmasked coordinates that bring the chain nearest to the tilted law of strength w.
+    """The best strengths found, per number of unmasked coordinates, to bring the chain near a tilted law.
+
+    They are never worse than the constant w or the calibrated strengths, except where another order of unmasking an
+    infinitesimal change away is worse still.
 
     Args:
         target: the known distribution, on few dimensions.
@@ -178,23 +191,56 @@ def best_schedule(
     push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
     reference = tilted_law(target, w, target_class)
     goal = objective_of(objective, reference)
-    d = target.num_dims
-    constant = torch.full((d,), float(w), dtype=torch.float64)
-    # few local minima, and the flat start at w = -1 is one: late guidance, the constant, the class itself, early ones
-    rising = torch.linspace(0, 1, d, dtype=torch.float64)
-    starts = [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros_like(constant)]
-    starts += [torch.tensor(strengths, dtype=torch.float64) for strengths in more_starts]
-    if objective == "tv":  # not smooth where it is best: from where KL is
+    starts = [*_starts(target, w, target_class), *(torch.tensor(one, dtype=torch.float64) for one in more_starts)]
+    constant = starts[0]
+    if objective == "tv":  # not smooth where it is least: also from where KL is
         smooth = kl_to(reference)
         starts.append(min((_descend(push, smooth, w0) for w0 in starts), key=lambda v: float(smooth(push(v)))))
+
+    def value(strengths: Tensor) -> float:
+        with torch.no_grad():
+            return float(goal(push(strengths)))
+
+    may_jump = made is not None and not isinstance(made, WITHOUT_JUMPS)
+    nudges = (0.0, -NUDGE, NUDGE) if may_jump else (0.0,)
+
+    def steady(strengths: Tensor) -> float:
+        """The largest value nearby: at strengths where a policy's order jumps, rounding would decide on it."""
+        return max(value(_allowed(strengths + nudge)) for nudge in nudges)
+
+    if objective == "kl" and not may_jump:
+        ends = [_descend(push, goal, w0) for w0 in starts]
+    else:
+        starts += _random_starts(w, target.num_dims)
+        ends = sorted((_descend(push, goal, w0) for w0 in starts), key=steady)
+        ends += [nelder_mead(steady, end, SIMPLEX, VALUES * target.num_dims) for end in ends[:POLISHED]]
+    best = min((_allowed(strengths) for strengths in [*starts, *ends]), key=steady)
+    constant_value = value(constant)
+    if value(best) > constant_value:
+        best = constant
     with torch.no_grad():
-        constant_value = float(goal(push(constant)))
-    found = [constant, *(_descend(push, goal, w0) for w0 in starts)]
-    with torch.no_grad():
-        best = min(found + starts, key=lambda v: float(goal(push(v))))
         law = push(best)
-        value = float(goal(law))
-    return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, value, constant_value, law)
+    return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, value(best), constant_value, law)
+
+
+def _starts(target: TableMixture, w: float, target_class: int) -> list[Tensor]:
+    """The constant w first; rising from 0 and from a third of it; the class itself; and the calibrated strengths."""
+    constant = torch.full((target.num_dims,), float(w), dtype=torch.float64)
+    rising = torch.linspace(0, 1, target.num_dims, dtype=torch.float64)
+    calibrated = torch.tensor(calibrated_strengths(target, w, target_class), dtype=torch.float64)
+    return [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros_like(constant), calibrated]
+
+
+def _random_starts(w: float, num_dims: int) -> list[Tensor]:
+    """Strengths between -1 and 2 |w| + 2, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.rand(RANDOM_STARTS, num_dims, generator=generator, dtype=torch.float64)
+    return list(spread * (2 * abs(w) + 3) - 1)
+
+
+def _allowed(strengths: Tensor) -> Tensor:
+    """The nearest strengths that guidance may have."""
+    return strengths.clamp(min=-1, max=MAX_STRENGTH)
 
 
 def objective_of(objective: str | Objective, reference: Tensor) -> Objective:

@@ -13,6 +13,7 @@ from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, terminal_law, til
 from mdlm_cfg.chain.kinds import KINDS, kind_of
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform, policy_of
 from mdlm_cfg.compare.best_schedule import DifferentiablePush, _descend, best_schedule, kl_to, rises, trade_off, tv_to
+from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.targets import toys
 
@@ -201,3 +202,51 @@ def test_strengths_rise_where_none_falls_and_the_last_is_above_the_first() -> No
         ([0, 5e-4], False), ([1], False), ([2, 1], False),
     ):  # fmt: skip
         assert rises(strengths) == answer
+
+
+def _perturbed_least(
+    target: TableMixture, w: float, kind: str, policy: str | None, strengths: tuple[float, ...]
+) -> float:
+    """The least TV to the tilted law among random strengths, most of them near some that were found."""
+    push = DifferentiablePush(target.denoiser(), 0, KindPolicy(KINDS[kind]) if policy is None else policy_of(policy))
+    goal, generator = tv_to(tilted_law(target, w, 0)), torch.Generator().manual_seed(1)
+    centre, found = torch.tensor(strengths, dtype=torch.float64), []
+    for scale in (1e-4, 1e-3, 1e-2, 0.1, 0.5, 2.0):
+        for move in scale * torch.randn(60, len(strengths), generator=generator, dtype=torch.float64):
+            found.append(float(goal(push((centre + move).clamp(min=-1)))))
+    return min(found)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed", "w", "kind", "policy"),
+    [
+        ((3, 2), 1, 2.0, "rate", None),
+        pytest.param((2, 3), 0, 2.0, "rate", None, marks=pytest.mark.slow),
+        ((2, 3), 3, 2.0, "rate", None),
+        ((3, 2), 1, -0.5, "normalized", None),
+        pytest.param((3, 3), 0, 2.0, "normalized", None, marks=pytest.mark.slow),
+        pytest.param((2, 3), 5, 2.0, "rate", "entropy", marks=pytest.mark.slow),
+        pytest.param((2, 4), 0, 2.0, "rate", None, marks=pytest.mark.slow),
+        pytest.param((2, 4), 1, 2.0, "rate", None, marks=pytest.mark.slow),
+        pytest.param((3, 3), 4, 2.0, "rate", "confidence", marks=pytest.mark.slow),
+    ],
+)
+def test_no_random_strengths_are_better_in_tv(shape, seed, w, kind, policy) -> None:
+    target = random_target(*shape, k=2, seed=seed)
+    found = best_schedule(target, w, 0, "tv", kind=kind, policy=policy)
+    assert found.value <= 1.001 * _perturbed_least(target, w, kind, policy, found.strengths.values)
+    goal = tv_to(tilted_law(target, w, 0))
+    for strengths in ([w] * shape[1], calibrated_strengths(target, w, 0)):
+        law = terminal_law(target.denoiser(), Guidance(strengths, kind), 0, policy)
+        assert found.value <= float(goal(law)) + 1e-12
+
+
+def test_what_is_found_does_not_hang_on_a_jump_of_the_order() -> None:
+    for seed in (1,):
+        target = random_target(2, 2, k=2, seed=seed)
+        found = best_schedule(target, 2.0, 0, "tv", policy="confidence")
+        goal = tv_to(tilted_law(target, 2.0, 0))
+        for nudge in (-5e-8, 5e-8):
+            strengths = [max(w + nudge, -1.0) for w in found.strengths.values]
+            law = terminal_law(target.denoiser(), Guidance(strengths), 0, "confidence")
+            assert float(goal(law)) <= found.value + 1e-5
