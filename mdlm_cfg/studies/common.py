@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.studies.protocol import Case, Key, Piece
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
+from mdlm_cfg.studies.sampled import draws_of
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -60,3 +63,29 @@ def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, polic
 
 def _law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor:
     return terminal_law(case.table(who) or case.denoisers[who], guidance, target_class, policy)
+
+
+def draw_pieces(
+    case: Case, who: str, guidance: Guidance, target_class: int, *, name: str = "", sampler: Sampler | None = None
+) -> list[Piece]:
+    """The pieces that draw the plan's samples of one class at one strength; several processes may share them.
+
+    Args:
+        who: "exact" or "learned".
+        name: what sets this set apart from other sets of the same study; sets of different names are independent.
+        sampler: one in place of the plan's own.
+    """
+    draws = draws_of(case.plan, case.denoisers[who], guidance, target_class, name, compared=sampler)
+    used = sampler or case.plan.sampler
+    by = "" if sampler is None else f" by {sampler.label}"
+    label = f"samples of class {case.class_name(target_class)} at w = {guidance.label}, {who} conditionals{by}"
+    num_dims = case.denoisers[who].num_dims
+    return [
+        Piece(draw.key, draw.make, label, used.num_rows(draw.num_samples, num_dims, guidance), shared=True)
+        for draw in draws
+    ]
+
+
+def samples_of(made: Made, pieces: Sequence[Piece]) -> Tensor:
+    """The samples of the pieces of `draw_pieces`, (n, D) on the CPU."""
+    return torch.cat([made[piece.key] for piece in pieces])
