@@ -204,3 +204,19 @@ def bayes_classify(
     if class_weights is not None:
         nelbos = nelbos - class_weights.log()
     return nelbos.argmin(dim=1)
+
+
+def independent_nelbos(x: Tensor, train: Tensor, num_tokens: int) -> Tensor:
+    """Minus the log-probability of every image under independent pixels, fitted to training images.
+
+    The probabilities are those of Laplace's rule of succession, (count + 1) / (m + N): every value remains possible.
+
+    Args:
+        x: integer (n, D). train: integer (m, D); may be empty. num_tokens: N.
+
+    Returns:
+        float64 (n,), in nats.
+    """
+    counts = torch.stack([(train == value).sum(dim=0) for value in range(num_tokens)], dim=1).double()
+    log_p = ((counts + 1) / (len(train) + num_tokens)).log()
+    return -log_p.gather(1, x.long().T).sum(dim=0)
