@@ -90,20 +90,18 @@ class DecayStudy:
         check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """None: a decay is not made of plain values, and takes a moment."""
-        return ()
-
-    def decays(self, case: Case) -> list[Decay]:
         """One for each kind of the plan whose own chain is asked for; none for large tables."""
         target = case.target
-        if (target.num_tokens + 1) ** target.num_dims > MAX_STATES:
-            return []
-        make = partial(tv_decay, target, case.one_class)
-        return [make([Guidance(w, kind) for w in self.strengths], TAUS) for kind in own_kinds(case.plan)]
+        if (target.num_tokens + 1) ** target.num_dims <= MAX_STATES:
+            for kind in own_kinds(case.plan):
+                make = partial(tv_decay, target, case.one_class, [Guidance(w, kind) for w in self.strengths], TAUS)
+                yield Piece(
+                    ("decay", str(kind), self.strengths), make, f"convergence in time, {kind}", COST, kept=False
+                )
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Times, curves, the fit, and neutral states."""
-        decays = self.decays(case)
+        decays: list[Decay] = [made[piece.key] for piece in self.pieces(case)]
         rows = [row for decay in decays for row in _times(decay)]
         curves = [row for decay in decays for row in _curves(decay)]
         neutral = [row for decay in decays for row in _neutral(decay)]

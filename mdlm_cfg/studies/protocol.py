@@ -36,6 +36,7 @@ class Piece:
         label: what is under way, in a few words.
         cost: in any unit that the pieces of one study share.
         shared: whether any process may make it, in any order; it then returns a tensor on the CPU.
+        kept: whether it is kept for resuming; only plain values and tensors can be.
     """
 
     key: Key
@@ -43,6 +44,7 @@ class Piece:
     label: str
     cost: float = 1.0
     shared: bool = False
+    kept: bool = True
 
 
 @dataclass
@@ -253,7 +255,7 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
     for key, piece in pieces.items():
         progress(piece.label)
         if key not in case.made:
-            case.made[key] = case.keep(key, piece.make)
+            case.made[key] = case.keep(key, piece.make) if piece.kept else piece.make()
     return replace(study.findings(case, case.made), num_dims=_dims(case.data))
 
 
