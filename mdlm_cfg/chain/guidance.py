@@ -165,6 +165,11 @@ class Guidance:
             return [self.w] * num_dims
         return [self.strength(count, num_dims) for count in range(num_dims)]
 
+    def table_of(self, denoiser: Denoiser) -> list[float]:
+        """w for 0, 1, ... unmasked coordinates of a denoiser; those that a slice has fixed count as unmasked too."""
+        known = getattr(denoiser, "num_known", 0)
+        return self.table(known + denoiser.num_dims)[known:]
+
     def log_rates(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """Guided log jump rates on the clock tau of every masked coordinate (theory, section 3).
 
@@ -189,11 +194,11 @@ class Guidance:
         log_rho = self._unfiltered(denoiser, tokens, target_class)
         if not self.filters:
             return log_rho
-        strongest = max(self.table(denoiser.num_dims))
+        strongest = max(self.table_of(denoiser))
         return filter_values(log_rho, self.temperature, self.top_p, strongest)
 
     def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
-        table = self.table(denoiser.num_dims)
+        table = self.table_of(denoiser)
         if target_class is None or not any(table):
             return conditionals(denoiser, tokens, target_class)
         labels = torch.full((2 * len(tokens),), target_class, device=tokens.device)

@@ -26,6 +26,7 @@ class SplitDenoiser:
         self.conditional, self.unconditional = conditional, unconditional
         self.num_tokens, self.num_dims = conditional.num_tokens, conditional.num_dims
         self.num_classes = conditional.num_classes
+        self.num_known = getattr(conditional, "num_known", 0)  # of a slice
         self.device = device_of(conditional)
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ class SliceDenoiser:
     """A denoiser on the free coordinates of a partial state, in their order; all others are known.
 
     The chain started there is a chain on (N+1)^|S| states, and every law applies to it. A strength that changes with
-    progress counts the free coordinates alone.
+    progress counts all D coordinates, those that are known as unmasked: as `sample(..., start=state)` does.
 
     Args:
         denoiser: on D coordinates.
@@ -43,6 +43,7 @@ class SliceDenoiser:
         self.state = state.to(self.device, torch.int64)
         self.free = (self.state == self.num_tokens).nonzero().squeeze(1)
         self.num_dims = len(self.free)
+        self.num_known = len(self.state) - self.num_dims + getattr(denoiser, "num_known", 0)
         if self.num_dims == 0:
             raise UserError(f"nothing is free in this slice: put the mask {self.num_tokens} where it is")
 

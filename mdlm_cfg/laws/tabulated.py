@@ -46,6 +46,7 @@ class TabulatedDenoiser:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
+        self.num_known = getattr(denoiser, "num_known", 0)  # of a slice
         self.num_classes, self.device = denoiser.num_classes, torch.device(device)
         self._keep, self._about, self._shown = keep, about, shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}

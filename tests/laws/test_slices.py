@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import FunctionDenoiser, Guidance, sample, terminal_law
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, interval, linear_ramp, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.stepped import freeze
@@ -97,3 +97,20 @@ def test_refusals():
         slice_denoiser(denoiser, torch.tensor([0, 3, 1]))
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         slice_denoiser(denoiser, torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("strengths", [linear_ramp(0.0, 6.0), interval(4.0, 0.5, 1.0), [0.5, 3.0, -0.5, 2.0]], ids=str)
+@pytest.mark.parametrize("wrap", [lambda one: one, TabulatedDenoiser], ids=["asked", "tabulated"])
+def test_a_schedule_counts_the_known_coordinates_in_laws_as_in_draws(strengths, wrap) -> None:
+    target, guidance = random_target(2, 4, seed=7), Guidance(strengths)
+    state, n = torch.tensor([1, 2, 0, 2]), 200_000
+    part = wrap(slice_denoiser(target.denoiser(), state))
+    law = terminal_law(part, guidance, 0)
+    # the whole chain, once it is in this state: strengths of 2 and 3 unmasked coordinates
+    two = slice_denoiser(target.denoiser(), state)
+    own = FunctionDenoiser(lambda tokens, classes: two(tokens, classes), 2, 2, target.num_classes)
+    assert (law - terminal_law(own, Guidance(guidance.table(4)[2:]), 0)).abs().max() < 1e-14
+    assert (law - terminal_law(own, Guidance(guidance.table(4)[:2]), 0)).abs().max() > 1e-3
+    assert (law - Sampler("first_hitting").law(part, guidance, 0)).abs().max() < 1e-12
+    x = sample(target.denoiser(), guidance, 0, n, generator=torch.Generator().manual_seed(0), start=state)
+    assert total_variation(histogram(x[:, [1, 3]], 2), law) < 4 / n**0.5
