@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
-from mdlm_cfg.reports.best_schedule_report import best_schedule_sections
 from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.image_report import image_sections
@@ -20,7 +19,6 @@ from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.render import sections_of as rendered
 from mdlm_cfg.reports.sequence_report import sequence_sections
 from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
-from mdlm_cfg.studies.best_schedule.findings import BestScheduleFindings
 from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
@@ -51,7 +49,6 @@ PAGES: dict[type, Page] = {
     BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),
     CorpusFindings: Page(corpus_sections),
-    BestScheduleFindings: Page(best_schedule_sections),
     TableLikelihoodFindings: Page(table_likelihood_sections),
     BoundsFindings: Page(bounds_sections),
     TableCorrection: Page(correction_sections),

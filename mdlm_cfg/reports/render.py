@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
 from mdlm_cfg.reports.panel import panel_looks
 from mdlm_cfg.reports.pictures import Drawing, save
@@ -173,7 +174,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
             x, y = _number(getattr(row, view.x)), _number(getattr(row, y_name))
             if x is None or y is None:
                 continue
-            parts = [word(getattr(row, name)) for name in view.by]
+            parts = [_series(row, name) for name in view.by]
             series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
             points = panels.setdefault(title, {}).setdefault(series, ([], []))
             points[0].append(x)
@@ -182,7 +183,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
                 band = bands.setdefault((title, series), ([], []))
                 band[0].append(getattr(row, view.low))
                 band[1].append(getattr(row, view.high))
-            if any(getattr(row, name, None) == value for name, value in view.dashed.items()):
+            if y_name in view.dashed or any(getattr(row, k, None) == value for k, value in view.dashed.items()):
                 dashed.add(series)
     bands = {key: band for key, band in bands.items() if len(band[0]) == len(panels[key[0]][key[1]][0])}
     if max((len(x) for series in panels.values() for x, _ in series.values()), default=0) < 2:
@@ -190,6 +191,12 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     y_label = _label(rows[0], names[0]) if len(names) == 1 else _unit(rows[0], names[0])
     how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": view.levels}
     return Lines(panels, _label(rows[0], view.x), y_label, bands=bands, dashed=dashed, **how)
+
+
+def _series(row: Any, name: str) -> str:
+    """A value as the name of a line or bar; a strength says that it is one."""
+    value = getattr(row, name)
+    return f"{_head(row, name)} = {value.label}" if isinstance(value, Guidance) else word(value)
 
 
 def _unit(row: Any, name: str) -> str:
@@ -212,7 +219,7 @@ def _bars(view: Bars, rows: Rows) -> BarGroups | None:
     series: dict[str, dict[str, Any]] = {}
     errors: dict[str, dict[str, Any]] = {}
     for row in rows:
-        name = ", ".join(word(getattr(row, column)) for column in view.by)
+        name = ", ".join(_series(row, column) for column in view.by)
         group = word(getattr(row, view.x))
         series.setdefault(name, {})[group] = _number(getattr(row, view.y))
         if view.error is not None:

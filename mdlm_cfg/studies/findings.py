@@ -62,7 +62,7 @@ class Curve:
         by: columns whose values tell lines apart. Lines that coincide are drawn once, with all their names.
         panels: a column whose values get a small panel each, side by side, with the same axes and colours.
         low, high: columns of an interval around y, drawn as a band.
-        dashed: lines drawn dashed: column and value, such as {"denoiser": "learned"}.
+        dashed: lines drawn dashed: column and value, such as {"denoiser": "learned"}; a column of `y`, with any value.
         levels: horizontal lines by name: a bound, an optimum.
         names: of the lines where `y` is several columns; default their headings.
     """

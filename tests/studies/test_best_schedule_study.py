@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from commands import run
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, block_of, data_of, found_by, random_target
 
 from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.reports.pages import sections_of
-from mdlm_cfg.studies.best_schedule import BestScheduleStudy
-from mdlm_cfg.studies.best_schedule.findings import BEST, CONSTANT, OTHERS_BEST, RAMP, BestScheduleFindings
+from mdlm_cfg.reports.render import without_pixels
+from mdlm_cfg.studies.best_schedule import (
+    BEST,
+    CONSTANT,
+    EXACTS_BEST,
+    RAMP,
+    BestScheduleStudy,
+    ScheduleRow,
+    carried_over,
+    shapes_of,
+    transfers_of,
+)
+from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.targets import toys
 
 Z = 1
-
-
-def data_of(target: Any) -> Any:
-    return SimpleNamespace(name="some", target=target)
 
 
 def plan_of(*strengths: Any, kind: str = "rate", policy: str | None = None, z: int = Z) -> Plan:
@@ -36,120 +42,144 @@ def plan_of(*strengths: Any, kind: str = "rate", policy: str | None = None, z: i
     return Plan(tuple(Guidance(w, kind) for w in strengths), sampler, classes=(z,))
 
 
-def found_by(study: BestScheduleStudy, target: Any, learned: Any, plan: Plan) -> BestScheduleFindings:
-    study.check(data_of(target), plan)
-    return study.run(data_of(target), learned, plan, lambda line: None)
+def found(target: Any, learned: Any = None, plan: Plan | None = None, **settings: Any) -> Findings:
+    return found_by(BestScheduleStudy(**settings), data_of(target), learned, plan or plan_of(2.0))
+
+
+def schedules(findings: Findings, w: float = 2.0) -> dict[tuple[str, str], ScheduleRow]:
+    rows = block_of(findings, "schedules")
+    return {(row.denoiser, row.schedule): row for row in rows if row.w.constant == w}
+
+
+def strengths(findings: Findings, w: float = 2.0, who: str = "exact") -> list[float]:
+    return [r.strength for r in block_of(findings, "strengths") if (r.w.constant, r.denoiser) == (w, who)]
+
+
+def quality(findings: Findings, schedule: str, w: float = 2.0, who: str = "exact") -> tuple[float, float]:
+    rows = block_of(findings, "distributions")
+    row = next(r for r in rows if (r.w.constant, r.denoiser, r.distribution) == (w, who, schedule))
+    return row.class_posterior, row.entropy
 
 
 @pytest.mark.parametrize(("kind", "policy"), [("rate", None), ("normalized", None), ("rate", "fixed_order")])
 def test_every_figure_is_the_librarys(kind: str, policy: str | None) -> None:
     target, learned = random_target(3, 2, seed=4), Inconsistent(3, 2, 2, seed=1)
-    findings = found_by(BestScheduleStudy(), target, learned, plan_of(0.5, 2.0, kind=kind, policy=policy))
+    findings = found(target, learned, plan_of(0.5, 2.0, kind=kind, policy=policy))
     denoisers = {"exact": target.denoiser(), "learned": learned}
-    assert [at.w for at in findings.at] == [0.5, 2.0]
-    for at in findings.at:
-        assert [(r.scores, r.schedule) for r in at.reached] == [
-            ("exact", CONSTANT), ("exact", RAMP), ("exact", BEST),
-            ("learned", CONSTANT), ("learned", RAMP), ("learned", OTHERS_BEST), ("learned", BEST),
-        ]  # fmt: skip
-        assert at.of("learned", OTHERS_BEST).strengths == at.of("exact", BEST).strengths
-        tilted = tilted_law(target, at.w, Z)
-        for r in at.reached:
-            if r.schedule in (CONSTANT, RAMP):
-                assert r.strengths == ((at.w, at.w) if r.schedule == CONSTANT else (0.0, at.w))
-            law = terminal_law(denoisers[r.scores], Guidance(list(r.strengths), kind), Z, policy)
-            assert (r.law - law).abs().max() < 1e-12
-            cells = [(float(law[x]), float(tilted[x]), x) for x in product(range(3), repeat=2)]
-            assert r.tv == pytest.approx(sum(abs(q - p) for q, p, _ in cells) / 2)
-            assert r.kl == pytest.approx(sum(p * math.log(p / q) for q, p, _ in cells), abs=1e-12)
-            assert r.entropy == pytest.approx(-sum(q * math.log(q) for q, _, _ in cells))
-            posterior = [
-                float(target.class_weights[Z] * target.class_pmfs[Z][x] / sum(
-                    target.class_weights[k] * target.class_pmfs[k][x] for k in range(2)))
-                for _, _, x in cells
-            ]  # fmt: skip
-            assert r.class_posterior == pytest.approx(sum(q * a for (q, _, _), a in zip(cells, posterior)))
-            assert r.value == pytest.approx(r.kl)
-        for scores in denoisers:  # nothing that was tried is better
-            assert at.of(scores, BEST).value <= min(r.value for r in at.reached if r.scores == scores) + 1e-12
+    joint = target.class_weights[Z] * target.class_pmfs[Z]
+    posterior = joint / torch.tensordot(target.class_weights, target.class_pmfs, dims=1)
+    for w in (0.5, 2.0):
+        rows, tilted = schedules(findings, w), tilted_law(target, w, Z)
+        own = {who: strengths(findings, w, who) for who in denoisers}
+        expected = {(who, s): v for who in denoisers for s, v in ((CONSTANT, [w, w]), (RAMP, [0.0, w]))}
+        expected |= {(who, BEST): own[who] for who in denoisers} | {("learned", EXACTS_BEST): own["exact"]}
+        assert rows.keys() == expected.keys()
+        for (who, schedule), values in expected.items():
+            row, law = rows[who, schedule], terminal_law(denoisers[who], Guidance(values, kind), Z, policy)
+            assert np.abs(findings.arrays[f"{who}_{schedule}_w{w:g}"] - law.numpy()).max() < 1e-12
+            cells = [(float(law[x]), float(tilted[x]), float(posterior[x])) for x in product(range(3), repeat=2)]
+            assert row.tv_tilted == pytest.approx(sum(abs(q - p) for q, p, _ in cells) / 2)
+            assert row.kl_tilted == pytest.approx(sum(p * math.log(p / q) for q, p, _ in cells), abs=1e-12)
+            assert row.objective == row.kl_tilted
+            mean, entropy = quality(findings, schedule, w, who)
+            assert mean == pytest.approx(sum(q * a for q, _, a in cells))
+            assert entropy == pytest.approx(-sum(q * math.log(q) for q, _, _ in cells))
+        for who in denoisers:  # nothing that was tried is better
+            assert rows[who, BEST].objective <= min(r.objective for r in rows.values() if r.denoiser == who) + 1e-12
 
 
 def test_other_objectives_are_what_they_say() -> None:
     target = random_target(3, 2, seed=4)
-    tv = found_by(BestScheduleStudy("tv"), target, None, plan_of(2.0)).at[0]
-    assert all(r.value == pytest.approx(r.tv) for r in tv.reached)
-    findings = found_by(BestScheduleStudy("trade_off", entropy_weight=0.5), target, None, plan_of(1.0, 2.0))
-    joint = target.class_weights[Z] * target.class_pmf(Z) / target.pmf
-    for at in findings.at:
-        for r in at.reached:
-            assert r.value == pytest.approx(-float((r.law * joint.log()).sum()) - 0.5 * r.entropy)
-        assert at.of("exact", BEST).value < at.of("exact", CONSTANT).value
-    # it knows no tilted law: the same strengths for every w
-    one, two = (at.of("exact", BEST) for at in findings.at)
-    assert one.value == pytest.approx(two.value, abs=1e-6)
-    assert findings.verdict[1].startswith("The trade-off -E ln p(z | x) - 0.5 times the entropy")
-    squares = found_by(
-        BestScheduleStudy("trade_off", entropy_weight=0.5), toys.toy_2d_overlap(), None, plan_of(1.0, z=0)
-    )
-    # of all laws on the support of a class that is uniform, the best is the tilted one of w = 1 / weight
-    reached = squares.at[0].of("exact", BEST)
-    assert total_variation(reached.law, tilted_law(toys.toy_2d_overlap(), 2.0, 0)) < 1e-5
-    sure = found_by(BestScheduleStudy("trade_off", entropy_weight=0.01), target, None, plan_of(1.0)).at[0]
-    assert sure.of("exact", BEST).class_posterior > one.class_posterior
-    assert sure.of("exact", BEST).entropy < one.entropy
+    assert all(row.objective == row.tv_tilted for row in schedules(found(target, objective="tv")).values())
+    findings = found(target, None, plan_of(1.0, 2.0), objective="trade_off", entropy_weight=0.5)
+    log_posterior = (target.class_weights[Z] * target.class_pmf(Z) / target.pmf).log()
+    for w in (1.0, 2.0):
+        rows = schedules(findings, w)
+        for (_, schedule), row in rows.items():
+            law = torch.tensor(findings.arrays[f"exact_{schedule}_w{w:g}"])
+            entropy = quality(findings, schedule, w)[1]
+            assert row.objective == pytest.approx(-float((law * log_posterior).sum()) - 0.5 * entropy)
+        assert rows["exact", BEST].objective < rows["exact", CONSTANT].objective
+    one, two = (schedules(findings, w)["exact", BEST].objective for w in (1.0, 2.0))
+    assert one == pytest.approx(two, abs=1e-6)  # it does not depend on the tilted distribution
+    sure = found(target, objective="trade_off", entropy_weight=0.01)
+    assert quality(sure, BEST)[0] > quality(findings, BEST)[0]
+    assert quality(sure, BEST)[1] < quality(findings, BEST)[1]
 
 
-def test_the_verdict_says_what_the_strengths_do() -> None:
+def test_on_the_support_of_an_even_class_the_best_trade_off_is_a_tilted_distribution() -> None:
     target = toys.toy_2d_overlap()
-    findings = found_by(BestScheduleStudy(), target, None, plan_of(2.0, z=0))
-    assert "0.1006, 0.0537, 0.0000 (w = 2)" in findings.verdict[0]  # theory, section 12
-    assert findings.verdict[1].startswith("The best strengths rise from the first coordinate to the last, to w itself")
-    at = findings.at[0]
-    turned = [dataclasses.replace(r, strengths=r.strengths[::-1]) for r in at.reached]
-    falling = dataclasses.replace(findings, at=[dataclasses.replace(at, reached=turned)])
-    assert falling.verdict[1] == "The best strengths do not rise from the first coordinate to the last at any w."
+    findings = found(target, None, plan_of(1.0, z=0), objective="trade_off", entropy_weight=0.5)
+    best = torch.tensor(findings.arrays["exact_best_w1"])
+    assert total_variation(best, tilted_law(target, 2.0, 0)) < 1e-5  # of w = 1 / weight
 
 
-def test_whether_the_schedule_carries_over_is_a_share_of_the_gain() -> None:
+def test_the_first_sentence_says_whether_a_schedule_gains() -> None:
+    target = toys.toy_2d_overlap()
+    gains = found(target, None, plan_of(2.0, z=0)).verdict
+    none = [found(target, None, plan_of(0.0, z=0)).verdict, found(random_target(4, 1, seed=2)).verdict]
+    assert "0.0000" in gains[1] and "0.1006" in gains[1] and "0.0537" in gains[1]  # theory, section 12
+    assert "rise" in gains[2]
+    for verdict in none:  # nor a sentence about strengths that make no difference
+        assert len(verdict) == 1 and "no schedule" in verdict[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "shape"),
+    [([0.5, 2.0], "rise"), ([2.0, 0.5], "fall"), ([1.0, 1.0], "the same"), ([0.0, 2.0, 1.0], "neither")],
+)
+def test_the_shape_of_strengths_is_theirs(values: list[float], shape: str) -> None:
+    (sentence,) = shapes_of({Guidance(2.0): values}, "exact")
+    assert shape in sentence and ("the best strength is w" in sentence) == (values == [0.5, 2.0])
+
+
+def test_what_carries_over_is_a_share_of_the_gain() -> None:
     target = random_target(3, 2, seed=4)
-    near = found_by(BestScheduleStudy(), target, target.denoiser(), plan_of(2.0))
-    assert near.at[0].share_kept == pytest.approx(1.0, abs=1e-6) and "at least 100.0%" in near.verdict[-1]
-    far = found_by(BestScheduleStudy(), target, Inconsistent(3, 2, 2, seed=1), plan_of(2.0)).at[0]
-    constant, best, others = (far.of("learned", name).value for name in (CONSTANT, BEST, OTHERS_BEST))
+    near = block_of(found(target, target.denoiser()), "transfer")[0]
+    assert near.share_kept == pytest.approx(1.0, abs=1e-6)
+    findings = found(target, Inconsistent(3, 2, 2, seed=1))
+    (far,), rows = block_of(findings, "transfer"), schedules(findings)
+    constant, best, others = (rows["learned", name].objective for name in (CONSTANT, BEST, EXACTS_BEST))
+    assert far.gain == pytest.approx(constant - best)
     assert far.share_kept == pytest.approx((constant - others) / (constant - best)) and far.share_kept < 0.99
-    unguided = found_by(BestScheduleStudy(), target, target.denoiser(), plan_of(0.0))
-    assert unguided.at[0].share_kept is None and unguided.verdict[-1].endswith("over the constant there.")
+    (unguided,) = block_of(found(target, target.denoiser(), plan_of(0.0)), "transfer")
+    assert unguided.share_kept is None and carried_over([unguided]) == []
+
+
+def test_a_schedule_that_harms_learned_conditionals_is_said_to() -> None:
+    rows = list(schedules(found(random_target(3, 2, seed=4), Inconsistent(3, 2, 2, seed=1))).values())
+    worse = [replace(row, objective=9.0) if row.schedule == EXACTS_BEST else row for row in rows]
+    (sentence,) = carried_over(transfers_of(worse))
+    assert "worse than the constant" in sentence
+    endless = [replace(row, objective=math.inf) if row.schedule != BEST else row for row in rows]
+    assert transfers_of(endless)[0].share_kept is None
 
 
 def test_one_dimension_has_one_strength(tmp_path: Path) -> None:
-    findings = found_by(BestScheduleStudy(), random_target(4, 1, seed=2), None, plan_of(2.5))
-    assert findings.at[0].of("exact", BEST).strengths == pytest.approx((2.5,))
-    assert findings.at[0].of("exact", BEST).tv < 1e-10
-    assert "In one dimension" in findings.verdict[1]
-    assert sections_of(findings, tmp_path)
+    findings = found(random_target(4, 1, seed=2), None, plan_of(2.5))
+    assert strengths(findings, 2.5) == pytest.approx([2.5])
+    assert schedules(findings, 2.5)["exact", BEST].tv_tilted < 1e-10
+    assert without_pixels(findings, tmp_path)
 
 
 def test_what_it_cannot_answer_is_refused() -> None:
     target, plan = random_target(3, 2), plan_of(1.0)
-    for settings, message in (({"objective": "mse"}, "choose one of kl"), ({"entropy_weight": -1.0}, "at least 0")):
-        with pytest.raises(UserError, match=message):
+    for settings in ({"objective": "mse"}, {"entropy_weight": -1.0}):
+        with pytest.raises(UserError):
             BestScheduleStudy(**settings)
-    weights = torch.tensor([1.0, 0.0])
-    cases: list[tuple[Any, Plan, str]] = [
-        (None, plan, "needs data given as a table"),
-        (target, plan_of(1.0, z=5), "class 5 is out of range"),
-        (target, plan_of(linear_ramp(0.0, 1.0)), "needs one number w"),
-        (target, Plan((Guidance(1.0, top_p=0.5),), Sampler()), "leave temperature and top_p away"),
-        (type(target)(target.class_pmfs, weights), plan, "has weight 0"),
-        (SimpleNamespace(**vars(target) | {"num_dims": 9}), plan, "needs data given as a table"),
+    cases: list[tuple[Any, Plan]] = [
+        (target, plan_of(1.0, z=5)),
+        (target, plan_of(linear_ramp(0.0, 1.0))),
+        (target, Plan((Guidance(1.0, top_p=0.5),), Sampler())),
+        (type(target)(target.class_pmfs, torch.tensor([1.0, 0.0])), plan),
     ]
-    for known, asked, message in cases:
-        with pytest.raises(UserError, match=message):
-            BestScheduleStudy().check(data_of(known), asked)
+    for known, asked in cases:
+        with pytest.raises(UserError):
+            check(BestScheduleStudy(), Case.of(data_of(known), None, asked))
     large = random_target(2, 3)
     large.num_dims = 16
-    with pytest.raises(UserError, match="too many to differentiate"):
-        BestScheduleStudy().check(data_of(large), plan)
+    with pytest.raises(UserError, match="too many"):
+        check(BestScheduleStudy(), Case.of(data_of(large), None, plan))
 
 
 def test_the_command_writes_what_the_study_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,10 +189,11 @@ def test_the_command_writes_what_the_study_found(tmp_path: Path, capsys: pytest.
     arguments = ("data=table", f"data.path={tmp_path / 't.npz'}", "w=[1,2]", "target_class=1", f"out={out}")
     assert run("eval", "experiment=best_schedule", "denoiser=exact", *arguments) == 0
     report = json.loads((out / "report.json").read_text())
-    assert report["version"] == 2 and report["objective"]["name"] == "kl" and report["target_class"] == 1
-    best = next(r for r in report["schedules"][1]["reached"] if r["schedule"] == "best")
-    law = terminal_law(target.denoiser(), Guidance(best["strengths"]), 1)
-    assert best["tv_tilted"] == pytest.approx(float((law - tilted_law(target, 2.0, 1)).abs().sum()) / 2, abs=1e-9)
+    assert report["version"] == 3 and report["objective"]["name"] == "kl" and report["target_class"] == 1
+    best = [row["strength"] for row in report["strengths"] if row["w"] == 2]
+    law = terminal_law(target.denoiser(), Guidance(best), 1)
+    row = next(r for r in report["schedules"] if (r["w"], r["schedule"]) == (2, "best"))
+    assert row["tv_tilted"] == pytest.approx(total_variation(law, tilted_law(target, 2.0, 1)), abs=1e-9)
     with np.load(out / "arrays.npz") as arrays:
         assert np.abs(arrays["exact_best_w2"] - law.numpy()).max() < 1e-9
         assert np.abs(arrays["tilted_w1"] - tilted_law(target, 1.0, 1).numpy()).max() < 1e-9

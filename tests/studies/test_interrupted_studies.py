@@ -56,7 +56,7 @@ STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how
     "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 1 + 2),
     "likelihood": (LikelihoodStudy(num_images=4, orders=2), PIXELS, (3, 3), EVERY, 2 + 2 * 3),
     "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 2 * 2),
-    "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2),
+    "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2 + 1),
     "benchmark": (Benchmark(targets=["toy_1d_overlap"], calls=[1, 2]), toy_1d_overlap(), (1,), EVERY, 2),
 }
 
@@ -73,8 +73,9 @@ def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any
         def counted() -> Any:
             if len(made) == pieces:
                 raise Stop
+            value = make()  # it may need another piece
             made.append(key)
-            return make()
+            return value
 
         return kept(key, counted)
 

@@ -1,0 +1,362 @@
+"""study=best_schedule: the best strength for each number of unmasked coordinates (theory, section 12)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance, LinearRamp
+from mdlm_cfg.chain.guidance_schedules import PerCount
+from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rises, trade_off
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.support.errors import UserError
+
+OBJECTIVES = ("kl", "tv", "trade_off")
+CONSTANT, RAMP, BEST, EXACTS_BEST = "constant", "ramp", "best", "exacts_best"
+TILTED = "tilted"
+NOTHING = 1e-6  # a smaller gain is none: a descent ends that close to its minimum
+ROUNDING = 1e-12
+READING = """\
+A schedule gives one strength for each number of coordinates that are unmasked already. The constant schedule has \
+strength w throughout. The ramp goes from 0, for the first coordinate, to w for the last. The best schedule minimises \
+{aim}; it is the best one found in a search from several starts, by the exact gradient.
+
+All distributions are those of the guided chain in continuous time, one coordinate after another{order}. They are \
+computed exactly: nothing is sampled."""
+W = "strength of the constant schedule and of the tilted distribution"
+WHO = '"exact" or "learned"'
+SCHEDULE = f'"{CONSTANT}", "{RAMP}", "{BEST}", or "{EXACTS_BEST}": on learned conditionals, the best one for exact ones'
+
+
+@dataclass(frozen=True)
+class ScheduleRow:
+    """Where the guided chain ends under one schedule."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    schedule: str = col("schedule", SCHEDULE, index=True)
+    objective: float = col("objective", "what the best schedule minimises; in nats, but for tv")
+    tv_tilted: float = col("TV to the tilted distribution", "total variation", unit="TV")
+    kl_tilted: float = col("KL from the tilted distribution", "KL(tilted || distribution); may be inf", unit="nats")
+
+
+@dataclass(frozen=True)
+class StrengthRow:
+    """The best strength at one number of unmasked coordinates."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
+    strength: float = col("best strength", "w_j while j coordinates are unmasked", digits=3)
+
+
+@dataclass(frozen=True)
+class DistributionRow:
+    """How sure of its class, and how diverse, one distribution is."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
+    distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
+    class_posterior: float = col("mean p(z | x)", "the mean probability of the class, given x", unit="probability")
+    entropy: float = col("entropy", "of the distribution", unit="nats")
+
+
+@dataclass(frozen=True)
+class TransferRow:
+    """How well the best schedule for exact conditionals serves learned ones."""
+
+    w: Guidance = col("w", W, index=True)
+    gain: float = col("gain", "in the objective, of the best schedule for learned conditionals over the constant one")
+    share_kept: float | None = col(
+        "share of the gain",
+        "that the best schedule for exact conditionals brings on learned ones; absent where there is no gain",
+    )
+
+
+@dataclass(frozen=True)
+class BestScheduleStudy:
+    """For each w the best strengths w_0, ..., w_{D-1}, beside the constant w and a ramp from 0 to w.
+
+    Args:
+        objective: what the best schedule minimises: "kl", KL(tilted || distribution); "tv", the total variation
+            between the two; "trade_off", -E ln p(z | x) - entropy_weight * entropy of the distribution, in nats,
+            which does not depend on the tilted distribution.
+        entropy_weight: of "trade_off": how many nats of the class's log posterior a nat of entropy is worth.
+
+    Raises:
+        UserError: an unknown objective, or a weight that is negative or not finite.
+    """
+
+    objective: str = "kl"
+    entropy_weight: float = 1.0
+    name: ClassVar[str] = "best_schedule"
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True)
+    rows: ClassVar[Mapping[str, type]] = {
+        "schedules": ScheduleRow,
+        "strengths": StrengthRow,
+        "distributions": DistributionRow,
+        "transfer": TransferRow,
+    }
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise UserError(f"study.objective {self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        if not 0 <= self.entropy_weight < math.inf:
+            raise UserError(f"study.entropy_weight = {self.entropy_weight} is not allowed: it must be at least 0")
+
+    @property
+    def aim(self) -> str:
+        """The objective in words."""
+        if self.objective == "trade_off":
+            return f"-E ln p(z | x) - {self.entropy_weight:g} times the entropy"
+        return {"kl": "KL(tilted || guided)", "tv": "total variation to the tilted distribution"}[self.objective]
+
+    @property
+    def unit(self) -> str:
+        """Of the objective, after a number."""
+        return "" if self.objective == "tv" else " nats"
+
+    def check(self, case: Case) -> None:
+        """Refuse a class without weight, distributions too large to differentiate, and filters of values."""
+        target = case.target
+        n, d = target.num_tokens, target.num_dims
+        if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
+            raise UserError(
+                f"{case.data.name} has ({n}+1)^{d} partial states, too many to differentiate its distributions: choose "
+                "smaller data"
+            )
+        if target.class_weights[case.one_class] == 0:
+            raise UserError(
+                f"class {case.class_name(case.one_class)} of {case.data.name} has weight 0 in the mixture: choose "
+                "another target_class"
+            )
+        check_guided_class(case)
+        if any(guidance.filters for guidance in case.plan.guidances):
+            raise UserError("study=best_schedule is about strengths alone: leave temperature and top_p out")
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """One piece for each strength and denoiser. That of learned conditionals reads that of exact ones."""
+        for guidance in case.plan.guidances:
+            for who in case.denoisers:
+                label = f"the best strengths for {who} conditionals at w = {guidance.label}"
+                yield Piece(self._key(case, guidance, who), partial(self._reached, case, guidance, who), label)
+
+    def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
+        asked = (self.objective, self.entropy_weight, value_key(case.plan.sampler.policy), case.one_class)
+        return ("best_schedule", who, guidance.key(case.target.num_dims), *asked)
+
+    def _goal(self, case: Case) -> str | Objective:
+        if self.objective == "trade_off":
+            return trade_off(case.target, case.one_class, self.entropy_weight)
+        return self.objective
+
+    def _reached(self, case: Case, guidance: Guidance, who: str) -> dict[str, tuple[list[float], Tensor]]:
+        """Strengths and terminal distribution of each schedule; the distribution is not what was differentiated."""
+        w, z, policy = guidance.constant, case.one_class, case.plan.sampler.policy
+        denoiser = case.table(who) or case.denoisers[who]
+        strengths = {
+            CONSTANT: [w] * denoiser.num_dims,
+            RAMP: list(Guidance(LinearRamp(0.0, w)).table(denoiser.num_dims)),
+        }
+        if who == LEARNED and EXACT in case.denoisers:
+            strengths[EXACTS_BEST] = case.made[self._key(case, guidance, EXACT)][BEST][0]
+        found = best_schedule(
+            case.target,
+            w,
+            z,
+            self._goal(case),
+            kind=guidance.kind,
+            policy=policy,
+            denoiser=denoiser,
+            more_starts=[strengths[EXACTS_BEST]] if EXACTS_BEST in strengths else [],
+        )
+        strengths[BEST] = list(found.strengths.values)
+        return {
+            name: (values, terminal_law(denoiser, Guidance(PerCount(tuple(values)), guidance.kind), z, policy))
+            for name, values in strengths.items()
+        }
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Every schedule by its distance to the tilted distribution, and the best strengths."""
+        schedules: list[ScheduleRow] = []
+        strengths: list[StrengthRow] = []
+        distributions: list[DistributionRow] = []
+        arrays: dict[str, np.ndarray] = {}
+        posterior = _class_posterior(case)
+        for g in case.plan.guidances:
+            tilted = tilted_law(case.target, g.constant, case.one_class)
+            distributions.append(DistributionRow(g, None, TILTED, *_quality(tilted, posterior)))
+            arrays[f"{TILTED}_{g.identifier}"] = tilted.numpy()
+            for who in case.denoisers:
+                reached = made[self._key(case, g, who)]
+                for name, (_, law) in reached.items():
+                    tv, kl = total_variation(tilted, law), kl_divergence(tilted, law)
+                    schedules.append(ScheduleRow(g, who, name, self._value(case, law, tv, kl), tv, kl))
+                    distributions.append(DistributionRow(g, who, name, *_quality(law, posterior)))
+                    arrays[f"{who}_{name}_{g.identifier}"] = law.numpy()
+                strengths += [StrengthRow(g, who, k, strength) for k, strength in enumerate(reached[BEST][0])]
+        transfers = transfers_of(schedules) if case.has_learned else []
+        blocks = [*self._main(case, schedules, strengths), *_details(distributions, transfers)]
+        weight = self.entropy_weight if self.objective == "trade_off" else None
+        facts = {"target_class": case.one_class, "objective": {"name": self.objective, "entropy_weight": weight}}
+        return Findings(case.plan, blocks, self.verdict_of(schedules, strengths, transfers), facts, arrays)
+
+    def _value(self, case: Case, law: Tensor, tv: float, kl: float) -> float:
+        goal = self._goal(case)
+        return float(goal(law)) if callable(goal) else {"tv": tv, "kl": kl}[goal]
+
+    def _main(self, case: Case, schedules: Sequence[ScheduleRow], strengths: Sequence[StrengthRow]) -> list[Block]:
+        policy = case.plan.sampler.policy
+        order = "" if policy is None else f", in the order {policy}"
+        text = f"Class {case.class_name(case.one_class)}. {READING.format(aim=self.aim, order=order)}"
+        lead = ["w", "denoiser"] if case.has_learned else ["w"]
+        panels = "denoiser" if case.has_learned else None
+        note = "Total variation to the tilted distribution."
+        if case.has_learned:
+            note += f" {EXACTS_BEST}: the best schedule for exact conditionals, used with the learned ones."
+        caption = "Total variation to the tilted distribution against w."
+        views: list[View] = [
+            Table(lead, ["tv_tilted"], "schedule", note),
+            Curve("w", "tv_tilted", ["schedule"], caption, panels, dashed={"schedule": EXACTS_BEST}),
+        ]
+        if self.objective != "tv":
+            note = f"The objective, {self.aim}, in{self.unit}."
+            views.append(Table(lead, ["objective"], "schedule", note, title="Objective"))
+        shown: list[View] = [
+            Table(lead, ["strength"], "unmasked", "The best strength, by the number of coordinates unmasked already."),
+            Curve("unmasked", "strength", ["w"], "The best strength by the number of unmasked coordinates.", panels),
+        ]
+        return [
+            Block(
+                name="schedules",
+                rows=schedules,
+                title="Distance to the tilted distribution",
+                text=text,
+                views=views,
+                logged=["tv_tilted"],
+                group="",
+                printed=True,
+            ),
+            Block("strengths", strengths, "The best strengths", views=shown, group="Best strengths", printed=True),
+        ]
+
+    def verdict_of(
+        self, rows: Sequence[ScheduleRow], strengths: Sequence[StrengthRow], transfers: Sequence[TransferRow]
+    ) -> list[str]:
+        """Whether a schedule is worth having, what it looks like, and whether it carries over to a network."""
+        said = []
+        for who in dict.fromkeys(row.denoiser for row in rows):
+            said += self._gains([row for row in rows if row.denoiser == who], who)
+        gaining = [row.w for row in rows if row.schedule == CONSTANT and _gain(rows, row.w, row.denoiser) > NOTHING]
+        if gaining and max(row.unmasked for row in strengths) > 0:
+            first = strengths[0].denoiser
+            found = {w: [s.strength for s in strengths if (s.w, s.denoiser) == (w, first)] for w in gaining}
+            said += shapes_of(found, first)
+        return said + carried_over(transfers)
+
+    def _gains(self, rows: Sequence[ScheduleRow], who: str) -> list[str]:
+        gains = {row.w: _gain(rows, row.w, who) for row in rows}
+        most = max(gains, key=lambda w: gains[w])
+        if gains[most] <= NOTHING:
+            return [f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."]
+        at = {row.schedule: row for row in rows if row.w == most}
+        constant, ramp, best = at[CONSTANT], at[RAMP], at[BEST]
+        said = [
+            f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
+            f"{_number(best.objective)} instead of {_number(constant.objective)}{self.unit}."
+        ]
+        if self.objective != "tv":
+            said.append(
+                f"At w = {most.label} the total variation to the tilted distribution is {best.tv_tilted:.4f} with the "
+                f"best schedule, {constant.tv_tilted:.4f} with the constant w and {ramp.tv_tilted:.4f} with a ramp "
+                "from 0 to w."
+            )
+        return said
+
+
+def _class_posterior(case: Case) -> Tensor:
+    """p(z | x), (N,)*D; 0 where no class has x."""
+    target, z = case.target, case.one_class
+    joint = target.class_weights[z] * target.class_pmf(z)
+    return torch.where(target.pmf > 0, joint / target.pmf, 0.0)
+
+
+def _quality(law: Tensor, posterior: Tensor) -> tuple[float, float]:
+    """E p(z | x), and the entropy in nats."""
+    return float((law * posterior).sum()), float(-torch.special.xlogy(law, law).sum())
+
+
+def _number(value: float) -> str:
+    return "0" if abs(value) < ROUNDING else f"{value:.4g}"
+
+
+def _details(distributions: Sequence[DistributionRow], transfers: Sequence[TransferRow]) -> list[Block]:
+    table = Table(["w", "denoiser", "distribution"], ["class_posterior", "entropy"])
+    title = "Certainty of the class, and entropy"
+    blocks = [Block("distributions", distributions, title, views=[table], group="Distributions")]
+    if transfers:
+        note = "Of the gain of the best schedule for learned conditionals over the constant w, in the objective."
+        kept = Table(["w"], ["gain", "share_kept"], note=note)
+        title = "The best schedule for exact conditionals, used with learned ones"
+        blocks.append(Block("transfer", transfers, title, views=[kept], logged=["share_kept"], group="Best strengths"))
+    return blocks
+
+
+def _value_of(rows: Sequence[ScheduleRow], w: Guidance, who: str, schedule: str) -> float:
+    return next(r.objective for r in rows if (r.w, r.denoiser, r.schedule) == (w, who, schedule))
+
+
+def _gain(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> float:
+    """How much lower than the constant's the objective of the best schedule is; 0 where both are infinite."""
+    constant, best = (_value_of(rows, w, who, name) for name in (CONSTANT, BEST))
+    return constant - best if constant > best else 0.0
+
+
+def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
+    """For each w, the share of the gain on learned conditionals that the best schedule for exact ones brings."""
+    found = []
+    for w in dict.fromkeys(row.w for row in rows):
+        gain = _gain(rows, w, LEARNED)
+        constant, others = (_value_of(rows, w, LEARNED, name) for name in (CONSTANT, EXACTS_BEST))
+        has_share = NOTHING < gain < math.inf and others < math.inf
+        found.append(TransferRow(w, gain, (constant - others) / gain if has_share else None))
+    return found
+
+
+def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
+    """Whether the best schedule for exact conditionals serves learned ones, where there is anything to gain."""
+    found = [(row.share_kept, row.w.label) for row in transfers if row.share_kept is not None]
+    if not found:
+        return []
+    least, w = min(found)
+    head = "With learned conditionals, the best schedule for exact conditionals"
+    if least < 0:
+        return [f"{head} is worse than the constant w at w = {w}: find the schedule with the network itself."]
+    return [f"{head} brings at least {least:.1%} of the gain of their own best schedule (least at w = {w})."]
+
+
+def shapes_of(found: Mapping[Guidance, Sequence[float]], who: str) -> list[str]:
+    """How the best strengths of each w change from the first coordinate to the last."""
+    shapes: dict[str, list[str]] = {}
+    for w, strengths in found.items():
+        falls = rises(list(reversed(strengths)))
+        rising = "rise from the first coordinate to the last"
+        if rises(strengths) and abs(strengths[-1] - w.constant) < EQUAL:
+            rising += ", where the best strength is w"
+        shape = rising if rises(strengths) else "fall from the first coordinate to the last" if falls else ""
+        if max(strengths) - min(strengths) <= EQUAL:
+            shape = "are the same for all coordinates"
+        shapes.setdefault(shape or "neither rise throughout nor fall throughout", []).append(w.label)
+    return [f"The best strengths for {who} conditionals {shape} (w = {', '.join(ws)})." for shape, ws in shapes.items()]
