@@ -23,7 +23,7 @@ from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, Uniform, policy_of
 from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.minimise import nelder_mead
-from mdlm_cfg.laws.choices import masked_coordinates
+from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, start
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError

@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.laws.choices import LevelChoices, level_choices, policy_or_own
+from mdlm_cfg.laws.policy_transitions import LevelChoices, level_choices, policy_or_own
 from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.laws.terminal import tilted_law

@@ -23,7 +23,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.reductions import unrolled_sum
-from mdlm_cfg.laws.choices import level_choices
+from mdlm_cfg.laws.policy_transitions import level_choices
 from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
 
 NEG_INF = float("-inf")

@@ -16,7 +16,7 @@ from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.laws.choices import level_choices, policy_or_own
+from mdlm_cfg.laws.policy_transitions import level_choices, policy_or_own
 from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import start
 from mdlm_cfg.support.errors import UserError

@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.steps import EventStep, uniform
-from mdlm_cfg.laws.choices import policy_or_own
+from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError

@@ -13,7 +13,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.weighted import expected_tv, expected_weighted_tv, first_to_pay
-from mdlm_cfg.laws.choices import policy_or_own
+from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
 from mdlm_cfg.sampling.smc import sequential_monte_carlo
