@@ -24,7 +24,7 @@ from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, 
 from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.minimise import nelder_mead
 from mdlm_cfg.laws.policy_transitions import masked_coordinates
-from mdlm_cfg.laws.rates import MAX_BATCH, start
+from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -68,7 +68,7 @@ class DifferentiablePush:
     """
 
     def __init__(self, denoiser: Denoiser, target_class: int, policy: Policy) -> None:
-        lattice = start(denoiser, target_class, states_kept=4 * denoiser.num_tokens * denoiser.num_dims)
+        lattice = partial_state_lattice(denoiser, target_class, states_kept=4 * denoiser.num_tokens * denoiser.num_dims)
         policy.check(lattice.num_dims)
         self.lattice, self.policy = lattice, policy
         self.levels = [_level(denoiser, target_class, lattice, level) for level in range(lattice.num_dims)]

@@ -20,7 +20,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.compare.geometry import limit_visits
 from mdlm_cfg.laws.push import push_log
-from mdlm_cfg.laws.rates import LevelRates, level_rates, refuse_lost, start
+from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.survival import log_survival
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -79,7 +79,7 @@ class Waiting:
 
 def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, times: int = 1) -> Waiting:
     """The rates of a guided chain and its slowest exit, to ask for up to `times` clock times at once."""
-    lattice = start(denoiser, target_class, states_kept=4 * NODES * times)
+    lattice = partial_state_lattice(denoiser, target_class, states_kept=4 * NODES * times)
     rates = list(level_rates(denoiser, guidance, target_class, lattice))
     log_flow, log_slowest = torch.zeros(1, 1, dtype=torch.float64), math.inf
     for level, r in enumerate(rates):
@@ -140,7 +140,7 @@ def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "
         kind: whose chain `NeutralState.limit` is of.
     """
     denoiser = target.denoiser()
-    lattice = start(denoiser, target_class)
+    lattice = partial_state_lattice(denoiser, target_class)
     probabilities = lattice.marginals(target.class_pmf(target_class))
     found = []
     for level, limit in enumerate(limit_visits(target, target_class, kind)[:-1]):

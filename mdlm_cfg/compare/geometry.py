@@ -10,7 +10,7 @@ from torch import Tensor
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import by_coordinate, rates_from_edges, start
+from mdlm_cfg.laws.rates import by_coordinate, partial_state_lattice, rates_from_edges
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -108,7 +108,7 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
         levels 0, ..., D: float64 (C(D, l), N^l), each summing to 1.
     """
     kind, denoiser = kind_of(kind), target.denoiser()
-    lattice = start(denoiser, target_class)
+    lattice = partial_state_lattice(denoiser, target_class)
     log_cond, log_uncond = denoiser.log_marginals(target_class), denoiser.log_marginals(None)
     log_ratio = [torch.where(c == NEG_INF, NEG_INF, c - u) for c, u in zip(log_cond, log_uncond)]
     visits = [torch.ones(1, 1, dtype=torch.float64)]

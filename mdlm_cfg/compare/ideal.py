@@ -21,7 +21,7 @@ from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.policy_transitions import LevelChoices, level_choices, policy_or_own
 from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.targets.table import TableDenoiser, TableMixture
 
@@ -93,7 +93,7 @@ def departure(
     """
     ideal = ideal_denoiser(target, guidance.constant if w is None else w, target_class)
     rule, made = denoiser or target.denoiser(), policy_or_own(policy, guidance)
-    lattice = start(rule, target_class, states_kept=2 * target.num_dims)
+    lattice = partial_state_lattice(rule, target_class, states_kept=2 * target.num_dims)
     flow = torch.ones(1, 1, dtype=torch.float64)
     by_level, states = [], []
     levels = zip(

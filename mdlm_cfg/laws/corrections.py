@@ -22,7 +22,7 @@ from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
 from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.selections import Selection, Subset
-from mdlm_cfg.laws.rates import MAX_BATCH, memory_limit, start
+from mdlm_cfg.laws.rates import MAX_BATCH, memory_limit, partial_state_lattice
 from mdlm_cfg.laws.refills import Choice, Refill, accepted_refills, fills_of, missing
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.support.errors import UserError
@@ -75,7 +75,7 @@ def correction_kernel(
         UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
             needs a tilted law; or more states than memory holds.
     """
-    lattice = start(denoiser, target_class)
+    lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
     d = lattice.num_dims
     size = correction.size

@@ -23,7 +23,7 @@ from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
-from mdlm_cfg.laws.rates import level_rates, memory_limit, refuse_lost, start
+from mdlm_cfg.laws.rates import level_rates, memory_limit, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
 
@@ -65,7 +65,7 @@ def law_at(
     times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
     if not (times >= 0).all():
         raise UserError(f"clock time tau = {times.tolist()} must not be negative")
-    lattice = start(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
+    lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     flat, n, d, device = times.ravel(), lattice.num_tokens, lattice.num_dims, lattice.device
     laws = torch.zeros(flat.size, *[n + 1] * d, dtype=torch.float64, device=device)
     for law, time in zip(laws, flat.tolist()):

@@ -24,7 +24,15 @@ from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.laws.policy_transitions import level_choices
-from mdlm_cfg.laws.rates import LevelRates, Telescoping, by_coordinate, level_rates, log_weights, refuse_lost, start
+from mdlm_cfg.laws.rates import (
+    LevelRates,
+    Telescoping,
+    by_coordinate,
+    level_rates,
+    log_weights,
+    partial_state_lattice,
+    refuse_lost,
+)
 
 NEG_INF = float("-inf")
 SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
@@ -186,5 +194,5 @@ def visit_law(
     Returns:
         levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
     """
-    lattice = start(denoiser, target_class, states_kept=1)
+    lattice = partial_state_lattice(denoiser, target_class, states_kept=1)
     return list(flows(denoiser, guidance, target_class, lattice, policy))

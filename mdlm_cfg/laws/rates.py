@@ -52,7 +52,7 @@ class LevelRates:
     log_exit: Tensor
 
 
-def start(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
+def partial_state_lattice(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
     """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
     check_class(target_class, denoiser.num_classes)
     lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims, device_of(denoiser))

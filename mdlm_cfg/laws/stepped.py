@@ -23,7 +23,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.steps import Step
-from mdlm_cfg.laws.rates import MAX_BATCH, SMALL_LAW, memory_limit, refuse_if_too_large, start
+from mdlm_cfg.laws.rates import MAX_BATCH, SMALL_LAW, memory_limit, partial_state_lattice, refuse_if_too_large
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
@@ -165,7 +165,7 @@ def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> 
     Raises:
         UserError: an unknown class, or a kernel too large to apply.
     """
-    lattice = start(denoiser, target_class)
+    lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
     d = lattice.num_dims
     refuse_if_too_large(lattice, states_kept=4 * n * d)

@@ -13,7 +13,7 @@ from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import flows
-from mdlm_cfg.laws.rates import refuse_lost, start
+from mdlm_cfg.laws.rates import partial_state_lattice, refuse_lost
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -40,7 +40,7 @@ def terminal_law(
     Raises:
         UserError: a class or a policy that does not exist, or more partial states than memory holds.
     """
-    lattice = start(denoiser, target_class)
+    lattice = partial_state_lattice(denoiser, target_class)
     chain = joint_chain(denoiser, guidance, target_class) if policy is None else None
     if chain is not None:
         law = chain.terminal_law()

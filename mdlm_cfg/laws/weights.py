@@ -18,7 +18,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.policy_transitions import level_choices, policy_or_own
 from mdlm_cfg.laws.push import push_log
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.support.errors import UserError
 
 
@@ -64,7 +64,7 @@ def tilted_weights(
         UserError: as `terminal_law`; or a w that is a schedule; or values with a temperature or a top-p.
     """
     check_weights(guidance)
-    lattice = start(denoiser, target_class, states_kept=2)
+    lattice = partial_state_lattice(denoiser, target_class, states_kept=2)
     first = second = torch.zeros(1, 1, dtype=torch.float64, device=lattice.device)
     made = policy_or_own(policy, guidance)
     for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
@@ -34,7 +34,7 @@ def check_guided_class(case: Case) -> None:
         UserError: as said.
     """
     target, z = case.target, case.one_class
-    start(target.denoiser(), z)
+    partial_state_lattice(target.denoiser(), z)
     strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
     if target.class_weights[z] == 0 and strongest > 0:
         raise UserError(

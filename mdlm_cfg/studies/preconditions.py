@@ -7,7 +7,7 @@ from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.plan import Plan
@@ -31,7 +31,7 @@ def known_table(data: Any, who: str) -> TableMixture:
 def check_table(target: TableMixture, plan: Plan, name: str) -> int:
     """The class that a plan asks for, where its distributions can be computed, or a UserError."""
     z = target_class_of(plan, target)
-    start(target.denoiser(), z)
+    partial_state_lattice(target.denoiser(), z)
     plan.check_dims(target.num_dims)
     strongest = max(w for guidance in plan.guidances for w in guidance.table(target.num_dims))
     if target.class_weights[z] == 0 and strongest > 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.laws.rates import start
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference
 from mdlm_cfg.sampling.smc import check_groups
 from mdlm_cfg.studies.correction.findings import TableCorrection
@@ -52,7 +52,7 @@ class Correction(Options):
 
     def _check_table(self, target: TableMixture, plan: Plan) -> None:
         z = target_class_of(plan, target)
-        start(target.denoiser(), z, states_kept=2)
+        partial_state_lattice(target.denoiser(), z, states_kept=2)
         entries = (target.num_tokens + 1) ** target.num_dims * target.num_dims * target.num_tokens
         if entries > LEARNED_LAW_ENTRIES:
             raise UserError(
