@@ -85,7 +85,7 @@ def push_log(rates: LevelRates, log_flow: Tensor, lattice: Lattice, level: int) 
     return torch.stack(into).logsumexp(dim=0)
 
 
-def flows(
+def visit_probabilities(
     denoiser: Denoiser,
     guidance: Guidance,
     target_class: int | None,
@@ -195,4 +195,4 @@ def visit_law(
         levels: float64 (C(D, l), N^l) for l = 0..D; every level sums to 1, and the last is the terminal law.
     """
     lattice = partial_state_lattice(denoiser, target_class, states_kept=1)
-    return list(flows(denoiser, guidance, target_class, lattice, policy))
+    return list(visit_probabilities(denoiser, guidance, target_class, lattice, policy))

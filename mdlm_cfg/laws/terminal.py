@@ -12,7 +12,7 @@ from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.joint import joint_chain
-from mdlm_cfg.laws.push import flows
+from mdlm_cfg.laws.push import visit_probabilities
 from mdlm_cfg.laws.rates import partial_state_lattice, refuse_lost
 from mdlm_cfg.targets.table import TableMixture
 
@@ -46,7 +46,7 @@ def terminal_law(
         law = chain.terminal_law()
         refuse_lost(law.sum(), target_class)
         return law
-    last = reduce(lambda _, flow: flow, flows(denoiser, guidance, target_class, lattice, policy))
+    last = reduce(lambda _, flow: flow, visit_probabilities(denoiser, guidance, target_class, lattice, policy))
     return last.reshape([lattice.num_tokens] * lattice.num_dims)
 
 
