@@ -38,7 +38,7 @@ def expected_weighted_tv(weights: TiltedWeights, reference: Tensor, num_samples:
     return _mean_distance(q, (weights.squares * (1 - 2 * q) + q**2) / weights.ess, reference, num_samples)
 
 
-def first_to_pay(weights: TiltedWeights, law: Tensor, reference: Tensor) -> int | None:
+def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -> int | None:
     """From about how many samples on weighted ones are nearer to the reference than unweighted ones (n large).
 
     The chain's samples stop at TV(law, reference); weighted ones go on to TV(weights.law, reference), which is 0 for

@@ -11,7 +11,7 @@ from scipy.stats import foldnorm
 
 from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
-from mdlm_cfg.compare.weighted import expected_tv, expected_weighted_tv, first_to_pay
+from mdlm_cfg.compare.weighted import break_even_samples, expected_tv, expected_weighted_tv
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.support.seeds import generator_for
 
@@ -75,14 +75,14 @@ def test_weights_of_one_are_no_weights() -> None:
     weights, law = tilted_weights(target.denoiser(), Guidance(0.0), 0), target.class_pmf(0)
     assert expected_weighted_tv(weights, law, 500) == pytest.approx(expected_tv(law, law, 500), rel=1e-9)
     assert expected_tv(law, law, 10_000) == pytest.approx(expected_sampling_tv(law, 10_000), rel=0.01)
-    assert first_to_pay(weights, law, law) is None
+    assert break_even_samples(weights, law, law) is None
 
 
 def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest.MonkeyPatch) -> None:
     target, guidance = random_target(3, 3, seed=1), Guidance(2.0)
     weights, law = tilted_weights(target.denoiser(), guidance, 0), terminal_law(target.denoiser(), guidance, 0)
     tilted = tilted_law(target, 2.0, 0)
-    n = first_to_pay(weights, law, tilted)
+    n = break_even_samples(weights, law, tilted)
     assert n is not None
     assert expected_weighted_tv(weights, tilted, n) < expected_tv(law, tilted, n)
     assert expected_weighted_tv(weights, tilted, n / 1.5) > expected_tv(law, tilted, n / 1.5)
@@ -95,7 +95,7 @@ def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest
     last = math.ceil(math.log10(n))
     for decades, expected in ((last - 1, None), (last, 10**last), (last + 1, 10**last)):
         monkeypatch.setattr("mdlm_cfg.compare.weighted.MOST_DECADES", decades)
-        assert first_to_pay(weights, law, tilted) == expected
+        assert break_even_samples(weights, law, tilted) == expected
     assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact scores is none
     assert expected_tv(law, tilted, 1e14) == pytest.approx(total_variation(law, tilted), abs=1e-6)
 
@@ -104,4 +104,4 @@ def test_biased_weights_may_never_pay() -> None:
     target, denoiser = random_target(2, 3, seed=1), Inconsistent(2, 3, 2)
     weights, tilted = tilted_weights(denoiser, Guidance(1.0), 0), tilted_law(target, 1.0, 0)
     assert total_variation(weights.law, tilted) > total_variation(tilted, tilted)
-    assert first_to_pay(weights, tilted, tilted) is None  # unweighted samples of the tilted law itself
+    assert break_even_samples(weights, tilted, tilted) is None  # unweighted samples of the tilted law itself

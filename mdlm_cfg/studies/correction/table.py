@@ -12,7 +12,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
-from mdlm_cfg.compare.weighted import expected_tv, expected_weighted_tv, first_to_pay
+from mdlm_cfg.compare.weighted import break_even_samples, expected_tv, expected_weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
@@ -120,7 +120,7 @@ def _costs(name: str, denoiser: Denoiser, aim: _Aim, options: Options) -> list[C
             Cost(
                 aim.guidance, policy_name, policy is own, name, weights.ess, weights.log_normalizer,
                 total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted),
-                first_to_pay(weights, law, aim.tilted),
+                break_even_samples(weights, law, aim.tilted),
             )
         )  # fmt: skip
     return found
