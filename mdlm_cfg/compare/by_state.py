@@ -15,7 +15,7 @@ from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.targets.table import TableMixture
 
 
-class SplitDenoiser:
+class MixedDenoiser:
     """One denoiser for the classes, another for the null class: whose share of the score error is it?
 
     A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be

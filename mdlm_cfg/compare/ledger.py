@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.schedules import Schedule, Steps
-from mdlm_cfg.compare.by_state import SplitDenoiser, StateError, score_error_by_state
+from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, score_error_by_state
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
@@ -167,7 +167,7 @@ def ledger_laws(
         return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [], policy)
     learned = TabulatedDenoiser(denoiser)
     laws["L3"] = terminal_law(learned, guidance, target_class, policy)
-    swapped = {"conditional": SplitDenoiser(learned, exact), "unconditional": SplitDenoiser(exact, learned)}
+    swapped = {"conditional": MixedDenoiser(learned, exact), "unconditional": MixedDenoiser(exact, learned)}
     share = {
         name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
         for name, d in swapped.items()

@@ -12,7 +12,7 @@ from torch import nn
 
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals
-from mdlm_cfg.compare.by_state import SplitDenoiser
+from mdlm_cfg.compare.by_state import MixedDenoiser
 from mdlm_cfg.compare.ideal import ideal_denoiser
 from mdlm_cfg.compare.likelihood import exact_likelihood
 from mdlm_cfg.laws.slices import slice_denoiser
@@ -45,7 +45,7 @@ DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "network": lambda: NetDenoiser(Flat()),
     "slice": lambda: slice_denoiser(random_target(3, 3).denoiser(), torch.tensor([3, 1, 3])),
     "tabulated": lambda: TabulatedDenoiser(EXACT),
-    "mixed": lambda: SplitDenoiser(EXACT, EXACT),
+    "mixed": lambda: MixedDenoiser(EXACT, EXACT),
     "ideal": lambda: ideal_denoiser(TARGET, 1.0, 0),
     "stored": lambda: learned_rotation().denoiser,
 }

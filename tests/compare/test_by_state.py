@@ -11,7 +11,7 @@ from oracle import Chain
 
 from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
 from mdlm_cfg.chain.policies import Confidence, Uniform
-from mdlm_cfg.compare.by_state import SplitDenoiser, score_error_by_state
+from mdlm_cfg.compare.by_state import MixedDenoiser, score_error_by_state
 from mdlm_cfg.compare.ledger import LINES, ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import (
     expected_sampling_tv,
@@ -71,7 +71,7 @@ def test_errors_are_visits_times_divergences(policy) -> None:
     assert weights == sorted(weights, reverse=True)
     for most in range(1, len(states)):
         assert score_error_by_state(target, learned, guidance, 1, most, policy) == (states[:most], by_level)
-    for half in (SplitDenoiser(learned, exact), SplitDenoiser(exact, learned)):  # one conditional is wrong, one is not
+    for half in (MixedDenoiser(learned, exact), MixedDenoiser(exact, learned)):  # one conditional is wrong, one is not
         whole, _ = score_error_by_state(target, half, guidance, 1, 10**6, policy)
         assert score_error_by_state(target, half, guidance, 1, 3, policy)[0] == whole[:3]
     assert len(score_error_by_state(random_target(3, 3), Inconsistent(3, 3, 2), guidance, 1)[0]) == 20
@@ -79,7 +79,7 @@ def test_errors_are_visits_times_divergences(policy) -> None:
 
 def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = Inconsistent(2, 2, 2, seed=1), Inconsistent(2, 2, 2, seed=2)
-    split, tokens = SplitDenoiser(a, b), torch.tensor([[2, 2], [0, 2]])
+    split, tokens = MixedDenoiser(a, b), torch.tensor([[2, 2], [0, 2]])
     assert (split.num_tokens, split.num_dims, split.num_classes, split.device) == (2, 2, 2, torch.device("cpu"))
     for null in (None, torch.tensor([2, 2])):
         assert torch.equal(split(tokens, null), b(tokens, null))
@@ -97,7 +97,7 @@ def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkey
 def test_a_learned_class_is_restricted_to_what_the_exact_mixture_allows() -> None:
     target = random_target(3, 2, seed=4, zeros=0.7)
     learned, exact = Inconsistent(3, 2, 2), target.denoiser()
-    split, tokens = SplitDenoiser(learned, exact), torch.tensor([[3, 3], [0, 3], [3, 2]])
+    split, tokens = MixedDenoiser(learned, exact), torch.tensor([[3, 3], [0, 3], [3, 2]])
     found = split(tokens, torch.tensor([1, 1, 1])).exp()
     whole, own = exact(tokens, None).exp(), learned(tokens, torch.tensor([1, 1, 1])).exp()
     assert bool((whole == 0).any())
@@ -130,7 +130,7 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
         assert found.mean[line] == {"euclidean": pytest.approx(float((m - own_m).norm() / own_m.norm()), abs=1e-9)}
         assert found.covariance[line]["frobenius"] == pytest.approx(float((c - own_c).norm() / own_c.norm()), abs=1e-9)
     for name, swapped in (("conditional", (learned, exact)), ("unconditional", (exact, learned))):
-        share = total_variation(laws["L2"], terminal_law(SplitDenoiser(*swapped), guidance, z, policy))
+        share = total_variation(laws["L2"], terminal_law(MixedDenoiser(*swapped), guidance, z, policy))
         assert shared.score_share[name] == pytest.approx(share, abs=1e-12)
     states, by_level = score_error_by_state(target, learned, guidance, z, policy=made.policy)
     assert shared.states == states and shared.visit_error == by_level
