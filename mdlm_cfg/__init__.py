@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
     from mdlm_cfg.compare.decay import tv_decay
     from mdlm_cfg.compare.geometry import limit_law
-    from mdlm_cfg.compare.ideal import departure, ideal_denoiser
     from mdlm_cfg.compare.ledger import error_ledger
     from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
+    from mdlm_cfg.compare.path_kl import ideal_denoiser, path_kl
     from mdlm_cfg.compare.profile import exact_information_profile, information_profile
     from mdlm_cfg.laws.in_time import law_at
     from mdlm_cfg.laws.slices import slice_denoiser
@@ -53,9 +53,9 @@ _HOMES = {
     "compare.calibration": ("calibrate", "calibrated_strengths"),
     "compare.decay": ("tv_decay",),
     "compare.geometry": ("limit_law",),
-    "compare.ideal": ("departure", "ideal_denoiser"),
     "compare.ledger": ("error_ledger",),
     "compare.likelihood": ("exact_likelihood", "likelihood"),
+    "compare.path_kl": ("ideal_denoiser", "path_kl"),
     "compare.profile": ("exact_information_profile", "information_profile"),
     "laws.in_time": ("law_at",),
     "laws.slices": ("slice_denoiser",),
@@ -78,10 +78,10 @@ __all__ = [
     "Blocks", "Confidence", "Correction", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
     "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
     "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "calibrate",
-    "calibrated_strengths", "departure", "error_ledger", "exact_information_profile", "exact_likelihood",
+    "calibrated_strengths", "error_ledger", "exact_information_profile", "exact_likelihood",
     "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "limit_law", "linear_ramp", "load_run",
-    "masked_lm_denoiser", "parse_strength", "sample", "sequential_monte_carlo", "slice_denoiser", "stationary_law",
-    "stepped_law", "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
+    "masked_lm_denoiser", "parse_strength", "path_kl", "sample", "sequential_monte_carlo", "slice_denoiser",
+    "stationary_law", "stepped_law", "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
 ]  # fmt: skip
 
 

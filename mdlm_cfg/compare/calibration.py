@@ -21,8 +21,8 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_cl
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance, refuse_infinite
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
-from mdlm_cfg.compare.ideal import ideal_denoiser
 from mdlm_cfg.compare.levels import MAX_ROWS, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.targets.table import TableMixture
 

@@ -11,8 +11,8 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
-from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
@@ -128,7 +128,7 @@ class Departures:
         tilted, source = tilted_law(target, w, z), case.table(name) or case.denoisers[name]
         made = []
         for rule, given, policy in rules_of(guidance, case.plan.sampler.policy):
-            found = departure(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
+            found = path_kl(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
             law = terminal_law(source, given, z, policy)
             states = [(name_state(list(s.state), target.num_tokens), s.visits, s.kl) for s in found.states]
             ends = kl_divergence(tilted, law), total_variation(tilted, law)

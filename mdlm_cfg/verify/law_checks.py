@@ -15,8 +15,8 @@ from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import POLICIES
 from mdlm_cfg.compare.calibration import calibrated_strengths
-from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.likelihood import exact_likelihood
+from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.compare.profile import exact_information_profile
 from mdlm_cfg.laws.in_time import law_at
 from mdlm_cfg.laws.push import visit_law
@@ -165,7 +165,7 @@ def table_checks(world: World, seed: int) -> Iterator[Check]:
     for policy in ("rate", "uniform", "confidence"):
         prefer = partial(policies.preferences, policy)
         truth = tables.path_divergence(world.ask, tilted, w, prefer)
-        yield law_difference("KL of paths", f"{case}, {policy}", departure(target, Guidance(w), z, policy).total, truth)
+        yield law_difference("KL of paths", f"{case}, {policy}", path_kl(target, Guidance(w), z, policy).total, truth)
     inner = [s for s in enumerate(calibrated_strengths(target, w, z)) if -1 < s[1] < 50]
     slopes = [tables.calibration_slope(world.ask, tilted, level, s) for level, s in inner]
     yield law_difference("calibrated strengths: slope", case, slopes, np.zeros(len(slopes)), FLAT)

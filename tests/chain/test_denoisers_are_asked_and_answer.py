@@ -13,8 +13,8 @@ from torch import nn
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.compare.by_state import MixedDenoiser
-from mdlm_cfg.compare.ideal import ideal_denoiser
 from mdlm_cfg.compare.likelihood import exact_likelihood
+from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.nets import NetDenoiser

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, UserError, calibrate, calibrated_strengths, terminal_law, tilted_law
 from mdlm_cfg.compare.calibration import Calibration, exact_rows, minimise
-from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.studies.benchmark.targets import motif, rotation, tiny_mnist
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap, toy_5d_hypercube
@@ -119,8 +119,8 @@ def test_the_derivative_rises_through_0_at_the_minimum(seed, w, zeros) -> None:
 def test_paths_are_never_further_than_those_of_the_constant_strength(seed, w, zeros) -> None:
     target = random_target(2, 4, k=2, seed=seed, zeros=zeros)
     strengths = calibrated_strengths(target, w, 0)
-    calibrated = departure(target, Guidance(strengths, "normalized"), 0, w=w)
-    constant = departure(target, Guidance(w, "normalized"), 0)
+    calibrated = path_kl(target, Guidance(strengths, "normalized"), 0, w=w)
+    constant = path_kl(target, Guidance(w, "normalized"), 0)
     assert all(a <= b + 1e-12 for a, b in zip(calibrated.by_level, constant.by_level))
     law = terminal_law(target.denoiser(), Guidance(strengths, "normalized"), 0)
     assert kl_divergence(tilted_law(target, w, 0), law) <= calibrated.total + 1e-10
@@ -130,7 +130,7 @@ def test_paths_are_never_further_than_those_of_the_constant_strength(seed, w, ze
 def test_the_sum_over_levels_is_the_divergence_of_the_paths(w) -> None:
     target = random_target(3, 3, k=2, seed=9, zeros=0.2)
     strengths = [0.3, 1.7, 2.2]
-    tilted, found = tilted_law(target, w, 0), departure(target, Guidance(strengths, "normalized"), 0, w=w)
+    tilted, found = tilted_law(target, w, 0), path_kl(target, Guidance(strengths, "normalized"), 0, w=w)
     costs = exact_rows(target, w, 0).cross_entropies(torch.tensor(strengths, dtype=torch.float64))
     assert float(costs.sum()) + float(torch.special.xlogy(tilted, tilted).sum()) == pytest.approx(
         found.total, abs=1e-12

@@ -39,7 +39,10 @@ def test_what_a_law_takes_is_counted(shape, monkeypatch):
     for kept in (0, 3):
         said = re.escape(f"needs about {8 * ((4 + kept) * len(masks) + 4 * jumps) / 2**30:.3g} GiB")
         more = {"states_kept": kept} if kept else {}
-        for ask in (partial(rates.refuse_if_too_large, Lattice(n, d)), partial(rates.partial_state_lattice, denoiser, None)):
+        for ask in (
+            partial(rates.refuse_if_too_large, Lattice(n, d)),
+            partial(rates.partial_state_lattice, denoiser, None),
+        ):
             with pytest.raises(UserError, match=said):
                 ask(**more)
 

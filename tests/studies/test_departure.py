@@ -18,9 +18,9 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.compare.ideal import departure
 from mdlm_cfg.compare.metrics import kl_divergence
 from mdlm_cfg.compare.metrics import total_variation as tv
+from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.studies.departure import Departures, LevelRow, RuleRow, StateRow
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
@@ -78,7 +78,7 @@ def test_every_rule_is_the_librarys(both: Findings) -> None:
         w = 2.0 if row.w.is_schedule else row.w.constant  # the largest number
         source = target().denoiser() if row.denoiser == "exact" else network()
         guidance, policy = rule_of(row.rule, row.w)
-        expected = departure(target(), guidance, Z, policy, w=w, denoiser=source, most=10)
+        expected = path_kl(target(), guidance, Z, policy, w=w, denoiser=source, most=10)
         assert row.tilted_w == w and row.departure == pytest.approx(expected.total, abs=EXACT)
         states = [(s.state, s.visits, s.kl) for s in own(both, "states", row)]
         listed = [(name_state(list(s.state), N), s.visits, s.kl) for s in expected.states]

@@ -67,7 +67,7 @@ def test_a_sampler_whose_law_is_off_is_found(monkeypatch: pytest.MonkeyPatch) ->
     ("name", "wrong", "subject"),
     [
         ("calibrated_strengths", lambda *args: [w * 1.01 for w in (0.5, 0.7, 1.0)], "calibrated strengths: slope"),
-        ("departure", lambda *args: type("Total", (), {"total": 0.5}), "KL of paths"),
+        ("path_kl", lambda *args: type("Total", (), {"total": 0.5}), "KL of paths"),
     ],
 )
 def test_numbers_that_are_off_are_found(name, wrong, subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from policy_oracle import preferences, rho_of
 
 from mdlm_cfg import Guidance, terminal_law, tilted_law
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.compare.ideal import departure, ideal_denoiser
 from mdlm_cfg.compare.metrics import kl_divergence
+from mdlm_cfg.compare.path_kl import ideal_denoiser, path_kl
 
 
 @pytest.mark.parametrize("policy", [None, "uniform", "confidence"])
@@ -24,16 +24,16 @@ def test_the_ideal_conditionals_end_in_the_tilted_law(policy):
 
 
 def test_one_dimension_never_departs():
-    found = departure(random_target(5, 1, seed=2), Guidance(3.0), 0)
+    found = path_kl(random_target(5, 1, seed=2), Guidance(3.0), 0)
     assert abs(found.total) < 1e-14 and len(found.by_level) == 1
 
 
 @pytest.mark.parametrize("policy", [None, "confidence", "fixed_order"])
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_the_last_level_never_departs_and_the_first_ones_do(policy, kind):
-    found = departure(random_target(3, 3, seed=3, zeros=0.2), Guidance(2.0, kind), 0, policy)
+    found = path_kl(random_target(3, 3, seed=3, zeros=0.2), Guidance(2.0, kind), 0, policy)
     assert abs(found.by_level[-1]) < 1e-13 and min(found.by_level[:-1]) > 1e-3
-    assert abs(departure(random_target(3, 3, seed=3, zeros=0.2), Guidance(0.0, kind), 0, policy).total) < 1e-13
+    assert abs(path_kl(random_target(3, 3, seed=3, zeros=0.2), Guidance(0.0, kind), 0, policy).total) < 1e-13
 
 
 @pytest.mark.parametrize("policy", ["rate", "uniform", "margin"])
@@ -51,7 +51,7 @@ def test_the_total_is_the_divergence_of_the_paths(policy):
             log_ratio += float(best) - math.log(rho[i][x[i]] / sum(rho[i]))
             state[i] = x[i]
         total += float(tilted[x]) * choice * log_ratio
-    found = departure(target, guidance, 0, policy)
+    found = path_kl(target, guidance, 0, policy)
     assert found.total == pytest.approx(total, abs=1e-12)
     assert found.total >= kl_divergence(tilted, terminal_law(denoiser, guidance, 0, policy)) - 1e-12
 
@@ -66,38 +66,38 @@ def test_what_an_order_never_asks_for_is_no_departure():
         first, second = (rho_of(rule, guidance, 0, state)[i] for i, state in ((0, (2, 2)), (1, (x[0], 2))))
         chance = first[x[0]] / sum(first) * second[x[1]] / sum(second)
         total += float(tilted[x]) * math.log(float(tilted[x]) / chance)
-    found = departure(target, guidance, 0, "fixed_order", denoiser=rule)
+    found = path_kl(target, guidance, 0, "fixed_order", denoiser=rule)
     assert found.total == pytest.approx(total, abs=1e-12)
     assert {s.state for s in found.states} == {(2, 2), (0, 2), (1, 2)}
-    assert departure(target, guidance, 0, "uniform", denoiser=rule).total == math.inf
+    assert path_kl(target, guidance, 0, "uniform", denoiser=rule).total == math.inf
 
 
 def test_states_are_the_worst_and_sum_to_the_levels():
     target = random_target(2, 3, seed=5)
-    found = departure(target, Guidance(2.0), 1, most=10**6)
+    found = path_kl(target, Guidance(2.0), 1, most=10**6)
     for level, value in enumerate(found.by_level):
         here = [s.visits * s.kl for s in found.states if sum(v != 2 for v in s.state) == level]
         assert sum(here) == pytest.approx(value, abs=1e-14)
     weights = [s.visits * s.kl for s in found.states]
     assert weights == sorted(weights, reverse=True)
-    assert departure(target, Guidance(2.0), 1, most=3).states == found.states[:3]
+    assert path_kl(target, Guidance(2.0), 1, most=3).states == found.states[:3]
 
 
 def test_the_worst_states_of_all_levels_come_first_and_none_that_is_never_passed():
     # learned scores are wrong at every level, and the class does not reach every state
     target = random_target(3, 3, seed=5, zeros=0.6)
-    found = departure(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2), most=10**6)
+    found = path_kl(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2), most=10**6)
     weights = [s.visits * s.kl for s in found.states]
     levels = [sum(v != 3 for v in s.state) for s in found.states]
     assert weights == sorted(weights, reverse=True) and levels != sorted(levels)
     visited = sum(int((p > 0).sum()) for p in Lattice(3, 3).marginals(tilted_law(target, 1.0, 1))[:-1])
     assert all(s.visits > 0 for s in found.states) and len(found.states) == visited < 4**3 - 3**3
-    assert len(departure(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2)).states) == 20
+    assert len(path_kl(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2)).states) == 20
 
 
 def test_learned_conditionals_and_schedules_can_be_held_against_it():
     target = random_target(2, 2, seed=6)
-    found = departure(target, Guidance([0.5, 2.0]), 0, w=2.0, denoiser=Inconsistent(2, 2, 2))
+    found = path_kl(target, Guidance([0.5, 2.0]), 0, w=2.0, denoiser=Inconsistent(2, 2, 2))
     assert found.by_level[1] > 1e-3  # learned scores are wrong at the last level too
     with pytest.raises(ValueError, match="is a schedule"):
-        departure(target, Guidance([0.5, 2.0]), 0)
+        path_kl(target, Guidance([0.5, 2.0]), 0)

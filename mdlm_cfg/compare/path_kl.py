@@ -38,7 +38,7 @@ def ideal_denoiser(target: TableMixture, w: float, target_class: int) -> TableDe
 
 
 @dataclass(frozen=True)
-class StateDeparture:
+class StateKL:
     """How far a rule of guidance is from the ideal at one partial state.
 
     Attributes:
@@ -52,7 +52,7 @@ class StateDeparture:
 
 
 @dataclass(frozen=True)
-class Departure:
+class PathKL:
     """Where and how early a rule of guidance departs from the ideal.
 
     Attributes:
@@ -61,7 +61,7 @@ class Departure:
     """
 
     by_level: tuple[float, ...]
-    states: tuple[StateDeparture, ...]
+    states: tuple[StateKL, ...]
 
     @property
     def total(self) -> float:
@@ -69,7 +69,7 @@ class Departure:
         return sum(self.by_level)
 
 
-def departure(
+def path_kl(
     target: TableMixture,
     guidance: Guidance,
     target_class: int,
@@ -78,7 +78,7 @@ def departure(
     w: float | None = None,
     denoiser: Denoiser | None = None,
     most: int = 20,
-) -> Departure:
+) -> PathKL:
     """How far guidance is from the ideal guided conditionals, by level of unmasking and by state.
 
     Args:
@@ -108,11 +108,11 @@ def departure(
         for row in weighted.topk(min(most, len(weighted))).indices.tolist():
             visits, divergence = float(flow.flatten()[row]), float(kl.flatten()[row])
             if visits > 0:
-                states.append(StateDeparture(tuple(tokens[row].tolist()), visits, divergence))
+                states.append(StateKL(tuple(tokens[row].tolist()), visits, divergence))
         mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi)
         flow = push(mixed.rates(), flow, lattice, level)
     states.sort(key=lambda s: -s.visits * s.kl)
-    return Departure(tuple(by_level), tuple(states[:most]))
+    return PathKL(tuple(by_level), tuple(states[:most]))
 
 
 def _level_kl(best: LevelChoices, guided: LevelChoices, lattice: Lattice, level: int) -> Tensor:
