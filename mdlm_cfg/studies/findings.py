@@ -6,6 +6,7 @@ shown by views; a view is a value, and nothing here draws. `mdlm_cfg.reports.ren
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -248,7 +249,7 @@ def word(value: Any) -> str:
 
 def key_word(value: Any) -> str:
     """A value of an index column within the name of a logged number: "w2", "exact", "3"."""
-    return value.identifier if isinstance(value, Guidance) else word(value)
+    return value.identifier if isinstance(value, Guidance) else re.sub(r"[,;\s]+", "_", word(value))
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,7 @@ def test_a_folder_that_vanishes_while_training(
     assert not runs.exists()
 
 
-@pytest.mark.parametrize("name", ["laws.png", pytest.param("report.json", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["pictures.png", pytest.param("report.json", marks=pytest.mark.slow)])
 def test_a_disk_that_becomes_full_while_a_report_is_written(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
