@@ -44,7 +44,7 @@ Asked = tuple[TableMixture, int, dict[str, Any]]  # the data, the class, and rep
 
 @pytest.fixture(scope="module", params=[pytest.param("the toy", marks=pytest.mark.slow), "a table"])
 def normalized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    """The command of issue 8 on the default toy; and for another class of a table whose classes are not alike."""
+    """The command on the default toy; and for another class of a table whose classes are not alike."""
     out = tmp_path_factory.mktemp("report")
     target, z, data = toys.toy_2d_overlap(), 0, ["data=toy_2d_overlap"]
     if request.param == "a table":
@@ -104,7 +104,7 @@ def test_the_ledger_is_of_the_cosine_steps(normalized: Asked) -> None:
     assert all(entry["schedule"] == "cosine" for entry in own)
     strong, denoiser = Guidance(4, "normalized"), target.denoiser()
     linear = finished(stepped_law(denoiser, strong, z, "tau_leaping", 8, "linear"))
-    assert abs(own[2]["tv"]["discretisation error"] - tv(linear, terminal_law(denoiser, strong, z))) > 1e-4
+    assert abs(own[2]["discretisation_error"] - tv(linear, terminal_law(denoiser, strong, z))) > 1e-4
 
 
 def test_the_decay_is_of_the_normalized_chain(normalized: Asked) -> None:
