@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
-from mdlm_cfg.training.data import TableData
+from mdlm_cfg.training.data import DiffusionData, TableData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.saving import Checkpoints, WholeFiles
 
@@ -31,6 +31,18 @@ def small_data(**changes: Any) -> TableData:
     data = TableData(small_target(), "small", **(settings | changes))
     data.setup("fit")
     return data
+
+
+def ready(data: Any) -> Any:
+    """A data module that is set up."""
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def batches(data: DiffusionData, epoch: int, rank: int = 0, world_size: int = 1) -> list[torch.Tensor]:
+    """The tokens of an epoch, batch by batch."""
+    return [x for x, _ in data._epoch(epoch, rank, world_size)]
 
 
 def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDiffusion:

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from mdlm_cfg.app.places import with_text_path
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
@@ -65,7 +66,8 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     Raises:
         UserError: a name outside `mdlm_cfg.training.data` and `mdlm_cfg.targets` that is not trusted.
     """
-    data = make({key: value for key, value in settings.items() if key != "path"}, "data", DATA, trusted)
+    arguments = {key: value for key, value in with_text_path(settings).items() if key != "path"}
+    data = make(arguments, "data", DATA, trusted)
     if not isinstance(data, DiffusionData):
         raise UserError(f"data can not be made by {settings['_target_']}: it makes a {type(data).__name__}")
     data.prepare_data()

@@ -60,6 +60,7 @@ from mdlm_cfg.training.runs import (
     run_folder_of,
 )
 from mdlm_cfg.training.saving import Checkpoints
+from mdlm_cfg.training.step_memory import check_step_memory
 from mdlm_cfg.training.unfinished import finish_the_same, mark_finished
 
 THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
@@ -92,6 +93,7 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
     trusted = names_in(config)  # all of it is the user's own
     data = build_data(config["data"], trusted)
     module = build_module(config, data.describe(), trusted)
+    check_step_memory(data, module.objective, str(config["trainer"].get("accelerator", "auto")))
     study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, asked)
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config["trainer"], before)

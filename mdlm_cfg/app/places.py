@@ -37,12 +37,40 @@ def refuse_empty(key: str, value: object) -> None:
 
 def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration to record of a run: its data are found again from any working directory."""
-    data = dict(config["data"])
+    data = with_text_path(config["data"])
     if isinstance(path := data.get("path"), str):
         data = moved(data, path, os.path.abspath(path))
     if isinstance(root := data.get("root"), str):
         data["root"] = os.path.abspath(root)
     return {**config, "data": data}
+
+
+def with_text_path(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of data whose path is text: a file or folder may have a whole number for its name.
+
+    Raises:
+        UserError: a path that is null, or neither text nor a whole number.
+    """
+    path = data.get("path")
+    if "path" not in data or isinstance(path, str):
+        return dict(data)
+    if path is None:
+        raise UserError("data.path is null: give the path of a file or folder, as data.path=PATH")
+    if not isinstance(path, int) or isinstance(path, bool):
+        raise UserError(f"data.path = {path!r} is not text: write the path as data.path=./NAME")
+    return _named(data, path, str(path))
+
+
+def _named(data: Mapping[str, Any], number: int, text: str) -> dict[str, Any]:
+    """Settings whose path is text, as are the arguments that were made from it."""
+    return {
+        key: _named(value, number, text)
+        if isinstance(value, Mapping)
+        else text
+        if key in (*DATA_PATHS, "name") and value == number
+        else value
+        for key, value in data.items()
+    }
 
 
 def moved(data: Mapping[str, Any], old: object, new: object) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
         return list(arguments)
     choices = [value for value in values_of(data, options_below(configs, "data")) if isinstance(value, str)]
     paths = given_for(arguments, "data.path")
-    saved: list[str | None] = [value for value in ([] if paths is None else values_of(paths)) if isinstance(value, str)]
+    saved: list[str | None] = [str(value) for value in ([] if paths is None else values_of(paths))]
     recipes = {
         " ".join(part for part in (choice, path) if part): recipe_of(choice, configs, path)
         for choice in choices

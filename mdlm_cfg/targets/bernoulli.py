@@ -14,7 +14,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture, sum_shown
 
 NEG_INF = float("-inf")
 MAX_TABLE_DIMS = 16
@@ -182,7 +182,7 @@ def _normalized(name: str, weights: Tensor, shape: torch.Size) -> Tensor:
     sums = weights.sum(dim=-1, keepdim=True)
     if not bool(((sums - 1).abs() <= TOLERANCE).all()):
         worst = sums.flatten()[(sums - 1).abs().flatten().argmax()].item()
-        raise UserError(f"{name} sum to {worst:g} and must sum to 1; normalise them")
+        raise UserError(f"{name} sum to {sum_shown(worst)}: normalise them")
     return weights / sums
 
 

@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names
+from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names, sum_shown
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
@@ -252,5 +252,5 @@ def _rows(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     sums = rows.sum(dim=-1, keepdim=True)
     if not bool(((sums - 1).abs() <= TOLERANCE).all()):
         worst = float(sums.flatten()[(sums - 1).abs().flatten().argmax()])
-        raise UserError(f"a row of {name} sums to {worst:g} and must sum to 1; normalise it")
+        raise UserError(f"a row of {name} sums to {sum_shown(worst)}: normalise it")
     return rows / sums

@@ -145,7 +145,12 @@ def _check_probabilities(name: str, values: Tensor, totals: Tensor) -> None:
     for k, total in enumerate(totals.reshape(-1).tolist()):
         if abs(total - 1) > TOLERANCE:
             which = f"class {k} of {name}" if totals.ndim else name
-            raise UserError(f"{which} sums to {total:g} and must sum to 1; normalise it")
+            raise UserError(f"{which} sums to {sum_shown(total)}: normalise it")
+
+
+def sum_shown(total: float) -> str:
+    """A sum that should be 1, and its difference from 1, which six digits may not show."""
+    return f"{total:g} and must sum to 1 to within {TOLERANCE:g} (it is off by {total - 1:.7g})"
 
 
 def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

@@ -45,6 +45,10 @@ class Objective:
     def prepare(self, net: nn.Module) -> None:
         """Raise UserError unless a network can be trained so: called once, before any time is spent."""
 
+    def num_rows(self, batch_size: int) -> int:
+        """The partial states that the network is asked about in a step on so many examples."""
+        return 2 * batch_size
+
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """The loss of a batch, and what is worth watching beside it.
 
@@ -89,6 +93,10 @@ class Averaged(Objective):
                 f"(at most {MAX_EVALUATIONS}): use objective=pooled, or objective=sampled for images"
             )
 
+    def num_rows(self, batch_size: int) -> int:
+        """None that depend on the examples; `prepare` bounds them."""
+        return 0
+
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`; nothing is drawn."""
         averaged = averaged_objective(*_shape(net), x.device)
@@ -112,6 +120,10 @@ class Pooled(Objective):
             raise UserError(f"objective.rows = {rows} must be at least 1")
         self.rows = rows
 
+    def num_rows(self, batch_size: int) -> int:
+        """See `Objective.num_rows`."""
+        return 2 * min(self.rows, batch_size)
+
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`."""
         n, _, k = _shape(net)
@@ -131,6 +143,10 @@ class Sampled(Objective):
     def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0, paired: bool = True) -> None:
         super().__init__(label_dropout, label_smoothing)
         self.paired = paired
+
+    def num_rows(self, batch_size: int) -> int:
+        """See `Objective.num_rows`."""
+        return (2 if self.paired else 1) * batch_size
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`."""

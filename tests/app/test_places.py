@@ -12,7 +12,7 @@ from commands import TINY, TOY, refusal, run
 
 from mdlm_cfg.app import comparing
 from mdlm_cfg.app.overrides import last_of_each
-from mdlm_cfg.app.places import moved, with_absolute_paths
+from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
 
@@ -111,3 +111,19 @@ def test_a_run_shorter_than_an_epoch_has_a_value(tmp_path: Path) -> None:
     assert run("train", "-m", *TOY, *short, *sweeper, f"hydra.sweep.dir={tmp_path}") == 0
     found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
     assert 0 < found["best_value"] < 100
+
+
+def test_a_path_may_be_a_whole_number_and_nothing_else_changes() -> None:
+    data = {"path": 64, "dataset": 64, "batch_size": 64, "target": {"path": 64, "num_dims": 64}}
+    expected = {"path": "64", "dataset": "64", "batch_size": 64, "target": {"path": "64", "num_dims": 64}}
+    assert with_text_path(data) == expected
+    assert with_absolute_paths({"data": data})["data"]["dataset"] == os.path.abspath("64")
+
+
+@pytest.mark.parametrize("value", ["null", "true", "1e3", "0.5", "[a,b]"])
+@pytest.mark.parametrize("data", ["text", "table", "tokens", "hmm", "folder", "idx", "images", "datasets"])
+def test_other_values_of_a_path_are_refused_by_its_key(
+    data: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "data.path" in refusal(capsys, "train", f"data={data}", f"data.path={value}", f"runs={tmp_path / 'runs'}")
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 """Lightning data modules: examples from files, samples of exactly known targets, and where the files come from."""
 
 from mdlm_cfg.training.data.base import DiffusionData
-from mdlm_cfg.training.data.images import ImageData
 from mdlm_cfg.training.data.bernoulli_data import BernoulliData
-from mdlm_cfg.training.data.huggingface import saved_dataset
 from mdlm_cfg.training.data.example_data import ExampleData, text_file, token_file
+from mdlm_cfg.training.data.huggingface import saved_dataset
+from mdlm_cfg.training.data.images import ImageData
 from mdlm_cfg.training.data.target_data import TargetData, TinyMnistData
 
 # what checkpoints of earlier versions name

@@ -73,7 +73,9 @@ def checked(where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.
     """Both, by their names, in int64; raises UserError for other than whole numbers from 0, or shapes that disagree."""
     for name, array in (examples, labels):
         if array.size == 0:
-            raise UserError(f"{where}: {name} has shape {array.shape}, so that it holds nothing; give at least one value")
+            raise UserError(
+                f"{where}: {name} has shape {array.shape}, so that it holds nothing; give at least one value"
+            )
         if array.dtype.kind not in "iu":
             raise UserError(f"{where}: {name} must be whole numbers, and is {array.dtype} of shape {array.shape}")
         if int(array.min()) < 0 or int(array.max()) >= MOST_TOKENS:
@@ -83,6 +85,7 @@ def checked(where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.
     (name, x), (label_name, y) = examples, labels
     if x.ndim < 2 or y.shape != x.shape[:1]:
         raise UserError(
-            f"{where}: {name} must have shape (n, D) or (n, H, W) and {label_name} (n,), and are {x.shape} and {y.shape}"
+            f"{where}: {name} must have shape (n, D) or (n, H, W) and {label_name} (n,); they are {x.shape} and "
+            f"{y.shape}"
         )
     return x.astype(np.int64), y.astype(np.int64)

@@ -77,8 +77,8 @@ class _Stream(IterableDataset):
 def shared_batches(x: Tensor, classes: Tensor, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
     """One rank's batches (int64 (B, D), int64 (B,)) of samples that stay: every world_size-th, from its own on.
 
-    The batches are the same whatever the number of ranks, and no sample is in two. Where they do not divide, the last of
-    some ranks is empty: all ranks must take as many steps.
+    The batches are the same whatever the number of ranks, and no sample is in two. Where they do not divide, the
+    last of some ranks is empty: all ranks must take as many steps.
     """
     for k in range(num_shared(len(x), batch_size, world_size)):
         rows = slice((k * world_size + rank) * batch_size, (k * world_size + rank + 1) * batch_size)

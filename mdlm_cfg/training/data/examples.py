@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
@@ -19,6 +20,12 @@ IMBALANCE = 10  # times as many examples of one class as of another, from which 
 MOST_LISTED = 10  # values that a message names
 Part = tuple[np.ndarray, np.ndarray]  # examples (n, ...) and labels (n,), whole numbers from 0
 Names = tuple[str, ...]
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """One line on stderr, by the first process alone: how data are understood."""
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,13 @@ def assembled(
         UserError: labels with gaps that are not to be counted anew, labels that only the test set has, too few or equal
             names, shapes that differ, or a class of too few examples.
     """
-    train_labels, test_labels, class_names = _counted(where, train[1], None if test is None else test[1], names[0], relabel)
+    train_labels, test_labels, class_names = _counted(
+        where, train[1], None if test is None else test[1], names[0], relabel
+    )
     x, labels = torch.from_numpy(train[0]), torch.from_numpy(train_labels)
     if test is None:
         rows, test_rows = split(where, labels, class_names)
-        rank_zero_info(f"{where}: {len(test_rows)} examples, {TEST_SHARE:.0%} of every class, are kept for testing")
+        say(f"{where}: {len(test_rows)} examples, {TEST_SHARE:.0%} of every class, are kept for testing")
         found = Examples(x[rows], labels[rows], x[test_rows], labels[test_rows], class_names, names[1])
     else:
         test_x, test_y = torch.from_numpy(test[0]), torch.from_numpy(test_labels)
@@ -113,7 +122,7 @@ def _counted(
         return train.astype(np.int64), test.astype(np.int64), names
     if names is not None:
         unused = [name for k, name in enumerate(names) if k not in found]
-        rank_zero_info(f"{where}: there is no example of class {listed(unused)}: the other {len(found)} classes count")
+        say(f"{where}: there is no example of class {listed(unused)}: the other {len(found)} classes count")
     elif not relabel:
         raise UserError(
             f"{where}: the labels are {listed(found)}, and must count classes from 0 without gaps, here 0 to "
@@ -168,7 +177,7 @@ def _say_imbalance(where: str, found: Examples) -> None:
     rare, common = int(counts.argmin()), int(counts.argmax())
     if counts[common] >= IMBALANCE * counts[rare]:
         few, many = (f"class {listed([k], found.class_names)} has {counts[k]:,}" for k in (rare, common))
-        rank_zero_info(
+        say(
             f"{where}: {few} training examples and {many}: classes are drawn as often as they occur, so that little is "
             "learned of the rare ones, and guidance to them is strong"
         )

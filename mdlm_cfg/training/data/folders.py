@@ -6,16 +6,19 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data.examples import Examples, Part, assembled, listed
+from mdlm_cfg.training.data.examples import Examples, Part, assembled, listed, say
 from mdlm_cfg.training.data.idx import inventory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif")
-KINDS = "PNG, JPEG and GIF"
+KINDS = "PNG, JPEG, GIF"
 LAYOUT = f"put images ({KINDS}) into FOLDER/CLASS, or into FOLDER/train/CLASS and FOLDER/test/CLASS"
-NOT_OF_THE_DATA = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems put beside files, as are names with a dot first
+NOT_OF_THE_DATA = (
+    "__MACOSX",
+    "Thumbs.db",
+    "desktop.ini",
+)  # what systems put beside files, as are names with a dot first
 PNG_MAGIC, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # where a PNG's header says how many bits a channel has
 
 
@@ -31,8 +34,8 @@ def load_class_folders(folder: str | Path, relabel: bool = False) -> Examples:
     """The images of a folder, as grey values, with the names of their folders for classes.
 
     Classes are in the order of their names, by number where all are numbers. Where there is no test folder, a tenth of
-    every class is the test set, by one fixed draw. Both sets are in one fixed random order. Files that are no images and
-    folders within a class are left out, which is said.
+    every class is the test set, by one fixed draw. Both sets are in one fixed random order. Files that are not images
+    and folders within a class are left out, which is said.
 
     Args:
         relabel: leave out classes without images in place of refusing them.
@@ -99,7 +102,7 @@ def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str,
     if not images:
         raise UserError(f"{folder} has no images by class: {LAYOUT}; {inventory(folder)}")
     if left_out:
-        rank_zero_info(f"{folder}: what is no {KINDS} in a class's own folder is left out: {listed(left_out)}")
+        say(f"{folder}: only images ({KINDS}) directly in the folder of a class are read; left out: {listed(left_out)}")
     return np.stack(images), np.array(labels)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.arrays import as_images, checked, with_values
 from mdlm_cfg.training.data.base import short_name
+from mdlm_cfg.training.data.example_data import ExampleData
 from mdlm_cfg.training.data.examples import Examples, Part, assembled
 from mdlm_cfg.training.data.folders import grey_values
 from mdlm_cfg.training.data.images import ImageData, on_levels
-from mdlm_cfg.training.data.example_data import ExampleData
 
 IMAGE, TOKENS = "image", "input_ids"  # the usual names of columns
 HOW = "save it with dataset.save_to_disk(FOLDER)"

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data.arrays import as_images, load_arrays
 from mdlm_cfg.training.data.base import short_name
-from mdlm_cfg.training.data.examples import Examples
+from mdlm_cfg.training.data.example_data import ExampleData
+from mdlm_cfg.training.data.examples import Examples, say
 from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_larochelle, load_mnist
 from mdlm_cfg.training.data.folders import LAYOUT, holds_class_folders, load_class_folders
 from mdlm_cfg.training.data.idx import FILES, find_file, inventory, load_idx_dataset
 from mdlm_cfg.training.data.levels import BINARIZATIONS, binarize, check_levels, on_grey_scale, quantize
-from mdlm_cfg.training.data.example_data import ExampleData
 
 NAMED = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist}
 IMAGE_BINARIZATIONS = (*BINARIZATIONS, "larochelle")
@@ -125,9 +124,7 @@ def on_levels(dataset: str, images: Examples, levels: int) -> Examples:
     """Images on the scale 0..255; see `on_grey_scale`."""
     train, test, were_tokens = on_grey_scale(dataset, images.train, images.test, levels)
     if were_tokens and levels < 256:
-        rank_zero_info(
-            f"{dataset}: the largest training value is {levels - 1}: the images hold {levels} levels already"
-        )
+        say(f"{dataset}: the largest training value is {levels - 1}: the images hold {levels} levels already")
     return replace(images, train=train, test=test)
 
 

@@ -127,6 +127,7 @@ class TinyMnistData(TargetData):
             raise TypeError(f"states are counted into a table, not into a {type(target).__name__}")
         return target.sample(self.batch_size, generator, stratified=True)
 
+
 def check_size(num_tokens: int, num_dims: int) -> None:
     """Raise UserError where a table has too many partial states for the exact laws that it is there for."""
     if (num_tokens + 1) ** num_dims > MOST_PARTIAL_STATES:

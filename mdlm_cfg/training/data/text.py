@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.arrays import with_values
-from mdlm_cfg.training.data.examples import Examples, assembled
+from mdlm_cfg.training.data.examples import Examples, assembled, say
 
 BLANK = "<blank>"  # the token that fills up short lines
 
@@ -38,9 +37,9 @@ def load_text(path: Path, relabel: bool = False) -> Examples:
         row[: len(text)] = [place[character] for character in text]
     if not is_even:
         longest = numbers[lengths.index(max(lengths))]
-        rank_zero_info(
-            f"{path}: {min(lengths):,} to {max(lengths):,} characters (line {longest} is the longest); shorter lines end "
-            f"in {BLANK} tokens"
+        say(
+            f"{path}: {min(lengths):,} to {max(lengths):,} characters (line {longest} is the longest); shorter lines "
+            f"end in {BLANK} tokens"
         )
     number = {name: k for k, name in enumerate(classes)}
     train = tokens, np.array([number[label] for label in labels])

@@ -1,4 +1,4 @@
-"""Data sets that Hugging Face's `datasets` saved to disk, and images in a .npz; all of them made here."""
+"""Data sets that Hugging Face's `datasets` saved to disk; all of them made here."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from harness import ready
 from PIL import Image as Pil
 
 from mdlm_cfg.app.cli import CONFIGS
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data import ImageData, saved_dataset
+from mdlm_cfg.training.data import saved_dataset
 from mdlm_cfg.training.data.levels import quantize
 
 RNG = np.random.default_rng(0)
@@ -33,12 +34,6 @@ def pictures(mode: str = "L") -> list[Any]:
 def saved(folder: Path, columns: dict[str, Any], features: Features | None = None) -> str:
     Dataset.from_dict(columns, features).save_to_disk(str(folder))
     return str(folder)
-
-
-def ready(data: Any) -> Any:
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 def pairs(x: Any, classes: Any) -> list[tuple[list[int], int]]:
@@ -177,32 +172,3 @@ def test_the_recipe_follows_what_is_saved(tmp_path: Path) -> None:
         assert with_recipe(given, CONFIGS) == [f"experiment={recipe}", *given]
     given = ["data=images", f"data.path={ids}"]
     assert with_recipe(given, CONFIGS) == ["experiment=mnist", *given]
-
-
-def test_images_in_a_file_come_back(tmp_path: Path) -> None:
-    np.savez(tmp_path / "i.npz", images=GREY, labels=LABELS, class_names=["a", "b", "c"])
-    data = ready(ImageData(str(tmp_path / "i.npz"), levels=256))
-    assert everything(data) == pairs(GREY, LABELS) and data.name == "i" and data.class_names == ("a", "b", "c")
-    np.savez(tmp_path / "j.npz", images=GREY // 64, labels=LABELS, test_images=GREY[:3] // 64, test_labels=[0, 1, 2])
-    tokens = ready(ImageData(str(tmp_path / "j.npz"), levels=4))
-    assert pairs(tokens.train_x, tokens.train_labels) == pairs(GREY // 64, LABELS)
-    assert tokens.test_x.tolist() == (GREY[:3] // 64).reshape(3, -1).tolist()
-
-
-@pytest.mark.parametrize(
-    ("held", "complaint"),
-    [
-        ({"labels": LABELS}, "lacks images; it holds labels"),
-        ({"images": GREY, "labels": LABELS[:9]}, r"images must have shape .* and are \(30, 4, 6\) and \(9,\)"),
-        ({"images": GREY / 255, "labels": LABELS}, "images must be whole numbers, and is float64"),
-        ({"images": GREY[..., None], "labels": LABELS}, r"must have shape \(n, height, width\)"),
-        ({"images": GREY.astype(int) * 2, "labels": LABELS}, "values up to 510"),
-        ({"images": GREY, "labels": LABELS, "class_names": ["a"]}, "must be 3 different names"),
-        ({"images": GREY, "labels": LABELS, "test_labels": [0]}, "one of test_images and test_labels"),
-    ],
-)
-def test_bad_images_in_a_file_are_refused(tmp_path: Path, held: dict[str, Any], complaint: str) -> None:
-    np.savez(tmp_path / "i.npz", **held)
-    with pytest.raises(UserError, match=complaint) as error:
-        ready(ImageData(str(tmp_path / "i.npz")))
-    assert "\n" not in str(error.value)

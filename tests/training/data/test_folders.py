@@ -1,36 +1,21 @@
-"""Folders of PNGs by class, and how grey values become tokens."""
+"""Images in a folder for each class."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from folders_of_images import write_classes, write_png
 from PIL import Image
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import ImageData
-from mdlm_cfg.training.data.examples import split
 from mdlm_cfg.training.data.folders import load_class_folders
-from mdlm_cfg.training.data.levels import on_grey_scale, quantize
-
-RNG = np.random.default_rng(0)
-
-
-def write_png(path: Path, pixels: np.ndarray, mode: str = "L") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path)
-
-
-def write_classes(folder: Path, counts: dict[str, int], size: tuple[int, int] = (4, 6)) -> dict[str, np.ndarray]:
-    """Random images by class, each with its first pixel telling its number."""
-    made = {}
-    for name, count in counts.items():
-        made[name] = RNG.integers(0, 256, (count, *size), dtype=np.uint8)
-        for number, pixels in enumerate(made[name]):
-            write_png(folder / name / f"{number:03d}.png", pixels)
-    return made
+from mdlm_cfg.training.data.levels import quantize
 
 
 def rows(images: torch.Tensor | np.ndarray) -> set[tuple[int, ...]]:
@@ -103,35 +88,6 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     refused("empty", "lacks train-images.* it is empty")
 
 
-def test_levels_are_equal_bins_and_two_are_the_threshold() -> None:
-    grey = torch.arange(256, dtype=torch.uint8)
-    for levels in (2, 3, 4, 16, 100, 256):
-        tokens = quantize(grey, levels)
-        assert tokens.tolist() == [int(v) * levels // 256 for v in grey.tolist()]
-        assert tokens[0] == 0 and tokens[-1] == levels - 1
-    assert torch.equal(quantize(grey, 2), (grey > 127).to(torch.uint8))
-
-
-@pytest.mark.parametrize("levels", range(2, 257))
-def test_tokens_stay_what_they_are(levels: int) -> None:
-    tokens = torch.arange(levels, dtype=torch.int32).to(torch.uint8).reshape(1, 1, -1)
-    train, test, were_tokens = on_grey_scale("x", tokens, tokens, levels)
-    assert were_tokens and torch.equal(quantize(train, levels), tokens) and torch.equal(train, test)
-    if levels == 2:
-        assert train.flatten().tolist() == [0, 255]
-
-
-def test_images_on_no_known_scale_are_refused() -> None:
-    def refused(train: int, test: int, levels: int, complaint: str) -> None:
-        x, y = (torch.full((1, 1, 1), value, dtype=torch.uint8) for value in (train, test))
-        with pytest.raises(UserError, match=complaint):
-            on_grey_scale("x", x, y, levels)
-
-    refused(15, 15, 2, "is 15, all but black .* or give levels=16")
-    refused(0, 0, 2, "is 0, all but black")
-    refused(1, 255, 2, "values 0 to 1 and the test images up to 255")
-
-
 def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 30, "b": 30})
     data = ImageData(str(tmp_path), levels=4, batch_size=9)
@@ -158,8 +114,69 @@ def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> Non
             ImageData(str(tmp_path), **settings)
 
 
-def test_the_split_keeps_a_tenth_of_every_class() -> None:
-    labels = torch.arange(3).repeat_interleave(torch.tensor([3, 50, 100]))
-    train, test = split("x", labels)
-    assert sorted([*train.tolist(), *test.tolist()]) == list(range(153))
-    assert torch.bincount(labels[test]).tolist() == [1, 5, 10]
+def png_of_16_bits(pixels: np.ndarray, colour: bool) -> bytes:
+    """A PNG of 16 bits a channel, uint16 (height, width) or (height, width, 3), written by hand."""
+    height, width = pixels.shape[:2]
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2 if colour else 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_of_16_bits_are_refused_and_not_cut_to_8(tmp_path: Path, colour: bool) -> None:
+    write_classes(tmp_path, {"a": 3, "b": 3})
+    shape = (4, 6, 3) if colour else (4, 6)
+    (tmp_path / "a" / "000.png").write_bytes(png_of_16_bits(np.full(shape, 1000), colour))
+    with pytest.raises(UserError, match=r"a/000\.png has more than 8 bits a channel"):
+        load_class_folders(tmp_path)
+
+
+def test_png_jpeg_and_gif_are_read_and_what_is_left_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_classes(tmp_path, {"a": 3, "b": 5})
+    for number, suffix in ((0, ".gif"), (1, ".GIF"), (2, ".jpg"), (3, ".JPEG")):
+        Image.fromarray(made["b"][number]).save(tmp_path / "b" / f"{number:03d}{suffix}", quality=100)
+        (tmp_path / "b" / f"{number:03d}.png").unlink()
+    write_classes(tmp_path / "b", {"deeper": 2})
+    (tmp_path / "a" / "notes.txt").write_text("")
+    for system in (".DS_Store", "._000.png", "Thumbs.db"):
+        (tmp_path / "a" / system).write_bytes(b"no image")
+    write_classes(tmp_path / "__MACOSX", {"a": 1})
+    found = load_class_folders(tmp_path)
+    assert found.class_names == ("a", "b")
+    images = torch.cat([found.train, found.test]).double()
+    for name, each in made.items():
+        label = found.class_names.index(name)
+        own = images[torch.cat([found.train_labels, found.test_labels]) == label]
+        assert len(own) == len(each)
+        distances = (own[:, None] - torch.from_numpy(each).double()).abs().amax(dim=(2, 3))
+        assert sorted(distances.argmin(dim=1).tolist()) == list(range(len(each))), "every image is there once"
+        assert float(distances.amin(dim=1).max()) <= 8, "JPEG rounds"
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "left out" in line)
+    assert "'a/notes.txt', 'b/deeper/'" in line and "DS_Store" not in line and "._000" not in line
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".gif", "GIF"), (".png", "GIF"), (".png", "PNG")])
+def test_animated_images_are_refused(tmp_path: Path, suffix: str, kind: str) -> None:
+    made = write_classes(tmp_path, {"a": 3, "b": 3})
+    first, *others = (Image.fromarray(pixels) for pixels in made["a"])
+    first.save(tmp_path / "a" / f"moving{suffix}", format=kind, save_all=True, append_images=others)
+    with pytest.raises(UserError, match=rf"moving\{suffix} is animated \(3 images\)"):
+        load_class_folders(tmp_path)
+
+
+def test_photographs_are_turned_as_they_say(tmp_path: Path) -> None:
+    pixels = np.repeat(np.repeat(np.array([[0, 255, 0], [0, 0, 0]], np.uint8), 8, axis=0), 8, axis=1)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown a quarter turn clockwise
+    for name in "ab":
+        for number in range(3):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.jpg", exif=turned, quality=100)
+    seen = load_class_folders(tmp_path).train[0].numpy()
+    assert seen.shape == (24, 16) and np.abs(seen.astype(int) - np.rot90(pixels, -1)).max() < 16

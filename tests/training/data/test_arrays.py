@@ -1,0 +1,64 @@
+"""Arrays of tokens in a .npz."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import ready
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data import token_file
+
+
+def arrays(**changes: object) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    held = {"tokens": rng.integers(0, 5, (40, 2, 3)), "labels": np.arange(40, dtype=np.uint8) % 4} | changes
+    return {name: np.asarray(array) for name, array in held.items() if array is not None}
+
+
+def test_tokens_come_back(tmp_path: Path) -> None:
+    held = arrays(class_names=list("abcd"), value_names=list("uvwxyz"))
+    np.savez(tmp_path / "t.npz", **held)
+    data = ready(token_file(str(tmp_path / "t.npz")))
+    assert data.num_tokens == 6 and data.class_names == tuple("abcd") and data.grid_shape == (2, 3)
+    x = torch.cat([data.train_x, data.test_x]).tolist()
+    classes = torch.cat([data.train_labels, data.test_classes]).tolist()
+    expected = zip(held["tokens"].reshape(40, 6).tolist(), held["labels"].tolist())
+    assert sorted(zip(x, classes)) == sorted(expected) and len(data.test_x) == 4
+    np.savez(tmp_path / "u.npz", **arrays(test_tokens=held["tokens"][:3], test_labels=[0, 1, 2]))
+    own = ready(token_file(tmp_path / "u.npz"))
+    assert own.num_tokens == 5 and len(own.train_x) == 40
+    assert own.test_x.tolist() == held["tokens"][:3].reshape(3, 6).tolist() and own.fingerprint() != data.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"labels": None}, "lacks labels; it holds tokens"),
+        ({"labels": np.arange(40) % 4 + 1}, "labels are 1 to 4, and must count classes from 0 without gaps"),
+        ({"labels": np.arange(39) % 4}, "must have shape"),
+        ({"labels": np.full(40, -1)}, "run from -1"),
+        ({"labels": np.arange(40)}, "class 0 has 1 training example"),
+        ({"tokens": np.zeros((40, 3))}, "must be whole numbers, and is float64"),
+        ({"tokens": np.full((40, 3), 2**40)}, "must lie within 0 to"),
+        ({"tokens": np.zeros((40, 0), int)}, r"tokens has shape \(40, 0\)"),
+        ({"tokens": np.zeros((40, 3), int)}, "nothing to learn"),
+        ({"tokens": np.zeros(40, int)}, "must have shape"),
+        ({"tokens": np.array([None] * 40)}, "holds Python objects"),
+        ({"value_names": ["a", "b"]}, "2 value_names, and tokens up to 4"),
+        ({"class_names": ["a", "b"]}, "must be 4 different names, got 2"),
+        ({"class_names": ["a", "b", "c", "c"]}, "of which 3 differ"),
+        ({"class_names": [1, 2, 3, 4]}, "must be a list of text"),
+        ({"test_tokens": np.zeros((2, 2, 3), int)}, "one of test_tokens and test_labels"),
+        ({"test_tokens": np.zeros((2, 2, 4), int), "test_labels": [0, 1]}, "must be alike"),
+        ({"test_tokens": np.zeros((2, 2, 3), int), "test_labels": [0, 7]}, "test labels hold 7, of which there is no"),
+    ],
+)
+def test_bad_arrays_are_refused(tmp_path: Path, changes: dict[str, object], complaint: str) -> None:
+    np.savez(tmp_path / "t.npz", **arrays(**changes))
+    with pytest.raises(UserError, match=complaint) as error:
+        ready(token_file(tmp_path / "t.npz"))
+    assert "\n" not in str(error.value)

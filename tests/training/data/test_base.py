@@ -1,0 +1,137 @@
+"""What all data modules share: batches by seed, epoch and rank, resuming, descriptions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import batches, ready
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.sequences import motif_in_noise
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
+from mdlm_cfg.training.data import (
+    BernoulliData,
+    DiffusionData,
+    ImageData,
+    TargetData,
+    TinyMnistData,
+)
+
+
+def table(**settings: object) -> TargetData:
+    return TargetData(toy_2d_overlap(), "toy", **{"batch_size": 64, "steps_per_epoch": 5, **settings})
+
+
+def make_all(root: str) -> list[DiffusionData]:
+    return [
+        table(),
+        TinyMnistData(2, 3, root=root, batch_size=64, steps_per_epoch=5),
+        BernoulliData(3, 5, root=root, steps_per_epoch=5, num_test=500),
+        ImageData(root=root, batch_size=16, num_val=20),
+        TargetData(motif_in_noise(num_dims=12), "motif", steps_per_epoch=5, num_test=40),
+    ]
+
+
+def test_every_module_keeps_the_common_interface(root: str) -> None:
+    for data, grid, kind in zip(
+        make_all(root),
+        [(2,), (2, 3), (8, 8), (8, 8), (12,)],
+        [TableMixture, TableMixture, BernoulliMixture, type(None), HiddenMarkovMixture],
+        strict=True,
+    ):
+        ready(data)
+        assert data.grid_shape == grid and isinstance(data.target, kind)
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            seen = list(loader)
+            assert len(seen) == len(loader) > 0
+            for x, classes in seen:
+                assert x.dtype == classes.dtype == torch.int64
+                assert x.shape == (len(classes), int(np.prod(grid)))
+                assert x.min() >= 0 and x.max() < data.num_tokens
+                assert classes.min() >= 0 and classes.max() < data.num_classes
+        description = data.describe()
+        assert json.loads(json.dumps(description)) == description
+        assert description["name"] == data.name and description["grid_shape"] == list(grid)
+
+
+def test_training_batches_follow_seed_epoch_and_rank_alone(root: str) -> None:
+    for data, again in zip(make_all(root), make_all(root), strict=True):
+        ready(data), ready(again)
+        first = torch.cat(batches(data, 3, 1, 2))
+        assert torch.equal(first, torch.cat(batches(again, 3, 1, 2)))
+        assert not torch.equal(first, torch.cat(batches(data, 4, 1, 2)))
+        assert not torch.equal(first, torch.cat(batches(data, 3, 0, 2)))
+    assert not torch.equal(batches(ready(table(seed=1)), 0)[0], batches(ready(table()), 0)[0])
+
+
+def test_without_a_trainer_every_pass_is_a_new_epoch() -> None:
+    loader = ready(table()).train_dataloader()
+    one, two = (torch.cat([x for x, _ in loader]) for _ in range(2))
+    assert torch.equal(one, torch.cat(batches(ready(table()), 0)))
+    assert torch.equal(two, torch.cat(batches(ready(table()), 1)))
+
+
+def test_held_out_samples_do_not_depend_on_the_seed() -> None:
+    one, two = ready(table(seed=0)), ready(table(seed=1))
+    assert torch.equal(next(iter(one.test_dataloader()))[0], next(iter(two.test_dataloader()))[0])
+    assert not torch.equal(one._val[0][:100], one._test[0][:100])
+
+
+class Recorder(LightningModule):
+    """Remembers a hash of every training batch, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: dict[int, list[int]] = {}
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        self.seen.setdefault(self.current_epoch, []).append(hash(batch[0].numpy().tobytes()))
+        return self.weight.sum()
+
+    def validation_step(self, batch: object, _: int) -> None:
+        """Validation takes place, and must not disturb the training batches."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def fit(data: DiffusionData, folder: Path, epochs: int, resume: str | None = None) -> Recorder:
+    module = Recorder()
+    checkpoint = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, callbacks=[checkpoint], enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=resume)
+    return module
+
+
+@pytest.mark.parametrize("which", [0, 3])
+def test_resuming_at_an_epoch_repeats_an_uninterrupted_run(root: str, tmp_path: Path, which: int) -> None:
+    whole = fit(make_all(root)[which], tmp_path / "whole", 4).seen
+    fit(make_all(root)[which], tmp_path / "half", 2)
+    resumed = fit(make_all(root)[which], tmp_path / "half", 4, str(tmp_path / "half" / "last.ckpt")).seen
+    assert [len(whole[epoch]) for epoch in range(4)] == [5] * 4
+    assert len({h for hashes in whole.values() for h in hashes}) == 20
+    assert resumed == {epoch: whole[epoch] for epoch in (2, 3)}
+
+
+def test_fingerprints_tell_data_apart(root: str) -> None:
+    modules = [
+        *make_all(root),
+        TinyMnistData(2, 3, threshold=200, root=root),
+        BernoulliData(3, 6, root=root),
+        *(ImageData(root=root, binarization=how) for how in ("static", "threshold")),
+    ]
+    prints = [ready(data).describe()["fingerprint"] for data in modules]
+    assert len(set(prints)) == len(prints)
+    assert prints[:5] == [ready(data).describe()["fingerprint"] for data in make_all(root)]

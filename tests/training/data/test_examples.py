@@ -1,0 +1,113 @@
+"""Labels count classes from 0 whatever they were, classes keep their names, and every class is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from folders_of_images import write_classes
+from harness import ready
+from idx_files import write_dataset
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data import ImageData, saved_dataset, text_file, token_file
+from mdlm_cfg.training.data.examples import assembled, split
+
+X = np.random.default_rng(0).integers(0, 7, (60, 4, 4))
+GREY = (40 * X).astype(np.uint8)
+GAPS = np.arange(60) % 3 * 5 + 1
+
+
+def idx(folder: Path) -> Any:
+    write_dataset(folder, [GREY, GAPS, GREY[:6], GAPS[:6]])
+    return lambda **more: ImageData(str(folder), **more)
+
+
+def images(folder: Path) -> Any:
+    np.savez(folder / "i.npz", images=GREY, labels=GAPS)
+    return lambda **more: ImageData(str(folder / "i.npz"), **more)
+
+
+def tokens(folder: Path) -> Any:
+    np.savez(folder / "t.npz", tokens=X, labels=GAPS, test_tokens=X[:6], test_labels=GAPS[:6])
+    return lambda **more: token_file(folder / "t.npz", **more)
+
+
+def columns(folder: Path) -> Any:
+    Dataset.from_dict({"input_ids": X.reshape(60, -1).tolist(), "label": GAPS.tolist()}).save_to_disk(str(folder / "d"))
+    return lambda **more: saved_dataset(str(folder / "d"), **more)
+
+
+@pytest.mark.parametrize("make", [idx, images, tokens, columns])
+def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    module = make(tmp_path)
+    with pytest.raises(UserError, match=r"labels are 1, 6, 11, .*data\.relabel=true"):
+        ready(module())
+    data = ready(module(relabel=True))
+    assert data.num_classes == 3 and data.class_names == ("1", "6", "11")
+    x = torch.cat([data.train_x, data.test_x])
+    labels = [int(data.class_names[k]) for k in torch.cat([data.train_labels, data.test_classes])]
+    flat = (GREY if data.example_kind == "images" else X).reshape(60, -1)
+    own = {tuple(row): int(k) for row, k in zip(flat.tolist(), GAPS)}
+    if data.example_kind == "tokens":
+        assert [own[tuple(row)] for row in x.tolist()] == labels
+    assert sorted(labels[:60]) == sorted(GAPS.tolist())
+
+
+def test_folders_and_text_count_their_classes_themselves(tmp_path: Path) -> None:
+    write_classes(tmp_path / "f", {"3": 4, "10": 4})
+    (tmp_path / "f" / "7").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        ready(ImageData(str(tmp_path / "f")))
+    assert ready(ImageData(str(tmp_path / "f"), relabel=True)).class_names == ("3", "10")
+    (tmp_path / "t.txt").write_text("".join(f"{k}\t{text}\n" for k in (10, 3) for text in ("ab", "ba", "bb")))
+    for relabel in (False, True):
+        assert ready(text_file(tmp_path / "t.txt", relabel=relabel)).class_names == ("3", "10")
+
+
+def test_classes_that_have_a_name_alone_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["none", "cat", "unused", "dog"]
+    features = Features({"input_ids": List(Value("int64")), "label": ClassLabel(names=names)})
+    labels = [1 + 2 * (k % 2) for k in range(60)]
+    Dataset.from_dict({"input_ids": X.reshape(60, -1).tolist(), "label": labels}, features).save_to_disk(
+        str(tmp_path / "d")
+    )
+    np.savez(tmp_path / "t.npz", tokens=X, labels=labels, class_names=names)
+    for data in (saved_dataset(str(tmp_path / "d")), token_file(tmp_path / "t.npz")):
+        ready(data)
+        assert data.class_names == ("cat", "dog") and data.num_classes == 2
+        assert torch.bincount(torch.cat([data.train_labels, data.test_classes])).tolist() == [30, 30]
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "unused" in line)
+        assert "none" in line
+
+
+def test_messages_name_classes_by_their_names() -> None:
+    x, labels = np.zeros((8, 2), np.int64), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    names = ("up", "rare", "other"), None
+    with pytest.raises(UserError, match="'rare' has 2 training examples"):
+        assembled("x", (x, labels), None, names)
+    with pytest.raises(UserError, match=r"'other', of which there is no training example; .*'up', 'rare'"):
+        assembled("x", (x[:6], labels[:6]), (x, labels), names)
+
+
+@pytest.mark.parametrize(("counts", "said"), [((40, 4), True), ((30, 20), False), ((39, 4), False)])
+def test_imbalance_is_said(counts: tuple[int, int], said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.repeat([0, 1], counts)
+    x = np.arange(2 * len(labels)).reshape(-1, 2)
+    assembled("x", (x, labels), (x[-1:], labels[-1:]), (("common", "rare"), None))
+    line = capsys.readouterr().err
+    assert ("'rare'" in line and "'common'" in line) == said
+
+
+def test_the_split_keeps_a_tenth_of_every_class() -> None:
+    labels = torch.arange(3).repeat_interleave(torch.tensor([3, 50, 100]))
+    train, test = split("x", labels)
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(153))
+    assert torch.bincount(labels[test]).tolist() == [1, 5, 10]

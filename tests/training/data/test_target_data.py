@@ -1,0 +1,64 @@
+"""Samples of targets follow them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from harness import ready
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
+from mdlm_cfg.training.data import TargetData, TinyMnistData
+
+
+def table(**settings: object) -> TargetData:
+    return TargetData(toy_2d_overlap(), "toy", **{"batch_size": 64, "steps_per_epoch": 5, **settings})
+
+
+def test_tables_are_sampled_by_their_law() -> None:
+    data = ready(table(batch_size=50_000, steps_per_epoch=2))
+    x, classes = next(iter(data.train_dataloader()))
+    expected = 50_000 * (data.target.class_weights[:, None] * data.target.class_pmfs.flatten(1)).flatten()
+    observed = torch.bincount(classes * 256 + x[:, 0] * 16 + x[:, 1], minlength=512).double()
+    assert observed[expected == 0].sum() == 0
+    keep = expected > 0
+    chi2, dof = float(((observed - expected)[keep] ** 2 / expected[keep]).sum()), int(keep.sum()) - 1
+    assert chi2 < dof + 4 * (2 * dof) ** 0.5
+
+
+def test_tiny_mnist_is_counted_from_the_images(root: str) -> None:
+    data = ready(TinyMnistData(1, 4, threshold=150, root=root))
+    pmfs = data.target.class_pmfs
+    assert pmfs[0, 0, 0, 0, 0] == pmfs[1, 1, 0, 0, 0] == pmfs[2, 1, 1, 0, 0] == 1
+    torch.testing.assert_close(data.target.class_weights, torch.full((3,), 1 / 3).double())
+
+
+def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
+    weightless = TableMixture(torch.full((2, 3), 1 / 3), torch.tensor([1.0, 0.0]))
+    assert TargetData(weightless, "t").name == "t"  # its other classes can be learned, and judged
+    large = TableMixture(torch.full((1, *[2] * 20), 2.0**-20), torch.ones(1))
+    with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09 partial states"):
+        TargetData(large, "t")
+    with pytest.raises(UserError, match="num_test must be a whole number"):
+        table(num_test=None)
+
+
+def test_settings_of_targets_are_refused() -> None:
+    for settings, complaint in (
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1"),
+        ({"grid_shape": [3]}, r"grid_shape \(3,\) must have 2 cells"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            table(**settings)
+
+
+def test_targets_of_files_are_named_by_the_file(tmp_path: Path) -> None:
+    assert [TargetData(toy_2d_overlap(), name).name for name in ("toy", "mine.npz", f"{tmp_path}/my.v2.npz")] == [
+        "toy",
+        "mine",
+        "my.v2",
+    ]

@@ -1,0 +1,69 @@
+"""Labelled text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from harness import ready
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data import ExampleData, text_file
+from mdlm_cfg.training.data.text import BLANK
+
+LINES = [("up", "abc"), ("up", "abd"), ("up", "ab"), ("up", "a c"), ("down", "cba"), ("down", "dbä"), ("down", "d")]
+
+
+def decoded(data: ExampleData, x: torch.Tensor, classes: torch.Tensor) -> list[tuple[str, str]]:
+    """Labels and texts of tokens, blanks at the end left out."""
+    texts = ["".join("" if data.value_names[v] == BLANK else data.value_names[v] for v in row) for row in x.tolist()]
+    return [(data.class_names[k], text) for k, text in zip(classes.tolist(), texts)]
+
+
+def test_every_line_comes_back_with_its_label(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("\ufeff" + "\r\n".join(f"{label}\t{text}" for label, text in LINES) + "\n\n", encoding="utf-8")
+    data = ready(text_file(path, batch_size=2))
+    found = decoded(data, data.train_x, data.train_labels) + decoded(data, data.test_x, data.test_classes)
+    assert sorted(found) == sorted(LINES)
+    assert data.name == "words" and data.grid_shape == (3,) and data.num_classes == 2
+    assert data.num_tokens == len(data.value_names) == len(set("abcd ä")) + 1 and data.value_names[-1] == BLANK
+    assert sorted(data.test_classes.tolist()) == [0, 1]
+    blanks = data.train_x == data.num_tokens - 1
+    assert bool((blanks[:, 1:] >= blanks[:, :-1]).all()), "blanks are at the end alone"
+    description = data.describe()
+    assert json.loads(json.dumps(description)) == description
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for x, classes in loader:
+            assert x.dtype == classes.dtype == torch.int64 and x.shape == (len(classes), 3)
+
+
+def test_lines_of_one_length_need_no_blank(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("".join(f"{k}\t{text}\n" for k in (10, 9) for text in ("ab", "ba", "bb")))
+    data = ready(text_file(path))
+    assert data.value_names == ("a", "b") and data.class_names == ("9", "10")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"a\tx\nb x\n", "line 2 of .* must be LABEL, a tab, TEXT, and is 'b x'"),
+        (b"a\t\n", "line 1"),
+        (b"\tabc\n", "line 1"),
+        (b"a\t\xff\n", "not text in UTF-8"),
+        (b"a\tx\na\ty\nb\tz\nb\tz\n", "class 'a' has 2 training examples, and needs at least 3"),
+        (b"abc\tup\nabd\tup\nab\tdown\n", "3 different labels on 3 lines: the label comes first"),
+    ],
+)
+def test_bad_text_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError, match=complaint):
+        ready(text_file(tmp_path / "x.txt"))
+    with pytest.raises(UserError, match="there is no file"):
+        ready(text_file(tmp_path / "y.txt"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        ready(text_file(tmp_path))
