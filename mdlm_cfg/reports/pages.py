@@ -10,7 +10,6 @@ from typing import Any
 from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.corpus_report import corpus_sections
 from mdlm_cfg.reports.correction_report import correction_sections
-from mdlm_cfg.reports.image_report import image_sections
 from mdlm_cfg.reports.inpainting_report import inpainting_sections
 from mdlm_cfg.reports.likelihood_report import bounds_sections, table_likelihood_sections
 from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
@@ -23,7 +22,6 @@ from mdlm_cfg.studies.corpus.findings import CorpusFindings
 from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.findings import Findings as Declared
-from mdlm_cfg.studies.images.findings import ImageEvaluation
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
 from mdlm_cfg.studies.likelihood.findings import BoundsFindings, TableLikelihoodFindings
 from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
@@ -45,7 +43,6 @@ class Page:
 
 
 PAGES: dict[type, Page] = {
-    ImageEvaluation: Page(image_sections, "samples.npz"),
     BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),
     CorpusFindings: Page(corpus_sections),

@@ -12,9 +12,9 @@ import pytest
 from commands import TOY, run
 
 from mdlm_cfg.app.dashboards import main
+from mdlm_cfg.compare.image_judge import STATISTICS
 from mdlm_cfg.reports.dashboards import IMAGES, SECTIONS, names_shown
 from mdlm_cfg.reports.wandb_log import AXIS
-from mdlm_cfg.studies.images.findings import STATISTICS
 
 pytest.importorskip("wandb_workspaces")
 WANDB = Path(sys.executable).with_name("wandb")

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers import Blurred, block_of
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.reports.image_report import image_sections
-from mdlm_cfg.studies.images.findings import BY_CLASSIFIER, STATISTICS, ImageEvaluation
-from mdlm_cfg.studies.images.study import Images, evaluate_images
+from mdlm_cfg.compare.image_judge import BY_CLASSIFIER, STATISTICS
+from mdlm_cfg.compare.images import independent_nelbos
+from mdlm_cfg.reports.render import drawing_of, sections_of
+from mdlm_cfg.studies.findings import Findings, Mosaic
+from mdlm_cfg.studies.images import (
+    CLASSIFIER,
+    Images,
+    JudgeRow,
+    components_of,
+    nelbo_rows,
+    training_sentence,
+    verdict_of,
+)
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
 from mdlm_cfg.training.data import BinaryImageData
@@ -51,28 +63,34 @@ def plan_of(*guidances: Guidance, n: int = 120, classes: tuple[int, ...] | None 
     return Plan(guidances, Sampler(), n, seed, classes)
 
 
+def case_of(images: Any, denoiser: Any, plan: Plan, classifier: ImageClassifier | None = None) -> Case:
+    case = Case.of(images, denoiser, plan)
+    if classifier is not None:
+        case.made[CLASSIFIER] = classifier
+    return case
+
+
+def found_of(
+    images: Any, denoiser: Any, plan: Plan, classifier: ImageClassifier | None, num: int = 0, draws: int = 2
+) -> Findings:
+    study = Images(classifier is not None, num_classified=num, num_draws=draws)
+    return run(study, case_of(images, denoiser, plan, classifier))
+
+
 @pytest.fixture(scope="module")
-def evaluation(data: BinaryImageData, classifier: ImageClassifier) -> ImageEvaluation:
-    plan = plan_of(Guidance(0.0), Guidance(2.0))
-    return evaluate_images(data, target().denoiser(), classifier, plan, num_classified=100, num_draws=20)
+def found(data: BinaryImageData, classifier: ImageClassifier) -> Findings:
+    return found_of(data, target().denoiser(), plan_of(Guidance(0.0), Guidance(2.0)), classifier, 100, 20)
 
 
-def test_unguided_exact_samples_score_like_held_out_data(evaluation: ImageEvaluation) -> None:
-    own, floor = evaluation.judged[0.0].pooled, evaluation.held_out.pooled
+def test_unguided_exact_samples_score_like_held_out_data_and_guided_ones_do_not(found: Findings) -> None:
+    own, guided, floor = block_of(found, "distances")
     for name in ("accuracy", "precision", "recall"):
-        assert own[name] == pytest.approx(floor[name], abs=0.06)
+        assert getattr(own, name) == pytest.approx(getattr(floor, name), abs=0.06)
     for name in ("mean_rms", "covariance"):
-        assert own[name] == pytest.approx(floor[name], rel=0.3)
-    assert own["diversity"] == pytest.approx(floor["diversity"], rel=0.05)
-    assert abs(own["energy_pixels"]) < 0.02
-
-
-def test_guidance_moves_samples_away_from_the_data(evaluation: ImageEvaluation) -> None:
-    guided, own = evaluation.judged[2.0].pooled, evaluation.judged[0.0].pooled
-    assert guided["mean_rms"] > 1.15 * own["mean_rms"]
-    assert guided["energy_pixels"] > own["energy_pixels"]
-    assert guided["accuracy"] >= own["accuracy"]
-    assert evaluation.nelbo is not None and evaluation.nelbo.accuracy > 0.8
+        assert getattr(own, name) == pytest.approx(getattr(floor, name), rel=0.3)
+    assert own.diversity == pytest.approx(floor.diversity, rel=0.05) and abs(own.energy_pixels) < 0.02
+    assert guided.mean_rms > 1.15 * own.mean_rms and guided.energy_pixels > own.energy_pixels
+    assert guided.accuracy >= own.accuracy
 
 
 def test_samples_are_those_of_the_plans_generators_judged_by_hand(
@@ -81,103 +99,129 @@ def test_samples_are_those_of_the_plans_generators_judged_by_hand(
     """Another kind, sampler and schedule than the default, other classes than all: what was asked for is what ran."""
     guidance = Guidance(1.5, "normalized")
     plan = Plan((guidance,), Sampler("event_leaping", 3, "linear"), 40, seed=7, classes=(2, 1))
-    found = evaluate_images(data, target().denoiser(), classifier, plan, num_classified=0)
-    assert found.kind == "normalized" and found.classes == [2, 1] and found.nelbo is None
+    found = found_of(data, target().denoiser(), plan, classifier)
+    assert found.facts["nelbo_classification"] is None and found.facts["data"]["classes"] == [2, 1]
+    assert found.arrays["w1.5"].shape == (2, 40, 4, 5)
     for at, k in enumerate((2, 1)):
-        x = plan.sampler.draw(target().denoiser(), guidance, k, 40, plan.generator("samples", guidance, k))
-        assert torch.equal(found.samples[1.5][at].long(), x)
+        generator = plan.generator("samples", guidance, k, num_dims=20)
+        x = plan.sampler.draw(target().denoiser(), guidance, k, 40, generator)
+        assert np.array_equal(found.arrays["w1.5"][at].reshape(40, 20), x)
         pairs = (x[:, None] != x).sum(dim=2).double()
-        row = found.judged[1.5].by_class[at]
-        assert row["diversity"] == pytest.approx(float(pairs.sum() / (40 * 39)))
-        assert row["accuracy"] == float((classifier.predict(x) == k).double().mean())
-    assert torch.allclose(found.sample_means[1.5], found.samples[1.5].double().mean(dim=1))
-    assert torch.allclose(found.mean_changes[1.5] + found.data_means, found.sample_means[1.5])
-    pooled = found.judged[1.5].pooled
-    assert found.mistaken() == ([1 - pooled["accuracy"]], 1 - found.held_out.pooled["accuracy"])
-    assert found.against_w("recall") == [pooled["recall"]]
-    # the means of training images are those of the mixture, within four standard errors of 500 images
-    exact = torch.stack([target().mean(k) for k in (2, 1)])
-    assert float((found.data_means - exact).abs().max()) < 4 * (0.25 / 450) ** 0.5
-
-
-def test_rows_are_flat_and_everything_is_json(evaluation: ImageEvaluation) -> None:
-    rows = evaluation.rows()
-    assert len(rows) == 3 * 4
-    assert all(set(row) == {"w", "kind", "class", *STATISTICS} for row in rows)
-    assert [(row["w"], row["kind"]) for row in rows[::4]] == [(0.0, "rate"), (2.0, "rate"), ("data", None)]
-    assert evaluation.samples[2.0].shape == (3, 120, 20)
-    assert all(math.isfinite(value) for value in evaluation.numbers().values())
-    plain = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
-    assert plain["plan"] == evaluation.plan.describe()
-    assert plain["distances"] == rows
-    assert plain["data"]["classes"] == [0, 1, 2] and plain["data"]["grid_shape"] == [4, 5]
-    assert plain["nelbo_classification"]["num_images"] == 100
+        row = block_of(found, "by_class")[at]
+        assert (row.target_class, row.diversity) == (k, pytest.approx(float(pairs.sum() / (40 * 39))))
+        assert row.accuracy == float((classifier.predict(x) == k).double().mean())
 
 
 def test_a_strengths_samples_do_not_depend_on_the_others(
-    data: BinaryImageData, classifier: ImageClassifier, evaluation: ImageEvaluation
+    data: BinaryImageData, classifier: ImageClassifier, found: Findings
 ) -> None:
-    plan = plan_of(Guidance(2.0), classes=(1,))
-    alone = evaluate_images(data, target().denoiser(), classifier, plan, num_classified=0)
-    assert torch.equal(alone.samples[2.0][0], evaluation.samples[2.0][1])
-    assert alone.judged[2.0].by_class[0] == evaluation.judged[2.0].by_class[1]
-    other = evaluate_images(
-        data, target().denoiser(), classifier, plan_of(Guidance(2.0), classes=(1,), seed=1), num_classified=0
-    )
-    assert not torch.equal(alone.samples[2.0], other.samples[2.0])
+    alone = found_of(data, target().denoiser(), plan_of(Guidance(2.0), classes=(1,)), classifier)
+    assert np.array_equal(alone.arrays["w2"][0], found.arrays["w2"][1])
+    assert block_of(alone, "by_class")[0] == block_of(found, "by_class")[4]
+    other = found_of(data, target().denoiser(), plan_of(Guidance(2.0), classes=(1,), seed=1), classifier)
+    assert not np.array_equal(alone.arrays["w2"], other.arrays["w2"])
 
 
-def test_the_study_says_beforehand_what_it_draws(data: BinaryImageData, classifier: ImageClassifier) -> None:
-    seen: list[Any] = []
+def test_what_is_drawn_may_be_shared_and_nothing_is_made_twice(
+    data: BinaryImageData, classifier: ImageClassifier
+) -> None:
+    plan, kept = plan_of(Guidance(0.0), Guidance(2.0), n=3), {}
+    pieces = list(Images(num_classified=2, num_draws=1).pieces(case_of(data, target().denoiser(), plan)))
+    shared = {piece.key: piece.make() for piece in pieces if piece.shared}
+    assert len(shared) == 2 * 3 and all(x.device.type == "cpu" for x in shared.values())
 
     def keep(key: Any, make: Any) -> Any:
-        seen.append(key)
-        return make()
+        kept[key] = shared[key] if key in shared else kept.get(key) or make()
+        return kept[key]
 
-    plan = plan_of(Guidance(0.0), Guidance(2.0), n=3)
-    evaluate_images(data, target().denoiser(), classifier, plan, keep=keep, num_classified=0)
-    draws = Images().draws(data, target().denoiser(), plan)
-    assert [draw.key for draw in draws] == seen and len(seen) == 2 * 3
+    def again() -> dict[str, Any]:
+        case = case_of(data, target().denoiser(), plan, classifier)
+        case.keep = keep
+        return run(Images(num_classified=2, num_draws=1), case).to_dict()
+
+    first, num = again(), len(kept)
+    assert first == again() and len(kept) == num == len(pieces)
 
 
-def test_the_report_has_a_section_for_everything(evaluation: ImageEvaluation, tmp_path: Path) -> None:
-    sections = image_sections(evaluation, tmp_path / "report")
-    assert [s.title for s in sections] == [
-        "Samples",
-        "Samples against data",
-        "Accuracy by class",
-        "Pixel means and covariances",
-    ]
+def test_the_network_is_judged_beside_models_without_structure(data: BinaryImageData, found: Findings) -> None:
+    """Exact conditionals are trained; nearly uniform ones are not; independent pixels are known in closed form."""
+    _, independent, uniform = block_of(found, "nelbo")
+    assert uniform.nelbo == pytest.approx(20 * np.log(2)) and uniform.excess > independent.excess > 0
+    assert found.verdict[0].startswith("The network has learned")
+    plan = plan_of(Guidance(1.0), n=2)
+    nothing = found_of(data, Blurred(target(), 1.0), plan, None, 100, 20)
+    assert nothing.verdict[0].startswith("The network is not trained")
+    assert block_of(nothing, "nelbo")[0].nelbo == pytest.approx(20 * np.log(2))
+    x, train = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [0, 0], [1, 1]])
+    expected = -torch.tensor([[3 / 5, 3 / 5], [2 / 5, 3 / 5]]).log().sum(1)
+    torch.testing.assert_close(independent_nelbos(x, train, 2).float(), expected)
+    assert independent_nelbos(x, train[:0], 2).tolist() == pytest.approx([2 * np.log(2)] * 2)
+
+
+def test_a_network_between_the_two_models_is_barely_trained() -> None:
+    network = torch.tensor([10.0, 10.0, 11.0]).double()
+    baselines = {"independent pixels": network - 1, "uniform values": network + torch.tensor([4.0, 5.0, 5.0])}
+    rows = nelbo_rows(network, baselines)
+    assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
+    assert rows[2].excess_se == pytest.approx(1 / 3) and "barely" in training_sentence(rows)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "num", "words"),
+    [(0.43, 42, "cannot judge"), (0.3, 10_000, "cannot judge"), (0.8, 1000, "only roughly"), (0.95, 1000, None)],
+)
+def test_a_classifier_that_is_not_good_enough_is_said(
+    found: Findings, accuracy: float, num: int, words: str | None
+) -> None:
+    said = verdict_of(block_of(found, "distances"), [], [JudgeRow("classifier", accuracy, 1 / 3, num)])
+    assert (words is None and len(said) == 2) or (words is not None and words in said[0])
+
+
+def test_the_page_shows_everything(found: Findings, tmp_path: Path) -> None:
+    sections = sections_of(found, tmp_path)
     pictures = [picture.path for section in sections for picture in section.pictures]
     assert len(pictures) == 7 and all(path.stat().st_size > 1000 for path in pictures)
-    assert sections[1].table is not None and len(sections[1].table.rows) == 3
-    shown = sections[1].table.rows[1]
-    assert shown[:2] == ["2", f"{evaluation.judged[2.0].pooled['accuracy']:.4f}"]
-    assert "by first_hitting, guidance of the kind “rate”" in sections[0].text
+    assert tmp_path / "samples.png" in pictures
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert len(plain["distances"]) == 3 and len(plain["by_class"]) == 3 * 3
+    assert set(STATISTICS) <= set(plain["distances"][0])
+    assert (plain["distances"][1]["w"], plain["distances"][2]["w"]) == (2, "data")
+    assert plain["nelbo_classification"]["num_images"] == 100 and plain["nelbo_classification"]["accuracy"] > 0.8
+    assert found.numbers()["recall_data"] == plain["distances"][2]["recall"]
 
 
-def test_the_images_beside_samples_are_test_images_of_their_class(
-    data: BinaryImageData, evaluation: ImageEvaluation
-) -> None:
-    assert evaluation.shown.shape == (3, 10, 20)
-    for k, images in zip(evaluation.classes, evaluation.shown):
+def test_the_images_beside_samples_are_test_images_of_their_class(data: BinaryImageData, found: Findings) -> None:
+    shown = next(block.views[0] for block in found.blocks if block.name == "samples")
+    assert isinstance(shown, Mosaic) and list(shown.images) == ["test images", "w = 0", "w = 2"]
+    for k, images in enumerate(shown.images["test images"].reshape(3, -1, 20)):
         own = {tuple(x) for x in data.test_x[data.test_classes == k].tolist()}
         assert all(tuple(x) in own for x in images.tolist())
-    for w, found in evaluation.sample_components.items():
-        variances = torch.stack([torch.linalg.eigvalsh(x.double().T.cov())[-1] for x in evaluation.samples[w]])
-        torch.testing.assert_close(found.square().sum(dim=1), variances)
-        assert bool(((found * evaluation.data_components).sum(dim=1) >= 0).all())
+    samples = torch.from_numpy(found.arrays["w2"]).reshape(3, 120, 20)
+    reference = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).double()
+    components = components_of(samples, reference)
+    variances = torch.stack([torch.linalg.eigvalsh(x.double().T.cov())[-1] for x in samples])
+    torch.testing.assert_close(components.square().sum(dim=1), variances)
+    assert bool(((components * reference).sum(dim=1) >= 0).all())
 
 
-def test_a_class_of_a_single_test_image_is_not_judged(data: BinaryImageData, classifier: ImageClassifier) -> None:
+@pytest.mark.parametrize("num", [1, 7])
+def test_fewer_test_images_than_samples_are_all_shown(
+    data: BinaryImageData, classifier: ImageClassifier, num: int
+) -> None:
     few = BinaryImageData()
     vars(few).update(vars(data))
-    few._test = data.test_x[:1], data.test_classes[:1]
-    plan = plan_of(Guidance(0.0), n=5, classes=(int(few.test_classes[0]),))
-    found = evaluate_images(few, target().denoiser(), classifier, plan, num_classified=5, num_draws=2)
-    assert found.num_held_out == 1 and found.nelbo is not None and found.nelbo.num_images == 1
-    assert all(math.isnan(value) for value in found.held_out.pooled.values())
-    assert all(math.isfinite(value) for value in found.judged[0.0].pooled.values())
+    chosen = (data.test_classes == 1).nonzero()[:num, 0]
+    few._test = data.test_x[chosen], data.test_classes[chosen]
+    plan = plan_of(Guidance(0.0), n=8, classes=(1,))
+    found = found_of(few, target().denoiser(), plan, classifier, 5)
+    assert found.facts["data"]["num_held_out"] == num
+    shown = next(block.views[0] for block in found.blocks if block.name == "samples")
+    known = ~np.isnan(shown.images["test images"][0]).any(axis=(1, 2))
+    assert known.tolist() == [k < num for k in range(8)]
+    assert drawing_of(shown, []) is not None
+    own, reference = block_of(found, "distances")
+    assert own.diversity is not None and (reference.diversity is None) == (num == 1)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def grey_target() -> TableMixture:
@@ -187,7 +231,7 @@ def grey_target() -> TableMixture:
     return TableMixture(pmfs, torch.full((2,), 0.5))
 
 
-def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
+def test_grey_levels_are_judged_by_their_shades() -> None:
     grey, known = BinaryImageData(levels=3), grey_target()
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
     test, classes = known.sample(200, torch.Generator().manual_seed(2))
@@ -195,56 +239,48 @@ def test_grey_levels_are_judged_by_their_shades(tmp_path: Path) -> None:
     grey.grid_shape, grey.num_classes, grey._ready, grey.class_names = (2, 3), 2, True, ("dull", "sharp")
     trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
-    found = evaluate_images(grey, known.denoiser(), trained, plan_of(Guidance(1.0), n=40), num_classified=0)
-    drawn = found.samples[1.0][1].double() / 2
-    row = found.judged[1.0].by_class[1]
+    found = found_of(grey, known.denoiser(), plan_of(Guidance(1.0), n=40), trained)
+    drawn = torch.from_numpy(found.arrays["w1"][1]).reshape(40, 6).double() / 2
+    row = block_of(found, "by_class")[1]
     own = grey.train_images[grey.train_labels == 1].double() / 2
     pairs = (drawn[:, None] - drawn).square().sum(dim=2)
-    assert row["diversity"] == pytest.approx(float(pairs.sum() / (40 * 39)))
+    assert row.diversity == pytest.approx(float(pairs.sum() / (40 * 39)))
     nearest = (drawn[:, None] - own).square().sum(dim=2).min(dim=1).values
-    assert row["nearest_train"] == pytest.approx(float(nearest.mean()), abs=1e-6)
-    assert row["mean_rms"] == pytest.approx(float((drawn.mean(0) - own.mean(0)).square().mean().sqrt()))
+    assert row.nearest_train == pytest.approx(float(nearest.mean()), abs=1e-6)
+    assert row.mean_rms == pytest.approx(float((drawn.mean(0) - own.mean(0)).square().mean().sqrt()))
     energy = 2 * torch.cdist(drawn, own).mean() - pairs.sqrt().sum() / (40 * 39)
     energy -= torch.cdist(own, own).sum() / (len(own) * (len(own) - 1))
-    assert row["energy_pixels"] == pytest.approx(float(energy), abs=1e-6)
-    assert torch.allclose(found.data_means[1], own.mean(0))
-    assert torch.allclose(found.sample_means[1.0][1], drawn.mean(0))
-    sections = image_sections(found, tmp_path)
-    assert "the square of the difference between their shades" in sections[1].text
-    assert sections[2].table is not None and list(sections[2].table.columns) == ["w", "dull", "sharp"]
+    assert row.energy_pixels == pytest.approx(float(energy), abs=1e-6)
+    assert row.class_name == "sharp"
 
 
-def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData, classifier: ImageClassifier) -> None:
+def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData) -> None:
     denoiser, one = target().denoiser(), Guidance(1.0)
     other = BernoulliMixture(torch.full((3, 1, 9), 0.5), torch.ones(3, 1), torch.full((3,), 1 / 3))
-    grey = BinaryImageData(levels=4)
-    grey.grid_shape, grey.num_classes = (4, 5), 3
-    for images, used, plan, words in [
-        (data, denoiser, plan_of(one, n=1), "at least 2 per class"),
-        (data, denoiser, plan_of(one, classes=(3,)), "class 3 is out of range"),
-        (data, denoiser, plan_of(one, classes=(1, 1)), "each be given once"),
-        (data, denoiser, plan_of(Guidance(linear_ramp(0.0, 1.0))), "needs one number w"),
-        (data, denoiser, plan_of(one, Guidance(1.0, "normalized")), "takes one kind"),
-        (data, other.denoiser(), plan_of(one), "other data"),
-        (grey, denoiser, plan_of(one), "other data"),
+    for used, plan, words in [
+        (denoiser, plan_of(one, n=1), "num_samples = 1"),
+        (denoiser, plan_of(one, classes=(3,)), "class 3 is out of range"),
+        (denoiser, plan_of(one, classes=(1, 1)), "each be given once"),
+        (denoiser, plan_of(Guidance(linear_ramp(0.0, 1.0))), "is a schedule"),
+        (denoiser, plan_of(one, Guidance(1.0, "normalized")), "one kind"),
+        (other.denoiser(), plan_of(one), "other data"),
+        (None, plan_of(one), "needs a trained network"),
     ]:
         with pytest.raises(UserError, match=words):
-            evaluate_images(images, used, classifier, plan)
+            check(Images(), Case.of(data, used, plan))
+    for settings, words in (({"num_classified": -1}, "num_classified = -1"), ({"num_draws": 0}, "num_draws = 0")):
+        with pytest.raises(UserError, match=words):
+            Images(**settings)
 
 
 def test_without_a_classifier_its_numbers_are_absent_and_the_others_the_same(
-    data: BinaryImageData, evaluation: ImageEvaluation, tmp_path: Path
+    data: BinaryImageData, found: Findings, tmp_path: Path
 ) -> None:
-    plan = plan_of(Guidance(0.0), Guidance(2.0))
-    found = evaluate_images(data, target().denoiser(), None, plan, num_classified=0)
-    for with_one, without in ((evaluation.judged[w], found.judged[w]) for w in (0.0, 2.0)):
-        for full, row in zip([*with_one.by_class, with_one.pooled], [*without.by_class, without.pooled]):
-            assert set(full) - set(row) == set(BY_CLASSIFIER)
-            assert row == {name: value for name, value in full.items() if name not in BY_CLASSIFIER}
-    shown = json.dumps([found.numbers(), found.to_dict(), found.rows()])
-    assert not [name for name in (*BY_CLASSIFIER, "classifier_accuracy") if f'"{name}' in shown]
-    sections = image_sections(found, tmp_path)
-    assert "Accuracy by class" not in [section.title for section in sections]
-    text = " ".join([section.text for section in sections] + found.verdict)
-    assert "No classifier was asked" in text and "%" not in text
-    assert not [path.name for path in tmp_path.iterdir() if path.name in ("accuracy.png", "precision_recall.png")]
+    without = found_of(data, target().denoiser(), plan_of(Guidance(0.0), Guidance(2.0)), None)
+    for name in ("distances", "by_class"):
+        for full, row in zip(block_of(found, name), block_of(without, name), strict=True):
+            assert vars(row) == vars(full) | dict.fromkeys(BY_CLASSIFIER)
+    assert "classifier_accuracy" not in without.facts and not [n for n in without.numbers() if "accuracy" in n]
+    assert all(sentence and "classifier" not in sentence for sentence in without.verdict)
+    sections = sections_of(without, tmp_path)
+    assert not any("accuracy" in column for s in sections if s.table is not None for column in s.table.columns)

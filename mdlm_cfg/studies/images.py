@@ -1,0 +1,478 @@
+"""Images of which nothing is known exactly, binary or of grey levels: samples beside held-out data.
+
+The page says first whether the network is trained and whether the classifier is good enough to judge samples by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
+from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
+from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import share_shown
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.data import Data
+from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
+
+HELD_OUT = "data"  # in place of a strength: test images, judged like samples
+MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
+CLASSIFIER: Key = ("classifier",)
+GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
+SURE = 2.0  # standard errors from which a difference is more than chance
+MODELS = ("network", "independent pixels", "uniform values")
+SUMS = "Means over classes, but precision and recall are of all classes together."
+READING = """\
+The row "data" is of test images in the samples' place: what the data themselves would score. For differences it is \
+the noise floor. Pixel means and covariances are compared with those of training images of the class. Diversity is the \
+mean number of pixels in which two samples of a class differ. Samples that copy the training set would be much nearer \
+to it than test images are."""
+BY_FEATURES = """\
+Precision is the share of samples inside the data's manifold and recall the share of data inside the samples' \
+manifold, both by nearest neighbours in the classifier's features."""
+W = 'guidance strength; "data" stands for test images in the samples\' place'
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """Images of all classes at one strength, or test images, beside the training images."""
+
+    w: Guidance | str = col("w", W, index=True)
+    accuracy: float | None = col("accuracy", "share that the classifier assigns to the intended class", unit="share")
+    mean_rms: float | None = col("pixel mean (RMS)", "root mean square over pixels of the difference of means")
+    covariance: float | None = col("covariance (relative)", "Frobenius norm of the difference, over the data's own")
+    diversity: float | None = col("diversity", "pixels in which two images of a class differ, mean", unit="pixels")
+    nearest_train: float | None = col("nearest training image", "mean distance to it", unit="pixels")
+    precision: float | None = col("precision", "share of images near data, in the classifier's features", unit="share")
+    recall: float | None = col("recall", "share of data near images, in the classifier's features", unit="share")
+    energy_pixels: float | None = col("energy distance", "to training images; 0 on average for equal distributions")
+    energy_features: float | None = col("energy distance, features", "the same in the classifier's features")
+
+
+@dataclass(frozen=True)
+class ClassRow(ImageRow):
+    """The same, of one class."""
+
+    target_class: int = col("class", "z", index=True)
+    class_name: str = col("class", "its name", index=True)
+
+
+@dataclass(frozen=True)
+class NelboRow:
+    """How well a model predicts test images, given their class."""
+
+    model: str = col("model", '"network", or what it is compared with', index=True)
+    nelbo: float = col("NELBO", "negative ELBO given the class; of the others minus the log-probability", unit="nats")
+    excess: float = col("over the network's", "this less the network's, of the same images", unit="nats", digits=2)
+    excess_se: float = col("standard error", "of that difference, over images", unit="nats", digits=2)
+
+
+@dataclass(frozen=True)
+class JudgeRow:
+    """How often a classifier of test images is right."""
+
+    judge: str = col("classifier", '"classifier", or "nelbo": the class of the smallest NELBO', index=True)
+    test_accuracy: float = col("accuracy", "on test images", unit="share")
+    commonest: float = col("commonest class", "the share that always naming it gets right", unit="share")
+    num_images: int = col("images", "test images that were classified")
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether it is not surely better than always naming the commonest class."""
+        p = self.commonest
+        return self.test_accuracy - p < SURE * math.sqrt(p * (1 - p) / self.num_images) or self.test_accuracy <= p
+
+
+@dataclass(frozen=True)
+class Images:
+    """Samples of images by class and strength, judged beside as many test images by the same numbers.
+
+    Args:
+        classifier: whether a classifier judges them, which is trained first where there is none of these images yet.
+            Without one, what it measures is left out.
+        num_classified: test images that the network itself classifies by NELBO, at random; 0 leaves that out, and with
+            it the judgement whether the network is trained.
+        num_draws: masks for each image and class.
+
+    Raises:
+        UserError: a negative number of images, or no masks.
+    """
+
+    classifier: bool = True
+    num_classified: int = 200
+    num_draws: int = 16
+    needs: ClassVar[Needs] = Needs(
+        what="images with one number for each pixel",
+        example="data=mnist",
+        accepts=lambda data: data.example_kind == "images" and len(data.grid_shape) == 2,
+        learned="required",
+        numbers=True,
+        one_kind=True,
+        samples=2,
+    )
+    rows: ClassVar[Mapping[str, type]] = {
+        "distances": ImageRow,
+        "by_class": ClassRow,
+        "nelbo": NelboRow,
+        "classifiers": JudgeRow,
+    }
+
+    def __post_init__(self) -> None:
+        if self.num_classified < 0:
+            raise UserError(f"study.num_classified = {self.num_classified} is not allowed: it must be at least 0")
+        if self.num_draws < 1:
+            raise UserError(f"study.num_draws = {self.num_draws} is not allowed: it must be at least 1")
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Test images judged, then samples, then their judgement, then test images classified by NELBO."""
+        yield Piece(self._judged_key(case, HELD_OUT), partial(self._held_out, case), "judging test images", 0.0)
+        for guidance in case.plan.guidances:
+            for k in case.classes:
+                yield from draw_pieces(case, LEARNED, guidance, k)
+            label = f"judging samples at w = {guidance.label}"
+            yield Piece(self._judged_key(case, guidance), partial(self._judged, case, guidance), label, 0.0)
+        num = self._num_classified(case.data)
+        if num:
+            make = partial(_class_nelbos, case, num, self.num_draws)
+            cost = num * self.num_draws * case.data.num_classes
+            yield Piece(self._nelbos_key(case), make, f"classification of {num} test images by NELBO", cost)
+
+    def _num_classified(self, data: Data) -> int:
+        return min(self.num_classified, len(data.test_examples()[0]))
+
+    def _nelbos_key(self, case: Case) -> Key:
+        return ("class nelbos", self._num_classified(case.data), self.num_draws, case.plan.seed)
+
+    def _judged_key(self, case: Case, w: Guidance | str) -> Key:
+        plan = case.plan
+        strength = w if isinstance(w, str) else w.key(math.prod(case.data.grid_shape))
+        return ("judged", strength, plan.sampler.key, plan.num_samples, plan.seed, case.classes, self.classifier)
+
+    def _judges(self, case: Case) -> tuple[list[Judge], ImageClassifier | None]:
+        """What judges images; made once, and only where something is not judged yet."""
+        key = ("judges",)
+        if key not in case.made:
+            classifier = None
+            if self.classifier:
+                if CLASSIFIER not in case.made:
+                    case.made[CLASSIFIER] = _trained(case.data)
+                classifier = case.made[CLASSIFIER]
+            case.made[key] = judges_of(case.data, classifier, case.classes, case.plan.seed), classifier
+        judges, classifier = case.made[key]
+        return judges, classifier
+
+    def _judged(self, case: Case, guidance: Guidance) -> tuple[list[Row], Row]:
+        judges, classifier = self._judges(case)
+        return judge_all(judges, list(_samples(case, case.made, guidance)), classifier)
+
+    def _held_out(self, case: Case) -> dict[str, Any]:
+        """Test images as judged, the classifier's accuracy on all of them, and moments of training images."""
+        judges, classifier = self._judges(case)
+        by_class, pooled = judge_all(judges, held_out(case), classifier)
+        return {
+            "judged": (by_class, pooled),
+            "accuracy": None if classifier is None else classifier.accuracy(*case.data.test_examples()),
+            "means": torch.stack([judge.mean for judge in judges]),
+            "components": torch.stack([leading_component(judge.covariance) for judge in judges]),
+        }
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Samples, numbers and a verdict."""
+        reference = made[self._judged_key(case, HELD_OUT)]
+        judged = {g: made[self._judged_key(case, g)] for g in case.plan.guidances} | {HELD_OUT: reference["judged"]}
+        rows = [ImageRow(w, **pooled) for w, (_, pooled) in judged.items()]
+        by_class = [
+            ClassRow(w, **row, target_class=k, class_name=case.class_name(k))
+            for w, (found, _) in judged.items()
+            for k, row in zip(case.classes, found)
+        ]
+        nelbos, classifiers = self._judgements(case, made, reference["accuracy"])
+        samples = {g: _samples(case, made, g) for g in case.plan.guidances}
+        blocks = [
+            _distances(case, rows),
+            _shown(case, samples),
+            *_of_judges(nelbos, classifiers),
+            _by_class(by_class),
+            _means(case, samples, reference),
+        ]
+        return Findings(
+            plan=case.plan,
+            blocks=blocks,
+            verdict=verdict_of(rows, nelbos, classifiers),
+            facts=_facts(case, classifiers, self.num_draws),
+            arrays={f"w{g.written:g}": _grid(case, x) for g, x in samples.items()},
+            arrays_file="samples.npz",
+        )
+
+    def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
+        """What test images say of the network and of the classifiers."""
+        x, labels = case.data.test_examples()
+        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, _commonest(labels), len(x))]
+        if not self._num_classified(case.data):
+            return [], judges
+        chosen, nelbos = made[self._nelbos_key(case)]
+        own = labels[chosen].long()
+        hits = float((nelbos.argmin(dim=1) == own).double().mean())
+        judges.append(JudgeRow("nelbo", hits, _commonest(own), len(own)))
+        return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], _baselines(case, x[chosen], own)), judges
+
+
+def _trained(data: Any) -> ImageClassifier:
+    with share_shown("training the classifier") as show:
+        return classifier_for(data, progress=lambda step, steps, _: show(step / steps))
+
+
+def held_out(case: Case) -> list[Tensor]:
+    """As many test images of every class as there are samples, where there are so many: uint8 (n, D) each."""
+    # in random order: the first half of MNIST's is cleaner
+    x, labels = case.data.test_examples()
+    order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
+    x, labels = x[order], labels[order]
+    return [x[labels == k][: case.plan.num_samples] for k in case.classes]
+
+
+def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
+    """Of all classes, uint8 (C, n, D)."""
+    return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
+
+
+def _class_nelbos(case: Case, num: int, num_draws: int) -> tuple[Tensor, Tensor]:
+    """Places of test images, int64 (n,), and their NELBO under every class, float64 (n, K)."""
+    generator = generator_for("classified", case.plan.seed)
+    x = case.data.test_examples()[0]
+    chosen = torch.randperm(len(x), generator=generator)[:num]
+    return chosen, class_nelbos(case.denoisers[LEARNED], x[chosen].long(), num_draws, generator)
+
+
+def _commonest(labels: Tensor) -> float:
+    return float(labels.long().bincount().max() / len(labels))
+
+
+def _baselines(case: Case, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Minus the log-probability of images under models without any structure, float64 (n,) each."""
+    independent = torch.empty(len(x), dtype=torch.float64)
+    for k in labels.unique().tolist():
+        train = case.data.train_examples(k, generator_for("reference", case.plan.seed, k))
+        independent[labels == k] = independent_nelbos(x[labels == k], train, case.data.num_tokens)
+    uniform = x.shape[1] * math.log(case.data.num_tokens)
+    return {"independent pixels": independent, "uniform values": torch.full_like(independent, uniform)}
+
+
+def nelbo_rows(network: Tensor, baselines: Mapping[str, Tensor]) -> list[NelboRow]:
+    """The network's NELBO and that of baselines, with their difference on the same images.
+
+    Args:
+        network: float64 (n,), in nats. baselines: the same by name.
+    """
+    rows = []
+    for model, values in {"network": network, **baselines}.items():
+        excess = values - network
+        spread = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
+        rows.append(NelboRow(model, float(values.mean()), float(excess.mean()), spread))
+    return rows
+
+
+def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[str, Any]:
+    by_name = {row.judge: row for row in classifiers}
+    own, nelbo = by_name.get("classifier"), by_name.get("nelbo")
+    about = {"accuracy": nelbo.test_accuracy, "num_images": nelbo.num_images, "num_draws": num_draws} if nelbo else None
+    data = {
+        "name": case.data.name,
+        "grid_shape": list(case.data.grid_shape),
+        "classes": list(case.classes),
+        "num_held_out": min(len(x) for x in held_out(case)),
+    }
+    accuracy = {} if own is None else {"classifier_accuracy": own.test_accuracy}
+    return {"data": data, **accuracy, "nelbo_classification": about}
+
+
+def _grid(case: Case, x: Tensor) -> np.ndarray:
+    return x.reshape(*x.shape[:-1], *case.data.grid_shape).numpy()
+
+
+def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
+    data = rows[-1]
+    names = [name for name in vars(data) if name != "w"]
+    text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
+    if case.data.num_tokens > 2:
+        text += " Pixels differ by the square of the difference between their shades, of which black to white is 1."
+    fewest = min(len(x) for x in held_out(case))
+    if fewest < case.plan.num_samples:
+        text += (
+            f" A class has only {fewest} test images, fewer than the {case.plan.num_samples} samples. The numbers of "
+            'the row "data" are then too high for differences and less certain for recall.'
+        )
+    curves = [
+        _curve(data, ["accuracy"], "Share of samples that the classifier assigns to the intended class."),
+        _curve(data, ["precision", "recall"], "Precision and recall."),
+        _curve(
+            data, ["diversity", "nearest_train"], "Distance between two samples, and to the nearest training image."
+        ),
+    ]
+    views: list[View] = [Table(["w"], names, note=SUMS), *curves]
+    how: dict[str, Any] = {"logged": names, "group": "Samples against data", "printed": True}
+    return Block("distances", rows, "Samples against data", text, views=views, **how)
+
+
+def _curve(data: ImageRow, names: Sequence[str], caption: str) -> Curve:
+    heads = {"nearest_train": "nearest training image"}
+    known = {name: getattr(data, name) for name in names}
+    levels = {f"{heads.get(name, name)}, data": value for name, value in known.items() if value is not None}
+    return Curve("w", names if len(names) > 1 else names[0], caption=caption, levels=levels)
+
+
+def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
+    """The first samples of every class and strength, beside test images."""
+    top = case.data.num_tokens - 1
+    columns = max(2, min(10, MOST_COLUMNS // (len(samples) + 1), case.plan.num_samples))
+    test = np.full((len(case.classes), columns, *case.data.grid_shape), np.nan)
+    for at, x in enumerate(held_out(case)):
+        test[at, : len(x)] = _grid(case, x[:columns]) / top
+    drawn = {f"w = {g.label}": _grid(case, x[:, :columns]) / top for g, x in samples.items()}
+    missing = " Light blue: there are no more test images." if np.isnan(test).any() else ""
+    names = [case.class_name(k) for k in case.classes]
+    view = Mosaic({"test images": test, **drawn}, names, f"Test images, and samples at every strength.{missing}")
+    plan = case.plan
+    text = (
+        f"{plan.num_samples:,} samples for each class and strength by {plan.sampler.label}, guidance of the kind "
+        f'"{plan.guidances[0].kind}", seed {plan.seed}; the first ones are shown, a line for each class.'
+    )
+    return Block("samples", [], "Samples", text, views=[view], group="")
+
+
+def _of_judges(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[Block]:
+    blocks = []
+    group = "Network and classifier on test images"
+    if nelbos:
+        text = (
+            "The network's NELBO given the class, beside two models that know nothing of structure: independent pixels "
+            "with the frequencies of the class's training images, and uniform values. All are of the same test images."
+        )
+        views = [Table(["model"], ["nelbo", "excess", "excess_se"], note="Nats per image.")]
+        blocks.append(Block("nelbo", nelbos, "NELBO beside simple models", text, [], views, ["nelbo"], group))
+    if classifiers:
+        text = 'The classifier that judges samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
+        views = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
+        title = "Accuracy on test images"
+        blocks.append(Block("classifiers", classifiers, title, text, [], views, ["test_accuracy"], group))
+    return blocks
+
+
+def _by_class(rows: Sequence[ClassRow]) -> Block:
+    names = ("accuracy", "diversity") if any(row.accuracy is not None for row in rows) else ("diversity",)
+    notes = {"accuracy": "The classifier's accuracy.", "diversity": "Pixels in which two images of the class differ."}
+    views = [Table(["w"], [name], "class_name", notes[name]) for name in names]
+    return Block("by_class", rows, "By class", views=views, group="By class")
+
+
+def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[str, Tensor]) -> Block:
+    """Mean images and leading components of data and samples."""
+    top = case.data.num_tokens - 1
+    means = {f"w = {g.label}": x.double().mean(dim=1) / top for g, x in samples.items()}
+    changes = {name: mean - reference["means"] for name, mean in means.items()}
+    components = {f"w = {g.label}": components_of(x, reference["components"]) for g, x in samples.items()}
+    names = [case.class_name(k) for k in case.classes]
+
+    def tiles(blocks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        return {title: _grid(case, block)[:, None] for title, block in blocks.items()}
+
+    text = (
+        "The mean image of every class shows which pixels guidance makes certain to be black or white. The leading "
+        "component of the covariance is what the images of a class vary in most: guidance that makes samples alike "
+        "makes it pale."
+    )
+    views = [
+        Mosaic(tiles({"data": reference["means"], **means}), names, "Pixel means of data and of samples."),
+        Mosaic(tiles(changes), names, "Pixel means of samples less those of data.", "change of the mean"),
+        Mosaic(
+            tiles({"data": reference["components"], **components}),
+            names,
+            "The leading component of each class's covariance.",
+            "one standard deviation",
+        ),
+    ]
+    return Block("means", [], "Pixel means and covariances", text, views=views, group="Pixel means and covariances")
+
+
+def components_of(samples: Tensor, reference: Tensor) -> Tensor:
+    """The leading component of every class's covariance, (C, D), with the sign that is nearer to the reference's.
+
+    Args:
+        samples: (C, n, D). reference: (C, D).
+    """
+    found = torch.stack([leading_component(pixel_moments(x)[1]) for x in samples])
+    return torch.where((found * reference).sum(dim=1, keepdim=True) < 0, -found, found)
+
+
+def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[str]:
+    """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples."""
+    said = [training_sentence(nelbos)] if nelbos else []
+    said += [sentence for row in classifiers if row.judge == "classifier" for sentence in _of_classifier(row)]
+    guided = [row for row in rows if isinstance(row.w, Guidance)]
+    ends = list(dict.fromkeys([min(guided, key=_strength), max(guided, key=_strength)]))
+    data = rows[-1]
+    if data.accuracy is None and all(row.accuracy is None for row in ends):
+        said.append(f"Two samples of a class differ in {_at(ends, data, 'diversity', '.1f')} pixels.")
+    else:
+        shares = _at(ends, data, "accuracy", ".1%", "of test images")
+        said.append(f"The classifier assigns the intended class to {shares}.")
+        said.append(f"Recall is {_at(ends, data, 'recall', '.2f')}.")
+    return said
+
+
+def _strength(row: ImageRow) -> float:
+    return row.w.constant if isinstance(row.w, Guidance) else 0.0
+
+
+def _at(ends: Sequence[ImageRow], data: ImageRow, name: str, form: str, held: str = "test images:") -> str:
+    """A number at the weakest and at the strongest guidance, and of test images where they have it."""
+    values = [(getattr(row, name), row.w.label) for row in ends if isinstance(row.w, Guidance)]
+    parts = " and ".join(f"{format(value, form)} at w = {w}" for value, w in values if value is not None)
+    own = getattr(data, name)
+    if own is None:
+        return f"{parts} (there are too few test images to compare with)"
+    held_out = f"{format(own, form)} {held}" if held.startswith("of") else f"{held} {format(own, form)}"
+    return f"{parts} ({held_out})"
+
+
+def training_sentence(rows: Sequence[NelboRow]) -> str:
+    """Whether the network predicts test images better than models without structure."""
+    by_model = {row.model: row for row in rows}
+    network, independent, uniform = (by_model[model] for model in MODELS)
+    own = f"its NELBO is {network.nelbo:.1f} nats per test image"
+    if uniform.excess <= SURE * uniform.excess_se:
+        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f})."
+    if independent.excess <= SURE * independent.excess_se:
+        return (
+            f"The network is barely trained: {own}, no better than independent pixels of each class "
+            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}."
+        )
+    return (
+        f"The network has learned how pixels depend on each other: {own}, below the {independent.nelbo:.1f} of "
+        f"independent pixels of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
+    )
+
+
+def _of_classifier(row: JudgeRow) -> list[str]:
+    """A warning where the classifier is not good enough to judge samples by."""
+    right = f"it is right on {row.test_accuracy:.1%} of test images, and always naming the commonest class on "
+    right += f"{row.commonest:.1%}"
+    if row.commonest == 1:
+        return ["All test images are of one class: what the classifier says of samples is not tested."]
+    if row.is_useless:
+        return [f"The classifier cannot judge samples: {right}. Disregard accuracy, precision and recall."]
+    if row.test_accuracy < GOOD:
+        return [f"The classifier judges samples only roughly: {right}."]
+    return []

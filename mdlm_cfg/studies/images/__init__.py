@@ -1,1 +1,0 @@
-"""Images, binary or of grey levels: samples beside held-out data."""
