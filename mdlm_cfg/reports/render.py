@@ -23,6 +23,7 @@ from mdlm_cfg.reports.tables import format_number, write_csv
 from mdlm_cfg.studies.findings import (
     Bars,
     Block,
+    Cloud,
     Curve,
     Findings,
     Interactive,
@@ -244,6 +245,10 @@ def _scatter(view: Scatter, rows: Rows) -> Points | None:
     return Points(panels, *labels, diagonal=view.diagonal, log_x=view.log_x, log_y=view.log_y)
 
 
+def _cloud(view: Cloud, rows: Rows) -> Points | None:
+    return Points(view.points, *view.labels) if view.points else None
+
+
 def _panels(view: PanelGrid, rows: Rows) -> Panels | None:
     if not any(panel is not None for panels in view.panels.values() for panel in panels):
         return None
@@ -258,6 +263,7 @@ DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
     Curve: _lines,
     Bars: _bars,
     Scatter: _scatter,
+    Cloud: _cloud,
     PanelGrid: _panels,
     Mosaic: _mosaic,
 }

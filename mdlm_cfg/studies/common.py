@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,3 +90,10 @@ def draw_pieces(
 def samples_of(made: Made, pieces: Sequence[Piece]) -> Tensor:
     """The samples of the pieces of `draw_pieces`, (n, D) on the CPU."""
     return torch.cat([made[piece.key] for piece in pieces])
+
+
+def as_images(case: Case, x: Tensor) -> np.ndarray:
+    """Values (..., D) as pictures (..., height, width); data that are no grid of two dimensions are one line."""
+    shape = case.data.grid_shape if len(case.data.grid_shape) == 2 else (1, x.shape[-1])
+    pictures: np.ndarray = x.reshape(*x.shape[:-1], *shape).cpu().numpy()
+    return pictures

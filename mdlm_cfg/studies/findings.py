@@ -108,6 +108,19 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class Cloud:
+    """Points (x, y) by the title of a panel, with the best-fitting line: too many to be rows of report.json.
+
+    Attributes:
+        labels: of the x and y axes.
+    """
+
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    labels: tuple[str, str]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One panel of a grid of panels: an array (N,) drawn as a curve, or (N, M) as a heat map.
 
@@ -176,7 +189,7 @@ class Interactive:
     caption: str = ""
 
 
-View = Table | Curve | Bars | Scatter | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
+View = Table | Curve | Bars | Scatter | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
 
 
 @dataclass(frozen=True)

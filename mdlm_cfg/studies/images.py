@@ -18,7 +18,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
-from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
@@ -212,7 +212,7 @@ class Images:
             blocks=blocks,
             verdict=verdict_of(rows, nelbos, classifiers),
             facts=_facts(case, classifiers, self.num_draws),
-            arrays={f"w{g.written:g}": _grid(case, x) for g, x in samples.items()},
+            arrays={f"w{g.written:g}": as_images(case, x) for g, x in samples.items()},
             arrays_file="samples.npz",
         )
 
@@ -298,10 +298,6 @@ def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[
     return {"data": data, **accuracy, "nelbo_classification": about}
 
 
-def _grid(case: Case, x: Tensor) -> np.ndarray:
-    return x.reshape(*x.shape[:-1], *case.data.grid_shape).numpy()
-
-
 def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     data = rows[-1]
     names = [name for name in vars(data) if name != "w"]
@@ -339,8 +335,8 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
     columns = max(2, min(10, MOST_COLUMNS // (len(samples) + 1), case.plan.num_samples))
     test = np.full((len(case.classes), columns, *case.data.grid_shape), np.nan)
     for at, x in enumerate(held_out(case)):
-        test[at, : len(x)] = _grid(case, x[:columns]) / top
-    drawn = {f"w = {g.label}": _grid(case, x[:, :columns]) / top for g, x in samples.items()}
+        test[at, : len(x)] = as_images(case, x[:columns]) / top
+    drawn = {f"w = {g.label}": as_images(case, x[:, :columns]) / top for g, x in samples.items()}
     missing = " Light blue: there are no more test images." if np.isnan(test).any() else ""
     names = [case.class_name(k) for k in case.classes]
     view = Mosaic({"test images": test, **drawn}, names, f"Test images, and samples at every strength.{missing}")
@@ -386,7 +382,7 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
     names = [case.class_name(k) for k in case.classes]
 
     def tiles(blocks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        return {title: _grid(case, block)[:, None] for title, block in blocks.items()}
+        return {title: as_images(case, block)[:, None] for title, block in blocks.items()}
 
     text = (
         "The mean image of every class shows which pixels guidance makes certain to be black or white. The leading "
@@ -427,7 +423,7 @@ def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers
         said.append(f"Two samples of a class differ in {_at(ends, data, 'diversity', '.1f')} pixels.")
     else:
         shares = _at(ends, data, "accuracy", ".1%", "of test images")
-        said.append(f"The classifier assigns the intended class to {shares}.")
+        said.append(f"Share of samples that the classifier assigns to the intended class: {shares}.")
         said.append(f"Recall is {_at(ends, data, 'recall', '.2f')}.")
     return said
 
