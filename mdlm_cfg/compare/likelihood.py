@@ -2,7 +2,7 @@
 
 For one set of conditionals p_theta: the NLL of the law of its uniform-order chain, -E ln (1/D!) sum over orders prod
 p_theta; bounds from k orders, -E ln (1/k) sum over k random orders; and the NELBO, which is the bound from one. They
-fall with k, and NELBO - NLL is the incoherence: 0 exactly where all orders agree. All in nats.
+fall with k, and NELBO - NLL is the order gap: 0 exactly where all orders agree. All in nats.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class ExactLikelihood:
     entropy: float
 
     @property
-    def incoherence(self) -> float:
+    def order_gap(self) -> float:
         """NELBO - NLL: 0 where all orders agree (under the uniform order)."""
         return self.nelbo - self.nll
 
@@ -246,7 +246,7 @@ class ExactLikelihood:
 def exact_likelihood(
     target: TableMixture, denoiser: Denoiser, target_class: int | None, policy: Policy | str = "uniform"
 ) -> ExactLikelihood:
-    """NLL, NELBO and incoherence of a denoiser on p(x | z), exactly (theory, section 14).
+    """NLL, NELBO and order gap of a denoiser on p(x | z), exactly (theory, section 14).
 
     Args:
         policy: whose NLL; of a deterministic order it is the likelihood of that decoding (arXiv 2603.01367).

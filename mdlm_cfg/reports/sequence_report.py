@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdlm_cfg.reports.aligned import listing, symbols_of
 from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.score_section import score_section
 from mdlm_cfg.reports.style import COLOURS, GREY
 from mdlm_cfg.reports.tables import Table, format_number
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.aligned import listing, symbols_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
 
 SETS = {EXACT: "exact", FLOOR: "exact again", LEARNED: "learned", CLASS: "class"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,8 @@ def test_text_is_trained_on_and_judged(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("\n".join(lines))
     found = trained(tmp_path, "data=text", f"data.path={tmp_path / 'words.txt'}")
     assert found["data"]["num_tokens"] == 5 and found["data"]["classes"] == [0, 1]
-    assert {(row["w"], row["class"]) for row in found["distances"]} == {
-        (w, k) for w in (0.0, 2.0, "data") for k in (0, 1, "all")
-    }  # fmt: skip
+    assert [row["w"] for row in found["distances"]] == [0.0, 2.0, "data"]
+    assert [(row["w"], row["target_class"]) for row in found["by_class"]] == list(product((0.0, 2.0, "data"), (0, 1)))
     assert "·" in next(tmp_path.rglob("report.html")).read_text()
     out = tmp_path / "out"
     again = ("study=corpus", "study.num_draws=2", "w=[1]", "target_class=1", f"out={out}")
@@ -55,7 +55,7 @@ def test_what_is_no_data_set_is_refused_before_any_work(tmp_path: Path, capsys: 
     for arguments, words in [
         (["data=datasets", f"data.path={tmp_path / 'none'}"], "there is no folder"),
         (["data=images", f"data.path={tmp_path / 'none.npz'}"], "there is no file"),
-        (["data=toy_1d_overlap", "study=corpus"], "study=corpus needs data that are examples"),
+        (["data=toy_1d_overlap", "study=corpus"], "study=corpus is made for data that are examples"),
     ]:
         assert words in refusal(capsys, "train", *arguments, runs)
     assert not (tmp_path / "runs").exists()

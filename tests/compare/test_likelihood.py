@@ -48,7 +48,7 @@ def test_exactly_against_brute_force(seed):
     nll, two, nelbo = (brute_bound(target, denoiser, 1, orders) for orders in (0, 2, 1))
     assert found.nll == pytest.approx(nll, abs=1e-12) and found.nelbo == pytest.approx(nelbo, abs=1e-12)
     assert exact_nll(target, denoiser, 1) == found.nll and found.entropy == target.entropy(1) != target.entropy(None)
-    assert found.entropy < nll < two < nelbo and found.incoherence == pytest.approx(nelbo - nll, abs=1e-12)
+    assert found.entropy < nll < two < nelbo and found.order_gap == pytest.approx(nelbo - nll, abs=1e-12)
 
 
 def test_some_states_at_a_time_are_all_states(monkeypatch):
@@ -67,7 +67,7 @@ def test_exact_conditionals_are_coherent_and_reach_the_entropy():
     target = random_target(3, 3, seed=2, zeros=0.3)
     for k in (None, 0):
         found = exact_likelihood(target, target.denoiser(), k)
-        assert abs(found.incoherence) < 1e-12 and abs(found.nll - target.entropy(k)) < 1e-12
+        assert abs(found.order_gap) < 1e-12 and abs(found.nll - target.entropy(k)) < 1e-12
 
 
 def test_a_deterministic_order_has_its_own_likelihood():

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from copy import copy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import random_target
+from helpers import block_of, found_by, random_target
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.compare.sequences import nearest_sequence
-from mdlm_cfg.reports.aligned import listing, symbols_of
-from mdlm_cfg.reports.corpus_report import corpus_sections
-from mdlm_cfg.studies.corpus import Corpus
-from mdlm_cfg.studies.corpus.findings import CorpusFindings
+from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies.aligned import listing, symbols_of
+from mdlm_cfg.studies.corpus import STATISTICS, Corpus
+from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.training.data import ExampleData, TableData, token_file
 
 N, D, NUM = 3, 4, 150
@@ -46,13 +49,24 @@ def plan_of(*strengths: float, kind: str = "rate", classes: tuple[int, ...] | No
     return Plan(tuple(Guidance(w, kind) for w in strengths), Sampler(), n, 3, classes)
 
 
-def studied(data: ExampleData, target: TableMixture, plan: Plan, study: Corpus = STUDY) -> CorpusFindings:
-    return study.run(data, target.denoiser(), plan, lambda line: None)
+def found(data: ExampleData, target: TableMixture, plan: Plan, study: Corpus = STUDY) -> Findings:
+    return found_by(study, data, target.denoiser(), plan)
 
 
 @pytest.fixture(scope="module")
-def findings(data: ExampleData, target: TableMixture) -> CorpusFindings:
-    return studied(data, target, plan_of(0.0, 2.0))
+def findings(data: ExampleData, target: TableMixture) -> Findings:
+    return found(data, target, plan_of(0.0, 2.0))
+
+
+def row_of(findings: Findings, w: float | str, target_class: int | None = None) -> Any:
+    """The row of one strength (or of held-out sequences), of all classes or of one."""
+    rows = block_of(findings, "distances" if target_class is None else "by_class")
+    return next(
+        row
+        for row in rows
+        if (row.w if isinstance(row.w, str) else row.w.constant) == w
+        and (target_class is None or row.target_class == target_class)
+    )
 
 
 def grams(rows: torch.Tensor, n: int) -> Counter:
@@ -62,66 +76,62 @@ def grams(rows: torch.Tensor, n: int) -> Counter:
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_every_number_is_the_one_counted_by_hand(data: ExampleData, target: TableMixture, kind: str) -> None:
-    found = studied(data, target, plan_of(1.5, kind=kind, classes=(1, 0)))
-    assert found.kind == kind and found.classes == [1, 0] and found.grams == [1, 2, 3]
+    guidance, plan = Guidance(1.5, kind), plan_of(1.5, kind=kind, classes=(1, 0))
+    of = found(data, target, plan)
     for at, k in enumerate((1, 0)):
-        guidance, plan = Guidance(1.5, kind), found.plan
         x = plan.sampler.draw(target.denoiser(), guidance, k, NUM, plan.generator("samples", guidance, k))
-        assert torch.equal(found.samples[1.5][at], x)
-        own, row = data.train_x[data.train_labels == k], found.judged[1.5][at]
+        assert torch.equal(torch.from_numpy(of.arrays["w1.5"][at]).long(), x)
+        own, row = data.train_x[data.train_labels == k], row_of(of, 1.5, k)
         differ = (x[:, None] != x).double().mean(dim=2)
-        assert row["diversity"] == pytest.approx(float(differ.sum()) / (NUM * (NUM - 1)))
+        assert row.diversity == pytest.approx(float(differ.sum()) / (NUM * (NUM - 1)))
         nearest = [min(sum(a != b for a, b in zip(one, other)) for other in own.tolist()) for one in x.tolist()]
-        assert row["nearest_train"] == pytest.approx(sum(nearest) / (NUM * D))
+        assert row.nearest_train == pytest.approx(sum(nearest) / (NUM * D))
         for n in (1, 2, 3):
             a, b = grams(x, n), grams(own, n)
-            assert row[f"tv_{n}"] == pytest.approx(sum(abs(a[gram] - b[gram]) for gram in {*a, *b}) / 2)
+            assert getattr(row, f"tv_{n}") == pytest.approx(sum(abs(a[gram] - b[gram]) for gram in {*a, *b}) / 2)
 
 
-def test_the_network_sees_the_class_that_bayes_does(findings: CorpusFindings, target: TableMixture) -> None:
-    """An exact denoiser's NELBO is -ln p(x | z) on average: the class that it takes a sequence for is the likeliest."""
-    for at, k in enumerate(findings.classes):
-        for w in findings.strengths:
-            cells = tuple(findings.samples[w][at].T)
+def test_the_network_sees_the_class_that_bayes_does(findings: Findings, target: TableMixture) -> None:
+    """An exact denoiser's NELBO is -ln p(x | z) on average: the class that it names is the likeliest."""
+    for k in (0, 1):
+        for w in (0.0, 2.0):
+            cells = tuple(torch.from_numpy(findings.arrays[f"w{w:g}"][k]).long().T)
             likely = target.class_pmf(k)[cells] > target.class_pmf(1 - k)[cells]
-            assert findings.judged[w][at]["accuracy"] == pytest.approx(float(likely.double().mean()), abs=0.08)
-    assert findings.mean(2.0, "accuracy") > findings.mean(0.0, "accuracy") + 0.05
+            assert row_of(findings, w, k).accuracy == pytest.approx(float(likely.double().mean()), abs=0.08)
+    assert row_of(findings, 2.0).accuracy > row_of(findings, 0.0).accuracy + 0.05
 
 
-def test_unguided_exact_samples_are_like_held_out_ones(findings: CorpusFindings) -> None:
+def test_unguided_exact_samples_are_like_held_out_ones(findings: Findings) -> None:
+    unguided, held = row_of(findings, 0.0), row_of(findings, "data")
     for name in ("accuracy", "tv_2", "diversity", "nearest_train"):
-        assert findings.mean(0.0, name) == pytest.approx(findings.mean(None, name), abs=0.11), name
-    assert findings.mean(2.0, "tv_2") > 1.2 * findings.mean(None, "tv_2")
-    assert findings.num_held_out == NUM and findings.examples[0].shape == (4, D)
+        assert getattr(unguided, name) == pytest.approx(getattr(held, name), abs=0.11), name
+    assert row_of(findings, 2.0).tv_2 > 1.2 * held.tv_2
+    assert findings.facts["data"]["num_held_out"] == held.num_sequences == NUM
 
 
-def test_a_strengths_samples_do_not_depend_on_the_others(data, target, findings: CorpusFindings) -> None:
-    alone = studied(data, target, plan_of(2.0, classes=(1,)), Corpus(1, 1))
-    assert torch.equal(alone.samples[2.0][0], findings.samples[2.0][1])
-    assert torch.equal(alone.aligned[1][2.0], findings.aligned[1][2.0])
+def test_a_strengths_samples_do_not_depend_on_the_others(data, target, findings: Findings) -> None:
+    alone = found(data, target, plan_of(2.0, classes=(1,)), Corpus(1, 1)).arrays
+    assert (alone["w2"][0] == findings.arrays["w2"][1]).all()
+    assert (alone["aligned_class1_w2"] == findings.arrays["aligned_class1_w2"]).all()
 
 
-def test_everything_is_plain(findings: CorpusFindings) -> None:
+def test_everything_is_plain(findings: Findings) -> None:
     plain = json.loads(json.dumps(findings.to_dict(), allow_nan=False))
-    assert plain["distances"] == findings.rows() and len(findings.rows()) == 3 * 3
-    assert [(row["w"], row["class"]) for row in findings.rows()[::3]] == [(0.0, 0), (2.0, 0), ("data", 0)]
-    assert findings.numbers()["tv_2_data"] == findings.mean(None, "tv_2")
-    assert len(findings.verdict) == 3 and "taken for their class by the network itself" in findings.verdict[0].lower()
-    held = findings.arrays()
-    assert (
-        held["w2"].shape == (2, NUM, D) and held["w2"].dtype == np.uint8 and held["aligned_class1_w0"].shape == (4, D)
-    )
+    assert [row["w"] for row in plain["distances"]] == [0.0, 2.0, "data"] and len(plain["by_class"]) == 3 * 2
+    assert findings.numbers()["tv_2_data"] == row_of(findings, "data").tv_2
+    held = findings.arrays
+    assert held["w2"].shape == (2, NUM, D) and held["w2"].dtype == np.uint8
+    assert held["aligned_class1_w0"].shape == (4, D)
 
 
-def test_the_page_shows_sequences_by_their_names(findings: CorpusFindings, tmp_path: Path) -> None:
-    read, compared, by_class = corpus_sections(findings, tmp_path)
+def test_the_page_shows_sequences_first_and_by_their_names(findings: Findings, tmp_path: Path) -> None:
+    read, compared, by_class, _ = sections_of(findings, tmp_path)
     assert read.listing.startswith("class up: held-out sequences")
-    first = "".join("abc"[v] for v in findings.aligned[1][0.0][0].tolist())
+    first = "".join("abc"[v] for v in findings.arrays["aligned_class1_w0"][0].tolist())
     assert f"class down: sample 1\nw = 0  {first}" in read.listing
-    assert compared.table is not None and [row[0] for row in compared.table.rows] == ["0", "2", "held-out sequences"]
-    assert "judged by the network itself" in compared.text
-    assert len(compared.pictures) == 3 and all(picture.path.stat().st_size > 1000 for picture in compared.pictures)
-    assert by_class.table is not None and list(by_class.table.columns) == ["w", "up", "down"]
+    assert compared.table is not None and [row[0] for row in compared.table.rows] == ["0", "2", "data"]
+    assert len(compared.pictures) == 3 and by_class.table is not None
+    assert all("up" in by_class.table.columns[1] and "down" in by_class.table.columns[2] for _ in by_class.table.rows)
 
 
 def test_grams_on_a_grid_do_not_run_from_one_row_into_the_next(tmp_path: Path) -> None:
@@ -130,37 +140,65 @@ def test_grams_on_a_grid_do_not_run_from_one_row_into_the_next(tmp_path: Path) -
     np.savez(tmp_path / "g.npz", tokens=tokens, labels=np.arange(40) % 2)
     grid = token_file(tmp_path / "g.npz")
     grid.setup()
-    found = studied(grid, random_target(2, 4), plan_of(0.0, n=10), Corpus(2, 1))
-    assert found.grams == [1, 2] and found.held_out[0]["tv_2"] == 0.0
-    x = found.samples[0.0][0]
+    of = found(grid, random_target(2, 4), plan_of(0.0, n=10), Corpus(2, 1))
+    assert row_of(of, "data").tv_2 == 0.0 and row_of(of, 0.0).tv_3 is None
+    x = torch.from_numpy(of.arrays["w0"][0])
     pairs = Counter(pair for row in x.reshape(-1, 2).tolist() for pair in pairwise(row))
     expected = 1 - sum(min(pairs[gram] / 20, 0.5) for gram in ((0, 0), (1, 1)))
-    assert found.judged[0.0][0]["tv_2"] == pytest.approx(expected)
+    assert row_of(of, 0.0, 0).tv_2 == pytest.approx(expected)
 
 
-def test_too_few_to_judge_are_not_judged(data: ExampleData, target: TableMixture, tmp_path: Path) -> None:
-    few = copy(data)
-    few._test = (few._test[0][:1], few._test[1][:1])
-    found = studied(few, target, plan_of(0.0, 1.0), Corpus(1, 1))
-    assert "held-out sequences too few to say" in found.verdict[0] and "accuracy_data" not in found.numbers()
-    assert corpus_sections(found, tmp_path)
+def with_held_out(data: ExampleData, up: int, down: int) -> ExampleData:
+    """The same data with fewer held-out sequences of each class."""
+    few, (x, labels) = copy(data), data.test_examples()
+    kept = torch.cat([(labels == k).nonzero().flatten()[:num] for k, num in ((0, up), (1, down))])
+    few._test = (x[kept], labels[kept])
+    return few
+
+
+def test_samples_and_held_out_sequences_are_means_over_the_same_classes(
+    data: ExampleData, target: TableMixture, findings: Findings, tmp_path: Path
+) -> None:
+    of = found(with_held_out(data, 50, 1), target, plan_of(0.0, 2.0))
+    for w in (0.0, 2.0, "data"):
+        one, mean = row_of(of, w, 0), row_of(of, w)
+        assert [getattr(mean, name) for name in STATISTICS] == [getattr(one, name) for name in STATISTICS]
+    assert row_of(of, 2.0, 1).accuracy == row_of(findings, 2.0, 1).accuracy  # the class's own samples are measured
+    assert row_of(of, "data", 1).accuracy is None and "down" in of.verdict[-1]
+    by_class = next(section.table for section in sections_of(of, tmp_path) if section.title == "By class")
+    assert by_class is not None and by_class.rows[-1][-1] == "-"
+
+
+def test_too_few_to_compare_with_are_not_compared(data: ExampleData, target: TableMixture) -> None:
+    of = found(with_held_out(data, 1, 0), target, plan_of(0.0, 1.0), Corpus(1, 1))
+    assert row_of(of, "data").accuracy is None and row_of(of, 0.0).tv_2 is not None
+    assert "accuracy_data" not in of.numbers() and not any("nan" in said or "None" in said for said in of.verdict)
+
+
+def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, target: TableMixture) -> None:
+    of = found(data, target, plan_of(1.0))
+    assert not any(said.count("w = 1") > 1 for said in of.verdict)
+    blind = FunctionDenoiser(
+        lambda tokens, classes: torch.full((len(tokens), D, N), -math.log(N), dtype=torch.float64), N, D, 2
+    )
+    said = found_by(Corpus(200, 2), data, blind, plan_of(0.0, 1.0)).verdict
+    assert "no judge" in said[0] and "no clear difference" in said[1]
 
 
 def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:
     table = TableData(target, "toy")
     table.setup()
-    for study, used, plan, words in [
-        (STUDY, table, plan_of(0.0), "needs data that are examples, such as data=text, and toy are none"),
-        (STUDY, data, plan_of(0.0, n=1), "at least 2 per class"),
-        (STUDY, data, plan_of(0.0, classes=(2,)), "class 2 is out of range"),
+    learned, other = target.denoiser(), random_target(2, 4).denoiser()
+    for used, denoiser, plan in [
+        (table, learned, plan_of(0.0)),
+        (data, learned, plan_of(0.0, n=1)),
+        (data, learned, plan_of(0.0, classes=(2,))),
+        (data, None, plan_of(0.0)),
+        (data, other, plan_of(0.0)),
     ]:
-        with pytest.raises(UserError, match=words):
-            study.check(used, plan)
-    with pytest.raises(UserError, match="train a network"):
-        STUDY.run(data, None, plan_of(0.0), print)
-    with pytest.raises(UserError, match="made for other data"):
-        STUDY.run(data, random_target(2, 4).denoiser(), plan_of(0.0), print)
-    with pytest.raises(UserError, match="both must be at least 1"):
+        with pytest.raises(UserError):
+            check(STUDY, Case.of(used, denoiser, plan))
+    with pytest.raises(UserError):
         Corpus(num_draws=0)
 
 

@@ -15,6 +15,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.score_error import ScoreError, score_error
 from mdlm_cfg.compare.sequences import SequenceStatistics, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.aligned import ALIGNED, SHOWN
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, check_sampled, drawn, draws_of
 from mdlm_cfg.studies.sequences.findings import CLASS, EXACT, FLOOR, LEARNED, SequenceFindings, SequenceSet
@@ -26,8 +27,6 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
-SHOWN = 4  # aligned samples
-ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w: the same places by the same numbers
 
 
 @dataclass(frozen=True)

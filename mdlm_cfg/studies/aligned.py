@@ -1,16 +1,46 @@
-"""Sequences below each other, position under position, with marks under what differs."""
+"""Sequences to read: a few at every strength by the same random numbers, position under position."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import policy_of
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.protocol import Case, Key, Piece
+from mdlm_cfg.support.seeds import generator_for
+
+SHOWN = 4  # sequences of a class
+ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w: the same places by the same numbers
 SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
 LINE = 128  # letters in a line of a listing
 FILLER = {"<blank>": "·"}  # names that would be longer than what they stand for
 UNPRINTABLE = "?"
+
+
+def aligned_key(case: Case, who: str, guidance: Guidance, target_class: int) -> Key:
+    """The key of the piece `aligned_piece`."""
+    num_dims = case.denoisers[who].num_dims
+    return ("aligned", who, guidance.key(num_dims), target_class, case.plan.seed)
+
+
+def aligned_piece(case: Case, who: str, guidance: Guidance, target_class: int) -> Piece:
+    """A few sequences of a class, (m, D) on the CPU; their random numbers are the same at every strength."""
+    make = partial(_aligned, case, who, guidance, target_class)
+    label = f"class {case.class_name(target_class)} by the same random numbers, w = {guidance.label}, {who}"
+    cost = ALIGNED.num_rows(SHOWN, case.denoisers[who].num_dims, guidance)
+    return Piece(aligned_key(case, who, guidance, target_class), make, label, cost)
+
+
+def _aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tensor:
+    denoiser = case.denoisers[who]
+    generator = generator_for("aligned", case.plan.seed, target_class, device=device_of(denoiser))
+    return ALIGNED.draw(denoiser, guidance, target_class, SHOWN, generator).cpu()
 
 
 def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:

@@ -1,0 +1,374 @@
+"""study=corpus: guided samples of sequences that are known by examples only, beside held-out sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
+from mdlm_cfg.studies.aligned import aligned_key, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+
+HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
+SHOWN_CLASSES = 4  # of which sequences are drawn to be read
+SHOWN_EXAMPLES = 4  # held-out sequences of such a class
+FEWEST = 2  # sequences of a class, or nothing is measured
+SURE = 2.0  # standard errors from which a difference is more than chance
+W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
+STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")
+READING = """\
+{num:,} samples per class and strength, by {sampler}, guidance of the kind “{kind}”, seed {seed}. The row "data" is of \
+held-out sequences in the samples' place: the noise floor. There is no other judge of the class than the network \
+itself. It assigns a sequence to the class of the smallest NELBO, with {draws} masks that all classes share. The row \
+of held-out sequences shows how good a judge it is.
+
+Two columns are shares of positions: those in which two sequences of a class differ, and those in which a sequence \
+differs from the nearest training sequence of its class (near 0 where it is a copy). The others are the total \
+variation between the distribution of n neighbouring values, at any place, and that of the class's training \
+sequences."""
+TO_READ = """\
+Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
+the first strength: what guidance changed, there or earlier in the order."""
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """Samples of all classes at one strength, or held-out sequences, beside the training sequences."""
+
+    w: Guidance | str = col("w", W, index=True)
+    accuracy: float | None = col("assigned to their class", "share, by the network itself", unit="share", digits=3)
+    diversity: float | None = col("differ from each other", "positions, two of a class", unit="share", digits=3)
+    nearest_train: float | None = col("nearest training sequence", "positions that differ", unit="share", digits=3)
+    tv_1: float | None = col("values", "distribution of single values to the training sequences'", unit="TV", digits=3)
+    tv_2: float | None = col("pairs", "the same of neighbouring pairs; absent where too many", unit="TV", digits=3)
+    tv_3: float | None = col("triples", "the same of three neighbours; absent where too many", unit="TV", digits=3)
+    num_sequences: int = col("sequences", "of each class; of held-out ones the fewest of a class")
+    num_classified: int = col("classified", "sequences whose class the network was asked for, in all")
+
+
+@dataclass(frozen=True)
+class ClassRow(SetRow):
+    """The same, of one class."""
+
+    target_class: int = col("class", "z", index=True)
+    class_name: str = col("class", "its name", index=True)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Samples of every class at every strength: their n-grams, their variety, and the class that the network sees.
+
+    Nothing but examples is known of such data, so the judge of the class is the network itself: it assigns a sequence
+    to the class under which its NELBO is smallest.
+
+    Args:
+        num_classified: sequences of each strength whose class it is asked for; num_draws: masks for each.
+
+    Raises:
+        UserError: either is below 1.
+    """
+
+    num_classified: int = 200
+    num_draws: int = 8
+    needs: ClassVar[Needs] = Needs(
+        what="data that are examples",
+        example="data=text",
+        accepts=lambda data: data.example_kind is not None,
+        learned="required",
+        numbers=True,
+        one_kind=True,
+        samples=FEWEST,
+    )
+    rows: ClassVar[Mapping[str, type]] = {"distances": SetRow, "by_class": ClassRow}
+
+    def __post_init__(self) -> None:
+        if self.num_classified < 1 or self.num_draws < 1:
+            raise UserError(
+                f"num_classified = {self.num_classified} and num_draws = {self.num_draws} of study=corpus are not "
+                "allowed: both must be at least 1"
+            )
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Held-out sequences measured, samples drawn and measured, and the few that are read."""
+        cost = float(self.num_draws * case.data.num_classes * self._each(case))
+        for k in case.classes:
+            make = partial(self._measured, case, HELD_OUT, k)
+            yield Piece(self._key(case, HELD_OUT, k), make, f"held-out sequences of {case.class_name(k)}", cost)
+        for guidance in case.plan.guidances:
+            for k in case.classes:
+                yield from draw_pieces(case, LEARNED, guidance, k)
+            for k in case.classes:
+                make = partial(self._measured, case, guidance, k)
+                label = f"measuring samples of {case.class_name(k)} at w = {guidance.label}"
+                yield Piece(self._key(case, guidance, k), make, label, cost)
+        for k in case.classes[:SHOWN_CLASSES]:
+            for guidance in case.plan.guidances:
+                yield aligned_piece(case, LEARNED, guidance, k)
+
+    def _each(self, case: Case) -> int:
+        """How many sequences of a class are classified."""
+        return math.ceil(self.num_classified / len(case.classes))
+
+    def _key(self, case: Case, w: Guidance | str, target_class: int) -> Key:
+        plan = case.plan
+        strength = w if isinstance(w, str) else (w.key(math.prod(case.data.grid_shape)), plan.sampler.key)
+        asked = (plan.num_samples, plan.seed, target_class, self._each(case), self.num_draws)
+        return ("measured", strength, *asked)
+
+    def _measured(self, case: Case, w: Guidance | str, target_class: int) -> dict[str, Any]:
+        """The columns of a row, of the sequences of one class; None for what so few do not have."""
+        data = case.data
+        x = held_out(case, target_class) if isinstance(w, str) else _samples(case, case.made, w, target_class)
+        found: dict[str, Any] = dict.fromkeys(STATISTICS)
+        found |= {"num_sequences": len(x), "num_classified": min(len(x), self._each(case))}
+        if len(x) < FEWEST:
+            return found | {"num_classified": 0}
+        label = "held out" if isinstance(w, str) else w.label
+        generator = generator_for("classified", case.plan.seed, label, target_class)
+        seen = bayes_classify(case.denoisers[LEARNED], x[: self._each(case)], self.num_draws, generator)
+        train, laws = _training(case, target_class)
+        return found | {
+            "accuracy": float((seen == target_class).double().mean()),
+            "diversity": mean_pairwise_difference(x, data.num_tokens),
+            "nearest_train": float(nearest_sequence(x, train).mean()),
+            **{f"tv_{n}": total_variation(law, _grams(case, x, n)) for n, law in laws.items()},
+        }
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Means over classes, every class, and sequences to read."""
+        sets: list[Guidance | str] = [*case.plan.guidances, HELD_OUT]
+        by_class = [
+            ClassRow(w=w, **made[self._key(case, w, k)], target_class=k, class_name=case.class_name(k))
+            for w in sets
+            for k in case.classes
+        ]
+        held = {row.target_class: row for row in by_class if row.w == HELD_OUT}
+        compared = [k for k, row in held.items() if row.num_sequences >= FEWEST] or list(held)
+        rows = [mean_of([r for r in by_class if r.w == w and r.target_class in compared]) for w in sets]
+        left_out = [row.class_name for k, row in held.items() if row.num_sequences < FEWEST]
+        samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
+        fewest = min(row.num_sequences for row in held.values())
+        data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
+        return Findings(
+            plan=case.plan,
+            blocks=[_to_read(case, made), self._compared(case, rows, left_out), _by_class(by_class)],
+            verdict=verdict_of(rows, case.data.num_classes, left_out),
+            facts={"data": data, "nelbo_classification": {"num_draws": self.num_draws}},
+            arrays=_arrays(case, made, samples),
+        )
+
+    def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
+        plan, held = case.plan, rows[-1]
+        text = READING.format(
+            num=plan.num_samples,
+            sampler=plan.sampler.label,
+            kind=plan.guidances[0].kind,
+            seed=plan.seed,
+            draws=self.num_draws,
+        )
+        note = "Means over classes; the last columns are total variations." + _left_out(left_out)
+        if held.num_sequences < plan.num_samples:
+            note += (
+                f" A class has no more than {held.num_sequences:,} held-out sequences, fewer than samples: their total "
+                "variations are then too large."
+            )
+        shown = [name for name in ("accuracy", "diversity", "tv_2") if getattr(rows[0], name) is not None]
+        views: list[View] = [Table(["w"], STATISTICS, note=note), *(_curve(name, held) for name in shown)]
+        title = "Samples beside held-out sequences"
+        return Block("distances", rows, title, text, views=views, logged=STATISTICS, group="", printed=True)
+
+
+CAPTIONS = {
+    "accuracy": "The share of samples that the network itself assigns to their class.",
+    "diversity": "The share of positions in which two samples of a class differ.",
+    "tv_2": "How far the pairs of neighbouring values are from the training data's.",
+}
+
+
+def _curve(name: str, held: SetRow) -> Curve:
+    level = getattr(held, name)
+    return Curve("w", name, [], CAPTIONS[name], levels={} if level is None else {"held-out sequences": level})
+
+
+def mean_of(rows: Sequence[ClassRow]) -> SetRow:
+    """The means over classes of one set, the same classes in every column; None where a class lacks the number."""
+    means: dict[str, float | None] = {}
+    for name in STATISTICS:
+        values = [getattr(row, name) for row in rows]
+        means[name] = None if None in values else sum(values) / len(values)
+    return SetRow(
+        w=rows[0].w,
+        **means,
+        num_sequences=min(row.num_sequences for row in rows),
+        num_classified=sum(row.num_classified for row in rows),
+    )
+
+
+def _training(case: Case, target_class: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """The training sequences of a class, int64 (m, D), and their distributions of n-grams; found once."""
+    key = ("training sequences", target_class)
+    if key not in case.made:
+        generator = generator_for("reference", case.plan.seed, target_class)
+        x = case.data.train_examples(target_class, generator).long()
+        lengths = [n for n in gram_lengths(case.denoisers[LEARNED]) if n <= case.data.grid_shape[-1]]
+        case.made[key] = x, {n: _grams(case, x, n) for n in lengths}
+    x, laws = case.made[key]
+    return x, laws
+
+
+def _grams(case: Case, x: Tensor, n: int) -> Tensor:
+    """The distribution of n-grams along the last axis of the grid."""
+    return gram_histogram(x.reshape(-1, case.data.grid_shape[-1]), case.data.num_tokens, n)
+
+
+def held_out(case: Case, target_class: int) -> Tensor:
+    """As many test sequences of a class as there are samples, where there are so many: int64 (n, D)."""
+    x, labels = case.data.test_examples()
+    order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
+    return x[order][labels[order] == target_class][: case.plan.num_samples].long()
+
+
+def _samples(case: Case, made: Made, guidance: Guidance, target_class: int) -> Tensor:
+    """Of one class, int64 (n, D)."""
+    return samples_of(made, draw_pieces(case, LEARNED, guidance, target_class)).long()
+
+
+def _aligned(case: Case, made: Made, target_class: int) -> dict[Guidance, Tensor]:
+    return {g: made[aligned_key(case, LEARNED, g, target_class)] for g in case.plan.guidances}
+
+
+def _to_read(case: Case, made: Made) -> Block:
+    """Held-out sequences of the first classes, and samples at every strength."""
+    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
+    line = case.data.grid_shape[-1] if len(case.data.grid_shape) > 1 else None
+    parts = []
+    for k in case.classes[:SHOWN_CLASSES]:
+        name, by_w = case.class_name(k), _aligned(case, made, k)
+        examples = [listing({"": x}, symbols, False, line) for x in held_out(case, k)[:SHOWN_EXAMPLES]]
+        if examples:
+            parts.append("\n".join([f"class {name}: held-out sequences", *examples]))
+        for at in range(len(by_w[case.plan.guidances[0]])):
+            rows = {f"w = {g.label}": x[at] for g, x in by_w.items()}
+            parts.append(f"class {name}: sample {at + 1}\n{listing(rows, symbols, line=line)}")
+    left = len(case.classes) - SHOWN_CLASSES
+    text = TO_READ + (f" Samples of the other {left} classes are in arrays.npz." if left > 0 else "")
+    return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
+
+
+def _by_class(rows: Sequence[ClassRow]) -> Block:
+    note = "The share that the network itself assigns to the class. Fewer than two sequences are not measured (-)."
+    whole = Table(["w", "class_name"], [*STATISTICS[1:], "num_sequences"])
+    views: list[View] = [Table(["w"], ["accuracy"], "class_name", note), whole]
+    return Block("by_class", rows, "By class", views=views, group="By class")
+
+
+def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:
+    """Samples of every w, (C, n, *grid_shape), and the aligned ones: the smallest whole numbers that hold them."""
+    small = torch.uint8 if case.data.num_tokens <= 256 else torch.int32
+    found = {g.identifier: x for g, x in samples.items()}
+    for k in case.classes[:SHOWN_CLASSES]:
+        found |= {f"aligned_class{k}_{g.identifier}": x for g, x in _aligned(case, made, k).items()}
+    return {name: x.to(small).reshape(*x.shape[:-1], *case.data.grid_shape).numpy() for name, x in found.items()}
+
+
+def _left_out(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return f" Left out of them, with fewer than two held-out sequences: {', '.join(names)}."
+
+
+def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str] = ()) -> list[str]:
+    """What guidance did to the class that the network sees, to the n-grams and to the variety.
+
+    Args:
+        rows: of every strength, then of held-out sequences.
+        left_out: names of classes that are in no mean.
+    """
+    *samples, held = rows
+    weak, strong = (pick(samples, key=_strength) for pick in (min, max))
+    ends = [weak] if weak is strong else [weak, strong]
+    said = [] if num_classes < 2 else _of_classes(ends, held, num_classes)
+    for name, what in (("tv_2", "pairs of neighbouring values"), ("tv_1", "values")):
+        if getattr(weak, name) is not None:
+            shares = f"{_at(ends, name, '.3f')} ({_of_held(held, name, '.3f')})"
+            said.append(f"The total variation between the {what} of samples and of the training data is {shares}.")
+            break
+    said.append(
+        f"Two samples of a class differ in {_at(ends, 'diversity', '.1%', 'of positions')} "
+        f"({_of_held(held, 'diversity', '.1%')})."
+    )
+    if _copies(strong, held):
+        said.append(
+            f"At w = {_label(strong)} samples copy training sequences: they differ from the nearest one in "
+            f"{strong.nearest_train:.1%} of positions, held-out sequences in {held.nearest_train:.1%}."
+        )
+    names = ", ".join(left_out)
+    return [*said, *([f"Left out of all means, with fewer than two held-out sequences: {names}."] if names else [])]
+
+
+def _copies(samples: SetRow, held: SetRow) -> bool:
+    """Whether samples are less than half as far from the training sequences as held-out sequences are."""
+    if samples.nearest_train is None or held.nearest_train is None:
+        return False
+    return samples.nearest_train < held.nearest_train / 2
+
+
+def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[str]:
+    """The class that the network sees, and whether it is a judge at all."""
+    said, chance = [], 1 / num_classes
+    if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
+        said.append(
+            f"The network is no judge of the class: it recognises {held.accuracy:.1%} of held-out sequences, and "
+            f"guessing recognises {chance:.1%}."
+        )
+    shares = f"the intended class to {_at(ends, 'accuracy', '.1%', 'of samples')} ({_of_held(held, 'accuracy', '.1%')})"
+    if len(ends) == 1:
+        return [*said, f"The network itself assigns {shares}."]
+    weak, strong = ends
+    change = (strong.accuracy or 0.0) - (weak.accuracy or 0.0)
+    if abs(change) <= SURE * math.hypot(_error(weak), _error(strong)):
+        head = "Guidance makes no clear difference to the class that the network sees"
+    else:
+        head = f"Guidance makes the network recognise the class {'more' if change > 0 else 'less'} often"
+    return [*said, f"{head}: it assigns {shares}."]
+
+
+def _at(ends: Sequence[SetRow], name: str, show: str, of: str = "") -> str:
+    parts = [
+        f"{getattr(row, name):{show}}{f' {of}' if of and not k else ''} at w = {_label(row)}"
+        for k, row in enumerate(ends)
+    ]
+    return " and ".join(parts)
+
+
+def _of_held(held: SetRow, name: str, show: str) -> str:
+    value = getattr(held, name)
+    return "too few held-out sequences to compare with" if value is None else f"held-out sequences: {value:{show}}"
+
+
+def _error(row: SetRow) -> float:
+    """The standard error of a share of so many sequences."""
+    p = row.accuracy or 0.0
+    return math.sqrt(p * (1 - p) / max(row.num_classified, 1))
+
+
+def _strength(row: SetRow) -> float:
+    return row.w.constant if isinstance(row.w, Guidance) else math.nan
+
+
+def _label(row: SetRow) -> str:
+    return row.w.label if isinstance(row.w, Guidance) else row.w

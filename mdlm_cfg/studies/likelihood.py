@@ -1,0 +1,428 @@
+"""study=likelihood: NLL, NELBO and the bounds between them, of the unguided chain (theory, section 14)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exact_nll, likelihood, nelbo_bound
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import share_shown
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
+
+TABLE_SAMPLES = 2000  # drawn of a table for its bounds
+TABLE_POLICIES = ("fixed_order", "confidence", "margin", "entropy")
+POLICIES = ("fixed_order", "confidence")  # of everything else: an order costs as much as a random one
+NUM_DRAWS = 2  # masks per test example for the NELBO
+SAME = 1e-9  # nats; smaller differences are rounding
+CLEAR = 2  # standard errors from 0
+CONDITIONAL, NULL = "conditional", "null"
+LABELS = {CONDITIONAL: "With the class", NULL: "Without a class"}
+READING = """\
+All likelihoods are of the unguided chain, w = 0, in nats per example. With one coordinate at a time the conditionals \
+are an order-agnostic autoregressive model: the NELBO is the mean of -ln q(x) over random orders, and the NLL is that \
+of the mixture of all orders. Their difference, NELBO - NLL, is the order gap. It is 0 where all orders agree."""
+OF_TABLES = "NLL and NELBO are exact. Bounds from several orders are estimated with {:,} samples of the data."
+OF_OTHERS = """\
+The NELBO is of all {:,} test examples, with {} masks each. How far k random orders lower it was measured on {:,} of \
+them, along the same orders with the class and without. Each example is compared with itself, which has far less noise \
+than the NELBO of so few examples."""
+ONE_ORDER = """\
+A policy that leaves nothing to chance gives every example one order, and the likelihood is the product along it \
+(arXiv 2603.01367). With exact conditionals all orders agree."""
+DENOISER = '"exact" or "learned"'
+LABEL = '"conditional": with the class, the mean over classes; "null": without a class'
+
+
+@dataclass(frozen=True)
+class LikelihoodRow:
+    """The likelihood of one denoiser."""
+
+    denoiser: str = col("denoiser", DENOISER, index=True)
+    label: str = col("label", LABEL, index=True)
+    entropy: float | None = col("entropy", "of the data: no NLL is below; absent where unknown", unit="nats", digits=5)
+    entropy_se: float | None = col("entropy, ±", "standard error of -ln p(x) over the test examples", unit="nats")
+    nll: float | None = col("NLL", "of the uniform order; absent where it is out of reach", unit="nats", digits=5)
+    nelbo: float = col("NELBO", "the bound from one random order", unit="nats", digits=5)
+    nelbo_se: float | None = col("NELBO, ±", "its standard error; absent where it is exact", unit="nats")
+    order_gap: float | None = col("order gap", "NELBO - NLL", unit="nats", digits=7)
+
+
+@dataclass(frozen=True)
+class BoundRow:
+    """The bound of the NLL from several random orders."""
+
+    denoiser: str = col("denoiser", DENOISER, index=True)
+    label: str = col("label", LABEL, index=True)
+    orders: int = col("orders", "k, random", index=True)
+    nats: float = col("bound", "-E ln of the mean of q along k orders", unit="nats")
+    nats_se: float = col("±", "its standard error", unit="nats")
+    bits_per_dim: float = col("bits per dim", "the bound in bits per dimension")
+    fall: float = col("below the NELBO", "how far the bound is below that from one order", unit="nats", digits=5)
+    fall_se: float = col("below, ±", "its standard error", unit="nats", digits=5)
+
+    @property
+    def low(self) -> float:
+        """The fall, less a standard error."""
+        return self.fall - self.fall_se
+
+    @property
+    def high(self) -> float:
+        """The fall and a standard error."""
+        return self.fall + self.fall_se
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """The likelihood along the order of one policy."""
+
+    denoiser: str = col("denoiser", DENOISER, index=True)
+    label: str = col("label", LABEL, index=True)
+    policy: str = col("policy", "the order of unmasking", index=True)
+    nats: float = col("NLL", "of a table exactly, with ties shared equally; else of one order", unit="nats", digits=5)
+    nats_se: float | None = col("±", "its standard error; absent where it is exact", unit="nats")
+    bits_per_dim: float = col("bits per dim", "the same in bits per dimension")
+    fall: float = col("below the NELBO", "negative where random orders are better on average", unit="nats")
+    fall_se: float | None = col("below, ±", "its standard error; absent where it is exact", unit="nats")
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """The bound on the examples that k orders were measured on, alone."""
+
+    label: str = col("label", LABEL, index=True)
+    orders: int = col("orders", "k, random", index=True)
+    nats: float = col("bound", "on these examples alone", unit="nats")
+    nats_se: float = col("±", "its standard error", unit="nats")
+
+
+@dataclass(frozen=True)
+class LikelihoodStudy:
+    """NLL, NELBO, and what is between them, with the class and without; of the unguided chain, whatever w is.
+
+    Args:
+        orders: k, the most orders that a bound is from.
+        num_images: test examples that are taken apart order by order, at orders * D rows each; of tables all is exact.
+
+    Raises:
+        UserError: fewer than one order, or than two examples.
+    """
+
+    orders: int = 16
+    num_images: int = 16
+    name: ClassVar[str] = "likelihood"
+    needs: ClassVar[Needs] = Needs()
+    rows: ClassVar[Mapping[str, type]] = {
+        "likelihoods": LikelihoodRow,
+        "bounds": BoundRow,
+        "orders": OrderRow,
+        "part": PartRow,
+    }
+
+    def __post_init__(self) -> None:
+        if self.orders < 1:
+            raise UserError(f"study.orders = {self.orders} must be at least 1")
+        if self.num_images < 2:
+            raise UserError(f"study.num_images = {self.num_images} must be at least 2: one has no standard error")
+
+    def check(self, case: Case) -> None:
+        """Refuse a class, filters of values, and data that nobody knows or has learned."""
+        if case.plan.classes is not None:
+            raise UserError("study=likelihood is of all classes together: give target_class=null")
+        if any(guidance.filters for guidance in case.plan.guidances):
+            raise UserError("study=likelihood is of conditionals as they are: leave temperature and top_p away")
+        if not case.denoisers:
+            raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Of a table one for each denoiser and label; of other data NELBOs, orders and the truth of each label."""
+        if is_exact(case):
+            for who in case.denoisers:
+                for label in LABELS:
+                    make = partial(_of_table, case, who, label, self.orders)
+                    yield Piece(self._table_key(case, who, label), make, f"likelihoods, {who} conditionals, {label}")
+            return
+        x, classes = case.data.test_examples()
+        part = _part_of(len(x), self.num_images, case.plan.seed)
+        cost = float(len(part) * x.shape[1])
+        for label, labels in ((CONDITIONAL, classes), (NULL, None)):
+            truth = partial(_truth, case.target, x, labels)
+            yield Piece(("truth", label), truth, f"likelihood of the data's own distribution, {label}", 0.0)
+            masks = partial(_nelbo, case, x, labels)
+            what = f"NELBO of {len(x):,} test examples, {label}"
+            yield Piece(("nelbo", label, case.plan.seed), masks, what, float(len(x) * NUM_DRAWS))
+            own = None if labels is None else labels[part]
+            for policy in (None, *POLICIES):
+                orders = self.orders if policy is None else 1
+                along = partial(_along, case, x[part], own, orders, policy)
+                what = f"{policy or orders} orders of {len(part)} test examples, {label}"
+                yield Piece(self._key(case, label, policy), along, what, orders * cost)
+
+    def _table_key(self, case: Case, who: str, label: str) -> Key:
+        return ("likelihood", who, label, self.orders, case.plan.seed)
+
+    def _key(self, case: Case, label: str, policy: str | None) -> Key:
+        orders = self.orders if policy is None else 1
+        return ("orders", label, self.num_images, orders, policy or "uniform", case.plan.seed)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Likelihoods, bounds from k orders, and likelihoods along one order."""
+        if is_exact(case):
+            return self._of_tables(case, made)
+        return self._of_others(case, made)
+
+    def _of_tables(self, case: Case, made: Made) -> Findings:
+        likelihoods: list[LikelihoodRow] = []
+        bounds: list[BoundRow] = []
+        orders: list[OrderRow] = []
+        bits = 1 / (case.target.num_dims * math.log(2))
+        for who in case.denoisers:
+            for label in LABELS:
+                entropy, nll, nelbo, excesses, policies = made[self._table_key(case, who, label)]
+                likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
+                for k, excess, error in excesses:
+                    value, fall = nll + excess, _less(nelbo, nll + excess)
+                    bounds.append(BoundRow(who, label, k, value, error, value * bits, fall, error))
+                for policy, value in policies:
+                    orders.append(OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None))
+        blocks = _blocks(likelihoods, bounds, orders, OF_TABLES.format(TABLE_SAMPLES))
+        verdict = verdict_of_table(likelihoods, orders)
+        return Findings(case.plan, blocks, verdict, {"num_samples": TABLE_SAMPLES})
+
+    def _of_others(self, case: Case, made: Made) -> Findings:
+        likelihoods: list[LikelihoodRow] = []
+        bounds: list[BoundRow] = []
+        orders: list[OrderRow] = []
+        part: list[PartRow] = []
+        num_dims, num_test = math.prod(case.data.grid_shape), len(case.data.test_examples()[0])
+        for label in LABELS:
+            nelbo = Bound(*made["nelbo", label, case.plan.seed])
+            truth, truth_se = made["truth", label] or (None, None)
+            row = LikelihoodRow(case.judged, label, truth, truth_se, None, nelbo.value, nelbo.standard_error, None)
+            likelihoods.append(row)
+            random = Likelihood.of(made[self._key(case, label, None)])
+            for k, alone in random.bounds.items():
+                bounds.append(BoundRow(case.judged, label, k, *_below(nelbo, random.fall(k), num_dims)))
+                part.append(PartRow(label, k, *astuple(alone)))
+            for policy in POLICIES:
+                one = Likelihood.of(made[self._key(case, label, policy)])
+                fall = Bound.of(random.of_each(1) - one.of_each(1))
+                orders.append(OrderRow(case.judged, label, policy, *_below(nelbo, fall, num_dims)))
+        num = min(self.num_images, num_test)
+        blocks = _blocks(likelihoods, bounds, orders, OF_OTHERS.format(num_test, NUM_DRAWS, num), part)
+        facts = {"num_images": num, "num_test": num_test, "num_draws": NUM_DRAWS}
+        return Findings(case.plan, blocks, verdict_of_bounds(likelihoods, bounds, orders), facts)
+
+
+def is_exact(case: Case) -> bool:
+    """Whether all is exact: of a table that is small enough."""
+    if not isinstance(case.target, TableMixture):
+        return False
+    n, d = case.target.num_tokens, case.target.num_dims
+    return (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES
+
+
+def _of_table(case: Case, who: str, label: str, most: int) -> tuple[Any, ...]:
+    """Entropy, NLL, NELBO; (k, bound - NLL, standard error) for each k; (policy, NLL) for each policy."""
+    target, denoiser = case.target, case.table(who) or case.denoisers[who]
+    parts: list[tuple[float, int | None]] = [(1.0, None)]
+    if label == CONDITIONAL:
+        parts = [(a, k) for k, a in enumerate(target.class_weights.tolist()) if a > 0]
+    exact = [(a, exact_likelihood(target, denoiser, k)) for a, k in parts]
+    policies = [(name, sum(a * exact_nll(target, denoiser, k, name) for a, k in parts)) for name in TABLE_POLICIES]
+    entropy = sum(a * found.entropy for a, found in exact)
+    nll = sum(a * found.nll for a, found in exact)
+    nelbo = sum(a * found.nelbo for a, found in exact)
+    return entropy, nll, nelbo, _excesses(target, denoiser, label, most, case.plan.seed), policies
+
+
+def _excesses(
+    target: TableMixture, denoiser: Denoiser, label: str, most: int, seed: int
+) -> list[tuple[int, float, float]]:
+    """For each k the mean excess of drawn samples over their own -ln q(x), which has not the noise of -ln q(x)."""
+    x, drawn = target.sample(TABLE_SAMPLES, generator_for("likelihood", seed))
+    classes = drawn if label == CONDITIONAL else None
+    found = likelihood(denoiser, x, classes, most, generator=generator_for("orders", seed, device=device_of(denoiser)))
+    own = torch.empty(len(x), dtype=torch.float64)
+    for k in [None] if classes is None else classes.unique().tolist():
+        rows = slice(None) if k is None else classes == k
+        own[rows] = -terminal_law(denoiser, Guidance(0.0), k, "uniform")[tuple(x[rows].T)].log()
+    return [(k, *astuple(Bound.of(found.of_each(k).cpu() - own))) for k in found.bounds]
+
+
+def _part_of(num: int, most: int, seed: int) -> Tensor:
+    """Which test examples are taken apart."""
+    return torch.randperm(num, generator=generator_for("likelihood images", seed))[:most]
+
+
+def _nelbo(case: Case, x: Tensor, labels: Tensor | None) -> tuple[float, ...]:
+    masks = generator_for("likelihood masks", case.plan.seed)
+    return astuple(nelbo_bound(case.denoisers[case.judged], x.long(), labels, NUM_DRAWS, masks))
+
+
+def _truth(target: Any, x: Tensor, classes: Tensor | None) -> tuple[float, ...] | None:
+    """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
+    if not isinstance(target, BernoulliMixture):
+        return None
+    return astuple(Bound.of(-target.log_prob(x.long(), classes)))
+
+
+def _along(case: Case, x: Tensor, classes: Tensor | None, orders: int, policy: str | None) -> Tensor:
+    """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
+    denoiser, seed = case.denoisers[case.judged], case.plan.seed
+    stream = ("orders", seed) if policy is None else ("ties", seed, policy)
+    generator = generator_for(*stream, device=device_of(denoiser))
+    with share_shown(f"orders of {policy or 'chance'}") as show:
+        found = likelihood(denoiser, x.long(), classes, orders, policy=policy, generator=generator, progress=show)
+    return found.log_probs.cpu()
+
+
+def _less(a: float, b: float) -> float:
+    """a - b, where two infinite values differ by nothing."""
+    return 0.0 if a == b else a - b
+
+
+def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
+    """The NELBO of all examples less the fall on a part of them: bound, its error, bits, the fall, its error.
+
+    The two errors are added as if independent: few of the examples are in both.
+    """
+    bound = Bound(nelbo.value - fall.value, math.hypot(nelbo.standard_error, fall.standard_error))
+    return *astuple(bound), bound.bits_per_dim(num_dims).value, *astuple(fall)
+
+
+def _blocks(
+    likelihoods: Sequence[LikelihoodRow],
+    bounds: Sequence[BoundRow],
+    orders: Sequence[OrderRow],
+    how: str,
+    part: Sequence[PartRow] = (),
+) -> list[Block]:
+    """The page; `part` is of data that are too large for exact likelihoods."""
+    index = ["denoiser", "label"]
+    measured = ["entropy", "entropy_se", "nll", "nelbo", "nelbo_se", "order_gap"]
+    curve = Curve(
+        x="orders",
+        y="fall",
+        by=index,
+        caption="How far the bound from k orders is below the NELBO, at most the order gap. Bands: ± standard error.",
+        low="low",
+        high="high",
+        log_x=True,
+        dashed={"denoiser": LEARNED},
+    )
+    values = ["nats", "nats_se", "bits_per_dim", "fall", "fall_se"]
+    views: list[View] = [Table([*index, "orders"], values), curve]
+    head = Block(
+        "likelihoods",
+        likelihoods,
+        "Likelihoods",
+        f"{READING}\n\n{how}",
+        views=[Table(index, measured)],
+        logged=("nll", "nelbo", "order_gap"),
+        group="",
+        printed=True,
+    )
+    along = Block(
+        "orders", orders, "Along one order", ONE_ORDER, views=[Table([*index, "policy"], values)], group="Orders"
+    )
+    alone = "The same bounds of the examples that are taken apart, without the NELBO of all others."
+    more = [
+        Block(
+            "part",
+            part,
+            "The examples taken apart",
+            alone,
+            views=[Table(["label", "orders"], values[:2])],
+            group="Orders",
+        )
+    ]
+    return [
+        head,
+        Block("bounds", bounds, "Bounds from several orders", views=views, logged=("nats",), group="Orders"),
+        along,
+        *(more if part else []),
+    ]
+
+
+def verdict_of_table(likelihoods: Sequence[LikelihoodRow], orders: Sequence[OrderRow]) -> list[str]:
+    """How far the network's NLL is above the entropy, and whether its orders agree; then the exact denoiser."""
+    said = [sentence for row in likelihoods if row.denoiser == LEARNED for sentence in _of_learned(row, orders)]
+    values = [(_known(row.entropy), v) for row in likelihoods if row.denoiser == EXACT for v in (row.nll, row.nelbo)]
+    entropies = {row.label: _known(row.entropy) for row in likelihoods}
+    values += [(entropies[row.label], row.nats) for row in orders if row.denoiser == EXACT]
+    off = max(abs(_less(entropy, _known(value))) for entropy, value in values)
+    if off < SAME:
+        return [*said, "With exact conditionals NLL, NELBO and every order equal the entropy of the data."]
+    return [*said, f"With exact conditionals NLL, NELBO and orders differ from the entropy by up to {off:.1e} nats."]
+
+
+def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
+    nll, entropy, gap = _known(row.nll), _known(row.entropy), _known(row.order_gap)
+    head = f"{LABELS[row.label]}, the network"
+    if math.isinf(nll):
+        return [f"{head} gives probability 0 to examples that the data have: its NLL is infinite."]
+    above = nll - entropy
+    said = f"{head} equals the data: its NLL is the entropy, {entropy:.5f} nats"
+    if above >= SAME:
+        said = f"{head} is {above:.2g} nats worse than the data allow: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
+    agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
+    own = {o.policy: o.nats for o in orders if (o.denoiser, o.label) == (row.denoiser, row.label)}
+    best, worst = min(own.values()), max(own.values())
+    if _less(worst, best) < SAME:
+        return [f"{said}, and {agree}. Along the order of every policy the NLL is {best:.5f}."]
+    named = [
+        ", ".join(name for name, v in own.items() if _less(v, at) == 0 or abs(v - at) < SAME) for at in (best, worst)
+    ]
+    return [
+        f"{said}, and {agree}. Of single orders, the NLL is smallest with {named[0]} ({best:.5f}) and largest with "
+        f"{named[1]} ({worst:.5f})."
+    ]
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def verdict_of_bounds(
+    likelihoods: Sequence[LikelihoodRow], bounds: Sequence[BoundRow], orders: Sequence[OrderRow]
+) -> list[str]:
+    """The lowest bound, what the orders disagree by, and the orders of policies, with the class and without."""
+    said = []
+    for row in likelihoods:
+        best = max((bound for bound in bounds if bound.label == row.label), key=lambda bound: bound.orders)
+        nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
+        fall = f"{best.fall:.3g} ± {best.fall_se:.2g}"
+        if best.orders == 1:
+            said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension.")
+        elif abs(best.fall) < SAME:
+            said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension; all orders agree.")
+        elif best.fall > CLEAR * best.fall_se:
+            said.append(
+                f"{nelbo}; {best.orders} orders lower the bound by {fall}, and the order gap is at least that. The "
+                f"bound is then {_nats(best.nats, best.nats_se)}, {best.bits_per_dim:.4f} bits per dimension."
+            )
+        else:
+            said.append(f"{nelbo}; that orders disagree cannot be shown ({best.orders} orders: {fall} below it).")
+        if row.entropy is not None:
+            said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
+        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in orders if o.label == row.label]
+        said.append(f"{LABELS[row.label]}, along one order of a policy: {', '.join(named)}.")
+    return said
+
+
+def _nats(value: float, error: float | None) -> str:
+    return f"{value:.2f} ± {_known(error):.2f} nats"
