@@ -9,11 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
+    from mdlm_cfg.chain.classifier_rule import ByClassifier
     from mdlm_cfg.chain.corrections import Correction
     from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
     from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
     from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, parse_strength
     from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
+    from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
+    from mdlm_cfg.chain.rule_names import parse_rule
+    from mdlm_cfg.chain.rules import CFG, Rule
     from mdlm_cfg.chain.schedules import Schedule
     from mdlm_cfg.compare.best_schedule import best_schedule
     from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
@@ -35,12 +40,19 @@ if TYPE_CHECKING:
     from mdlm_cfg.studies.benchmark import benchmark
     from mdlm_cfg.support.errors import UserError
     from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+    from mdlm_cfg.targets.posterior import TablePosterior
     from mdlm_cfg.targets.table import TableMixture
     from mdlm_cfg.training.runs import load_run
 
 __version__ = "0.2.0"
 
 _HOMES = {
+    "chain.adaptive_cfg": ("AdaptiveCFG",),
+    "chain.classifier_rule": ("ByClassifier",),
+    "chain.product_rules": ("Auto", "Compose", "Negative", "Tempered"),
+    "chain.rule_names": ("parse_rule",),
+    "chain.rules": ("CFG", "Rule"),
+    "targets.posterior": ("TablePosterior",),
     "chain.corrections": ("Correction",),
     "chain.denoiser": ("Denoiser", "FunctionDenoiser"),
     "chain.guidance": ("Guidance", "interval", "linear_ramp"),
@@ -75,13 +87,63 @@ _HOMES = {
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Blocks", "Confidence", "Correction", "Denoiser", "Entropy", "FixedOrder", "FunctionDenoiser", "Guidance",
-    "HiddenMarkovMixture", "Interval", "LinearRamp", "Margin", "PerCount", "Policy", "RatePolicy", "Sampler",
-    "Schedule", "TableMixture", "Uniform", "UserError", "benchmark", "best_schedule", "calibrate",
-    "calibrated_strengths", "error_ledger", "exact_information_profile", "exact_likelihood",
-    "ideal_denoiser", "information_profile", "interval", "law_at", "likelihood", "limit_law", "linear_ramp", "load_run",
-    "masked_lm_denoiser", "parse_strength", "path_kl", "sample", "sequential_monte_carlo", "slice_denoiser",
-    "stationary_law", "stepped_law", "terminal_law", "tilted_law", "tilted_weights", "tv_decay",
+    "CFG",
+    "AdaptiveCFG",
+    "Auto",
+    "Blocks",
+    "ByClassifier",
+    "Compose",
+    "Confidence",
+    "Correction",
+    "Denoiser",
+    "Entropy",
+    "FixedOrder",
+    "FunctionDenoiser",
+    "Guidance",
+    "HiddenMarkovMixture",
+    "Interval",
+    "LinearRamp",
+    "Margin",
+    "Negative",
+    "PerCount",
+    "Policy",
+    "RatePolicy",
+    "Rule",
+    "Sampler",
+    "Schedule",
+    "TableMixture",
+    "TablePosterior",
+    "Tempered",
+    "Uniform",
+    "UserError",
+    "benchmark",
+    "best_schedule",
+    "calibrate",
+    "calibrated_strengths",
+    "error_ledger",
+    "exact_information_profile",
+    "exact_likelihood",
+    "ideal_denoiser",
+    "information_profile",
+    "interval",
+    "law_at",
+    "likelihood",
+    "limit_law",
+    "linear_ramp",
+    "load_run",
+    "masked_lm_denoiser",
+    "parse_rule",
+    "parse_strength",
+    "path_kl",
+    "sample",
+    "sequential_monte_carlo",
+    "slice_denoiser",
+    "stationary_law",
+    "stepped_law",
+    "terminal_law",
+    "tilted_law",
+    "tilted_weights",
+    "tv_decay",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdlm_cfg.chain import denoiser, guidance, kinds, steps
+from mdlm_cfg.chain import denoiser, guidance, kinds, rules, steps
 from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare import decay, metrics
 from mdlm_cfg.laws import push, rates, terminal
@@ -23,7 +23,7 @@ from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 
 TESTS = Path(__file__).parent
 Plant = Callable[[pytest.MonkeyPatch], None]
-FORMULAS = (guidance, rates, terminal)  # the rooms that hold `geometric_mean`
+FORMULAS = (rules, rates, terminal)  # the rooms that hold `geometric_mean`
 
 
 def the_test(path: str) -> Callable[..., None]:
@@ -58,14 +58,14 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_of_w(patch: pytest.MonkeyPatch) -> None:
-    right, weights = guidance.geometric_mean, LogMarginals.weights
+    right, weights = rules.geometric_mean, LogMarginals.weights
     patch.setattr(LogMarginals, "weights", lambda self, w: weights(self, -w))
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
 
 
 def gamma_for_w(patch: pytest.MonkeyPatch) -> None:
-    right = guidance.geometric_mean
+    right = rules.geometric_mean
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, w - 1))
 

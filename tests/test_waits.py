@@ -28,6 +28,7 @@ from mdlm_cfg import (
     terminal_law,
 )
 from mdlm_cfg.chain import checks, schedules
+from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.blocks import blocks_of
 from mdlm_cfg.chain.corrections import SCANS
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -35,6 +36,7 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
+from mdlm_cfg.chain.product_rules import Negative
 from mdlm_cfg.chain.remasking import Remasking
 from mdlm_cfg.compare import metrics
 from mdlm_cfg.compare.metrics import histogram, kl_divergence, mean_and_covariance, relative_difference, total_variation
@@ -55,6 +57,7 @@ CACHES = lattice_of, blocks_of, checks.constant_on
 GUIDANCES = {
     "rate": Guidance(2.0), "normalized": Guidance(2.0, "normalized"), "ramp": Guidance(linear_ramp(0.0, 3.0)),
     "sharp": Guidance(2.0, temperature=0.7, top_p=0.9), "class": Guidance(0.0),
+    "negative": Guidance(2.0, rule=Negative(0)), "a_cfg": Guidance(linear_ramp(0.0, 3.0), rule=AdaptiveCFG(k=1)),
 }  # fmt: skip
 POLICIES = {
     "own": None, "rate": "rate", "uniform": "uniform", "order": FixedOrder((2, 0, 1)), "margin": "margin",

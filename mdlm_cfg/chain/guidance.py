@@ -1,4 +1,4 @@
-"""Classifier-free guidance of the reverse chain, in log space (theory, section 3)."""
+"""Guidance of the reverse chain, in log space: a strength, a kind and a rule (theory, sections 3 and 20)."""
 
 from __future__ import annotations
 
@@ -9,49 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import constant_on, raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals, name_class, name_state
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, linear_ramp, schedule_name
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
+from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
-__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "geometric_mean", "interval", "linear_ramp"]
+__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "interval", "linear_ramp"]
 
 NEG_INF = float("-inf")
+CLASSIFIER_FREE = CFG()
 MAX_STRENGTH = 1e4  # w times the rounding of a log-ratio, about 1e-15, stays far below 1e-10
-
-
-def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
-    """log [p^(-w) p_z^(1+w)] = log p_z + w (log p_z - log p), with explicit supports: no epsilon, no NaN.
-
-    In this form nothing cancels: for a large w, (1+w) log p_z - w log p would lose what the two have in common.
-    A value that is impossible under the class stays impossible for every w >= -1: w = -1 is the limit from above, the
-    mixture's conditional on the support of the class (the whole mixture itself is target_class=None).
-
-    Args:
-        log_cond: log p(. | z), any shape, may hold -inf.
-        log_uncond: log p, same shape; must be finite wherever `log_cond` is (a class lies inside its mixture).
-        w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codes.
-
-    Returns:
-        +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`
-        and the laws refuse it.
-    """
-    log_ratio = log_cond - log_uncond
-    if isinstance(w, Tensor):
-        moved = torch.where(w == 0, 0.0, w * log_ratio)
-    else:
-        moved = w * log_ratio if w != 0 else torch.zeros_like(log_ratio)
-    return (log_cond + moved).masked_fill(log_cond == NEG_INF, NEG_INF)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance of strength w.
+    """Guidance of strength w: classifier-free guidance, or another rule.
 
     The guided jump rates on the clock tau are rho_i(v | x_U) = p(v | x_U)^(-w) p(v | x_U, z)^(1+w) for kind
     "rate" (arXiv 2506.10971; Nisonoff et al. 2024), and rho_i / sum_v rho_i for kind "normalized"
@@ -65,6 +42,8 @@ class Guidance:
         kind: "rate", "normalized", or a `Kind` of your own.
         temperature, top_p: of the values (theory, section 10): r_i = rho_i / Z_i is sharpened to r_i^(1/temperature),
             and then cut to its most probable values, the fewest that hold the share top_p; Z_i stays as it is.
+        rule: what w makes of which conditionals (theory, section 20): `CFG()` as above, `Negative`, `Compose`, `Auto`,
+            `Tempered`, `ByClassifier`, `AdaptiveCFG`, or a `Rule` of your own.
 
     Raises:
         UserError: w < -1, not finite or above `MAX_STRENGTH`, an unknown kind, or a temperature or top_p out of range.
@@ -74,8 +53,11 @@ class Guidance:
     kind: Kind = KINDS["rate"]  # a name is replaced by what it names
     temperature: float = 1.0
     top_p: float = 1.0
+    rule: Rule = CLASSIFIER_FREE
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule):
+            raise UserError(f"the rule of a guidance is {self.rule!r}, and must be one such as Negative(3) or CFG()")
         object.__setattr__(self, "kind", kind_of(self.kind))
         check_filter(self.temperature, self.top_p)
         if isinstance(self.w, list | tuple):
@@ -89,24 +71,46 @@ class Guidance:
         return self.temperature != 1 or self.top_p != 1
 
     @property
+    def has_tilted(self) -> bool:
+        """Whether a tilted distribution belongs to it: w is one number, and the rule has a T."""
+        return self.rule.has_tilted and not self.is_schedule
+
+    @property
+    def telescopes(self) -> bool:
+        """Whether log rho is a difference of log T with T of two marginals: laws of tables are then faster."""
+        return self.rule.telescopes and not self.filters
+
+    def rows(self, num_dims: int) -> int:
+        """How many rows (partial state, label) a denoiser is asked for, for one state."""
+        return self.rule.rows(self.table(num_dims), num_dims)
+
+    @property
     def is_schedule(self) -> bool:
         """Whether w changes as coordinates are unmasked: no one tilted law belongs to such a strength."""
         return callable(self.w)
 
     @property
     def written(self) -> float | str:
-        """w as findings have it: a number, or the name of a schedule."""
+        """w as findings have it: a number; or the name of a schedule, or of w under another rule."""
+        if self.rule != CLASSIFIER_FREE:
+            return self._named_strength
         return schedule_name(self.w) if callable(self.w) else self.w
+
+    @property
+    def _named_strength(self) -> str:
+        strength = schedule_name(self.w) if callable(self.w) else exact_number(self.w)
+        return strength if self.rule == CLASSIFIER_FREE else f"{strength}, {self.rule}"
 
     def describe(self) -> dict[str, Any]:
         """As plain values: `w` and `kind`; and `temperature` and `top_p`, where they change something."""
         filters = {name: value for name, value in self._filters.items() if value != 1}
-        return {"w": self.written, "kind": str(self.kind), **filters}
+        rule = {} if self.rule == CLASSIFIER_FREE else {"rule": str(self.rule)}
+        return {"w": self.written, "kind": str(self.kind), **filters, **rule}
 
     @property
     def label(self) -> str:
         """The strength for people: "2", or the name of a schedule."""
-        label = schedule_name(self.w) if callable(self.w) else exact_number(self.w)
+        label = self._named_strength
         if self.temperature != 1:
             label += f", temperature {exact_number(self.temperature)}"
         return label if self.top_p == 1 else f"{label}, top-p {exact_number(self.top_p)}"
@@ -114,14 +118,15 @@ class Guidance:
     @property
     def identifier(self) -> str:
         """The strength within names of files, distributions and numbers: "w2", "wramp(0,4)", "w2_temperature0.7"."""
-        return "w" + self.label.replace(", temperature ", "_temperature").replace(", top-p ", "_top_p")
+        label = self.label.replace(", temperature ", "_temperature").replace(", top-p ", "_top_p")
+        return f"w{label.replace(', ', '_').replace(' ', '').replace(';', '_')}"
 
     def key(self, num_dims: int | None = None) -> tuple[str, ...]:
         """The values that decide the guidance on D coordinates: what seeds and caches depend on, and no label.
 
         Returns:
-            the kind; the strengths, one for all or one for every number of unmasked coordinates; and the temperature
-            and top-p where they change something. The same in every process.
+            the kind; the strengths, one for all or one for every number of unmasked coordinates; and the temperature,
+            the top-p and the rule where they are not the usual ones. The same in every process.
 
         Raises:
             UserError: a schedule, and no number of dimensions.
@@ -131,7 +136,7 @@ class Guidance:
         table = self.table(num_dims or 1)
         strengths = exact_number(table[0]) if len(set(table)) == 1 else value_key(table)
         filters = [f"{name}={exact_number(value)}" for name, value in self._filters.items() if value != 1]
-        return (self.kind.key, strengths, *filters)
+        return (self.kind.key, strengths, *filters, *([] if self.rule == CLASSIFIER_FREE else [self.rule.key]))
 
     @property
     def _filters(self) -> dict[str, float]:
@@ -139,7 +144,18 @@ class Guidance:
 
     @property
     def constant(self) -> float:
-        """w, where it is one number.
+        """w of classifier-free guidance, where it is one number.
+
+        Raises:
+            UserError: it is a function of progress, or another rule's.
+        """
+        if self.rule != CLASSIFIER_FREE:
+            raise UserError(f"this takes classifier-free guidance alone, and the rule {self.rule} was given")
+        return self.one_strength
+
+    @property
+    def one_strength(self) -> float:
+        """w of any rule, where it is one number.
 
         Raises:
             UserError: it is a function of progress.
@@ -191,27 +207,11 @@ class Guidance:
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
-        log_rho = self._unfiltered(denoiser, tokens, target_class)
+        table = self.table_of(denoiser)
+        log_rho = self.rule.log_rho(denoiser, tokens, target_class, table)
         if not self.filters:
             return log_rho
-        strongest = max(self.table_of(denoiser))
-        return filter_values(log_rho, self.temperature, self.top_p, strongest)
-
-    def _unfiltered(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
-        table = self.table_of(denoiser)
-        if target_class is None or not any(table):
-            return conditionals(denoiser, tokens, target_class)
-        labels = torch.full((2 * len(tokens),), target_class, device=tokens.device)
-        labels[len(tokens) :] = denoiser.num_classes
-        log_cond, log_uncond = conditionals(denoiser, tokens.repeat(2, 1), labels).chunk(2)  # both in one call
-        if len(set(table)) == 1:
-            log_rho = geometric_mean(log_cond, log_uncond, table[0])
-        else:
-            num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-            w = constant_on((*table, 0.0), tokens.device)[num_unmasked]
-            log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
-        refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, self.label)
-        return log_rho
+        return filter_values(log_rho, self.temperature, self.top_p, max(table))
 
     def normalize(self, log_rho: Tensor) -> Tensor:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
@@ -225,23 +225,6 @@ class Guidance:
 def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
     """The guidance that steps use: with a policy, which decides itself who comes next, rho is not divided by Z_i."""
     return guidance if policy is None else replace(guidance, kind=KINDS["rate"])
-
-
-def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, label: str) -> None:
-    """Raise UserError where a rate is infinite, naming the first state that has one.
-
-    Args:
-        log_rho: (B, ...). tokens: the state of every row, (B, D).
-    """
-
-    def explain(row: int, state: Tensor) -> str:
-        return (
-            f"w = {label} gives an infinite rate in the partial state {name_state(state.tolist(), mask_id)}: "
-            f"{name_class(target_class)} has probability where the mixture has none; give every class that is guided "
-            "a positive weight"
-        )
-
-    raise_where(torch.isposinf(log_rho), explain, tokens)
 
 
 def _check_strength(w: float) -> float:

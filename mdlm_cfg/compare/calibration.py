@@ -18,9 +18,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance, refuse_infinite
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
+from mdlm_cfg.chain.rules import refuse_infinite
 from mdlm_cfg.compare.levels import MAX_ROWS, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law

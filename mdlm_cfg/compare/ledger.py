@@ -161,8 +161,8 @@ def ledger_laws(
         "L0": target.class_pmf(target_class),
         "L2": terminal_law(exact, guidance, target_class, policy),
     }
-    if not guidance.is_schedule:
-        laws["L1"] = tilted_law(target, guidance.constant, target_class)
+    if guidance.has_tilted:
+        laws["L1"] = tilted_law(target, guidance, target_class)
     if denoiser is None:
         return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [], policy)
     learned = TabulatedDenoiser(denoiser)

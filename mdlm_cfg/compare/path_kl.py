@@ -10,7 +10,7 @@ with the visits of the ideal chain under the rule's own policy pi; it bounds KL(
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,11 +28,11 @@ from mdlm_cfg.targets.table import TableDenoiser, TableMixture
 NEG_INF = float("-inf")
 
 
-def ideal_denoiser(target: TableMixture, w: float, target_class: int) -> TableDenoiser:
+def ideal_denoiser(target: TableMixture, w: float | Guidance, target_class: int) -> TableDenoiser:
     """The conditionals of p_{z,w} itself, of one class (0): unguided, they end in the tilted law.
 
     Raises:
-        UserError: a class that does not exist, or a w that is not allowed.
+        UserError: a class that does not exist, a w that is not allowed, or a rule without a tilted distribution.
     """
     return TableMixture(tilted_law(target, w, target_class)[None], torch.ones(1)).denoiser()
 
@@ -91,7 +91,7 @@ def path_kl(
     Raises:
         UserError: as `terminal_law`.
     """
-    ideal = ideal_denoiser(target, guidance.constant if w is None else w, target_class)
+    ideal = ideal_denoiser(target, guidance if w is None else replace(guidance, w=w), target_class)
     rule, made = denoiser or target.denoiser(), policy_or_own(policy, guidance)
     lattice = partial_state_lattice(rule, target_class, states_kept=2 * target.num_dims)
     flow = torch.ones(1, 1, dtype=torch.float64)

@@ -78,7 +78,9 @@ class JointChain:
 
 def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> JointChain | None:
     """The chain of a table, where its rates are ratios of weights that fit float64; None for any other."""
-    if not isinstance(denoiser, TableDenoiser) or guidance.is_schedule or guidance.filters or not guidance.kind.is_rho:
+    if not isinstance(denoiser, TableDenoiser) or not guidance.telescopes:
+        return None
+    if guidance.is_schedule or not guidance.kind.is_rho:
         return None
     known = denoiser.log_marginals_in_blocks(target_class)
     weights = known.weights(guidance.constant)

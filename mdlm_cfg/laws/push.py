@@ -137,7 +137,7 @@ def plain_levels(
 
     None for what is no table, where T spans more than float64 does, and where to look at that is to wait for a device.
     """
-    if not isinstance(denoiser, Telescoping) or guidance.filters or lattice.device.type != "cpu":
+    if not isinstance(denoiser, Telescoping) or not guidance.telescopes or lattice.device.type != "cpu":
         return None
     levels = []
     for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):

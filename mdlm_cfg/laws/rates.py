@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
-from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice, lattice_of
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
+from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
 
@@ -72,7 +73,7 @@ def level_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Edges and base of levels 0, 1, ..., D - 1, where log rho = edge - base(x_U); see `LevelRates`."""
-    if isinstance(denoiser, Telescoping) and not guidance.filters:
+    if isinstance(denoiser, Telescoping) and guidance.telescopes:
         return _telescoped_edges(denoiser, guidance, target_class, lattice)
     return _asked_edges(denoiser, guidance, target_class, lattice)
 

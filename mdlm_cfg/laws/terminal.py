@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import visit_probabilities
 from mdlm_cfg.laws.rates import partial_state_lattice, refuse_lost
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -50,19 +53,40 @@ def terminal_law(
     return last.reshape([lattice.num_tokens] * lattice.num_dims)
 
 
-def tilted_law(target: TableMixture, w: float, target_class: int | None) -> Tensor:
-    """The tilted distribution p_{z,w}(x) proportional to p(x)^(-w) p(x|z)^(1+w) (theory, section 3).
+def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
+    """The tilted distribution, proportional to T(x): p(x)^(-w) p(x|z)^(1+w), or another rule's (theory, 3 and 20).
 
     What guidance is often believed to sample. The guided chain does so for D = 1 only.
+
+    Args:
+        w: the strength of classifier-free guidance, or a guidance of one strength.
 
     Returns:
         float64 (N,)*D, summing to 1.
 
     Raises:
-        UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture.
+        UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture; a rule that has no
+            tilted distribution, or whose T is infinite somewhere, or 0 everywhere.
     """
-    guidance, n, d = Guidance(w), target.num_tokens, target.num_dims
-    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.constant)
+    guidance = w if isinstance(w, Guidance) else Guidance(w)
+    n, d = target.num_tokens, target.num_dims
+    if not guidance.rule.telescopes:
+        return _tilted_by_rule(target, guidance, target_class)
+    log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.one_strength)
     largest = points_at(log_t.flatten().argmax(), n, d)  # the first infinite one, where there are any
     refuse_infinite(log_t.reshape(1, -1), largest[None], n, target_class, guidance.label)
     return log_t.flatten().softmax(dim=0).reshape(target.pmf.shape)
+
+
+def _tilted_by_rule(target: TableMixture, guidance: Guidance, target_class: int | None) -> Tensor:
+    """The tilted distribution of any rule that has one."""
+    log_t = guidance.rule.log_tilted(target.denoiser(), guidance.one_strength, target_class)
+    largest = points_at(log_t.argmax(), target.num_tokens, target.num_dims).tolist()
+    if log_t.max() == math.inf:
+        raise UserError(
+            f"the rule {guidance.rule} has no tilted distribution: its T is infinite at {tuple(largest)}, where a "
+            "distribution with a negative power is 0 and the others are not"
+        )
+    if log_t.max() == -math.inf:
+        raise UserError(f"the rule {guidance.rule} has no tilted distribution: it leaves no state possible")
+    return log_t.softmax(dim=0).reshape(target.pmf.shape)

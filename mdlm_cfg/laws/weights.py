@@ -16,6 +16,7 @@ from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.rules import no_tilted
 from mdlm_cfg.laws.policy_transitions import level_choices, policy_or_own
 from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import partial_state_lattice
@@ -77,7 +78,9 @@ def tilted_weights(
 
 def check_weights(guidance: Guidance) -> None:
     """Raise UserError unless weights lead to a tilted law: one w, and values as guidance gives them."""
-    _ = guidance.constant
+    _ = guidance.one_strength
+    if not guidance.rule.has_tilted:
+        raise no_tilted(guidance.rule)
     if guidance.filters:
         raise UserError(
             f"weights have no tilted law under temperature = {guidance.temperature:g}, top_p = {guidance.top_p:g}: "

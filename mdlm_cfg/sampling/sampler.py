@@ -149,7 +149,7 @@ class Sampler(Options):
 
     def num_rows(self, num_samples: int, num_dims: int, guidance: Guidance) -> int:
         """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
-        return num_samples * self.calls(num_dims) * (2 if any(guidance.table(num_dims)) else 1)
+        return num_samples * self.calls(num_dims) * guidance.rows(num_dims)
 
     def draw(
         self,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.plan import Plan
@@ -153,6 +154,7 @@ class Needs:
         learned: "optional", "required" or "never".
         one_class: whether it is about one class at a time.
         numbers: whether every strength must be one number, not a schedule.
+        rules: whether it takes rules other than classifier-free guidance.
         one_kind: whether all guidances must be of one kind.
         samples: the fewest samples of each class; 0: none are drawn.
     """
@@ -164,6 +166,7 @@ class Needs:
     learned: str = "optional"
     one_class: bool = False
     numbers: bool = False
+    rules: bool = False
     one_kind: bool = False
     samples: int = 0
 
@@ -191,6 +194,9 @@ class Needs:
         schedules = [guidance.label for guidance in plan.guidances if guidance.is_schedule]
         if self.numbers and schedules:
             raise UserError(f"w = {schedules[0]} is a schedule, and study={name} takes numbers only, such as w=[0,1,2]")
+        others = [guidance.rule for guidance in plan.guidances if guidance.rule != CFG()]
+        if others and not self.rules:
+            raise UserError(f"study={name} takes classifier-free guidance alone, and the rule {others[0]} was given")
         kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
         if self.one_kind and len(kinds) > 1:
             raise UserError(f"guidance of the kinds {', '.join(kinds)} was given, and study={name} takes one kind")

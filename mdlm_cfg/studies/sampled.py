@@ -34,6 +34,7 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
             per class, or a denoiser of another space.
     """
     for guidance in plan.guidances:
+        _ = guidance.constant if not guidance.is_schedule else None  # refuses other rules than classifier-free guidance
         if guidance.is_schedule:
             raise UserError(
                 f"w = {guidance.label} is a schedule, and a study of samples needs one number w, by which it names "

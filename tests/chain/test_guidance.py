@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from mdlm_cfg import Guidance, TableMixture, UserError, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import geometric_mean, interval, linear_ramp
+from mdlm_cfg.chain.guidance import interval, linear_ramp
+from mdlm_cfg.chain.rules import geometric_mean
 from mdlm_cfg.chain.schedules import Schedule, cosine, event_counts, exponential, linear, step_fractions
 from mdlm_cfg.targets import toys
 

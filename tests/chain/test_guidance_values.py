@@ -12,10 +12,11 @@ from oracle import guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError
 from mdlm_cfg.chain.denoiser import check_class, device_of, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, geometric_mean, refuse_infinite
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance
 from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Uniform
+from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
 
 NEG_INF = -math.inf
 

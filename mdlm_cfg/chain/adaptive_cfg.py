@@ -1,0 +1,81 @@
+"""Adaptive classifier-free guidance: the unconditional term sees less (theory, section 20)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import constant_on
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
+from mdlm_cfg.chain.rules import Rule, no_tilted, powers_of, refuse_infinite_rates
+from mdlm_cfg.support.by_value import exact_number
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AdaptiveCFG(Rule):
+    """A-CFG (arXiv 2505.20199): the -w term is asked at x with its least confident known coordinates masked again.
+
+    The confidence of a known coordinate is p(x_i | x without i, z), so that a state asks for D + 2 rows; equals go by
+    their place. The published code reads confidences off the logits of the known tokens themselves, which denoisers
+    here do not have (a known coordinate's row is a copy), and masks the prompt in the same term; here that term has no
+    class. There is no T.
+
+    Args:
+        k: how many known coordinates are masked again, at most all; or
+        share: which share of them, rounded down.
+    """
+
+    k: int | None = None
+    share: float | None = None
+    has_tilted = False
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.share is None):
+            raise UserError("a_cfg takes k, a number of coordinates, or share, a share of them: one of the two")
+        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0):
+            raise UserError(f"a_cfg takes a whole number k of at least 0, not {self.k!r}")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise UserError(f"a_cfg takes a share from 0 to 1, not {self.share!r}")
+
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
+        """See `Rule.log_rho`."""
+        check_class(target_class, denoiser.num_classes)
+        log_cond = conditionals(denoiser, tokens, target_class)
+        if target_class is None or not any(table):
+            return log_cond
+        mask_id = denoiser.num_tokens
+        known = tokens != mask_id
+        num_known = known.sum(dim=1)
+        count = num_known.clamp(max=self.k) if self.k is not None else (num_known * (self.share or 0.0)).floor().long()
+        confidence = self._confidence(denoiser, tokens, target_class).masked_fill(~known, float("inf"))
+        place = confidence.argsort(dim=1, stable=True).argsort(dim=1)
+        masked_again = tokens.masked_fill(place < count[:, None], mask_id)
+        log_base = conditionals(denoiser, masked_again, None)
+        # a coordinate that is masked in both is compared; others mean nothing
+        w = constant_on((*table, 0.0), tokens.device)[num_known][:, None, None]
+        log_rho = powers_of([log_cond, log_base.masked_fill(known[..., None], 0.0)], [1 + w, -w])
+        refuse_infinite_rates(log_rho.masked_fill(known[..., None], 0.0), tokens, mask_id, target_class, str(self))
+        return log_rho
+
+    def _confidence(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
+        """log p(x_i | x without i, z) of known coordinates, (B, D); of masked ones it means nothing."""
+        num, d = tokens.shape
+        left_out = tokens[:, None].repeat(1, d, 1)
+        left_out.diagonal(dim1=1, dim2=2).fill_(denoiser.num_tokens)
+        log_probs = conditionals(denoiser, left_out.view(-1, d), target_class).view(num, d, d, -1)
+        own = log_probs.diagonal(dim1=1, dim2=2).transpose(1, 2)  # (B, D, N): of i in the state without i
+        return own.gather(2, tokens.clamp(max=denoiser.num_tokens - 1)[..., None]).squeeze(2)
+
+    def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
+        """See `Rule.log_tilted`."""
+        raise no_tilted(self)
+
+    def rows(self, table: Sequence[float], num_dims: int) -> int:
+        """See `Rule.rows`."""
+        return num_dims + 2 if any(table) else 1
+
+    def __str__(self) -> str:
+        return f"a_cfg(k={self.k})" if self.k is not None else f"a_cfg(share={exact_number(float(self.share or 0))})"

@@ -1,0 +1,149 @@
+"""Classifier guidance, exact and to first order (theory, section 20)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import constant_on
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
+from mdlm_cfg.chain.rules import Rule, log_joint, no_tilted, probes
+from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.support.errors import UserError
+
+NEG_INF = float("-inf")
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A classifier of partial states: log p(k | x) of every class."""
+
+    num_classes: int
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities (B, K) of partial states, int64 (B, D); -inf of classes that a state rules out."""
+        ...
+
+
+@runtime_checkable
+class SmoothClassifier(Classifier, Protocol):
+    """A classifier that also takes states between the discrete ones, and can be differentiated."""
+
+    def of_one_hot(self, one_hot: Tensor) -> Tensor:
+        """Log-probabilities (B, K) from float64 (B, D, N + 1), the mask last; one-hot rows are discrete states."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ByClassifier(Rule):
+    r"""Classifier guidance, p(v | x) [p(z | x_{i=v}) / p(z | x)]^gamma with gamma = 1 + w (arXiv 2406.01572).
+
+    Exactly, the classifier is asked for every value of every masked coordinate; with the exact posterior this is
+    classifier-free guidance. With `taylor` it is asked once, and log p(z | x_{i=v}) is expanded to first order in the
+    one-hot input (arXiv 2406.01572, 2412.10193):
+
+    $$ \log p(z \mid x_{i=v}) \approx \log p(z \mid x) + g_{i,v} - g_{i,\text{mask}}, $$
+
+    with g the gradient of log p(z | x).
+
+    The expansion has no T. A state that the classifier rules out for the class is left to the denoiser alone.
+
+    Args:
+        classifier: of partial states; with `taylor` a `SmoothClassifier`.
+        taylor: whether to expand.
+    """
+
+    classifier: Classifier
+    taylor: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.classifier, Classifier):
+            raise UserError(
+                f"the rule classifier needs a classifier of partial states, not {type(self.classifier).__name__}: give "
+                "an object with num_classes that answers log p(class | tokens)"
+            )
+        if self.taylor and not isinstance(self.classifier, SmoothClassifier):
+            raise UserError("the rule classifier(taylor) needs a classifier that can be differentiated: of_one_hot")
+        object.__setattr__(self, "has_tilted", not self.taylor)
+
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
+        """See `Rule.log_rho`."""
+        self._check(denoiser, target_class)
+        log_p = conditionals(denoiser, tokens, None)
+        if target_class is None:
+            return log_p
+        num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
+        w = constant_on((*table, -1.0), tokens.device)[num_unmasked][:, None, None]
+        change_of = self._expanded if self.taylor else self._exact
+        change = change_of(denoiser, tokens, target_class)
+        log_rho = log_p + torch.where(w == -1, 0.0, (1 + w) * change)
+        return log_rho.masked_fill(log_p == NEG_INF, NEG_INF)
+
+    def _check(self, denoiser: Denoiser, target_class: int | None) -> None:
+        check_class(target_class, denoiser.num_classes)
+        if self.classifier.num_classes != denoiser.num_classes:
+            raise UserError(
+                f"the classifier knows {self.classifier.num_classes} classes, and the denoiser {denoiser.num_classes}"
+            )
+
+    def _exact(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
+        """log p(z | x_{i=v}) - log p(z | x), (B, D, N); 0 at unmasked coordinates and where z is ruled out already."""
+        n, (num, d) = denoiser.num_tokens, tokens.shape
+        here = self.classifier(tokens)[:, target_class, None, None]
+        filled = tokens[:, None, None].expand(num, d, n, d).clone()
+        places = torch.arange(d, device=tokens.device)
+        filled[:, places, :, places] = torch.arange(n, device=tokens.device).expand(d, num, n)
+        there = self.classifier(filled.reshape(-1, d))[:, target_class].view(num, d, n)
+        fixed = (tokens != n)[..., None] | (here == NEG_INF)
+        return (there - here.masked_fill(here == NEG_INF, 0.0)).masked_fill(fixed, 0.0)
+
+    def _expanded(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
+        """The first-order expansion of `_exact`."""
+        n = denoiser.num_tokens
+        assert isinstance(self.classifier, SmoothClassifier)  # since __post_init__
+        with torch.enable_grad():
+            one_hot = torch.nn.functional.one_hot(tokens, n + 1).double().requires_grad_()
+            log_prob = self.classifier.of_one_hot(one_hot)[:, target_class]
+            possible = log_prob > NEG_INF
+            total = torch.where(possible, log_prob, torch.zeros_like(log_prob)).sum()
+            (slope,) = torch.autograd.grad(total, one_hot)
+        slope = slope.masked_fill(~possible[:, None, None], 0.0)
+        change = slope[..., :n] - slope[..., n:]
+        return change.masked_fill((tokens != n)[..., None], 0.0)
+
+    def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
+        """See `Rule.log_tilted`."""
+        if self.taylor:
+            raise no_tilted(self)
+        self._check(denoiser, target_class)
+        log_t = log_joint(denoiser, None, self)
+        if target_class is None or w == -1:
+            return log_t
+        n, d = denoiser.num_tokens, denoiser.num_dims
+        states = torch.cartesian_prod(*[torch.arange(n)] * d).reshape(-1, d).to(log_t.device)
+        log_t = log_t + (1 + w) * self.classifier(states)[:, target_class]
+        return log_t.masked_fill(log_t.isnan(), NEG_INF)
+
+    def rows(self, table: Sequence[float], num_dims: int) -> int:
+        """See `Rule.rows`; what the classifier is asked is not counted."""
+        return 1
+
+    @property
+    def key(self) -> str:
+        """Its classifier is known by what it answers."""
+        return f"{self}({self._answers})"
+
+    @cached_property
+    def _answers(self) -> str:
+        n, d = (getattr(self.classifier, name, None) for name in ("num_tokens", "num_dims"))
+        if n is None or d is None:
+            return value_key(self.classifier)
+        return value_key(self.classifier(probes(n, d, getattr(self.classifier, "device", None))))
+
+    def __str__(self) -> str:
+        return "classifier(taylor)" if self.taylor else "classifier"

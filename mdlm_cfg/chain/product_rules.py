@@ -1,0 +1,150 @@
+"""Products of powers: a negative class, a composition of classes, a weaker denoiser, a temperature of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals
+from mdlm_cfg.chain.rules import ProductRule, Term, probes
+from mdlm_cfg.support.by_value import exact_number, value_key
+from mdlm_cfg.support.errors import UserError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Negative(ProductRule):
+    """Steer away from a class z' in place of the whole mixture: p(v | x, z)^(1+w) p(v | x, z')^(-w).
+
+    Args:
+        other_class: z'.
+    """
+
+    other_class: int
+
+    def __post_init__(self) -> None:
+        _check_whole("negative", self.other_class)
+
+    def terms(self, w: float, target_class: int | None) -> list[Term]:
+        """See `ProductRule.terms`."""
+        if target_class == self.other_class:
+            raise UserError(f"the rule {self} steers class {target_class} away from itself: give another class")
+        return [Term(1 + w, target_class), Term(-w, self.other_class)]
+
+    def __str__(self) -> str:
+        return f"negative({self.other_class})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Compose(ProductRule):
+    """Several classes at once: prod_k p(v | x, k)^(c_k) p(v | x)^(1 - sum c), with c_k = (1 + w) weight_k.
+
+    At w = 0 these are the weights as given; Compose({z: 1}) is classifier-free guidance of class z. The composition of
+    diffusion models of arXiv 2206.01714, for discrete states. The target class plays no part in it.
+
+    Args:
+        weights: of every class, a mapping or pairs; a class once.
+
+    Raises:
+        UserError: no class, one twice, or a weight that is no number.
+    """
+
+    weights: Mapping[int, float] | Sequence[tuple[int, float]]
+
+    def __post_init__(self) -> None:
+        pairs = self.weights.items() if isinstance(self.weights, Mapping) else self.weights
+        pairs = [(k, weight) for k, weight in pairs]
+        for k, weight in pairs:
+            _check_whole("compose", k)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
+                raise UserError(f"compose gives class {k} the weight {weight!r}, which must be a finite number")
+        classes = [k for k, _ in pairs]
+        if not pairs or len(set(classes)) < len(classes):
+            raise UserError(f"compose takes every class once and at least one, not the classes {classes}")
+        object.__setattr__(self, "weights", tuple(sorted((k, float(weight)) for k, weight in pairs)))
+
+    @property
+    def pairs(self) -> tuple[tuple[int, float], ...]:
+        """The classes in order, and their weights."""
+        return self.weights  # type: ignore[return-value] # since __post_init__
+
+    def terms(self, w: float, target_class: int | None) -> list[Term]:
+        """See `ProductRule.terms`."""
+        own = [Term((1 + w) * weight, k) for k, weight in self.pairs]
+        return [*own, Term(1 - (1 + w) * sum(weight for _, weight in self.pairs), None)]
+
+    def __str__(self) -> str:
+        return f"compose({','.join(f'{k}:{exact_number(weight)}' for k, weight in self.pairs)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Auto(ProductRule):
+    """Auto-guidance, from a weaker denoiser of the same class: strong(v | x, z)^(1+w) weak(v | x, z)^(-w).
+
+    The autoguidance of arXiv 2406.02507, for discrete states.
+
+    Args:
+        weak: a smaller network, an earlier checkpoint, or a smoothed table; of the same space.
+    """
+
+    weak: Denoiser
+
+    def terms(self, w: float, target_class: int | None) -> list[Term]:
+        """See `ProductRule.terms`."""
+        return [Term(1 + w, target_class), Term(-w, target_class, self.weak)]
+
+    @property
+    def key(self) -> str:
+        """Its weak denoiser is known by what it answers."""
+        return f"auto({self._answers})"
+
+    @cached_property
+    def _answers(self) -> str:
+        tokens = probes(self.weak.num_tokens, self.weak.num_dims, getattr(self.weak, "device", None))
+        labels = torch.arange(len(tokens), device=tokens.device) % (self.weak.num_classes + 1)
+        return value_key(conditionals(self.weak, tokens, labels))
+
+    def __str__(self) -> str:
+        return "auto"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tempered(ProductRule):
+    """A temperature of everything: every power of another product rule is divided by it, so T becomes T^(1/t).
+
+    The `temperature` of `Guidance` changes what a coordinate becomes and not when; this one changes both.
+
+    Args:
+        temperature: t > 0.
+        rule: a product rule; None is classifier-free guidance.
+    """
+
+    temperature: float
+    rule: ProductRule | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"tempered takes a temperature above 0 and finite, not {self.temperature}")
+        if self.rule is not None and not isinstance(self.rule, ProductRule):
+            raise UserError(f"tempered takes a product of powers of conditionals, and {self.rule} is not one")
+
+    def terms(self, w: float, target_class: int | None) -> list[Term]:
+        """See `ProductRule.terms`."""
+        inner = [Term(1 + w, target_class), Term(-w, None)] if self.rule is None else self.rule.terms(w, target_class)
+        return [Term(term.power / self.temperature, term.target_class, term.denoiser) for term in inner]
+
+    @property
+    def key(self) -> str:
+        """The temperature, and the key of the other rule."""
+        return f"tempered({exact_number(self.temperature)};{'cfg' if self.rule is None else self.rule.key})"
+
+    def __str__(self) -> str:
+        inner = "" if self.rule is None else f"; {self.rule}"
+        return f"tempered({exact_number(self.temperature)}{inner})"
+
+
+def _check_whole(what: str, k: object) -> None:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
+        raise UserError(f"{what} takes a class, a whole number of at least 0, not {k!r}")

@@ -1,0 +1,293 @@
+r"""Rules of guidance: which rates rho_i(v | x) are made of which conditionals (theory, section 20).
+
+A product rule takes powers of the conditionals of some denoisers p_j, each under a class of its own or none,
+
+$$ \rho_i(v \mid x) = \prod_j p_j(v \mid x)^{c_j}, \qquad T(x) = \prod_j P_j(x)^{c_j}, $$
+
+and its tilted distribution is in proportion to T. A value is possible if and only if every p_j with c_j > 0 allows it.
+Where that is so and a p_j with c_j < 0 gives it probability 0, its rate is infinite, and is refused.
+
+A rule may also be any other rho_i(v | x). Laws, policies and samplers need no more; what needs a T refuses such a rule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.checks import constant_on, raise_where
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
+from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
+from mdlm_cfg.support.errors import UserError
+
+NEG_INF = float("-inf")
+NUM_PROBES = 16  # partial states at which a denoiser or a classifier is looked at, for a key
+
+
+@dataclass(frozen=True)
+class Term:
+    """A conditional to a power: p(v | x, target_class)^power.
+
+    Attributes:
+        power: c. target_class: the class; None is none.
+        denoiser: whose conditional; None is the denoiser that is guided.
+    """
+
+    power: float
+    target_class: int | None
+    denoiser: Denoiser | None = None
+
+
+class Rule(ByValue, ABC):
+    """What a strength w makes of conditionals. Equal by type and fields; `str` is its short form on the command line.
+
+    Attributes:
+        has_tilted: whether prod rho telescopes to a T(x): a tilted distribution and weights exist.
+        telescopes: whether rho is that of classifier-free guidance, for which laws of tables are faster.
+    """
+
+    has_tilted: bool = True
+    telescopes: bool = False
+
+    @abstractmethod
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
+        """log rho_i(v | x) of every coordinate.
+
+        Args:
+            denoiser: the one that is guided.
+            tokens: partial states, int64 (B, D).
+            target_class: z; None is no class.
+            table: w for 0, ..., D - 1 unmasked coordinates.
+
+        Returns:
+            float64 (B, D, N); of unmasked coordinates it means nothing.
+
+        Raises:
+            UserError: an infinite rate, or a denoiser or a class that the rule cannot use.
+        """
+
+    @abstractmethod
+    def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
+        """log T of all finished states in C order, (N^D,), where the denoiser gives marginals of one joint.
+
+        Raises:
+            UserError: a rule without a T, or conditionals that no joint is known for.
+        """
+
+    def rows(self, table: Sequence[float], num_dims: int) -> int:
+        """How many rows (partial state, label) the guided denoiser is asked for, for one state."""
+        return 2
+
+    @property
+    def key(self) -> str:
+        """What decides the rule, as text."""
+        return value_key(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CFG(Rule):
+    """Classifier-free guidance: p(v | x)^(-w) p(v | x, z)^(1+w) (theory, section 3)."""
+
+    telescopes = True
+
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
+        """See `Rule.log_rho`."""
+        if target_class is None or not any(table):
+            return conditionals(denoiser, tokens, target_class)
+        labels = torch.full((2 * len(tokens),), target_class, device=tokens.device)
+        labels[len(tokens) :] = denoiser.num_classes
+        log_cond, log_uncond = conditionals(denoiser, tokens.repeat(2, 1), labels).chunk(2)  # both in one call
+        if len(set(table)) == 1:
+            log_rho = geometric_mean(log_cond, log_uncond, table[0])
+        else:
+            num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
+            w = constant_on((*table, 0.0), tokens.device)[num_unmasked]
+            log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
+        label = ",".join(dict.fromkeys(map(exact_number, table)))
+        refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, label)
+        return log_rho
+
+    def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
+        """See `Rule.log_tilted`."""
+        log_uncond = log_joint(denoiser, None, self)
+        log_cond = log_uncond if target_class is None else log_joint(denoiser, target_class, self)
+        return geometric_mean(log_cond, log_uncond, w)
+
+    def rows(self, table: Sequence[float], num_dims: int) -> int:
+        """See `Rule.rows`."""
+        return 2 if any(table) else 1
+
+    def __str__(self) -> str:
+        return "cfg"
+
+
+class ProductRule(Rule):
+    """A product of powers of conditionals: subclasses say which."""
+
+    @abstractmethod
+    def terms(self, w: float, target_class: int | None) -> list[Term]:
+        """The conditionals and their powers at strength w: the same conditionals for every w, in the same order."""
+
+    def check(self, denoiser: Denoiser, target_class: int | None) -> None:
+        """Raise UserError where a class does not exist, or a denoiser is one of another space."""
+        for term in self.terms(0.0, target_class):
+            check_class(term.target_class, denoiser.num_classes)
+            if term.denoiser is not None:
+                check_same_space(term.denoiser, denoiser, self)
+
+    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
+        """See `Rule.log_rho`."""
+        self.check(denoiser, target_class)
+        every_w = [self.terms(w, target_class) for w in table]
+        used = [k for k, terms in enumerate(zip(*every_w)) if any(term.power for term in terms)]
+        log_probs = _asked(denoiser, tokens, [every_w[0][k] for k in used])
+        num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
+        powers = []
+        for k in used:
+            per_count = tuple(terms[k].power for terms in every_w)
+            powers.append(constant_on((*per_count, 0.0), tokens.device)[num_unmasked][:, None, None])
+        log_rho = powers_of(log_probs, powers)
+        refuse_infinite_rates(log_rho, tokens, denoiser.num_tokens, target_class, str(self))
+        return log_rho
+
+    def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
+        """See `Rule.log_tilted`."""
+        self.check(denoiser, target_class)
+        terms = [term for term in self.terms(w, target_class) if term.power]
+        logs = [log_joint(term.denoiser or denoiser, term.target_class, self) for term in terms]
+        return powers_of(logs, [torch.tensor(term.power, dtype=torch.float64) for term in terms])
+
+    def rows(self, table: Sequence[float], num_dims: int) -> int:
+        """See `Rule.rows`."""
+        own = [term for term in zip(*(self.terms(w, 0) for w in table)) if term[0].denoiser is None]
+        return sum(any(at_w.power for at_w in term) for term in own)
+
+
+def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
+    """log [p^(-w) p_z^(1+w)] = log p_z + w (log p_z - log p), with explicit supports: no epsilon, no NaN.
+
+    In this form nothing cancels: for a large w, (1+w) log p_z - w log p would lose what the two have in common.
+    A value that is impossible under the class stays impossible for every w >= -1: w = -1 is the limit from above, the
+    mixture's conditional on the support of the class (the whole mixture itself is target_class=None).
+
+    Args:
+        log_cond: log p(. | z), any shape, may hold -inf.
+        log_uncond: log p, same shape; must be finite wherever `log_cond` is (a class lies inside its mixture).
+        w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codes.
+
+    Returns:
+        +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`
+        and the laws refuse it.
+    """
+    log_ratio = log_cond - log_uncond
+    if isinstance(w, Tensor):
+        moved = torch.where(w == 0, 0.0, w * log_ratio)
+    else:
+        moved = w * log_ratio if w != 0 else torch.zeros_like(log_ratio)
+    return (log_cond + moved).masked_fill(log_cond == NEG_INF, NEG_INF)
+
+
+def powers_of(log_probs: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
+    """sum_j c_j log p_j with explicit supports; a power of 0 leaves its conditional out.
+
+    Returns:
+        -inf where a p_j with c_j > 0 is 0; else +inf where one with c_j < 0 is: an infinite rate.
+    """
+    total = torch.zeros_like(log_probs[0])
+    impossible = torch.zeros_like(total, dtype=torch.bool)
+    infinite = torch.zeros_like(impossible)
+    for log_p, power in zip(log_probs, powers, strict=True):
+        zero = log_p == NEG_INF
+        total = total + power * log_p.masked_fill(zero, 0.0)
+        impossible |= zero & (power > 0)
+        infinite |= zero & (power < 0)
+    return total.masked_fill(infinite, float("inf")).masked_fill(impossible, NEG_INF)
+
+
+def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, label: str) -> None:
+    """Raise UserError where a rate is infinite, naming the first state that has one.
+
+    Args:
+        log_rho: (B, ...). tokens: the state of every row, (B, D).
+    """
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"w = {label} gives an infinite rate in the partial state {name_state(state.tolist(), mask_id)}: "
+            f"{name_class(target_class)} has probability where the mixture has none; give every class that is guided "
+            "a positive weight"
+        )
+
+    raise_where(torch.isposinf(log_rho), explain, tokens)
+
+
+def refuse_infinite_rates(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, rule: str) -> None:
+    """Raise UserError where a masked coordinate has an infinite rate, naming the first state that has one."""
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"the rule {rule} under {name_class(target_class)} gives an infinite rate in the partial state "
+            f"{name_state(state.tolist(), mask_id)}: a conditional with a negative power is 0 where the others are not"
+        )
+
+    raise_where(torch.isposinf(log_rho) & (tokens == mask_id)[..., None], explain, tokens)
+
+
+def no_tilted(rule: object) -> UserError:
+    """The error of what needs a T, for a rule without one."""
+    return UserError(
+        f"the rule {rule} has no tilted distribution, and so no weights and no accepted corrections: its rates are no "
+        "product of powers; distributions, policies and samplers take it"
+    )
+
+
+def check_same_space(own: Denoiser, other: Denoiser, rule: object) -> None:
+    """Raise UserError unless two denoisers are on the same values, coordinates and classes."""
+    ours, theirs = ((d.num_tokens, d.num_dims, d.num_classes) for d in (own, other))
+    if ours != theirs:
+        raise UserError(
+            f"the denoiser of the rule {rule} has (values, dimensions, classes) = {ours}, and the guided one {theirs}"
+        )
+
+
+def probes(num_tokens: int, num_dims: int, device: Any = None) -> Tensor:
+    """A few partial states by which an object that answers is known, int64 (NUM_PROBES, D), always the same."""
+    rows = torch.arange(NUM_PROBES)[:, None] + 1
+    mixed = (rows * 7919 + torch.arange(num_dims) * 104729) * rows % 1_000_003
+    tokens = mixed % (num_tokens + 1)
+    tokens[0] = num_tokens
+    return tokens.to(device or "cpu")
+
+
+def _asked(denoiser: Denoiser, tokens: Tensor, terms: Sequence[Term]) -> list[Tensor]:
+    """The conditionals of the terms, (B, D, N) each; those of the guided denoiser in one call."""
+    found: dict[int, Tensor] = {}
+    own = [k for k, term in enumerate(terms) if term.denoiser is None]
+    if own:
+        labels = [denoiser.num_classes if (z := terms[k].target_class) is None else z for k in own]
+        classes = torch.cat([tokens.new_full((len(tokens),), label) for label in labels])
+        answers = conditionals(denoiser, tokens.repeat(len(own), 1), classes).chunk(len(own))
+        found |= dict(zip(own, answers))
+    for k, term in enumerate(terms):
+        if term.denoiser is not None:
+            there = getattr(term.denoiser, "device", tokens.device)
+            found[k] = conditionals(term.denoiser, tokens.to(there), term.target_class).to(tokens.device)
+    return [found[k] for k in range(len(terms))]
+
+
+def log_joint(denoiser: Denoiser, target_class: int | None, rule: Rule) -> Tensor:
+    """log P(x | z) of all finished states, (N^D,)."""
+    if not hasattr(denoiser, "log_marginals"):
+        raise UserError(
+            f"the rule {rule} asks a denoiser whose conditionals belong to no known joint distribution: it has "
+            "no tilted distribution of its own; `tilted_weights` gives the order-averaged one"
+        )
+    return denoiser.log_marginals(target_class)[-1].flatten()
