@@ -16,7 +16,7 @@ from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images import Images
-from mdlm_cfg.studies.mixture.study import Mixtures
+from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.report import TableReport

@@ -11,7 +11,6 @@ from mdlm_cfg.reports.benchmark_report import benchmark_sections
 from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.inpainting_report import inpainting_sections
 from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
-from mdlm_cfg.reports.mixture_report import bernoulli_sections
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.render import sections_of as rendered
 from mdlm_cfg.reports.sequence_report import sequence_sections
@@ -20,7 +19,6 @@ from mdlm_cfg.studies.correction.findings import TableCorrection
 from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.findings import Findings as Declared
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
-from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
 from mdlm_cfg.studies.study import Findings
 
@@ -39,7 +37,6 @@ class Page:
 
 
 PAGES: dict[type, Page] = {
-    BernoulliEvaluation: Page(bernoulli_sections, "samples.npz"),
     SequenceFindings: Page(sequence_sections),
     TableCorrection: Page(correction_sections),
     MixtureCorrection: Page(mixture_correction_sections),

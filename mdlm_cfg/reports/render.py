@@ -246,7 +246,8 @@ def _scatter(view: Scatter, rows: Rows) -> Points | None:
 
 
 def _cloud(view: Cloud, rows: Rows) -> Points | None:
-    return Points(view.points, *view.labels) if view.points else None
+    points = {title: (x.tolist(), y.tolist()) for title, (x, y) in view.points.items()}
+    return Points(points, *view.labels) if view.points else None
 
 
 def _panels(view: PanelGrid, rows: Rows) -> Panels | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table, format_number
-from mdlm_cfg.studies.mixture.findings import BernoulliEvaluation
 from mdlm_cfg.studies.sequences.findings import SequenceFindings
 
 
-def score_section(findings: BernoulliEvaluation | SequenceFindings, tested: str, unit: str, digits: int) -> Section:
+def score_section(findings: SequenceFindings, tested: str, unit: str, digits: int) -> Section:
     """NELBO of the network beside that of the exact denoiser, with the class and without.
 
     Args:

@@ -115,7 +115,7 @@ class Cloud:
         labels: of the x and y axes.
     """
 
-    points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]]
     labels: tuple[str, str]
     caption: str = ""
 

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture
+from helpers import Blurred, bernoulli_mixture, block_of, found_by
 
 from mdlm_cfg import Guidance, Sampler, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.compare.mixtures import (
-    component_usage,
-    rank_correlation,
-)
+from mdlm_cfg.compare.mixtures import component_usage, rank_correlation
 from mdlm_cfg.compare.score_error import score_error
-from mdlm_cfg.reports.mixture_report import bernoulli_sections
-from mdlm_cfg.reports.tables import format_number
-from mdlm_cfg.studies.mixture.findings import STATISTICS, BernoulliEvaluation, Distinctness
-from mdlm_cfg.studies.mixture.study import evaluate_bernoulli
+from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.mixture import Mixtures, component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-from mdlm_cfg.targets.data import Data, KnownData
+from mdlm_cfg.targets.data import KnownData
 
 
 def mixture(side: int = 4, sharpness: float = 2.0) -> BernoulliMixture:
@@ -42,14 +37,19 @@ def data_of(target: BernoulliMixture) -> KnownData:
     return KnownData(target, "tiny", (4, 4), num_test=400)
 
 
-def evaluation_of(share: float | None, plan: Plan | None = None) -> BernoulliEvaluation:
+def evaluation_of(share: float | None, plan: Plan | None = None, **settings: Any) -> Findings:
     target = mixture()
     denoiser = None if share is None else Blurred(target, share)
-    return evaluate_bernoulli(data_of(target), denoiser, plan or plan_of(Guidance(0.0), Guidance(3.0)))
+    return found_by(Mixtures(**settings), data_of(target), denoiser, plan or plan_of(Guidance(0.0), Guidance(3.0)))
+
+
+def one(findings: Findings, block: str, w: float, name: str) -> Any:
+    (row,) = [row for row in block_of(findings, block) if (row.w.constant, row.set) == (w, name)]
+    return row
 
 
 @pytest.fixture(scope="module")
-def blurred() -> BernoulliEvaluation:
+def blurred() -> Findings:
     return evaluation_of(0.4)
 
 
@@ -83,30 +83,46 @@ def test_the_exact_nelbo_is_the_entropy_on_average() -> None:
 def test_an_exact_learned_denoiser_matches_the_floor() -> None:
     found = evaluation_of(0.0)
     for w in (0.0, 3.0):
-        learned, floor, own = (found.at[w].compared[name] for name in ("learned", "floor", "class"))
-        assert learned["mean_rms"] == pytest.approx(floor["mean_rms"], rel=0.4)
-        assert learned["covariance"] == pytest.approx(floor["covariance"], rel=0.4)
-        assert abs(learned["energy"]) < 0.015 and abs(floor["energy"]) < 0.015
-        assert learned["component_tv"] < 0.12
-        assert (own["energy"] > 0.03) == (w > 0)
+        learned, floor, own = (one(found, "distances", w, name) for name in ("learned", "floor", "class"))
+        assert learned.mean_rms == pytest.approx(floor.mean_rms, rel=0.4)
+        assert learned.covariance == pytest.approx(floor.covariance, rel=0.4)
+        assert abs(learned.energy) < 0.015 and abs(floor.energy) < 0.015
+        assert learned.component_tv < 0.12
+        assert (own.energy > 0.03) == (w > 0)
+    assert "learned 100%" in found.verdict[0]
 
 
-def test_a_wrong_denoiser_is_told_from_the_floor(blurred: BernoulliEvaluation) -> None:
+def test_a_wrong_denoiser_is_told_from_the_floor(blurred: Findings) -> None:
     for w in (0.0, 3.0):
-        learned, floor = (blurred.at[w].compared[name] for name in ("learned", "floor"))
-        assert learned["energy"] > floor["energy"] + 0.03
-        assert learned["mean_rms"] > 1.5 * floor["mean_rms"]
-    assert blurred.score["conditional"].difference > 0.3
+        learned, floor = (one(blurred, "distances", w, name) for name in ("learned", "floor"))
+        assert learned.energy > floor.energy + 0.03
+        assert learned.mean_rms > 1.5 * floor.mean_rms
+    conditional, null = block_of(blurred, "score_error")
+    assert conditional.score_error > 0.3 and null.conditionals == "null"
+    assert conditional.uniform == pytest.approx(16 * np.log(2))
 
 
-def test_private_values_and_distinct_components_gain(blurred: BernoulliEvaluation) -> None:
-    noise, guided = (blurred.at[w].pixels["exact"] for w in (0.0, 3.0))
+def test_a_network_that_knows_nothing_is_said_to_be_untrained() -> None:
+    plan = plan_of(Guidance(1.0), n=2, classes=(0,))
+    for share, words in ((1.0, "is not trained"), (0.85, "is barely trained")):
+        assert words in evaluation_of(share, plan).verdict[0]
+
+
+def test_independent_values_have_the_frequencies_of_the_images(blurred: Findings) -> None:
+    x = data_of(mixture()).test_examples()[0]
+    share = (x.double().sum(0) + 1) / (len(x) + 2)
+    expected = -torch.where(x == 1, share, 1 - share).log().sum(1).mean()
+    assert block_of(blurred, "score_error")[1].independent == pytest.approx(float(expected))
+
+
+def test_private_values_and_distinct_components_gain(blurred: Findings) -> None:
+    noise, guided = (one(blurred, "pixels", w, "exact") for w in (0.0, 3.0))
     assert abs(noise.correlation) < 0.35
     assert guided.correlation > 0.5 and guided.tilt_correlation > guided.correlation - 0.2
-    assert guided.groups["private"] > 0.02 and guided.groups["foreign"] < -0.02
-    unused, used = (blurred.at[w].components["exact"] for w in (0.0, 3.0))
+    assert guided.change_private > 0.02 and guided.change_foreign < -0.02
+    unused, used = (one(blurred, "components", w, "exact") for w in (0.0, 3.0))
     assert used.rank_correlation_partial > 0.3
-    assert used.entropy < unused.entropy
+    assert used.components_in_use < unused.components_in_use
 
 
 def test_usage_of_own_samples_is_the_weights_and_ranks_correlate() -> None:
@@ -120,89 +136,79 @@ def test_usage_of_own_samples_is_the_weights_and_ranks_correlate() -> None:
 
 def test_sets_are_those_of_the_plans_generators_compared_by_hand() -> None:
     """Another kind, sampler and schedule than the default, classes that are not all: what was asked for is what ran."""
-    target, guidance = mixture(), Guidance(1.5, cast(Kind, "normalized"))
+    target, guidance = mixture(), Guidance(1.5, "normalized")
     plan = Plan((guidance,), Sampler("event_leaping", 3, "linear"), 50, seed=5, classes=(2, 1))
     learned = Blurred(target, 0.4)
-    found = evaluate_bernoulli(data_of(target), learned, plan, num_test=20)
-    assert found.kind == "normalized" and found.classes == [2, 1]
+    found = found_by(Mixtures(num_test=20), data_of(target), learned, plan)
+    rows = [row for row in block_of(found, "by_class") if row.set == "learned"]
     for at, k in enumerate((2, 1)):
         x, y = (
-            plan.sampler.draw(used, guidance, k, 50, plan.generator("samples", guidance, k, name))
+            plan.sampler.draw(used, guidance, k, 50, plan.generator("samples", guidance, k, name, num_dims=16))
             for name, used in (("exact", target.denoiser()), ("learned", learned))
         )
-        assert torch.equal(found.at[1.5].samples["exact"][at].long(), x)
-        assert torch.equal(found.at[1.5].samples["learned"][at].long(), y)
+        assert np.array_equal(found.arrays["exact_w1.5"][at].reshape(50, 16), x)
+        assert np.array_equal(found.arrays["learned_w1.5"][at].reshape(50, 16), y)
         difference = (x.double().mean(dim=0) - y.double().mean(dim=0)).square().mean().sqrt()
-        assert found.at[1.5].by_class["learned"][at]["mean_rms"] == pytest.approx(float(difference))
-        assert torch.allclose(found.at[1.5].exact_means[at], x.double().mean(dim=0))
-    rows = [row["energy"] for row in found.at[1.5].by_class["learned"]]
-    assert found.against_w("learned", "energy") == [pytest.approx(sum(rows) / 2)]
+        assert rows[at].target_class == k and rows[at].mean_rms == pytest.approx(float(difference))
+    assert one(found, "distances", 1.5, "learned").energy == pytest.approx(sum(row.energy for row in rows) / 2)
+    assert block_of(found, "score_error")[0].num_examples == 20
 
 
-def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: BernoulliEvaluation) -> None:
+def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: Findings) -> None:
     alone = evaluation_of(0.4, plan_of(Guidance(3.0), classes=(1,)))
-    for name, rows in alone.at[3.0].by_class.items():
-        assert rows == [blurred.at[3.0].by_class[name][1]]
-    assert torch.equal(alone.distinct.values[0], blurred.distinct.values[1])
+    others = [row for row in block_of(blurred, "by_class") if row.w == Guidance(3.0) and row.target_class == 1]
+    assert block_of(alone, "by_class") == others and len(others) == 3
 
 
-def test_components_that_do_not_differ_are_not_ranked(blurred: BernoulliEvaluation) -> None:
+def test_components_that_do_not_differ_are_not_ranked() -> None:
     values = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
-    found = Distinctness(values)
-    assert found.centred.tolist() == [[-1, 0, 1], [0, 0, 0]]
-    assert found.mean == pytest.approx(3.5) and found.spread == pytest.approx((2 / 5) ** 0.5) and found.ranks
-    assert blurred.rank_correlation_whole(3.0, "exact") == blurred.at[3.0].components["exact"].rank_correlation
-    equal = dataclasses.replace(blurred, distinct=Distinctness(torch.full((3, 3), 0.7, dtype=torch.float64)))
-    assert equal.rank_correlation_whole(3.0, "exact") is None
+    differ, equal = distinct_row("whole", values), distinct_row("whole", torch.full((3, 3), 0.7).double())
+    assert differ.mean == pytest.approx(3.5) and differ.spread == pytest.approx((2 / 5) ** 0.5)
+    found = {"rank_correlation": 0.5, "rank_correlation_partial": float("nan"), "entropy": 2.0}
+    rows = [component_row(Guidance(1.0), "exact", found, whole) for whole in (differ, equal)]
+    assert [row.rank_correlation_whole for row in rows] == [0.5, None]
+    assert rows[0].rank_correlation_partial is None
 
 
-def test_the_report_has_everything(blurred: BernoulliEvaluation, tmp_path: Path) -> None:
-    sections = bernoulli_sections(blurred, tmp_path)
-    assert sections[0].title == "Score error" and len(sections) == 5
-    pictures = [picture.path for section in sections for picture in section.pictures]
-    assert len(pictures) == 8 and all(path.is_file() for path in pictures)
-    table = sections[1].table
-    assert table is not None
-    for row in table.rows:
-        name = {"learned": "learned", "exact again (noise floor)": "floor", "class, unguided": "class"}[row[1]]
-        assert row[5] == format_number(blurred.at[float(row[0])].compared[name]["energy"])
-    assert "by first_hitting, guidance of the kind “rate”" in sections[1].text
-
-
-def test_rows_are_flat_and_everything_is_json(blurred: BernoulliEvaluation) -> None:
+def test_the_page_and_the_numbers(blurred: Findings, tmp_path: Path) -> None:
     plain = json.loads(json.dumps(blurred.to_dict(), allow_nan=False))
-    rows = blurred.rows()
-    assert len(rows) == 2 * 3 * 4
-    assert all(set(row) == {"w", "kind", "set", "class", *STATISTICS} for row in rows)
-    assert plain["plan"] == blurred.plan.describe() and plain["distances"] == rows
-    assert plain["score_error"]["null"]["kl"] == blurred.score["null"].kl
+    assert len(plain["distances"]) == 2 * 3 and len(plain["by_class"]) == 2 * 3 * 3
     assert [(row["w"], row["set"]) for row in plain["pixels"]] == [
-        (w, name) for w in (0.0, 3.0) for name in ("exact", "learned")
+        (w, name) for w in (0, 3) for name in ("exact", "learned")
     ]
-    assert plain["components"][2]["rank_correlation_partial"] == (
-        blurred.at[3.0].components["exact"].rank_correlation_partial
-    )
-    assert "energy_learned_w3" in blurred.numbers()
+    assert blurred.numbers()["energy_learned_w3"] == one(blurred, "distances", 3.0, "learned").energy
+    assert blurred.numbers()["score_error_conditional"] == block_of(blurred, "score_error")[0].score_error
+    sections = sections_of(blurred, tmp_path)
+    pictures = [picture.path for section in sections for picture in section.pictures]
+    assert len(pictures) == 8 and all(path.stat().st_size > 1000 for path in pictures)
 
 
-def test_what_was_not_learned_is_absent(tmp_path: Path) -> None:
+def test_what_was_not_learned_is_absent() -> None:
     exact = evaluation_of(None, plan_of(Guidance(0.0), Guidance(3.0), n=20))
-    assert not exact.has_learned and len(bernoulli_sections(exact, tmp_path)) == 4
-    assert exact.to_dict()["score_error"] == {}
+    assert "score_error" not in exact.to_dict()
     assert not any("learned" in name or "score" in name for name in exact.numbers())
-    assert {row["set"] for row in exact.rows()} == {"floor", "class"}
+    assert {row.set for row in block_of(exact, "distances")} == {"floor", "class"}
+
+
+def test_one_component_and_no_guidance_are_answered() -> None:
+    target = bernoulli_mixture(4, components=1)
+    found = found_by(Mixtures(), KnownData(target, "one", (4,)), None, plan_of(Guidance(0.0), n=20))
+    assert all(row.rank_correlation_partial is None for row in block_of(found, "components"))
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert len(found.verdict) == 1
 
 
 def test_what_cannot_be_evaluated_is_refused() -> None:
-    no_mixture, tiny = cast(Data, SimpleNamespace(target=None, name="mnist")), data_of(mixture())
-    one = Guidance(1.0)
-    for data, denoiser, plan, words in [
-        (no_mixture, None, plan_of(one), "no Bernoulli mixture"),
-        (tiny, None, plan_of(one, n=1), "at least 2 per class"),
-        (tiny, None, plan_of(one, classes=(3,)), "class 3 is out of range"),
-        (tiny, None, plan_of(Guidance(linear_ramp(0.0, 1.0))), "needs one number w"),
-        (tiny, None, plan_of(one, Guidance(1.0, cast(Kind, "normalized"))), "takes one kind"),
-        (tiny, mixture(side=3).denoiser(), plan_of(one), "other data"),
+    tiny, single = data_of(mixture()), Guidance(1.0)
+    for denoiser, plan, words in [
+        (None, plan_of(single, n=1), "num_samples = 1"),
+        (None, plan_of(single, classes=(3,)), "class 3 is out of range"),
+        (None, plan_of(Guidance(linear_ramp(0.0, 1.0))), "is a schedule"),
+        (None, plan_of(single, Guidance(1.0, "normalized")), "one kind"),
+        (mixture(side=3).denoiser(), plan_of(single), "other data"),
     ]:
         with pytest.raises(UserError, match=words):
-            evaluate_bernoulli(data, denoiser, plan)
+            check(Mixtures(), Case.of(tiny, denoiser, plan))
+    for settings in ({"num_test": 1}, {"num_draws": 0}):
+        with pytest.raises(UserError):
+            Mixtures(**settings)

@@ -1,1 +1,0 @@
-"""A Bernoulli mixture in many dimensions, whose conditionals are exact."""
