@@ -1,5 +1,5 @@
 # make demo: train on the default toy, evaluate, and print the table and the path of the report.
-# make test: lint, types, the rooms' import contracts (make lint), and the tests that take seconds. make test-slow: the others.
+# make test: lint, types, the import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make test-browser: the report's page in a headless Chromium.
 # make verify: laws, samplers, intervals, training and resuming against independent enumeration, on targets of the day.
 # make docs: the documentation's site, in site/.
