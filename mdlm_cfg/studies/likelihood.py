@@ -304,6 +304,14 @@ def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
     return *astuple(bound), bound.bits_per_dim(num_dims).value, *astuple(fall)
 
 
+def _part_block(part: Sequence[PartRow], values: Sequence[str]) -> list[Block]:
+    if not part:
+        return []
+    text = "The same bounds of the examples that are taken apart, without the NELBO of all others."
+    table = Table(["label", "orders"], values)
+    return [Block("part", part, "The examples taken apart", text, views=[table], group="Orders")]
+
+
 def _blocks(
     likelihoods: Sequence[LikelihoodRow],
     bounds: Sequence[BoundRow],
@@ -339,22 +347,11 @@ def _blocks(
     along = Block(
         "orders", orders, "Along one order", ONE_ORDER, views=[Table([*index, "policy"], values)], group="Orders"
     )
-    alone = "The same bounds of the examples that are taken apart, without the NELBO of all others."
-    more = [
-        Block(
-            "part",
-            part,
-            "The examples taken apart",
-            alone,
-            views=[Table(["label", "orders"], values[:2])],
-            group="Orders",
-        )
-    ]
     return [
         head,
         Block("bounds", bounds, "Bounds from several orders", views=views, logged=("nats",), group="Orders"),
         along,
-        *(more if part else []),
+        *_part_block(part, values[:2]),
     ]
 
 
