@@ -16,7 +16,6 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
-from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.predicting import is_first_process, share_work
@@ -45,8 +44,6 @@ def share_draws(
     pieces: list[Any] = []
     if hasattr(study, "needs"):
         pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
-    elif isinstance(study, Sampling):
-        pieces = study.draws(data, denoiser, plan)
     return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
 
 

@@ -17,7 +17,7 @@ from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
-from mdlm_cfg.reports.style import file_name
+from mdlm_cfg.reports.style import CYCLE, file_name
 from mdlm_cfg.reports.tables import Table as ShownTable
 from mdlm_cfg.reports.tables import format_number, write_csv
 from mdlm_cfg.studies.findings import (
@@ -57,7 +57,7 @@ def table_files(findings: Findings) -> list[str]:
 
 
 def _more(findings: Findings) -> list[Block]:
-    return [block for block in findings.blocks[1:] if block.rows]
+    return [block for block in findings.blocks if block.rows and block is not findings.main]
 
 
 def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
@@ -169,14 +169,16 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     bands: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     dashed: set[str] = set()
+    colours: dict[str, str] = {}  # the same in every picture of these rows, also where a line has no points
     for row in rows:
         title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
         for y_name in names:
+            parts = [_series(row, name) for name in view.by]
+            series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
+            colours.setdefault(series, CYCLE[len(colours) % len(CYCLE)])
             x, y = _number(getattr(row, view.x)), _number(getattr(row, y_name))
             if x is None or y is None:
                 continue
-            parts = [_series(row, name) for name in view.by]
-            series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
             points = panels.setdefault(title, {}).setdefault(series, ([], []))
             points[0].append(x)
             points[1].append(y)
@@ -191,7 +193,8 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
         return None
     y_label = _label(rows[0], names[0]) if len(names) == 1 else _unit(rows[0], names[0])
     how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": view.levels}
-    return Lines(panels, _label(rows[0], view.x), y_label, bands=bands, dashed=dashed, **how)
+    how = {**how, "colours": colours, "bands": bands, "dashed": dashed}
+    return Lines(panels, _label(rows[0], view.x), y_label, **how)
 
 
 def _series(row: Any, name: str) -> str:

@@ -271,7 +271,7 @@ class Findings:
 
     Attributes:
         plan: what was asked for.
-        blocks: the first one is the main table: report.csv, and what `compare.py` reads first.
+        blocks: the first one with rows is the main table: report.csv, and what `compare.py` reads first.
         verdict: sentences, the judgement first.
         facts: plain values beside the tables, by name.
         arrays: for arrays.npz, by name.
@@ -287,9 +287,14 @@ class Findings:
     arrays_file: str = "arrays.npz"
     num_dims: int | None = None
 
+    @property
+    def main(self) -> Block:
+        """The block of the main table: the first one that has rows."""
+        return next((block for block in self.blocks if block.rows), self.blocks[0])
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the main table, plain."""
-        return self.blocks[0].plain()
+        return self.main.plain()
 
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log, by column and index: "tv_tilted_exact_rate_1_w2"; the strength comes last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.kept import Keep
-from mdlm_cfg.targets.data import Data
 
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 
@@ -53,15 +52,6 @@ def check_sampled(plan: Plan, space: Space, denoiser: Denoiser | None) -> None:
         raise UserError(
             f"the denoiser has (values, dimensions, classes) = {own}, and the data {space}: it was made for other data"
         )
-
-
-@runtime_checkable
-class Sampling(Protocol):
-    """A study that can say beforehand what it is going to draw, so that several processes may draw it."""
-
-    def draws(self, data: Data, denoiser: Denoiser | None, plan: Plan) -> list[Draw]:
-        """All of it, in the order of the study; see `mdlm_cfg.studies.study.Study.run`."""
-        ...
 
 
 @dataclass(frozen=True)

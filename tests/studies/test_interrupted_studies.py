@@ -22,7 +22,6 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.protocol import run as run_study
 from mdlm_cfg.studies.report import TableReport
-from mdlm_cfg.studies.sampled import Sampling
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
 from mdlm_cfg.support.kept import Kept, keep_nothing
@@ -115,7 +114,7 @@ def asked(study: Any, data: Any, denoiser: Any, plan: Plan, keep: Any) -> Any:
     return study.run(data, denoiser, plan, lambda line: None, keep)
 
 
-@pytest.mark.parametrize("name", ["sequences"])
+@pytest.mark.parametrize("name", ["mixture", "sequences"])
 @pytest.mark.parametrize("is_learned", [True, False])
 def test_a_study_says_beforehand_what_it_draws(name: str, is_learned: bool) -> None:
     """So that several processes can draw it: it then finds every piece, and no piece was drawn in vain."""
@@ -126,6 +125,6 @@ def test_a_study_says_beforehand_what_it_draws(name: str, is_learned: bool) -> N
         seen.append(key)
         return make()
 
-    study.run(data, learned, plan, lambda line: None, keep)
-    assert isinstance(study, Sampling)
-    assert [draw.key for draw in study.draws(data, learned, plan)] == [key for key in seen if key[0] in DRAWN]
+    run_study(study, Case.of(data, learned, plan, keep))
+    shared = [piece.key for piece in study.pieces(Case.of(data, learned, plan)) if piece.shared]
+    assert shared == [key for key in seen if key[0] in DRAWN] and len(shared) >= 4

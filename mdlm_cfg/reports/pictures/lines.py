@@ -101,7 +101,8 @@ class Lines:
         x, y = points
         k = self.names.index(name)
         colour = self.colours.get(name, CYCLE[k % len(CYCLE)])
-        marker = MARKERS[k % len(MARKERS)] if len(x) <= MAX_MARKERS and name not in self.dashed else None
+        is_marked = len(x) == 1 or (len(x) <= MAX_MARKERS and name not in self.dashed)  # one point has no line
+        marker = MARKERS[k % len(MARKERS)] if is_marked else None
         style: Any = (0, (4, 2)) if name in self.dashed else "-"
         lifted = y if zero is None else [v if v > NOTHING else zero for v in y]
         axes.plot(

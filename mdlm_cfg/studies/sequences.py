@@ -1,0 +1,531 @@
+"""study=sequences: a network against a hidden Markov mixture that is known exactly, and its guided samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import policy_of
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.score_error import score_error
+from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.aligned import aligned_key, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+
+ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
+FEW_STEPS = (8, 32)
+NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
+SURE = 2.0  # standard errors from which a difference is more than chance
+FLOOR, CLASS = "floor", "class"
+LABELS = {"conditional": "with the class", "null": "without a class"}
+READING = """\
+{num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each sequence \
+is measured exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the class. Pairs \
+are neighbouring values at any place, compared by total variation with the class's own distribution, which is known \
+exactly, and with the exact guided samples.
+
+The set "floor" is exact guided samples again, and "class" is of samples of the class itself, unguided. The noise of \
+so few samples is in every distance. Of "floor" to "exact" and of "class" to the class the distance is noise alone, \
+and the mean over {draws} draws."""
+TO_READ = """\
+The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
+strength: what guidance changed, there or earlier in the order."""
+OF_ORDERS = """\
+The same guidance with other orders and fewer calls of the denoiser, {num:,} sequences each. {dims} calls unmask one \
+position at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact conditionals every \
+order of one at a time samples the class exactly. With guidance the order matters. With several positions a call, \
+neighbours that are drawn at once do not see each other."""
+OF_NOISE = """\
+How far apart sets of {num:,} sequences of one distribution are. "class": independent samples of the class against its \
+own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
+DENOISER = '"exact" or "learned"'
+W = "guidance strength"
+MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a set of sequences is like; absent where nothing is left to average over, or n-grams are too many."""
+
+    posterior: float | None = col("p(z | x)", "mean over sequences that the mixture allows", digits=3)
+    posterior_se: float | None = col("p(z | x), ±", "its standard error", digits=3)
+    log_prob: float | None = col("ln p(x | z)", "mean over those that the class allows", unit="nats", digits=1)
+    log_prob_se: float | None = col("ln p(x | z), ±", "its standard error", unit="nats", digits=2)
+    impossible: float = col("impossible", "share of sequences that the class does not allow", unit="share", digits=3)
+    diversity: float = col("differ", "positions in which two sequences of the set differ", unit="share", digits=3)
+    pair_entropy: float | None = col("entropy of pairs", "of the distribution of neighbours", unit="nats", digits=3)
+    tv_class_1: float | None = col("values to class", "to the class's own distribution", unit="TV", digits=3)
+    tv_class_2: float | None = col("pairs to class", "the same of neighbouring pairs", unit="TV", digits=3)
+    tv_class_3: float | None = col("triples to class", "the same of three neighbours", unit="TV", digits=3)
+
+
+@dataclass(frozen=True)
+class SetRow(Measured):
+    """One set at one strength, by the plan's sampler."""
+
+    tv_exact_1: float | None = col("values to exact", "to the exact guided samples", unit="TV", digits=3)
+    tv_exact_2: float | None = col("pairs to exact", "the same of neighbouring pairs", unit="TV", digits=3)
+    tv_exact_3: float | None = col("triples to exact", "the same of three neighbours", unit="TV", digits=3)
+    w: Guidance = col("w", W, index=True)
+    set: str = col("set", '"exact", "floor" (exact again), "learned", or "class" (unguided)', index=True)
+
+
+@dataclass(frozen=True)
+class OrderRow(Measured):
+    """A set by another order or number of calls."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", DENOISER, index=True)
+    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    order: str = col("order", "the policy, or tau_leaping")
+    calls: int = col("calls", "of the denoiser, for each of the two conditionals")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """The score error of the network on test sequences."""
+
+    label: str = col("label", '"conditional": with the class, or "null"', index=True)
+    nelbo: float = col("network", "its NELBO", unit="nats", digits=2)
+    exact_nelbo: float = col("exact", "the NELBO of the exact conditionals, by the same masks", unit="nats", digits=2)
+    score_error: float = col("difference", "of the two", unit="nats", digits=2)
+    score_error_se: float = col("difference, ±", "its standard error over sequences", unit="nats", digits=2)
+    score_kl: float = col("as KL", "the same expectation with less noise", unit="nats", digits=2)
+    score_kl_se: float = col("as KL, ±", "its standard error over sequences", unit="nats", digits=2)
+    entropy: float = col("entropy", "mean -ln p(x | z) of the same sequences", unit="nats", digits=2)
+    num_sequences: int = col("sequences", "test sequences")
+    num_draws: int = col("masks", "for each sequence")
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """How far apart sets of one distribution are."""
+
+    w: Guidance | None = col("w", "of exact guided samples; absent for the class itself", index=True)
+    to: str = col("compared with", '"class" or "exact"', index=True)
+    length: int = col("n", "of the n-grams", index=True)
+    tv: float = col("mean", "over the draws", unit="TV")
+    low: float = col("smallest", "of the draws", unit="TV")
+    high: float = col("largest", "of the draws", unit="TV")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Score error, guided samples against exact ones, and orders and steps against each other.
+
+    Args:
+        num_test: test sequences for the score error; num_draws: masks for each.
+        compare: whether other orders and numbers of steps are compared; most of the time goes there.
+
+    Raises:
+        UserError: fewer than two test sequences, or no draws.
+    """
+
+    num_test: int = 1000
+    num_draws: int = 4
+    compare: bool = True
+    needs: ClassVar[Needs] = Needs(
+        target=(HiddenMarkovMixture,),
+        what="hidden Markov mixtures",
+        example="data=hmm_dialects or data=hmm",
+        one_class=True,
+        numbers=True,
+        one_kind=True,
+        samples=2,
+    )
+    rows: ClassVar[Mapping[str, type]] = {
+        "distances": SetRow,
+        "score_error": ScoreRow,
+        "samplers": OrderRow,
+        "noise": NoiseRow,
+    }
+
+    def __post_init__(self) -> None:
+        if self.num_test < 2 or self.num_draws < 1:
+            raise UserError(
+                f"num_test = {self.num_test} and num_draws = {self.num_draws} of study=sequences are not allowed: they "
+                "must be at least 2 and 1"
+            )
+
+    def check(self, case: Case) -> None:
+        """Refuse a class without weight."""
+        if case.target.class_weights[case.one_class] == 0:
+            raise UserError(
+                f"class {case.class_name(case.one_class)} of {case.data.name} has weight 0 in the mixture: give it a "
+                "weight, or choose another target_class"
+            )
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Score error, the class itself, every set, other samplers, and the few sequences that are read."""
+        z = case.one_class
+        if case.has_learned:
+            for label in LABELS:
+                cost = float(self.num_test * self.num_draws)
+                make = partial(self._score, case, label)
+                yield Piece(self._score_key(case, label), make, f"score error, {label}", cost)
+        yield Piece(_class_key(case), partial(_of_class, case), "samples of the class itself", 0.0)
+        for guidance in case.plan.guidances:
+            for name in _drawn(case):
+                yield from _draws(case, guidance, name)
+            for name in _drawn(case):
+                yield _measuring(case, guidance, name)
+            split = partial(_split_noise, case, guidance)
+            yield Piece(_noise_key(case, guidance), split, f"noise of the samples at w = {guidance.label}", 0.0)
+        for guidance, who, sampler in self._compared(case):
+            yield from _draws(case, guidance, who, sampler)
+            yield _measuring(case, guidance, who, sampler)
+        for who in case.denoisers:
+            for guidance in case.plan.guidances:
+                yield aligned_piece(case, who, guidance, z)
+
+    def _compared(self, case: Case) -> list[tuple[Guidance, str, Sampler]]:
+        """Every denoiser and sampler at the weakest and the strongest strength."""
+        if not self.compare:
+            return []
+        guidances = case.plan.guidances
+        ends = dict.fromkeys(pick(guidances, key=lambda guidance: guidance.constant) for pick in (min, max))
+        samplers = others(case.target.num_dims)
+        return [(guidance, who, sampler) for guidance in ends for who in case.denoisers for sampler in samplers]
+
+    def _score_key(self, case: Case, label: str) -> Key:
+        return ("score error", label, self.num_test, self.num_draws, case.plan.seed)
+
+    def _score(self, case: Case, label: str) -> list[float]:
+        """The measured columns of a ScoreRow."""
+        x, classes = (part[: self.num_test] for part in case.data.test_examples())
+        labels = classes if label == "conditional" else None
+        masks = generator_for("masks", label, case.plan.seed)
+        e = score_error(case.target, case.denoisers[LEARNED], x, labels, self.num_draws, masks)
+        nats = [e.nelbo, e.exact_nelbo, e.difference, e.difference_se, e.kl, e.kl_se, e.entropy]
+        return [*nats, e.num_images, e.num_draws]
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Score errors, sets, noise, orders, and sequences to read."""
+        scores = []
+        if case.has_learned:
+            scores = [ScoreRow(label, *made[self._score_key(case, label)]) for label in LABELS]
+        noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made[_class_key(case)]["tvs"].items()]
+        for g in case.plan.guidances:
+            noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made[_noise_key(case, g)].items()]
+        sets = [_set_row(case, made, g, name, noise) for g in case.plan.guidances for name in (*_drawn(case), CLASS)]
+        orders = [
+            OrderRow(
+                **_without_exact(made[_measured_key(case, g, who, sampler)]),
+                w=g,
+                denoiser=who,
+                sampler=sampler,
+                order=order_of(sampler),
+                calls=sampler.calls(case.target.num_dims),
+            )
+            for g, who, sampler in self._compared(case)
+        ]
+        blocks = [_to_read(case, made), _guided(case, sets), *_scores(case, scores), *_orders(case, orders)]
+        return Findings(
+            plan=case.plan,
+            blocks=[*blocks, _noise(case, noise)],
+            verdict=verdict_of(scores, sets, orders, noise),
+            facts={"data": {"name": case.data.name, "classes": [case.one_class]}},
+            arrays=_arrays(case, made),
+        )
+
+
+def _drawn(case: Case) -> list[str]:
+    """The sets that are drawn at every strength: exact, exact again for the noise, and learned."""
+    return [EXACT, FLOOR, *([LEARNED] if case.has_learned else [])]
+
+
+def _draws(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> list[Piece]:
+    who = LEARNED if name == LEARNED else EXACT
+    return draw_pieces(case, who, guidance, case.one_class, name=name, sampler=sampler)
+
+
+def _sequences(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Tensor:
+    return samples_of(case.made, _draws(case, guidance, name, sampler)).long()
+
+
+def _class_key(case: Case) -> Key:
+    return ("class", case.plan.num_samples, case.plan.seed, case.one_class)
+
+
+def _of_class(case: Case) -> dict[str, Any]:
+    """Samples of the class (n, D), and by n the TV of n-grams of several such sets to the class's own distribution."""
+    target, plan, z = case.target, case.plan, case.one_class
+    laws = {n: gram_law(target, n, z) for n in gram_lengths(target)}
+    tvs: dict[int, list[float]] = {n: [] for n in laws}
+    first = None
+    for draw in range(NOISE_DRAWS):
+        generator = generator_for("samples", plan.seed, z, CLASS, *([draw] if draw else []))
+        x = target.sample(plan.num_samples, generator, z)[0]
+        first = x if first is None else first
+        for n, law in laws.items():
+            tvs[n].append(total_variation(law, gram_histogram(x, target.num_tokens, n)))
+    return {"x": first, "tvs": tvs}
+
+
+def _noise_key(case: Case, guidance: Guidance) -> Key:
+    return ("noise", *(piece.key for name in (EXACT, FLOOR) for piece in _draws(case, guidance, name)))
+
+
+def _split_noise(case: Case, guidance: Guidance) -> dict[int, list[float]]:
+    """By n, the TV between n-grams of random halves of all exact guided samples, over several splits."""
+    x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, FLOOR)])
+    generator = case.plan.generator("splits", guidance, case.one_class, num_dims=case.target.num_dims)
+    tvs: dict[int, list[float]] = {n: [] for n in gram_lengths(case.target)}
+    for _ in range(NOISE_DRAWS):
+        halves = x[torch.randperm(len(x), generator=generator)].chunk(2)
+        for n, found in tvs.items():
+            found.append(total_variation(*(gram_histogram(half, case.target.num_tokens, n) for half in halves)))
+    return tvs
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return sum(values) / len(values), min(values), max(values)
+
+
+def _measured_key(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Key:
+    return ("measured", *(piece.key for piece in _draws(case, guidance, name, sampler)))
+
+
+def _measuring(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Piece:
+    def make() -> dict[str, Any]:
+        return _measure(case, guidance, _sequences(case, guidance, name, sampler))
+
+    by = "" if sampler is None else f" by {sampler.label}"
+    label = f"measuring {name} samples at w = {guidance.label}{by}"
+    return Piece(_measured_key(case, guidance, name, sampler), make, label, float(case.plan.num_samples))
+
+
+def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
+    """The columns of a SetRow, of sequences (n, D) beside the class and the exact guided samples of a strength."""
+    target, z = case.target, case.one_class
+    found = sequence_statistics(target, x, z)
+    exact = _sequences(case, guidance, EXACT)
+    columns: dict[str, Any] = dict.fromkeys(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3))
+    for n, grams in found.grams.items():
+        columns[f"tv_class_{n}"] = total_variation(gram_law(target, n, z), grams)
+        columns[f"tv_exact_{n}"] = total_variation(gram_histogram(exact, target.num_tokens, n), grams)
+    names = ("posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy")
+    values = {name: getattr(found, name) for name in names}
+    return columns | {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
+
+
+def _without_exact(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in columns.items() if not name.startswith("tv_exact")}
+
+
+def _set_row(case: Case, made: Made, guidance: Guidance, name: str, noise: Sequence[NoiseRow]) -> SetRow:
+    """A set; distances that are noise alone are means over several draws, and "exact" has none to itself."""
+    if name == CLASS:
+        columns = _measure(case, guidance, made[_class_key(case)]["x"])
+        columns |= {f"tv_class_{row.length}": row.tv for row in noise if row.to == CLASS}
+    else:
+        columns = dict(made[_measured_key(case, guidance, name)])
+    if name == EXACT:
+        columns |= {f"tv_exact_{n}": None for n in (1, 2, 3)}
+    if name == FLOOR:
+        columns |= {f"tv_exact_{row.length}": row.tv for row in noise if row.w == guidance}
+    return SetRow(**columns, w=guidance, set=name)
+
+
+def others(num_dims: int) -> list[Sampler]:
+    """The orders one at a time, and the parallel samplers of fewer steps than D, that are compared."""
+    steps = [number for number in FEW_STEPS if number < num_dims]
+    confident = policy_of("confidence")
+    return [
+        *(Sampler(policy=policy_of(name)) for name in ONE_BY_ONE),
+        *(Sampler(EVENT_LEAPING, number) for number in steps),
+        *(Sampler(EVENT_LEAPING, number, policy=confident) for number in steps),
+        *(Sampler("tau_leaping", number) for number in steps),
+    ]
+
+
+def order_of(sampler: Sampler) -> str:
+    """Which position comes next, in a word."""
+    return sampler.name if sampler.name == "tau_leaping" else str(sampler.policy or "rate")
+
+
+def _to_read(case: Case, made: Made) -> Block:
+    symbols, guidances = symbols_of(case.target.num_tokens, case.target.value_names), case.plan.guidances
+    parts = []
+    for who in case.denoisers:
+        by_w = {g: made[aligned_key(case, who, g, case.one_class)] for g in guidances}
+        for k in range(len(by_w[guidances[0]])):
+            rows = {f"w = {g.label}": x[k] for g, x in by_w.items()}
+            parts.append(f"{who} conditionals, sequence {k + 1}\n{listing(rows, symbols)}")
+    return Block("to_read", [], "Example sequences", TO_READ, views=[Listing("\n\n".join(parts))], group="")
+
+
+def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
+    plan = case.plan
+    text = READING.format(
+        num=plan.num_samples,
+        name=case.class_name(case.one_class),
+        sampler=plan.sampler.label,
+        kind=plan.guidances[0].kind,
+        seed=plan.seed,
+        draws=NOISE_DRAWS,
+    )
+    dashed = {"set": CLASS}
+    views: list[View] = [
+        Table(["w", "set"], [*MEASURED, "tv_exact_2"], note="± is one standard error."),
+        Curve("w", "posterior", ["set"], "The class posterior of guided sequences.", dashed=dashed),
+        Curve("w", "log_prob", ["set"], "How likely guided sequences are in their class.", dashed=dashed),
+        Curve("w", "tv_class_2", ["set"], "Pairs of neighbours: distance to the class's own.", dashed=dashed),
+        Curve("w", "tv_exact_2", ["set"], "Pairs of neighbours: distance to exact guided sequences.", dashed=dashed),
+        Table(["w", "set"], ["diversity", "pair_entropy", "impossible", *_grams("class"), *_grams("exact")]),
+    ]
+    logged = ["posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy"]
+    logged += [f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3)]
+    title = "Guided samples beside exact ones"
+    return Block("distances", sets, title, text, views=views, logged=logged, group="", printed=True)
+
+
+def _grams(to: str) -> list[str]:
+    return [f"tv_{to}_1", f"tv_{to}_3"]
+
+
+def _scores(case: Case, rows: Sequence[ScoreRow]) -> list[Block]:
+    if not rows:
+        return []
+    text = (
+        f"On {rows[0].num_sequences:,} test sequences, {rows[0].num_draws} masks each, the same for the network and "
+        "the exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the "
+        "same score error with less noise."
+    )
+    values = ["nelbo", "exact_nelbo", "entropy", "score_error", "score_error_se", "score_kl", "score_kl_se"]
+    views: list[View] = [Table(["label"], values, note="In nats per sequence.")]
+    return [Block("score_error", rows, "Score error", text, views=views, logged=values[3:], group="Score error")]
+
+
+def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
+    if not rows:
+        return []
+    text = OF_ORDERS.format(num=case.plan.num_samples, dims=case.target.num_dims)
+    by, dashed = ["order", "denoiser"], {"denoiser": LEARNED}
+    views: list[View] = [
+        Table(["w", "denoiser", "order", "calls"], MEASURED, note="Calls: for each of the two conditionals."),
+        Curve("calls", "log_prob", by, "Log-likelihood against calls.", panels="w", log_x=True, dashed=dashed),
+        Curve("calls", "tv_class_2", by, "Pairs to the class, against calls.", panels="w", log_x=True, dashed=dashed),
+    ]
+    return [Block("samplers", rows, "Which order, and how many at a time", text, views=views, group="Orders and calls")]
+
+
+def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:
+    views: list[View] = [Table(["to", "w", "length"], ["tv", "low", "high"], note=f"Over {NOISE_DRAWS} draws.")]
+    text = OF_NOISE.format(num=case.plan.num_samples)
+    return Block("noise", rows, "The noise of so few samples", text, views=views, group="Noise")
+
+
+def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
+    """The samples of every set, (n, D), and the aligned ones, (m, D): the smallest whole numbers that hold them."""
+    small = torch.uint8 if case.target.num_tokens <= 256 else torch.int32
+    found = {CLASS: made[_class_key(case)]["x"]}
+    for g in case.plan.guidances:
+        found |= {f"{name}_{g.identifier}": _sequences(case, g, name) for name in _drawn(case)}
+        for who in case.denoisers:
+            found[f"aligned_{who}_{g.identifier}"] = made[aligned_key(case, who, g, case.one_class)]
+    return {name: x.to(small).numpy() for name, x in found.items()}
+
+
+def verdict_of(
+    scores: Sequence[ScoreRow], sets: Sequence[SetRow], orders: Sequence[OrderRow], noise: Sequence[NoiseRow]
+) -> list[str]:
+    """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost."""
+    said = [_of_score(row) for row in scores]
+    w = max((row.w for row in sets), key=lambda guidance: guidance.constant)
+    own = {row.set: row for row in sets if row.w == w}
+    said.append(_of_guidance(own[EXACT], own[CLASS], w))
+    if LEARNED in own:
+        said.append(_of_network(own[LEARNED], own[EXACT], w))
+    said += _of_pairs(own, noise, w)
+    exact = [row for row in orders if (row.w, row.denoiser) == (w, EXACT) and row.log_prob is not None]
+    return [*said, *([_of_orders(exact, w)] if exact else [])]
+
+
+def _of_score(row: ScoreRow) -> str:
+    if row.score_kl <= SURE * row.score_kl_se:
+        return f"{LABELS[row.label].capitalize()}, no score error of the network can be shown."
+    return (
+        f"The score error is {row.score_kl:.2f} ± {row.score_kl_se:.2f} nats per sequence {LABELS[row.label]}, where "
+        f"the entropy is {row.entropy:.1f}."
+    )
+
+
+def _clear(a: float | None, b: float | None, *errors: float | None) -> int:
+    """1 where a is surely larger than b, -1 where it is surely smaller, else 0."""
+    if a is None or b is None or abs(a - b) <= SURE * math.hypot(*(error or 0.0 for error in errors)):
+        return 0
+    return 1 if a > b else -1
+
+
+def _show(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _of_guidance(exact: SetRow, own: SetRow, w: Guidance) -> str:
+    """What exact guidance does to the class posterior and to the likelihood."""
+    surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
+    than = {1: "surer of their class than", 0: "as sure of their class as", -1: "less sure of their class than"}[surer]
+    likelier = _clear(exact.log_prob, own.log_prob, exact.log_prob_se, own.log_prob_se)
+    tail = {1: "are likelier there", 0: "are as likely there", -1: "are less likely there"}[likelier]
+    return (
+        f"At w = {w.label}, exact guided samples are {than} samples of the class itself "
+        f"(posterior {_show(exact.posterior, 3)}, the class {_show(own.posterior, 3)}), and {tail} "
+        f"({_show(exact.log_prob, 1)} nats, the class {_show(own.log_prob, 1)})."
+    )
+
+
+def _of_network(learned: SetRow, exact: SetRow, w: Guidance) -> str:
+    """How the network's guided samples differ from exact guided ones."""
+    better = _clear(learned.log_prob, exact.log_prob, learned.log_prob_se, exact.log_prob_se)
+    head = {1: "likelier than", 0: "as likely as", -1: "less likely than"}[better]
+    return (
+        f"At w = {w.label}, the network's sequences are {head} exact guided ones ({_show(learned.log_prob, 1)} and "
+        f"{_show(exact.log_prob, 1)} nats); their class posterior is {_show(learned.posterior, 3)}, of exact ones "
+        f"{_show(exact.posterior, 3)}."
+    )
+
+
+def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance) -> list[str]:
+    """Whether the pairs leave the class's own, and the network's those of exact guided samples, beyond the noise."""
+    found = {row.to: row for row in noise if row.length == 2 and row.w in (None, w)}
+    said = []
+    for name, to, what in (
+        (EXACT, CLASS, "pairs of neighbours of exact guided samples are {} from the class's own"),
+        (LEARNED, EXACT, "pairs of neighbours of the network are {} from those of exact guided samples"),
+    ):
+        value = None if name not in own else getattr(own[name], f"tv_{to}_2")
+        if value is None:
+            continue
+        level = found[to]
+        more = "more than" if value > level.high else "within"
+        said.append(
+            f"At w = {w.label}, {what.format(f'{value:.3f}')} in total variation, {more} the noise of so few samples "
+            f"({level.tv:.3f} on average, {level.low:.3f} to {level.high:.3f} in {NOISE_DRAWS} draws)."
+        )
+    return said
+
+
+def _of_orders(rows: Sequence[OrderRow], w: Guidance) -> str:
+    best, worst = (pick(rows, key=lambda row: row.log_prob or 0.0) for pick in (max, min))
+    head = f"Of {len(rows)} orders and numbers of calls with exact conditionals at w = {w.label},"
+    if not _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se):
+        return f"{head} none is clearly better than another in log-likelihood."
+    return (
+        f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
+        f"{best.sampler.label} the likeliest ({_show(best.log_prob, 1)})."
+    )
