@@ -1,6 +1,6 @@
-"""The figures of docs/decoders.md, and its picture: python docs/decoders.py (about a minute on two cores).
+"""The figures of docs/decoders.md, and its picture: python docs/decoders.py (one to three minutes on two cores).
 
-It prints every table of the page, and draws docs/pictures/decoders.png. Every distribution is exact: nothing is sampled.
+It prints every table of the page, and draws docs/pictures/decoders.png. Nothing is sampled: all is exact.
 """
 
 from __future__ import annotations
