@@ -96,8 +96,7 @@ def bernoulli_mixture(
 def data_of(target: Any, name: str = "small", **more: Any) -> Any:
     """Data that are known exactly, as studies are asked about them."""
     about = {"num_tokens": target.num_tokens, "num_classes": target.num_classes, "grid_shape": (target.num_dims,)}
-    absent = {"class_names": None, "example_kind": None}
-    return SimpleNamespace(target=target, name=name, **{**about, **absent, **more})
+    return SimpleNamespace(target=target, name=name, class_names=None, example_kind=None, **{**about, **more})
 
 
 def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Findings:

@@ -153,7 +153,7 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
 
     Args:
         settings: with `_target_`; they may be those of a checkpoint. `own` is the name of something of the user's own
-            that is to be studied.
+            that is to be studied, or a list of names.
         given: those of the command line: a name of one's own that is not in them is not imported.
 
     Returns:
@@ -167,10 +167,8 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     if not isinstance(settings, Mapping):
         raise UserError(f"study = {settings} is not a study: give study=NAME, or study._target_=package.module.Name")
     own = settings.get("own")
-    if isinstance(own, str):
-        if own != (given or {}).get("own"):
-            raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
-        settings = {**settings, "own": thing_named(own, "study.own")}
+    if own is not None:
+        settings = {**settings, "own": _own_things(own, (given or {}).get("own"))}
     if settings.get(TARGET) is None:
         return {key: value for key, value in settings.items() if key != TARGET} or None
     study = make(settings, "study", STUDIES, names_in(given))
@@ -180,6 +178,21 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
             "`pieces(case)` and `findings(case, made)`"
         )
     return study
+
+
+def _own_things(own: Any, given: Any) -> Any:
+    """What a name, or each name of a list, stands for.
+
+    Raises:
+        UserError: names that were not given on the command line, or that stand for nothing.
+    """
+    names = own if isinstance(own, list) else [own]
+    if not all(isinstance(name, str) for name in names):
+        return own
+    if own != given:
+        raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
+    things = [thing_named(name, "study.own") for name in names]
+    return things if isinstance(own, list) else things[0]
 
 
 def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:

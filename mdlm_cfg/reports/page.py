@@ -18,7 +18,7 @@ from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.support.atomic import atomic_write
 
 PANEL_FILE = "panel.csv"
-LONGEST = 24  # rows of a table that is not folded
+LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
 HERE = Path(__file__).parent
 
 

@@ -78,7 +78,7 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
 
 def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
     declared = [view for view in block.views if isinstance(view, Table) and rows]
-    tables = [(view.title, shown_table(view, rows)) for view in declared]
+    tables = [(view.title, shown_table(view, chosen)) for view in declared if (chosen := rows_of(view, rows))]
     listing = "\n\n".join(view.text for view in block.views if isinstance(view, Listing))
     pictures = []
     for k, view in enumerate(block.views):
@@ -130,6 +130,12 @@ def _numbers(values: Sequence[Any]) -> str:
     return ", ".join(shown) + (f", … ({len(values)})" if len(values) > MOST_SHOWN else "")
 
 
+def rows_of(view: View, rows: Rows) -> Rows:
+    """The rows that a view shows."""
+    where: Mapping[str, Sequence[Any]] = getattr(view, "where", {})
+    return [row for row in rows if all(getattr(row, name) in values for name, values in where.items())]
+
+
 def shown_table(view: Table, rows: Rows) -> ShownTable:
     """A declared table of rows as text."""
     heads = {name: view.heads.get(name, _head(rows[0], name)) for name in (*view.index, *view.values)}
@@ -137,14 +143,18 @@ def shown_table(view: Table, rows: Rows) -> ShownTable:
         names = [*view.index, *view.values]
         kept = [name for name in names if name in view.index or any(getattr(r, name) is not None for r in rows)]
         return ShownTable([heads[n] for n in kept], [[cell(row, n) for n in kept] for row in rows], view.note)
-    (value,) = view.values
     columns = list(dict.fromkeys(cell(row, view.across) for row in rows))
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    values = [name for name in view.values if any(getattr(row, name) is not None for row in rows)] or view.values
+    lines: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for row in rows:
-        lines.setdefault(tuple(cell(row, name) for name in view.index), {})[cell(row, view.across)] = cell(row, value)
+        line = lines.setdefault(tuple(cell(row, name) for name in view.index), {})
+        line |= {(cell(row, view.across), name): cell(row, name) for name in values}
     over = view.heads.get(view.across, _head(rows[0], view.across))
-    titles = [*(heads[name] for name in view.index), *(f"{over} = {column}" for column in columns)]
-    return ShownTable(titles, [[*key, *(own.get(c, "") for c in columns)] for key, own in lines.items()], view.note)
+    asked = [(column, name) for column in columns for name in values]
+    several = len(values) > 1
+    titles = [f"{over} = {column}{f': {heads[name]}' if several else ''}" for column, name in asked]
+    table = [[*key, *(own.get(one, "") for one in asked)] for key, own in lines.items()]
+    return ShownTable([*(heads[name] for name in view.index), *titles], table, view.note)
 
 
 def _pictures(view: View, rows: Rows, path: Path, backend: str) -> list[Picture]:
@@ -161,7 +171,7 @@ def _pictures(view: View, rows: Rows, path: Path, backend: str) -> list[Picture]
 def drawing_of(view: View, rows: Rows) -> Drawing | None:
     """What a view shows of rows, ready to be drawn; None where there is nothing to draw."""
     make = DRAWN.get(type(view))
-    return None if make is None else make(view, rows)
+    return None if make is None else make(view, rows_of(view, rows))
 
 
 def _lines(view: Curve, rows: Rows) -> Lines | None:

@@ -40,11 +40,12 @@ class Table:
 
     Attributes:
         index: columns that lead a line.
-        values: columns that are shown. With `across` it must be one.
-        across: a column whose values become columns.
+        values: columns that are shown.
+        across: a column whose values become columns, one for each of `values`.
         note: a sentence below the table.
         heads: headings in place of the declared ones, by column.
         title: of the part of the page that a second or later table of a block gets.
+        where: the rows that are shown: by column, the values that they may have. Empty: all.
     """
 
     index: Sequence[str]
@@ -53,6 +54,7 @@ class Table:
     note: str = ""
     heads: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
+    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Curve:
         low, high: columns of an interval around y, drawn as a band.
         dashed: lines drawn dashed: column and value, such as {"denoiser": "learned"}; a column of `y`, with any value.
         levels: horizontal lines by name: a bound, an optimum.
-        names: of the lines where `y` is several columns; default their headings.
+        where: the rows that are drawn, as in `Table`.
     """
 
     x: str
@@ -79,6 +81,7 @@ class Curve:
     log_y: bool = False
     dashed: Mapping[str, Any] = field(default_factory=dict)
     levels: Mapping[str, float] = field(default_factory=dict)
+    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,11 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: with commas, or with semicolons where a name has a comma itself."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def key_word(value: Any) -> str:

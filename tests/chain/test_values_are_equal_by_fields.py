@@ -104,9 +104,9 @@ def test_one_law_is_never_given_for_another() -> None:
         alone = Bench(target, Guidance(2.0), Plan((Guidance(2.0),), Sampler()))
         assert list(alone.judge(entry, [4])) == [cell]
         law = terminal_law(target.denoiser, entry.guidance(2.0), 0)
-        assert cell.distances["class"].tv == pytest.approx(total_variation(law, target.class_law), abs=1e-14)
-        assert cell.distances["chain"].tv < 1e-14
-    assert abs(together[0].distances["class"].tv - together[1].distances["class"].tv) > 1e-4
+        assert cell["tv_class"] == pytest.approx(total_variation(law, target.class_law), abs=1e-14)
+        assert cell["tv_chain"] < 1e-14
+    assert abs(together[0]["tv_class"] - together[1]["tv_class"]) > 1e-4
 
 
 def test_a_plan_takes_what_is_equal_once_and_what_shares_a_name_never() -> None:

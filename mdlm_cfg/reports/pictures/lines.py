@@ -16,6 +16,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mdlm_cfg.reports.style import CYCLE, GREY, MARKERS, divide
+from mdlm_cfg.studies.findings import listed
 
 Points = tuple[Sequence[float], Sequence[float]]
 BOX = "□"
@@ -118,15 +119,15 @@ class Lines:
 
     def _labels(self) -> dict[str, str]:
         """The series to draw, and their labels. Series that coincide in every panel are one, with all their names."""
-        labels: dict[str, str] = {}
+        labels: dict[str, list[str]] = {}
         alone = {*self.dashed, *(name for _, name in self.bands)}
         for name in self.names:
             twins = [other for other in labels if other not in alone and self._coincide(other, name)]
             if twins and name not in alone:
-                labels[twins[0]] += f", {name}"
+                labels[twins[0]].append(name)
             else:
-                labels[name] = name
-        return labels
+                labels[name] = [name]
+        return {name: listed(names) for name, names in labels.items()}
 
     def _coincide(self, first: str, second: str) -> bool:
         for series in self.panels.values():

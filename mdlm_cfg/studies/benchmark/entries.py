@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, Strength
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.policies import POLICIES, Policy
 from mdlm_cfg.chain.steps import JUMPS
+from mdlm_cfg.sampling.families import REMDM, SAMPLED_CONFIDENCE
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
+from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
-Draw = Callable[[Denoiser, Guidance, int, int, torch.Generator], Tensor]  # denoiser, guidance, class, n, generator
+Draw = Callable[..., Tensor]  # of denoiser, guidance, class, n, generator and perhaps calls=
 Rule = Callable[[float], Guidance]
 ALLOWED = (
     "a Sampler, a Policy, a Kind, a function of w that makes a Guidance, a function (denoiser, guidance, target_class, "
-    "num_samples, generator) that draws samples, or an Entry"
+    "num_samples, generator) that draws samples and may take calls=, or an Entry"
 )
 NOISE_SCHEDULES = ("linear", "cosine")
 STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of unmasking
@@ -33,6 +33,8 @@ STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of un
     "early": lambda w: Interval(w, 0.0, 0.5),
 }
 
+DECODERS = (Sampler(SAMPLED_CONFIDENCE, 1), Sampler("threshold"), Sampler("entropy_bound"), Sampler(REMDM, 1))
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,8 +42,9 @@ class Entry:
 
     Args:
         name: in rankings and files.
-        sampler: a `Sampler`, judged by its exact law; its number of steps, or of events a step, only says that it has
-            one: it is set so that it makes as many calls as it may. Or a function that draws samples.
+        sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events a step, only says that
+            it has one: it is set so that it makes as many calls as it may. Or a function that draws samples; one that
+            takes `calls` is told how many it may make.
         guidance: from w to the guidance it is run with.
         own: whether it is somebody's own, beside what is built in.
     """
@@ -51,16 +54,21 @@ class Entry:
     guidance: Rule = Guidance
     own: bool = True
 
-    def at(self, calls: int, num_dims: int) -> Sampler | None:
-        """The sampler with at most so many denoiser calls per conditional; None where it needs more, or only draws."""
+    def at(self, calls: int, num_dims: int) -> Sampler | Draw:
+        """The sampler for so many denoiser calls per conditional, where it can be set to a number; else itself."""
         sampler = self.sampler
         if not isinstance(sampler, Sampler):
-            return None
+            return partial(sampler, calls=calls) if self.takes_calls else sampler
         if sampler.events is not None:
-            sampler = replace(sampler, events=-(-num_dims // calls))
-        elif isinstance(sampler.steps, int):
-            sampler = replace(sampler, steps=calls)
-        return sampler if sampler.calls(num_dims) <= calls else None
+            return replace(sampler, events=-(-num_dims // calls))
+        return replace(sampler, steps=calls) if isinstance(sampler.steps, int) else sampler
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it is a function that is told how many calls it may make: it has a parameter `calls` left to give."""
+        if isinstance(self.sampler, Sampler) or "calls" in getattr(self.sampler, "keywords", {}):
+            return False
+        return "calls" in inspect.signature(self.sampler).parameters
 
     def describe(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,7 +76,10 @@ class Entry:
 
 
 def built_in() -> list[Entry]:
-    """Every sampler, kind of guidance, noise schedule and policy of this package, and a few schedules of w."""
+    """Every sampler, kind of guidance, noise schedule and policy of this package, and a few schedules of w.
+
+    A decoder's order or remasking is its own, so that it is run under one kind of guidance.
+    """
     found = []
     for kind in KINDS.values():
         found.append(Entry(f"{FIRST_HITTING}, {kind}", Sampler(), partial(Guidance, kind=kind), own=False))
@@ -83,6 +94,9 @@ def built_in() -> list[Entry]:
         # the chain of `normalized` guidance is that of the uniform order
         kind = KINDS["normalized" if name == "uniform" else "rate"]
         found.append(Entry(f"policy {name}", _by_policy(POLICIES[name]()), partial(Guidance, kind=kind), own=False))
+    for sampler in DECODERS:
+        names = [sampler.name, *map(str, (sampler.threshold, sampler.gamma, sampler.remasking))]
+        found.append(Entry(" ".join(name for name in names if name != "None"), sampler, own=False))
     return found
 
 
@@ -110,11 +124,9 @@ def entry_of(own: Any) -> Entry:
         return Entry(str(own), _by_policy(own))
     if isinstance(own, Kind):
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, kind=own))
-    if isinstance(own, list | tuple):
-        raise UserError(f"{list(own)} are {len(own)} entries: study.own takes one; Python's benchmark() takes several")
     if not callable(own):
         raise UserError(f"{own!r} cannot be judged: give {ALLOWED}")
-    name = getattr(own, "__name__", type(own).__name__)
+    name = _name_of(own)
     if _num_arguments(own) == 1:
         return Entry(name, Sampler(EVENT_LEAPING, 1), own)
     return Entry(name, own)
@@ -125,6 +137,19 @@ def _made(own: type) -> Any:
         return own()
     except TypeError as error:
         raise UserError(f"{own.__name__} cannot be made without arguments ({error}): give one that is made") from error
+
+
+def _name_of(own: Any) -> str:
+    """The name of a function, with the arguments that are bound to it: "mine(calls=4)"."""
+    if isinstance(own, partial):
+        bound = [*map(_word, own.args), *(f"{name}={_word(value)}" for name, value in own.keywords.items())]
+        return f"{_name_of(own.func)}({', '.join(bound)})"
+    return str(getattr(own, "__name__", type(own).__name__))
+
+
+def _word(value: Any) -> str:
+    """A bound argument for people: never an address."""
+    return _name_of(value) if callable(value) else value if isinstance(value, str) else value_key(value)
 
 
 def _num_arguments(function: Callable[..., Any]) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,67 +18,12 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.benchmark.entries import Draw, Entry
 from mdlm_cfg.studies.benchmark.targets import Target
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
 REFERENCES = ("class", "chain", "tilted")
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far an entry is from one reference.
-
-    Attributes:
-        tv: total variation. low, high: where the TV of its law lies; both `tv` itself where the law is known.
-        kl: KL(reference || law) in nats, inf where the law lacks support; None for samples, whose empty cells make it
-            infinite.
-        noise_floor: what perfect samples would show for a TV; None where nothing was sampled.
-    """
-
-    tv: float
-    low: float
-    high: float
-    kl: float | None = None
-    noise_floor: float | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry on one target at one strength and one number of calls.
-
-    Attributes:
-        entry, target: by name. w: the strength.
-        calls: that it may make, per conditional. used: that it makes.
-        distances: by the name of the reference.
-    """
-
-    entry: str
-    target: str
-    w: float
-    calls: int
-    used: int
-    distances: Mapping[str, Distance]
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Cell:
-        """From what `asdict` makes of one."""
-        distances = {name: Distance(**found) for name, found in plain["distances"].items()}
-        return cls(**{**plain, "distances": distances})
-
-    def row(self) -> dict[str, Any]:
-        """Plain values, flat; `tv_X_low`, `tv_X_high` and `noise_floor_X` only of samples, `kl_X` only of laws."""
-        row: dict[str, Any] = {
-            "entry": self.entry, "target": self.target, "w": self.w, "calls": self.calls, "used": self.used,
-        }  # fmt: skip
-        for name, found in self.distances.items():
-            row[f"tv_{name}"] = found.tv
-            if found.noise_floor is None:
-                row[f"kl_{name}"] = found.kl
-            else:
-                row |= {
-                    f"tv_{name}_low": found.low, f"tv_{name}_high": found.high,
-                    f"noise_floor_{name}": found.noise_floor,
-                }  # fmt: skip
-        return row
+ROUNDING = 1e-9  # of expected numbers of calls
+Cell = dict[str, Any]  # plain values of one entry on one target at one w and number of calls: columns of a `ResultRow`
 
 
 class Counted:
@@ -132,62 +76,65 @@ class Bench:
                 f"{entry.name}({self.w:g}) returned {type(guidance).__name__}, and a function of w must return a "
                 "Guidance; one that draws samples takes (denoiser, guidance, target_class, num_samples, generator)"
             )
-        references = self.references(guidance.kind)
-        if not isinstance(entry.sampler, Sampler):
-            yield from self._sampled(entry.name, entry.sampler, guidance, references, calls)
-            return
-        steps_before: list[Any] = []
-        found: dict[str, Distance] = {}
+        before: Hashable = None
+        found: Cell = {}
         for most in calls:
             sampler = entry.at(most, self.target.num_dims)
-            if sampler is None:
-                continue
-            steps = [*sampler.plan(self.target.num_dims), sampler.correction]
-            if steps != steps_before:  # more calls than coordinates change nothing
-                law, steps_before = self._law(sampler, guidance), steps
-                found = {name: _exactly(reference, law) for name, reference in references.items()}
-            yield Cell(entry.name, self.target.name, self.w, most, sampler.calls(self.target.num_dims), found)
+            same = self._decides(entry, sampler, most)
+            if same != before:  # more calls than coordinates change nothing
+                before = same
+                if isinstance(sampler, Sampler):
+                    found = self._exactly(sampler, guidance)
+                else:
+                    found = self._by_samples(entry, sampler, guidance, most)
+            if found["used"] <= most + ROUNDING:
+                yield {"entry": entry.name, "target": self.target.name, "w": self.w, "calls": most, **found}
 
-    def _law(self, sampler: Sampler, guidance: Guidance) -> Tensor:
-        """The exact law of the sampler's steps; what is frozen for one sampler serves all others."""
+    def _decides(self, entry: Entry, sampler: Sampler | Draw, calls: int) -> Hashable:
+        """What decides the distribution at a number of calls."""
+        if isinstance(sampler, Sampler):
+            return value_key([*sampler.plan(self.target.num_dims), sampler.correction])
+        return calls if entry.takes_calls else 0
+
+    def _exactly(self, sampler: Sampler, guidance: Guidance) -> Cell:
+        """The calls that a sampler makes, in expectation where they vary, and its exact distances."""
         denoiser, z = self.target.denoiser, self.target.target_class
-        if sampler.exact_in_time:
-            return sampler.law(denoiser, guidance, z)
-        given = sampler.effective_guidance(guidance)
+        chain = None if sampler.exact_in_time else self._chain(sampler.effective_guidance(guidance))
+        law = sampler.law(denoiser, guidance, z, chain)
+        found: Cell = {"used": sampler.expected_calls(denoiser, guidance, z, chain)}
+        for name, reference in self.references(guidance.kind).items():
+            found[f"tv_{name}"] = total_variation(law, reference)
+            found[f"kl_{name}"] = kl_divergence(reference, law)
+        return found
+
+    def _chain(self, given: Guidance) -> FrozenChain:
+        """What is frozen for one sampler serves all others of its guidance."""
         chain = next((chain for chain in self._chains if chain.guidance == given), None)
         if chain is None:
-            chain = freeze(denoiser, given, z)
+            chain = freeze(self.target.denoiser, given, self.target.target_class)
             self._chains.append(chain)
-        return sampler.law(denoiser, guidance, z, chain)
+        return chain
 
-    def _sampled(
-        self, name: str, draw: Draw, guidance: Guidance, references: Mapping[str, Tensor], calls: Sequence[int]
-    ) -> Iterator[Cell]:
+    def _by_samples(self, entry: Entry, draw: Draw, guidance: Guidance, calls: int) -> Cell:
+        """The calls that a function made, and the distances of its samples with an interval for their distribution's.
+
+        By the triangle inequality that one is at least the samples' TV less their own noise; by Jensen's at most its
+        mean.
+        """
         denoiser, z, n = Counted(self.target.denoiser), self.target.target_class, self.plan.num_samples
-        generator = self.plan.generator("benchmark", self._given, z, name, self.target.name, num_dims=denoiser.num_dims)
+        told = (calls,) if entry.takes_calls else ()
+        names = (entry.name, self.target.name, *told)
+        generator = self.plan.generator("benchmark", self._given, z, *names, num_dims=denoiser.num_dims)
         x = draw(denoiser, guidance, z, n, generator)
         if not isinstance(x, Tensor) or x.shape != (n, denoiser.num_dims) or x.dtype != torch.int64:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise UserError(f"{name} drew {got}, and must draw int64 of shape {(n, denoiser.num_dims)}")
-        used = denoiser.calls(n)
-        found = {what: _by_samples(reference, x, generator) for what, reference in references.items()}
-        for most in calls:
-            if used <= most:
-                yield Cell(name, self.target.name, self.w, most, used, found)
-
-
-def _exactly(reference: Tensor, law: Tensor) -> Distance:
-    tv = total_variation(law, reference)
-    return Distance(tv, tv, tv, kl_divergence(reference, law))
-
-
-def _by_samples(reference: Tensor, x: Tensor, generator: torch.Generator) -> Distance:
-    """TV of a reference to samples, and an interval for its TV to their law.
-
-    By the triangle inequality that one is at least the samples' TV less their own noise; by Jensen's at most its mean.
-    """
-    found = sampled_tv(reference, x, generator=generator)
-    noise = expected_sampling_tv(histogram(x, reference.shape[0]), len(x))
-    return Distance(
-        found.value, max(0.0, found.low - noise), found.high, noise_floor=expected_sampling_tv(reference, len(x))
-    )
+            raise UserError(f"{entry.name} drew {got}, and must draw int64 of shape {(n, denoiser.num_dims)}")
+        noise = expected_sampling_tv(histogram(x, denoiser.num_tokens), n)
+        found: Cell = {"used": float(denoiser.calls(n))}
+        for name, reference in self.references(guidance.kind).items():
+            tv = sampled_tv(reference, x, generator=generator)
+            found[f"tv_{name}"] = tv.value
+            found[f"tv_{name}_low"] = max(0.0, tv.low - noise)
+            found[f"tv_{name}_high"] = tv.high
+            found[f"noise_floor_{name}"] = expected_sampling_tv(reference, n)
+        return found

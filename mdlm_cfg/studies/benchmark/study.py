@@ -1,30 +1,69 @@
-"""The benchmark: everything that samples, on the same targets, by exact laws."""
+"""study=benchmark: everything that samples, on the same targets, by exact distributions (docs/benchmark.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, cast
 
 import mdlm_cfg
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.laws.stepped import kernel_entries
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.benchmark.entries import Entry, built_in, entry_of
-from mdlm_cfg.studies.benchmark.findings import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.judge import Bench, Cell
-from mdlm_cfg.studies.benchmark.targets import TARGETS, Target, target_of
+from mdlm_cfg.studies.benchmark.ranking import (
+    BenchmarkFindings,
+    MeanRow,
+    NearestRow,
+    OwnRow,
+    RankingRow,
+    ResultRow,
+    by_target_of,
+    calls_of,
+    means_of,
+    nearest_of,
+    ranked_of,
+    rankings_of,
+)
+from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
+from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.progress import Pieces
-from mdlm_cfg.targets.data import Data
+from mdlm_cfg.support.progress import silent
+from mdlm_cfg.targets.data import KnownData
+from mdlm_cfg.targets.toys import toy_1d_overlap
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
+NOTHING = 1e-13
+NAMED = 3  # entries that tie, in a sentence
+DRAWN = (  # of what is built in: one of each family, or no line could be followed
+    "tau_leaping, rate, linear",
+    "event_leaping, rate, cosine",
+    "event_leaping, rate, ramp",
+    "policy confidence",
+    "sampled_confidence",
+    "threshold 0.9",
+    "entropy_bound 0.1",
+    "remdm cap(0.2)",
+)
+WHAT = {"tilted": "the tilted distribution", "chain": "the guided chain"}
+READING = """\
+Entries are ranked by their mean total variation over all targets and strengths, between exact distributions. The \
+tilted distribution is what guidance is often believed to sample. The guided chain is that of the entry's own kind of \
+guidance in continuous time, at constant w. Calls are of the denoiser, for each of its two conditionals; of a decoder \
+whose number of calls depends on what it draws, their expectation counts."""
+BY_SAMPLES = """
+
+Entries that can only draw are judged by samples: best and worst rank are those that the interval of their total \
+variation allows."""
+LEARNED_TARGET = """\
+The conditionals of learned_rotation are those of a small network, and of no joint distribution. Its class is that of \
+the data that the network learned, and its tilted distribution is the mean over all orders of unmasking."""
 
 
 def benchmark(
@@ -39,13 +78,14 @@ def benchmark(
     """Judge samplers, policies, guidance rules and schedules, beside all that is built in (docs/benchmark.md).
 
     At every strength and number of denoiser calls, the exact TV and KL of what an entry samples to the class, to the
-    guided chain in continuous time, and to the tilted law.
+    guided chain in continuous time, and to the tilted distribution.
 
     Args:
         own: each a `Sampler` (with a jump rule of your own, say), a `Policy`, a `Kind`, a function of w that makes a
-            `Guidance`: judged by exact laws; or a function (denoiser, guidance, target_class, num_samples, generator)
-            that draws int64 (num_samples, D): judged by its samples, and its calls are counted. An `Entry` gives any
-            of them another name or guidance. None at all judges what is built in.
+            `Guidance`: judged by exact distributions; or a function (denoiser, guidance, target_class, num_samples,
+            generator) that draws int64 (num_samples, D): judged by its samples, and its calls are counted. If it takes
+            `calls`, it is told how many it may make. An `Entry` gives any of them another name or guidance. None at all
+            judges what is built in.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.
         strengths: w. calls: of the denoiser, per conditional, that an entry may make.
         num_samples: drawn of a function, on every target at every strength.
@@ -56,55 +96,17 @@ def benchmark(
         UserError: something that cannot be judged, two entries of one name, unknown targets, or calls below 1.
     """
     plan = Plan(tuple(Guidance(float(w)) for w in strengths), Sampler(), num_samples, seed)
-    return _judged(own, targets, calls, plan, progress, keep_nothing)
-
-
-def _judged(
-    own: Sequence[Any],
-    targets: Sequence[Target | str] | None,
-    calls: Sequence[int],
-    plan: Plan,
-    progress: Callable[[str], None] | None,
-    keep: Keep,
-) -> BenchmarkFindings:
-    entries = entries_of(own)
-    made = [target_of(target) for target in (TARGETS if targets is None else targets)]
-    if not made:
-        raise UserError("no target was given: give names of targets, or leave targets away for all")
-    budgets = check_calls(calls)
-    work = [(target, guidance) for target in made for guidance in plan.guidances]
-    say = Pieces([_cost(target) for target, _ in work], progress)
-    cells: list[Cell] = []
-    for target, guidance in work:
-        say(f"benchmark: {target.name}, w = {guidance.label}")
-        key = ("benchmark", target.describe(), guidance.w, budgets)  # and the version, which is what is built in
-        rows = partial(_rows, target, guidance, plan, entries, budgets)
-        cells += [Cell.of(row) for row in (rows() if own else keep(key, rows))]
-    complete = [target.name for target in made] == list(TARGETS) and tuple(budgets) == CALLS
-    return BenchmarkFindings(
-        plan, [target.describe() for target in made], entries, budgets, cells,
-        complete and tuple(g.constant for g in plan.guidances) == STRENGTHS, mdlm_cfg.__version__,
-    )  # fmt: skip
-
-
-def _rows(
-    target: Target, guidance: Guidance, plan: Plan, entries: Sequence[Entry], budgets: Sequence[int]
-) -> list[dict[str, Any]]:
-    """The cells of one target at one strength, as plain values."""
-    bench = Bench(target, guidance, plan)
-    return [asdict(cell) for entry in entries for cell in bench.judge(entry, budgets)]
-
-
-def _cost(target: Target) -> float:
-    """In proportion to how long a target takes, for estimates of time: kernel entries, and what no size changes."""
-    return kernel_entries(target.denoiser.num_tokens, target.num_dims) + 20_000.0
+    study = Benchmark(list(own), None if targets is None else list(targets), list(calls))
+    data = KnownData(toy_1d_overlap(), "benchmark")  # not used: the benchmark has its own
+    found = run(study, Case.of(data, None, plan), progress or silent)
+    return cast(BenchmarkFindings, found)
 
 
 def entries_of(own: Sequence[Any]) -> list[Entry]:
     """One's own entries, and then what is built in.
 
     Raises:
-        UserError: something that is no entry, or two of one name.
+        UserError: something that is not an entry, or two of one name.
     """
     entries = [*(entry_of(one) for one in own), *built_in()]
     names = [entry.name for entry in entries]
@@ -127,55 +129,208 @@ def check_calls(calls: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The benchmark as a study: of its own targets, whatever the data and the network are.
+    """The benchmark as a study: of its own targets, whatever the data are.
 
     Args:
-        own: what `benchmark` takes; None judges what is built in. On the command line a name,
-            study.own=my_package.my_sampler.
+        own: what `benchmark` takes, or several; None judges what is built in. On the command line a name,
+            study.own=my_package.my_sampler, or several, study.own=[my_package.first,my_package.second].
         targets: names; None is all. calls: None is 1 to 64.
     """
 
     own: Any = None
-    targets: list[str] | None = None
+    targets: list[Any] | None = None
     calls: list[int] | None = None
+    needs: ClassVar[Needs] = Needs(numbers=True)
+    rows: ClassVar[Mapping[str, type]] = {
+        "rankings": RankingRow,
+        "means": MeanRow,
+        "nearest": NearestRow,
+        "own": OwnRow,
+        "targets": TargetRow,
+        "results": ResultRow,
+    }
 
-    def check(self, data: Data, plan: Plan) -> None:
-        """See `Study.check`: settings that the benchmark would not heed are refused."""
+    def check(self, case: Case) -> None:
+        """Refuse settings that the benchmark would not heed.
+
+        Raises:
+            UserError: those, and what `benchmark` says.
+        """
         entries_of(self._own)
         check_calls(self._calls)
-        for name in self.targets or ():
-            target_of(name)
-        given = [
-            what
-            for what, changed in (
-                ("sampler, steps, schedule, policy and events", plan.sampler != Sampler()),
-                ("guidance", any(g.kind != KINDS["rate"] for g in plan.guidances)),
-                ("temperature and top_p", any(g.filters for g in plan.guidances)),
-                ("target_class", plan.classes is not None),
-            )
-            if changed
-        ]
-        if given:
-            raise UserError(f"the benchmark runs all that is built in itself: leave {' and '.join(given)} as they are")
-        for guidance in plan.guidances:
-            guidance.constant  # noqa: B018 (raises for a schedule: those are entries)
+        if not self._targets:
+            raise UserError("no target was given: give names of targets, or leave targets away for all")
+        if case.has_learned:
+            raise UserError("study=benchmark has targets of its own, and uses no network: give denoiser=exact")
+        plan = case.plan
+        given = {
+            "sampler, steps, schedule, policy and events": plan.sampler != Sampler(),
+            "guidance": any(g.kind != KINDS["rate"] for g in plan.guidances),
+            "temperature and top_p": any(g.filters for g in plan.guidances),
+            "target_class": plan.classes is not None,
+        }
+        if any(given.values()):
+            names = " and ".join(name for name, changed in given.items() if changed)
+            raise UserError(f"the benchmark runs all that is built in itself: leave {names} as they are")
 
-    def run(
-        self,
-        data: Data,
-        denoiser: Denoiser | None,
-        plan: Plan,
-        progress: Callable[[str], None],
-        keep: Keep = keep_nothing,
-    ) -> BenchmarkFindings:
-        """See `Study.run`."""
-        asked = Plan(plan.guidances, Sampler(), plan.num_samples, plan.seed)
-        return _judged(self._own, self.targets, self._calls, asked, progress, keep)
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """One piece for each target and strength: the results of all entries."""
+        entries, calls = entries_of(self._own), check_calls(self._calls)
+        for target in self._targets:
+            for guidance in case.plan.guidances:
+                make = partial(_results, target, guidance, case.plan, entries, calls)
+                label = f"benchmark: {target.name}, w = {guidance.label}"
+                yield Piece(self._key(target, guidance), make, label, _cost(target), kept=not self._own)
+
+    def _key(self, target: Target, guidance: Guidance) -> Key:
+        """The version decides what is built in; what is one's own is not kept."""
+        calls = tuple(check_calls(self._calls))
+        return ("benchmark", VERSION, tuple(target.describe().values()), guidance.constant, calls)
+
+    def findings(self, case: Case, made: Made) -> BenchmarkFindings:
+        """Rankings, the error against calls, every target by itself, the targets, and all results."""
+        entries, calls = entries_of(self._own), check_calls(self._calls)
+        strengths = [guidance.constant for guidance in case.plan.guidances]
+        cells = [made[self._key(target, guidance)] for target in self._targets for guidance in case.plan.guidances]
+        results = [ResultRow(**cell) for some in cells for cell in some]
+        rankings = rankings_of(results, entries, calls, len(self._targets) * len(strengths))
+        own = [entry.name for entry in entries if entry.own]
+        blocks = [
+            _ranking_block(rankings, calls),
+            _means_block(means_of(results, len(self._targets)), own),
+            *_target_by_target(by_target_of(results, ranked_of(calls)[-1], len(strengths)), ranked_of(calls)[-1], own),
+            _targets_block(self._targets),
+            Block("results", results, "All results", "Every result is a row of results.csv and of report.json."),
+        ]
+        names = [target.name for target in self._targets]
+        complete = (names, tuple(calls), tuple(strengths)) == (list(TARGETS), CALLS, STRENGTHS)
+        facts = {
+            "benchmark_version": VERSION,
+            "package": mdlm_cfg.__version__,
+            "complete": complete,
+            "plan": {"w": strengths, "calls": calls, "num_samples": case.plan.num_samples, "seed": case.plan.seed},
+            "entries": [entry.describe() for entry in entries],
+        }
+        said = [*verdict_of(rankings, calls), _scope(len(entries), names, strengths, complete)]
+        return BenchmarkFindings(case.plan, blocks, said, facts)
+
+    @cached_property
+    def _targets(self) -> list[Target]:
+        return [target_of(target) for target in (TARGETS if self.targets is None else self.targets)]
 
     @property
     def _own(self) -> tuple[Any, ...]:
+        if isinstance(self.own, list | tuple):
+            return tuple(self.own)
         return () if self.own is None else (self.own,)
 
     @property
     def _calls(self) -> Sequence[int]:
         return CALLS if self.calls is None else self.calls
+
+
+def _results(
+    target: Target, guidance: Guidance, plan: Plan, entries: Sequence[Entry], calls: Sequence[int]
+) -> list[Cell]:
+    """The results of one target at one strength, as plain values."""
+    bench = Bench(target, guidance, plan)
+    return [cell for entry in entries for cell in bench.judge(entry, calls)]
+
+
+def _cost(target: Target) -> float:
+    """In proportion to how long a target takes, for estimates of time: kernel entries, and what no size changes."""
+    return kernel_entries(target.denoiser.num_tokens, target.num_dims) + 20_000.0
+
+
+def _ranking_block(rankings: Sequence[RankingRow], calls: Sequence[int]) -> Block:
+    by_samples = any(row.low != row.high for row in rankings)
+    values = ["rank", "error", "best", "worst"] if by_samples else ["rank", "error"]
+    shown = {"calls": ranked_of(calls)}
+    note = "Ties share a rank; an entry without one needs more calls on some target."
+    views = [
+        Table(
+            ["entry"], values, "calls", note, title=f"Ranking by distance to {what}", where={"against": [to], **shown}
+        )
+        for to, what in WHAT.items()
+    ]
+    text = READING + (BY_SAMPLES if by_samples else "")
+    return Block("rankings", rankings, views[0].title, text, views=views, group="", printed=True)
+
+
+def _means_block(means: Sequence[MeanRow], own: Sequence[str]) -> Block:
+    views: list[View] = []
+    zero = []
+    for to, what in WHAT.items():
+        where = {"against": [to], "entry": [*own, *DRAWN][: max(len(own), len(DRAWN))]}  # as many as there are colours
+        if not any(row.against == to and row.entry in where["entry"] and row.tv > NOTHING for row in means):
+            zero.append(what)
+            continue
+        caption = f"Mean total variation over the targets to {what}, against the calls made; a panel for each w."
+        curve = Curve("used", "tv", ["entry"], caption, panels="w", log_x=True, log_y=True, where=where)
+        views.append(curve)
+    text = f"There is no picture of the distance to {' or to '.join(zero)}: it is 0 everywhere." if zero else ""
+    title = "Error against calls"
+    return Block("means", means, title, text, views=views, group=title)
+
+
+def _target_by_target(by_target: Mapping[str, Mapping[str, float]], calls: int, own: Sequence[str]) -> list[Block]:
+    nearest = [NearestRow(target, calls, *nearest_of(means)) for target, means in by_target.items() if means]
+    theirs = [
+        OwnRow(target, calls, name, means[name]) for target, means in by_target.items() for name in own if name in means
+    ]
+    note = f"Mean TV over w to the tilted distribution, with {calls_of(calls)}."
+    group = "Target by target"
+    title = "The nearest entry of every target"
+    blocks = [Block("nearest", nearest, title, views=[Table(["target"], ["nearest", "tv"], note=note)], group=group)]
+    if theirs:
+        view = Table(["target"], ["tv"], "entry", note)
+        blocks.append(Block("own", theirs, "Your own on every target", views=[view], group=group))
+    return blocks
+
+
+def _targets_block(targets: Sequence[Target]) -> Block:
+    rows = [TargetRow(**target.describe()) for target in targets]
+    text = LEARNED_TARGET if any(row.name == "learned_rotation" for row in rows) else ""
+    columns = ["num_tokens", "num_dims", "num_classes", "target_class", "fingerprint"]
+    return Block("targets", rows, "Targets", text, views=[Table(["name"], columns)], group="Targets")
+
+
+def verdict_of(rankings: Sequence[RankingRow], calls: Sequence[int]) -> list[str]:
+    """Who is nearest to each reference, and where one's own stands."""
+    said = []
+    for against, what in WHAT.items():
+        for most in ranked_of(calls):
+            rows = [row for row in rankings if (row.against, row.calls) == (against, most)]
+            said += _nearest([row for row in rows if row.rank is not None], most, what)
+            said += [_place_of(row, rows, what) for row in rows if row.own]
+    return said
+
+
+def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
+    if not placed:
+        return []
+    first = [row.entry for row in placed if row.rank == 1]
+    mean = f"(mean total variation {placed[0].error:.4f})"
+    if len(first) == len(placed):
+        return [f"With {calls_of(calls)}, all {len(first)} entries are equally near to {what} {mean}."]
+    more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
+    verb = "is" if len(first) == 1 else "are"
+    return [f"With {calls_of(calls)}, nearest to {what} {verb} {listed(first[:NAMED])}{more} {mean}."]
+
+
+def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
+    head = f"With {calls_of(row.calls)}, {row.entry}"
+    if row.rank is None:
+        return f"{head} has no place by its distance to {what}: it needs more calls on some target."
+    placed = [other for other in rows if other.rank is not None]
+    ties = sum(other.rank == row.rank for other in placed) - 1
+    shared = f", which it shares with {ties} other{'s'[: ties > 1]}," if ties else ""
+    between = "" if row.best == row.worst else f" (by its samples {row.best} to {row.worst})"
+    return f"{head} has place {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({row.error:.4f})."
+
+
+def _scope(num_entries: int, targets: Sequence[str], strengths: Sequence[float], complete: bool) -> str:
+    on = f"{len(targets)} target{'s'[: len(targets) > 1]}"
+    part = "This is" if complete else "This is a part, not to be cited, of"
+    at = ", ".join(f"{w:g}" for w in strengths)
+    return f"{part} version {VERSION} of the benchmark: {num_entries} entries on {on} at w = {at}."

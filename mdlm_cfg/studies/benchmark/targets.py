@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from mdlm_cfg.chain.denoiser import CPU, Denoiser, check_asked, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, points_at
 from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.studies.findings import col
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.files import read_npz
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
-VERSION = 1  # of the benchmark: another target, class, strength or rule of ranking makes another version
+VERSION = 2  # of the benchmark: another target, class, strength, entry or rule of ranking makes another version
 FILES = Path(__file__).parent
 DIGITS, LEARNED = FILES / "tiny_mnist_3x3.npz", FILES / "learned_rotation.npz"  # made by `provenance.py`
 GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine rounds otherwise is 1e-16
@@ -70,13 +72,29 @@ class Target:
             digest.update((probabilities * GRAIN).round().to(torch.int32).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         """Plain values."""
         denoiser = self.denoiser
         return {
-            "name": self.name, "num_tokens": denoiser.num_tokens, "num_dims": denoiser.num_dims,
-            "num_classes": denoiser.num_classes, "target_class": self.target_class, "fingerprint": self.fingerprint(),
-        }  # fmt: skip
+            "name": self.name,
+            "num_tokens": denoiser.num_tokens,
+            "num_dims": denoiser.num_dims,
+            "num_classes": denoiser.num_classes,
+            "target_class": self.target_class,
+            "fingerprint": self.fingerprint(),
+        }
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A target as it is described in a report."""
+
+    name: str = col("target", "by name", index=True)
+    num_tokens: int = col("values N", "of a coordinate")
+    num_dims: int = col("dimensions D", "how many coordinates")
+    num_classes: int = col("classes", "K")
+    target_class: int = col("class z", "that is guided to")
+    fingerprint: str = col("fingerprint", "a hash of the class's distribution and of all conditionals, to 1e-6")
 
 
 def of_table(name: str, mixture: TableMixture, target_class: int) -> Target:
@@ -164,5 +182,5 @@ def target_of(target: Target | str) -> Target:
     if isinstance(target, Target):
         return target
     if target not in TARGETS:
-        raise UserError(f"the benchmark has no target {target!r}; choose of {', '.join(TARGETS)}")
+        raise UserError(f"the benchmark has no target {target!r}: choose from {', '.join(TARGETS)}")
     return TARGETS[target]()

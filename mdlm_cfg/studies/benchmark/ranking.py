@@ -1,0 +1,236 @@
+"""What the benchmark finds as rows: every result, and the rankings that follow from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mdlm_cfg.studies.benchmark.entries import Entry
+from mdlm_cfg.studies.benchmark.judge import REFERENCES
+from mdlm_cfg.studies.findings import Findings, col
+from mdlm_cfg.support.errors import UserError
+
+RANKED = (4, 16)  # calls that verdicts and tables speak of
+TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One entry on one target at one strength and one number of calls; intervals and floors are of samples alone."""
+
+    entry: str = col("entry", "by name", index=True)
+    target: str = col("target", "by name", index=True)
+    w: float = col("w", "guidance strength", index=True)
+    calls: int = col("calls", "calls of the denoiser that it may make, for each of the two conditionals", index=True)
+    used: float = col("calls made", "in expectation, where their number depends on what is drawn")
+    tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
+    tv_chain: float = col("TV to the chain", "to the guided chain of its kind at constant w", unit="TV")
+    tv_tilted: float = col("TV to the tilted distribution", "total variation to p_{z,w}", unit="TV")
+    kl_class: float | None = col("KL from the class", "absent of samples", unit="nats", default=None)
+    kl_chain: float | None = col("KL from the chain", "absent of samples", unit="nats", default=None)
+    kl_tilted: float | None = col("KL from the tilted distribution", "absent of samples", unit="nats", default=None)
+    tv_class_low: float | None = col("TV to the class, low", "95% interval", unit="TV", default=None)
+    tv_class_high: float | None = col("TV to the class, high", "95% interval", unit="TV", default=None)
+    tv_chain_low: float | None = col("TV to the chain, low", "95% interval", unit="TV", default=None)
+    tv_chain_high: float | None = col("TV to the chain, high", "95% interval", unit="TV", default=None)
+    tv_tilted_low: float | None = col("TV to the tilted, low", "95% interval", unit="TV", default=None)
+    tv_tilted_high: float | None = col("TV to the tilted, high", "95% interval", unit="TV", default=None)
+    noise_floor_class: float | None = col("noise floor, class", "TV of perfect samples", unit="TV", default=None)
+    noise_floor_chain: float | None = col("noise floor, chain", "TV of perfect samples", unit="TV", default=None)
+    noise_floor_tilted: float | None = col("noise floor, tilted", "TV of perfect samples", unit="TV", default=None)
+
+    def tv(self, against: str) -> tuple[float, float, float]:
+        """The TV to a reference, and the interval of the TV of what is sampled: TV, low, high."""
+        tv = float(getattr(self, f"tv_{against}"))
+        low, high = (getattr(self, f"tv_{against}_{end}") for end in ("low", "high"))
+        return (tv, tv, tv) if low is None else (tv, low, high)
+
+
+@dataclass(frozen=True)
+class RankingRow:
+    """An entry's place in the ranking of one reference and one number of calls."""
+
+    against: str = col("to", '"tilted", "chain" or "class"', index=True)
+    calls: int = col("calls", "that entries may make", index=True)
+    entry: str = col("entry", "by name", index=True)
+    own: bool = col("own", "whether it is not built in")
+    rank: int | None = col("rank", "1 is best, ties share one; absent where it needs more calls on some target")
+    error: float | None = col("mean TV", "over all targets and strengths", unit="TV")
+    low: float | None = col("low", "mean of the low ends of its intervals", unit="TV")
+    high: float | None = col("high", "mean of the high ends of its intervals", unit="TV")
+    best: int | None = col("best rank", "that it would have at low")
+    worst: int | None = col("worst rank", "that it would have at high")
+
+
+@dataclass(frozen=True)
+class MeanRow:
+    """The mean of an entry over all targets at one strength."""
+
+    against: str = col("to", '"tilted", "chain" or "class"', index=True)
+    w: float = col("w", "guidance strength", index=True)
+    entry: str = col("entry", "by name", index=True)
+    calls: int = col("calls", "that it may make", index=True)
+    used: float = col("calls made", "mean over targets")
+    tv: float = col("mean total variation", "mean over targets")
+
+
+@dataclass(frozen=True)
+class NearestRow:
+    """The entry with the smallest mean TV over w to the tilted distribution of one target."""
+
+    target: str = col("target", "by name", index=True)
+    calls: int = col("calls", "that entries may make", index=True)
+    nearest: str = col("nearest", "of ties the first")
+    tv: float = col("mean TV", "over w, to the tilted distribution", unit="TV")
+
+
+@dataclass(frozen=True)
+class OwnRow:
+    """The mean TV over w to the tilted distribution of one target, of an entry that is not built in."""
+
+    target: str = col("target", "by name", index=True)
+    calls: int = col("calls", "that entries may make", index=True)
+    entry: str = col("entry", "by name", index=True)
+    tv: float = col("mean TV", "over w, to the tilted distribution", unit="TV")
+
+
+@dataclass(frozen=True)
+class BenchmarkFindings(Findings):
+    """What the benchmark found: `Findings` with rankings to ask for."""
+
+    def ranking(self, calls: int | None = None, against: str = "tilted") -> list[RankingRow]:
+        """Entries by their mean TV to a reference, over all targets and strengths alike, best first.
+
+        A mean, and not a geometric one: TV is the largest error in the probability of any event, on the same scale
+        from 0 to 1 everywhere, so that one failure counts for what it costs. A geometric mean would be decided by
+        results that are nearly 0, of which there are many, and would forgive a failure for them.
+
+        Args:
+            calls: that entries may make; None is 16, or the most there are up to it.
+            against: "tilted", "chain" or "class".
+
+        Returns:
+            all entries; those that need more calls on some target come last, without a rank.
+
+        Raises:
+            UserError: calls or a reference that were not asked for.
+        """
+        asked = sorted({row.calls for row in self._rankings})
+        if calls is None:
+            calls = ranked_of(asked)[-1]
+        if calls not in asked or against not in REFERENCES:
+            raise UserError(
+                f"there is no ranking against {against!r} at {calls} calls: choose against from "
+                f"{', '.join(REFERENCES)}, and calls from {', '.join(map(str, asked))}"
+            )
+        return [row for row in self._rankings if (row.calls, row.against) == (calls, against)]
+
+    @property
+    def _rankings(self) -> Sequence[RankingRow]:
+        return self.blocks[0].rows
+
+    def table(self) -> str:
+        """Rank and mean TV to the tilted distribution and to the chain, in Markdown."""
+        calls = ranked_of(sorted({row.calls for row in self._rankings}))
+        asked = [(against, most) for against in ("tilted", "chain") for most in calls]
+        rankings = [{row.entry: row for row in self.ranking(most, against)} for against, most in asked]
+        heads = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
+        rows = [[name, *(_place(ranking[name]) for ranking in rankings)] for name in rankings[0]]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
+
+    def numbers(self) -> dict[str, float]:
+        """Mean TVs by reference, calls and entry, such as "tilted_16/first_hitting_rate"."""
+        calls = ranked_of(sorted({row.calls for row in self._rankings}))
+        return {
+            f"{row.against}_{row.calls}/{row.entry.replace(', ', '_')}": row.error
+            for row in self._rankings
+            if row.error is not None and row.calls in calls
+        }
+
+
+def ranked_of(calls: Sequence[int]) -> list[int]:
+    """The numbers of calls that verdicts and tables speak of, of those in order."""
+    return [most for most in RANKED if most in calls] or [calls[-1]]
+
+
+def calls_of(calls: int) -> str:
+    """A number of calls in words."""
+    return f"{calls} call{'s'[: calls > 1]}"
+
+
+def _place(row: RankingRow) -> str:
+    if row.rank is None or row.error is None:
+        return "-"
+    between = "" if row.best == row.worst else f" ({row.best}-{row.worst})"
+    return f"{row.rank}{between}: {row.error:.4f}"
+
+
+def rankings_of(
+    results: Sequence[ResultRow], entries: Sequence[Entry], calls: Sequence[int], num_each: int
+) -> list[RankingRow]:
+    """Every ranking, each from the best entry to the last.
+
+    Args:
+        num_each: how many results an entry has that makes do with the calls everywhere: targets times strengths.
+    """
+    found: defaultdict[tuple[str, int], list[ResultRow]] = defaultdict(list)
+    for row in results:
+        found[row.entry, row.calls].append(row)
+    rankings = []
+    for against in reversed(REFERENCES):
+        for most in calls:
+            own = {entry.name: found[entry.name, most] for entry in entries}
+            means = {name: _means(rows, against) for name, rows in own.items() if len(rows) == num_each}
+            rankings += _ranking(entries, means, against, most)
+    return rankings
+
+
+def _means(rows: Sequence[ResultRow], against: str) -> tuple[float, ...]:
+    return tuple(fmean(values) for values in zip(*(row.tv(against) for row in rows)))
+
+
+def _ranking(
+    entries: Sequence[Entry], means: Mapping[str, tuple[float, ...]], against: str, calls: int
+) -> list[RankingRow]:
+    places = []
+    for entry in entries:
+        values: Sequence[float | None] = means.get(entry.name, (None, None, None))
+        others = [error for name, (error, *_) in means.items() if name != entry.name]
+        ranks = [None if value is None else 1 + sum(error < value - TIE for error in others) for value in values]
+        place = {"rank": ranks[0], "best": ranks[1], "worst": ranks[2]}
+        error, low, high = values
+        row = RankingRow(against, calls, entry.name, entry.own, error=error, low=low, high=high, **place)
+        places.append(row)
+    return sorted(places, key=lambda row: (row.rank is None, row.rank))
+
+
+def means_of(results: Sequence[ResultRow], num_targets: int) -> list[MeanRow]:
+    """The mean over the targets of every entry that makes do with the calls on all of them."""
+    found: defaultdict[tuple[float, str, int], list[ResultRow]] = defaultdict(list)
+    for row in results:
+        found[row.w, row.entry, row.calls].append(row)
+    return [
+        MeanRow(against, *key, fmean(row.used for row in rows), _means(rows, against)[0])
+        for against in reversed(REFERENCES)
+        for key, rows in found.items()
+        if len(rows) == num_targets
+    ]
+
+
+def by_target_of(results: Sequence[ResultRow], calls: int, num_strengths: int) -> dict[str, dict[str, float]]:
+    """The mean TV over w to the tilted distribution, by target and entry, with one number of calls."""
+    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in results:
+        if row.calls == calls:
+            found[row.target][row.entry].append(row.tv_tilted)
+    return {
+        target: {entry: fmean(values) for entry, values in each.items() if len(values) == num_strengths}
+        for target, each in found.items()
+    }
+
+
+def nearest_of(means: Mapping[str, float]) -> tuple[str, float]:
+    """The entry with the smallest mean, of ties the first; and its mean."""
+    return next((name, tv) for name, tv in means.items() if tv <= min(means.values()) + TIE)
