@@ -16,6 +16,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.chain.rule_names import NAMES as RULES
+from mdlm_cfg.chain.rule_names import parse_rule
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError
@@ -62,8 +64,11 @@ def guidances_of(config: Mapping[str, Any], strengths: Sequence[Any], trusted: C
     filters = (config["temperature"], config["top_p"])
     settings = config["guidance"]
     if not isinstance(settings, Mapping):
-        kind = kind_of(_word(settings, "guidance"))
-        return tuple(Guidance(w, kind, *filters) for w in strengths)
+        word = _word(settings, "guidance")
+        if word.partition("(")[0].strip() in RULES:
+            rule = parse_rule(word)
+            return tuple(Guidance(w, "rate", *filters, rule=rule) for w in strengths)  # type: ignore[arg-type]
+        return tuple(Guidance(w, kind_of(word), *filters) for w in strengths)
     name, thing, arguments = _named(settings, "guidance", trusted)
     what = "a Kind, or a Guidance from w"
     if "w" in arguments or not _has_argument(thing, "w"):

@@ -220,7 +220,7 @@ def _unit(row: Any, name: str) -> str:
 def _number(value: Any) -> float | None:
     """A value that has a place on an axis; a guidance has its strength, where that is one number."""
     if hasattr(value, "is_schedule"):
-        return None if value.is_schedule else float(value.constant)
+        return None if value.is_schedule else float(value.one_strength)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if value == value and abs(value) != float("inf") else None

@@ -29,13 +29,15 @@ TABLE: dict[str, Any] = {
 
 
 def check_guided_class(case: Case) -> None:
-    """Refuse a class of a table that has no weight in the mixture, and more partial states than memory holds.
+    """Refuse a class of a table without weight in the mixture, a rule that does not fit, and too many partial states.
 
     Raises:
         UserError: as said.
     """
     target, z = case.target, case.one_class
     partial_state_lattice(target.denoiser(), z)
+    for guidance in case.plan.guidances:
+        guidance.rule.check(target.denoiser(), z)
     strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
     if target.class_weights[z] == 0 and strongest > 0:
         raise UserError(

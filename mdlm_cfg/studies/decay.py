@@ -122,13 +122,13 @@ class DecayStudy:
 
 
 def own_kinds(plan: Plan) -> list[Kind]:
-    """The kinds whose own chain a plan asks for: in their own order, with values that no temperature or top-p changes.
+    """The kinds whose own chain a plan asks for: in their own order, under classifier-free guidance without a filter.
 
     What is said of time, and of infinite w, is said of these chains alone.
     """
     if plan.sampler.policy is not None:
         return []
-    return list(dict.fromkeys(guidance.kind for guidance in plan.guidances if not guidance.filters))
+    return list(dict.fromkeys(guidance.kind for guidance in plan.guidances if guidance.telescopes))
 
 
 def _times(decay: Decay) -> list[DecayRow]:

@@ -36,7 +36,7 @@ LAWS = ("class", "tilted", "exact", "learned", "samples")
 BOOTSTRAP_RESAMPLES = 200
 BOOTSTRAP_CELLS = 2**26  # numbers that a bootstrap may hold at a time: fewer resamples of larger distributions
 MIN_RESAMPLES = 20
-TABLE_NEEDS = Needs(**TABLE, one_class=True)
+TABLE_NEEDS = Needs(**TABLE, one_class=True, rules=True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class StrengthEvaluation:
     @property
     def w(self) -> float:
         """The strength, where it is one number."""
-        return self.guidance.constant
+        return self.guidance.one_strength
 
     @property
     def guidance_effect(self) -> float:
@@ -238,8 +238,8 @@ def _evaluation(case: Case) -> TableEvaluation:
 def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
     target, z, policy = case.target, case.one_class, case.plan.sampler.policy
     laws: dict[str, Tensor] = {"class": target.class_pmf(z)}
-    if not guidance.is_schedule:
-        laws["tilted"] = tilted_law(target, guidance.constant, z)
+    if guidance.has_tilted:
+        laws["tilted"] = tilted_law(target, guidance, z)
     for who in case.denoisers:
         key = law_key(who, guidance, z, policy, target.num_dims)
         if key in case.made:

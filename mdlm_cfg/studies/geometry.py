@@ -92,7 +92,7 @@ class GeometryStudy:
         e = evaluation_of(case)
         found = [
             (
-                r.guidance.constant if not r.guidance.is_schedule else r.guidance.label,
+                r.guidance.one_strength if not r.guidance.is_schedule else r.guidance.label,
                 str(r.guidance.kind),
                 who,
                 r.laws[who],

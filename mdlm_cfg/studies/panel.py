@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS, Kind
+from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.compare.decay import waiting
 from mdlm_cfg.compare.geometry import Region, regions
 from mdlm_cfg.compare.metrics import total_variation
@@ -80,7 +81,7 @@ class InteractivePanel:
         """What the script reads, in types that JSON has; it starts at the plan's class, kind and largest strength."""
         first = self.class_laws[0]
         numbers = [guidance for guidance in plan.guidances if not guidance.is_schedule]
-        shown = max(numbers, key=lambda guidance: guidance.constant) if numbers else plan.guidances[0]
+        shown = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else plan.guidances[0]
         z = plan.classes[0] if plan.classes else 0
         slider = [law.guidance for law in self.at(z, self.kinds[0])]
         return {
@@ -90,7 +91,7 @@ class InteractivePanel:
             "classes": [self._class(k) for k in range(len(self.classes))],
             "kinds": [str(kind) for kind in self.kinds],
             "strengths": list(self.strengths),
-            "w": [None if guidance.is_schedule else guidance.constant for guidance in slider],
+            "w": [None if guidance.is_schedule else guidance.one_strength for guidance in slider],
             "laws": {
                 f"{k}/{kind}": [_plain(law) for law in self.at(k, kind)] for k in self.classes for kind in self.kinds
             },
@@ -163,10 +164,10 @@ def _key(case: Case, k: int, guidances: Sequence[Guidance]) -> Key:
 
 
 def _classes(case: Case) -> list[int]:
-    """The classes of the panel; none of tables in more than two dimensions and of large ones."""
+    """The classes of the panel; none of tables in more than two dimensions, of large ones, and under other rules."""
     target = case.target
     states = target.num_tokens**target.num_dims
-    if target.num_dims > 2 or states > MAX_STATES:
+    if target.num_dims > 2 or states > MAX_STATES or any(g.rule != CFG() for g in case.plan.guidances):
         return []
     classes = [k for k, weight in enumerate(target.class_weights.tolist()) if weight > 0]
     laws = len(classes) * len(_guidances(case.plan))
@@ -189,7 +190,7 @@ def _strengths(plan: Plan) -> list[Guidance]:
     """The plan's numbers among others, ascending, and then its schedules; values as its first guidance has them."""
     first = plan.guidances[0]
     own = [guidance for guidance in plan.guidances if not guidance.is_schedule]
-    numbers = {w: replace(first, w=w) for w in STRENGTHS} | {g.constant: replace(first, w=g.constant) for g in own}
+    numbers = {w: replace(first, w=w) for w in STRENGTHS} | {g.one_strength: replace(first, w=g.w) for g in own}
     schedules = [replace(first, w=g.w) for g in plan.guidances if g.is_schedule]
     return [numbers[w] for w in sorted(numbers)] + schedules
 
@@ -202,8 +203,8 @@ def _laws(case: Case, k: int, guidance: Guidance) -> dict[str, Any]:
     policy, target = case.plan.sampler.policy, case.target
     exact = target.denoiser()
     laws = {"class": target.class_pmf(k), "exact": terminal_law(exact, guidance, k, policy)}
-    if not guidance.is_schedule:
-        laws["tilted"] = tilted_law(target, guidance.constant, k)
+    if guidance.has_tilted:
+        laws["tilted"] = tilted_law(target, guidance, k)
     learned = case.table(LEARNED) if case.has_learned else None
     if learned is not None:
         laws["learned"] = terminal_law(learned, guidance, k, policy)

@@ -140,7 +140,7 @@ def verdict_of(rows: list[SamplerRow]) -> list[str]:
     numbers = [row.w for row in rows if not row.w.is_schedule]
     if not numbers:
         return []
-    top = max(numbers, key=lambda guidance: guidance.constant)
+    top = max(numbers, key=lambda guidance: guidance.one_strength)
     own = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser and row.calls == 16]
     if not own or max(row.tv for row in own) <= NOTHING:
         return []
