@@ -79,6 +79,10 @@ class Rule(ByValue, ABC):
             UserError: a rule without a T, or conditionals that no joint is known for.
         """
 
+    def check(self, denoiser: Denoiser, target_class: int | None) -> None:
+        """Raise UserError where the rule cannot use a denoiser or a class; most rules can use any."""
+        return
+
     def rows(self, table: Sequence[float], num_dims: int) -> int:
         """How many rows (partial state, label) the guided denoiser is asked for, for one state."""
         return 2
