@@ -155,6 +155,7 @@ def images(samples: Mapping[float, np.ndarray], class_names: Sequence[str] | Non
 
 
 def _draw(drawing: Drawing) -> np.ndarray:
+    pyplot.draw_if_interactive()  # loads the backend: what a notebook's sets must outlast the context
     with rc_context(RC):
         return drawing.draw(pyplot.figure(layout="constrained"))
 

@@ -96,7 +96,8 @@ def bernoulli_mixture(
 def data_of(target: Any, name: str = "small", **more: Any) -> Any:
     """Data that are known exactly, as studies are asked about them."""
     about = {"num_tokens": target.num_tokens, "num_classes": target.num_classes, "grid_shape": (target.num_dims,)}
-    return SimpleNamespace(target=target, name=name, class_names=None, example_kind=None, **{**about, **more})
+    absent = {"class_names": None, "example_kind": None}
+    return SimpleNamespace(target=target, name=name, **{**about, **absent, **more})
 
 
 def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Findings:

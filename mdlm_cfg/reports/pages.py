@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.correction_report import correction_sections
 from mdlm_cfg.reports.inpainting_report import inpainting_sections
-from mdlm_cfg.reports.mixture_correction_report import mixture_correction_sections
 from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.render import sections_of as rendered
-from mdlm_cfg.studies.correction.findings import TableCorrection
-from mdlm_cfg.studies.correction.mixture_findings import MixtureCorrection
 from mdlm_cfg.studies.findings import Findings as Declared
 from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
 from mdlm_cfg.studies.study import Findings
@@ -33,8 +29,6 @@ class Page:
 
 
 PAGES: dict[type, Page] = {
-    TableCorrection: Page(correction_sections),
-    MixtureCorrection: Page(mixture_correction_sections),
     InpaintingFindings: Page(inpainting_sections),
 }
 

@@ -2,81 +2,75 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from commands import refusal, run
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, block_of, data_of, found_by, random_target
+from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.reports.pages import sections_of
-from mdlm_cfg.studies.correction import Correction
-from mdlm_cfg.studies.correction.findings import TableCorrection
-from mdlm_cfg.studies.correction.mixture_findings import SETS, MixtureCorrection
+from mdlm_cfg.reports.render import without_pixels
+from mdlm_cfg.studies.correction import Correction, CostRow, SampleRow, alike, verdict_of
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow
+from mdlm_cfg.studies.mixture_correction import verdict_of as mixture_verdict
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
 
 TARGET = random_target(2, 3, seed=6)
 STRENGTHS = (Guidance(0.0, kind_of("normalized")), Guidance(2.0, kind_of("normalized")))
-
-
-def silent(line: str) -> None:
-    pass
-
-
-def data_of(target: Any) -> Any:
-    return SimpleNamespace(target=target, name="tiny", grid_shape=(target.num_dims,))
 
 
 def plan_of(n: int = 2000, policy: Any = "confidence", guidances: tuple[Guidance, ...] = STRENGTHS) -> Plan:
     return Plan(guidances, Sampler(policy=policy), n, seed=3, classes=(1,))
 
 
-def study(target: Any, denoiser: Any = None, plan: Plan | None = None, **settings: Any) -> Any:
-    return Correction(**settings).run(data_of(target), denoiser, plan or plan_of(), silent)
+def study(target: Any, denoiser: Any = None, plan: Plan | None = None, **settings: Any) -> Findings:
+    return found_by(Correction(**settings), data_of(target), denoiser, plan or plan_of())
 
 
 @pytest.fixture(scope="module")
-def exact() -> TableCorrection:
+def exact() -> Findings:
     return study(TARGET)
 
 
 @pytest.fixture(scope="module")
-def learned() -> TableCorrection:
+def learned() -> Findings:
     return study(TARGET, Inconsistent(2, 3, 2))
 
 
-def test_costs_are_those_of_the_library(learned: TableCorrection) -> None:
+def test_costs_are_those_of_the_library(learned: Findings) -> None:
     denoisers = {"exact": TARGET.denoiser(), "learned": Inconsistent(2, 3, 2)}
-    assert len(learned.costs) == 2 * 2 * 4
-    for cost in learned.costs:
-        weights = tilted_weights(denoisers[cost.denoiser], cost.guidance, 1, cost.policy)
-        tilted = tilted_law(TARGET, cost.guidance.constant, 1)
-        law = terminal_law(denoisers[cost.denoiser], cost.guidance, 1, cost.policy)
-        assert cost.ess == pytest.approx(weights.ess, rel=1e-12)
+    costs = block_of(learned, "costs")
+    assert len(costs) == 2 * 2 * 4
+    for cost in costs:
+        weights = tilted_weights(denoisers[cost.denoiser], cost.w, 1, cost.policy)
+        tilted = tilted_law(TARGET, cost.w.constant, 1)
+        law = terminal_law(denoisers[cost.denoiser], cost.w, 1, cost.policy)
+        assert cost.ess == pytest.approx(weights.ess, rel=1e-12) and cost.cost == pytest.approx(1 / weights.ess)
         assert cost.log_normalizer == pytest.approx(weights.log_normalizer, abs=1e-12)
         assert cost.tv_guided == pytest.approx(total_variation(law, tilted), abs=1e-12)
         assert cost.tv_weighted == pytest.approx(total_variation(weights.law, tilted), abs=1e-12)
         assert cost.own == (cost.policy == "confidence")
         if cost.denoiser == "exact":
             assert cost.tv_weighted < 1e-12
-        assert cost.row()["cost"] == pytest.approx(1 / weights.ess)
 
 
 @pytest.mark.parametrize(("kind", "own"), [("rate", "rate"), ("normalized", "uniform")])
 def test_without_a_policy_the_order_is_the_kinds_and_comes_once(kind: str, own: str) -> None:
     plan = plan_of(100, None, (Guidance(1.0, kind_of(kind)),))
-    costs = study(TARGET, plan=plan).costs
+    costs = block_of(study(TARGET, plan=plan), "costs")
     assert [cost.policy for cost in costs if cost.own] == [own]
     assert sorted(cost.policy for cost in costs) == ["confidence", "fixed_order", "rate", "uniform"]
     law = terminal_law(TARGET.denoiser(), plan.guidances[0], 1)
@@ -84,55 +78,94 @@ def test_without_a_policy_the_order_is_the_kinds_and_comes_once(kind: str, own: 
     assert next(c for c in costs if c.own).tv_guided == pytest.approx(total_variation(law, tilted))
 
 
-def test_samples_are_those_of_the_plans_generators(exact: TableCorrection) -> None:
+def test_samples_are_those_of_the_plans_generators(exact: Findings) -> None:
     guidance, plan = STRENGTHS[1], plan_of()
     tilted = tilted_law(TARGET, 2.0, 1)
-    x, log_w = plan.sampler.draw_weighted(
-        TARGET.denoiser(), guidance, 1, 2000, plan.generator("weighted samples", guidance, 1)
-    )
-    rows = exact.samples_at(guidance)
+    generator = plan.generator("weighted samples", guidance, 1, num_dims=3)
+    x, log_w = plan.sampler.draw_weighted(TARGET.denoiser(), guidance, 1, 2000, generator)
+    rows = [row for row in block_of(exact, "distances") if row.w == guidance]
     assert [(row.num_samples, row.num_sets) for row in rows] == [(100, 20), (1000, 2), (2000, 1)]
-    assert rows[2].guided == pytest.approx(total_variation(histogram(x, 2), tilted))
-    assert rows[2].weighted == pytest.approx(total_variation(histogram(x, 2, log_w.softmax(0)), tilted))
-    assert rows[2].floor == pytest.approx(expected_sampling_tv(tilted, 2000))
+    assert rows[2].tv_guided == pytest.approx(total_variation(histogram(x, 2), tilted))
+    assert rows[2].tv_weighted == pytest.approx(total_variation(histogram(x, 2, log_w.softmax(0)), tilted))
+    assert rows[2].noise_floor == pytest.approx(expected_sampling_tv(tilted, 2000))
     half = [total_variation(histogram(part, 2), tilted) for part in x.split(1000)]
-    assert rows[1].guided == pytest.approx(sum(half) / 2)
-    smc = sequential_monte_carlo(
-        TARGET.denoiser(), guidance, 1, 2000, policy="confidence",
-        generator=plan.generator("resampled samples", guidance, 1, 2000),
-    )  # fmt: skip
-    assert rows[2].resampled == pytest.approx(total_variation(histogram(smc.x, 2, smc.weights), tilted))
-    assert exact.resampling[1].log_normalizer == smc.log_normalizer
-    assert exact.resampling[1].relative_error == smc.relative_error
-    assert exact.resampling[1].exact == pytest.approx(tilted_weights(TARGET.denoiser(), guidance, 1).log_normalizer)
-    assert abs(smc.log_normalizer - exact.resampling[1].exact) < 4 * smc.relative_error
+    assert rows[1].tv_guided == pytest.approx(sum(half) / 2)
+    generator = plan.generator("resampled samples", guidance, 1, 2000, num_dims=3)
+    smc = sequential_monte_carlo(TARGET.denoiser(), guidance, 1, 2000, policy="confidence", generator=generator)
+    assert rows[2].tv_resampled == pytest.approx(total_variation(histogram(smc.x, 2, smc.weights), tilted))
+    found = block_of(exact, "resampling")[1]
+    assert (found.log_normalizer, found.relative_error) == (smc.log_normalizer, smc.relative_error)
+    known = tilted_weights(TARGET.denoiser(), guidance, 1).log_normalizer
+    assert found.exact_log_normalizer == pytest.approx(known)
+    assert abs(smc.log_normalizer - known) < 4 * smc.relative_error
+    steps = [(row.ess_on_the_way, row.num_resampled) for row in block_of(exact, "steps") if row.w == guidance]
+    assert steps == list(zip(smc.ess_on_the_way, smc.num_resampled))
 
 
-def test_at_w_0_every_weight_is_one(exact: TableCorrection) -> None:
-    for row in exact.samples_at(STRENGTHS[0]):
-        assert row.guided == pytest.approx(row.weighted, abs=1e-12)
-    assert all(cost.ess == pytest.approx(1) and cost.pays_from is None for cost in exact.costs[:4])
+def test_at_w_0_every_weight_is_one(exact: Findings) -> None:
+    for row in block_of(exact, "distances")[:3]:
+        assert row.tv_guided == pytest.approx(row.tv_weighted, abs=1e-12)
+    costs = block_of(exact, "costs")[:4]
+    assert all(cost.ess == pytest.approx(1) and cost.pays_from is None for cost in costs)
+    assert [set(names) for names in alike(costs)] == [{cost.policy for cost in costs}]
+    assert alike(block_of(exact, "costs")) == []
 
 
-def test_the_verdict_says_the_figures(learned: TableCorrection) -> None:
-    text, cost = " ".join(learned.verdict), learned.own(STRENGTHS[1])
-    assert f"ends {cost.tv_guided:.4f} from the tilted law" in text and "w = 2 (normalized)" in text
-    assert f"{cost.ess:.3g} of the samples: {1 / cost.ess:.3g} samples" in text
-    assert f"averaged over orders, is {cost.tv_weighted:.4f}" in text
-    assert cost.denoiser == "learned"
+class Noisy(Inconsistent):
+    """The exact conditionals of a target with 0.1% of random ones, which differ from class to class."""
+
+    def __init__(self, target: TableMixture) -> None:
+        super().__init__(target.num_tokens, target.num_dims, target.num_classes, seed=5)
+        self.exact = target.denoiser()
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        log_p = self.exact(tokens, classes)
+        mixed = (0.999 * log_p.exp() + 0.001 * super().__call__(tokens, classes).exp()).log()
+        return torch.where((tokens == self.num_tokens)[..., None], mixed, log_p)
 
 
-def test_everything_is_json_and_has_a_page(learned: TableCorrection, exact: TableCorrection, tmp_path: Path) -> None:
+def test_weights_are_said_to_help_only_where_they_do() -> None:
+    """Conditionals with 0.1% of noise on a target with empty states: the weighted distribution is farther away."""
+    target = toy_2d_overlap()
+    plan = Plan((Guidance(2.0),), Sampler(), 100, classes=(0,))
+    findings = study(target, Noisy(target), plan)
+    cost = next(row for row in block_of(findings, "costs") if row.denoiser == "learned" and row.own)
+    assert cost.tv_weighted > cost.tv_guided and "do not help" in findings.verdict[0]
+    assert "correct this" not in findings.verdict[0] and not any("pay off" in said for said in findings.verdict)
+
+
+@pytest.mark.parametrize(
+    ("tv_guided", "tv_weighted", "pays_from", "words"),
+    [
+        (0.1, 0.0, 99_991, ["correct this", "0.5%", "200 samples", "about 100,000 samples", "more than the 1,000"]),
+        (0.1, 0.05, 1, ["reduce this to 0.0500", "with any number of samples"]),
+        (0.1, 0.05, None, ["reduce this to 0.0500", "not to pay off"]),
+        (0.0, 0.0, None, ["nothing is to be corrected"]),
+    ],
+)
+def test_the_verdict_follows_the_numbers(
+    tv_guided: float, tv_weighted: float, pays_from: int | None, words: list[str], exact: Findings
+) -> None:
+    g = STRENGTHS[1]
+    cost = CostRow(g, "exact", "rate", True, 0.005, 200.0, 0.1, tv_guided, tv_weighted, pays_from)
+    samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.1, 0.3, None)
+    text = " ".join(verdict_of([cost], [samples], block_of(exact, "resampling"), "exact"))
+    assert all(word in text for word in words) and "closest" not in text  # none of the three is
+    assert ("pay off" in text) == (tv_guided > 0)
+    better = verdict_of([cost], [replace(samples, tv_resampled=0.2)], block_of(exact, "resampling"), "exact")
+    assert any("resampling ends closest" in said for said in better)
+
+
+def test_everything_is_json_and_has_a_page(learned: Findings, exact: Findings, tmp_path: Path) -> None:
     for found in (exact, learned):
         plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        assert plain["version"] == 2 and plain["plan"]["policy"] == "confidence" and plain["target_class"] == 1
+        assert plain["version"] == 3 and plain["plan"]["policy"] == "confidence" and plain["target_class"] == 1
         assert len(plain["distances"]) == len(found.rows()) == 6
-        assert sorted(found.arrays()) == plain["laws"]
-    sections = sections_of(found, tmp_path)
-    assert all(p.path.is_file() for s in sections for p in s.pictures)
-    assert sum(len(s.pictures) for s in sections) == 4
-    assert sections[0].table is not None and sections[0].table.rows[1][4] == f"{1 / learned.costs[1].ess:,.3g}"
-    assert found.arrays()["tilted_w2"].sum() == pytest.approx(1)
+        assert sorted(found.arrays) == plain["laws"]
+        sections = without_pixels(found, tmp_path)
+        assert sum(len(section.pictures) for section in sections) == 3
+    assert found.arrays["tilted_w2"].sum() == pytest.approx(1)
+    assert exact.numbers()["ess_exact_confidence_w0"] == pytest.approx(1)
 
 
 def mixture() -> BernoulliMixture:
@@ -143,70 +176,65 @@ def mixture() -> BernoulliMixture:
 
 
 @pytest.fixture(scope="module")
-def many() -> MixtureCorrection:
+def many() -> Findings:
     plan = Plan((Guidance(2.0, kind_of("normalized")),), Sampler(policy="entropy"), 6000, seed=1, classes=(2,))
-    return study(mixture(), plan=plan, num_reference=40_000)
+    names = ("ant", "bee", "cat")
+    data = data_of(mixture(), grid_shape=(2, 3), class_names=names)
+    return found_by(Correction(num_reference=40_000), data, None, plan)
 
 
-def test_a_mixtures_sets_are_held_against_its_table(many: MixtureCorrection) -> None:
+def sets(findings: Findings) -> dict[str, SetRow]:
+    return {row.set: row for row in block_of(findings, "distances")}
+
+
+def test_a_mixtures_sets_are_compared_with_its_table(many: Findings) -> None:
     """Usage and class posterior of every set by brute force over all 64 states."""
-    target, one = mixture(), many.found[0]
+    target = mixture()
     states = torch.cartesian_prod(*[torch.arange(2)] * 6)
     usage = target.component_posterior(states, 2)
     posterior = (target.log_prob(states, torch.full((64,), 2)) + math.log(0.3) - target.log_prob(states)).exp()
     table, guidance = target.to_table(), many.plan.guidances[0]
     guided = terminal_law(table.denoiser(), guidance, 2, "entropy").flatten()
     tilted = tilted_law(table, 2.0, 2).flatten()
-    laws = {
-        "reference": tilted, "class": table.class_pmf(2).flatten(), "guided": guided, "weighted": tilted,
-        "resampled": tilted,
-    }  # fmt: skip
-    assert set(one.sets) == {"reference", *SETS}
+    laws = {REFERENCE: tilted, "class": table.class_pmf(2).flatten(), "guided": guided}
+    laws |= {"weighted": tilted, "resampled": tilted}
+    assert set(sets(many)) == {REFERENCE, *SETS} == set(laws)
     for name, law in laws.items():
-        assert float((one.sets[name].usage - law @ usage).abs().max()) < 0.03, name
-        assert one.sets[name].class_posterior == pytest.approx(float(law @ posterior), abs=0.02), name
+        shares = {row.component: row.usage for row in block_of(many, "usage") if row.set == name}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert max(abs(shares[c] - float(law @ usage[:, c])) for c in range(3)) < 0.03, name
+        assert sets(many)[name].class_posterior == pytest.approx(float(law @ posterior), abs=0.02), name
     assert total_variation(guided @ usage, tilted @ usage) > 0.05  # else the sets could be exchanged
-    assert one.sets["guided"].usage_tv > 2 * one.sets["resampled"].usage_tv
+    assert sets(many)["guided"].usage_tv > 2 * sets(many)["resampled"].usage_tv
+    assert sets(many)[REFERENCE].usage_tv == 0
 
 
-def test_a_mixtures_normalisers_agree(many: MixtureCorrection) -> None:
+def test_a_mixtures_normalisers_agree(many: Findings) -> None:
     exact = tilted_weights(mixture().to_table().denoiser(), many.plan.guidances[0], 2).log_normalizer
-    rows = many.found[0].normalizers()
-    assert [row["set"] for row in rows] == ["reference", "weighted", "resampled"]
+    rows = block_of(many, "normalizers")
+    assert [row.set for row in rows] == [REFERENCE, "weighted", "resampled"]
     for row in rows:
-        assert abs(row["log_normalizer"] - exact) < 4 * row["relative_error"]
+        assert abs(row.log_normalizer - exact) < 4 * row.relative_error
+    assert "agree" in many.verdict[-1]
 
 
-def test_a_mixtures_findings_are_numbers_and_arrays(many: MixtureCorrection) -> None:
+def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
+    rows, normalizers = block_of(many, "distances"), block_of(many, "normalizers")
+    assert "class cat" in many.verdict[0] and "closer" in many.verdict[0] and "not" not in many.verdict[0]
+    worse = [replace(row, usage_tv=0.9) if row.set == "resampled" else row for row in rows]
+    far = [replace(row, log_normalizer=row.log_normalizer + (row.set == REFERENCE)) for row in normalizers]
+    said = mixture_verdict(worse, far)
+    assert "does not bring" in said[0] and "disagree" in said[-1] and "class cat" in said[-1]
+
+
+def test_a_mixtures_findings_are_numbers_arrays_and_a_page(many: Findings, tmp_path: Path) -> None:
     plain = json.loads(json.dumps(many.to_dict(), allow_nan=False))
     assert plain["plan"]["policy"] == "entropy" and plain["data"]["classes"] == [2]
-    assert len(plain["distances"]) == 5 and len(plain["resampling"][0]["ess_on_the_way"]) == 6
-    one = many.found[0]
-    assert f"{one.sets['guided'].usage_tv:.3f} (TV) from the tilted law's under guidance" in many.verdict[0]
-    assert "class 2" in many.verdict[0]
-    arrays = many.arrays()
-    assert arrays["resampled_normalized_w2_class2"].shape == (6000, 6)
-    assert many.numbers()["usage_tv_guided_w2"] == one.sets["guided"].usage_tv
-
-
-def test_a_mixtures_page_holds_what_was_found(many: MixtureCorrection, tmp_path: Path) -> None:
-    one = many.found[0]
-    sets, normalizers, images = sections_of(replace(many, grid_shape=(2, 3)), tmp_path)
-    assert sets.table is not None and normalizers.table is not None and images.table is None
-    shown = {row[2]: row for row in sets.table.rows}
-    assert list(shown) == ["tilted law", *SETS] and {row[1] for row in sets.table.rows} == {"2"}
-    for name in SETS:
-        assert float(shown[name][3]) == pytest.approx(one.sets[name].usage_tv, abs=5.01e-4)  # three digits are shown
-        assert float(shown[name][5]) == pytest.approx(one.sets[name].class_posterior, abs=1e-6)
-    assert float(shown["tilted law"][3]) == 0
-    for row, found in zip(normalizers.table.rows, one.normalizers(), strict=True):
-        assert float(row[4].split(" ± ")[0]) == pytest.approx(found["log_normalizer"], abs=1e-4)
-    pictures = [picture.path for section in (sets, normalizers, images) for picture in section.pictures]
-    assert [path.name for path in pictures] == ["usage_class2.png", "ess_on_the_way.png", "samples_class2.png"]
-    usage = list(csv.DictReader((tmp_path / "usage_class2.csv").open(encoding="utf-8")))
-    for name in ("guided", "resampled"):
-        shares = {int(row["component"]): float(row["share"]) for row in usage if row["series"] == name}
-        assert [shares[c] for c in range(3)] == pytest.approx(one.sets[name].usage.tolist())
+    assert len(plain["distances"]) == 5 and [row["unmasked"] for row in plain["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert many.arrays["resampled_normalized_w2_class2"].shape == (6000, 2, 3)
+    assert many.numbers()["usage_tv_guided_cat_w2"] == sets(many)["guided"].usage_tv
+    pictures = [picture for section in without_pixels(many, tmp_path) for picture in section.pictures]
+    assert len(pictures) == 3
 
 
 @pytest.mark.parametrize(
@@ -217,25 +245,26 @@ def test_a_mixtures_page_holds_what_was_found(many: MixtureCorrection, tmp_path:
         ({"threshold": 1.5}, plan_of(100), TARGET, "threshold is 1.5"),
         ({"policies": ["best"]}, plan_of(100), TARGET, "policy 'best' is unknown"),
         ({}, plan_of(100, guidances=(Guidance(1.0, temperature=0.5),)), TARGET, "no tilted law under temperature"),
-        ({}, plan_of(100), None, "the tilted law of tiny is not known"),
+        ({}, plan_of(100), None, "study=correction is made for"),
         ({"num_reference": 30}, plan_of(100), mixture(), "multiple of 20"),
-        ({}, plan_of(100), TableMixture(torch.ones(2, 2) / 2, torch.tensor([1.0, 0.0])), "class 1 has weight 0"),
+        ({}, plan_of(100), TableMixture(torch.ones(2, 2) / 2, torch.tensor([1.0, 0.0])), "class 1 of small has weight"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_any_work(
     settings: dict[str, Any], plan: Plan, target: Any, message: str
 ) -> None:
-    data = SimpleNamespace(target=target, name="tiny", grid_shape=(3,))
+    data = data_of(target or TARGET)
+    data.target = target
     with pytest.raises(UserError, match=message):
-        Correction(**settings).check(data, plan)
+        check(Correction(**settings), Case.of(data, None, plan))
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("denoiser=exact", "data=toy_1d_overlap", "w=[2]", "num_samples=100", f"out={tmp_path}")
     assert run("eval", "experiment=correction", *more) == 0
-    assert "guidance ends" in capsys.readouterr().out
     plain = json.loads((tmp_path / "report.json").read_text())
+    assert plain["verdict"][0] in " ".join(capsys.readouterr().out.split())
     assert plain["costs"][-1]["w"] == 2 and plain["target_class"] == 1
-    assert {"arrays.npz", "ess.png"} <= set(plain["files"]) and all((tmp_path / f).is_file() for f in plain["files"])
+    assert {"arrays.npz", "costs.csv"} <= set(plain["files"]) and all((tmp_path / f).is_file() for f in plain["files"])
     said = refusal(capsys, "eval", "experiment=correction", "denoiser=exact", "sampler=euler", f"out={tmp_path}")
     assert "carries no weights" in said

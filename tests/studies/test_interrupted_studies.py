@@ -54,7 +54,7 @@ STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how
     "sequences": (Sequences(num_test=20, num_draws=1), HMM, (4,), PLAN, 3 * 2 + 2 * 2 * 4),
     "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 1 + 2),
     "likelihood": (LikelihoodStudy(num_images=4, orders=2), PIXELS, (3, 3), EVERY, 2 + 2 * 3),
-    "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 2 * 2),
+    "correction": (Correction(num_reference=100), PIXELS, (3, 3), PLAN, 3 * 2),
     "best_schedule": (BestScheduleStudy(), TABLE, (3,), PLAN, 2 * 2 + 1),
     "benchmark": (Benchmark(targets=["toy_1d_overlap"], calls=[1, 2]), toy_1d_overlap(), (1,), EVERY, 2),
 }

@@ -1,0 +1,408 @@
+"""The tilted distribution of a Bernoulli mixture in many dimensions, sampled and compared with an exact reference.
+
+It is what `study=correction` is for such data (theory, section 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.sampling.reference import (
+    NUM_GROUPS,
+    check_positive_class,
+    check_reference,
+    log_class_posterior,
+    tilted_reference,
+)
+from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
+from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+REFERENCE = "reference"
+SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the reference
+PICTURED = (REFERENCE, "guided", "resampled")
+SHOWN = 10  # images of a set
+NOTHING = 1e-9
+SURPRISING = 4  # standard errors
+READING = """\
+The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so that samples of \
+the class, weighted by (p(x|z) / p(x))^w, are samples of it. Where almost every image identifies its class, these \
+weights are nearly equal, and the tilted distribution hardly differs from the class: whatever guidance then changes is \
+its own error."""
+NOTE = """\
+Reference: samples of the class with the weights of the tilted distribution. Class: samples of the class, unguided. \
+Guided samples as they are, weighted at the end, and resampled on the way. Usage: of the class's components, by their \
+exact posterior; total variation to that of the reference. Its noise floor is that of as many samples of the tilted \
+distribution."""
+NORMALIZERS = """\
+ln E W, estimated in three ways. The error is the relative standard error of E W, from the spread of independent \
+groups. Where few samples carry most of the weight, the error is too small and the estimate too low."""
+W = "guidance strength"
+CLASS = "its name, or its number where it has none"
+SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A set of samples, as the exact mixture sees it."""
+
+    w: Guidance = col("w", W, index=True)
+    set: str = col("set", SET, index=True)
+    target_class: str = col("class", CLASS, index=True)
+    usage_tv: float = col("component usage", "TV to the usage of the reference; 0 for the reference", unit="TV")
+    usage_floor: float = col("its noise floor", "expected of as many samples of the tilted distribution", unit="TV")
+    class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
+    mean_rms: float = col("pixel means", "root mean square difference to those of the reference")
+
+
+@dataclass(frozen=True)
+class NormalizerRow:
+    """One estimate of ln E W."""
+
+    w: Guidance = col("w", W, index=True)
+    set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
+    target_class: str = col("class", CLASS, index=True)
+    num_samples: int = col("n", "samples")
+    log_normalizer: float = col("ln E W", "its estimate", unit="nats")
+    relative_error: float = col("error", "relative standard error of the estimate of E W")
+    ess: float = col("relative ESS", "of the weights")
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """The share of one component in one set; the components that the reference uses most come first."""
+
+    w: Guidance = col("w", W, index=True)
+    set: str = col("set", SET, index=True)
+    target_class: str = col("class", CLASS, index=True)
+    component: int = col("component", "its number within the class", index=True)
+    usage: float = col("share", "of the set")
+
+
+@dataclass(frozen=True)
+class ClassStepRow:
+    """Sequential Monte Carlo, one step of it."""
+
+    w: Guidance = col("w", W, index=True)
+    target_class: str = col("class", CLASS, index=True)
+    unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
+    ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
+    num_resampled: int = col("groups resampled", "at this step")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A set of samples, as the exact mixture sees it.
+
+    Attributes:
+        usage: shares of the class's components, (C,). class_posterior: mean of p(z | x). mean: of the pixels, (D,).
+        images: a few to look at, uint8 (m, D), drawn by their weights.
+    """
+
+    usage: Tensor
+    class_posterior: float
+    mean: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class MixtureCorrection:
+    """Guided samples, weighted and resampled, beside the tilted distribution of a Bernoulli mixture.
+
+    Args:
+        threshold: relative effective sample size below which a group is resampled.
+        num_groups: independent groups of sequential Monte Carlo: they give the error of the normaliser.
+        num_reference: samples of the class that the tilted distribution is estimated from.
+    """
+
+    threshold: float = 0.5
+    num_groups: int = 10
+    num_reference: int = 20_000
+    name: ClassVar[str] = "correction"
+    needs: ClassVar[Needs] = Needs(
+        target=(BernoulliMixture,),
+        what="a Bernoulli mixture",
+        example="data=bernoulli_mnist",
+        numbers=True,
+        one_kind=True,
+        samples=2,
+    )
+    rows: ClassVar[Mapping[str, type]] = {
+        "distances": SetRow,
+        "usage": UsageRow,
+        "normalizers": NormalizerRow,
+        "steps": ClassStepRow,
+    }
+
+    def check(self, case: Case) -> None:
+        """Refuse what has no weights, numbers that groups do not divide, and classes of weight 0."""
+        for guidance in case.plan.guidances:
+            case.plan.sampler.check_weighted(guidance)
+        check_groups(case.plan.num_samples, self.num_groups, self.threshold)
+        check_reference(self.num_reference)
+        for z in case.classes:
+            check_positive_class(case.target, z)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Three sets of samples for each strength and class; any process may draw them."""
+        for guidance in case.plan.guidances:
+            for z in case.classes:
+                made = {REFERENCE: self._reference, "weighted": self._weighted, "resampled": self._resampled}
+                for what, make in made.items():
+                    label = f"{what} samples of class {case.class_name(z)}, w = {guidance.label}"
+                    cost = 0.1 if what == REFERENCE else 1.0
+                    yield Piece(self._key(case, what, guidance, z), partial(make, case, guidance, z), label, cost, True)
+
+    def _key(self, case: Case, what: str, guidance: Guidance, z: int) -> Key:
+        how = {REFERENCE: (self.num_reference,), "resampled": (self.threshold, self.num_groups)}.get(what, ())
+        asked = (guidance.key(case.target.num_dims), case.plan.sampler.key, case.plan.num_samples, case.plan.seed, z)
+        return (f"{what} samples", case.judged, *asked, *how)
+
+    def _reference(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
+        generator = case.plan.generator("reference", guidance, z, num_dims=case.target.num_dims)
+        return _plain(tilted_reference(case.target, guidance.constant, z, self.num_reference, generator))
+
+    def _weighted(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
+        denoiser, plan = case.denoisers[case.judged], case.plan
+        where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
+        generator = plan.generator("weighted samples", guidance, z, **where)
+        drawn = plan.sampler.draw_weighted(denoiser, guidance, z, plan.num_samples, generator)
+        return _plain(Weighted(*drawn, self.num_groups))
+
+    def _resampled(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
+        denoiser, plan = case.denoisers[case.judged], case.plan
+        where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
+        found = sequential_monte_carlo(
+            denoiser,
+            guidance,
+            z,
+            plan.num_samples,
+            policy=plan.sampler.policy,
+            threshold=self.threshold,
+            num_groups=self.num_groups,
+            generator=plan.generator("resampled samples", guidance, z, **where),
+        )
+        return _plain(found)
+
+    def weighted_sets(self, case: Case, made: Made, guidance: Guidance, z: int) -> dict[str, Weighted]:
+        """Every set of samples of one class at one strength, by name."""
+        reference, weighted, resampled = (
+            _weighted_of(made[self._key(case, what, guidance, z)]) for what in (REFERENCE, "weighted", "resampled")
+        )
+        own, _ = case.target.sample(case.plan.num_samples, generator_for("class samples", case.plan.seed, z), z)
+        sets = {REFERENCE: reference, "class": _even(own), "guided": _even(weighted.x)}
+        return {**sets, "weighted": weighted, "resampled": resampled}
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Every set beside the reference, estimates of the normaliser, and images."""
+        rows: dict[str, list[Any]] = {name: [] for name in self.rows}
+        images: dict[str, dict[str, np.ndarray]] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for g in case.plan.guidances:
+            for z in case.classes:
+                sets, name = self.weighted_sets(case, made, g, z), case.class_name(z)
+                seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
+                rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
+                rows["usage"] += usage_rows(g, name, seen)
+                rows["normalizers"] += [_normalizer(g, name, what, sets[what]) for what in (REFERENCE, *SETS[2:])]
+                resampled = sets["resampled"]
+                steps = zip(resampled.ess_on_the_way, resampled.num_resampled)
+                rows["steps"] += [ClassStepRow(g, name, k + 1, *found) for k, found in enumerate(steps)]
+                images.setdefault(name, {})[f"w = {g.label}"] = _pictured(seen, case.data.grid_shape)
+                end = f"{g.kind}_{g.identifier}_class{z}"
+                for what, key in (("weighted", "guided"), ("resampled", "resampled")):
+                    arrays[f"{key}_{end}"] = sets[what].x.reshape(-1, *case.data.grid_shape).numpy().astype(np.uint8)
+                    arrays[f"{key}_{end}_log_weights"] = sets[what].log_weights.numpy()
+        settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
+        classes = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
+        facts = {"judged": case.judged, **settings, "data": classes}
+        verdict = verdict_of(rows["distances"], rows["normalizers"])
+        return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
+
+    def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]], images: Mapping[str, Any]) -> list[Block]:
+        plan = case.plan
+        text = (
+            f"{plan.num_samples:,} samples for each class, strength and set, of the {case.judged} conditionals, by "
+            f"{plan.sampler.label}, seed {plan.seed}; {self.num_reference:,} samples for the reference.\n\n{READING}"
+        )
+        values = ["usage_tv", "usage_floor", "class_posterior", "mean_rms"]
+        shown: list[View] = [
+            Mosaic(blocks, PICTURED, f"Class {name}: a line for each set; weighted sets are drawn by their weights.")
+            for name, blocks in images.items()
+        ]
+        return [
+            Block(
+                name="distances",
+                rows=rows["distances"],
+                title="Samples and the tilted distribution",
+                text=text,
+                views=[Table(["w", "target_class", "set"], values, note=NOTE)],
+                logged=["usage_tv", "class_posterior"],
+                group="",
+                printed=True,
+            ),
+            Block("images", [], "Samples", views=shown, group="Samples"),
+            Block(
+                name="usage",
+                rows=rows["usage"],
+                title="Usage of the components",
+                per=["target_class", "w"],
+                views=[Bars("component", "usage", ["set"], "The share of each of the components of the class.")],
+                group="Components",
+            ),
+            *self._weight_blocks(rows),
+        ]
+
+    def _weight_blocks(self, rows: Mapping[str, Sequence[Any]]) -> list[Block]:
+        caption = (
+            f"The groups' mean relative ESS at each step, before any resampling (threshold {self.threshold:g}, "
+            f"{self.num_groups} groups)."
+        )
+        estimates = Table(["w", "target_class", "set"], ["num_samples", "log_normalizer", "relative_error", "ess"])
+        return [
+            Block(
+                name="normalizers",
+                rows=rows["normalizers"],
+                title="The normaliser",
+                text=NORMALIZERS,
+                views=[estimates],
+                logged=["ess"],
+                group="Weights",
+            ),
+            Block(
+                name="steps",
+                rows=rows["steps"],
+                title="Relative ESS on the way",
+                views=[Curve("unmasked", "ess_on_the_way", ["w", "target_class"], caption)],
+                group="Weights",
+            ),
+        ]
+
+
+def _plain(found: Weighted) -> tuple[Any, ...]:
+    """What `_weighted_of` makes samples of again: binary values, on the CPU."""
+    moved = Weighted(found.x.to("cpu", torch.uint8), found.log_weights.cpu(), *astuple(found)[2:])
+    return (moved.x, moved.log_weights, moved.num_groups, list(moved.num_resampled), list(moved.ess_on_the_way))
+
+
+def _weighted_of(made: Sequence[Any]) -> Weighted:
+    x, log_weights, num_groups, num_resampled, ess_on_the_way = made
+    return Weighted(x.long(), log_weights, num_groups, tuple(num_resampled), tuple(ess_on_the_way))
+
+
+def _even(x: Tensor) -> Weighted:
+    """Samples of equal weight."""
+    return Weighted(x, torch.zeros(len(x), dtype=torch.float64), NUM_GROUPS)
+
+
+def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
+    """A set as the exact mixture sees it."""
+    x, weights = found.x, found.weights
+    usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
+    posterior = float(weights @ log_class_posterior(target, x, target_class).exp())
+    shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
+    return Seen(usage / usage.sum(), posterior, weights @ x.double(), x[shown].to(torch.uint8))
+
+
+def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
+    """Every set beside the reference."""
+    reference = seen[REFERENCE]
+    floor = expected_sampling_tv(reference.usage, num_samples)
+    return [
+        SetRow(
+            w=w,
+            set=what,
+            target_class=target_class,
+            usage_tv=total_variation(own.usage, reference.usage),
+            usage_floor=floor,
+            class_posterior=own.class_posterior,
+            mean_rms=float((own.mean - reference.mean).square().mean().sqrt()),
+        )
+        for what, own in seen.items()
+    ]
+
+
+def usage_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen]) -> list[UsageRow]:
+    """The share of each component in each set; those that the reference uses most come first."""
+    order = torch.argsort(-seen[REFERENCE].usage, stable=True).tolist()
+    return [UsageRow(w, what, target_class, c, float(own.usage[c])) for what, own in seen.items() for c in order]
+
+
+def _normalizer(w: Guidance, target_class: str, what: str, found: Weighted) -> NormalizerRow:
+    numbers = (len(found.x), found.log_normalizer, found.relative_error, found.ess)
+    return NormalizerRow(w, what, target_class, *numbers)
+
+
+def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray:
+    """Images of the sets that are shown, (sets, m, height, width)."""
+    height, width = (1, *grid_shape)[-2:]
+    return np.stack([seen[what].images.reshape(-1, height, width).numpy() for what in PICTURED])
+
+
+def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow]) -> list[str]:
+    """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
+    g = max((row.w for row in rows), key=lambda guidance: guidance.constant)
+    here = [row for row in rows if row.w == g]
+    classes = list(dict.fromkeys(row.target_class for row in here))
+    about = f"class {classes[0]}" if len(classes) == 1 else f"mean of {len(classes)} classes"
+    tv = {name: _mean([row.usage_tv for row in here if row.set == name]) for name in SETS}
+    floor = _mean([row.usage_floor for row in here])
+    own = [row for row in normalizers if row.w == g]
+    ess = {what: _mean([row.ess for row in own if row.set == what]) for what in ("weighted", "resampled")}
+    return [
+        _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor),
+        f"The importance weights of finished samples have a relative ESS of {100 * ess['weighted']:.3g}%; resampling "
+        f"ends with {100 * ess['resampled']:.3g}%.",
+        _of_normalizers(own),
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _of_usage(head: str, tv: Mapping[str, float], floor: float) -> str:
+    if max(tv.values()) < NOTHING:
+        return f"{head} all sets use the components of the class alike."
+    beside = f"{tv['class']:.3f} for the class itself, noise floor {floor:.3f}"
+    if tv["resampled"] < tv["guided"]:
+        return (
+            f"{head} resampling brings the usage of the components closer to that of the tilted distribution: total "
+            f"variation {tv['resampled']:.3f} instead of {tv['guided']:.3f} under guidance ({beside})."
+        )
+    return (
+        f"{head} resampling does not bring the usage of the components closer to that of the tilted distribution: "
+        f"total variation {tv['resampled']:.3f}, and {tv['guided']:.3f} under guidance ({beside})."
+    )
+
+
+def _of_normalizers(rows: Sequence[NormalizerRow]) -> str:
+    """Whether resampling and the reference estimate the same normaliser."""
+    far = []
+    for one in (row for row in rows if row.set == "resampled"):
+        known = next(row for row in rows if (row.set, row.target_class) == (REFERENCE, one.target_class))
+        error = (one.relative_error**2 + known.relative_error**2) ** 0.5
+        if abs(one.log_normalizer - known.log_normalizer) > SURPRISING * error + NOTHING:
+            far.append(
+                f"class {one.target_class}: {one.log_normalizer:.3f} ± {one.relative_error:.3f} and "
+                f"{known.log_normalizer:.3f} ± {known.relative_error:.3f}"
+            )
+    if not far:
+        return f"Resampling and the reference agree on ln E W within {SURPRISING} standard errors."
+    return (
+        f"Resampling and the reference disagree on ln E W by more than {SURPRISING} standard errors "
+        f"({'; '.join(far)}): "
+        "draw more samples, or the same in more groups."
+    )
