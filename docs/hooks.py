@@ -17,6 +17,7 @@ from nbconvert import MarkdownExporter
 
 import mdlm_cfg
 from mdlm_cfg.app.reference import reference
+from mdlm_cfg.app.report_reference import START, with_reference
 
 ROOT = Path(__file__).parent.parent
 MOVED = {"README.md": "index.md", "CHANGELOG.md": "releases.md", "CONTRIBUTING.md": "contributing.md"}
@@ -49,10 +50,10 @@ def moved_page(source: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Links from docs/ to pages of the repository's root lead to where those are here."""
+    """Links from docs/ to pages of the repository's root lead to where those are here; report.md has today's keys."""
     for source, target in MOVED.items():
         markdown = markdown.replace(f"](../{source}", f"]({target}")
-    return markdown
+    return with_reference(markdown) if START in markdown else markdown
 
 
 def api_page() -> str:
