@@ -125,7 +125,10 @@ class Laws:
     def findings(self, case: Case, made: Made) -> Findings:
         """Distances, pictures of the distributions, their moments."""
         e = evaluation_of(case)
-        blocks = [_interactive(case), _distances(case, e), *_strengths(e), _pictures(case, e), _moments(e)]
+        panel = _interactive(case)
+        # the first screen has a picture
+        pictures = _pictures(case, e, "Distributions" if panel else "")
+        blocks = [panel, _distances(case, e), *_strengths(e), pictures, _moments(e)]
         main = [block for block in blocks if block is not None and block.name == "distances"]
         others = [block for block in blocks if block is not None and block.name != "distances"]
         facts = {"target_class": e.target_class, "judged": e.judged, "laws": list(arrays_of(e))}
@@ -239,13 +242,13 @@ def _moments(e: TableEvaluation) -> Block:
     return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
 
 
-def _pictures(case: Case, e: TableEvaluation) -> Block:
+def _pictures(case: Case, e: TableEvaluation, group: str) -> Block:
     shape = tuple(case.data.grid_shape)
     if len(shape) == 2:
         views = _cells(e, shape)
     else:
         views = [side_by_side(e), *([_differences(e)] if e.num_dims <= 2 else _pairs(e))]
-    return Block("pictures", [], "Distributions side by side", views=views, group="Distributions")
+    return Block("pictures", [], "Distributions side by side", views=views, group=group)
 
 
 def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:

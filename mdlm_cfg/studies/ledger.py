@@ -21,6 +21,7 @@ from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.targets.table import TableMixture
 
+NOTHING = 1e-12  # what is smaller is rounding
 COST = 2.0  # of one budget, beside the samples of one strength
 STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
 COLUMNS = {line: line.replace(", exact scores", " exact").replace(" ", "_").replace(",", "") for line in LINES}
@@ -260,15 +261,36 @@ def _errors(state: StateError) -> tuple[float, float, float]:
     return state.visits, state.kl_conditional, state.kl_unconditional
 
 
+def _own(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """The rows of the plan's own sampler at the smallest and the largest number w."""
+    own = [row for row in rows if row.sampler == e.plan.sampler and not row.w.is_schedule]
+    own.sort(key=lambda row: row.w.one_strength)
+    return [own[0], own[-1]] if len(own) > 1 and own[0].discretisation_error > NOTHING else own[-1:]
+
+
+def _of_the_sampler(row: LedgerRow) -> str:
+    if row.discretisation_error < NOTHING:
+        return f"The sampler ({row.sampler.label}) samples the guided chain exactly."
+    return (
+        f"At w = {row.w.label} what the sampler ({row.sampler.label}) draws is {row.discretisation_error:.4f} from the "
+        f"guided chain of the same conditionals (total variation, exact)."
+    )
+
+
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     """Whether the budgets balance; why there is none, where there is none."""
     if rows:
+        said = [_of_the_sampler(row) for row in _own(e, rows)]
         missed = [f"w = {row.w.label}, {row.sampler.label}" for row in rows if not row.closes]
         if not missed:
-            return [f"All {len(rows)} error budgets balance: each sampled total lies in its predicted 99% interval."]
+            return [
+                *said,
+                f"All {len(rows)} error budgets balance: each sampled total is in its predicted 99% interval.",
+            ]
         return [
+            *said,
             f"{len(missed)} of {len(rows)} error budgets do not balance ({'; '.join(missed)}); one in a hundred is "
-            "expected not to."
+            "expected not to.",
         ]
     if e.follows is None:
         return []
