@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
 from mdlm_cfg.app.cli import CONFIGS, to_plain_config
 from mdlm_cfg.app.settings import build_study, plan_of
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.named import make
 from mdlm_cfg.training.build import build_module
@@ -125,7 +126,7 @@ def test_experiment_of_eval_alone(name: str) -> None:
     config = composed(f"experiment={name}", name="eval")
     study = build_study(config["study"])
     assert config["denoiser"] == "exact" and study is not None
-    study.check(made(config["data"]), plan_of(config))
+    check(study, Case.of(made(config["data"]), None, plan_of(config)))
 
 
 @pytest.mark.parametrize("name", sorted(set(names("experiment")) - EVAL_ONLY))
