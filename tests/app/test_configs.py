@@ -126,7 +126,9 @@ def test_experiment_of_eval_alone(name: str) -> None:
     config = composed(f"experiment={name}", name="eval")
     study = build_study(config["study"])
     assert config["denoiser"] == "exact" and study is not None
-    check(study, Case.of(made(config["data"]), None, plan_of(config)))
+    data = made(config["data"])
+    data.setup("fit")
+    check(study, Case.of(data, None, plan_of(config)))
 
 
 @pytest.mark.parametrize("name", sorted(set(names("experiment")) - EVAL_ONLY))
