@@ -18,12 +18,12 @@ from mdlm_cfg.chain import denoiser, guidance, kinds, rules, steps
 from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare import decay, metrics
 from mdlm_cfg.laws import push, rates, terminal
-from mdlm_cfg.sampling import sampler
+from mdlm_cfg.sampling import families, sampler
 from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 
 TESTS = Path(__file__).parent
 Plant = Callable[[pytest.MonkeyPatch], None]
-FORMULAS = (rules, rates, terminal)  # the rooms that hold `geometric_mean`
+FORMULAS = (rules, rates, terminal)  # the modules that hold `geometric_mean`
 
 
 def the_test(path: str) -> Callable[..., None]:
@@ -71,18 +71,18 @@ def gamma_for_w(patch: pytest.MonkeyPatch) -> None:
 
 
 def schedule_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    right = sampler.step_fractions
-    patch.setattr(sampler, "step_fractions", lambda count, schedule=None: right(count + 1, schedule)[1:])
+    right = families.step_fractions
+    patch.setattr(families, "step_fractions", lambda count, schedule=None: right(count + 1, schedule)[1:])
 
 
 def schedule_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = sampler.step_fractions
-    patch.setattr(sampler, "step_fractions", lambda count, schedule=None: right(count, linear()))
+    right = families.step_fractions
+    patch.setattr(families, "step_fractions", lambda count, schedule=None: right(count, linear()))
 
 
 def events_schedule_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = sampler.event_counts
-    patch.setattr(sampler, "event_counts", lambda count, num_dims, schedule=None: right(count, num_dims))
+    right = families.event_counts
+    patch.setattr(families, "event_counts", lambda count, num_dims, schedule=None: right(count, num_dims))
 
 
 def argmax_finish(patch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def kind_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def class_0_assumed(patch: pytest.MonkeyPatch) -> None:
     right, marginals = denoiser.conditionals, TableDenoiser.log_marginals
-    patch.setattr(guidance, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
+    patch.setattr(rules, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
     patch.setattr(TableDenoiser, "log_marginals", lambda self, z: marginals(self, None if z is None else 0))
     in_blocks = TableDenoiser.log_marginals_in_blocks
     patch.setattr(TableDenoiser, "log_marginals_in_blocks", lambda self, z: in_blocks(self, None if z is None else 0))
@@ -122,7 +122,8 @@ def coordinates_uniform(patch: pytest.MonkeyPatch) -> None:
     right = steps.EventStep.draw
 
     def draw(self, x, log_rates, generator):  # the values by their rates, the coordinates by a coin
-        return right(self, x, log_rates - log_rates.logsumexp(dim=-1, keepdim=True), generator)
+        log_z = log_rates.logsumexp(dim=-1, keepdim=True)
+        return right(self, x, log_rates - log_z.masked_fill(log_z == -torch.inf, 0.0), generator)
 
     patch.setattr(steps.EventStep, "draw", draw)
 
@@ -137,7 +138,7 @@ def contract_unchecked(patch: pytest.MonkeyPatch) -> None:
 
 def float32_unnormalised(patch: pytest.MonkeyPatch) -> None:
     right = denoiser.conditionals
-    for room in (guidance,):
+    for room in (rules,):
         patch.setattr(room, "conditionals", lambda d, tokens, z: right(d, tokens, z).float().double())
 
 
