@@ -19,12 +19,20 @@ from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
 from mdlm_cfg.studies.sampled import draws_of
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
 TABLE: dict[str, Any] = {
     "target": (TableMixture,),
     "what": "data given as a table of probabilities",
     "example": "data=toy_5d_hypercube",
+}
+
+
+BERNOULLI: dict[str, Any] = {
+    "target": (BernoulliMixture,),
+    "what": "a Bernoulli mixture",
+    "example": "data=bernoulli_mnist",
 }
 
 

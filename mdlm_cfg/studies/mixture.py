@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.studies.score_error import ScoreRow, score_block, score_pieces, score_rows, score_sentence
@@ -124,14 +124,7 @@ class Mixtures:
     num_test: int = 2000
     num_draws: int = 4
     name: ClassVar[str] = "mixture"
-    needs: ClassVar[Needs] = Needs(
-        target=(BernoulliMixture,),
-        what="a Bernoulli mixture",
-        example="data=bernoulli_mnist",
-        numbers=True,
-        one_kind=True,
-        samples=2,
-    )
+    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
     rows: ClassVar[Mapping[str, type]] = {
         "distances": SetRow,
         "by_class": ClassRow,

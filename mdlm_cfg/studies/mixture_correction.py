@@ -25,6 +25,7 @@ from mdlm_cfg.sampling.reference import (
     tilted_reference,
 )
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
+from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.seeds import generator_for
@@ -131,14 +132,7 @@ class MixtureCorrection:
     num_groups: int = 10
     num_reference: int = 20_000
     name: ClassVar[str] = "correction"
-    needs: ClassVar[Needs] = Needs(
-        target=(BernoulliMixture,),
-        what="a Bernoulli mixture",
-        example="data=bernoulli_mnist",
-        numbers=True,
-        one_kind=True,
-        samples=2,
-    )
+    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
     rows: ClassVar[Mapping[str, type]] = {
         "distances": SetRow,
         "usage": UsageRow,

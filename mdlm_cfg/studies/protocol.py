@@ -128,10 +128,6 @@ class Case:
             return None
         return TabulatedDenoiser(denoiser, self.keep, shown=lambda: share_shown("asking the network about all states"))
 
-    def sources(self) -> dict[str, Denoiser]:
-        """Every denoiser by name, as a table of its answers where that is possible."""
-        return {who: self.table(who) or denoiser for who, denoiser in self.denoisers.items()}
-
 
 def _check_space(data: Any, denoiser: Denoiser) -> None:
     ours = (data.num_tokens, _dims(data), data.num_classes)
@@ -270,7 +266,7 @@ class Together:
     """Several studies of one case as one: what they share is computed once.
 
     Attributes:
-        studies: in the order of the page. Those whose needs a case does not meet are left out where `lenient` is set.
+        studies: in the order of the page.
     """
 
     studies: Sequence[Study]

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Findings, together
+from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.paper.study import Paper
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Study, check
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Study, Together
 from mdlm_cfg.studies.samplers import Samplers, is_small
 
 
@@ -30,7 +30,7 @@ class TableReport:
     needs: ClassVar[Needs] = TABLE_NEEDS
     rows: ClassVar[Mapping[str, type]] = {}
 
-    def studies(self, case: Case) -> list[Study]:
+    def parts(self, case: Case) -> Together:
         """What the report is made of; distributions of steps are left out where they take minutes."""
         studies: list[Study] = [Laws()]
         if self.paper is not None:
@@ -38,18 +38,16 @@ class TableReport:
         studies += [GeometryStudy(), DecayStudy()]
         if is_small(case.target.num_tokens, case.target.num_dims):
             studies.append(Samplers())
-        return [*studies, LedgerStudy()]
+        return Together([*studies, LedgerStudy()])
 
     def check(self, case: Case) -> None:
         """Check every study."""
-        for study in self.studies(case):
-            check(study, case)
+        self.parts(case).check(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The pieces of all studies; those that several share are made once."""
-        for study in self.studies(case):
-            yield from study.pieces(case)
+        return self.parts(case).pieces(case)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """The findings of all studies, one after the other."""
-        return together(case.plan, [study.findings(case, made) for study in self.studies(case)])
+        return self.parts(case).findings(case, made)
