@@ -36,9 +36,13 @@ def machine() -> dict[str, str | int | float]:
     wide = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "processor": name, "vector units": ", ".join(wide) or "unknown", "threads": torch.get_num_threads(), "gpu": gpu,
-        "python": platform.python_version(), **{name: version(name) for name in VERSIONS},
-    }  # fmt: skip
+        "processor": name,
+        "vector units": ", ".join(wide) or "unknown",
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+    }
 
 
 def _cpu_lines() -> list[str]:
@@ -66,8 +70,10 @@ def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> 
 def main(folder: Path, device: torch.device) -> None:
     """Measure on a device, print as it goes, and write the files."""
     keep_freed_memory()  # as the commands do
-    console, about = Console(), machine()
-    bandwidth, flops = copy_rate(device), matmul_rate(device)
+    console = Console()
+    about = machine()
+    bandwidth = copy_rate(device)
+    flops = matmul_rate(device)
     product = "float32 product" if device.type == "cpu" else "bfloat16 product"
     about |= {
         "device": device.type,

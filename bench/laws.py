@@ -49,13 +49,15 @@ def state_bytes(num_tokens: int, num_dims: int) -> float:
 
 def edge_bytes(num_tokens: int, num_dims: int) -> float:
     """Bytes moved where every edge has a number: read once for Lambda, and once for the push."""
-    d, n = num_dims, num_tokens
+    d = num_dims
+    n = num_tokens
     return 2.0 * 8 * sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
 
 
 def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_matrix:
     """The transposed generator of the guided chain: d q / d tau = G q."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
     tokens = torch.cartesian_prod(*[torch.arange(n + 1)] * d).reshape(-1, d)
     rates = GUIDANCE.log_rates(denoiser, tokens, target_class).exp()
     strides = (n + 1) ** torch.arange(d - 1, -1, -1)
@@ -101,7 +103,8 @@ def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
         for tau in taus:
             expm_multiply(tau * generator, start)
 
-    size, theirs_is = f"N = {n}, D = {d}", "scipy expm_multiply, ready-made generator"
+    size = f"N = {n}, D = {d}"
+    theirs_is = "scipy expm_multiply, ready-made generator"
     terminal = partial(terminal_law, denoiser, GUIDANCE, 0)
     end = f"{theirs_is}, tau = {END:g}: TV {_left(generator, start, n, d, terminal()):.0e}"
     yield Figure(f"terminal law, {size}", end, *in_turns(terminal, partial(theirs, [END])), "higher", goal)
@@ -123,7 +126,9 @@ def _left(generator: scipy.sparse.csr_matrix, start: np.ndarray, n: int, d: int,
 def _learned(device: torch.device) -> Figure:
     """A network's answers for all partial states and two labels, against bare calls on as many rows."""
     net = GridTransformer(2, (2, 4), 10, width=64, depth=2, num_heads=4).eval().to(device)
-    denoiser, n, d = NetDenoiser(net), 2, 8
+    denoiser = NetDenoiser(net)
+    n = 2
+    d = 8
     table = TabulatedDenoiser(denoiser)
     rows = 2 * (table.num_states - n**d)
     tokens = torch.full((denoiser.batch_size, d), n, device=device)
@@ -164,10 +169,8 @@ def small_laws() -> None:
     torch.set_num_threads(1)
     for (n, d), goal in AGAINST_SCIPY.items():
         denoiser, generator, start = _problem(n, d)
-        ours_is, theirs_is = (
-            partial(terminal_law, denoiser, GUIDANCE, 0),
-            partial(expm_multiply, END * generator, start),
-        )
+        ours_is = partial(terminal_law, denoiser, GUIDANCE, 0)
+        theirs_is = partial(expm_multiply, END * generator, start)
         runs = [(_cpu(ours_is, 10), _cpu(theirs_is)) for _ in range(10)][1:]
         ours, theirs = (float(np.median(times)) for times in zip(*runs))
         print(f"| {n} | {d} | {1e3 * ours:.2f} | {1e3 * theirs:.1f} | {theirs / ours:.0f} | {goal:g} |", flush=True)

@@ -21,7 +21,9 @@ from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.module import MaskedDiffusion
 
-LAWS, STEPS, JOBS = 10_000, 100, 6
+LAWS = 10_000
+STEPS = 100
+JOBS = 6
 QUIET = ("logger=csv", "evaluate=false", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 MNIST = (*QUIET, "experiment=mnist", f"trainer.max_steps={STEPS}", "trainer.limit_val_batches=1", "num_draws=1")
 HOUR = (*QUIET, "experiment=mnist", "trainer.max_time=00:01:00:00", "trainer.max_epochs=-1")
@@ -44,7 +46,8 @@ def slope(sizes: Sequence[float]) -> tuple[float, float]:
 
 def laws() -> list[float]:
     """After every law of the default toy, each at another strength."""
-    target, sizes = toy_2d_overlap(), []
+    target = toy_2d_overlap()
+    sizes = []
     for k in range(LAWS):
         terminal_law(target.denoiser(), Guidance(k / LAWS * 8), k % 2)
         sizes.append(resident())
@@ -53,7 +56,8 @@ def laws() -> list[float]:
 
 def steps(command: Sequence[str]) -> list[float]:
     """At every step of a training run."""
-    begin, sizes = MaskedDiffusion.on_train_batch_start, []
+    begin = MaskedDiffusion.on_train_batch_start
+    sizes = []
 
     def watched(self: MaskedDiffusion, batch: object, batch_idx: int) -> None:
         sizes.append(resident())
@@ -66,7 +70,8 @@ def steps(command: Sequence[str]) -> list[float]:
 
 def jobs() -> list[float]:
     """After every job of a sweep of the default toy."""
-    finish, sizes = MaskedDiffusion.on_test_epoch_end, []
+    finish = MaskedDiffusion.on_test_epoch_end
+    sizes = []
 
     def watched(self: MaskedDiffusion) -> None:
         finish(self)
@@ -98,7 +103,8 @@ def main(arguments: Sequence[str]) -> None:
         what, measure = parts[name]
         sizes = measure()
         rate, error = slope(sizes)
-        first, last = sizes[len(sizes) // 2], sizes[-1]
+        first = sizes[len(sizes) // 2]
+        last = sizes[-1]
         print(
             f"{len(sizes)} {what}: {1024 * rate:.2f} +- {1024 * error:.2f} KiB each over the second half "
             f"({first:.0f} to {last:.0f} MiB)",

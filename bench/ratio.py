@@ -83,7 +83,8 @@ def wait_for(device: torch.device) -> None:
 
 def copy_rate(device: torch.device) -> float:
     """Bytes per second, read plus written, of a large copy."""
-    source, target = torch.rand(2**26, device=device), torch.empty(2**26, device=device)
+    source = torch.rand(2**26, device=device)
+    target = torch.empty(2**26, device=device)
     return 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 

@@ -19,13 +19,16 @@ GUIDANCE = Guidance(2.0)
 
 def sampling_figures(device: torch.device) -> Iterator[Figure]:
     """Event-leaping in 64 steps on the image network."""
-    net, num = image_net(device).eval(), NUM[device.type]
+    net = image_net(device).eval()
+    num = NUM[device.type]
     denoiser = NetDenoiser(net)
-    ours, plain = Sampler("event_leaping", 64), Sampler("tau_leaping", ANCESTRAL_STEPS)
+    ours = Sampler("event_leaping", 64)
+    plain = Sampler("tau_leaping", ANCESTRAL_STEPS)
     generator = torch.Generator(device).manual_seed(0)
 
     def alone() -> None:
-        tokens, classes = torch.full((2 * num, 784), 2, device=device), torch.full((2 * num,), 3, device=device)
+        tokens = torch.full((2 * num, 784), 2, device=device)
+        classes = torch.full((2 * num,), 3, device=device)
         for _ in range(ours.calls(784)):
             with torch.inference_mode():
                 net(tokens, classes)

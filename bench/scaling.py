@@ -51,8 +51,10 @@ def step(size: Size) -> None:
     from mdlm_cfg.nets.optimizer import adamw
     from mdlm_cfg.training.objectives import Sampled
 
-    net, objective = network(size), Sampled()
-    optimizer, generator = adamw(net), torch.Generator().manual_seed(0)
+    net = network(size)
+    objective = Sampled()
+    optimizer = adamw(net)
+    generator = torch.Generator().manual_seed(0)
     x = torch.randint(2, (size["batch"], size["length"]), generator=generator)
     classes = torch.zeros(size["batch"], dtype=torch.int64)
     for _ in range(3):
@@ -63,13 +65,15 @@ def step(size: Size) -> None:
 
 def products(size: Size) -> float:
     """Multiplications of a row's forward pass: 12 width^2 a position and block, and the attention's 2 L width."""
-    length, width = size["length"], size["width"]
+    length = size["length"]
+    width = size["width"]
     return size["depth"] * length * (12 * width**2 + 2 * length * width)
 
 
 def kept(size: Size) -> float:
     """Numbers kept of a row for the backward pass: 20 width a position and block, and 2 heads of two L x L."""
-    length, width = size["length"], size["width"]
+    length = size["length"]
+    width = size["width"]
     return size["depth"] * length * (20 * width + 2 * 2 * length)
 
 
@@ -83,13 +87,15 @@ def law(size: Size) -> None:
 
 def edges(size: Size) -> float:
     """Ways from a partial state to one with a coordinate more: D N (N + 1)^(D - 1)."""
-    n, d = size["N"], size["D"]
+    n = size["N"]
+    d = size["D"]
     return sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
 
 
 def law_numbers(size: Size) -> float:
     """Numbers that a law holds at once: 4 a partial state, and 4 a way out of the largest level."""
-    n, d = size["N"], size["D"]
+    n = size["N"]
+    d = size["D"]
     return 4 * (n + 1) ** d + 4 * max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
 
 
@@ -167,7 +173,8 @@ def report(name: str) -> list[dict[str, Any]]:
     """A line for every size: measured, modelled, and their ratios."""
     model = MODELS[name]
     found = [measure(name, number) for number in range(3)]
-    time_unit, memory_unit = found[1][0] / model.time(model.sizes[1]), found[1][1] / model.memory(model.sizes[1])
+    time_unit = found[1][0] / model.time(model.sizes[1])
+    memory_unit = found[1][1] / model.memory(model.sizes[1])
     return [
         {
             "work": model.what,

@@ -29,19 +29,25 @@ from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.module import MaskedDiffusion, compiled
 from mdlm_cfg.training.objectives import Sampled
 
-TOY_STEPS, IMAGE_STEPS = 200, {"cpu": 12, "cuda": 60}  # of a timed piece of training
+# of a timed piece of training
+TOY_STEPS = 200
+IMAGE_STEPS = {"cpu": 12, "cuda": 60}
 BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
 TOY: dict[str, Any] = {
     "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
     "objective": {"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.33, "label_smoothing": 3e-4},
     "optimizer": {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0},
-    "warmup_steps": 50, "final_lr": 1e-3, "num_draws": 1, "seed": 0,
-}  # fmt: skip
+    "warmup_steps": 50,
+    "final_lr": 1e-3,
+    "num_draws": 1,
+    "seed": 0,
+}
 
 
 def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
     """The image network's step, Muon's, and the toy's through Lightning."""
-    net, batch = image_net(device), BATCH[device.type]
+    net = image_net(device)
+    batch = BATCH[device.type]
     x = torch.randint(0, 2, (batch, 784), device=device)
     classes = torch.randint(0, 10, (batch,), device=device)
 
@@ -51,7 +57,8 @@ def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
             loss = nelbo(asked, x, classes, 2).mean()
         loss.backward()
 
-    bound, products = image_flops(net, batch) / flops, f"its products in {_precision(device)}"
+    bound = image_flops(net, batch) / flops
+    products = f"its products in {_precision(device)}"
     what = f"{experiment(device)}, forward and backward of {batch}"
     yield Figure(what, products, seconds(partial(backward, net)), bound, "lower")
     if device.type == "cuda":
@@ -60,16 +67,21 @@ def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
     matrices = [p for name, p in net.named_parameters() if ".blocks." in f".{name}" and p.ndim == 2]
     for p in matrices:
         p.grad = torch.randn_like(p)
-    ours, theirs = Muon(matrices, lr=1e-3), torch.optim.Muon(matrices, lr=1e-3)
+    ours = Muon(matrices, lr=1e-3)
+    theirs = torch.optim.Muon(matrices, lr=1e-3)
     yield Figure("Muon's step of its matrices", "torch.optim.Muon", *in_turns(ours.step, theirs.step, 3), "higher")
     image_steps = IMAGE_STEPS[device.type]
     for what, steps, make in (("toy_2d_overlap", TOY_STEPS, _toy), (experiment(device), image_steps, _images)):
         rounds = [[run(make, steps, device) for run in (_through_lightning, _bare, _data)] for _ in range(REPEATS + 1)]
         ours, bare, data = (median(times) for times in zip(*rounds[1:]))
         yield Figure(
-            f"{what}, {steps} steps through Lightning", "a bare loop of the same module and data", ours, bare, "lower",
+            f"{what}, {steps} steps through Lightning",
+            "a bare loop of the same module and data",
+            ours,
+            bare,
+            "lower",
             1.05,
-        )  # fmt: skip
+        )
         yield Figure(f"{what}, data and masks of {steps} steps", "the bare loop", data, bare, "lower", 0.05)
 
 
@@ -120,7 +132,8 @@ def _images(steps: int, device: torch.device) -> tuple[MaskedDiffusion, Diffusio
     data.train_x = torch.randint(256, (data.batch_size * steps, 784), dtype=torch.uint8)
     data.train_labels = torch.randint(10, (data.batch_size * steps,))
     data._val = data._test = data.train_x[:1].long(), data.train_labels[:1]
-    net, optimizer = image_net(device), partial(MuonAdamW, precision=_precision(device))
+    net = image_net(device)
+    optimizer = partial(MuonAdamW, precision=_precision(device))
     return MaskedDiffusion(net, Sampled(0.33), optimizer), data
 
 
@@ -146,15 +159,25 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
     """Seconds of the steps, with what a run has: averaged weights, clipped gradients, numbers logged every 25 steps."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    (module, data), watch = make(steps, device), Stopwatch()
+    (module, data) = make(steps, device)
+    watch = Stopwatch()
     data.place_on(device)
     with TemporaryDirectory() as folder:
         trainer = Trainer(
-            max_epochs=1, accelerator=device.type, devices=1, precision="bf16-mixed" if device.type != "cpu" else 32,
-            logger=MetricsLog(folder), enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0, num_sanity_val_steps=0,
-            gradient_clip_val=1.0, log_every_n_steps=25, callbacks=[AveragedWeights(0.995), watch],
-        )  # fmt: skip
+            max_epochs=1,
+            accelerator=device.type,
+            devices=1,
+            precision="bf16-mixed" if device.type != "cpu" else 32,
+            logger=MetricsLog(folder),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+            log_every_n_steps=25,
+            callbacks=[AveragedWeights(0.995), watch],
+        )
         trainer.fit(module, datamodule=data)
     return watch.seconds
 

@@ -57,7 +57,14 @@ _HOMES = {
     "chain.denoiser": ("Denoiser", "FunctionDenoiser"),
     "chain.guidance": ("Guidance", "interval", "linear_ramp"),
     "chain.policies": (
-        "Blocks", "Confidence", "Entropy", "FixedOrder", "Margin", "Policy", "RatePolicy", "Uniform",
+        "Blocks",
+        "Confidence",
+        "Entropy",
+        "FixedOrder",
+        "Margin",
+        "Policy",
+        "RatePolicy",
+        "Uniform",
     ),
     "chain.schedules": ("Schedule",),
     "chain.guidance_schedules": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
@@ -83,7 +90,7 @@ _HOMES = {
     "targets.hmm": ("HiddenMarkovMixture",),
     "targets.table": ("TableMixture",),
     "training.runs": ("load_run",),
-}  # fmt: skip
+}
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -144,7 +151,7 @@ __all__ = [
     "tilted_law",
     "tilted_weights",
     "tv_decay",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,8 @@ def fork(work: Callable[[], int], log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout, sys.stderr = open(1, "w", 1), open(2, "w", 1)  # noqa: SIM115, pytest's own lead elsewhere
+        sys.stdout = open(1, "w", 1)  # noqa: SIM115, the process ends with it
+        sys.stderr = open(2, "w", 1)  # noqa: SIM115, the process ends with it
         code = work()
     except KeyboardInterrupt:
         code = 130
@@ -75,7 +76,8 @@ def complaint(command: str, *arguments: str, folder: Path) -> str | None:
         os.chdir(folder)
         return commands.run(command, *arguments)
 
-    code, said = code_of(fork(work, log)), log.read_text()
+    code = code_of(fork(work, log))
+    said = log.read_text()
     left = [path for path in folder.rglob("*") if path.is_file()]
     log.unlink()
     shutil.rmtree(folder)

@@ -48,7 +48,9 @@ class Inconsistent:
     """A denoiser whose conditionals belong to no joint, as a network's do: random log-probs per partial state."""
 
     def __init__(self, n: int, d: int, k: int, seed: int = 0) -> None:
-        self.num_tokens, self.num_dims, self.num_classes = n, d, k
+        self.num_tokens = n
+        self.num_dims = d
+        self.num_classes = k
         g = torch.Generator().manual_seed(seed)
         self.table = torch.randn(k + 1, (n + 1) ** d, d, n, generator=g, dtype=torch.float64).log_softmax(-1)
 
@@ -63,7 +65,8 @@ class Opaque:
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.inner = denoiser
-        self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
+        self.num_tokens = denoiser.num_tokens
+        self.num_dims = denoiser.num_dims
         self.num_classes = denoiser.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
@@ -74,8 +77,11 @@ class Blurred:
     """The exact conditionals of a target mixed with a share of uniform ones: a denoiser that errs by a known amount."""
 
     def __init__(self, target: Any, share: float) -> None:
-        self.exact, self.share = target.denoiser(), share
-        self.num_tokens, self.num_dims, self.num_classes = target.num_tokens, target.num_dims, target.num_classes
+        self.exact = target.denoiser()
+        self.share = share
+        self.num_tokens = target.num_tokens
+        self.num_dims = target.num_dims
+        self.num_classes = target.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         log_p = self.exact(tokens, classes)

@@ -25,9 +25,19 @@ from mdlm_cfg.verify.oracle.chains import (
 )
 
 __all__ = [
-    "Chain", "State", "alpha", "ask_of", "divided_difference", "event_counts", "fractions", "grid_fractions", "guided",
-    "jump_probability", "put", "tilted",
-]  # fmt: skip
+    "Chain",
+    "State",
+    "alpha",
+    "ask_of",
+    "divided_difference",
+    "event_counts",
+    "fractions",
+    "grid_fractions",
+    "guided",
+    "jump_probability",
+    "put",
+    "tilted",
+]
 
 
 def ask_of(denoiser: Any, z: int | None) -> Ask:
@@ -57,7 +67,8 @@ class Chain:
     """
 
     def __init__(self, denoiser: Any, w: float | Callable[[float], float], kind: str, z: int | None) -> None:
-        n, d = denoiser.num_tokens, denoiser.num_dims
+        n = denoiser.num_tokens
+        d = denoiser.num_dims
         self.numbers = chains.Chain(ask_of(denoiser, z), n, d, 0.0 if z is None else w, kind)
 
     def __getattr__(self, name: str) -> Any:

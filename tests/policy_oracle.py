@@ -16,7 +16,8 @@ __all__ = ["law_by_paths", "picks", "preferences", "rho_of"]
 
 def rho_of(denoiser: Denoiser, guidance: Guidance, z: int, state: tuple[int, ...]) -> dict[int, list[float]]:
     """rho_i(v | x_U) of every masked coordinate, in numbers."""
-    n, d = denoiser.num_tokens, len(state)
+    n = denoiser.num_tokens
+    d = len(state)
     w = guidance.table(d)[sum(s != n for s in state)]
     cond, uncond = ask_of(denoiser, z)(state)
     return {i: guided(cond[i], uncond[i], w, "rate") for i in range(d) if state[i] == n}
@@ -26,6 +27,7 @@ def law_by_paths(
     denoiser: Denoiser, guidance: Guidance, z: int, policy: str, k: int = 1, order: list[int] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over all paths: the law, E[W; x] and E[W^2; x], float64 (N,)*D each; W is for k = 1."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
     laws = policies.law_by_paths(lambda state: rho_of(denoiser, guidance, z, state), n, d, policy, k, order)
     return tuple(map(torch.from_numpy, laws))  # type: ignore[return-value]

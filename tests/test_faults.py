@@ -58,7 +58,8 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_of_w(patch: pytest.MonkeyPatch) -> None:
-    right, weights = rules.geometric_mean, LogMarginals.weights
+    right = rules.geometric_mean
+    weights = LogMarginals.weights
     patch.setattr(LogMarginals, "weights", lambda self, w: weights(self, -w))
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
@@ -101,7 +102,8 @@ def kind_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def class_0_assumed(patch: pytest.MonkeyPatch) -> None:
-    right, marginals = denoiser.conditionals, TableDenoiser.log_marginals
+    right = denoiser.conditionals
+    marginals = TableDenoiser.log_marginals
     patch.setattr(rules, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
     patch.setattr(TableDenoiser, "log_marginals", lambda self, z: marginals(self, None if z is None else 0))
     in_blocks = TableDenoiser.log_marginals_in_blocks
@@ -167,7 +169,8 @@ def lost_mass_kept_quiet(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(room, "refuse_lost", lambda *_: None)
 
 
-TERMINAL, STEPPED = "laws/test_oracle.py::test_terminal_law", "laws/test_oracle.py::test_stepped_laws"
+TERMINAL = "laws/test_oracle.py::test_terminal_law"
+STEPPED = "laws/test_oracle.py::test_stepped_laws"
 DRAWN = "sampling/test_samplers.py::test_stepped_samplers_follow_the_oracle"
 HITTING = "sampling/test_samplers.py::test_first_hitting_follows_the_oracle"
 SCHEDULED = "sampling/test_samplers.py::test_schedules_and_grids_follow_the_oracle"
@@ -202,7 +205,7 @@ FAULTS: list[tuple[Plant, str, tuple]] = [
     (float32_unnormalised, STEPPED, ("incoherent-2-3", "rate", "d_cfg", 3.0)),
     (masks_counted, "chain/test_denoiser.py::test_a_histogram_of_masks_is_refused", ()),
     (lost_mass_kept_quiet, "chain/test_denoiser.py::test_a_sample_with_nowhere_to_go_is_refused", ("d_cfg",)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow

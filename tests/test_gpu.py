@@ -59,7 +59,8 @@ def test_laws_of_a_network() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.label)
 def test_samples(sampler: Sampler) -> None:
-    denoiser, n = both()[1].denoiser(), 20_000
+    denoiser = both()[1].denoiser()
+    n = 20_000
     x = sampler.draw(denoiser, GUIDANCES[0], 1, n, torch.Generator("cuda").manual_seed(0))
     law = sampler.law(denoiser, GUIDANCES[0], 1).cpu()
     assert x.is_cuda and total_variation(histogram(x.cpu(), 3), law) < 2 * expected_sampling_tv(law, n)
@@ -81,9 +82,15 @@ def test_training_lowers_the_loss_as_on_the_cpu(precision: str) -> None:
         data.setup("fit")
         module = build_module(TOY, data.describe())
         trainer = Trainer(
-            max_epochs=1, accelerator=accelerator, devices=1, precision=precision if accelerator == "gpu" else 32,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=1,
-        )  # fmt: skip
+            max_epochs=1,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision if accelerator == "gpu" else 32,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            limit_val_batches=1,
+        )
         trainer.fit(module, datamodule=data)
         losses.append(float(trainer.callback_metrics["val/nelbo"]))
     assert abs(losses[0] - losses[1]) < 0.05
@@ -137,8 +144,10 @@ def test_a_law_waits_once() -> None:
 
 def test_a_step_waits_never() -> None:
     net = image_net(torch.device("cuda"))
-    objective, optimizer = Sampled(0.33), MuonAdamW(net)
-    x, classes = torch.randint(2, (8, 784), device="cuda"), torch.randint(10, (8,), device="cuda")
+    objective = Sampled(0.33)
+    optimizer = MuonAdamW(net)
+    x = torch.randint(2, (8, 784), device="cuda")
+    classes = torch.randint(10, (8,), device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
 
     def step() -> None:
@@ -159,11 +168,20 @@ def test_training_waits_no_more_often_with_more_steps() -> None:
         data = TableData(toy_2d_overlap(), "toy_2d_overlap", steps_per_epoch=steps, batch_size=64)
         data.setup("fit")
         data.place_on("cuda")
-        module, averaged = build_module(TOY, data.describe()), AveragedWeights(0.99)
+        module = build_module(TOY, data.describe())
+        averaged = AveragedWeights(0.99)
         trainer = Trainer(
-            max_epochs=1, accelerator="gpu", devices=1, logger=False, enable_checkpointing=False, limit_val_batches=0,
-            enable_progress_bar=False, gradient_clip_val=1.0, log_every_n_steps=10**6, callbacks=[averaged],
-        )  # fmt: skip
+            max_epochs=1,
+            accelerator="gpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            gradient_clip_val=1.0,
+            log_every_n_steps=10**6,
+            callbacks=[averaged],
+        )
         with waits() as caught:
             trainer.fit(module, datamodule=data)
         assert {value.device.type for value in averaged._pairs[0]} == {"cuda"}

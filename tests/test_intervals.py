@@ -66,8 +66,11 @@ def judged(target: TableMixture, num_draws: int) -> MaskedDiffusion:
         "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2},
         "objective": {"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.3},
         "optimizer": {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 0.1},
-        "warmup_steps": 0, "final_lr": 1.0, "num_draws": num_draws, "seed": 0,
-    }  # fmt: skip
+        "warmup_steps": 0,
+        "final_lr": 1.0,
+        "num_draws": num_draws,
+        "seed": 0,
+    }
     module = build_module(config, {"num_tokens": 3, "grid_shape": [2], "num_classes": 2, "name": "", "fingerprint": ""})
     with torch.no_grad():  # rows that are far from uniform: NELBOs that differ from point to point
         for parameter in module.net.parameters():
@@ -80,14 +83,16 @@ def judged(target: TableMixture, num_draws: int) -> MaskedDiffusion:
 @torch.no_grad()
 def nelbos(module: MaskedDiffusion, x: torch.Tensor, classes: torch.Tensor, seed: int) -> list[Any]:
     """Mean and both errors, with the class and without one, of a test of two batches."""
-    module._moments, module.seed = torch.zeros(2, 4, dtype=torch.float64), seed
+    module._moments = torch.zeros(2, 4, dtype=torch.float64)
+    module.seed = seed
     for k, batch in enumerate(zip(x.chunk(2), classes.chunk(2))):
         module._add_moments(batch, module.num_draws, "test", k)
     return [mean_and_errors(total, module.num_draws) for total in module._all_moments()]
 
 
 def test_the_standard_errors_of_the_nelbo() -> None:
-    target, repeats = random_target(3, 2, seed=5), REPEATS
+    target = random_target(3, 2, seed=5)
+    repeats = REPEATS
     module = judged(target, 3)
     exact = exact_nelbos(NetDenoiser(module.net), target)
     truths = exact["exact_nelbo"], exact["exact_nelbo_null"]

@@ -58,9 +58,19 @@ def test_a_violation_is_found(copy: Path, path: str, line: str, contract: str) -
 
 
 RENDERED = {  # all that a report may take of the rooms below the studies: types, constants and names
-    "LINES", "Ledger", "Decay", "Region", "Estimate", "Guidance", "Kind", "Sampler", "Plan", "GROUPS",
-    "name_state", "name_class",
-}  # fmt: skip
+    "LINES",
+    "Ledger",
+    "Decay",
+    "Region",
+    "Estimate",
+    "Guidance",
+    "Kind",
+    "Sampler",
+    "Plan",
+    "GROUPS",
+    "name_state",
+    "name_class",
+}
 BELOW = ("chain", "laws", "sampling", "targets", "compare", "nets", "training")
 
 

@@ -17,16 +17,28 @@ NAMES = ("guidance_in_2d", "guided_mnist", "score_error_or_guidance", "what_does
 SMALL: dict[str, dict[str, Any]] = {
     "guidance_in_2d": {"strengths": [0.0, 2.0], "num_strengths": 3, "num_times": 5},
     "score_error_or_guidance": {
-        "strengths": [0.0, 1.0, 2.0], "checkpoints": [1, 2], "width": 8, "num_samples": 100,
+        "strengths": [0.0, 1.0, 2.0],
+        "checkpoints": [1, 2],
+        "width": 8,
+        "num_samples": 100,
     },
     "guided_mnist": {
-        "num_batches": 2, "width": 8, "depth": 1, "strengths": [0.0, 1.0], "num_columns": 1, "num_samples": 4,
+        "num_batches": 2,
+        "width": 8,
+        "depth": 1,
+        "strengths": [0.0, 1.0],
+        "num_columns": 1,
+        "num_samples": 4,
         "num_steps": 4,
     },
     "what_does_my_decoder_sample": {
-        "name": "toy_2d_overlap", "events": [1, 2], "gammas": [0.1], "thresholds": [0.9], "moves": [0, 2],
+        "name": "toy_2d_overlap",
+        "events": [1, 2],
+        "gammas": [0.1],
+        "thresholds": [0.9],
+        "moves": [0, 2],
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)

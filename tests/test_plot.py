@@ -101,10 +101,18 @@ def test_decay_and_lines() -> None:
 
 def test_a_ledger_is_a_bar_per_line_and_entry() -> None:
     found = [
-        error_ledger(target(), target().denoiser(), Guidance(w), 0, "tau_leaping", 4, num_samples=100,
-                     generator=torch.Generator().manual_seed(0))
+        error_ledger(
+            target(),
+            target().denoiser(),
+            Guidance(w),
+            0,
+            "tau_leaping",
+            4,
+            num_samples=100,
+            generator=torch.Generator().manual_seed(0),
+        )
         for w in (0.0, 2.0)
-    ]  # fmt: skip
+    ]
     axes = plot.ledger(found)
     assert [bars.get_label() for bars in axes.containers] == ["w = 0", "w = 2"]
     assert [bar.get_height() for bar in axes.containers[1]] == list(found[1].tv.values())

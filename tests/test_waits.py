@@ -51,29 +51,47 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 from mdlm_cfg.training.watching import moments
 
-N, D, K, Z = 2, 3, 2, 1
+N = 2
+D = 3
+K = 2
+Z = 1
 CUDA = torch.device("cuda", 0)
 CACHES = lattice_of, blocks_of, checks.constant_on
 GUIDANCES = {
-    "rate": Guidance(2.0), "normalized": Guidance(2.0, "normalized"), "ramp": Guidance(linear_ramp(0.0, 3.0)),
-    "sharp": Guidance(2.0, temperature=0.7, top_p=0.9), "class": Guidance(0.0),
-    "negative": Guidance(2.0, rule=Negative(0)), "a_cfg": Guidance(linear_ramp(0.0, 3.0), rule=AdaptiveCFG(k=1)),
-}  # fmt: skip
+    "rate": Guidance(2.0),
+    "normalized": Guidance(2.0, "normalized"),
+    "ramp": Guidance(linear_ramp(0.0, 3.0)),
+    "sharp": Guidance(2.0, temperature=0.7, top_p=0.9),
+    "class": Guidance(0.0),
+    "negative": Guidance(2.0, rule=Negative(0)),
+    "a_cfg": Guidance(linear_ramp(0.0, 3.0), rule=AdaptiveCFG(k=1)),
+}
 POLICIES = {
-    "own": None, "rate": "rate", "uniform": "uniform", "order": FixedOrder((2, 0, 1)), "margin": "margin",
-    "blocks": Blocks([[0, 2], [1]], "confidence"), "gumbel": Confidence(0.5), "entropy": "entropy",
-}  # fmt: skip
+    "own": None,
+    "rate": "rate",
+    "uniform": "uniform",
+    "order": FixedOrder((2, 0, 1)),
+    "margin": "margin",
+    "blocks": Blocks([[0, 2], [1]], "confidence"),
+    "gumbel": Confidence(0.5),
+    "entropy": "entropy",
+}
 SAMPLERS = {
-    "first": Sampler(), "tau": Sampler("tau_leaping", 3), "euler": Sampler("euler", 3), "d_cfg": Sampler("d_cfg", 3),
-    "event": Sampler("event_leaping", 2), "two": Sampler("event_leaping", events=2, policy="margin"),
-    "confident": Sampler("sampled_confidence", events=2), "blocks": Sampler(
-        "sampled_confidence", events=1, policy="blocks(0,2|1)", choice_temperature=1.0),
+    "first": Sampler(),
+    "tau": Sampler("tau_leaping", 3),
+    "euler": Sampler("euler", 3),
+    "d_cfg": Sampler("d_cfg", 3),
+    "event": Sampler("event_leaping", 2),
+    "two": Sampler("event_leaping", events=2, policy="margin"),
+    "confident": Sampler("sampled_confidence", events=2),
+    "blocks": Sampler("sampled_confidence", events=1, policy="blocks(0,2|1)", choice_temperature=1.0),
     "remdm": Sampler("remdm", 3),
-}  # fmt: skip
+}
 ADAPTIVE = {name: Sampler(name) for name in ("threshold", "factor", "entropy_bound")}
 CORRECTIONS = [
-    *(Correction(2, 2, accept, scan) for accept in (False, True) for scan in SCANS), Correction(2, parallel=True),
-]  # fmt: skip
+    *(Correction(2, 2, accept, scan) for accept in (False, True) for scan in SCANS),
+    Correction(2, parallel=True),
+]
 
 
 class Waits:
@@ -144,7 +162,9 @@ def inpainting() -> Denoiser:
 
     with unset_fake_temporarily():  # what is free is known before
         part = slice_denoiser(FunctionDenoiser(answer, N, D + 1, K), torch.tensor([0, N, N, N]))
-    part.state, part.free, part.device = part.state.to(CUDA), part.free.to(CUDA), CUDA
+    part.state = part.state.to(CUDA)
+    part.free = part.free.to(CUDA)
+    part.device = CUDA
     return part
 
 
@@ -155,7 +175,8 @@ def table() -> Denoiser:
         for k in (None, Z):
             made.log_marginals(k), made.log_marginals_in_blocks(k)
         made(torch.full((3, D), N), torch.arange(3))
-    made.device, made.lattice = CUDA, lattice_of(N, D, CUDA)
+    made.device = CUDA
+    made.lattice = lattice_of(N, D, CUDA)
     made._dense = {k: values.to(CUDA) for k, values in made._dense.items()}
     made._log_marginals = {k: [level.to(CUDA) for level in levels] for k, levels in made._log_marginals.items()}
     made._in_blocks = {k: _placed(found) for k, found in made._in_blocks.items()}
@@ -176,7 +197,8 @@ PAIRS = [*((one, "rate") for one in DENOISERS), *((one, name) for one in ("plain
 @pytest.mark.parametrize(("made", "name"), sorted(set(PAIRS)))
 def test_laws(waits: Waits, made: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_time, "contours", on_the_host(in_time.contours))
-    denoiser, guidance = DENOISERS[made](), GUIDANCES[name]
+    denoiser = DENOISERS[made]()
+    guidance = GUIDANCES[name]
     laws = [
         terminal_law(denoiser, guidance, Z),
         law_at(denoiser, guidance, Z, [0.0, 0.5, float("inf")]),

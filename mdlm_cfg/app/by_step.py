@@ -29,7 +29,9 @@ from mdlm_cfg.targets.table import TableMixture
 
 PICTURES = 4  # of a run, evenly over its progress: a moment each
 ENTRIES = 1e5  # (N+1)^D * D * N of a table up to which its law is such a moment
-PER_CLASS, STEPS = 4, 16  # of images, and of their sampler
+# of images, and of their sampler
+PER_CLASS = 4
+STEPS = 16
 
 
 class PicturesByStep(Callback):
@@ -40,7 +42,9 @@ class PicturesByStep(Callback):
     """
 
     def __init__(self, data: Data, plan: Plan) -> None:
-        self.data, self.plan, self.next = data, plan, 0.0
+        self.data = data
+        self.plan = plan
+        self.next = 0.0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw one where a next part of the training is done."""
@@ -57,18 +61,22 @@ class PicturesByStep(Callback):
 
 def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
     """Laws beside the exact ones, or samples of every class at the last strength; None of other data."""
-    target, figure = data.target, empty_figure()
+    target = data.target
+    figure = empty_figure()
     if isinstance(target, TableMixture):
-        n, d = target.num_tokens, target.num_dims
+        n = target.num_tokens
+        d = target.num_dims
         if (n + 1) ** d * d * n > ENTRIES:
             return None
-        both, z = (target.denoiser(), TabulatedDenoiser(NetDenoiser(net))), (plan.classes or (0,))[0]
+        both = (target.denoiser(), TabulatedDenoiser(NetDenoiser(net)))
+        z = (plan.classes or (0,))[0]
         rows = {f"w = {guidance.label}": _laws(target, both, guidance, z) for guidance in plan.guidances}
         with rc_context(RC):
             panels = law_panels(rows, ("class", "exact", "learned"))
             Panels(panels, value_names=target.value_names).draw(figure)
     elif data.example_kind == "images":
-        guidance, shape = plan.guidances[-1], (PER_CLASS, *data.grid_shape)
+        guidance = plan.guidances[-1]
+        shape = (PER_CLASS, *data.grid_shape)
         classes = range(data.num_classes) if plan.classes is None else plan.classes
         drawn = torch.stack([_samples(net, guidance, k, plan.seed).reshape(shape) for k in classes])
         names = [class_name(data, k) for k in classes]

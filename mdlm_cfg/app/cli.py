@@ -92,7 +92,8 @@ def _run_task(name: str, task: Task) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     failures: list[Failure | Account] = []
-    sweep, code = None, 0
+    sweep = None
+    code = 0
     try:
         check_keys(sys.argv[1:])
         given = with_objects(with_options(last_of_each(quoted(sys.argv[1:])), name, CONFIGS))

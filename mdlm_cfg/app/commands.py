@@ -87,7 +87,8 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
         config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = with_absolute_paths(for_own_targets(config, overrides))
-    plan, asked = plan_of(config), build_study(config["study"], config["study"])
+    plan = plan_of(config)
+    asked = build_study(config["study"], config["study"])
     check_trainer(config["trainer"])
     start(config)
     trusted = names_in(config)  # all of it is the user's own
@@ -154,7 +155,8 @@ def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
 
 def _judge_without_run(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
-    plan, asked = plan_of(config), build_study(config["study"], config["study"])
+    plan = plan_of(config)
+    asked = build_study(config["study"], config["study"])
     data = build_data(config["data"], names_in(config["data"]))
     denoiser = None
     name = "exact"
@@ -185,18 +187,21 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     path = config["ckpt_path"] or newest_run(config["runs"])
     run = load_run(path, config["batch_size"], names_in(config["net"]))
     settings = merged(run.config, config, list(overrides))
-    plan, asked = plan_of(settings, config), build_study(settings["study"], config["study"])
+    plan = plan_of(settings, config)
+    asked = build_study(settings["study"], config["study"])
     data = _data_of(run, config, overrides)
     study = checked_study(data, plan, config["paper"], asked, settings["classifier"], run.denoiser)
     _one_thread_for_small_tables(config, data)
-    trainer, made = sampling_trainer(config, run.net), Made()
+    trainer = sampling_trainer(config, run.net)
+    made = Made()
     out = _report_folder(config, job, run.config | settings, made)
     out = out or folder_below(run.folder, "evaluations", overrides, made)
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
     report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
-    run_name, written = f"{run.folder.parent.name}/{run.folder.name}", None
+    run_name = f"{run.folder.parent.name}/{run.folder.name}"
+    written = None
     with made.taken_back():
         loggers = _eval_loggers(config, out, run_name, settings, made)
     with _wandb_finished(loggers):

@@ -78,7 +78,8 @@ def _drawn(
     dims = run.denoiser.num_dims
     calls = plan.sampler.calls(dims) + 1  # one at the start
     costs = {g: plan.sampler.num_rows(1, dims, g) / calls for g in plan.guidances}
-    whole, done = calls * sum(costs[g] * one.num_samples for (g, _), those in pieces.items() for one in those), 0.0
+    whole = calls * sum(costs[g] * one.num_samples for (g, _), those in pieces.items() for one in those)
+    done = 0.0
     found: dict[str, Tensor] = {}
     with share_shown("sampling") as show:
 

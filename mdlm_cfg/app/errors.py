@@ -23,7 +23,10 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.named import OWN
 
-USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130  # exit codes
+# exit codes
+USER_ERROR = 2
+FAULT = 1
+INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
 FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at hand
 
@@ -62,7 +65,8 @@ def account_of(failure: Failure, full: bool = False) -> Account:
     Args:
         full: with its traceback in every case (HYDRA_FULL_ERROR=1).
     """
-    said, where = sentence(failure.error), f" in job {failure.job!r}" if failure.job else ""
+    said = sentence(failure.error)
+    where = f" in job {failure.job!r}" if failure.job else ""
     trace = "".join(traceback.format_exception(failure.error)) if said is None or full else ""
     said = said or in_own_code(failure.error)
     code = FAULT if said is None else USER_ERROR
@@ -150,7 +154,8 @@ def own_places() -> list[Path]:
 
 def _is_of_another_process(error: BaseException) -> bool:
     """Whether torch says that one of several processes does not answer any more."""
-    name, text = type(error).__name__, str(error)
+    name = type(error).__name__
+    text = str(error)
     is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
     return is_of_gloo or name in ("DistBackendError", "DistNetworkError")
 

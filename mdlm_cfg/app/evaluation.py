@@ -26,7 +26,8 @@ from mdlm_cfg.targets.data import Data
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 TRAINING = "Nats per data point, validation data, averaged weights."
-PAGE, TABLE_FILE = "report.html", "report.csv"
+PAGE = "report.html"
+TABLE_FILE = "report.csv"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
         UserError: as the study.
     """
     report.folder.mkdir(parents=True, exist_ok=True)
-    earlier, keep = files_of(report.folder), kept_in(report.folder, report.data, denoiser)
+    earlier = files_of(report.folder)
+    keep = kept_in(report.folder, report.data, denoiser)
     try:
         with signs_of_life() as say:
             findings = _findings(study, data, denoiser, plan, say, keep)
@@ -108,7 +110,8 @@ def _findings(
 def _write(findings: Any, report: Report) -> Written:
     """The page and the files of findings, and what the terminal says of them."""
     arrays = findings.arrays if isinstance(findings, Declared) else findings.arrays()
-    plain, arrays_file = findings.to_dict(), arrays_file_of(findings)
+    plain = findings.to_dict()
+    arrays_file = arrays_file_of(findings)
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
         *sections_of(findings, report.folder),

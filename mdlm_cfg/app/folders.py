@@ -55,7 +55,8 @@ def run_folder(
     Raises:
         UserError: another process works on that run, or its folder cannot be made.
     """
-    name, made = config["name"] or data_name, Made()
+    name = config["name"] or data_name
+    made = Made()
     if not is_first_process():
         yield Path(config["runs"], name, "other_ranks"), made
         return

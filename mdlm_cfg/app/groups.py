@@ -45,7 +45,8 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
         UserError: a group that is given null, a number or a mapping, alone or in a sweep: they name no
             file, and hydra fails on them.
     """
-    groups, kept = groups_of(name, configs), []
+    groups = groups_of(name, configs)
+    kept = []
     for argument in arguments:
         group, options = _given(argument)
         if group not in groups or all(isinstance(option, str | list | Glob) for option in options):

@@ -36,7 +36,8 @@ def _checkpoint(config: Mapping[str, Any]) -> Path | None:
     """The checkpoint that a job begins with, or judges; None where there is none."""
     from mdlm_cfg.training.runs import checkpoint_in, newest_run
 
-    is_training, given = "optimizer" in config, config.get("ckpt_path")
+    is_training = "optimizer" in config
+    given = config.get("ckpt_path")
     if config.get("denoiser", "learned") != "learned" or (is_training and given in (None, AUTO)):
         return None
     try:
@@ -59,7 +60,8 @@ def content_of(path: Path) -> str | None:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
     """Each setting in which two differ: "trainer.max_steps = 2 there and 7 here"."""
     for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
+        old = there.get(key)
+        new = here.get(key)
         if old == new:
             continue
         if key.startswith("content of "):

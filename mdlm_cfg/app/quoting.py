@@ -20,7 +20,7 @@ QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is none of a grid, and stands for `Interval` here
     *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
-)  # fmt: skip
+)
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
@@ -34,9 +34,11 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 def quote_calls(value: str) -> str:
     """A value with every call NAME(...) in single quotes, but those of hydra's own functions."""
-    parts, at = [], 0
+    parts = []
+    at = 0
     while at < len(value):
-        text, call = QUOTED.match(value, at), CALL.match(value, at)
+        text = QUOTED.match(value, at)
+        call = CALL.match(value, at)
         end = closing(value, call.end()) if call is not None and call[1] not in HYDRAS else None
         if end is not None:
             parts.append(f"'{value[at:end]}'")

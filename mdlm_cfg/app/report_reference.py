@@ -18,7 +18,8 @@ import mdlm_cfg.studies
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 
-START, END = "<!-- made from the code: begin -->", "<!-- made from the code: end -->"
+START = "<!-- made from the code: begin -->"
+END = "<!-- made from the code: end -->"
 SPREAD = {Guidance: "`w`, `kind`", Sampler: "`sampler`, `schedule`, `steps`, ..."}
 WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
 

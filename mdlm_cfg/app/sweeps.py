@@ -26,7 +26,10 @@ from mdlm_cfg.support.schema import HYDRA, role_of
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 RECORD = "job.json"
-RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+INTERRUPTED = "interrupted"
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
@@ -95,7 +98,8 @@ class Job:
         from mdlm_cfg.training.runs import CONFIG  # takes seconds
         from mdlm_cfg.training.unfinished import is_same
 
-        decided, before = decided_by(config), read_record(self.folder)
+        decided = decided_by(config)
+        before = read_record(self.folder)
         if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
             return decided
         changes = "its settings"

@@ -71,9 +71,11 @@ class BlockedLattice:
     @cached_property
     def parent_rows(self) -> list[Tensor]:
         """parent_rows[q - 1][r]: for row r of outer level q, those of its q parents in theirs, int64 (rows, q)."""
-        n, found = self.num_tokens, []
+        n = self.num_tokens
+        found = []
         for q, parents in enumerate(self.outer.parents, start=1):
-            values, after = torch.arange(n**q)[:, None], n ** torch.arange(q - 1, -1, -1)
+            values = torch.arange(n**q)[:, None]
+            after = n ** torch.arange(q - 1, -1, -1)
             without = values // (n * after) * after + values % after  # the j-th value left out, (N^q, q)
             found.append((parents[:, None] * n ** (q - 1) + without).flatten(0, 1).to(self.device))
         return found
@@ -116,7 +118,9 @@ class BlockedLattice:
 
     def marginals(self, pmf: Tensor) -> Tensor:
         """The marginal probability of every partial state, (rows, columns) from a pmf (N,)*D."""
-        n, m, last = self.num_tokens, self.num_inner, len(self.rows) - 1
+        n = self.num_tokens
+        m = self.num_inner
+        last = len(self.rows) - 1
         values = pmf.new_empty(self.rows[last].stop, self.columns[m].stop)
         known = values[self.rows[last]]
         known[:, self.columns[m]] = pmf.reshape(n**last, -1)
@@ -126,7 +130,8 @@ class BlockedLattice:
             if self.at_once:
                 values[self.rows[q - 1]] = sums(values[self.rows[q]], self.child_rows[q - 1][:, :n])
                 continue
-            children, parents = self.level(values, q), self.level(values, q - 1)
+            children = self.level(values, q)
+            parents = self.level(values, q - 1)
             # any one child of each parent will do
             chosen = {parent: (child, position) for child, position, parent in self.moves(q)}
             for parent, (child, j) in chosen.items():
@@ -135,16 +140,19 @@ class BlockedLattice:
 
     def sum_over_children(self, values: Tensor) -> Tensor:
         """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones."""
-        n, total = self.num_tokens, torch.zeros_like(values)
+        n = self.num_tokens
+        total = torch.zeros_like(values)
         for p, incidence in enumerate(self.incidence):
             torch.mm(values[:, self.columns[p + 1]], incidence.T, out=total[:, self.columns[p]])
         for q in range(1, len(self.rows)):
             if self.at_once:
                 total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])
                 continue
-            children, parents = self.level(values, q), self.level(total, q - 1)
+            children = self.level(values, q)
+            parents = self.level(total, q - 1)
             for child, j, parent in self.moves(q):
-                one, into = children[child].view(n**j, n, -1), parents[parent].view(n**j, -1)
+                one = children[child].view(n**j, n, -1)
+                into = parents[parent].view(n**j, -1)
                 for part in one.unbind(1) if n <= SHORT else (one.sum(dim=1),):
                     into += part
         return total
@@ -159,7 +167,8 @@ class BlockedLattice:
         Returns:
             (rows, K, columns).
         """
-        n, known = self.num_tokens, self.incidence
+        n = self.num_tokens
+        known = self.incidence
         values = start.new_empty(self.rows[-1].stop, len(start), self.columns[-1].stop)
         values[0] = 0
         values[0, :, 0] = start
@@ -170,7 +179,8 @@ class BlockedLattice:
                 given = values[self.rows[q - 1]].flatten(1)
                 values[rows] = sums(given, self.parent_rows[q - 1]).view(-1, *values.shape[1:])
             for child, j, parent in self.moves(q) if q and not self.at_once else ():
-                into, given = children[child].view(n**j, n, -1), parents[parent].view(n**j, 1, -1)
+                into = children[child].view(n**j, n, -1)
+                given = parents[parent].view(n**j, 1, -1)
                 into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
             flat = values[rows].view(-1, values.shape[2])
             for p, columns in enumerate(self.columns):
@@ -193,7 +203,8 @@ class BlockedLattice:
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """The row and the column of every outer and inner state in C order."""
-        n, inner = self.num_tokens, lattice_of(self.num_tokens, self.num_inner)
+        n = self.num_tokens
+        inner = lattice_of(self.num_tokens, self.num_inner)
         states = [torch.cat([one.tokens(level) for level in range(one.num_dims + 1)]) for one in (self.outer, inner)]
         rows, columns = (flat_index(tokens, n + 1).argsort().to(self.device) for tokens in states)
         return rows, columns

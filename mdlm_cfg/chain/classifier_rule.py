@@ -93,7 +93,8 @@ class ByClassifier(Rule):
 
     def _exact(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
         """log p(z | x_{i=v}) - log p(z | x), (B, D, N); 0 at unmasked coordinates and where z is ruled out already."""
-        n, (num, d) = denoiser.num_tokens, tokens.shape
+        n = denoiser.num_tokens
+        (num, d) = tokens.shape
         here = self.classifier(tokens)[:, target_class, None, None]
         filled = tokens[:, None, None].expand(num, d, n, d).clone()
         places = torch.arange(d, device=tokens.device)
@@ -124,7 +125,8 @@ class ByClassifier(Rule):
         log_t = log_joint(denoiser, None, self)
         if target_class is None or w == -1:
             return log_t
-        n, d = denoiser.num_tokens, denoiser.num_dims
+        n = denoiser.num_tokens
+        d = denoiser.num_dims
         states = torch.cartesian_prod(*[torch.arange(n)] * d).reshape(-1, d).to(log_t.device)
         log_t = log_t + (1 + w) * self.classifier(states)[:, target_class]
         return log_t.masked_fill(log_t.isnan(), NEG_INF)

@@ -85,7 +85,8 @@ def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: 
     Args:
         tokens: int64 (B, D). classes: int64 (B,), or None.
     """
-    n, k = denoiser.num_tokens, denoiser.num_classes
+    n = denoiser.num_tokens
+    k = denoiser.num_classes
     if tokens.ndim != 2 or tokens.shape[1] != denoiser.num_dims:
         raise UserError(
             f"the denoiser is asked for tokens of shape {tuple(tokens.shape)}, and must be for (B, {denoiser.num_dims})"

@@ -175,7 +175,8 @@ def parse_strengths(text: str) -> list[Strength]:
 
 def _split(text: str) -> list[str]:
     """The parts between commas that are in no brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
         if letter == "," and depth == 0:

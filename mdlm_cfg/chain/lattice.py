@@ -91,7 +91,8 @@ class Lattice:
 
     def tokens(self, level: int) -> Tensor:
         """The partial states of one level as tokens, int64 (C(D, l) * N^l, D), the mask being N."""
-        n, d = self.num_tokens, self.num_dims
+        n = self.num_tokens
+        d = self.num_dims
         values = (
             torch.cartesian_prod(*[torch.arange(n, device=self.device)] * level).reshape(-1, level) if level else None
         )
@@ -103,7 +104,8 @@ class Lattice:
 
     def to_dense(self, levels: list[Tensor]) -> Tensor:
         """One tensor (..., N+1, ..., N+1) from levels (..., C(D, l), N^l); index N of an axis is the mask."""
-        n, d = self.num_tokens, self.num_dims
+        n = self.num_tokens
+        d = self.num_dims
         lead = levels[0].shape[:-2]
         dense = levels[0].new_zeros(*lead, *([n + 1] * d))
         for values, subsets in zip(levels, self.subsets, strict=True):

@@ -275,9 +275,13 @@ class Entropy(_Best):
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "rate": RatePolicy, "uniform": Uniform, "fixed_order": FixedOrder, "confidence": Confidence, "margin": Margin,
+    "rate": RatePolicy,
+    "uniform": Uniform,
+    "fixed_order": FixedOrder,
+    "confidence": Confidence,
+    "margin": Margin,
     "entropy": Entropy,
-}  # fmt: skip
+}
 
 
 def policy_of(policy: Policy | str) -> Policy:

@@ -150,7 +150,8 @@ def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) 
     K >= D every step is one event, and event-leaping is exact.
     """
     fractions = step_fractions(steps, schedule or cosine())
-    counts, left = [], num_dims
+    counts = []
+    left = num_dims
     for u in fractions.tolist():
         if left == 0:
             break

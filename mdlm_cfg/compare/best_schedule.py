@@ -70,12 +70,14 @@ class DifferentiablePush:
     def __init__(self, denoiser: Denoiser, target_class: int, policy: Policy) -> None:
         lattice = partial_state_lattice(denoiser, target_class, states_kept=4 * denoiser.num_tokens * denoiser.num_dims)
         policy.check(lattice.num_dims)
-        self.lattice, self.policy = lattice, policy
+        self.lattice = lattice
+        self.policy = policy
         self.levels = [_level(denoiser, target_class, lattice, level) for level in range(lattice.num_dims)]
 
     def __call__(self, w: Tensor) -> Tensor:
         """The terminal law, float64 (N,)*D, of strengths (D,)."""
-        n, d = self.lattice.num_tokens, self.lattice.num_dims
+        n = self.lattice.num_tokens
+        d = self.lattice.num_dims
         flow = torch.zeros(self.lattice.num_states, dtype=torch.float64)
         flow[-1] = 1  # all masked comes last in C order
         for strength, here in zip(w, self.levels):
@@ -90,7 +92,8 @@ class DifferentiablePush:
 
 def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) -> _Level:
     """The states of one level, asked for both conditionals."""
-    n, d = lattice.num_tokens, lattice.num_dims
+    n = lattice.num_tokens
+    d = lattice.num_dims
     tokens = lattice.tokens(level)
     masked = masked_coordinates(lattice, level).expand(-1, n**level, -1).flatten(0, 1)  # (S, m)
     pick = masked[..., None].expand(-1, -1, n)

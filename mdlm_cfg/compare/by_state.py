@@ -23,8 +23,10 @@ class MixedDenoiser:
     """
 
     def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
-        self.conditional, self.unconditional = conditional, unconditional
-        self.num_tokens, self.num_dims = conditional.num_tokens, conditional.num_dims
+        self.conditional = conditional
+        self.unconditional = unconditional
+        self.num_tokens = conditional.num_tokens
+        self.num_dims = conditional.num_dims
         self.num_classes = conditional.num_classes
         self.num_known = getattr(conditional, "num_known", 0)  # of a slice
         self.device = device_of(conditional)
@@ -76,7 +78,8 @@ def score_error_by_state(
         the `most` states with the largest visits * (KL of class + KL of null), worst first; and per number of unmasked
         coordinates the sums of visits * KL of the class and of the null class, in nats.
     """
-    exact, lattice = target.denoiser(), Lattice(target.num_tokens, target.num_dims)
+    exact = target.denoiser()
+    lattice = Lattice(target.num_tokens, target.num_dims)
     worst: list[StateError] = []
     by_level = []
     for level, visits in enumerate(visit_law(exact, guidance, target_class, policy)[:-1]):

@@ -81,7 +81,8 @@ def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, ti
     """The rates of a guided chain and its slowest exit, to ask for up to `times` clock times at once."""
     lattice = partial_state_lattice(denoiser, target_class, states_kept=4 * NODES * times)
     rates = list(level_rates(denoiser, guidance, target_class, lattice))
-    log_flow, log_slowest = torch.zeros(1, 1, dtype=torch.float64), math.inf
+    log_flow = torch.zeros(1, 1, dtype=torch.float64)
+    log_slowest = math.inf
     for level, r in enumerate(rates):
         log_slowest = min(log_slowest, float(r.log_exit[log_flow > NEG_INF].min()))
         log_flow = push_log(r, log_flow, lattice, level)
@@ -147,7 +148,8 @@ def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "
         reachable = probabilities[level].flatten() > 0
         tokens = lattice.tokens(level)[reachable]
         classes = torch.full((len(tokens),), target_class)
-        cond, uncond = denoiser(tokens, classes), denoiser(tokens, None)
+        cond = denoiser(tokens, classes)
+        uncond = denoiser(tokens, None)
         neutral = ((cond == uncond) | ((cond - uncond).abs() < SAME)).all(dim=2).all(dim=1)
         columns = tokens, probabilities[level].flatten()[reachable], limit.flatten()[reachable]
         found += [NeutralState(tuple(t), p, q) for t, p, q in zip(*(column[neutral].tolist() for column in columns))]
@@ -206,7 +208,8 @@ class Decay:
     def _neutral_in_words(self) -> str:
         if not self.neutral:
             return ""
-        one, count = self.neutral[0], len(self.neutral)
+        one = self.neutral[0]
+        count = len(self.neutral)
         what = "1 reachable partial state is neutral" if count == 1 else f"{count} reachable partial states are neutral"
         return (
             f"{what} (the masked coordinates have the same conditionals with and without the class, to a relative "
@@ -236,8 +239,11 @@ def tv_decay(
     kinds = {guidance.kind for guidance in guidances}
     if len(kinds) != 1:
         raise UserError(f"a decay in w is of one kind of guidance, not of {', '.join(map(str, kinds)) or 'none'}")
-    kind, taus = kinds.pop(), torch.as_tensor(taus, dtype=torch.float64)
-    log_tv, at_fit, times = [], [], []
+    kind = kinds.pop()
+    taus = torch.as_tensor(taus, dtype=torch.float64)
+    log_tv = []
+    at_fit = []
+    times = []
     for guidance in guidances:
         chain = waiting(denoiser or target.denoiser(), guidance, target_class, len(taus))
         log_tv.append(chain.log_still_masked(taus))
@@ -250,9 +256,17 @@ def tv_decay(
     ]
     neutral = neutral_states(target, target_class, kind) if kind.guides_time else []
     return Decay(
-        kind, strengths, taus, torch.stack(log_tv), neutral, fit_tau, (slopes[0], slopes[1]), times,
-        target.num_dims, target.num_tokens,
-    )  # fmt: skip
+        kind,
+        strengths,
+        taus,
+        torch.stack(log_tv),
+        neutral,
+        fit_tau,
+        (slopes[0], slopes[1]),
+        times,
+        target.num_dims,
+        target.num_tokens,
+    )
 
 
 def _slope(x: list[float], y: list[float]) -> float:

@@ -107,9 +107,11 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
     Returns:
         levels 0, ..., D: float64 (C(D, l), N^l), each summing to 1.
     """
-    kind, denoiser = kind_of(kind), target.denoiser()
+    kind = kind_of(kind)
+    denoiser = target.denoiser()
     lattice = partial_state_lattice(denoiser, target_class)
-    log_cond, log_uncond = denoiser.log_marginals(target_class), denoiser.log_marginals(None)
+    log_cond = denoiser.log_marginals(target_class)
+    log_uncond = denoiser.log_marginals(None)
     log_ratio = [torch.where(c == NEG_INF, NEG_INF, c - u) for c, u in zip(log_cond, log_uncond)]
     visits = [torch.ones(1, 1, dtype=torch.float64)]
     for level in range(lattice.num_dims):

@@ -100,7 +100,8 @@ class Judge:
 
 def judges_of(data: Data, classifier: Classifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
     """One judge per class; `seed` is of the binarization and the order of its images."""
-    judges, top = [], data.num_tokens - 1
+    judges = []
+    top = data.num_tokens - 1
     for k in classes:
         generator = generator_for("reference", seed, k)
         train = data.train_examples(k, generator)

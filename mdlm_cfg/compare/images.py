@@ -59,7 +59,8 @@ def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, 
 
 def pixel_distance(x: Tensor, y: Tensor, top: int = 1) -> Tensor:
     """In how many pixels images differ: float32 (n, m) from (n, D) and (m, D); exact for D top^2 < 2^24."""
-    x, y = x.float(), y.float()
+    x = x.float()
+    y = y.float()
     return (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (x @ y.T)) / top**2
 
 
@@ -135,7 +136,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     """
     if min(len(x), len(y)) < 2:
         raise UserError(f"an energy distance needs at least 2 points of each kind, not {len(x)} and {len(y)}")
-    x, y = x.double(), y.double()
+    x = x.double()
+    y = y.double()
     within = sum(_euclidean_sum(a, a) / (len(a) * (len(a) - 1)) for a in (x, y))
     return 2 * _euclidean_sum(x, y) / (len(x) * len(y)) - within
 
@@ -166,7 +168,8 @@ def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch
     Returns:
         float64 (n, K), in nats.
     """
-    num_classes, num_dims = denoiser.num_classes, denoiser.num_dims
+    num_classes = denoiser.num_classes
+    num_dims = denoiser.num_dims
     out = torch.empty(len(x), num_classes, dtype=torch.float64)
     size = max(1, MAX_ANSWERS // (num_draws * num_classes * denoiser.num_tokens))
     for target, part in zip(out.split(size), x.split(size)):

@@ -189,7 +189,8 @@ def ledger_of(
         generator: of the samples, and of the intervals.
         samples: int64 (n, D) that this sampler drew of the judged denoiser already; None draws `num_samples`.
     """
-    s, laws = shared, dict(shared.laws)
+    s = shared
+    laws = dict(shared.laws)
     if sampler.policy != s.policy:
         raise UserError(
             f"the sampler {sampler.label} cannot be entered in a ledger of the order {s.policy or s.guidance.kind}: "
@@ -255,7 +256,8 @@ def predicted_sample_tv(
     reference: Tensor, law: Tensor, num_samples: int, num_draws: int = 1000, generator: torch.Generator | None = None
 ) -> Estimate:
     """The distribution of TV(reference, histogram of n draws from `law`): mean and central 99%, by simulation."""
-    p, q = law.flatten(), reference.flatten()
+    p = law.flatten()
+    q = reference.flatten()
     at_once = max(1, DRAWN_CELLS // len(p))
     tv = []
     for done in range(0, num_draws, at_once):

@@ -125,7 +125,8 @@ def likelihood(
     made = None if policy is None else policy_of(policy)
     if made is not None:
         made.check(denoiser.num_dims)
-    x, told = x.to(device_of(denoiser)), 0
+    x = x.to(device_of(denoiser))
+    told = 0
     labels = _labels(denoiser, target_class, len(x)).to(x.device)
     log_probs = torch.empty(len(x), orders, dtype=torch.float64, device=x.device)
 
@@ -185,7 +186,8 @@ def _log_prob_along(
     denoiser: Denoiser, x: Tensor, classes: Tensor, next_of: NextOf, tell: Callable[[int], None]
 ) -> Tensor:
     """ln prod_j p_theta(x_{s_j} | those before it in the order) for one order s of every row, (B,)."""
-    tokens, total = torch.full_like(x, denoiser.num_tokens), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    tokens = torch.full_like(x, denoiser.num_tokens)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     for place in range(x.shape[1]):
         log_probs = conditionals(denoiser, tokens, classes)
@@ -212,7 +214,9 @@ def nelbo_bound(
         generator: of the masks, on the CPU.
     """
     _check(denoiser, x, num_draws)
-    labels, device, costs = _labels(denoiser, classes, len(x)).cpu(), device_of(denoiser), []
+    labels = _labels(denoiser, classes, len(x)).cpu()
+    device = device_of(denoiser)
+    costs = []
     size = max(1, MAX_ROWS // num_draws)
     for part, part_labels in zip(x.cpu().split(size), labels.split(size)):
         counts = draw_counts(len(part), num_draws, denoiser.num_dims, generator).flatten()
@@ -269,11 +273,13 @@ def exact_nll(
 
 def _exact_nelbo(target: TableMixture, denoiser: Denoiser, target_class: int | None) -> float:
     """sum over l of the mean over subsets U of size l and masked i of E -ln p_theta(x_i | x_U)."""
-    own, lattice = target.denoiser(), target.denoiser().lattice
+    own = target.denoiser()
+    lattice = target.denoiser().lattice
     total = 0.0
     for level, marginal in enumerate(lattice.marginals(target.class_pmf(target_class))[:-1]):
         p = marginal.flatten()
-        tokens, p = lattice.tokens(level)[p > 0], p[p > 0]
+        tokens = lattice.tokens(level)[p > 0]
+        p = p[p > 0]
         cost = 0.0
         for chunk, weight in zip(tokens.split(MAX_ROWS), p.split(MAX_ROWS)):
             exact, ours = (conditionals(d, chunk, target_class) for d in (own, denoiser))

@@ -41,7 +41,8 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
         return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
 
     raise_where((x < 0) | (x >= num_tokens), explain, x)
-    num_dims, total = x.shape[1], len(x) if weights is None else weights.sum()
+    num_dims = x.shape[1]
+    total = len(x) if weights is None else weights.sum()
     counts = torch.zeros(num_tokens**num_dims, dtype=torch.float64, device=x.device)
     each = counts.new_ones(len(x)) if weights is None else weights.double()
     counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
@@ -50,7 +51,8 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
 
 def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D) of a law, in units of the values 0..N-1."""
-    num_dims, n = law.ndim, law.shape[0]
+    num_dims = law.ndim
+    n = law.shape[0]
     values = torch.arange(n, dtype=torch.float64, device=law.device)
     marginals = torch.stack([_marginal(law, (i,)) for i in range(num_dims)])
     mean = marginals @ values
@@ -74,7 +76,8 @@ def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     The mean absolute deviation of a binomial is 2 (1-q)^(n-m) q^(m+1) (m+1) C(n, m+1) with m = floor(nq) (De Moivre);
     for n q large it is sqrt(2nq(1-q)/pi), the theory's approximation.
     """
-    n, q = float(num_samples), law.flatten()
+    n = float(num_samples)
+    q = law.flatten()
     is_random = (q > 0) & (q < 1)
     q = torch.where(is_random, q, 0.5)
     m1 = (n * q).floor() + 1
@@ -98,7 +101,8 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     Resampling n points from n adds a second helping of noise to a TV; the interval is therefore that of the statistic
     re-centred: value + (resampled - mean of resampled).
     """
-    law, empirical = law.cpu(), histogram(x, law.shape[0]).cpu()
+    empirical = histogram(x, law.shape[0]).cpu()
+    law = law.cpu()
     value = total_variation(law, empirical)
     # only cells that were seen can be seen again; what all others differ by is constant, which centring takes away
     seen = empirical.flatten() > 0

@@ -23,13 +23,16 @@ def nelder_mead(value: Callable[[Tensor], float], start: Tensor, size: float, ma
     Returns:
         (D,), never worse than `start`.
     """
-    best, least, asked = start, value(start), 1
+    best = start
+    least = value(start)
+    asked = 1
     while asked < max_values and size > 1e-7:
         before = least
         found, found_value, used = _simplex(value, best, least, size, max_values - asked)
         asked += used
         if found_value < least - FLAT:
-            best, least = found, found_value
+            best = found
+            least = found_value
         if least > before - 1e-4 * abs(before):
             size /= 8
     return best
@@ -50,7 +53,8 @@ def _simplex(
     asked = d
     while asked < max_values:
         points.sort(key=lambda pair: pair[0])
-        (least, best), (largest, worst) = points[0], points[-1]
+        (least, best) = points[0]
+        (largest, worst) = points[-1]
         if largest - least <= FLAT * abs(least) + 1e-15:
             break
         centre = torch.stack([point for _, point in points[:-1]]).mean(dim=0)

@@ -66,7 +66,8 @@ class ComponentPicture:
 
 def pixel_log_ratios(target: BernoulliMixture, target_class: int) -> Tensor:
     """log p(x_i = v | z) / p(x_i = v) in nats, float64 (D, 2): how private to the class each value of a pixel is."""
-    own, whole = target.mean(target_class), target.mean()
+    own = target.mean(target_class)
+    whole = target.mean()
     return torch.stack([(-own).log1p() - (-whole).log1p(), own.log() - whole.log()], dim=1)
 
 
@@ -85,14 +86,19 @@ def pixel_picture(target: BernoulliMixture, classes: list[int], means: Tensor) -
         means: of guided samples, (len(classes), D).
     """
     open_pixels = uncertain_pixels(target)
-    ratios, changes, tilts = [], [], []
+    ratios = []
+    changes = []
+    tilts = []
     for k, mean in zip(classes, means):
-        own, ratio = target.mean(k)[open_pixels], pixel_log_ratios(target, k)[open_pixels]
-        change, tilt = mean[open_pixels] - own, own * (1 - own) * (ratio[:, 1] - ratio[:, 0])
+        own = target.mean(k)[open_pixels]
+        ratio = pixel_log_ratios(target, k)[open_pixels]
+        change = mean[open_pixels] - own
+        tilt = own * (1 - own) * (ratio[:, 1] - ratio[:, 0])
         ratios.append(ratio.flatten())
         changes.append(torch.stack([-change, change], dim=1).flatten())
         tilts.append(torch.stack([-tilt, tilt], dim=1).flatten())
-    log_ratio, change = torch.cat(ratios), torch.cat(changes)
+    log_ratio = torch.cat(ratios)
+    change = torch.cat(changes)
     return PixelPicture(
         log_ratio,
         change,
@@ -104,7 +110,8 @@ def pixel_picture(target: BernoulliMixture, classes: list[int], means: Tensor) -
 
 
 def _groups(log_ratio: Tensor) -> dict[str, Tensor]:
-    private, foreign = log_ratio > PRIVATE, log_ratio < -PRIVATE
+    private = log_ratio > PRIVATE
+    foreign = log_ratio < -PRIVATE
     return dict(zip(GROUPS, (private, ~private & ~foreign, foreign)))
 
 
@@ -164,7 +171,8 @@ def component_picture(
 
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two vectors; NaN where one does not vary."""
-    a, b = a - a.mean(), b - b.mean()
+    a = a - a.mean()
+    b = b - b.mean()
     return float(a @ b / (a.norm() * b.norm()))
 
 

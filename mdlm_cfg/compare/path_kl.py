@@ -92,10 +92,12 @@ def path_kl(
         UserError: as `terminal_law`.
     """
     ideal = ideal_denoiser(target, guidance if w is None else replace(guidance, w=w), target_class)
-    rule, made = denoiser or target.denoiser(), policy_or_own(policy, guidance)
+    rule = denoiser or target.denoiser()
+    made = policy_or_own(policy, guidance)
     lattice = partial_state_lattice(rule, target_class, states_kept=2 * target.num_dims)
     flow = torch.ones(1, 1, dtype=torch.float64)
-    by_level, states = [], []
+    by_level = []
+    states = []
     levels = zip(
         level_choices(ideal, Guidance(0.0), 0, made, lattice),
         level_choices(rule, guidance, target_class, made, lattice),
@@ -106,7 +108,8 @@ def path_kl(
         by_level.append(float(weighted.sum()))
         tokens = lattice.tokens(level)
         for row in weighted.topk(min(most, len(weighted))).indices.tolist():
-            visits, divergence = float(flow.flatten()[row]), float(kl.flatten()[row])
+            visits = float(flow.flatten()[row])
+            divergence = float(kl.flatten()[row])
             if visits > 0:
                 states.append(StateKL(tuple(tokens[row].tolist()), visits, divergence))
         mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi)

@@ -79,11 +79,14 @@ def gram_lengths(target: HiddenMarkovMixture | Denoiser) -> list[int]:
 
 def gram_law(target: HiddenMarkovMixture, n: int, target_class: int) -> Tensor:
     """The law of n-grams of a class, exactly: the mean over places i of p(x_i, ..., x_{i+n-1} | z), float64 (N,)*n."""
-    transition, emission = target.transition[target_class], target.emission[target_class]
-    hidden, total = target.initial[target_class], torch.zeros(target.num_hidden, dtype=torch.float64)
+    transition = target.transition[target_class]
+    emission = target.emission[target_class]
+    hidden = target.initial[target_class]
+    total = torch.zeros(target.num_hidden, dtype=torch.float64)
     places = target.num_dims - n + 1
     for _ in range(places):
-        total, hidden = total + hidden, hidden @ transition
+        total = total + hidden
+        hidden = hidden @ transition
     joint = (total / places)[None]  # of the values so far and the hidden state of the next: (N^j, S)
     for j in range(n):
         if j:

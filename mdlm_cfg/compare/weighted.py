@@ -61,7 +61,8 @@ def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -
 
 def _mean_distance(mean: Tensor, variance: Tensor, reference: Tensor, num_samples: float) -> float:
     """Half the sum over cells of the mean of |N(mean - reference, variance / n)|."""
-    bias, deviation = (mean - reference).abs(), (variance.clamp(min=0) / num_samples).sqrt()
+    bias = (mean - reference).abs()
+    deviation = (variance.clamp(min=0) / num_samples).sqrt()
     ratio = torch.where(deviation > 0, bias / deviation, math.inf)
     spread = deviation * math.sqrt(2 / math.pi) * (-(ratio**2) / 2).exp()
     return 0.5 * float((spread + bias * torch.erf(ratio / math.sqrt(2))).sum())

@@ -66,7 +66,10 @@ def law_at(
     if not (times >= 0).all():
         raise UserError(f"clock time tau = {times.tolist()} must not be negative")
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
-    flat, n, d, device = times.ravel(), lattice.num_tokens, lattice.num_dims, lattice.device
+    flat = times.ravel()
+    n = lattice.num_tokens
+    d = lattice.num_dims
+    device = lattice.device
     laws = torch.zeros(flat.size, *[n + 1] * d, dtype=torch.float64, device=device)
     for law, time in zip(laws, flat.tolist()):
         if time == 0:
@@ -139,7 +142,9 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
     found = []
     for level, (holding, push_out) in enumerate(levels):
         scale = 1 + size * holding  # squares of what is not scaled would overflow
-        a, b = (1 + real * holding) / scale, imag * holding / scale  # flow / (1 + s / Lambda)
+        # flow / (1 + s / Lambda), whose real and imaginary parts are a and b
+        a = (1 + real * holding) / scale
+        b = imag * holding / scale
         norm = (a * a + b * b) * scale
         a /= norm
         b /= norm
@@ -186,7 +191,8 @@ def parabola(taus: Tensor) -> tuple[Tensor, Tensor]:
     last = float(taus.max())
     root = math.sqrt(8 * last / float(taus.min()) + 1)
     count = math.ceil(PARABOLA_DIGITS * root / (2 * math.pi))
-    step, mu = root / count, math.pi * count / (4 * root * last)
+    step = root / count
+    mu = math.pi * count / (4 * root * last)
     u = torch.complex(torch.ones(count, dtype=torch.float64), (torch.arange(count, dtype=torch.float64) + 0.5) * step)
     nodes = mu * u * u
     return nodes, (2 * step * mu / math.pi) * (taus[:, None] * nodes).exp() * u

@@ -58,13 +58,16 @@ class JointChain:
         def leave(values: Tensor, rows: slice, columns: slice) -> None:
             """H / (s + Lambda), as H holding / (1 + s holding) with both over 1 + |s| holding: no square overflows."""
             if (rows, columns) == self.blocks.finished:
-                a, b = cos / size, sin / size
+                a = cos / size
+                b = sin / size
             else:
                 held = self.holding[rows, None, columns]
                 share = (size * held).add_(1).reciprocal_()
-                a, b = torch.addcmul(cos, share, 1 - cos), torch.addcmul(sin, share, sin, value=-1)
+                a = torch.addcmul(cos, share, 1 - cos)
+                b = torch.addcmul(sin, share, sin, value=-1)
                 share.mul_(held).div_(a.square().addcmul_(b, b))
-                a, b = a.mul_(share), b.mul_(share)
+                a = a.mul_(share)
+                b = b.mul_(share)
             x, y = values.chunk(2, dim=1)
             new = torch.addcmul(x * a, y, b)
             torch.addcmul(y * a, x, b, value=-1, out=y)

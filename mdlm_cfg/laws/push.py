@@ -48,7 +48,8 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
     Returns:
         (..., C(D, l+1), N^(l+1)).
     """
-    parents, lead = lattice.parents[level], flow.shape[:-2]
+    parents = lattice.parents[level]
+    lead = flow.shape[:-2]
     children = flow.new_zeros(*lead, len(parents), lattice.num_tokens ** (level + 1))
     for j, edge in enumerate(rates.edges):
         shape = edge.shape[0], edge.shape[1], edge.shape[3]
@@ -160,7 +161,9 @@ def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, le
     Returns:
         (..., C(D, l+1), N^(l+1)).
     """
-    n, parents, lead = lattice.num_tokens, lattice.parents[level], flow.shape[:-2]
+    n = lattice.num_tokens
+    parents = lattice.parents[level]
+    lead = flow.shape[:-2]
     chance = kind.share(weights_out(weights, lattice, level))
     chance.masked_fill_(~chance.isfinite(), 0.0)  # nothing leaves, and nothing came
     share = flow[..., None, :] * chance

@@ -86,7 +86,9 @@ def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice:
     own = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level)
     if kind.is_rho:  # the rate is Z itself, and the base a common factor
         log_total = unrolled_logsumexp(own, dim=1)
-        log_exit, log_jump = log_total - log_base, -log_total[:, None]  # the same for every coordinate
+        # the same for every coordinate
+        log_exit = log_total - log_base
+        log_jump = -log_total[:, None]
     else:
         log_rate = kind.log_rate(own - log_base[:, None])
         log_exit = unrolled_logsumexp(log_rate, dim=1)
@@ -142,12 +144,14 @@ def _asked_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Edges of any denoiser, asked once for every partial state and both conditionals."""
-    n, d = lattice.num_tokens, lattice.num_dims
+    n = lattice.num_tokens
+    d = lattice.num_dims
     for level in range(d):
         chunks = lattice.tokens(level).split(MAX_BATCH)
         log_rho = torch.cat([guidance.log_rho(denoiser, chunk, target_class) for chunk in chunks])
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
-        parents, children = lattice.parents[level], lattice.coordinates[level + 1]
+        parents = lattice.parents[level]
+        children = lattice.coordinates[level + 1]
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
         edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
         yield edges, log_rho.new_zeros(comb(d, level), n**level)
@@ -175,7 +179,8 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     Args:
         states_kept: float64 numbers kept per partial state beside the marginals of both conditionals.
     """
-    n, d = lattice.num_tokens, lattice.num_dims
+    n = lattice.num_tokens
+    d = lattice.num_dims
     edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
     needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
     if needed > SMALL_LAW and needed > memory_limit():

@@ -27,7 +27,8 @@ class SliceDenoiser:
 
     def __init__(self, denoiser: Denoiser, state: Tensor) -> None:
         self.denoiser = denoiser
-        self.num_tokens, self.num_classes = denoiser.num_tokens, denoiser.num_classes
+        self.num_tokens = denoiser.num_tokens
+        self.num_classes = denoiser.num_classes
         self.device = device_of(denoiser)
         state = torch.as_tensor(state)
         if state.shape != (denoiser.num_dims,) or state.is_floating_point():

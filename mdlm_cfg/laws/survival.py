@@ -91,7 +91,8 @@ def _conditioned(lattice: Lattice, rates: Sequence[LevelRates], log_low: float, 
     meets: list[Tensor] = []
     for level in reversed(range(lattice.num_dims)):
         log_exit = rates[level].log_exit
-        too_slow, inside = log_exit < log_low, log_exit < log_high
+        too_slow = log_exit < log_low
+        inside = log_exit < log_high
         stays, later = (_expected(rates[level], log_next[0], lattice, level) for log_next in (log_stays, log_meets))
         log_stays.insert(0, stays.masked_fill(too_slow, NEG_INF))
         log_meets.insert(0, torch.where(inside, stays, later).masked_fill(too_slow, NEG_INF))
@@ -110,17 +111,21 @@ def _scaled_survival(
 ) -> Tensor:
     """e^(b tau) P(some coordinate is still masked at tau) of a conditioned chain with b = e^log_low, float64 (T,)."""
     pairs = [talbot(tau) for tau in taus.tolist()]
-    nodes, weights = torch.cat([p[0] for p in pairs])[:, None, None], torch.cat([p[1] for p in pairs])
+    nodes = torch.cat([p[0] for p in pairs])[:, None, None]
+    weights = torch.cat([p[1] for p in pairs])
     before = torch.ones(len(weights), 1, 1, dtype=torch.complex128)  # the copy of paths that have yet to meet a rate
-    after, total = torch.zeros_like(before), torch.zeros_like(weights)
+    after = torch.zeros_like(before)
+    total = torch.zeros_like(weights)
     for level, r in enumerate(rates):
         meets = chain.meets[level]
-        after, before = after + before.masked_fill(~meets, 0.0), before.masked_fill(meets, 0.0)
+        after = after + before.masked_fill(~meets, 0.0)
+        before = before.masked_fill(meets, 0.0)
         nothing_leaves = r.log_exit == NEG_INF
         holding = (-r.log_exit).exp().masked_fill(nothing_leaves, 0.0)
         # Lambda / (s - b + Lambda); 1 - b / Lambda keeps its digits where Lambda is near b
         leave = 1 / (nodes * holding - torch.expm1(log_low - r.log_exit).masked_fill(nothing_leaves, -1.0))
-        after, before = after * leave, before * leave
+        after = after * leave
+        before = before * leave
         total += ((after + before) * holding).sum(dim=(1, 2))
         if level < lattice.num_dims - 1:
             after = push(_reweighted(r, chain.log_stays, lattice, level), after, lattice, level)

@@ -45,10 +45,14 @@ class TabulatedDenoiser:
     ) -> None:
         # of a table already made, share what it holds: nothing is asked or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
-        self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
+        self.num_tokens = denoiser.num_tokens
+        self.num_dims = denoiser.num_dims
         self.num_known = getattr(denoiser, "num_known", 0)  # of a slice
-        self.num_classes, self.device = denoiser.num_classes, torch.device(device)
-        self._keep, self._about, self._shown = keep, about, shown
+        self.num_classes = denoiser.num_classes
+        self.device = torch.device(device)
+        self._keep = keep
+        self._about = about
+        self._shown = shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
@@ -79,11 +83,15 @@ class TabulatedDenoiser:
 
     def _ask(self, labels: tuple[int, ...]) -> Tensor:
         """The tables of some labels, (labels, (N+1)^D, D, N), all labels in one call."""
-        n, d, lattice = self.num_tokens, self.num_dims, self.lattice
-        full, asked = lattice.tokens(d), torch.cat([lattice.tokens(level) for level in range(d)])
+        n = self.num_tokens
+        d = self.num_dims
+        lattice = self.lattice
+        full = lattice.tokens(d)
+        asked = torch.cat([lattice.tokens(level) for level in range(d)])
         tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
         tables[:, flat_index(full, n + 1)] = copy_unmasked(full.new_zeros(*full.shape, n, dtype=torch.float64), full)
-        done, there = 0, device_of(self.denoiser)
+        done = 0
+        there = device_of(self.denoiser)
         with self._shown() as show:
             for chunk in asked.split(MAX_BATCH // len(labels)):
                 classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))

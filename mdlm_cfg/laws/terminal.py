@@ -69,7 +69,8 @@ def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | No
             tilted distribution, or whose T is infinite somewhere, or 0 everywhere.
     """
     guidance = w if isinstance(w, Guidance) else Guidance(w)
-    n, d = target.num_tokens, target.num_dims
+    n = target.num_tokens
+    d = target.num_dims
     if not guidance.rule.telescopes:
         return _tilted_by_rule(target, guidance, target_class)
     log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.one_strength)

@@ -64,9 +64,12 @@ class MaskedLanguageModel(nn.Module):
                 "give each the same number of them, at least one"
             )
         self.model = model
-        self.num_tokens, self.num_dims, self.num_classes = len(values), counts[0], len(sentences)
+        self.num_tokens = len(values)
+        self.num_dims = counts[0]
+        self.num_classes = len(sentences)
         self._check(rows, values)
-        device, length = next(model.parameters()).device, max(len(row) for row in rows)
+        device = next(model.parameters()).device
+        length = max(len(row) for row in rows)
         padding = getattr(model.config, "pad_token_id", None)
         filler = mask_id if padding is None else padding
         buffers = {
@@ -81,7 +84,8 @@ class MaskedLanguageModel(nn.Module):
     def _check(self, rows: Sequence[Ids], values: Ids) -> None:
         """Raise UserError for ids, or a length, that the model has not."""
         config: Any = self.model.config
-        size, most = config.vocab_size, getattr(config, "max_position_embeddings", None)
+        size = config.vocab_size
+        most = getattr(config, "max_position_embeddings", None)
         outside = [k for row in (*rows, values) for k in row if not 0 <= k < size]
         if outside:
             raise UserError(f"id {outside[0]} is not one of the model's: give ids from 0 to {size - 1}")

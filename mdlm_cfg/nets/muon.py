@@ -102,7 +102,9 @@ class Muon(torch.optim.Optimizer):
 
     def _step_alike(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """A step of parameters of one shape, device and type."""
-        lr, mu, (rows, columns) = group["lr"], group["momentum"], parameters[0].shape
+        lr = group["lr"]
+        mu = group["momentum"]
+        (rows, columns) = parameters[0].shape
         for p in parameters:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)

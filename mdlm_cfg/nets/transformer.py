@@ -73,9 +73,11 @@ class GridTransformer(nn.Module):
         if mlp_ratio * width < 1:
             raise UserError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
 
-        self.num_tokens, self.num_classes = num_tokens, num_classes
+        self.num_tokens = num_tokens
+        self.num_classes = num_classes
         self.num_dims = math.prod(grid_shape)
-        self.grid_shape, self.patch = grid_shape, patch
+        self.grid_shape = grid_shape
+        self.patch = patch
 
         patch_dims = math.prod(patch)
         num_patches = self.num_dims // patch_dims
@@ -115,9 +117,12 @@ class Block(nn.Module):
         super().__init__()
         hidden = int(mlp_ratio * width)
         self.num_heads = num_heads
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp_in, self.mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_in = nn.Linear(width, hidden)
+        self.mlp_out = nn.Linear(hidden, width)
         _zero(self.attention_out)
         _zero(self.mlp_out)
 
@@ -191,7 +196,8 @@ def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
 
 def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
     """The inverse of `patchify`: (B, num_patches, prod(patch) * C) to (B, *grid, C)."""
-    num, dims = len(patches), len(grid)
+    num = len(patches)
+    dims = len(grid)
     if math.prod(patch) == 1:
         return patches.unflatten(1, grid)
     channels = patches.shape[-1] // math.prod(patch)

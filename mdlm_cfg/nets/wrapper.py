@@ -34,7 +34,9 @@ class NetDenoiser:
     def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        self.net, self.batch_size, self.bf16 = net, batch_size, bf16
+        self.net = net
+        self.batch_size = batch_size
+        self.bf16 = bf16
         self.num_tokens = cast(int, net.num_tokens)
         self.num_dims = cast(int, net.num_dims)
         self.num_classes = cast(int, net.num_classes)

@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike
 
 from mdlm_cfg.reports.style import COLOURS, RC, hide_frame, new_figure, save_figure
 
-OFF, ON = np.array(to_rgb("#cfe6f5")), np.array(to_rgb(COLOURS["learned"]))  # of hidden pixels: the least, the largest
+# of hidden pixels: the least, the largest
+OFF = np.array(to_rgb("#cfe6f5"))
+ON = np.array(to_rgb(COLOURS["learned"]))
 INK = 0.75  # how dark known pixels get: hidden ones must stand out
 MARGIN = 3  # pixels around the hidden ones that are shown enlarged
 
@@ -91,7 +93,8 @@ def _window(shape: tuple[int, ...], free: Sequence[int]) -> tuple[float, float, 
     """Left, right, bottom and top of a square around the hidden pixels."""
     rows, columns = np.unravel_index(np.asarray(free), shape)
     half = max(np.ptp(rows), np.ptp(columns)) / 2 + MARGIN
-    y, x = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
+    y = (rows.min() + rows.max()) / 2
+    x = (columns.min() + columns.max()) / 2
     return x - half - 0.5, x + half + 0.5, y + half + 0.5, y - half - 0.5
 
 

@@ -17,7 +17,9 @@ from mdlm_cfg.reports.style import CYCLE, GREY, MARKERS, RC, divide, empty_figur
 
 Points = tuple[Sequence[float], Sequence[float]]
 NOTHING = 1e-13  # what is smaller is rounding, and has no place on a logarithmic axis
-BESIDE, ABOVE = 36, 80  # letters of a legend in a line: beside a panel, above it
+# letters of a legend in a line: beside a panel, above it
+BESIDE = 36
+ABOVE = 80
 LINE = 0.2  # inches
 MAX_MARKERS = 30  # a longer curve is drawn without
 
@@ -79,9 +81,15 @@ def lines_on(
         colour = (colours or {}).get(name, CYCLE[k % len(CYCLE)])
         marker = MARKERS[k % len(MARKERS)] if len(x) <= MAX_MARKERS and name not in dashed else None
         axes.plot(
-            x, _lifted(y, zero), label=labels[name], color=colour, marker=marker, markersize=5,
-            linestyle=(0, (4, 2)) if name in dashed else "-", clip_on=marker is None,
-        )  # fmt: skip
+            x,
+            _lifted(y, zero),
+            label=labels[name],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linestyle=(0, (4, 2)) if name in dashed else "-",
+            clip_on=marker is None,
+        )
         _mark_zeros(axes, x, y, zero, colour)
         if bands and name in bands:
             axes.fill_between(x, *bands[name], color=colour, alpha=0.18, linewidth=0)
@@ -134,7 +142,8 @@ def _merged(series: Mapping[str, Points], alone: Collection[str]) -> tuple[dict[
         if twins and name not in alone:
             labels[twins[0]] += f", {name}"
         else:
-            merged[name], labels[name] = points, name
+            merged[name] = points
+            labels[name] = name
     return merged, labels
 
 
@@ -160,9 +169,15 @@ def _mark_zeros(axes: Axes, x: Sequence[float], y: Sequence[float], zero: float 
         return
     axes.plot(found, [zero] * len(found), "o", color="white", markeredgecolor=colour, zorder=3, clip_on=False)
     axes.annotate(
-        "0", (0, zero), xycoords=("axes fraction", "data"), xytext=(-7, 0), textcoords="offset points", ha="right",
-        va="center", fontsize=9,
-    )  # fmt: skip
+        "0",
+        (0, zero),
+        xycoords=("axes fraction", "data"),
+        xytext=(-7, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=9,
+    )
 
 
 def _rows(
@@ -182,6 +197,12 @@ def draw_nelbo(series: Mapping[str, Points], path: Path, best: float | None = No
     y = [value for _, values in series.values() for value in values]
     wide = bool(y) and min(y) > 0 and max(y) > 10 * min(y)
     return line_plot(
-        series, path, "minutes of training", "NELBO (nats)", title, log_y=wide, from_zero=False,
+        series,
+        path,
+        "minutes of training",
+        "NELBO (nats)",
+        title,
+        log_y=wide,
+        from_zero=False,
         levels=None if best is None else {"entropy of the data": best},
-    )  # fmt: skip
+    )

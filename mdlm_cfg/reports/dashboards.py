@@ -56,9 +56,12 @@ SECTIONS = {
     "Samples of images over w": IMAGES,
 }
 PICTURES = (
-    "train_pictures/drawn", "eval_pictures/laws", "eval_pictures/distances", "eval_pictures/ledger",
+    "train_pictures/drawn",
+    "eval_pictures/laws",
+    "eval_pictures/distances",
+    "eval_pictures/ledger",
     "eval_pictures/samples",
-)  # fmt: skip
+)
 
 
 def dashboards(entity: str, project: str) -> tuple[Any, Any]:
@@ -81,9 +84,11 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
     pictures = v2.MediaBrowser(title="pictures, by step", media_keys=list(PICTURES), layout=v2.Layout(w=24, h=12))
     sections = [workspaces.Section(name=name, panels=those, is_open=True) for name, those in panels.items()]
     workspace = workspaces.Workspace(
-        entity=entity, project=project, name=NAME,
+        entity=entity,
+        project=project,
+        name=NAME,
         sections=[*sections, workspaces.Section(name="Pictures", panels=[pictures], is_open=True)],
-    )  # fmt: skip
+    )
     runs = v2.Runset(entity, project, name="by experiment", groupby=["Group", "JobType"])
     blocks: list[Any] = [v2.TableOfContents()]
     for name, those in (panels | {"Pictures": [pictures]}).items():
@@ -91,9 +96,12 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
     tables: list[Any] = [v2.WeavePanelSummaryTable(table_name=name) for name in TABLES]
     blocks += [v2.H1("Tables"), v2.PanelGrid(runsets=[runs], panels=tables)]
     report = v2.Report(
-        entity=entity, project=project, title=NAME, blocks=blocks,
+        entity=entity,
+        project=project,
+        title=NAME,
+        blocks=blocks,
         description="What guidance did, what the network has wrong, what steps and samples add.",
-    )  # fmt: skip
+    )
     return workspace, report
 
 

@@ -67,13 +67,15 @@ def images_on(
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 4:
         raise UserError(f"images must have one shape (classes, images, height, width), got {sorted(shapes)}")
-    (num_classes, num_images, height, width), top = shapes.pop(), max(a.max() for a in arrays.values()) or 1.0
+    (num_classes, num_images, height, width) = shapes.pop()
+    top = max(a.max() for a in arrays.values()) or 1.0
     names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
     if len(names) != num_classes:
         raise UserError(f"there are {len(names)} class names for {num_classes} classes")
     inches = 0.4 * max(1.0, width / 28)  # of one image
     columns = len(arrays)
-    across, down = inches * num_images * columns + 0.7, inches * num_classes * height / width + 0.6
+    across = inches * num_images * columns + 0.7
+    down = inches * num_classes * height / width + 0.6
     grid = divide(figure, 1, columns, across, down)
     for k, (w, array) in enumerate(arrays.items()):
         axes = grid[0, k]
@@ -105,7 +107,8 @@ def arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> tu
     All images of a single class, as near to a square as they can be, with a name for the first row; of several classes
     the first of each, a row for each class.
     """
-    (num_classes, num_images), names = next(iter(images.values())).shape[:2], list(class_names)
+    (num_classes, num_images) = next(iter(images.values())).shape[:2]
+    names = list(class_names)
     if num_classes > 1:
         shown = max(2, MOST_COLUMNS // len(images))
         return {w: array[:, :shown] for w, array in images.items()}, names

@@ -22,15 +22,18 @@ def inpainting_sections(findings: InpaintingFindings, folder: Path) -> list[Sect
 def _slice(findings: InpaintingFindings, s: Slice, folder: Path) -> Section:
     rows = []
     for found, between in zip(s.at, s.between):
-        error = [] if found.score_error is None else [format_number(found.score_error)]
         row = s.row(found)
         rows.append(
             [
-                found.guidance.label, f"{row['truth_probability']:.3g}", str(row["truth_rank"]),
-                *(format_number(value) for value in between), format_number(row["tv_tilted"]),
-                format_number(row["ess"]), *error,
+                found.guidance.label,
+                f"{row['truth_probability']:.3g}",
+                str(row["truth_rank"]),
+                *(format_number(value) for value in between),
+                format_number(row["tv_tilted"]),
+                format_number(row["ess"]),
+                *([] if found.score_error is None else [format_number(found.score_error)]),
             ]
-        )  # fmt: skip
+        )
     text = (
         f"Test image {s.index} of class {s.image_class}; {len(s.free)} pixels are hidden ({findings.how}), all others "
         f"known, and guidance is to class {s.target_class}. The {findings.judged} denoiser was asked for all "
@@ -78,7 +81,8 @@ def _ledgers(findings: InpaintingFindings) -> Section:
     known = any(found.score_error is not None for s in findings.slices for found in s.at)
     rows = [
         [
-            str(s.index), found.guidance.label,
+            str(s.index),
+            found.guidance.label,
             ledger.sampler.name if ledger.sampler.steps is None else f"{ledger.sampler.name} {ledger.sampler.steps}",
             *([format_number(ledger.tv["score error"])] if known else []),
             *(format_number(ledger.tv[line]) for line in ("discretisation error", "total")),
@@ -88,7 +92,7 @@ def _ledgers(findings: InpaintingFindings) -> Section:
         for s in findings.slices
         for found in s.at
         for ledger in found.ledgers
-    ]  # fmt: skip
+    ]
     true = known or findings.judged == "exact"
     text = (
         f"{findings.plan.num_samples:,} samples each, of the plan's sampler drawn of the whole denoiser from the image "

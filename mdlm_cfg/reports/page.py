@@ -81,9 +81,12 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         settings: what was run, folded on top: names and values; nested ones as JSON. Everything is escaped.
     """
     environment = Environment(
-        loader=PackageLoader("mdlm_cfg.reports", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("mdlm_cfg.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
     first = [section for section in sections if not section.group]
     groups: dict[str, list[Section]] = {}
@@ -92,10 +95,15 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
             groups.setdefault(section.group, []).append(section)
     scripts = ["charts.js", "panel.js"] if any(section.panel for section in sections) else []
     return environment.get_template("page.html.j2").render(
-        title=title, first=first, groups=groups, settings=shown, longest=LONGEST, css=_code("page.css"),
+        title=title,
+        first=first,
+        groups=groups,
+        settings=shown,
+        longest=LONGEST,
+        css=_code("page.css"),
         panel_file=PANEL_FILE,
         scripts=[_code(name) for name in scripts],
-    )  # fmt: skip
+    )
 
 
 def _code(name: str) -> Markup:

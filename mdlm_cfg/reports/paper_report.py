@@ -36,7 +36,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"## {paper['name']}", "", f"    python {report['run'].get('command', '')}", ""]
     claims = [[claim[key] for key in ("statement", "exact", "learned", "verdict")] for claim in paper["claims"]]
     for table in [{"title": "", "columns": COLUMNS, "rows": claims}, *paper["tables"]]:
-        title, columns, rows = table["title"], table["columns"], table["rows"]
+        title = table["title"]
+        columns = table["columns"]
+        rows = table["rows"]
         lines += [f"{title}:", ""] if title else []
         lines += [markdown(Table(columns, rows))]
     return "\n".join(lines) + "\n"

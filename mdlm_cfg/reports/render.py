@@ -186,7 +186,8 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
             parts = [_series(row, name) for name in view.by]
             series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
             colours.setdefault(series, CYCLE[len(colours) % len(CYCLE)])
-            x, y = _number(getattr(row, view.x)), _number(getattr(row, y_name))
+            x = _number(getattr(row, view.x))
+            y = _number(getattr(row, y_name))
             if x is None or y is None:
                 continue
             points = panels.setdefault(title, {}).setdefault(series, ([], []))
@@ -247,7 +248,8 @@ def _bars(view: Bars, rows: Rows) -> BarGroups | None:
 def _scatter(view: Scatter, rows: Rows) -> Points | None:
     panels: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
-        x, y = _number(getattr(row, view.x)), _number(getattr(row, view.y))
+        x = _number(getattr(row, view.x))
+        y = _number(getattr(row, view.y))
         if x is not None and y is not None:
             points = panels.setdefault(", ".join(word(getattr(row, name)) for name in view.by), ([], []))
             points[0].append(x)

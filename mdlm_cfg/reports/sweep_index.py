@@ -12,9 +12,12 @@ from mdlm_cfg.reports.tables import ABSENT, Table, format_number, markdown, prin
 from mdlm_cfg.support.atomic import atomic_write
 
 MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
-    "test/nelbo": "NELBO", "tv_exact_learned": "score error", "accuracy": "accuracy", "recall": "recall",
+    "test/nelbo": "NELBO",
+    "tv_exact_learned": "score error",
+    "accuracy": "accuracy",
+    "recall": "recall",
     "tv_tilted_exact": "gap to tilted",
-}  # fmt: skip
+}
 MOST = 8  # numbers that are shown
 Record = Mapping[str, Any]
 
@@ -26,7 +29,8 @@ def write_index(folder: Path, records: Sequence[Record]) -> Path:
         records: of the jobs: job, folder, overrides, state, value, report, numbers, failure.
     """
     write_csv([_flat(folder, record) for record in records], folder / "index.csv")
-    path, note = folder / "index.md", "Everything that was measured is in index.csv."
+    path = folder / "index.md"
+    note = "Everything that was measured is in index.csv."
     with atomic_write(path) as file:
         file.write(f"# {folder.name}\n\n{markdown(_table(records, folder))}\n{note}\n".encode())
     return path
@@ -50,7 +54,8 @@ def _table(records: Sequence[Record], folder: Path | None = None) -> Table:
     names = _shown(records)
     rows = []
     for record in records:
-        job, where = str(record["job"]), "" if folder is None else _report(folder, record)
+        job = str(record["job"])
+        where = "" if folder is None else _report(folder, record)
         cells = [job if folder is None else f"[{job}]({record['folder']})", " ".join(record["overrides"])]
         cells += [record["state"], *(format_number(record["numbers"].get(name)) for name in names)]
         rows.append(cells if folder is None else [*cells, f"[report]({where})" if where else ABSENT])

@@ -5,5 +5,12 @@ from mdlm_cfg.sampling.samples import sample, stepped_law
 from mdlm_cfg.sampling.smc import Weighted, sequential_monte_carlo
 
 __all__ = [
-    "SAMPLERS", "WITH_STEPS", "Sampler", "Weighted", "as_sampler", "sample", "sequential_monte_carlo", "stepped_law",
-]  # fmt: skip
+    "SAMPLERS",
+    "WITH_STEPS",
+    "Sampler",
+    "Weighted",
+    "as_sampler",
+    "sample",
+    "sequential_monte_carlo",
+    "stepped_law",
+]

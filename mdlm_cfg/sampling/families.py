@@ -153,9 +153,11 @@ class Options:
         if self.correction is not None:
             more["correction"] = self.correction.describe()
         return {
-            "sampler": self.name, "schedule": None if self.schedule is None else str(self.schedule), "steps": steps,
+            "sampler": self.name,
+            "schedule": None if self.schedule is None else str(self.schedule),
+            "steps": steps,
             **more,
-        }  # fmt: skip
+        }
 
     @property
     def key(self) -> str:
@@ -298,21 +300,29 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(JUMPS, OWN),
     EVENT_LEAPING: Family(_event_steps, ("steps", "schedule", "policy", "events"), schedule=cosine),
     SAMPLED_CONFIDENCE: Family(
-        _most_confident, ("steps", "schedule", "policy", "events", "choice_temperature", "annealed"),
-        blocks_alone=True, schedule=cosine,
+        _most_confident,
+        ("steps", "schedule", "policy", "events", "choice_temperature", "annealed"),
+        blocks_alone=True,
+        schedule=cosine,
     ),
     "threshold": Family(
-        _keeping(lambda options: AboveThreshold(cast(float, options.threshold))), ("threshold", "policy"),
-        adaptive=True, blocks_alone=True, defaults={"threshold": 0.9},
+        _keeping(lambda options: AboveThreshold(cast(float, options.threshold))),
+        ("threshold", "policy"),
+        adaptive=True,
+        blocks_alone=True,
+        defaults={"threshold": 0.9},
     ),
     "factor": Family(
-        _keeping(lambda options: ByFactor(cast(float, options.factor))), ("factor", "policy"),
-        adaptive=True, blocks_alone=True, defaults={"factor": 1.0},
+        _keeping(lambda options: ByFactor(cast(float, options.factor))),
+        ("factor", "policy"),
+        adaptive=True,
+        blocks_alone=True,
+        defaults={"factor": 1.0},
     ),
     "entropy_bound": Family(
         _entropy_bounds, ("gamma", "policy"), adaptive=True, blocks_alone=True, defaults={"gamma": 0.1}
     ),
     REMDM: Family(_remasking_steps, ("steps", "schedule", "remasking"), defaults={"remasking": Cap(0.2)}),
-}  # fmt: skip
+}
 SAMPLERS = tuple(FAMILIES)
 WITH_STEPS = tuple(name for name, family in FAMILIES.items() if "steps" in family.takes)

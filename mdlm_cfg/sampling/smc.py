@@ -96,21 +96,26 @@ def sequential_monte_carlo(
     check_groups(num_samples, num_groups, threshold)
     made = policy_or_own(policy, guidance)
     made.check(denoiser.num_dims)
-    (x, most), step = starts(denoiser, num_samples, start), EventStep(1, made)
+    (x, most) = starts(denoiser, num_samples, start)
+    step = EventStep(1, made)
     effective = effective_guidance(guidance, made)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    resampled, ess = [], []
+    resampled = []
+    ess = []
     for _ in range(most):
-        before, log_rates = x, effective.log_rates(denoiser, x, target_class)
+        before = x
+        log_rates = effective.log_rates(denoiser, x, target_class)
         x = step.draw(before, log_rates, generator)
         log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
         ess.append(group_ess(log_weights.view(num_groups, -1)).mean())
         rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
-        x, log_weights = x[rows], log_weights.flatten()
+        x = x[rows]
+        log_weights = log_weights.flatten()
         resampled.append(uneven)
     refuse_masks(x, denoiser.num_tokens, "sequential Monte Carlo")
     told = read(torch.stack([*resampled, *ess]).double()) if resampled else []
-    counts, on_the_way = (int(count) for count in told[:most]), tuple(told[most:])
+    counts = (int(count) for count in told[:most])
+    on_the_way = tuple(told[most:])
     return Weighted(x, log_weights, num_groups, tuple(counts), on_the_way)
 
 

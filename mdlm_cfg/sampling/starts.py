@@ -23,7 +23,8 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
     Raises:
         UserError: another shape, or values that are no token and no mask.
     """
-    d, mask_id = denoiser.num_dims, denoiser.num_tokens
+    d = denoiser.num_dims
+    mask_id = denoiser.num_tokens
     if start is None:
         return all_masked(num_samples, d, mask_id, device_of(denoiser)), d  # no accelerator is waited for
     states = torch.as_tensor(start)

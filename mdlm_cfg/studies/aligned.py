@@ -83,10 +83,13 @@ def _parts(widths: Sequence[int], gap: int, line: int | None) -> list[slice]:
     """The positions of every line."""
     if line is not None:
         return [slice(start, start + line) for start in range(0, len(widths), line)]
-    parts, start, letters = [], 0, 0
+    parts = []
+    start = 0
+    letters = 0
     for at, width in enumerate(widths):
         if at > start and letters + width > LINE:
             parts.append(slice(start, at))
-            start, letters = at, 0
+            start = at
+            letters = 0
         letters += width + gap
     return [*parts, slice(start, len(widths))]

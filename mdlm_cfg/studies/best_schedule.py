@@ -24,7 +24,10 @@ from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
 OBJECTIVES = ("kl", "tv", "trade_off")
-CONSTANT, RAMP, BEST, EXACTS_BEST = "constant", "ramp", "best", "exacts_best"
+CONSTANT = "constant"
+RAMP = "ramp"
+BEST = "best"
+EXACTS_BEST = "exacts_best"
 TILTED = "tilted"
 NOTHING = 1e-6  # a smaller gain is none: a descent ends that close to its minimum
 ROUNDING = 1e-12
@@ -131,7 +134,8 @@ class BestScheduleStudy:
     def check(self, case: Case) -> None:
         """Refuse a class without weight, distributions too large to differentiate, and filters of values."""
         target = case.target
-        n, d = target.num_tokens, target.num_dims
+        n = target.num_tokens
+        d = target.num_dims
         if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
             raise UserError(
                 f"{case.data.name} has ({n}+1)^{d} partial states, too many to differentiate its distributions: choose "
@@ -164,7 +168,9 @@ class BestScheduleStudy:
 
     def _reached(self, case: Case, guidance: Guidance, who: str) -> dict[str, tuple[list[float], Tensor]]:
         """Strengths and terminal distribution of each schedule; the distribution is not what was differentiated."""
-        w, z, policy = guidance.constant, case.one_class, case.plan.sampler.policy
+        w = guidance.constant
+        z = case.one_class
+        policy = case.plan.sampler.policy
         denoiser = case.table(who) or case.denoisers[who]
         strengths = {
             CONSTANT: [w] * denoiser.num_dims,
@@ -202,7 +208,8 @@ class BestScheduleStudy:
             for who in case.denoisers:
                 reached = made[self._key(case, g, who)]
                 for name, (_, law) in reached.items():
-                    tv, kl = total_variation(tilted, law), kl_divergence(tilted, law)
+                    tv = total_variation(tilted, law)
+                    kl = kl_divergence(tilted, law)
                     schedules.append(ScheduleRow(g, who, name, self._value(case, law, tv, kl), tv, kl))
                     distributions.append(DistributionRow(g, who, name, *_quality(law, posterior)))
                     arrays[f"{who}_{name}_{g.identifier}"] = law.numpy()
@@ -272,7 +279,9 @@ class BestScheduleStudy:
         if gains[most] <= NOTHING:
             return [f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."]
         at = {row.schedule: row for row in rows if row.w == most}
-        constant, ramp, best = at[CONSTANT], at[RAMP], at[BEST]
+        constant = at[CONSTANT]
+        ramp = at[RAMP]
+        best = at[BEST]
         said = [
             f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
             f"{_number(best.objective)} instead of {_number(constant.objective)}{self.unit}."
@@ -288,7 +297,8 @@ class BestScheduleStudy:
 
 def _class_posterior(case: Case) -> Tensor:
     """p(z | x), (N,)*D; 0 where no class has x."""
-    target, z = case.target, case.one_class
+    target = case.target
+    z = case.one_class
     joint = target.class_weights[z] * target.class_pmf(z)
     return torch.where(target.pmf > 0, joint / target.pmf, 0.0)
 

@@ -42,7 +42,8 @@ def check_guided_class(case: Case) -> None:
     Raises:
         UserError: as said.
     """
-    target, z = case.target, case.one_class
+    target = case.target
+    z = case.one_class
     partial_state_lattice(target.denoiser(), z)
     for guidance in case.plan.guidances:
         guidance.rule.check(target.denoiser(), z)

@@ -172,7 +172,8 @@ class Corpus:
         )
 
     def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
-        plan, held = case.plan, rows[-1]
+        plan = case.plan
+        held = rows[-1]
         text = READING.format(
             num=plan.num_samples,
             sampler=plan.sampler.label,
@@ -257,7 +258,8 @@ def _to_read(case: Case, made: Made) -> Block:
     line = case.data.grid_shape[-1] if len(case.data.grid_shape) > 1 else None
     parts = []
     for k in case.classes[:SHOWN_CLASSES]:
-        name, by_w = case.class_name(k), _aligned(case, made, k)
+        name = case.class_name(k)
+        by_w = _aligned(case, made, k)
         examples = [listing({"": x}, symbols, False, line) for x in held_out(case, k)[:SHOWN_EXAMPLES]]
         if examples:
             parts.append("\n".join([f"class {name}: held-out sequences", *examples]))
@@ -329,7 +331,8 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
 
 def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[str]:
     """The class that the network sees, and whether it is a judge at all."""
-    said, chance = [], 1 / num_classes
+    said = []
+    chance = 1 / num_classes
     if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
         said.append(
             f"The network is no judge of the class: it recognises {held.accuracy:.1%} of held-out sequences, and "

@@ -137,7 +137,8 @@ class TableCorrection:
 
     def check(self, case: Case) -> None:
         """Refuse what has no weights, a class without a tilted distribution, and tables that are too large."""
-        target, plan = case.target, case.plan
+        target = case.target
+        plan = case.plan
         for guidance in plan.guidances:
             plan.sampler.check_weighted(guidance)
         for policy in self.policies:
@@ -178,7 +179,8 @@ class TableCorrection:
         found = []
         for name, policy in policies.items():
             aim = Aim.of(case, guidance, who, policy)
-            weights, law = aim.weights(), aim.law()
+            weights = aim.weights()
+            law = aim.law()
             distances = total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted)
             pays_from = break_even_samples(weights, law, aim.tilted)
             numbers = (weights.ess, 1 / weights.ess, weights.log_normalizer, *distances, pays_from)
@@ -187,9 +189,11 @@ class TableCorrection:
 
     def _samples(self, case: Case, guidance: Guidance) -> dict[str, Any]:
         """The columns of `SampleRow` from `num_samples` on, those of `ResamplingRow` and `StepRow`, distributions."""
-        plan, z = case.plan, case.one_class
+        plan = case.plan
+        z = case.one_class
         aim = Aim.of(case, guidance, case.judged, plan.sampler.policy)
-        weights, law = aim.weights(), aim.law()
+        weights = aim.weights()
+        law = aim.law()
         generator = _generator(case, aim, "weighted samples")
         x, log_weights = plan.sampler.draw_weighted(aim.denoiser, guidance, z, plan.num_samples, generator)
         rows = []
@@ -341,7 +345,8 @@ def _generator(case: Case, aim: Aim, what: str, *more: int) -> torch.Generator:
 
 def sizes_of(plan: Plan) -> list[int]:
     """Numbers of samples: 100, 1,000, ... below the plan's own, and that."""
-    sizes, n = [], SMALLEST
+    sizes = []
+    n = SMALLEST
     while n < plan.num_samples:
         sizes.append(n)
         n *= 10
@@ -382,7 +387,8 @@ def verdict_of(
     """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples."""
     g = max((row.w for row in costs), key=lambda guidance: guidance.constant)
     own = {row.denoiser: row for row in costs if row.own and row.w == g}
-    cost, last = own[judged], [row for row in samples if row.w == g][-1]
+    cost = own[judged]
+    last = [row for row in samples if row.w == g][-1]
     said = [_of_weights(cost), *_paying(cost, last.num_samples), _of_samples(last)]
     said.append(_of_resampling(next(row for row in resampling if row.w == g)))
     if judged == LEARNED:

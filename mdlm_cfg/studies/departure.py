@@ -124,8 +124,11 @@ class Departures:
 
     def _departures(self, case: Case, guidance: Guidance, name: str) -> list[tuple[Any, ...]]:
         """For every rule: path KL, KL, TV, KL by level, and the worst states."""
-        target, z, w = case.target, case.one_class, self.tilted_w(guidance, case)
-        tilted, source = tilted_law(target, w, z), case.table(name) or case.denoisers[name]
+        target = case.target
+        z = case.one_class
+        w = self.tilted_w(guidance, case)
+        tilted = tilted_law(target, w, z)
+        source = case.table(name) or case.denoisers[name]
         made = []
         for rule, given, policy in rules_of(guidance, case.plan.sampler.policy):
             found = path_kl(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
@@ -180,7 +183,8 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
         return ["With exact conditionals every rule equals the ideal guided conditionals."]
     strongest = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
     here = [row for row in departing if row.w == strongest]
-    best, worst = min(here, key=lambda row: row.departure), max(here, key=lambda row: row.departure)
+    best = min(here, key=lambda row: row.departure)
+    worst = max(here, key=lambda row: row.departure)
     head = f"At w = {strongest.label}, with exact conditionals,"
     if worst.departure - best.departure < SAME:
         said = [f"{head} all rules have the same path KL to the ideal: {_path(best, levels)}."]

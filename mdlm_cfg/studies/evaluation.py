@@ -187,7 +187,8 @@ def evaluate_table(
 
 def evaluation_pieces(case: Case) -> Iterable[Piece]:
     """Every distribution and set of samples that `evaluation_of` reads."""
-    z, plan = case.one_class, case.plan
+    z = case.one_class
+    plan = case.plan
     for guidance in plan.guidances:
         yield law_piece(case, EXACT, guidance, z, plan.sampler.policy)
         if case.has_learned and case.table(LEARNED) is not None:
@@ -204,7 +205,8 @@ def samples_key(case: Case, guidance: Guidance) -> Key:
 
 
 def _samples(case: Case, guidance: Guidance) -> Tensor:
-    plan, z = case.plan, case.one_class
+    plan = case.plan
+    z = case.one_class
     generator = plan.generator("table samples", guidance, z, num_dims=case.target.num_dims)
     denoiser = case.table(case.judged) or case.denoisers[case.judged]
     return plan.sampler.draw(denoiser, guidance, z, plan.num_samples, generator)
@@ -236,7 +238,9 @@ def _evaluation(case: Case) -> TableEvaluation:
 
 
 def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
-    target, z, policy = case.target, case.one_class, case.plan.sampler.policy
+    target = case.target
+    z = case.one_class
+    policy = case.plan.sampler.policy
     laws: dict[str, Tensor] = {"class": target.class_pmf(z)}
     if guidance.has_tilted:
         laws["tilted"] = tilted_law(target, guidance, z)

@@ -201,10 +201,12 @@ def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
         return []
     at = {w: {row.region: row.mass for row in exact if row.w == w and row.kind == kind} for w in strengths}
     changes = {region: at[strengths[-1]][region] - mass for region, mass in at[strengths[0]].items()}
-    gains, loses = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
+    gains = max(changes, key=changes.__getitem__)
+    loses = min(changes, key=changes.__getitem__)
     if changes[gains] < 1e-9 or gains == loses:
         return []
-    first, last = at[strengths[0]], at[strengths[-1]]
+    first = at[strengths[0]]
+    last = at[strengths[-1]]
     return [
         f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of {gains} grows most ({first[gains]:.4f} to "
         f"{last[gains]:.4f}), and that of {loses} falls most ({first[loses]:.4f} to {last[loses]:.4f}).",

@@ -239,7 +239,8 @@ def held_out(case: Case) -> list[Tensor]:
     # in random order: the first half of MNIST's is cleaner
     x, labels = case.data.test_examples()
     order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
-    x, labels = x[order], labels[order]
+    x = x[order]
+    labels = labels[order]
     return [x[labels == k][: case.plan.num_samples] for k in case.classes]
 
 
@@ -286,7 +287,8 @@ def nelbo_rows(network: Tensor, baselines: Mapping[str, Tensor]) -> list[NelboRo
 
 def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[str, Any]:
     by_name = {row.judge: row for row in classifiers}
-    own, nelbo = by_name.get("classifier"), by_name.get("nelbo")
+    own = by_name.get("classifier")
+    nelbo = by_name.get("nelbo")
     about = {"accuracy": nelbo.test_accuracy, "num_images": nelbo.num_images, "num_draws": num_draws} if nelbo else None
     data = {
         "name": case.data.name,

@@ -352,7 +352,8 @@ def _cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:
     ]
     for first, second in PAIRS:
         if {first, second} <= set(e.law_names):
-            a, b = e.law_names.index(first), e.law_names.index(second)
+            a = e.law_names.index(first)
+            b = e.law_names.index(second)
             change = {label: (mean[a] - mean[b])[None, None] for label, mean in zip(labels, means)}
             title = f"{TITLES[first]} - {TITLES[second]}"
             views.append(Mosaic(change, [title], f"Change of the mean image: {title}.", signed="change of the mean"))
@@ -377,7 +378,8 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     said = []
     top = strongest(e)
     errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]
-    effect, name = top.tv("class", "exact") or 0.0, case.class_name(e.target_class)
+    effect = top.tv("class", "exact") or 0.0
+    name = case.class_name(e.target_class)
     if errors:
         worst, at = max(errors)
         said.append(_of_the_network(worst, at, effect, top, name))
@@ -415,7 +417,9 @@ def _of_the_network(worst: float, at: str, effect: float, top: StrengthEvaluatio
 
 
 def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
-    guidance, gap, effect = result.guidance, result.tv("tilted", "exact"), result.tv("class", "exact") or 0.0
+    guidance = result.guidance
+    gap = result.tv("tilted", "exact")
+    effect = result.tv("class", "exact") or 0.0
     order = guidance.kind if e.plan.sampler.policy is None else e.plan.sampler.policy
     head = f"At w = {guidance.label} ({order})"
     if effect < NOTHING:

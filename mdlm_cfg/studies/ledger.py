@@ -154,7 +154,8 @@ def _budgets(case: Case, guidance: Guidance, samplers: Sequence[Sampler]) -> lis
     e = evaluation_of(case)
     if not has_ledger(e):
         return []
-    plan, z = case.plan, case.one_class
+    plan = case.plan
+    z = case.one_class
     table = case.table(LEARNED) if case.has_learned else None
     learned = table if isinstance(table, TabulatedDenoiser) else None
     result = next(result for result in e.results if result.guidance == guidance)

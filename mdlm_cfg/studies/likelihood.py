@@ -29,7 +29,8 @@ POLICIES = ("fixed_order", "confidence")  # of everything else: an order costs a
 NUM_DRAWS = 2  # masks per test example for the NELBO
 SAME = 1e-9  # nats; smaller differences are rounding
 CLEAR = 2  # standard errors from 0
-CONDITIONAL, NULL = "conditional", "null"
+CONDITIONAL = "conditional"
+NULL = "null"
 LABELS = {CONDITIONAL: "With the class", NULL: "Without a class"}
 READING = """\
 All likelihoods are of the unguided chain, w = 0, in nats per example. With one coordinate at a time the conditionals \
@@ -194,7 +195,8 @@ class LikelihoodStudy:
                 entropy, nll, nelbo, excesses, policies = made[self._table_key(case, who, label)]
                 likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
                 for k, excess, error in excesses:
-                    value, fall = nll + excess, _less(nelbo, nll + excess)
+                    value = nll + excess
+                    fall = _less(nelbo, nll + excess)
                     bounds.append(BoundRow(who, label, k, value, error, value * bits, fall, error))
                 for policy, value in policies:
                     orders.append(OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None))
@@ -207,7 +209,8 @@ class LikelihoodStudy:
         bounds: list[BoundRow] = []
         orders: list[OrderRow] = []
         part: list[PartRow] = []
-        num_dims, num_test = math.prod(case.data.grid_shape), len(case.data.test_examples()[0])
+        num_dims = math.prod(case.data.grid_shape)
+        num_test = len(case.data.test_examples()[0])
         for label in LABELS:
             nelbo = Bound(*made["nelbo", label, case.plan.seed])
             truth, truth_se = made["truth", label] or (None, None)
@@ -231,13 +234,15 @@ def is_exact(case: Case) -> bool:
     """Whether all is exact: of a table that is small enough."""
     if not isinstance(case.target, TableMixture):
         return False
-    n, d = case.target.num_tokens, case.target.num_dims
+    n = case.target.num_tokens
+    d = case.target.num_dims
     return (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES
 
 
 def _of_table(case: Case, who: str, label: str, most: int) -> tuple[Any, ...]:
     """Entropy, NLL, NELBO; (k, bound - NLL, standard error) for each k; (policy, NLL) for each policy."""
-    target, denoiser = case.target, case.table(who) or case.denoisers[who]
+    target = case.target
+    denoiser = case.table(who) or case.denoisers[who]
     parts: list[tuple[float, int | None]] = [(1.0, None)]
     if label == CONDITIONAL:
         parts = [(a, k) for k, a in enumerate(target.class_weights.tolist()) if a > 0]
@@ -282,7 +287,8 @@ def _truth(target: Any, x: Tensor, classes: Tensor | None) -> tuple[float, ...] 
 
 def _along(case: Case, x: Tensor, classes: Tensor | None, orders: int, policy: str | None) -> Tensor:
     """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
-    denoiser, seed = case.denoisers[case.judged], case.plan.seed
+    denoiser = case.denoisers[case.judged]
+    seed = case.plan.seed
     stream = ("orders", seed) if policy is None else ("ties", seed, policy)
     generator = generator_for(*stream, device=device_of(denoiser))
     with share_shown(f"orders of {policy or 'chance'}") as show:
@@ -368,7 +374,9 @@ def verdict_of_table(likelihoods: Sequence[LikelihoodRow], orders: Sequence[Orde
 
 
 def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
-    nll, entropy, gap = _known(row.nll), _known(row.entropy), _known(row.order_gap)
+    nll = _known(row.nll)
+    entropy = _known(row.entropy)
+    gap = _known(row.order_gap)
     head = f"{LABELS[row.label]}, the network"
     if math.isinf(nll):
         return [f"{head} gives probability 0 to examples that the data have: its NLL is infinite."]
@@ -378,7 +386,8 @@ def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
         said = f"{head} is {above:.2g} nats worse than the data allow: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
     agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
     own = {o.policy: o.nats for o in orders if (o.denoiser, o.label) == (row.denoiser, row.label)}
-    best, worst = min(own.values()), max(own.values())
+    best = min(own.values())
+    worst = max(own.values())
     if _less(worst, best) < SAME:
         return [f"{said}, and {agree}. Along the order of every policy the NLL is {best:.5f}."]
     named = [

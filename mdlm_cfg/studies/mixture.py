@@ -27,14 +27,17 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
-AGAIN, FLOOR, CLASS = "again", "floor", "class"
+AGAIN = "again"
+FLOOR = "floor"
+CLASS = "class"
 DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 CLEAR = 3.0  # times the noise floor from which an energy distance is called clear
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": of the network, "floor": exact guided again, "class": unguided'
-WHOLE, PARTIAL = "whole", "partial"
+WHOLE = "whole"
+PARTIAL = "partial"
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "floor" is a second, independent exact set and \
 shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
@@ -278,7 +281,8 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
 
 def _unguided(case: Case, guidance: Guidance) -> Tensor:
     """As many draws of the classes themselves, uint8 (classes, n, D)."""
-    plan, num_dims = case.plan, case.target.num_dims
+    plan = case.plan
+    num_dims = case.target.num_dims
     drawn = [
         case.target.sample(plan.num_samples, plan.generator("samples", guidance, k, "class", num_dims=num_dims), k)[0]
         for k in case.classes
@@ -382,7 +386,8 @@ def _components(rows: Sequence[ComponentRow], compared: Mapping[Guidance, Any], 
         Table(["w", "set"], numbers, note=COMPONENT_NOTE),
         Cloud(points, labels, "A point for each component: exact guided samples."),
     ]
-    title, logged = "Do distinct components gain weight?", ["rank_correlation_partial"]
+    title = "Do distinct components gain weight?"
+    logged = ["rank_correlation_partial"]
     return Block("components", rows, title, COMPONENT_TEXT, [], views, logged, "Components")
 
 

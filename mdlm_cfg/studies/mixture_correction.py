@@ -169,14 +169,16 @@ class MixtureCorrection:
         return _plain(tilted_reference(case.target, guidance.constant, z, self.num_reference, generator))
 
     def _weighted(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
-        denoiser, plan = case.denoisers[case.judged], case.plan
+        denoiser = case.denoisers[case.judged]
+        plan = case.plan
         where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
         generator = plan.generator("weighted samples", guidance, z, **where)
         drawn = plan.sampler.draw_weighted(denoiser, guidance, z, plan.num_samples, generator)
         return _plain(Weighted(*drawn, self.num_groups))
 
     def _resampled(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
-        denoiser, plan = case.denoisers[case.judged], case.plan
+        denoiser = case.denoisers[case.judged]
+        plan = case.plan
         where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
         found = sequential_monte_carlo(
             denoiser,
@@ -206,7 +208,8 @@ class MixtureCorrection:
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
             for z in case.classes:
-                sets, name = self.weighted_sets(case, made, g, z), case.class_name(z)
+                sets = self.weighted_sets(case, made, g, z)
+                name = case.class_name(z)
                 seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
                 rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
                 rows["usage"] += usage_rows(g, name, seen)
@@ -303,7 +306,8 @@ def _even(x: Tensor) -> Weighted:
 
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
     """A set as the exact mixture sees it."""
-    x, weights = found.x, found.weights
+    x = found.x
+    weights = found.weights
     usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
     posterior = float(weights @ log_class_posterior(target, x, target_class).exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))

@@ -137,7 +137,9 @@ def panel_pieces(case: Case) -> Iterable[Piece]:
 
 def panel_of(case: Case) -> InteractivePanel | None:
     """The panel, put together from its pieces; None where the table has none."""
-    target, guidances, classes = case.target, _guidances(case.plan), _classes(case)
+    target = case.target
+    guidances = _guidances(case.plan)
+    classes = _classes(case)
     if not classes:
         return None
     kinds = list(dict.fromkeys(guidance.kind for guidance in guidances))
@@ -200,7 +202,8 @@ def _laws_of_class(case: Case, k: int, guidances: Sequence[Guidance]) -> list[di
 
 
 def _laws(case: Case, k: int, guidance: Guidance) -> dict[str, Any]:
-    policy, target = case.plan.sampler.policy, case.target
+    policy = case.plan.sampler.policy
+    target = case.target
     exact = target.denoiser()
     laws = {"class": target.class_pmf(k), "exact": terminal_law(exact, guidance, k, policy)}
     if guidance.has_tilted:

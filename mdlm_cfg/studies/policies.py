@@ -128,7 +128,8 @@ def _distances(
     case: Case, guidance: Guidance, name: str, policies: Sequence[Policy], steps: Sequence[int]
 ) -> list[tuple[Any, ...]]:
     """The measured columns of every policy and number of coordinates per step."""
-    target, z = case.target, case.one_class
+    target = case.target
+    z = case.one_class
     of_class = target.class_pmf(z)
     tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
     found = []
@@ -194,7 +195,8 @@ def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
 
 
 def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
-    best, worst = min(rows, key=lambda r: r.tv_class), max(rows, key=lambda r: r.tv_class)
+    best = min(rows, key=lambda r: r.tv_class)
+    worst = max(rows, key=lambda r: r.tv_class)
     head = f"With {denoiser} conditionals, w = 0 and one coordinate per step,"
     if worst.tv_class < ROUNDING:
         return f"{head} every policy samples the class exactly (within {ROUNDING:g})."
@@ -208,7 +210,8 @@ def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
 
 def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
     found = [(row.tv_tilted, row.policy) for row in rows if row.tv_tilted is not None]
-    best, worst = min(tv for tv, _ in found), max(tv for tv, _ in found)
+    best = min(tv for tv, _ in found)
+    worst = max(tv for tv, _ in found)
     near, far = (", ".join(policy for tv, policy in found if abs(tv - at) < SAME) for at in (best, worst))
     together = rows[0].together
     step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together

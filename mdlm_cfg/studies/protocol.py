@@ -22,7 +22,8 @@ from mdlm_cfg.support.progress import Pieces, share_shown, silent
 from mdlm_cfg.targets.data import Data, class_name
 
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is asked about every partial state
-EXACT, LEARNED = "exact", "learned"
+EXACT = "exact"
+LEARNED = "learned"
 Key = Hashable
 Made = Mapping[Key, Any]
 
@@ -123,7 +124,8 @@ class Case:
     def _table(self, denoiser: Denoiser) -> Denoiser | None:
         if isinstance(denoiser, TabulatedDenoiser) or denoiser is self.denoisers.get(EXACT):
             return denoiser
-        n, d = denoiser.num_tokens, denoiser.num_dims
+        n = denoiser.num_tokens
+        d = denoiser.num_dims
         if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
             return None
         return TabulatedDenoiser(denoiser, self.keep, shown=lambda: share_shown("asking the network about all states"))
@@ -177,7 +179,8 @@ class Needs:
         Args:
             name: of the study, as a user writes it.
         """
-        data, plan = case.data, case.plan
+        data = case.data
+        plan = case.plan
         if not self.fits(data):
             example = f", such as {self.example}" if self.example else ""
             raise UserError(f"study={name} is made for {self.what}, and {data.name} is not: choose other data{example}")

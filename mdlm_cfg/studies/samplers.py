@@ -80,7 +80,8 @@ class Samplers:
 
         Under a policy also event-leaping in that order: of these samplers it alone takes one.
         """
-        schedule, policy = plan.sampler.schedule, plan.sampler.policy
+        schedule = plan.sampler.schedule
+        policy = plan.sampler.policy
         samplers = [Sampler(name, budget, schedule) for name in STEPPED for budget in self.budgets]
         if policy is not None:
             samplers += [Sampler(EVENT_LEAPING, budget, schedule, policy=policy) for budget in self.budgets]
@@ -89,7 +90,8 @@ class Samplers:
         return samplers
 
     def _distances(self, case: Case, guidance: Guidance, who: str) -> list[float]:
-        denoiser, z = case.table(who) or case.denoisers[who], case.one_class
+        denoiser = case.table(who) or case.denoisers[who]
+        z = case.one_class
         chains: dict[Guidance, FrozenChain] = {}
         ends = {}
         found = []
@@ -144,7 +146,8 @@ def verdict_of(rows: list[SamplerRow]) -> list[str]:
     own = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser and row.calls == 16]
     if not own or max(row.tv for row in own) <= NOTHING:
         return []
-    best, worst = min(own, key=lambda row: row.tv), max(own, key=lambda row: row.tv)
+    best = min(own, key=lambda row: row.tv)
+    worst = max(own, key=lambda row: row.tv)
     return [
         f"At w = {top.label} and 16 calls, {best.method} has the least discretisation error ({best.tv:.4f}) and "
         f"{worst.method} the largest ({worst.tv:.4f}).",

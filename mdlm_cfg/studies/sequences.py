@@ -30,7 +30,8 @@ ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 SURE = 2.0  # standard errors from which a difference is more than chance
-FLOOR, CLASS = "floor", "class"
+FLOOR = "floor"
+CLASS = "class"
 LABELS = {"conditional": "with the class", "null": "without a class"}
 READING = """\
 {num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each sequence \
@@ -263,7 +264,9 @@ def _class_key(case: Case) -> Key:
 
 def _of_class(case: Case) -> dict[str, Any]:
     """Samples of the class (n, D), and by n the TV of n-grams of several such sets to the class's own distribution."""
-    target, plan, z = case.target, case.plan, case.one_class
+    target = case.target
+    plan = case.plan
+    z = case.one_class
     laws = {n: gram_law(target, n, z) for n in gram_lengths(target)}
     tvs: dict[int, list[float]] = {n: [] for n in laws}
     first = None
@@ -311,7 +314,8 @@ def _measuring(case: Case, guidance: Guidance, name: str, sampler: Sampler | Non
 
 def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
     """The columns of a SetRow, of sequences (n, D) beside the class and the exact guided samples of a strength."""
-    target, z = case.target, case.one_class
+    target = case.target
+    z = case.one_class
     found = sequence_statistics(target, x, z)
     exact = _sequences(case, guidance, EXACT)
     columns: dict[str, Any] = dict.fromkeys(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3))
@@ -359,7 +363,8 @@ def order_of(sampler: Sampler) -> str:
 
 
 def _to_read(case: Case, made: Made) -> Block:
-    symbols, guidances = symbols_of(case.target.num_tokens, case.target.value_names), case.plan.guidances
+    symbols = symbols_of(case.target.num_tokens, case.target.value_names)
+    guidances = case.plan.guidances
     parts = []
     for who in case.denoisers:
         by_w = {g: made[aligned_key(case, who, g, case.one_class)] for g in guidances}
@@ -415,7 +420,8 @@ def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
     if not rows:
         return []
     text = OF_ORDERS.format(num=case.plan.num_samples, dims=case.target.num_dims)
-    by, dashed = ["order", "denoiser"], {"denoiser": LEARNED}
+    by = ["order", "denoiser"]
+    dashed = {"denoiser": LEARNED}
     views: list[View] = [
         Table(["w", "denoiser", "order", "calls"], MEASURED, note="Calls: for each of the two conditionals."),
         Curve("calls", "log_prob", by, "Log-likelihood against calls.", panels="w", log_x=True, dashed=dashed),

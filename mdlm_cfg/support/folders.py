@@ -106,7 +106,8 @@ def new_run_folder(
     """
     made = made or Made()
     above = made.folder(Path(root, checked_name(name)))
-    stamp, label = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), label_of(overrides, name)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    label = label_of(overrides, name)
     for number in ["", *(f"-{k}" for k in range(2, 1000))]:
         with suppress(FileExistsError):
             return made.new_folder(above / "_".join(part for part in (stamp + number, what, label) if part))

@@ -41,7 +41,8 @@ class Kept:
     """
 
     def __init__(self, folder: Path, about: object) -> None:
-        self.folder, self.about = folder, about
+        self.folder = folder
+        self.about = about
 
     def __call__(self, key: object, make: Callable[[], Made]) -> Made:
         """See `Keep`."""

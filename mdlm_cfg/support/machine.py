@@ -10,7 +10,10 @@ from functools import lru_cache, partial
 
 import torch
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+# glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
 SPEEDUP = 1.2  # of bfloat16 over float32 from which it is worth its rounding
 
 

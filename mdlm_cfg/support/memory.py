@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 
-GROUPS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+GROUPS = Path("/proc/self/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
 LACK = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it, in a RuntimeError
 
 
@@ -36,9 +37,11 @@ def group_limits(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
     for line in _lines(groups):
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            base, file = mount, "memory.max"
+            base = mount
+            file = "memory.max"
         elif "memory" in controllers.split(","):
-            base, file = mount / "memory", "memory.limit_in_bytes"
+            base = mount / "memory"
+            file = "memory.limit_in_bytes"
         else:
             continue
         own = base / group.lstrip("/")

@@ -38,7 +38,8 @@ class Pieces:
     """
 
     def __init__(self, costs: Sequence[float], write: Callable[[str], None] | None) -> None:
-        self.costs, self.write = list(costs), write
+        self.costs = list(costs)
+        self.write = write
         self._begun = 0
         self._start = time.monotonic()
 
@@ -83,11 +84,14 @@ def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
     Args:
         every: seconds between looks at the clock.
     """
-    piece, begun, ended = "", time.monotonic(), threading.Event()
+    piece = ""
+    begun = time.monotonic()
+    ended = threading.Event()
 
     def say(line: str) -> None:
         nonlocal piece, begun
-        piece, begun = line.partition(" (about ")[0], time.monotonic()
+        piece = line.partition(" (about ")[0]
+        begun = time.monotonic()
         LINES.say(line, "dim")
 
     def watch() -> None:
@@ -107,7 +111,8 @@ def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def share_shown(what: str) -> Iterator[Callable[[float], None]]:
     """A bar to tell the share of the work done, 0 to 1; where there is no terminal, a line now and then."""
-    console, start = LINES.console, time.monotonic()
+    console = LINES.console
+    start = time.monotonic()
     if console.is_terminal:
         columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         with Progress(*columns, console=console, transient=True) as bar:

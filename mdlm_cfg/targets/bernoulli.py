@@ -52,7 +52,8 @@ class BernoulliMixture:
         # log p and log(1 - p), (K * C, D), zeros replaced: `log_likelihood` counts what is impossible instead
         flat = self.probabilities.flatten(0, 1)
         self._log_on, self._log_off = (torch.where(p > 0, p, 1.0).log() for p in (flat, 1 - flat))
-        self._never_on, self._never_off = (flat == 0).double(), (flat == 1).double()
+        self._never_on = (flat == 0).double()
+        self._never_off = (flat == 1).double()
         self._has_zeros = bool((self._never_on + self._never_off).any())
 
     def _rows(self, target_class: int | None) -> slice:
@@ -79,7 +80,8 @@ class BernoulliMixture:
             tokens: partial states, int64 (B, D), values 0, 1 and the mask 2.
         """
         rows = self._rows(target_class)
-        on, off = (tokens == 1).double(), (tokens == 0).double()
+        on = (tokens == 1).double()
+        off = (tokens == 0).double()
         log_p = on @ self._log_on[rows].T + off @ self._log_off[rows].T
         if self._has_zeros:
             impossible = on @ self._never_on[rows].T + off @ self._never_off[rows].T
@@ -114,7 +116,8 @@ class BernoulliMixture:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Independent draws on the generator's device: x int64 (num, D), classes and components int64 (num,)."""
         device = torch.device("cpu") if generator is None else generator.device
-        rows, (probabilities, weights) = self._rows(target_class), self._drawn_from(device)
+        rows = self._rows(target_class)
+        (probabilities, weights) = self._drawn_from(device)
         cdf = (weights if target_class is None else self.weights(target_class).to(device)).cumsum(0)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device) * cdf[-1]
         # right=True: the first index whose cdf exceeds the draw, so components of weight 0 are never drawn
@@ -144,7 +147,8 @@ class BernoulliMixture:
 
     def covariance(self, target_class: int | None = None) -> Tensor:
         """Cov[x | z], float64 (D, D): of the components' means diag sum_c w_c p_c (1 - p_c)."""
-        weights, p = self.weights(target_class), self.component_probabilities(target_class)
+        weights = self.weights(target_class)
+        p = self.component_probabilities(target_class)
         centred = p - self.mean(target_class)
         return (weights[:, None] * centred).T @ centred + torch.diag(weights @ (p * (1 - p)))
 
@@ -197,7 +201,9 @@ class BernoulliDenoiser:
 
     def __init__(self, target: BernoulliMixture) -> None:
         self.target = target
-        self.num_tokens, self.num_dims, self.num_classes = 2, target.num_dims, target.num_classes
+        self.num_tokens = 2
+        self.num_dims = target.num_dims
+        self.num_classes = target.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""

@@ -61,7 +61,8 @@ def _maximize(x: Tensor, responsibilities: Tensor, smoothing: float) -> tuple[Te
 
 def _expect(x: Tensor, p: Tensor, w: Tensor, smoothing: float) -> tuple[Tensor, float]:
     """P(component | x), (n, C), and the penalised log-likelihood of these parameters, up to a constant."""
-    log_odds, log_off = p.log() - (-p).log1p(), (-p).log1p()
+    log_odds = p.log() - (-p).log1p()
+    log_off = (-p).log1p()
     log_joint = x @ log_odds.T + log_off.sum(dim=1) + w.log()
     log_prob = log_joint.logsumexp(dim=1, keepdim=True)
     log_prior = smoothing * (p.log().sum() + log_off.sum() + w.log().sum())

@@ -155,8 +155,10 @@ class HiddenMarkovMixture:
 
         Where the earlier ones are impossible the law is 0 and the logarithm -inf.
         """
-        seen, transition = self._likelihoods(tokens, classes), self.transition[classes]
-        ahead, totals = torch.empty_like(seen), torch.empty_like(seen[..., :1])
+        seen = self._likelihoods(tokens, classes)
+        transition = self.transition[classes]
+        ahead = torch.empty_like(seen)
+        totals = torch.empty_like(seen[..., :1])
         ahead[0] = self.initial[classes][:, None]
         for i in range(self.num_dims):
             law = ahead[i] * seen[i]
@@ -167,7 +169,8 @@ class HiddenMarkovMixture:
 
     def _backward(self, tokens: Tensor, classes: slice) -> Tensor:
         """Up to a factor, p(all later ones | hidden state at i): (D, K', B, S)."""
-        seen, back = self._likelihoods(tokens, classes), self.transition[classes].transpose(1, 2)
+        seen = self._likelihoods(tokens, classes)
+        back = self.transition[classes].transpose(1, 2)
         behind = torch.ones_like(seen)
         for i in reversed(range(1, self.num_dims)):
             message = behind[i] * seen[i]
@@ -196,7 +199,9 @@ class HiddenMarkovDenoiser:
 
     def __init__(self, target: HiddenMarkovMixture) -> None:
         self.target = target
-        self.num_tokens, self.num_dims, self.num_classes = target.num_tokens, target.num_dims, target.num_classes
+        self.num_tokens = target.num_tokens
+        self.num_dims = target.num_dims
+        self.num_classes = target.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
@@ -211,7 +216,8 @@ class HiddenMarkovDenoiser:
 
     def _of_class(self, tokens: Tensor, k: int) -> Tensor:
         hidden, log_prob = self.target.hidden_posterior(tokens, slice(k, k + 1))
-        log_probs, dead = (hidden[:, 0] @ self.target.emission[k]).log_().transpose(0, 1), log_prob[:, 0] == NEG_INF
+        log_probs = (hidden[:, 0] @ self.target.emission[k]).log_().transpose(0, 1)
+        dead = log_prob[:, 0] == NEG_INF
         if bool(dead.any()):
             log_probs[dead] = self._whole(tokens[dead])
         return log_probs

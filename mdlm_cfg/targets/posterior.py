@@ -25,7 +25,9 @@ class TablePosterior:
 
     def __init__(self, target: TableMixture) -> None:
         self.target = target
-        self.num_tokens, self.num_dims, self.num_classes = target.num_tokens, target.num_dims, target.num_classes
+        self.num_tokens = target.num_tokens
+        self.num_dims = target.num_dims
+        self.num_classes = target.num_classes
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Log-probabilities (B, K) of partial states, int64 (B, D)."""

@@ -80,9 +80,11 @@ def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 
     for name, share in (("entry", entry), ("fidelity", fidelity)):
         if not 0 <= share <= 1:
             raise UserError(f"{name} = {share} of motif_in_noise must be a probability, from 0 to 1")
-    length, num_tokens = len(MOTIFS[0]), len(BASES)
+    length = len(MOTIFS[0])
+    num_tokens = len(BASES)
     transition = torch.zeros(length + 1, length + 1, dtype=torch.float64)
-    transition[0, 0], transition[0, 1] = 1 - entry, entry
+    transition[0, 0] = 1 - entry
+    transition[0, 1] = entry
     for place in range(1, length + 1):
         transition[place, (place + 1) % (length + 1)] = 1.0
     emission = torch.full((2, length + 1, num_tokens), (1 - fidelity) / (num_tokens - 1), dtype=torch.float64)
@@ -93,9 +95,14 @@ def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 
     initial = torch.zeros(2, length + 1)
     initial[:, 0] = 1.0
     return HiddenMarkovMixture(
-        initial, transition.expand(2, -1, -1), emission, torch.full((2,), 0.5), num_dims=num_dims,
-        class_names=MOTIFS, value_names=tuple(BASES),
-    )  # fmt: skip
+        initial,
+        transition.expand(2, -1, -1),
+        emission,
+        torch.full((2,), 0.5),
+        num_dims=num_dims,
+        class_names=MOTIFS,
+        value_names=tuple(BASES),
+    )
 
 
 def dialects(num_dims: int = 128, apart: float = 1.0) -> HiddenMarkovMixture:
@@ -119,9 +126,14 @@ def dialects(num_dims: int = 128, apart: float = 1.0) -> HiddenMarkovMixture:
     initial = torch.zeros(2, len(SOUNDS))
     initial[:, 0] = 1.0
     return HiddenMarkovMixture(
-        initial, transition, emission, torch.full((2,), 0.5), num_dims=num_dims,
-        class_names=("first", "second"), value_names=tuple(LETTERS),
-    )  # fmt: skip
+        initial,
+        transition,
+        emission,
+        torch.full((2,), 0.5),
+        num_dims=num_dims,
+        class_names=("first", "second"),
+        value_names=tuple(LETTERS),
+    )
 
 
 def _transition(follows: Mapping[str, Mapping[str, float]]) -> Tensor:

@@ -53,7 +53,8 @@ class TableMixture:
         _check_probabilities("class_weights", weights, weights.sum())
         self.class_pmfs = pmfs / sums.reshape(-1, *[1] * (pmfs.ndim - 1))
         self.class_weights = weights / weights.sum()
-        self.num_classes, self.num_tokens = pmfs.shape[0], pmfs.shape[1]
+        self.num_classes = pmfs.shape[0]
+        self.num_tokens = pmfs.shape[1]
         self.num_dims = pmfs.ndim - 1
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
@@ -191,8 +192,10 @@ class LogMarginals:
 
     def weights(self, w: float) -> Tensor | None:
         """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does."""
-        (low, high), ends = self.span[0], [w * end for end in self.span[1] if w]
-        low, high = low + min(ends, default=0.0), high + max(ends, default=0.0)
+        (low, high) = self.span[0]
+        ends = [w * end for end in self.span[1] if w]
+        low = low + min(ends, default=0.0)
+        high = high + max(ends, default=0.0)
         if not -MAX_LOG_RANGE < low <= high < MAX_LOG_RANGE or high - low > MAX_LOG_RANGE:
             return None
         if self.log_ratio is None or w == 0:
@@ -214,8 +217,10 @@ class TableDenoiser:
     """
 
     def __init__(self, target: TableMixture) -> None:
-        self.target, self.device = target, target.class_pmfs.device
-        self.num_tokens, self.num_dims = target.num_tokens, target.num_dims
+        self.target = target
+        self.device = target.class_pmfs.device
+        self.num_tokens = target.num_tokens
+        self.num_dims = target.num_dims
         self.num_classes = target.num_classes
         self.lattice = lattice_of(target.num_tokens, target.num_dims, self.device)
         self._dense: dict[int, Tensor] = {}
@@ -261,7 +266,8 @@ class TableDenoiser:
         if k not in self._dense:
             pmf = self.target.class_pmf(None if k == self.num_classes else k)
             self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
-        table, n = self._dense[k], self.num_tokens
+        table = self._dense[k]
+        n = self.num_tokens
         state = flat_index(tokens, n + 1)
         far = torch.arange(n, device=self.device) - tokens[..., None]
         moves = far * strides(n + 1, self.num_dims, self.device)[:, None]

@@ -33,7 +33,8 @@ def area_average(images: Tensor, height: int, width: int) -> Tensor:
             f"a grid of {height} x {width} cells does not fit images of {tuple(images.shape[1:])} pixels; "
             "it needs at least 1 x 1 and at most one cell a pixel"
         )
-    rows, columns = _overlaps(height, images.shape[1]), _overlaps(width, images.shape[2])
+    rows = _overlaps(height, images.shape[1])
+    columns = _overlaps(width, images.shape[2])
     return torch.cat([rows @ chunk.double() @ columns.T for chunk in images.split(CHUNK)])
 
 

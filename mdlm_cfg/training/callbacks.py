@@ -125,7 +125,9 @@ class RunProgress(ProgressBar):
         self.console = LINES.console
         self.bar: Progress | None = None
         self._enabled = True
-        self._start, self._from, self._shown = 0.0, 0.0, 0.0
+        self._start = 0.0
+        self._from = 0.0
+        self._shown = 0.0
         self._shares = ExitStack()
         self._show: Callable[[float], None] = _nowhere
 
@@ -142,7 +144,8 @@ class RunProgress(ProgressBar):
             LINES.say(" ".join(map(str, args)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start, self._from = time.monotonic(), _progress(pl_module)
+        self._start = time.monotonic()
+        self._from = _progress(pl_module)
         if self._enabled and trainer.is_global_zero and self.console.is_terminal:
             self.bar = Progress(*_columns(), console=self.console, transient=True)
             self.bar.add_task("training", total=1.0, left="", numbers="")

@@ -98,15 +98,23 @@ class ImageClassifier(nn.Module):
         if len(grid_shape) != 2:
             raise UserError(f"a classifier of images needs a grid (height, width), not {tuple(grid_shape)}")
         settings = settings or ClassifierSettings()
-        self.grid_shape, self.num_classes, self.top = tuple(grid_shape), num_classes, num_tokens - 1
+        self.grid_shape = tuple(grid_shape)
+        self.num_classes = num_classes
+        self.top = num_tokens - 1
         first, second = settings.channels
         height, width = ((side + 3) // 4 for side in grid_shape)  # halved twice, rounded up
         self.body = nn.Sequential(
-            nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
-            nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second), nn.ReLU(),
+            nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
-            nn.Flatten(), nn.Linear(second * height * width, settings.num_features), nn.ReLU(),
-        )  # fmt: skip
+            nn.Flatten(),
+            nn.Linear(second * height * width, settings.num_features),
+            nn.ReLU(),
+        )
         self.head = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(settings.num_features, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +208,8 @@ def _shifted(images: Tensor) -> Tensor:
     reach = min(SHIFT, height // 10, width // 10)
     padded = functional.pad(images, (reach, reach, reach, reach))
     down, right = torch.randint(2 * reach + 1, (2, num, 1))
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    rows = down + torch.arange(height)
+    columns = right + torch.arange(width)
     return padded[torch.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

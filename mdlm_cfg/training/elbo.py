@@ -31,7 +31,8 @@ def exactly(net: Net, device: torch.device) -> Iterator[Net]:
     Under autocast every matrix product is rounded to half precision: of a network that is what is asked for, of
     targets and weights it would be a bias larger than the score error they are to reach.
     """
-    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    enabled = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type)
 
     def ask(tokens: Tensor, classes: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=enabled):
@@ -133,9 +134,11 @@ def pooled_nelbo(
     Returns:
         conditional and null, (num_rows,) each, in nats per sample.
     """
-    x_own, own = x[:num_rows], classes[:num_rows]
+    x_own = x[:num_rows]
+    own = classes[:num_rows]
     tokens, counts = masked(x_own, mask_id, generator)
-    labels, tokens = torch.cat([own, torch.full_like(own, null_class)]), tokens.repeat(2, 1)
+    labels = torch.cat([own, torch.full_like(own, null_class)])
+    tokens = tokens.repeat(2, 1)
     with exactly(net, x.device) as ask:
         targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
         cost = cross_entropy_of(targets * (tokens == mask_id)[..., None], ask(tokens, labels))
@@ -161,7 +164,8 @@ def pooled_conditionals(
     Raises:
         UserError: more states than an int64 can number.
     """
-    n, d = num_tokens, x.shape[1]
+    n = num_tokens
+    d = x.shape[1]
     if null_class * n**d >= 2**63:
         raise UserError(f"N^D = {n}^{d} states are too many to pool a batch by; use objective=sampled")
     with torch.autocast(x.device.type, enabled=False):
@@ -209,7 +213,8 @@ class AveragedObjective:
         # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
         subsets = torch.tensor([comb(d, m) for m in range(d + 1)])
         weights = is_masked / (num_masked * subsets[num_masked])[:, None].double()
-        self.states, self.children = states.to(device), children.to(device)
+        self.states = states.to(device)
+        self.children = children.to(device)
         self.weights = weights.to(self.dtype).to(device)[..., None]
         self.tokens = tokens.repeat(k + 1, 1).to(device)  # (L, D), of all pairs of a label and a partial state
         self.classes = torch.arange(k + 1).repeat_interleave(len(tokens)).to(device)
@@ -217,7 +222,9 @@ class AveragedObjective:
 
     def histogram(self, x: Tensor, classes: Tensor) -> Tensor:
         """The batch's distribution over labels and points, float64 (K, N, ..., N), summing to 1."""
-        n, d, k = self.num_tokens, self.num_dims, self.num_classes
+        n = self.num_tokens
+        d = self.num_dims
+        k = self.num_classes
         cells = classes * n**d + flat_index(x, n)
         counts = torch.zeros(k * n**d, dtype=self.dtype, device=x.device)
         counts.scatter_add_(0, cells, torch.ones_like(cells, dtype=self.dtype))
@@ -234,10 +241,13 @@ class AveragedObjective:
             labelled = torch.cat([histogram, histogram.sum(dim=0, keepdim=True)])
             shares = all_marginals(labelled.to(self.dtype))
             targets = (shares[:, self.children] * self.weights).flatten(0, 1)  # (L, D, N)
-            tokens, classes = self.tokens, self.classes
+            tokens = self.tokens
+            classes = self.classes
             if histogram.device.type == "cpu":  # a pair without probability has no weight
                 rows = (shares[:, self.states] > 0).flatten().nonzero().squeeze(1)
-                targets, tokens, classes = targets[rows], tokens[rows], classes[rows]
+                targets = targets[rows]
+                tokens = tokens[rows]
+                classes = classes[rows]
             cost = cross_entropy_of(targets, ask(tokens, classes))
             is_null = classes == self.num_classes
             return cost.masked_fill(is_null, 0.0).sum(), cost.masked_fill(~is_null, 0.0).sum()

@@ -39,7 +39,8 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
     Raises:
         UserError: it can not.
     """
-    checkpoint, data = read_checkpoint(path), record["data"]
+    checkpoint = read_checkpoint(path)
+    data = record["data"]
     saved = checkpoint["hyper_parameters"]
     if saved["data"]["fingerprint"] != data["fingerprint"]:
         raise UserError(
@@ -146,10 +147,12 @@ def skip_seen(data: LightningDataModule, num_batches: int) -> None:
     """Leave the first batches of the next epoch out, once: Lightning begins an interrupted epoch again."""
     if num_batches == 0 or not isinstance(data, DiffusionData):
         return
-    begin, left = data._next_epoch, [num_batches]
+    begin = data._next_epoch
+    left = [num_batches]
 
     def rest() -> Iterator[Batch]:
-        seen, left[0] = left[0], 0
+        seen = left[0]
+        left[0] = 0
         yield from islice(begin(), seen, None)
 
     data._next_epoch = rest  # type: ignore[method-assign]

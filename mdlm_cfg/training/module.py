@@ -74,13 +74,19 @@ class MaskedDiffusion(LightningModule):
             raise UserError(f"num_draws must be at least 1, not {num_draws}")
         objective.prepare(net)
         self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
-        self.net, self.objective, self.optimizer = net, objective, optimizer
+        self.net = net
+        self.objective = objective
+        self.optimizer = optimizer
         self.annealing = annealing or Annealing()
-        self.num_draws, self.kind, self.seed, self.is_compiled = num_draws, kind_of(kind), seed, is_compiled
+        self.num_draws = num_draws
+        self.kind = kind_of(kind)
+        self.seed = seed
+        self.is_compiled = is_compiled
         self._asked = (self.net,)  # a tuple, for a compiled network is not to be another part of this module
         self.val_nelbo: float | None = None
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
-        self._started, self._minutes = time.monotonic(), 0.0
+        self._started = time.monotonic()
+        self._minutes = 0.0
         self._watch: ExactWatch | None = None
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as they were asked for
         self._first_bad = torch.tensor(NEVER)
@@ -157,7 +163,8 @@ class MaskedDiffusion(LightningModule):
 
     def progress(self) -> float:
         """The share of training done: of its epochs, its steps or its time, whichever is furthest; 0 without any."""
-        trainer, shares = self.trainer, [0.0]
+        trainer = self.trainer
+        shares = [0.0]
         epochs = trainer.max_epochs or 0
         if epochs > 0:
             batches = float(trainer.num_training_batches)
@@ -238,7 +245,8 @@ class MaskedDiffusion(LightningModule):
         x, classes = batch
         if len(x) == 0:
             return
-        n, k = int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
+        n = int(self.net.num_tokens)  # type: ignore[arg-type]
+        k = int(self.net.num_classes)  # type: ignore[arg-type]
         index = batch_idx * self.trainer.world_size + self.global_rank
         for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
             generator = generator_for(what, index, self.seed, 0, device=x.device)

@@ -40,7 +40,8 @@ class Objective:
                 f"objective.label_dropout={label_dropout:g} trains nothing {missing}, and guidance needs both",
                 stacklevel=2,
             )
-        self.label_dropout, self.label_smoothing = label_dropout, label_smoothing
+        self.label_dropout = label_dropout
+        self.label_smoothing = label_smoothing
 
     def prepare(self, net: nn.Module) -> None:
         """Raise UserError unless a network can be trained so: called once, before any time is spent."""

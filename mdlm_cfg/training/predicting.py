@@ -63,7 +63,9 @@ class _Worker(LightningModule):
 
     def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
         super().__init__()
-        self.pieces, self.net, self.keep = pieces, net, keep
+        self.pieces = pieces
+        self.net = net
+        self.keep = keep
 
     def configure_model(self) -> None:
         """Every process draws with the whole network, also where training shared its weights out."""

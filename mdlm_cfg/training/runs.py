@@ -24,11 +24,14 @@ from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.support.stored import Damaged, load
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST = "last.ckpt"
+BEST = "best.ckpt"
 CHECKPOINT = Path("checkpoints", LAST)  # of a run's folder
 CONFIG = "resolved_config.yaml"
 RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a run, in its checkpoint
-WRITTEN_BY, FORMAT = "mdlm_cfg", 2  # the format changes when an older checkpoint can not be read any more
+# the format changes when an older checkpoint can not be read any more
+WRITTEN_BY = "mdlm_cfg"
+FORMAT = 2
 NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
 
 
@@ -88,7 +91,8 @@ class LoadedRun:
         """
         if n < 1:
             raise UserError(f"n = {n} is not allowed: it must be at least 1")
-        guidance, made = w if isinstance(w, Guidance) else Guidance(w), as_sampler(sampler, steps)
+        guidance = w if isinstance(w, Guidance) else Guidance(w)
+        made = as_sampler(sampler, steps)
         label = -1 if target_class is None else target_class
         key: tuple[str | int, ...] = ("samples", seed, *guidance.key(self.denoiser.num_dims), label)
         parts = []
@@ -100,7 +104,8 @@ class LoadedRun:
 
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""
-        theirs, ours = description["fingerprint"], self.data["fingerprint"]
+        theirs = description["fingerprint"]
+        ours = self.data["fingerprint"]
         if theirs != ours:
             raise UserError(
                 f"the checkpoint {self.path} was trained on other data: {self.data['name']} (fingerprint {ours}), "
@@ -137,7 +142,8 @@ def whole_checkpoint(folder: Path) -> Path | None:
     The best one is used where the last one is missing or damaged, and stderr says so. Where both are damaged it is the
     last one, and whoever reads it will say so.
     """
-    last, best = folder / LAST, folder / BEST
+    last = folder / LAST
+    best = folder / BEST
     if last.is_file() and (_is_whole(last) or not best.is_file()):
         return last
     if not best.is_file():

@@ -90,7 +90,8 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: str | Path, minutes: float | None = MINUTES) -> None:
         if minutes is not None and not minutes > 0:
             raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
-        self.last, self.best = Path(folder, LAST), Path(folder, BEST)
+        self.last = Path(folder, LAST)
+        self.best = Path(folder, BEST)
         self.minutes = minutes
         self.has_saved = False
         self._lowest = math.inf
@@ -113,7 +114,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
-        self._saved, self._is_training = time.monotonic(), True
+        self._saved = time.monotonic()
+        self._is_training = True
         if trainer.world_size == 1:
             self._interrupts.watch()
 
@@ -155,7 +157,8 @@ class Checkpoints(Checkpoint):
         begins a checkpoint is taken over in parts; after it all has been saved, and the weights are the averaged ones.
         """
         self._interrupts.release()
-        was_training, self._is_training = self._is_training, False
+        was_training = self._is_training
+        self._is_training = False
         is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not self._interrupts.abandoned
         if not is_interrupt or not was_training or trainer.global_step == 0 or trainer.world_size > 1:
             return
@@ -179,4 +182,5 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path or self.last, weights_only=False)
-        self._saved, self.has_saved = time.monotonic(), True
+        self._saved = time.monotonic()
+        self.has_saved = True

@@ -35,7 +35,9 @@ class ExactWatch:
     def __init__(
         self, target: TableMixture, kind: Kind | str = "rate", strengths: tuple[float, ...] = WATCHED_STRENGTHS
     ) -> None:
-        self.target, self.kind, self.strengths = target, kind_of(kind), strengths
+        self.target = target
+        self.kind = kind_of(kind)
+        self.strengths = strengths
         self.classes = [k for k, weight in enumerate(target.class_weights.tolist()) if weight > 0]
         self._laws: dict[tuple[float, int], Tensor] = {}
 

@@ -47,9 +47,15 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         own = {
-            "group": self.group, "subject": self.subject, "case": self.case, "measure": self.measure,
-            "value": self.value, "low": self.low, "high": self.high, "passed": self.passed,
-        }  # fmt: skip
+            "group": self.group,
+            "subject": self.subject,
+            "case": self.case,
+            "measure": self.measure,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "passed": self.passed,
+        }
         return own | ({"detail": self.detail} if self.detail else {})
 
 

@@ -189,9 +189,17 @@ def likelihood_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 LAW_CHECKS: tuple[Callable[[World, int], Iterator[Check]], ...] = (
-    conditional_checks, terminal_checks, policy_checks, visit_checks, time_checks, sampler_checks,
-    several_at_a_time_checks, slice_checks, table_checks, likelihood_checks,
-)  # fmt: skip
+    conditional_checks,
+    terminal_checks,
+    policy_checks,
+    visit_checks,
+    time_checks,
+    sampler_checks,
+    several_at_a_time_checks,
+    slice_checks,
+    table_checks,
+    likelihood_checks,
+)
 
 
 def law_checks(world: World, seed: int) -> list[Check]:

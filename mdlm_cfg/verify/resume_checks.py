@@ -76,8 +76,11 @@ def small_run(seed: int, optimizer: str) -> tuple[MaskedDiffusion, TargetData]:
         "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2},
         "objective": {"_target_": "mdlm_cfg.training.objectives.Sampled", "label_dropout": 0.3},
         "optimizer": OPTIMIZERS[optimizer],
-        "warmup_steps": 2, "final_lr": 0.1, "num_draws": 2, "seed": seed,
-    }  # fmt: skip
+        "warmup_steps": 2,
+        "final_lr": 0.1,
+        "num_draws": 2,
+        "seed": seed,
+    }
     return build_module(config, data.describe()), data
 
 
@@ -86,9 +89,16 @@ def run(folder: Path, seed: int, optimizer: str, minutes: float | None, resume: 
     module, data = small_run(seed, optimizer)
     callbacks = [AveragedWeights(0.9), Checkpoints(folder / "checkpoints", minutes), CopyCheckpoints(folder)]
     trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=EPOCHS, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=callbacks, plugins=[WholeFiles()],
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=1,
+        max_epochs=EPOCHS,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[WholeFiles()],
+    )
     train(module, data, trainer, resume)
     return torch.load(folder / "checkpoints" / LAST, weights_only=True)
 

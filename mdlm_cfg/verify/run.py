@@ -84,11 +84,17 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "version": 1, "seed": self.seed, "minutes": self.minutes, "passed": self.passed,
-            "number_of_checks": len(self.checks), "number_of_failures": len(self.failures),
-            "false_alarm": self.false_alarm, "seconds": self.seconds, "environment": environment(),
+            "version": 1,
+            "seed": self.seed,
+            "minutes": self.minutes,
+            "passed": self.passed,
+            "number_of_checks": len(self.checks),
+            "number_of_failures": len(self.failures),
+            "false_alarm": self.false_alarm,
+            "seconds": self.seconds,
+            "environment": environment(),
             "checks": [check.to_dict() for check in self.checks],
-        }  # fmt: skip
+        }
 
 
 def environment() -> dict[str, str]:
@@ -96,9 +102,12 @@ def environment() -> dict[str, str]:
     from mdlm_cfg import __version__
 
     return {
-        "mdlm_cfg": __version__, "python": platform.python_version(), "torch": torch.__version__,
-        "numpy": np.__version__, "system": f"{platform.system()} {platform.machine()}",
-    }  # fmt: skip
+        "mdlm_cfg": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def todays_seed() -> int:

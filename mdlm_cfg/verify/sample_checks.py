@@ -105,8 +105,11 @@ def data_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 SAMPLE_CHECKS: tuple[Callable[[World, int], Iterator[Check]], ...] = (
-    sampler_checks, policy_checks, weight_checks, data_checks,
-)  # fmt: skip
+    sampler_checks,
+    policy_checks,
+    weight_checks,
+    data_checks,
+)
 
 
 def sample_checks(world: World, seed: int) -> list[Check]:

@@ -18,15 +18,29 @@ from mdlm_cfg.verify.oracle import chains, decoders, policies
 from mdlm_cfg.verify.worlds import Strength, World
 
 SETTINGS: tuple[Mapping[str, Any], ...] = (  # each sampler is tried with each, and has those that it takes
-    {}, {"steps": 1}, {"steps": 3}, {"steps": 2, "schedule": "exponential"}, {"steps": 3, "schedule": "cosine"},
-    {"steps": [0.0, 0.4, 1.3, math.inf]}, {"events": 1}, {"events": 2},
-    {"events": 1, "choice_temperature": 0.5}, {"steps": 2, "choice_temperature": 1.0, "annealed": True},
-    {"threshold": 0.6}, {"factor": 0.7}, {"gamma": 0.5}, {"gamma": 2.0},
+    {},
+    {"steps": 1},
+    {"steps": 3},
+    {"steps": 2, "schedule": "exponential"},
+    {"steps": 3, "schedule": "cosine"},
+    {"steps": [0.0, 0.4, 1.3, math.inf]},
+    {"events": 1},
+    {"events": 2},
+    {"events": 1, "choice_temperature": 0.5},
+    {"steps": 2, "choice_temperature": 1.0, "annealed": True},
+    {"threshold": 0.6},
+    {"factor": 0.7},
+    {"gamma": 0.5},
+    {"gamma": 2.0},
     *({"steps": 3, "remasking": name} for name in ("none", "rescale(0.5)", "forward_backward", "loop(0.1)")),
-    {"correction": Correction(1, 2)}, {"correction": Correction(2, 2)}, {"correction": Correction(2, 2, accept=True)},
-    {"correction": Correction(2, 1, parallel=True)}, {"correction": Correction(1, 3, scan="sequential")},
-    {"correction": Correction(1, 2, scan="lowest_confidence")}, {"steps": 2, "correction": Correction(1, 2)},
-)  # fmt: skip
+    {"correction": Correction(1, 2)},
+    {"correction": Correction(2, 2)},
+    {"correction": Correction(2, 2, accept=True)},
+    {"correction": Correction(2, 1, parallel=True)},
+    {"correction": Correction(1, 3, scan="sequential")},
+    {"correction": Correction(1, 2, scan="lowest_confidence")},
+    {"steps": 2, "correction": Correction(1, 2)},
+)
 
 
 def samplers_of(name: str) -> list[Sampler]:

@@ -42,12 +42,16 @@ class Images(ImageData):
     """As much of a data module as a picture asks for."""
 
     def __init__(self) -> None:
-        self.target, self.grid_shape, self.num_classes, self.class_names = None, (4, 4), 3, None
+        self.target = None
+        self.grid_shape = (4, 4)
+        self.num_classes = 3
+        self.class_names = None
 
 
 def test_of_images_every_class_is_drawn_with_the_same_noise_at_every_step() -> None:
     torch.manual_seed(0)
-    net, plan = GridTransformer(2, (4, 4), 3, width=8, depth=1, num_heads=1), Plan((Guidance(1.0),), Sampler(), 10)
+    net = GridTransformer(2, (4, 4), 3, width=8, depth=1, num_heads=1)
+    plan = Plan((Guidance(1.0),), Sampler(), 10)
     shown = [picture_of(Images(), net, plan).axes[0].images[0].get_array() for _ in range(2)]  # type: ignore[union-attr]
     assert np.array_equal(*shown) and set(np.unique(shown[0])) >= {0.0, 1.0}
 
@@ -67,7 +71,8 @@ def test_a_run_has_a_few_of_them_of_the_averaged_weights(tmp_path: Path, monkeyp
     )
     monkeypatch.setattr(wandb, "Image", lambda figure: figure)
     data = small_data()
-    module, averaged = small_module(data), AveragedWeights(0.9)
+    module = small_module(data)
+    averaged = AveragedWeights(0.9)
     trainer = small_trainer(
         tmp_path,
         12,

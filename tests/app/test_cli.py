@@ -233,7 +233,8 @@ def test_eval_refuses_where_there_is_no_run(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, whole = tmp_path / "last.ckpt", newest_run(runs).read_bytes()
+    path = tmp_path / "last.ckpt"
+    whole = newest_run(runs).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "cannot be read" in refusal(capsys, "eval", f"ckpt_path={path}")
     assert "cannot be read" in refusal(capsys, "train", *TOY, "logger=csv", f"ckpt_path={path}", f"runs={tmp_path}")
@@ -277,7 +278,8 @@ def test_bad_pmfs(pmfs: list[list[float]], message: str, tmp_path: Path, capsys:
 
 
 def test_own_table(tmp_path: Path) -> None:
-    path, out = tmp_path / "table.npz", tmp_path / "out"
+    path = tmp_path / "table.npz"
+    out = tmp_path / "out"
     np.savez(path, class_pmfs=[[[0.4, 0.1], [0.3, 0.2]]] * 2, class_weights=[0.5, 0.5])
     arguments = ("denoiser=exact", "data=table", f"data.path={path}", "num_samples=10", f"out={out}", "w=0")
     assert run("eval", *arguments) == 0
@@ -366,7 +368,8 @@ def test_a_network_of_the_users_own_is_trained_and_judged(
 def test_a_diverged_run_says_which_checkpoint_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*TOY, "logger=csv", f"runs={tmp_path}", "evaluate=false")
     assert run("train", *arguments) == 0
-    path, content = newest_run(tmp_path), newest_run(tmp_path).read_bytes()
+    path = newest_run(tmp_path)
+    content = newest_run(tmp_path).read_bytes()
     said = refusal(
         capsys, "train", *arguments, f"ckpt_path={path}", "optimizer.lr=1e30", "trainer.max_epochs=4", "final_lr=1"
     )

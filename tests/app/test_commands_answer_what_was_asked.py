@@ -46,9 +46,13 @@ Asked = tuple[TableMixture, int, dict[str, Any]]  # the data, the class, and rep
 def normalized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """The command on the default toy; and for another class of a table whose classes are not alike."""
     out = tmp_path_factory.mktemp("report")
-    target, z, data = toys.toy_2d_overlap(), 0, ["data=toy_2d_overlap"]
+    target = toys.toy_2d_overlap()
+    z = 0
+    data = ["data=toy_2d_overlap"]
     if request.param == "a table":
-        target, z, path = random_target(4, 2, 3, seed=5, zeros=0.2), 2, out / "table.npz"
+        target = random_target(4, 2, 3, seed=5, zeros=0.2)
+        z = 2
+        path = out / "table.npz"
         np.savez(path, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
         data = ["data=table", f"data.path={path}", "target_class=2"]
     assert run("eval", *ASKED, *data, f"out={out}") == 0
@@ -93,23 +97,23 @@ def test_the_ledger_is_of_the_cosine_steps(normalized: Asked) -> None:
         guidance = Guidance(entry["w"], "normalized")
         sampler = Sampler(entry["sampler"], entry["steps"], entry["schedule"])
         generator = generator_for("ledger", 0, *guidance.key(target.num_dims), z, sampler.label)
-        expected = error_ledger(
-            target, target.denoiser(), guidance, z, sampler, num_samples=200, generator=generator
-        )  # fmt: skip
+        expected = error_ledger(target, target.denoiser(), guidance, z, sampler, num_samples=200, generator=generator)
         assert entry["kind"] == "normalized" and entry["score_error"] is None
         for line in ("guidance effect", "gap to tilted", "discretisation error"):
             assert abs(entry[COLUMNS[line]] - expected.tv[line]) < 1e-12
         if entry not in own:  # the plan's own is judged by the samples of the report
             assert abs(entry["total"] - expected.tv["total"]) < 1e-12
     assert all(entry["schedule"] == "cosine" for entry in own)
-    strong, denoiser = Guidance(4, "normalized"), target.denoiser()
+    strong = Guidance(4, "normalized")
+    denoiser = target.denoiser()
     linear = finished(stepped_law(denoiser, strong, z, "tau_leaping", 8, "linear"))
     assert abs(own[2]["discretisation_error"] - tv(linear, terminal_law(denoiser, strong, z))) > 1e-4
 
 
 def test_the_decay_is_of_the_normalized_chain(normalized: Asked) -> None:
     target, z, report = normalized
-    denoiser, curves = target.denoiser(), report["decay_curves"]
+    denoiser = target.denoiser()
+    curves = report["decay_curves"]
     assert {row["kind"] for row in curves} == {"normalized"} and not report["decay_fit"][0]["double_exponential"]
     for w in {row["w"] for row in curves}:
         own = [row for row in curves if row["w"] == w]

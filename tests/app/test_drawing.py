@@ -38,7 +38,8 @@ def test_samples_are_the_runs_own_and_those_of_load_run(
     assert run("sample", *arguments, "batch_size=8") == 0
     said = capsys.readouterr()
     assert f"samples: {tmp_path / 'out' / 'samples.npz'}" in said.out and f"sampling from {toy}" in said.err
-    found, trained = arrays(tmp_path / "out"), load_run(toy, batch_size=8)
+    found = arrays(tmp_path / "out")
+    trained = load_run(toy, batch_size=8)
     assert set(found) == {"w0", "w2", "classes"} and found["classes"].tolist() == [0, 1]
     assert found["w2"].shape == (2, 30, 1) and found["w2"].dtype == np.uint8
     own = trained.sample(1, w=2, n=30, sampler="d_cfg", steps=3, seed=3)  # as the run was told to
@@ -58,7 +59,8 @@ def test_samples_follow_the_networks_law(toy: Path) -> None:
 
 def test_images_are_a_picture_in_the_runs_folder(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)
-    tokens, labels = numbers.integers(0, 2, (40, 6, 4)), np.arange(40) % 3
+    tokens = numbers.integers(0, 2, (40, 6, 4))
+    labels = np.arange(40) % 3
     np.savez(tmp_path / "grid.npz", tokens=tokens, labels=labels, class_names=["a", "b", "c"])
     given = (f"data.path={tmp_path / 'grid.npz'}", "data.batch_size=10", "net.patch_size=2", f"runs={tmp_path}")
     assert run("train", *TINY, "data=tokens", *given, "logger=csv", "evaluate=false", "num_draws=1") == 0

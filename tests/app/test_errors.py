@@ -22,7 +22,7 @@ def failed(settings: dict) -> InstantiationException:
 
 @pytest.mark.parametrize(
     "error", [ValueError("values"), TypeError("NoneType"), KeyError("x"), RuntimeError("a bug"), AssertionError()]
-)  # fmt: skip
+)
 def test_any_other_error_is_a_fault_with_its_traceback(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence(error) is None
     with pytest.raises(SystemExit) as ended:

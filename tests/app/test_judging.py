@@ -34,8 +34,10 @@ def test_normalized_cosine_steps_are_what_was_asked_for(z: int, tmp_path: Path) 
     arguments = ("guidance=normalized", "sampler=tau_leaping", "schedule=cosine", "steps=8", "w=[0,2,4]")
     arguments = (*arguments, f"target_class={z}", "num_samples=100")
     assert run("eval", "denoiser=exact", *arguments, f"out={tmp_path}") == 0
-    found, target = read(tmp_path), toy_2d_overlap()
-    exact, inside = target.denoiser(), (slice(0, 16),) * 2
+    found = read(tmp_path)
+    target = toy_2d_overlap()
+    exact = target.denoiser()
+    inside = (slice(0, 16),) * 2
     rows = {(row["w"], row["sampler"], row["steps"]): row for row in found["samplers"]}
     assert len(rows) == len(found["samplers"]) == 3 * len(STEPPED) * len(BUDGETS)
     for w in (0, 2, 4):

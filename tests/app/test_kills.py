@@ -61,7 +61,8 @@ def logged(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("number", range(20))
 def test_kill_9_at_a_random_moment(whole: tuple[Path, float], tmp_path: Path, number: int) -> None:
     moments = random.Random(number)
-    arguments, log = (*LONG, AUTO, f"runs={tmp_path}"), tmp_path / "log"
+    arguments = (*LONG, AUTO, f"runs={tmp_path}")
+    log = tmp_path / "log"
     deaths = 0
     while deaths < 2:  # the run that goes on is killed as well
         code = ended_at(moments.uniform(0.05, 0.95) * whole[1], signal.SIGKILL, "train", *arguments, log=log)
@@ -78,7 +79,8 @@ def test_kill_9_at_a_random_moment(whole: tuple[Path, float], tmp_path: Path, nu
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_at_a_random_moment(whole: tuple[Path, float], tmp_path: Path, name: str, number: int) -> None:
     moments = random.Random(100 + number)
-    arguments, log = (*LONG, AUTO, f"runs={tmp_path}"), tmp_path / "log"
+    arguments = (*LONG, AUTO, f"runs={tmp_path}")
+    log = tmp_path / "log"
     seconds = moments.uniform(0.05, 0.95) * whole[1]
     code = ended_at(seconds, getattr(signal, name), "train", *arguments, log=log)
     # a SIGTERM before and after training is as good as a kill
@@ -102,7 +104,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.mark.parametrize("number", range(10))
 def test_kill_9_while_a_report_is_made(judged: tuple[Path, float], tmp_path: Path, number: int) -> None:
-    moments, log = random.Random(200 + number), tmp_path / "log"
+    moments = random.Random(200 + number)
+    log = tmp_path / "log"
     arguments = (*JUDGED, f"out={tmp_path / 'out'}")
     for _ in range(2):
         code = ended_at(moments.uniform(0.05, 0.95) * judged[1], signal.SIGKILL, "eval", *arguments, log=log)

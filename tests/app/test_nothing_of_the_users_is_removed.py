@@ -129,7 +129,8 @@ def test_what_was_made_is_taken_back_and_nothing_else(
     root = tmp_path_factory.mktemp("root")
     for path in there:
         fill(root / path, ("mine.txt",)) if not (root / path).exists() else None
-    before, made = tree(root), Made()
+    before = tree(root)
+    made = Made()
     for path in folders:
         made.folder(root / path)
         new_run_folder(root, path, made=made)

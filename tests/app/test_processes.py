@@ -31,8 +31,12 @@ def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subp
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     process = subprocess.Popen(
         [sys.executable, *(name.split() if " " in name else [str(ROOT / f"{name}.py")]), *arguments, f"runs={folder}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
     if wait:
         _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said

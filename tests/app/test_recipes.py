@@ -36,7 +36,8 @@ def test_every_recipe_keeps_the_data_that_were_named(data: str) -> None:
     given = with_recipe([f"data={data}"], CONFIGS)
     assert given == ([f"data={data}"] if recipe is None else [f"experiment={recipe}", f"data={data}"])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        alone, config = compose("train", [f"data={data}"]), compose("train", given)
+        alone = compose("train", [f"data={data}"])
+        config = compose("train", given)
     assert config.data._target_ == alone.data._target_
     if not data.startswith("toy") and recipe is not None:
         assert config.objective._target_ != alone.objective._target_  # the default averages over all partial states

@@ -34,8 +34,10 @@ def test_a_network_is_trained_and_judged(trained: Path) -> None:
     assert {row["set"] for row in found["distances"]} == {"exact", "floor", "learned", "class"}
     assert [row["num_sequences"] for row in found["score_error"]] == [20, 20]
     assert {(row["sampler"], row["calls"]) for row in found["samplers"]} == {
-        ("first_hitting", 12), ("event_leaping", 8), ("tau_leaping", 8),
-    }  # fmt: skip
+        ("first_hitting", 12),
+        ("event_leaping", 8),
+        ("tau_leaping", 8),
+    }
     assert found["test"]["test/nelbo"] > 0 and found["verdict"]
     page = next(trained.rglob("report.html")).read_text()
     assert page.index("Verdict") < page.index("Score error") and "Example sequences" in page
@@ -53,15 +55,20 @@ def test_it_is_judged_again_without_the_comparison(trained: Path, tmp_path: Path
 def own_file(path: Path, **changes: object) -> Path:
     r = np.random.default_rng(0)
     held = {
-        "initial": r.dirichlet(np.ones(2), 2), "transition": r.dirichlet(np.ones(2), (2, 2)),
-        "emission": r.dirichlet(np.ones(3), (2, 2)), "class_weights": [0.5, 0.5], "num_dims": 5, **changes,
-    }  # fmt: skip
+        "initial": r.dirichlet(np.ones(2), 2),
+        "transition": r.dirichlet(np.ones(2), (2, 2)),
+        "emission": r.dirichlet(np.ones(3), (2, 2)),
+        "class_weights": [0.5, 0.5],
+        "num_dims": 5,
+        **changes,
+    }
     np.savez(path, **held)  # type: ignore[arg-type]
     return path
 
 
 def test_ones_own_mixture_is_judged_with_exact_scores(tmp_path: Path) -> None:
-    path, out = own_file(tmp_path / "h.npz"), tmp_path / "out"
+    path = own_file(tmp_path / "h.npz")
+    out = tmp_path / "out"
     arguments = ("denoiser=exact", "data=hmm", f"data.path={path}", "w=[0,2]", "num_samples=8", "target_class=1")
     assert run("eval", *arguments, f"out={out}") == 0
     found = report_in(out)

@@ -123,7 +123,8 @@ def test_a_branch_leaves_the_run_it_began_from_unfinished(
         at_step(patch, 4, interrupt)
         assert run("train", *QUICK, f"runs={tmp_path}", "name=a") == 130
     path = newest_run(tmp_path)
-    folder, content = path.parent.parent, path.read_bytes()
+    folder = path.parent.parent
+    content = path.read_bytes()
     with holding(folder) if is_held else nullcontext():
         assert run("train", *QUICK, f"runs={tmp_path}", "name=b", f"ckpt_path={folder}", *changes) == 0
     assert (folder / MARK).is_file() and path.read_bytes() == content
@@ -188,7 +189,8 @@ class FullDisk:
     """Finds no space for files of some name from now on: nothing of them reaches the disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.name, self.is_full = name, True
+        self.name = name
+        self.is_full = True
         self.fsync = os.fsync
         monkeypatch.setattr(os, "fsync", self)
 
@@ -233,7 +235,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_real_disk_that_becomes_full(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ballast, good = small_disk / "ballast", []
+    ballast = small_disk / "ballast"
+    good = []
 
     def fill() -> None:
         good.append(newest_run(small_disk).read_bytes())
@@ -315,13 +318,15 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
         return draw(self, denoiser, guidance, target_class, *rest, **options)
 
     monkeypatch.setattr(Sampler, "draw", counted)
-    out, stop_at = tmp_path / "out", 3
+    out = tmp_path / "out"
+    stop_at = 3
     arguments = ("eval", f"runs={images}")
     assert run(*arguments, f"out={out}") == 130
     said = capsys.readouterr().err
     assert f"out={out}" in said and {path.name for path in out.iterdir()} == {"kept"}
     assert drawn == [(0, 0), (0, 1), (1, 0)]
-    drawn, stop_at = [], -1
+    drawn = []
+    stop_at = -1
     assert run(*arguments, f"out={out}") == 0
     assert drawn == [(1, 1)]
     drawn = []

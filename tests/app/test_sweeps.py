@@ -148,7 +148,8 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
 ) -> None:
     monkeypatch.setattr(commands, "judge", lambda *_: Outcome())
     monkeypatch.setattr(commands, "train", lambda *_: Outcome(0.5))
-    data, ckpt = tmp_path / "data.npz", tmp_path / "runs" / "name" / "time" / CHECKPOINT
+    data = tmp_path / "data.npz"
+    ckpt = tmp_path / "runs" / "name" / "time" / CHECKPOINT
     ckpt.parent.mkdir(parents=True)
     for path in (data, ckpt):
         path.write_bytes(b"before")

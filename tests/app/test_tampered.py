@@ -54,13 +54,16 @@ def changed(checkpoint: dict[str, Any], place: tuple[Any, ...], value: Any) -> d
 @pytest.mark.parametrize("part", PARTS)
 def test_one_change(checkpoint: dict[str, Any], part: str, tmp_path: Path) -> None:
     inside = [(part, *place) for place in places(checkpoint[part])] if part else [(key,) for key in checkpoint]
-    numbers, wrong, path = random.Random(part), [], tmp_path / "last.ckpt"
+    numbers = random.Random(part)
+    wrong = []
+    path = tmp_path / "last.ckpt"
     commands = {
         "eval": (f"ckpt_path={path}", "num_samples=20", "w=[0]", "out=out"),
         "train": (*TOY, "logger=csv", "evaluate=false", f"ckpt_path={path}", "trainer.max_epochs=3"),
     }
     for _ in range(NUMBER):
-        place, value = numbers.choice(inside), numbers.choice(WRONG)
+        place = numbers.choice(inside)
+        value = numbers.choice(WRONG)
         store(changed(checkpoint, place, value), path)
         for command, arguments in commands.items():
             if (said := complaint(command, *arguments, folder=tmp_path / "here")) is not None:

@@ -102,7 +102,9 @@ Opened = Callable[..., Any]
 @pytest.fixture
 def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Opened]:
     """Opens a report; afterwards nothing may have been complained of, and nothing but the file been asked for."""
-    contexts, faults, asked = [], [], []
+    contexts = []
+    faults = []
+    asked = []
 
     def open_page(name: str, width: int = 1400, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
@@ -147,7 +149,8 @@ def picture(page: Any, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["1d", "2d"])
 def test_the_panel_says_what_report_json_says(name: str, opened: Opened, pages: dict[str, Path]) -> None:
-    page, found = opened(name), read(pages, name)
+    page = opened(name)
+    found = read(pages, name)
     for row in found["distances"]:
         move_to(page, row["w"])
         for law, key in (("class", "class_exact"), ("tilted", "tilted_exact"), ("learned", "exact_learned")):
@@ -165,7 +168,8 @@ def test_the_panel_says_what_report_json_says(name: str, opened: Opened, pages: 
 
 
 def test_other_classes_and_kinds_are_those_of_the_library(opened: Opened) -> None:
-    page, target = opened("2d"), TARGETS["2d"]
+    page = opened("2d")
+    target = TARGETS["2d"]
     page.locator("select[name=class]").select_option(label="first <b>")
     page.locator("select[name=kind]").select_option("normalized")
     move_to(page, 5.0)
@@ -179,7 +183,8 @@ def test_other_classes_and_kinds_are_those_of_the_library(opened: Opened) -> Non
 
 
 def test_the_decay_is_the_chains(opened: Opened) -> None:
-    page, target = opened("1d"), TARGETS["1d"]
+    page = opened("1d")
+    target = TARGETS["1d"]
     data = json.loads(page.locator(".panel script").text_content())
     for k, w in enumerate(data["w"]):
         expected = log_still_masked(target.denoiser(), Guidance(w), 0, data["tau"]).exp()

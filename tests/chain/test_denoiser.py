@@ -20,7 +20,8 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS, Sampler
 
 TARGET = random_target(3, 2, k=3, seed=21)
-Z, GUIDANCE = 2, Guidance(1.5)
+Z = 2
+GUIDANCE = Guidance(1.5)
 SECONDS = 20  # that nothing may take: a denoiser that answers NaN once made `time_to_tv` loop for ever
 
 
@@ -133,7 +134,8 @@ def test_rows_of_unmasked_coordinates_are_nobodys_business() -> None:
 
 
 def test_a_class_for_every_row() -> None:
-    exact, tokens = TARGET.denoiser(), torch.tensor([[3, 3], [0, 3], [3, 1], [3, 3]])
+    exact = TARGET.denoiser()
+    tokens = torch.tensor([[3, 3], [0, 3], [3, 1], [3, 3]])
     classes = torch.tensor([0, 3, 2, 1])  # 3 is no class
     found = conditionals(exact, tokens, classes)
     for row, k in enumerate((0, None, 2, 1)):
@@ -155,7 +157,9 @@ def test_a_long_state_is_shortened() -> None:
 class Net(nn.Module):
     """A module of a user's own: float32, with parameters that require gradients, unnormalised until the end."""
 
-    num_tokens, num_dims, num_classes = 3, 2, 3
+    num_tokens = 3
+    num_dims = 2
+    num_classes = 3
     device = torch.device("cpu")
 
     def __init__(self) -> None:
@@ -173,9 +177,11 @@ class Net(nn.Module):
 @pytest.mark.parametrize("asker", ASKERS)
 def test_a_float32_module_is_a_denoiser(asker) -> None:
     # the same numbers in float64: weights of float32 are float64 numbers too
-    single, double = Net(), Net().double()
+    single = Net()
+    double = Net().double()
     assert all(p.requires_grad and p.dtype == torch.float32 for p in single.parameters())
-    ours, truth = ASKERS[asker](single), ASKERS[asker](double)
+    ours = ASKERS[asker](single)
+    truth = ASKERS[asker](double)
     for a, b in zip(numbers(ours), numbers(truth), strict=True):
         assert not a.requires_grad and a.dtype == b.dtype
         assert float((a.double() - b.double()).abs().max()) < 1e-6
@@ -244,7 +250,8 @@ def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
         rows[:, 1] = torch.where((classes == 0)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
         return rows.log()
 
-    steps, denoiser = 1 if sampler in WITH_STEPS else None, FunctionDenoiser(answer, 2, 2, 1)
+    steps = 1 if sampler in WITH_STEPS else None
+    denoiser = FunctionDenoiser(answer, 2, 2, 1)
     with pytest.raises(UserError, match="20 of 20 samples hold masks"):
         sample(denoiser, Guidance(-0.5), 0, 20, sampler, steps)
     with pytest.raises(UserError, match="infinite rate"):

@@ -27,7 +27,9 @@ EXACT = TARGET.denoiser()
 class Flat(nn.Module):
     """The uniform distribution, as a network."""
 
-    num_tokens, num_dims, num_classes = 3, 2, 2
+    num_tokens = 3
+    num_dims = 2
+    num_classes = 2
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +57,9 @@ DENOISERS: dict[str, Callable[[], Denoiser]] = {
 @pytest.mark.parametrize("label", [None, 0])
 def test_what_is_no_partial_state_is_refused(name, label) -> None:
     denoiser = DENOISERS[name]()
-    n, d, k = denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
+    k = denoiser.num_classes
     good = torch.full((3, d), n)
     good[1, 0] = n - 1
     labels = None if label is None else torch.full((3,), label)

@@ -36,7 +36,8 @@ def test_what_has_no_rate_is_drawn_by_no_uniform(drawn: float, monkeypatch: pyte
     monkeypatch.setattr("mdlm_cfg.chain.steps.uniform", lambda shape, *_: torch.full(shape, drawn, dtype=torch.float64))
     rates = torch.rand(500, 3, 4, generator=generator_for("ends"), dtype=torch.float64)
     rates[:, :, [0, 3]] = rates[:, 1] = 0.0  # no first value, no last one, and no rate at all of the second coordinate
-    log_rates, x = rates.log(), torch.tensor([[4, 1, 4]] * 500)
+    log_rates = rates.log()
+    x = torch.tensor([[4, 1, 4]] * 500)
     values = draw_values(log_rates, log_rates.logsumexp(-1), None)[:, [0, 2]]
     assert bool((rates[:, [0, 2]].gather(2, values[..., None]) > 0).all())
     for step in (TimeStep(tau_leaping, 0.3), EventStep(1), EventStep(3)):
@@ -62,7 +63,8 @@ def test_chances_of_subsets_are_sums_over_orders(count: int, with_tiers: bool) -
         expected: dict[tuple[int, ...], float] = {}
         able = [i for i in range(4) if row[i] > 0]
         for order in permutations(able, min(count, len(able))):
-            chance, left = 1.0, list(able)
+            chance = 1.0
+            left = list(able)
             for i in order:
                 lowest = min(0 if tier is None else int(tier[state, k]) for k in left)
                 first = [k for k in left if tier is None or int(tier[state, k]) == lowest]

@@ -20,7 +20,8 @@ from mdlm_cfg.targets import toys
 
 @given(w=st.floats(-1, 400), a=st.floats(1e-6, 1), b=st.floats(1e-6, 1))
 def test_geometric_mean_is_the_formula(w, a, b):
-    cond, uncond = torch.tensor([a], dtype=torch.float64).log(), torch.tensor([b], dtype=torch.float64).log()
+    cond = torch.tensor([a], dtype=torch.float64).log()
+    uncond = torch.tensor([b], dtype=torch.float64).log()
     expected = (1 + w) * math.log(a) - w * math.log(b)
     assert math.isclose(float(geometric_mean(cond, uncond, w)), expected, rel_tol=1e-9, abs_tol=1e-9)
 
@@ -41,7 +42,8 @@ def test_supports_are_explicit():
         terminal_law(denoiser, Guidance(1.0), 0)
     # under strong guidance too, where the first coordinates are as in the mixture and the pairs are not
     pmfs = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.0, 0.5], [0.5, 0.0]]])
-    target, said = TableMixture(pmfs, torch.tensor([0.0, 1.0])), r"w = 10000 .* partial state \(0, 0\): class 0 has"
+    target = TableMixture(pmfs, torch.tensor([0.0, 1.0]))
+    said = r"w = 10000 .* partial state \(0, 0\): class 0 has"
     with pytest.raises(UserError, match=said):
         terminal_law(target.denoiser(), Guidance(1e4), 0)
     with pytest.raises(UserError, match=said):
@@ -74,7 +76,9 @@ def test_schedules_of_w():
 
 def test_impossible_states_are_answered_by_the_mixture_and_then_by_the_uniform():
     pmfs = torch.zeros(2, 3, 3, dtype=torch.float64)
-    pmfs[0, 0, 0], pmfs[1, 1, 1], pmfs[1, 1, 2] = 1.0, 0.25, 0.75
+    pmfs[0, 0, 0] = 1.0
+    pmfs[1, 1, 1] = 0.25
+    pmfs[1, 1, 2] = 0.75
     denoiser = TableMixture(pmfs, torch.tensor([0.5, 0.5])).denoiser()
     mask = 3
     tokens = torch.tensor([[1, mask], [2, mask]])
@@ -149,7 +153,8 @@ def test_toys_are_mixtures(name):
 def test_noise_schedules_and_the_clock(schedule):
     assert schedule.alpha(0.0) == 1
     t = torch.linspace(schedule.horizon, 0, 8, dtype=torch.float64)
-    alpha, tau = schedule.alpha(t), schedule.tau(t)
+    alpha = schedule.alpha(t)
+    tau = schedule.tau(t)
     assert tau[0] == 0 and tau[-1] == math.inf and bool((alpha[1:] > alpha[:-1]).all())
     u = step_fractions(7, schedule)
     assert u[-1] == 1
@@ -164,8 +169,10 @@ def test_schedules_are_checked():
     with pytest.raises(ValueError, match="horizon"):
         Schedule("linear", 2.0)
     assert [str(schedule) for schedule in (linear(), exponential(), exponential(5.0))] == [
-        "linear", "exponential", "exponential(T=5)",
-    ]  # fmt: skip
+        "linear",
+        "exponential",
+        "exponential(T=5)",
+    ]
 
 
 @given(steps=st.integers(1, 70), d=st.integers(1, 60))
@@ -184,7 +191,8 @@ def test_lists_keep_their_digits():
 @pytest.mark.parametrize("target_class", [None, 1])
 def test_stratified_samples_invert_the_cdf_one_by_one(target_class: int | None) -> None:
     """Each draw is the first state whose cumulated probability exceeds (its stratum + its uniform) / n."""
-    target, num = random_target(3, 3, k=2, seed=7, zeros=0.4), 300
+    target = random_target(3, 3, k=2, seed=7, zeros=0.4)
+    num = 300
     x, classes = target.sample(num, torch.Generator().manual_seed(5), target_class, stratified=True)
     generator = torch.Generator().manual_seed(5)
     uniform = torch.rand(num, generator=generator, dtype=torch.float64)

@@ -75,8 +75,11 @@ def test_keys_labels_and_identifiers_are_told_apart_as_the_values_are() -> None:
     guidances += [Guidance(1, temperature=t) for t in (0.5, 0.50000001)] + [Guidance(1, top_p=t) for t in (0.5, 0.6)]
     for one, other in combinations(guidances, 2):
         same = (one.kind, one.table(3), one.temperature, one.top_p) == (
-            other.kind, other.table(3), other.temperature, other.top_p
-        )  # fmt: skip
+            other.kind,
+            other.table(3),
+            other.temperature,
+            other.top_p,
+        )
         assert (one.key(3) == other.key(3)) is same
         if one.kind == other.kind:
             assert one.label != other.label and one.identifier != other.identifier

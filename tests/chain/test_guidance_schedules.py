@@ -16,13 +16,21 @@ from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, in
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2", 2.0), (" -0.5 ", -0.5), ("1e-3", 1e-3), (3, 3.0), ("ramp(0,4)", LinearRamp(0, 4)),
-        ("ramp( 0.5 , -1 )", LinearRamp(0.5, -1)), ("interval(4,0.3,0.9)", Interval(4, 0.3, 0.9)),
-        ("interval(4,0.3,0.9,1)", Interval(4, 0.3, 0.9, 1)), ("[0.58, 2.0]", PerCount([0.58, 2.0])),
-        ([0.58, 2.0], PerCount((0.58, 2.0))), (torch.tensor([1.0, 2.0]), PerCount([1, 2])), ("[3]", PerCount([3])),
+        ("2", 2.0),
+        (" -0.5 ", -0.5),
+        ("1e-3", 1e-3),
+        (3, 3.0),
+        ("ramp(0,4)", LinearRamp(0, 4)),
+        ("ramp( 0.5 , -1 )", LinearRamp(0.5, -1)),
+        ("interval(4,0.3,0.9)", Interval(4, 0.3, 0.9)),
+        ("interval(4,0.3,0.9,1)", Interval(4, 0.3, 0.9, 1)),
+        ("[0.58, 2.0]", PerCount([0.58, 2.0])),
+        ([0.58, 2.0], PerCount((0.58, 2.0))),
+        (torch.tensor([1.0, 2.0]), PerCount([1, 2])),
+        ("[3]", PerCount([3])),
         ("[0.58,\n2.0]", PerCount([0.58, 2.0])),
     ],
-)  # fmt: skip
+)
 def test_what_users_write(text, expected):
     parsed = parse_strength(text)
     assert parsed == expected and type(parsed) is type(expected)

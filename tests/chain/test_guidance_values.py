@@ -22,7 +22,8 @@ NEG_INF = -math.inf
 
 
 def test_what_it_says_of_itself() -> None:
-    plain, ramp = Guidance(2), Guidance(LinearRamp(0, 4), "normalized", 0.5, 0.9)
+    plain = Guidance(2)
+    ramp = Guidance(LinearRamp(0, 4), "normalized", 0.5, 0.9)
     assert (plain.w, plain.written, plain.label, plain.constant) == (2.0, 2.0, "2", 2.0) and type(plain.w) is float
     assert plain.describe() == {"w": 2.0, "kind": "rate"} and not plain.is_schedule and not plain.filters
     assert ramp.describe() == {"w": "ramp(0,4)", "kind": "normalized", "temperature": 0.5, "top_p": 0.9}
@@ -56,7 +57,8 @@ def test_strengths_by_number_of_unmasked_coordinates() -> None:
 def test_rates_are_the_formula_in_every_state(kind: str, w, z) -> None:
     target = random_target(2, 3, seed=3, zeros=0.4)
     for denoiser in (target.denoiser(), Inconsistent(2, 3, 2, seed=2)):
-        guidance, n = Guidance(w, kind), 2
+        guidance = Guidance(w, kind)
+        n = 2
         tokens = torch.tensor(list(product(range(3), repeat=3)))
         found = guidance.log_rates(denoiser, tokens, z).exp()
         conds = denoiser(tokens, torch.full((27,), 2 if z is None else z)).exp().tolist()
@@ -76,11 +78,15 @@ def test_both_labels_are_asked_in_one_call_and_the_unguided_for_one_alone() -> N
         asked.append(classes.unique().tolist())
         return torch.full((*tokens.shape, 2), 0.5).log()
 
-    denoiser, tokens = FunctionDenoiser(answer, 2, 2, 3), torch.full((4, 2), 2)
+    denoiser = FunctionDenoiser(answer, 2, 2, 3)
+    tokens = torch.full((4, 2), 2)
     for guidance, z, expected in (
-        (Guidance(0.0), 1, [1]), (Guidance([0.0, 0.0]), 1, [1]), (Guidance(2.0), None, [3]), (Guidance(2.0), 1, [1, 3]),
+        (Guidance(0.0), 1, [1]),
+        (Guidance([0.0, 0.0]), 1, [1]),
+        (Guidance(2.0), None, [3]),
+        (Guidance(2.0), 1, [1, 3]),
         (Guidance([0.0, 1.0]), 2, [2, 3]),
-    ):  # fmt: skip
+    ):
         asked.clear()
         guidance.log_rates(denoiser, tokens, z)
         assert asked == [expected]

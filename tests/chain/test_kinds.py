@@ -14,7 +14,8 @@ from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 
 Z = torch.tensor([[[1.0, 0.0, 2.0], [3.0, 0.0, 2.0]], [[4.0, 5.0, 0.0], [1.0, 7.0, 9.0]]], dtype=torch.float64)
-RATE, NORMALIZED = KINDS["rate"], KINDS["normalized"]
+RATE = KINDS["rate"]
+NORMALIZED = KINDS["normalized"]
 
 
 def test_total_rates() -> None:
@@ -48,7 +49,8 @@ def test_decays_are_stated() -> None:
 class Root(Kind):
     """Coordinate i jumps at rate sqrt(Z_i): neither Z_i nor the same for all."""
 
-    name, guides_time = "root", True
+    name = "root"
+    guides_time = True
 
     def log_rate(self, log_z: Tensor) -> Tensor:
         return log_z / 2
@@ -66,7 +68,9 @@ class Root(Kind):
 @pytest.mark.parametrize("w", [-0.5, 0.0, 3.0])
 @pytest.mark.parametrize("route", ["weights", "logarithms", "asked"])
 def test_laws_of_a_kind_of_ones_own_by_brute_force(w, route, monkeypatch) -> None:
-    target, z, guidance = random_target(2, 3, k=2, seed=4, zeros=0.3), 1, Guidance(w, Root())
+    target = random_target(2, 3, k=2, seed=4, zeros=0.3)
+    z = 1
+    guidance = Guidance(w, Root())
     chain = Chain(target.denoiser(), w, "rate", z)
     for rates in chain.rates.values():
         rates |= {i: [rate / sum(row) ** 0.5 if rate else 0.0 for rate in row] for i, row in rates.items()}

@@ -21,7 +21,8 @@ def by_hand(log_rho: list[float], temperature: float, top_p: float) -> list[floa
         return log_rho
     r = [(value / z) ** (1 / temperature) for value in rho]
     r = [value / sum(r) for value in r]
-    best, held = sorted(r, reverse=True), 0.0
+    best = sorted(r, reverse=True)
+    held = 0.0
     for last in best:
         held += last
         if held >= top_p - 1e-13:
@@ -52,7 +53,8 @@ def test_the_fewest_that_hold_the_share_and_what_ties_with_the_last(top_p: float
 def test_large_rates_keep_the_differences_of_their_values() -> None:
     # log rho may be large: dividing it by the temperature first would lose digits
     apart = torch.tensor([0.0, -(2.0**-7)], dtype=torch.float64)
-    found, exact = filter_values(1e8 + apart, 0.03, 1.0), filter_values(apart, 0.03, 1.0)
+    found = filter_values(1e8 + apart, 0.03, 1.0)
+    exact = filter_values(apart, 0.03, 1.0)
     assert float((found.softmax(dim=0) - exact.softmax(dim=0)).abs().max()) < 1e-8
 
 

@@ -27,7 +27,8 @@ NEG_INF = -math.inf
 def order_of(policy: Policy, num: int, states: int = 1) -> list[int]:
     """The coordinates one after another, of a policy that leaves nothing to chance, all states asked at once."""
     log_r = torch.full((states, num, 2), 0.5, dtype=torch.float64).log()
-    left, order = list(range(num)), []
+    left = list(range(num))
+    order = []
     while left:
         coordinates = torch.tensor(left)
         chance = policy.log_choice(

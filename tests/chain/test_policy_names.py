@@ -23,8 +23,10 @@ from mdlm_cfg.chain.policy_names import parse_policy
 temperatures = st.sampled_from([0.0, 0.5, 2.0, 0.125])
 simple = st.one_of(
     st.sampled_from([RatePolicy(), Uniform(), FixedOrder()]),
-    st.builds(Confidence, temperatures), st.builds(Margin, temperatures), st.builds(Entropy, temperatures),
-)  # fmt: skip
+    st.builds(Confidence, temperatures),
+    st.builds(Margin, temperatures),
+    st.builds(Entropy, temperatures),
+)
 
 
 @st.composite
@@ -56,12 +58,27 @@ def test_spaces_and_what_may_be_left_away() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "2", "blocks", "fixed_order()", "fixed_order(0,a)", "fixed_order(0;1)", "fixed_order[0,1]", "rate(1)",
-        "uniform()", "confidence(0.5)", "confidence(temperature=)", "confidence(temperature=hot)", "blocks()",
-        "blocks(0,1|)", "blocks(0||1)", "margin(temperature=1", "fixed_order(-1,0)", "fixed_order(0,1) rate",
+        "",
+        "2",
+        "blocks",
+        "fixed_order()",
+        "fixed_order(0,a)",
+        "fixed_order(0;1)",
+        "fixed_order[0,1]",
+        "rate(1)",
+        "uniform()",
+        "confidence(0.5)",
+        "confidence(temperature=)",
+        "confidence(temperature=hot)",
+        "blocks()",
+        "blocks(0,1|)",
+        "blocks(0||1)",
+        "margin(temperature=1",
+        "fixed_order(-1,0)",
+        "fixed_order(0,1) rate",
         "fixed_order(\u0660)",  # a digit, and not one of ours
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cannot be read; write rate, uniform, fixed_order, confidence"):
         parse_policy(text)
@@ -70,13 +87,17 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("confidance", "did you mean confidence"), ("fixed_ordr(0,1)", "did you mean fixed_order"),
-        ("block(0|1)", "did you mean blocks"), ("blocks(0|1; entrop)", "did you mean entropy"),
-        ("fixed_order(0,2)", "must hold each of 0..1 once"), ("blocks(0|0)", "must hold each of 0..1 once"),
-        ("confidence(temperature=-1)", "must be at least 0"), ("entropy(temperature=nan)", "must be at least 0"),
+        ("confidance", "did you mean confidence"),
+        ("fixed_ordr(0,1)", "did you mean fixed_order"),
+        ("block(0|1)", "did you mean blocks"),
+        ("blocks(0|1; entrop)", "did you mean entropy"),
+        ("fixed_order(0,2)", "must hold each of 0..1 once"),
+        ("blocks(0|0)", "must hold each of 0..1 once"),
+        ("confidence(temperature=-1)", "must be at least 0"),
+        ("entropy(temperature=nan)", "must be at least 0"),
         ("margin(temperature=inf)", "is inf, and must be at least 0 and finite"),
     ],
-)  # fmt: skip
+)
 def test_what_is_near_is_guessed_and_what_is_wrong_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_policy(text)
@@ -94,6 +115,7 @@ def test_the_order_of_a_kind_is_called_as_the_kind() -> None:
 
 
 def test_blocks_are_values_whatever_they_are_given_as() -> None:
-    a, b = Blocks([[0, 1], [2]], "margin"), Blocks(((0, 1), (2,)), Margin())
+    a = Blocks([[0, 1], [2]], "margin")
+    b = Blocks(((0, 1), (2,)), Margin())
     assert a == b and hash(a) == hash(b) and a.blocks == ((0, 1), (2,))
     assert FixedOrder([1, 0]) == FixedOrder((1, 0)) and hash(FixedOrder([1, 0])) == hash(FixedOrder((1, 0)))

@@ -26,7 +26,9 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.posterior import TablePosterior
 from mdlm_cfg.targets.table import TableMixture
 
-N, D, K = 2, 3, 3
+N = 2
+D = 3
+K = 3
 TARGET = random_target(N, D, k=K, seed=5)
 EXACT = TARGET.denoiser()
 POSTERIOR = TablePosterior(TARGET)
@@ -71,7 +73,8 @@ def by_formula(name: str, denoiser, state, i, z, w) -> list[float]:
     def powers(*terms):
         return [math.prod(one[v] ** c for one, c in terms) for v in range(N)]
 
-    own, none = p(denoiser, state, i, z), p(denoiser, state, i, None)
+    own = p(denoiser, state, i, z)
+    none = p(denoiser, state, i, None)
     if name == "cfg":
         return powers((own, 1 + w), (none, -w))
     if name == "negative":
@@ -87,7 +90,8 @@ def by_formula(name: str, denoiser, state, i, z, w) -> list[float]:
         ratio = [posterior(with_value(state, i, v), z) / posterior(state, z) for v in range(N)]
         return [none[v] * ratio[v] ** (1 + w) for v in range(N)]
     if name == "taylor":  # the gradient of log p(z | .) is p(v | x, z) - p(v | x) at the value v, and 0 at the mask
-        own_exact, none_exact = p(EXACT, state, i, z), p(EXACT, state, i, None)
+        own_exact = p(EXACT, state, i, z)
+        none_exact = p(EXACT, state, i, None)
         return [none[v] * math.exp((1 + w) * (own_exact[v] - none_exact[v])) for v in range(N)]
     known = [k for k in range(D) if state[k] != N]
     count = min(1, len(known)) if name == "a_cfg" else math.floor(0.7 * len(known))
@@ -119,7 +123,8 @@ def law_by_orders(rates: Callable, next_by: str) -> torch.Tensor:
     law = torch.zeros([N] * D, dtype=torch.float64)
     for x in product(range(N), repeat=D):
         for order in permutations(range(D)):
-            state, chance = (N,) * D, 1.0
+            state = (N,) * D
+            chance = 1.0
             for i in order:
                 masked = {k: rates(state, k) for k in range(D) if state[k] == N}
                 z = {k: sum(row) for k, row in masked.items()}
@@ -134,7 +139,8 @@ def law_by_orders(rates: Callable, next_by: str) -> torch.Tensor:
 @pytest.mark.parametrize("who", DENOISERS)
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_laws_are_the_sum_over_orders(name, who, kind) -> None:
-    denoiser, guidance = DENOISERS[who], Guidance(1.3, kind, rule=RULES[name])
+    denoiser = DENOISERS[who]
+    guidance = Guidance(1.3, kind, rule=RULES[name])
     expected = law_by_orders(lambda state, i: by_formula(name, denoiser, state, i, 1, 1.3), kind)
     assert float((terminal_law(denoiser, guidance, 1) - expected).abs().max()) < 1e-12
     policy = "rate" if kind == "rate" else "uniform"
@@ -150,7 +156,9 @@ PRODUCTS = [name for name, rule in RULES.items() if rule.has_tilted]
 @pytest.mark.parametrize("w", [0.0, 1.3])
 def test_the_tilted_law_is_the_product_and_weights_reach_it(name, w) -> None:
     guidance = Guidance(w, rule=RULES[name])
-    mixture, classes, smoothed = TARGET.pmf, TARGET.class_pmfs, SMOOTHED.target.class_pmf(1)
+    mixture = TARGET.pmf
+    classes = TARGET.class_pmfs
+    smoothed = SMOOTHED.target.class_pmf(1)
     expected = {
         "cfg": classes[1] ** (1 + w) * mixture**-w,
         "negative": classes[1] ** (1 + w) * classes[2] ** -w,
@@ -194,7 +202,8 @@ def test_what_needs_a_tilted_law_refuses_a_rule_without_one_by_name(name) -> Non
 @pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 1.0, 6.0])
 def test_classifier_guidance_by_the_exact_posterior_is_cfg(zeros, w) -> None:
     target = random_target(3, 3, k=3, seed=9, zeros=zeros)
-    exact, rule = target.denoiser(), ByClassifier(TablePosterior(target))
+    exact = target.denoiser()
+    rule = ByClassifier(TablePosterior(target))
     states = torch.tensor([state for state in product(range(4), repeat=3) if 3 in state])
     if w > -1:  # at w = -1 classifier-free guidance keeps the support of the class
         ours, cfg = (Guidance(w, rule=one).log_rates(exact, states, 1).exp() for one in (rule, CFG()))
@@ -229,7 +238,8 @@ def test_compositions_of_one_class_is_cfg_and_disjoint_ones_are_refused() -> Non
         laws = [terminal_law(Opaque(EXACT), Guidance(w, rule=rule), 1) for rule in (Compose({1: 1.0}), CFG())]
         assert float((laws[0] - laws[1]).abs().max()) < 1e-12
     pmfs = torch.zeros(2, 2, 2, dtype=torch.float64)
-    pmfs[0, 0], pmfs[1, 1] = 0.5, 0.5
+    pmfs[0, 0] = 0.5
+    pmfs[1, 1] = 0.5
     disjoint = TableMixture(pmfs, torch.tensor([0.5, 0.5]))
     both = Guidance(0.0, rule=Compose({0: 0.5, 1: 0.5}))
     for need in (
@@ -250,7 +260,8 @@ def test_compositions_of_one_class_is_cfg_and_disjoint_ones_are_refused() -> Non
 
 @pytest.mark.parametrize("name", RULES)
 def test_samples_have_the_law(name) -> None:
-    guidance, n = Guidance(1.0, rule=RULES[name]), 4000
+    guidance = Guidance(1.0, rule=RULES[name])
+    n = 4000
     for sampler in (Sampler(), Sampler("tau_leaping", 3), Sampler(policy="confidence")):
         law = sampler.law(LEARNED, guidance, 1).flatten()
         x = sampler.draw(LEARNED, guidance, 1, n, torch.Generator().manual_seed(1))
@@ -266,12 +277,30 @@ def test_rules_are_read_as_they_are_written() -> None:
     assert parse_rule(" compose( 7:0.5 , 1:1.0 ) ") == Compose({1: 1.0, 7: 0.5}) == Compose([(7, 0.5), (1, 1)])
     assert parse_rule("tempered(2)") == Tempered(2.0) == parse_rule("tempered(2; cfg)")
     for text in (
-        "auto", "classifier", "classifier(x)", "negative", "negative(-1)", "negative(a)", "compose()",
+        "auto",
+        "classifier",
+        "classifier(x)",
+        "negative",
+        "negative(-1)",
+        "negative(a)",
+        "compose()",
         "compose(1)",
-        "compose(1:x)", "compose(1:1,1:2)", "compose(1:nan)", "compose(1:inf)", "a_cfg", "a_cfg(k=-1)",
+        "compose(1:x)",
+        "compose(1:1,1:2)",
+        "compose(1:nan)",
+        "compose(1:inf)",
+        "a_cfg",
+        "a_cfg(k=-1)",
         "a_cfg(share=2)",
-        "a_cfg(x=1)", "tempered(0)", "tempered(1; a_cfg(k=1))", "negativ(1)", "", "negative(1", None, 3,
-    ):  # fmt: skip
+        "a_cfg(x=1)",
+        "tempered(0)",
+        "tempered(1; a_cfg(k=1))",
+        "negativ(1)",
+        "",
+        "negative(1",
+        None,
+        3,
+    ):
         with pytest.raises(UserError):
             parse_rule(text)
 
@@ -282,14 +311,18 @@ def test_what_a_rule_cannot_use_is_refused() -> None:
         with pytest.raises(UserError):
             Guidance(1.0, rule=rule).log_rates(EXACT, torch.full((1, D), N), z)
     for make in (
-        lambda: Guidance(1.0, rule="negative(1)"), lambda: ByClassifier(None), lambda: AdaptiveCFG(),
+        lambda: Guidance(1.0, rule="negative(1)"),
+        lambda: ByClassifier(None),
+        lambda: AdaptiveCFG(),
         lambda: Compose({}),
-        lambda: AdaptiveCFG(k=1, share=0.5), lambda: Tempered(-1.0), lambda: Negative(True),
+        lambda: AdaptiveCFG(k=1, share=0.5),
+        lambda: Tempered(-1.0),
+        lambda: Negative(True),
         lambda: ByClassifier(type("C", (), {"num_classes": 3, "__call__": lambda self, x: x})(), taylor=True),
         lambda: Guidance(1.0, rule=ByClassifier(TablePosterior(random_target(2, 3, k=2)))).log_rates(
             EXACT, torch.full((1, D), N), 0
         ),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError):
             make()
 

@@ -22,7 +22,8 @@ from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 class Power(Kind):
     """Coordinate i jumps at rate Z_i^a."""
 
-    name, guides_time = "power", True
+    name = "power"
+    guides_time = True
 
     def __init__(self, a: float) -> None:
         self.a = a
@@ -130,6 +131,8 @@ def test_values_of_tensors_and_lists_are_their_numbers() -> None:
         def __init__(self, numbers) -> None:
             self.numbers = numbers
 
-    one, same, other = Table(torch.arange(3.0)), Table(torch.arange(3.0)), Table(torch.arange(3.0) + 1e-7)
+    one = Table(torch.arange(3.0))
+    same = Table(torch.arange(3.0))
+    other = Table(torch.arange(3.0) + 1e-7)
     assert one == same and hash(one) == hash(same) and value_key(one) == value_key(same)
     assert one != other and value_key(one) != value_key(other)

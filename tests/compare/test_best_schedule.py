@@ -66,7 +66,8 @@ def test_its_push_is_the_law_and_its_gradient_is_that_of_finite_differences(poli
 @pytest.mark.parametrize("seed", [3, 4])
 def test_nothing_on_a_grid_is_better(objective, seed):
     target = random_target(3, 2, seed=seed)
-    best, tilted = best_schedule(target, 1.5, 1, objective), tilted_law(target, 1.5, 1)
+    best = best_schedule(target, 1.5, 1, objective)
+    tilted = tilted_law(target, 1.5, 1)
     goal = {"kl": kl_to, "tv": tv_to}[objective](tilted)
     grid = torch.linspace(-1, 5, 41, dtype=torch.float64).tolist()
     least = min(float(goal(terminal_law(target.denoiser(), Guidance([a, b]), 1))) for a in grid for b in grid)
@@ -80,7 +81,8 @@ def test_one_dimension_is_constant():
 
 
 def test_learned_scores_other_kinds_and_bounds():
-    target, learned = random_target(2, 3, seed=5), Inconsistent(2, 3, 2)
+    target = random_target(2, 3, seed=5)
+    learned = Inconsistent(2, 3, 2)
     for kind in ("rate", "normalized"):
         best = best_schedule(target, 2.0, 0, kind=kind, denoiser=learned)
         law = terminal_law(learned, best.guidance, 0)
@@ -107,7 +109,8 @@ def test_a_class_that_can_be_where_the_mixture_cannot_is_refused():
 
 
 def test_what_is_found_is_no_worse_than_any_start():
-    target, learned = random_target(2, 3, seed=5), Inconsistent(2, 3, 2)
+    target = random_target(2, 3, seed=5)
+    learned = Inconsistent(2, 3, 2)
     goal = kl_to(tilted_law(target, 2.0, 0))
     start = (3.0, -0.5, 1.0)
     there = float(goal(terminal_law(learned, Guidance(list(start)), 0)))
@@ -119,11 +122,16 @@ def test_what_is_found_is_no_worse_than_any_start():
 def test_each_of_its_starts_is_the_best_where_it_is_asked_for(start, monkeypatch):
     # nothing descends, and the best law is that of one of the starts
     monkeypatch.setattr("mdlm_cfg.compare.best_schedule._descend", lambda push, goal, w: w)
-    target, w, given = random_target(2, 4, seed=8), 1.7, (0.1, 0.7, -0.3, 2.6)
+    target = random_target(2, 4, seed=8)
+    w = 1.7
+    given = (0.1, 0.7, -0.3, 2.6)
     strengths = {
-        "constant": [w] * 4, "late": [0, w / 3, 2 * w / 3, w], "none": [0.0] * 4, "given": given,
+        "constant": [w] * 4,
+        "late": [0, w / 3, 2 * w / 3, w],
+        "none": [0.0] * 4,
+        "given": given,
         "a third and rising": [0.3 * w, 1.6 / 3 * w, 2.3 / 3 * w, w],
-    }  # fmt: skip
+    }
     law = terminal_law(target.denoiser(), Guidance(strengths[start]), 0)
     found = best_schedule(target, w, 0, tv_to(law), more_starts=[given])
     assert found.strengths.values == pytest.approx(strengths[start], abs=1e-15) and found.value < 1e-13
@@ -135,7 +143,8 @@ def test_where_no_descent_in_tv_moves_it_is_where_kl_is_best(monkeypatch):
     squares = torch.zeros(2, 3, 3, dtype=torch.float64)  # that overlap in a corner
     squares[0, :2, :2] = squares[1, 1:, 1:] = 0.25
     target = TableMixture(squares, torch.tensor([0.5, 0.5]))
-    tilted, elsewhere = tilted_law(target, 2.0, 0), target.class_pmfs[0]
+    tilted = tilted_law(target, 2.0, 0)
+    elsewhere = target.class_pmfs[0]
 
     def stuck(push, goal, w):
         return w if float(goal(elsewhere)) == float(tv_to(tilted)(elsewhere)) else _descend(push, goal, w)
@@ -159,7 +168,8 @@ def test_a_descent_ends_at_the_bottom_of_a_narrow_valley_and_stays_where_there_i
 
 @pytest.mark.parametrize("policy", ["confidence", Uniform(), FixedOrder([1, 0])], ids=str)
 def test_under_a_policy_the_chain_is_that_of_the_policy(policy):
-    target, learned = random_target(2, 2, seed=9), Inconsistent(2, 2, 2)
+    target = random_target(2, 2, seed=9)
+    learned = Inconsistent(2, 2, 2)
     best = best_schedule(target, 2.0, 1, policy=policy, denoiser=learned)
     law = terminal_law(learned, best.guidance, 1, policy)
     assert best.policy == policy_of(policy) and (best.law - law).abs().max() < 1e-12
@@ -187,7 +197,8 @@ def test_a_stated_trade_off_moves_between_its_ends():
 
 
 def test_a_trade_off_is_the_formula_and_counts_what_nothing_gives_as_impossible():
-    target, law = random_target(2, 2, k=3, seed=5), random_target(2, 2, seed=6).class_pmf(0)
+    target = random_target(2, 2, k=3, seed=5)
+    law = random_target(2, 2, seed=6).class_pmf(0)
     cells = list(product(range(2), repeat=2))
     doubt = {x: float(target.class_weights[1] * target.class_pmfs[1][x] / target.pmf[x]) for x in cells}
     expected = sum(float(law[x]) * (-math.log(doubt[x]) + 0.3 * math.log(float(law[x]))) for x in cells)
@@ -198,9 +209,15 @@ def test_a_trade_off_is_the_formula_and_counts_what_nothing_gives_as_impossible(
 
 def test_strengths_rise_where_none_falls_and_the_last_is_above_the_first() -> None:
     for strengths, answer in (
-        ([0, 1, 2], True), ([0, 0, 2], True), ([1, 1, 1], False), ([0, 2, 1], False), ([0, 1, 1 - 5e-4], True),
-        ([0, 5e-4], False), ([1], False), ([2, 1], False),
-    ):  # fmt: skip
+        ([0, 1, 2], True),
+        ([0, 0, 2], True),
+        ([1, 1, 1], False),
+        ([0, 2, 1], False),
+        ([0, 1, 1 - 5e-4], True),
+        ([0, 5e-4], False),
+        ([1], False),
+        ([2, 1], False),
+    ):
         assert rises(strengths) == answer
 
 
@@ -209,8 +226,10 @@ def _perturbed_least(
 ) -> float:
     """The least TV to the tilted law among random strengths, most of them near some that were found."""
     push = DifferentiablePush(target.denoiser(), 0, KindPolicy(KINDS[kind]) if policy is None else policy_of(policy))
-    goal, generator = tv_to(tilted_law(target, w, 0)), torch.Generator().manual_seed(1)
-    centre, found = torch.tensor(strengths, dtype=torch.float64), []
+    goal = tv_to(tilted_law(target, w, 0))
+    generator = torch.Generator().manual_seed(1)
+    centre = torch.tensor(strengths, dtype=torch.float64)
+    found = []
     for scale in (1e-4, 1e-3, 1e-2, 0.1, 0.5, 2.0):
         for move in scale * torch.randn(60, len(strengths), generator=generator, dtype=torch.float64):
             found.append(float(goal(push((centre + move).clamp(min=-1)))))

@@ -44,10 +44,15 @@ def visits_of(target, guidance, z, policy):
 
 @pytest.mark.parametrize("policy", [None, Uniform()])
 def test_errors_are_visits_times_divergences(policy) -> None:
-    target, learned, guidance, n = random_target(2, 3, seed=3, zeros=0.4), Inconsistent(2, 3, 2), Guidance(1.5), 2
+    target = random_target(2, 3, seed=3, zeros=0.4)
+    learned = Inconsistent(2, 3, 2)
+    guidance = Guidance(1.5)
+    n = 2
     states, by_level = score_error_by_state(target, learned, guidance, 1, 10**6, policy)
-    visits, exact = visits_of(target, guidance, 1, policy), target.denoiser()
-    expected, levels = {}, [[0.0, 0.0] for _ in range(3)]
+    visits = visits_of(target, guidance, 1, policy)
+    exact = target.denoiser()
+    expected = {}
+    levels = [[0.0, 0.0] for _ in range(3)]
     for state, chance in visits.items():
         if chance == 0 or n not in state:
             continue
@@ -57,9 +62,11 @@ def test_errors_are_visits_times_divergences(policy) -> None:
             kls.append(
                 sum(
                     math.exp(log_p[i][v]) * (log_p[i][v] - log_q[i][v])
-                    for i in range(3) for v in range(2) if state[i] == n and log_p[i][v] > -math.inf
+                    for i in range(3)
+                    for v in range(2)
+                    if state[i] == n and log_p[i][v] > -math.inf
                 )
-            )  # fmt: skip
+            )
         expected[state] = (chance, *kls)
         for j in (0, 1):
             levels[sum(v != n for v in state)][j] += chance * kls[j]
@@ -78,8 +85,10 @@ def test_errors_are_visits_times_divergences(policy) -> None:
 
 
 def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = Inconsistent(2, 2, 2, seed=1), Inconsistent(2, 2, 2, seed=2)
-    split, tokens = MixedDenoiser(a, b), torch.tensor([[2, 2], [0, 2]])
+    a = Inconsistent(2, 2, 2, seed=1)
+    b = Inconsistent(2, 2, 2, seed=2)
+    split = MixedDenoiser(a, b)
+    tokens = torch.tensor([[2, 2], [0, 2]])
     assert (split.num_tokens, split.num_dims, split.num_classes, split.device) == (2, 2, 2, torch.device("cpu"))
     for null in (None, torch.tensor([2, 2])):
         assert torch.equal(split(tokens, null), b(tokens, null))
@@ -96,10 +105,13 @@ def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkey
 
 def test_a_learned_class_is_restricted_to_what_the_exact_mixture_allows() -> None:
     target = random_target(3, 2, seed=4, zeros=0.7)
-    learned, exact = Inconsistent(3, 2, 2), target.denoiser()
-    split, tokens = MixedDenoiser(learned, exact), torch.tensor([[3, 3], [0, 3], [3, 2]])
+    learned = Inconsistent(3, 2, 2)
+    exact = target.denoiser()
+    split = MixedDenoiser(learned, exact)
+    tokens = torch.tensor([[3, 3], [0, 3], [3, 2]])
     found = split(tokens, torch.tensor([1, 1, 1])).exp()
-    whole, own = exact(tokens, None).exp(), learned(tokens, torch.tensor([1, 1, 1])).exp()
+    whole = exact(tokens, None).exp()
+    own = learned(tokens, torch.tensor([1, 1, 1])).exp()
     assert bool((whole == 0).any())
     inside = torch.where(whole > 0, own, 0.0)
     assert torch.allclose(found, inside / inside.sum(dim=-1, keepdim=True))
@@ -108,25 +120,32 @@ def test_a_learned_class_is_restricted_to_what_the_exact_mixture_allows() -> Non
 @pytest.mark.parametrize("policy", [None, Confidence()])
 @pytest.mark.parametrize("sampler", ["first_hitting", "event_leaping"])
 def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
-    target, learned, guidance, z = random_target(3, 2, k=3, seed=5), Inconsistent(3, 2, 3), Guidance(1.5), 2
+    target = random_target(3, 2, k=3, seed=5)
+    learned = Inconsistent(3, 2, 3)
+    guidance = Guidance(1.5)
+    z = 2
     made = Sampler(sampler, None if sampler == "first_hitting" else 1, policy=policy)
     shared = ledger_laws(target, learned, guidance, z, made.policy)
     exact = target.denoiser()
     x = made.draw(learned, guidance, z, 400, generator_for("ledger"))
     found = ledger_of(shared, made, 1, generator_for("ledger"), samples=x)
     laws = {
-        "L0": target.class_pmfs[z], "L1": tilted_law(target, 1.5, z),
-        "L2": terminal_law(exact, guidance, z, policy), "L3": terminal_law(learned, guidance, z, policy),
-        "L2'": made.law(exact, guidance, z), "L3'": made.law(learned, guidance, z),
+        "L0": target.class_pmfs[z],
+        "L1": tilted_law(target, 1.5, z),
+        "L2": terminal_law(exact, guidance, z, policy),
+        "L3": terminal_law(learned, guidance, z, policy),
+        "L2'": made.law(exact, guidance, z),
+        "L3'": made.law(learned, guidance, z),
         "L4": torch.bincount(x[:, 0] * 3 + x[:, 1], minlength=9).double().view(3, 3) / 400,
-    }  # fmt: skip
+    }
     assert set(found.laws) == set(laws) and found.num_samples == 400 and found.sampler is made
     for name, law in laws.items():
         assert torch.allclose(found.laws[name], law, atol=1e-12), name
     for line, (a, b) in LINES.items():
         assert found.tv[line] == pytest.approx(total_variation(laws[a], laws[b]), abs=1e-12)
         assert found.kl[line] == pytest.approx(kl_divergence(laws[a], laws[b]), abs=1e-12)
-        (m, c), (own_m, own_c) = mean_and_covariance(laws[b]), mean_and_covariance(laws[a])
+        (m, c) = mean_and_covariance(laws[b])
+        (own_m, own_c) = mean_and_covariance(laws[a])
         assert found.mean[line] == {"euclidean": pytest.approx(float((m - own_m).norm() / own_m.norm()), abs=1e-9)}
         assert found.covariance[line]["frobenius"] == pytest.approx(float((c - own_c).norm() / own_c.norm()), abs=1e-9)
     for name, swapped in (("conditional", (learned, exact)), ("unconditional", (exact, learned))):
@@ -141,7 +160,8 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
 
 
 def test_a_prediction_is_quantiles_of_drawn_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
-    law, reference = random_target(3, 2, seed=1).pmf, random_target(3, 2, seed=2).pmf
+    law = random_target(3, 2, seed=1).pmf
+    reference = random_target(3, 2, seed=2).pmf
     found = predicted_sample_tv(reference, law, 50, 300, generator_for("p"))
     counts = multinomial_counts(law.flatten(), 50, 300, generator_for("p"))
     tv = 0.5 * (counts / 50 - reference.flatten()).abs().sum(dim=1)
@@ -153,7 +173,8 @@ def test_a_prediction_is_quantiles_of_drawn_histograms(monkeypatch: pytest.Monke
     # some at a time, and one by one where a histogram has more cells than are held
     for cells, blocks in ((9 * 128, [128, 128, 44]), (4, [1] * 300)):
         monkeypatch.setattr("mdlm_cfg.compare.ledger.DRAWN_CELLS", cells)
-        again, g = predicted_sample_tv(reference, law, 50, 300, generator_for("p", cells)), generator_for("p", cells)
+        again = predicted_sample_tv(reference, law, 50, 300, generator_for("p", cells))
+        g = generator_for("p", cells)
         counts = torch.cat([multinomial_counts(law.flatten(), 50, size, g) for size in blocks])
         tv = 0.5 * (counts / 50 - reference.flatten()).abs().sum(dim=1)
         assert again.value == pytest.approx(float(tv.mean()), rel=1e-12)

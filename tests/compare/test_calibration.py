@@ -26,9 +26,13 @@ def marginal(pmf: torch.Tensor, known: dict[int, int]) -> float:
 
 def level_cost(target: TableMixture, w: float, z: int, level: int, s: float) -> float:
     """E -ln r_i(x_i | x_S; s) over the tilted law, every set S of a size and every other i, by plain sums."""
-    n, d = target.num_tokens, target.num_dims
-    tilted, own, whole = tilted_law(target, w, z), target.class_pmf(z), target.pmf
-    total, sets = 0.0, list(combinations(range(d), level))
+    n = target.num_tokens
+    d = target.num_dims
+    tilted = tilted_law(target, w, z)
+    own = target.class_pmf(z)
+    whole = target.pmf
+    total = 0.0
+    sets = list(combinations(range(d), level))
     for subset in sets:
         for values in product(range(n), repeat=level):
             known = dict(zip(subset, values))
@@ -108,7 +112,9 @@ def test_the_derivative_rises_through_0_at_the_minimum(seed, w, zeros) -> None:
     def slope(s: torch.Tensor) -> torch.Tensor:
         return torch.zeros(3, dtype=torch.float64).index_add_(0, rows.level, rows.weight * rows.slopes(s)[0])
 
-    at, below, above = slope(found), slope(found - 0.3), slope(found + 0.3)
+    at = slope(found)
+    below = slope(found - 0.3)
+    above = slope(found + 0.3)
     assert bool((below <= at + 1e-12).all()) and bool((at <= above + 1e-12).all())
     inner = informative & (found > -1) & (found < 1e4)
     assert float(at[inner].abs().max() if bool(inner.any()) else 0.0) < 1e-9
@@ -130,7 +136,8 @@ def test_paths_are_never_further_than_those_of_the_constant_strength(seed, w, ze
 def test_the_sum_over_levels_is_the_divergence_of_the_paths(w) -> None:
     target = random_target(3, 3, k=2, seed=9, zeros=0.2)
     strengths = [0.3, 1.7, 2.2]
-    tilted, found = tilted_law(target, w, 0), path_kl(target, Guidance(strengths, "normalized"), 0, w=w)
+    tilted = tilted_law(target, w, 0)
+    found = path_kl(target, Guidance(strengths, "normalized"), 0, w=w)
     costs = exact_rows(target, w, 0).cross_entropies(torch.tensor(strengths, dtype=torch.float64))
     assert float(costs.sum()) + float(torch.special.xlogy(tilted, tilted).sum()) == pytest.approx(
         found.total, abs=1e-12
@@ -156,7 +163,8 @@ def weighted_samples(target: TableMixture, w: float, z: int, num: int, seed: int
 
 @pytest.mark.parametrize("masks", [1, 3])
 def test_data_give_the_exact_strengths_with_the_error_that_is_stated(masks) -> None:
-    target, w = random_target(3, 3, k=2, seed=4), 1.5
+    target = random_target(3, 3, k=2, seed=4)
+    w = 1.5
     exact = torch.tensor(calibrated_strengths(target, w, 0))
     z_scores = []
     for seed in range(60):
@@ -171,7 +179,8 @@ def test_data_give_the_exact_strengths_with_the_error_that_is_stated(masks) -> N
 
 
 def test_more_data_are_nearer() -> None:
-    target, errors = random_target(3, 3, k=2, seed=4), []
+    target = random_target(3, 3, k=2, seed=4)
+    errors = []
     exact = calibrated_strengths(target, 1.0, 0)
     for num in (1000, 100_000):
         x, log_weights = weighted_samples(target, 1.0, 0, num, 0)

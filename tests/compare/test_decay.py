@@ -23,7 +23,8 @@ from mdlm_cfg.targets import toys
 @pytest.mark.parametrize("w", [0.0, 3.0, 20.0])
 def test_one_dimension_closed_form(w):  # arXiv 2506.10971, Prop 3.2
     target = toys.toy_1d_overlap()
-    p, pz = target.pmf, target.class_pmfs[0]
+    p = target.pmf
+    pz = target.class_pmfs[0]
     z = float((pz * (pz / p) ** w)[pz > 0].sum())
     taus = [0.01, 0.5, 30.0]
     log_tv = log_still_masked(target.denoiser(), Guidance(w), 0, taus)
@@ -84,7 +85,8 @@ def test_a_level_outside_zero_one_is_refused(level):
 
 def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch):
     # strong guidance leaves quickly but where the chain hardly ever comes
-    target, w = random_target(2, 2, seed=3), 400.0
+    target = random_target(2, 2, seed=3)
+    w = 400.0
     tau = time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
     assert tau < 1e-24 / slowest_exit(target.denoiser(), Guidance(w), 0)
     law = Chain(target.denoiser(), w, "rate", 0).law_at_by_paths(tau)
@@ -97,7 +99,8 @@ def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch)
 def test_neutral_states_of_all_levels_come_the_likeliest_first():
     # the first coordinate says all there is to know of the class
     first = torch.tensor([[0.6, 0.1, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    other, n = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64), 3
+    other = torch.tensor([0.3, 0.7, 0.0], dtype=torch.float64)
+    n = 3
     target = TableMixture(torch.einsum("ka,b,c->kabc", first, other, other), torch.tensor([0.5, 0.5]))
     found = neutral_states(target, 0)
     chances = [[0.6, 0.1, 0.3, 0.0], [0.3, 0.7, 0.0, 1.0], [0.3, 0.7, 0.0, 1.0]]  # by value, the last being the mask
@@ -114,7 +117,8 @@ def test_neutral_states_of_all_levels_come_the_likeliest_first():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num", [2, 4, 5])
 def test_a_decay_is_made_of_its_parts(kind, num):
-    target, taus = random_target(2, 2, seed=8), [0.25, 1, 2]
+    target = random_target(2, 2, seed=8)
+    taus = [0.25, 1, 2]
     guidances = [Guidance(w, kind) for w in (0.0, 0.5, 1.0, 2.0, 3.0)[:num]]
     decay = tv_decay(target, 1, guidances, taus, fit_tau=0.7)
     strengths = [g.constant for g in guidances]

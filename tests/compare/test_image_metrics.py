@@ -43,7 +43,8 @@ def mixture(seed: int = 0, sharpness: float = 1.0) -> BernoulliMixture:
 
 
 def test_distances_of_black_and_white_count_differing_pixels() -> None:
-    x, y = images(5, 9), images(7, 9, seed=1)
+    x = images(5, 9)
+    y = images(7, 9, seed=1)
     assert torch.equal(pixel_distance(x, y), (x[:, None] != y[None]).sum(-1).float())
 
 
@@ -148,7 +149,8 @@ def test_radii_leave_out_the_point_itself() -> None:
 
 def test_energy_distance_equals_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_cfg.compare.images.CHUNK", 4)
-    x, y = images(6, 9), images(5, 9, 0.7, seed=1)
+    x = images(6, 9)
+    y = images(5, 9, 0.7, seed=1)
 
     def mean(a: Tensor, b: Tensor, num: int) -> float:
         return sum(float((p - q).double().norm()) for p in a for q in b) / num

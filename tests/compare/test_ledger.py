@@ -59,7 +59,9 @@ def test_shares_swap_one_conditional_at_a_time():
     other = perturbed(target, 1.0)
 
     class OnlyNull:  # exact for classes, wrong for the null class
-        num_tokens, num_dims, num_classes = 3, 2, 2
+        num_tokens = 3
+        num_dims = 2
+        num_classes = 2
 
         def __call__(self, tokens, classes):
             answers = target.denoiser()(tokens, classes), other.denoiser()(tokens, classes)
@@ -83,7 +85,8 @@ def test_the_predicted_interval_covers_the_sampled_total():
 
 
 def test_the_prediction_against_drawn_samples():
-    target, other = random_target(4, 2, seed=4), random_target(4, 2, seed=5)
+    target = random_target(4, 2, seed=4)
+    other = random_target(4, 2, seed=5)
     generator = torch.Generator().manual_seed(0)
     own = predicted_sample_tv(target.pmf, target.pmf, 1000, 2000, generator)
     assert abs(own.value / expected_sampling_tv(target.pmf, 1000) - 1) < 0.02
@@ -97,14 +100,16 @@ def test_the_first_states_error_is_its_kl():
     target = random_target(5, 1, k=2, seed=6)
     other = perturbed(target, 2.0)
     states, by_level = score_error_by_state(target, other.denoiser(), Guidance(1.0), 1)
-    p, q = target.class_pmfs[1], other.class_pmfs[1]
+    p = target.class_pmfs[1]
+    q = other.class_pmfs[1]
     assert states[0].state == (5,) and states[0].visits == 1
     assert abs(states[0].kl_conditional - float((p * (p / q).log()).sum())) < 1e-12
     assert by_level == [(states[0].kl_conditional, states[0].kl_unconditional)]
 
 
 def test_a_schedule_of_w_has_no_tilted_law_and_a_ledger_all_the_same():
-    target, guidance = random_target(3, 2), Guidance(linear_ramp(0, 2))
+    target = random_target(3, 2)
+    guidance = Guidance(linear_ramp(0, 2))
     learned = perturbed(target, 1.0).denoiser()
     ledger = error_ledger(target, learned, guidance, 0, generator=torch.Generator().manual_seed(0))
     assert "L1" not in ledger.laws and "gap to tilted" not in ledger.tv
@@ -122,7 +127,8 @@ def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
 @pytest.mark.parametrize("sampler", [Sampler(policy="confidence"), Sampler("event_leaping", events=2, policy="margin")])
 def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
     target = random_target(3, 3, seed=31)
-    learned, guidance = Inconsistent(3, 3, 2, seed=31), Guidance(2.0, "normalized")
+    learned = Inconsistent(3, 3, 2, seed=31)
+    guidance = Guidance(2.0, "normalized")
     ledger = error_ledger(target, learned, guidance, 1, sampler, num_samples=4000, generator=generator_for("ledger"))
     exact = {
         "L2": terminal_law(target.denoiser(), guidance, 1, sampler.policy),
@@ -147,7 +153,8 @@ def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
 @pytest.mark.parametrize("strength", [2.0, linear_ramp(0, 2)], ids=str)
 def test_the_targets_own_denoiser_is_judged_without_a_score_error(strength, policy):
-    target, guidance = random_target(3, 2, k=3, seed=8), Guidance(strength)
+    target = random_target(3, 2, k=3, seed=8)
+    guidance = Guidance(strength)
     own = ledger_laws(target, None, guidance, 2, policy)
     learned = ledger_laws(target, target.denoiser(), guidance, 2, policy)  # the same, as if nobody knew
     assert own.target is target and own.learned is None and own.guidance is guidance
@@ -161,7 +168,9 @@ def test_the_targets_own_denoiser_is_judged_without_a_score_error(strength, poli
 
 
 def test_a_sampler_by_its_name_is_made_of_its_steps_and_schedule():
-    target, learned, guidance = random_target(2, 2), Inconsistent(2, 2, 2), Guidance(1.0)
+    target = random_target(2, 2)
+    learned = Inconsistent(2, 2, 2)
+    guidance = Guidance(1.0)
     found = error_ledger(target, learned, guidance, 0, "tau_leaping", 3, "cosine", num_samples=10)
     assert found.sampler == Sampler("tau_leaping", 3, "cosine") != Sampler("tau_leaping", 3)
     found = error_ledger(target, learned, guidance, 0)

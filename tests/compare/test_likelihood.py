@@ -24,7 +24,8 @@ from mdlm_cfg.support.seeds import generator_for
 
 
 def log_prob_along(denoiser, x, order, k):
-    state, total = [denoiser.num_tokens] * len(x), 0.0
+    state = [denoiser.num_tokens] * len(x)
+    total = 0.0
     for i in order:
         total += float(denoiser(torch.tensor([state]), torch.tensor([k]))[0, i, x[i]])
         state[i] = x[i]
@@ -33,7 +34,8 @@ def log_prob_along(denoiser, x, order, k):
 
 def brute_bound(target, denoiser, k, orders):
     """-E ln mean of prod p over `orders` random orders, by summing over all of them; 0 is the law itself."""
-    total, pmf = 0.0, target.class_pmfs[k]
+    total = 0.0
+    pmf = target.class_pmfs[k]
     for x in product(range(target.num_tokens), repeat=target.num_dims):
         logs = [log_prob_along(denoiser, x, s, k) for s in permutations(range(target.num_dims))]
         draws = [logs] if orders == 0 else list(product(logs, repeat=orders))
@@ -43,7 +45,8 @@ def brute_bound(target, denoiser, k, orders):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exactly_against_brute_force(seed):
-    target, denoiser = random_target(2, 3, seed=seed), Inconsistent(2, 3, 2, seed=seed)
+    target = random_target(2, 3, seed=seed)
+    denoiser = Inconsistent(2, 3, 2, seed=seed)
     found = exact_likelihood(target, denoiser, 1)
     nll, two, nelbo = (brute_bound(target, denoiser, 1, orders) for orders in (0, 2, 1))
     assert found.nll == pytest.approx(nll, abs=1e-12) and found.nelbo == pytest.approx(nelbo, abs=1e-12)
@@ -52,9 +55,11 @@ def test_exactly_against_brute_force(seed):
 
 
 def test_some_states_at_a_time_are_all_states(monkeypatch):
-    target, denoiser = random_target(2, 3, seed=1, zeros=0.6), Inconsistent(2, 3, 2, seed=1)
+    target = random_target(2, 3, seed=1, zeros=0.6)
+    denoiser = Inconsistent(2, 3, 2, seed=1)
     x, _ = target.sample(9, generator_for("x"))
-    exact, bounds = [], []
+    exact = []
+    bounds = []
     for rows in (4096, 5, 1):
         monkeypatch.setattr("mdlm_cfg.compare.likelihood.MAX_ROWS", rows)
         exact.append(exact_likelihood(target, denoiser, 0).nelbo)
@@ -71,7 +76,8 @@ def test_exact_conditionals_are_coherent_and_reach_the_entropy():
 
 
 def test_a_deterministic_order_has_its_own_likelihood():
-    target, denoiser = random_target(2, 3, seed=3), Inconsistent(2, 3, 2, seed=3)
+    target = random_target(2, 3, seed=3)
+    denoiser = Inconsistent(2, 3, 2, seed=3)
     expected = -sum(
         float(target.class_pmfs[0][x]) * log_prob_along(denoiser, x, (1, 2, 0), 0) for x in product(range(2), repeat=3)
     )
@@ -79,7 +85,8 @@ def test_a_deterministic_order_has_its_own_likelihood():
 
 
 def test_bounds_from_orders_are_within_their_errors_and_fall():
-    target, denoiser = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    target = random_target(2, 3, seed=0)
+    denoiser = Inconsistent(2, 3, 2, seed=0)
     g = generator_for("likelihood")
     x, _ = target.sample(20_000, g, 1)
     found = likelihood(denoiser, x, 1, orders=4, generator=g)
@@ -122,7 +129,8 @@ def test_the_mean_along_a_policys_orders_is_its_law(policy):
 
 
 def test_the_nelbo_by_masks_is_the_bound_from_one_order():
-    target, denoiser = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    target = random_target(2, 3, seed=0)
+    denoiser = Inconsistent(2, 3, 2, seed=0)
     x, classes = target.sample(20_000, generator_for("masks"))
     for labels, parts in ((None, [(1.0, None)]), (classes, list(zip(target.class_weights.tolist(), range(2))))):
         found = nelbo_bound(denoiser, x, labels, num_draws=2, generator=generator_for("draws"))
@@ -140,7 +148,8 @@ def test_what_is_told_of_progress_rises_to_all():
 
 
 def test_a_bound_is_a_mean_with_its_standard_error():
-    two, three = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 6.0])
+    two = torch.tensor([1.0, 2.0])
+    three = torch.tensor([1.0, 2.0, 6.0])
     assert Bound.of(two) == Bound(1.5, pytest.approx(0.5))
     assert Bound.of(three) == Bound(3.0, pytest.approx(three.std().item() / math.sqrt(3)))
 
@@ -164,7 +173,8 @@ def test_bounds_and_their_falls_are_those_of_groups_of_orders(orders):
 
 def test_many_orders_and_many_masks_of_few_samples_are_allowed():
     # more rows a sample than are asked for at once
-    target, x = random_target(2, 3, seed=4), torch.tensor([[0, 1, 1], [1, 0, 1]])
+    target = random_target(2, 3, seed=4)
+    x = torch.tensor([[0, 1, 1], [1, 0, 1]])
     exact = [float(target.class_pmfs[0][tuple(row)].log()) for row in x.tolist()]
     found = likelihood(target.denoiser(), x, 0, orders=5000, generator=generator_for("many"))
     assert found.log_probs.shape == (2, 5000)
@@ -188,11 +198,17 @@ def test_coordinates_come_in_proportion_to_a_policys_choice():
 
 
 def test_refusals():
-    denoiser, x = Inconsistent(2, 3, 2), torch.zeros(4, 3, dtype=torch.int64)
+    denoiser = Inconsistent(2, 3, 2)
+    x = torch.zeros(4, 3, dtype=torch.int64)
     for arguments, message in (
-        ((x, 0, 0), "orders = 0"), ((x[:1], 0), "at least 2 samples"), ((x + 2, 0), "no masks"),
-        ((x, 5), "out of range"), ((x, torch.tensor([0, 1, 3, 0])), "class 3 is out of range"),
-        ((x[0], 0), "at least 2"), ((x[:, :2], 0), "of 3 values"), ((x - 1, 0), "no masks"),
-    ):  # fmt: skip
+        ((x, 0, 0), "orders = 0"),
+        ((x[:1], 0), "at least 2 samples"),
+        ((x + 2, 0), "no masks"),
+        ((x, 5), "out of range"),
+        ((x, torch.tensor([0, 1, 3, 0])), "class 3 is out of range"),
+        ((x[0], 0), "at least 2"),
+        ((x[:, :2], 0), "of 3 values"),
+        ((x - 1, 0), "no masks"),
+    ):
         with pytest.raises(ValueError, match=message):
             likelihood(denoiser, *arguments)

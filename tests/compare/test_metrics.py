@@ -24,7 +24,8 @@ from mdlm_cfg.support.seeds import generator_for
 
 
 def test_total_variation_and_kl():
-    p, q = torch.tensor([0.5, 0.5, 0.0]).double(), torch.tensor([0.25, 0.5, 0.25]).double()
+    p = torch.tensor([0.5, 0.5, 0.0]).double()
+    q = torch.tensor([0.25, 0.5, 0.25]).double()
     assert total_variation(p, q) == 0.25
     assert abs(kl_divergence(p, q) - 0.5 * math.log(2)) < 1e-15
     assert kl_divergence(q, p) == math.inf and kl_divergence(p, p) == 0
@@ -73,14 +74,16 @@ def test_sampled_tv_interval_covers_the_expectation():
 
 
 def test_relative_difference():
-    a, b = torch.diag(torch.tensor([2.0, 3.0])).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
+    a = torch.diag(torch.tensor([2.0, 3.0])).double()
+    b = torch.diag(torch.tensor([1.0, 3.0])).double()
     out = relative_difference(a, b)
     assert abs(out["frobenius"] - 1 / math.sqrt(10)) < 1e-15 and abs(out["spectral"] - 1 / 3) < 1e-15
     a, b = torch.randn(2, 3, 3, generator=generator_for("matrices"), dtype=torch.float64)
     for name, order in (("frobenius", "fro"), ("spectral", 2)):
         expected = np.linalg.norm((a - b).numpy(), order) / np.linalg.norm(b.numpy(), order)
         assert relative_difference(a, b)[name] == pytest.approx(expected, rel=1e-12)
-    a, b = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.0, 2.0]).double()
+    a = torch.tensor([3.0, 4.0]).double()
+    b = torch.tensor([0.0, 2.0]).double()
     assert relative_difference(a, b) == {"euclidean": pytest.approx(math.sqrt(13) / 2)}
 
 

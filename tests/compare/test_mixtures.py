@@ -54,12 +54,15 @@ def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
     target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
     means = torch.rand(2, 4, generator=generator_for("means"), dtype=torch.float64)
     picture = pixel_picture(target, [1, 0], means)
-    ratios, changes, tilts = [], [], []
+    ratios = []
+    changes = []
+    tilts = []
     whole = target.mean().tolist()
     for k, mean in zip([1, 0], means.tolist()):
         own = target.mean(k).tolist()
         for i in (0, 2, 3):
-            on, off = math.log(own[i] / whole[i]), math.log((1 - own[i]) / (1 - whole[i]))
+            on = math.log(own[i] / whole[i])
+            off = math.log((1 - own[i]) / (1 - whole[i]))
             average = own[i] * on + (1 - own[i]) * off
             ratios += [off, on]
             changes += [own[i] - mean[i], mean[i] - own[i]]
@@ -114,7 +117,8 @@ def test_correlations_are_those_of_scipy() -> None:
 
 @pytest.mark.parametrize("target_class", [0, 1])
 def test_distinctness_equals_the_sum_over_images_and_masks(target_class: int) -> None:
-    target, num = mixture(dims=3), 40_000
+    target = mixture(dims=3)
+    num = 40_000
     states = torch.cartesian_prod(*[torch.arange(2)] * 3)
     subsets = [s for m in (1, 2, 3) for s in combinations(range(3), m)]
     by_component = target.log_likelihood(states, target_class).exp()  # (8, C)

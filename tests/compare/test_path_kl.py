@@ -38,12 +38,16 @@ def test_the_last_level_never_departs_and_the_first_ones_do(policy, kind):
 
 @pytest.mark.parametrize("policy", ["rate", "uniform", "margin"])
 def test_the_total_is_the_divergence_of_the_paths(policy):
-    target, guidance = random_target(2, 3, seed=4), Guidance(1.5)
-    tilted, denoiser = tilted_law(target, 1.5, 0), target.denoiser()
+    target = random_target(2, 3, seed=4)
+    guidance = Guidance(1.5)
+    tilted = tilted_law(target, 1.5, 0)
+    denoiser = target.denoiser()
     ideal = ideal_denoiser(target, 1.5, 0)
     total = 0.0
     for x, order in product(product(range(2), repeat=3), permutations(range(3))):
-        state, log_ratio, choice = [2, 2, 2], 0.0, 1.0
+        state = [2, 2, 2]
+        log_ratio = 0.0
+        choice = 1.0
         for i in order:
             rho = rho_of(denoiser, guidance, 0, tuple(state))
             choice *= preferences(policy, rho)[i]
@@ -58,10 +62,13 @@ def test_the_total_is_the_divergence_of_the_paths(policy):
 
 def test_what_an_order_never_asks_for_is_no_departure():
     # the second coordinate follows the first; the other way round the rule lacks what the ideal has
-    target, guidance, rule = random_target(2, 2, seed=4), Guidance(1.5), Inconsistent(2, 2, 2)
+    target = random_target(2, 2, seed=4)
+    guidance = Guidance(1.5)
+    rule = Inconsistent(2, 2, 2)
     impossible = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
     rule.table[:, 8, 1] = rule.table[:, 6:8, 0] = impossible  # of (mask, mask), and of (mask, v)
-    tilted, total = tilted_law(target, 1.5, 0), 0.0
+    tilted = tilted_law(target, 1.5, 0)
+    total = 0.0
     for x in product(range(2), repeat=2):
         first, second = (rho_of(rule, guidance, 0, state)[i] for i, state in ((0, (2, 2)), (1, (x[0], 2))))
         chance = first[x[0]] / sum(first) * second[x[1]] / sum(second)

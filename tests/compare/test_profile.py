@@ -25,7 +25,8 @@ def entropy(pmf: torch.Tensor, subset: tuple[int, ...]) -> float:
 
 
 def profile_by_sets(pmf: torch.Tensor) -> list[float]:
-    d, found = pmf.ndim, []
+    d = pmf.ndim
+    found = []
     for level in range(d):
         values = [
             entropy(pmf, (*s, i)) - entropy(pmf, s)
@@ -47,8 +48,11 @@ def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
 
 def step_cost(target: TableMixture, w: float, z: int, a: int, k: int, s: float) -> float:
     """E KL(p_{z,w}(x_A | x_S) || prod_i r_i(.; s)) over sets S of size a and A of size k outside it, by plain sums."""
-    n, d = target.num_tokens, target.num_dims
-    tilted, own, whole = tilted_law(target, w, z), target.class_pmf(z), target.pmf
+    n = target.num_tokens
+    d = target.num_dims
+    tilted = tilted_law(target, w, z)
+    own = target.class_pmf(z)
+    whole = target.pmf
 
     def at(pmf: torch.Tensor, known: dict[int, int]) -> float:
         return float(pmf[tuple(known.get(i, slice(None)) for i in range(d))].sum())
@@ -78,7 +82,8 @@ def step_cost(target: TableMixture, w: float, z: int, a: int, k: int, s: float) 
 @pytest.mark.parametrize("zeros", [0.0, 0.4])
 def test_the_profile_by_sets(z, zeros) -> None:
     target = random_target(3, 4, k=2, seed=1, zeros=zeros)
-    pmf, found = target.class_pmf(z), exact_information_profile(target, z)
+    pmf = target.class_pmf(z)
+    found = exact_information_profile(target, z)
     assert found.entropies.tolist() == pytest.approx(profile_by_sets(pmf), abs=1e-12)
     whole = entropy(pmf, (0, 1, 2, 3))
     assert found.total_entropy.value == pytest.approx(whole, abs=1e-12)
@@ -144,7 +149,8 @@ def test_the_law_of_the_sampler_costs_no_more_than_is_predicted(w, sizes) -> Non
 
 @pytest.mark.parametrize(("masks", "guided"), [(1, False), (3, False), (2, True)])
 def test_data_give_the_exact_profile_with_the_errors_that_are_stated(masks, guided) -> None:
-    target, w = random_target(3, 3, k=2, seed=4), 1.0 if guided else 0.0
+    target = random_target(3, 3, k=2, seed=4)
+    w = 1.0 if guided else 0.0
     exact = exact_information_profile(target, 0, w)
     posterior = target.class_weights[0] * target.class_pmf(0) / target.pmf
     scores = []

@@ -22,8 +22,10 @@ class Blurred:
     num_tokens = 2
 
     def __init__(self, target: BernoulliMixture, share: float) -> None:
-        self.exact, self.share = target.denoiser(), share
-        self.num_dims, self.num_classes = target.num_dims, target.num_classes
+        self.exact = target.denoiser()
+        self.share = share
+        self.num_dims = target.num_dims
+        self.num_classes = target.num_classes
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         log_p = self.exact(tokens, classes)
@@ -41,7 +43,8 @@ def target_of(dims: int = 3) -> BernoulliMixture:
 
 def cost_of(target: BernoulliMixture, denoiser: Blurred, x: list[int], k: int, state: list[int]) -> list[float]:
     """D / m times the sums over the m masked coordinates: own and ideal cross entropy, and KL."""
-    tokens, label = torch.tensor([state]), torch.tensor([k])
+    tokens = torch.tensor([state])
+    label = torch.tensor([k])
     log_p, log_q = (d(tokens, label)[0].tolist() for d in (target.denoiser(), denoiser))
     masked = [i for i, value in enumerate(state) if value == 2]
     own = sum(-log_q[i][x[i]] for i in masked)
@@ -52,7 +55,8 @@ def cost_of(target: BernoulliMixture, denoiser: Blurred, x: list[int], k: int, s
 
 @pytest.mark.parametrize("with_classes", [True, False])
 def test_it_is_what_the_same_masks_give_by_hand(with_classes: bool) -> None:
-    target, draws = target_of(), 4
+    target = target_of()
+    draws = 4
     denoiser = Blurred(target, 0.3)
     x, classes = target.sample(20, generator_for("x"))
     found = score_error(target, denoiser, x, classes if with_classes else None, generator=generator_for("m"))

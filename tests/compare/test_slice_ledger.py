@@ -26,7 +26,9 @@ def bayes(target: TableMixture) -> TableMixture:
 
 @pytest.mark.parametrize("sampler", [Sampler(), EVENTS, Sampler("tau_leaping", 4), Sampler(policy="confidence")])
 def test_with_a_known_truth_it_is_the_ledger_of_bayes_table(sampler: Sampler) -> None:
-    target, learned, guidance = random_target(2, 4, seed=4), Inconsistent(2, 4, 2), Guidance(2.0)
+    target = random_target(2, 4, seed=4)
+    learned = Inconsistent(2, 4, 2)
+    guidance = Guidance(2.0)
     parts = slice_denoiser(learned, STATE), slice_denoiser(target.denoiser(), STATE)
     laws = slice_laws(*parts, guidance, 1, sampler)
     x = sampler.draw(learned, guidance, 1, 2000, generator_for("slice"), start=STATE)[:, [0, 2, 3]]
@@ -44,7 +46,8 @@ def test_with_a_known_truth_it_is_the_ledger_of_bayes_table(sampler: Sampler) ->
 
 
 def test_without_a_truth_the_total_is_to_the_networks_own_law() -> None:
-    learned, guidance = Inconsistent(2, 4, 2), Guidance(1.0)
+    learned = Inconsistent(2, 4, 2)
+    guidance = Guidance(1.0)
     laws = slice_laws(slice_denoiser(learned, STATE), None, guidance, 0, EVENTS)
     x = EVENTS.draw(learned, guidance, 0, 3000, generator_for("slice"), start=STATE)[:, [0, 2, 3]]
     found = slice_ledger(laws, EVENTS, x, generator_for("interval"))
@@ -57,7 +60,8 @@ def test_without_a_truth_the_total_is_to_the_networks_own_law() -> None:
 
 
 def test_samples_of_another_chain_leave_it_open() -> None:
-    learned, guidance = Inconsistent(2, 4, 2), Guidance(2.0)
+    learned = Inconsistent(2, 4, 2)
+    guidance = Guidance(2.0)
     laws = slice_laws(slice_denoiser(learned, STATE), None, guidance, 0, Sampler())
     for wrong in (Guidance(0.0), Guidance(-0.5)):
         x = Sampler().draw(learned, wrong, 0, 3000, generator_for("slice"), start=STATE)[:, [0, 2, 3]]
@@ -73,7 +77,9 @@ def test_the_tilted_law_of_a_slice_is_that_of_bayes_table() -> None:
 
 
 def test_a_slice_of_one_coordinate_has_a_ledger() -> None:
-    target, guidance, state = random_target(2, 4, seed=4), Guidance(2.0), torch.tensor([0, 1, 2, 1])
+    target = random_target(2, 4, seed=4)
+    guidance = Guidance(2.0)
+    state = torch.tensor([0, 1, 2, 1])
     part = slice_denoiser(target.denoiser(), state)
     laws = slice_laws(part, part, guidance, 1, Sampler())
     x = Sampler().draw(target.denoiser(), guidance, 1, 2000, generator_for("one"), start=state)[:, [2]]

@@ -25,7 +25,8 @@ def test_a_weighted_histogram_counts_weights() -> None:
 
 @pytest.mark.parametrize("denoiser", [random_target(2, 3, seed=0).denoiser(), Inconsistent(2, 3, 2)])
 def test_where_squares_end_is_the_second_moment_of_drawn_weights(denoiser) -> None:
-    guidance, n = Guidance(3.0), 40_000
+    guidance = Guidance(3.0)
+    n = 40_000
     found = tilted_weights(denoiser, guidance, 1)
     assert float(found.squares.sum()) == pytest.approx(1, abs=1e-12)
     x, log_weights = Sampler().draw_weighted(denoiser, guidance, 1, n, generator_for("squares"))
@@ -36,11 +37,15 @@ def test_where_squares_end_is_the_second_moment_of_drawn_weights(denoiser) -> No
 
 @pytest.mark.parametrize(("w", "n"), [(1.0, 200), (2.0, 1000)])
 def test_the_expected_distance_is_the_mean_of_many_sets(w: float, n: int) -> None:
-    target, guidance, sets = random_target(2, 3, seed=5), Guidance(w), 100
+    target = random_target(2, 3, seed=5)
+    guidance = Guidance(w)
+    sets = 100
     weights = tilted_weights(target.denoiser(), guidance, 0)
-    law, tilted = terminal_law(target.denoiser(), guidance, 0), tilted_law(target, w, 0)
+    law = terminal_law(target.denoiser(), guidance, 0)
+    tilted = tilted_law(target, w, 0)
     x, log_w = Sampler().draw_weighted(target.denoiser(), guidance, 0, n * sets, generator_for("sets", n))
-    parts, shares = x.view(sets, n, 3), log_w.view(sets, n).softmax(dim=1)
+    parts = x.view(sets, n, 3)
+    shares = log_w.view(sets, n).softmax(dim=1)
     weighted = torch.tensor([total_variation(histogram(p, 2, s), tilted) for p, s in zip(parts, shares)])
     plain = torch.tensor([total_variation(histogram(p, 2), tilted) for p in parts])
     for found, expected in (
@@ -53,7 +58,8 @@ def test_the_expected_distance_is_the_mean_of_many_sets(w: float, n: int) -> Non
 
 @pytest.mark.parametrize("n", [3, 40, 1000])
 def test_the_expected_distance_is_half_the_means_of_folded_normals(n: int) -> None:
-    law, reference = random_target(2, 2, seed=1).pmf, random_target(2, 2, seed=2, zeros=0.3).pmf
+    law = random_target(2, 2, seed=1).pmf
+    reference = random_target(2, 2, seed=2, zeros=0.3).pmf
     weights = tilted_weights(random_target(2, 2, seed=1).denoiser(), Guidance(1.0), 0)
 
     def folded(mean, variance) -> float:
@@ -72,15 +78,18 @@ def test_the_expected_distance_is_half_the_means_of_folded_normals(n: int) -> No
 
 def test_weights_of_one_are_no_weights() -> None:
     target = random_target(3, 2)
-    weights, law = tilted_weights(target.denoiser(), Guidance(0.0), 0), target.class_pmf(0)
+    weights = tilted_weights(target.denoiser(), Guidance(0.0), 0)
+    law = target.class_pmf(0)
     assert expected_weighted_tv(weights, law, 500) == pytest.approx(expected_tv(law, law, 500), rel=1e-9)
     assert expected_tv(law, law, 10_000) == pytest.approx(expected_sampling_tv(law, 10_000), rel=0.01)
     assert break_even_samples(weights, law, law) is None
 
 
 def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest.MonkeyPatch) -> None:
-    target, guidance = random_target(3, 3, seed=1), Guidance(2.0)
-    weights, law = tilted_weights(target.denoiser(), guidance, 0), terminal_law(target.denoiser(), guidance, 0)
+    target = random_target(3, 3, seed=1)
+    guidance = Guidance(2.0)
+    weights = tilted_weights(target.denoiser(), guidance, 0)
+    law = terminal_law(target.denoiser(), guidance, 0)
     tilted = tilted_law(target, 2.0, 0)
     n = break_even_samples(weights, law, tilted)
     assert n is not None
@@ -101,7 +110,9 @@ def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest
 
 
 def test_biased_weights_may_never_pay() -> None:
-    target, denoiser = random_target(2, 3, seed=1), Inconsistent(2, 3, 2)
-    weights, tilted = tilted_weights(denoiser, Guidance(1.0), 0), tilted_law(target, 1.0, 0)
+    target = random_target(2, 3, seed=1)
+    denoiser = Inconsistent(2, 3, 2)
+    weights = tilted_weights(denoiser, Guidance(1.0), 0)
+    tilted = tilted_law(target, 1.0, 0)
     assert total_variation(weights.law, tilted) > total_variation(tilted, tilted)
     assert break_even_samples(weights, tilted, tilted) is None  # unweighted samples of the tilted law itself

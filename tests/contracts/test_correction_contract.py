@@ -38,11 +38,14 @@ def wrong_start() -> torch.Tensor:
 @pytest.mark.parametrize(("make", "kind"), [("zeros", "rate"), ("incoherent", "normalized")])
 def test_its_draws_follow_its_law(correction: Correction, make: str, kind: str) -> None:
     # from a law with mass where the class has none: there the present values are impossible
-    denoiser, guidance, start = DENOISERS[make](), Guidance(1.5, kind), wrong_start()
+    denoiser = DENOISERS[make]()
+    guidance = Guidance(1.5, kind)
+    start = wrong_start()
     generator = generator_for("correction", str(correction), make, kind)
     flat = torch.multinomial(start.flatten(), 6000, replacement=True, generator=generator)
     x = flat[:, None] // torch.tensor([9, 3, 1]) % 3
-    law, kernel = start, correction_kernel(denoiser, guidance, 1, correction)
+    law = start
+    kernel = correction_kernel(denoiser, guidance, 1, correction)
     for number in range(2):
         law = kernel.move(law, number)
     assert float(law.sum()) == pytest.approx(1, abs=1e-12) and float(law.min()) >= -1e-16
@@ -68,8 +71,10 @@ def test_the_tilted_law_stays_with_accept(shape: tuple[int, int], policy: str | 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_one_coordinate_at_a_time_is_gibbs_sampling_of_the_tilted_law(kind: str) -> None:
-    target, w = random_target(3, 3, 2, seed=3), 2.0
-    tilted, start = tilted_law(target, w, 0), wrong_start()
+    target = random_target(3, 3, 2, seed=3)
+    w = 2.0
+    tilted = tilted_law(target, w, 0)
+    start = wrong_start()
     gibbs = sum(start.sum(dim=i, keepdim=True) * tilted / tilted.sum(dim=i, keepdim=True) for i in range(3)) / 3
     for accept in (False, True):
         kernel = correction_kernel(target.denoiser(), Guidance(w, kind), 0, Correction(accept=accept))
@@ -98,7 +103,8 @@ def test_what_is_labelled_invariant_is_and_nothing_else(correction: Correction) 
 
 @pytest.mark.parametrize("correction", CORRECTIONS, ids=str)
 def test_where_it_ends_stays(correction: Correction) -> None:
-    denoiser, guidance = DENOISERS["incoherent"](), Guidance(1.0)
+    denoiser = DENOISERS["incoherent"]()
+    guidance = Guidance(1.0)
     kernel = correction_kernel(denoiser, guidance, 1, correction)
     law = stationary_law(denoiser, guidance, 1, correction)
     assert float(law.sum()) == pytest.approx(1) and total_variation(kernel.sweep(law), law) < 1e-14
@@ -116,7 +122,9 @@ def test_a_refill_that_cannot_end_is_undone() -> None:
             gone = (tokens[:, 0] == 0)[:, None, None] & (torch.arange(3) == 2)[:, None]
             return log_rho.masked_fill(gone, -torch.inf)
 
-    denoiser, guidance, start = DENOISERS["incoherent"](), Cut(1.0), wrong_start()
+    denoiser = DENOISERS["incoherent"]()
+    guidance = Cut(1.0)
+    start = wrong_start()
     generator = generator_for("undone")
     x = torch.multinomial(start.flatten(), 8000, replacement=True, generator=generator)[:, None]
     x = x // torch.tensor([9, 3, 1]) % 3
@@ -127,7 +135,8 @@ def test_a_refill_that_cannot_end_is_undone() -> None:
 
 
 def test_only_what_was_free_is_corrected() -> None:
-    denoiser, start = Inconsistent(3, 4, 2, seed=1), torch.tensor([3, 1, 3, 3])
+    denoiser = Inconsistent(3, 4, 2, seed=1)
+    start = torch.tensor([3, 1, 3, 3])
     scans = (Correction(1, 3, scan="sequential"), Correction(1, 2, scan="lowest_confidence"))
     for correction in (Correction(2, 3), *scans):
         sampler = Sampler("event_leaping", events=3, correction=correction)
@@ -148,12 +157,22 @@ def test_what_it_writes_is_read_back(correction: Correction) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"size": 0}, {"size": 1.5}, {"size": True}, {"size": "two"}, {"moves": -1}, {"moves": 2.5}, {"accept": 1},
-        {"accept": "yes"}, {"parallel": None}, {"scan": "backwards"}, {"policy": "sure"},
-        {"parallel": True, "accept": True}, {"parallel": True, "policy": "uniform"},
+        {"size": 0},
+        {"size": 1.5},
+        {"size": True},
+        {"size": "two"},
+        {"moves": -1},
+        {"moves": 2.5},
+        {"accept": 1},
+        {"accept": "yes"},
+        {"parallel": None},
+        {"scan": "backwards"},
+        {"policy": "sure"},
+        {"parallel": True, "accept": True},
+        {"parallel": True, "policy": "uniform"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(UserError):
         Correction(**options)
@@ -161,9 +180,20 @@ def test_values_out_of_range_are_refused(options: dict) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "correct(size=1)", "correction", "correction(sizes=1)", "correction(size=1, size=2)", "correction(size=)", 3,
-     "correction(size=-1)", "correction(moves=1.5)", "correction(accept=perhaps)", "correction(scan=none)"],
-)  # fmt: skip
+    [
+        "",
+        "correct(size=1)",
+        "correction",
+        "correction(sizes=1)",
+        "correction(size=1, size=2)",
+        "correction(size=)",
+        3,
+        "correction(size=-1)",
+        "correction(moves=1.5)",
+        "correction(accept=perhaps)",
+        "correction(scan=none)",
+    ],
+)
 def test_what_cannot_be_read_is_refused(text: object) -> None:
     with pytest.raises(UserError):
         Sampler(correction=text)

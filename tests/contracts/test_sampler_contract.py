@@ -15,7 +15,10 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.sampling.families import FAMILIES
 from mdlm_cfg.support.seeds import generator_for
 
-N, D, K, Z = 3, 3, 3, 1
+N = 3
+D = 3
+K = 3
+Z = 1
 BLOCKS = "blocks(1,0|2)"
 
 
@@ -70,7 +73,8 @@ class Counted:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("make", "z"), [("zeros", Z), ("incoherent", Z), ("zeros", None)])
 def test_it_draws_from_its_law(name: str, make: str, z: int | None) -> None:
-    sampler, denoiser = SAMPLERS[name], DENOISERS[make]()
+    sampler = SAMPLERS[name]
+    denoiser = DENOISERS[make]()
     law = sampler.law(denoiser, GUIDED, z)
     assert law.shape == (N,) * D and float(law.min()) >= 0 and float(law.sum()) == pytest.approx(1, abs=1e-12)
     x = sampler.draw(denoiser, GUIDED, z, 5000, generator_for("contract", name, make, z))
@@ -80,7 +84,8 @@ def test_it_draws_from_its_law(name: str, make: str, z: int | None) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_kind_of_guidance_decides_nothing_but_time(name: str) -> None:
-    sampler, denoiser = SAMPLERS[name], DENOISERS["incoherent"]()
+    sampler = SAMPLERS[name]
+    denoiser = DENOISERS["incoherent"]()
     laws = [sampler.law(denoiser, Guidance(1.5, kind), Z) for kind in ("rate", "normalized")]
     if sampler.family.blocks_alone or sampler.name == "remdm":  # a decoder sees r_i alone; a correction has an order
         assert sampler.correction is not None or float((laws[0] - laws[1]).abs().max()) < 1e-14
@@ -88,9 +93,11 @@ def test_the_kind_of_guidance_decides_nothing_but_time(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_its_expected_calls_are_what_it_asks(name: str) -> None:
-    sampler, denoiser = SAMPLERS[name], DENOISERS["zeros"]()
+    sampler = SAMPLERS[name]
+    denoiser = DENOISERS["zeros"]()
     expected = sampler.expected_calls(denoiser, Guidance(0.0), Z)
-    counts, generator = [], generator_for("calls", name)
+    counts = []
+    generator = generator_for("calls", name)
     for _ in range(40 if sampler.is_adaptive else 2):
         counted = Counted(denoiser)
         sampler.draw(counted, Guidance(0.0), Z, 1, generator)
@@ -129,9 +136,16 @@ def test_it_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_it_does_not_take_is_refused(name: str) -> None:
     values = {
-        "schedule": "cosine", "policy": "uniform", "events": 2, "choice_temperature": 1.0, "annealed": True,
-        "threshold": 0.5, "factor": 1.0, "gamma": 0.2, "remasking": "cap(0.1)",
-    }  # fmt: skip
+        "schedule": "cosine",
+        "policy": "uniform",
+        "events": 2,
+        "choice_temperature": 1.0,
+        "annealed": True,
+        "threshold": 0.5,
+        "factor": 1.0,
+        "gamma": 0.2,
+        "remasking": "cap(0.1)",
+    }
     for option, value in values.items():
         if option not in FAMILIES[name].takes:
             with pytest.raises(UserError, match=option):

@@ -56,7 +56,8 @@ def test_many_times_share_their_nodes():
 @pytest.mark.parametrize("w", [-1.0, 0.0, 3.5, linear_ramp(-0.5, 6.0)])
 @pytest.mark.parametrize("opaque", [False, True])
 def test_laws_at_many_times_are_those_of_the_generator(kind, w, opaque):
-    target, z = random_target(3, 3, k=3, seed=8, zeros=0.4), 1
+    target = random_target(3, 3, k=3, seed=8, zeros=0.4)
+    z = 1
     guidance = Guidance(w, kind)
     chain = Chain(target.denoiser(), w, kind, z)
     taus = torch.tensor([0.01, *torch.linspace(0.1, 3.0, 9).tolist(), 40.0, 0.0, math.inf], dtype=torch.float64)
@@ -68,7 +69,8 @@ def test_laws_at_many_times_are_those_of_the_generator(kind, w, opaque):
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_a_table_by_its_weights_and_by_its_logarithms(kind, monkeypatch):
-    target, taus = random_target(2, 5, k=2, seed=9, zeros=0.3), [0.02, 0.5, 0.7, 1.1, 1.2, 1.5, 4.0]
+    target = random_target(2, 5, k=2, seed=9, zeros=0.3)
+    taus = [0.02, 0.5, 0.7, 1.1, 1.2, 1.5, 4.0]
     fast = law_at(target.denoiser(), Guidance(6.0, kind), 0, taus)
     monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
     assert torch.allclose(fast, law_at(target.denoiser(), Guidance(6.0, kind), 0, taus), rtol=0, atol=1e-13)

@@ -32,7 +32,8 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
     target = random_target(*shape, k=3, seed=sum(shape), zeros=0.4 if shape[0] < 7 else 0.0)
     for z in (None, 2):
-        guidance, denoiser = Guidance(w), target.denoiser()
+        guidance = Guidance(w)
+        denoiser = target.denoiser()
         assert joint_chain(denoiser, guidance, z) is not None
         ours = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
         with monkeypatch.context() as patch:
@@ -54,7 +55,8 @@ def test_every_partial_state_has_its_marginal(width) -> None:
 
 
 def test_sums_over_children_by_brute_force(width) -> None:
-    n, d = 2, 4
+    n = 2
+    d = 4
     layout = BlockedLattice(n, d, torch.device("cpu"))
     values = torch.rand(layout.rows[-1].stop, layout.columns[-1].stop, dtype=torch.float64)
     found, dense = (layout.to_dense(each).flatten() for each in (layout.sum_over_children(values), values))

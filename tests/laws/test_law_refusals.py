@@ -33,7 +33,8 @@ def test_what_a_law_takes_is_counted(shape, monkeypatch):
     # four numbers and what is kept for every partial state, four for every jump out of the widest level
     monkeypatch.setattr(rates, "SMALL_LAW", 0)
     monkeypatch.setattr(rates, "memory_allowed", lambda: 0)
-    (n, d), denoiser = shape, Inconsistent(*shape, 1)
+    (n, d) = shape
+    denoiser = Inconsistent(*shape, 1)
     masks = [state.count(n) for state in product(range(n + 1), repeat=d)]
     jumps = max(sum(n * count for count in masks if count == level) for level in range(1, d + 1))
     for kept in (0, 3):
@@ -64,7 +65,8 @@ def test_a_state_with_an_infinite_rate_is_named(w, said):
 @pytest.mark.parametrize("z", [-1, 2, 3])
 def test_no_law_is_of_a_class_that_does_not_exist(z):
     # class 2 of a function of 2 classes is its null class: an answer to what nobody asked
-    denoiser, guidance = Inconsistent(2, 2, 2), Guidance(1.0)
+    denoiser = Inconsistent(2, 2, 2)
+    guidance = Guidance(1.0)
     for law in (terminal_law, visit_law, freeze, tilted_weights, partial(law_at, tau=1.0)):
         with pytest.raises(UserError, match=f"class {z} is out of range: there are 2 classes, 0 to 1"):
             law(denoiser, guidance, z)

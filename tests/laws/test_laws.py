@@ -21,7 +21,8 @@ from mdlm_cfg.targets import toys
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_reference_cases(case):
-    target, guidance = case_target(case), Guidance(case["w"], case["guidance"])
+    target = case_target(case)
+    guidance = Guidance(case["w"], case["guidance"])
     expected = torch.tensor(case["terminal_law"], dtype=torch.float64)
     for denoiser in (target.denoiser(), Opaque(target.denoiser())):
         law = terminal_law(denoiser, guidance, case["target_class"])
@@ -64,12 +65,15 @@ def test_one_dimension_is_the_tilted_law():  # arXiv 2506.10971, Thm 3.1
 @pytest.mark.parametrize("w", [-0.5, 1.0, 5.0])
 def test_two_dimensions_closed_form(w):  # arXiv 2506.10971, Thm 3.2
     target = random_target(4, 2, k=3, seed=2)
-    p, pz = target.pmf, target.class_pmfs[1]
+    p = target.pmf
+    pz = target.class_pmfs[1]
     t = p**-w * pz ** (1 + w)
     t_row = p.sum(1) ** -w * pz.sum(1) ** (1 + w)
     t_col = p.sum(0) ** -w * pz.sum(0) ** (1 + w)
-    c, d = t.sum(1) / t_row, t.sum(0) / t_col
-    c_m, d_m = t.sum() / t_row.sum(), t.sum() / t_col.sum()
+    c = t.sum(1) / t_row
+    d = t.sum(0) / t_col
+    c_m = t.sum() / t_row.sum()
+    d_m = t.sum() / t_col.sum()
     expected = (1 / c[:, None] + 1 / d[None, :]) / (1 / c_m + 1 / d_m) * t / t.sum()
     assert (terminal_law(target.denoiser(), Guidance(w), 1) - expected).abs().max() < 1e-13
 
@@ -130,7 +134,8 @@ def test_law_at_strong_guidance_in_closed_form():
 
 def test_law_at_the_ends_and_by_noise_time():
     target = random_target(3, 2, seed=4)
-    denoiser, guidance = target.denoiser(), Guidance(1.5)
+    denoiser = target.denoiser()
+    guidance = Guidance(1.5)
     start = law_at(denoiser, guidance, 0, 0.0)
     assert start[-1, -1] == 1 and start.sum() == 1
     end = law_at(denoiser, guidance, 0, math.inf)
@@ -156,7 +161,9 @@ def test_refusals():
         law_at(target.denoiser(), Guidance(1.0), 0, -0.1)
 
     class Large:
-        num_tokens, num_dims, num_classes = 10, 12, 2
+        num_tokens = 10
+        num_dims = 12
+        num_classes = 2
 
         def __call__(self, tokens, classes):
             raise AssertionError("the denoiser must not be asked")
@@ -172,7 +179,8 @@ def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
     # by one call for all values or by one for each, by weights or by logarithms
     monkeypatch.setattr("mdlm_cfg.laws.push.SMALL", most)
     monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", range_)
-    target, guidance = random_target(3, 3, k=2, seed=2, zeros=0.2), Guidance(2.0, kind)
+    target = random_target(3, 3, k=2, seed=2, zeros=0.2)
+    guidance = Guidance(2.0, kind)
     chain = Chain(target.denoiser(), 2.0, kind, 1)
     for denoiser in (target.denoiser(), Opaque(target.denoiser())):
         levels = visit_law(denoiser, guidance, 1)
@@ -186,7 +194,8 @@ def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
 @pytest.mark.parametrize("w", [-1.0, 0.0, 3.5, linear_ramp(-0.5, 6.0)])
 def test_weights_of_a_table_give_what_its_logarithms_give(kind, w, monkeypatch):
     for target, z in ((random_target(3, 4, k=3, seed=8, zeros=0.5), 1), (random_target(2, 5, seed=9), None)):
-        lattice, guidance = Lattice(target.num_tokens, target.num_dims), Guidance(w, kind)
+        lattice = Lattice(target.num_tokens, target.num_dims)
+        guidance = Guidance(w, kind)
         assert plain_weights(target.denoiser(), guidance, z, lattice) is not None
         fast = visit_law(target.denoiser(), guidance, z)
         with monkeypatch.context() as patch:

@@ -22,15 +22,23 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 KINDS = ("rate", "normalized")
 RAMP = linear_ramp(-0.5, 4.0)
 STRENGTHS = {
-    "-1": -1.0, "-0.5": -0.5, "0": 0.0, "1": 1.0, "7.5": 7.5, "50": 50.0,
-    "ramp": RAMP, "interval": interval(3.0, 0.3, 0.7), "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
-}  # fmt: skip
+    "-1": -1.0,
+    "-0.5": -0.5,
+    "0": 0.0,
+    "1": 1.0,
+    "7.5": 7.5,
+    "50": 50.0,
+    "ramp": RAMP,
+    "interval": interval(3.0, 0.3, 0.7),
+    "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
+}
 
 
 def bernoulli():
     g = torch.Generator().manual_seed(3)
     probabilities = torch.rand(3, 2, 3, generator=g, dtype=torch.float64)
-    weights, classes = torch.rand(3, 2, generator=g), torch.rand(3, generator=g)
+    weights = torch.rand(3, 2, generator=g)
+    classes = torch.rand(3, generator=g)
     return BernoulliMixture(probabilities, weights.double().softmax(1), classes.double().softmax(0))
 
 
@@ -67,7 +75,8 @@ def assert_laws_equal(ours, truth, tolerance=1e-12) -> None:
 def test_terminal_law(name, kind, w) -> None:
     denoiser = DENOISERS[name]()
     z = last_class(denoiser)
-    chain, ours = Chain(denoiser, w, kind, z), terminal_law(denoiser, Guidance(w, kind), z)
+    chain = Chain(denoiser, w, kind, z)
+    ours = terminal_law(denoiser, Guidance(w, kind), z)
     truth = chain.terminal_by_orders()
     assert_laws_equal(ours, truth)
     assert_laws_equal(chain.terminal_by_generator(), truth, 1e-10)  # two ways, one truth
@@ -96,7 +105,9 @@ def test_classes_are_told_apart(z) -> None:
 def test_law_at_clock_times(name, kind, w) -> None:
     denoiser = DENOISERS[name]()
     z = last_class(denoiser)
-    chain, guidance, taus = Chain(denoiser, w, kind, z), Guidance(w, kind), [0.0, 0.03, 0.7, 4.0]
+    chain = Chain(denoiser, w, kind, z)
+    guidance = Guidance(w, kind)
+    taus = [0.0, 0.03, 0.7, 4.0]
     ours = law_at(denoiser, guidance, z, taus)
     masked = log_still_masked(denoiser, guidance, z, taus[1:]).exp().tolist()
     inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims
@@ -154,7 +165,8 @@ SAMPLERS = ("tau_leaping", "euler", "d_cfg", "event_leaping")
 def test_stepped_laws(name, kind, sampler, w) -> None:
     denoiser = DENOISERS[name]()
     z = last_class(denoiser)
-    chain, guidance = Chain(denoiser, w, kind, z), Guidance(w, kind)
+    chain = Chain(denoiser, w, kind, z)
+    guidance = Guidance(w, kind)
     plans = PLANS if name in LONG else {key: PLANS[key] for key in ("linear-1", "cosine-3")}
     inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims
     for steps, schedule, shares in plans.values():
@@ -167,7 +179,9 @@ def test_stepped_laws(name, kind, sampler, w) -> None:
 def test_event_leaping_on_every_schedule(kind) -> None:
     # four coordinates in two steps: 2 + 2 events on the linear schedule, 1 + 3 on the others, 3 + 1 on the grid
     denoiser = DENOISERS["zeros-2-4"]()
-    chain, guidance, laws = Chain(denoiser, 3.0, kind, 1), Guidance(3.0, kind), []
+    chain = Chain(denoiser, 3.0, kind, 1)
+    guidance = Guidance(3.0, kind)
+    laws = []
     for name, horizon, counts in (("linear", 1.0, [2, 2]), ("cosine", 1.0, [1, 3]), ("exponential", 10.0, [1, 3])):
         shares = fractions(name, 2, horizon)
         assert event_counts(shares, 4) == counts
@@ -209,7 +223,8 @@ def test_tilted_law(w, zeros) -> None:
 def test_rates(kind, w) -> None:
     for name in SOME:
         denoiser = DENOISERS[name]()
-        z, n = last_class(denoiser), denoiser.num_tokens
+        z = last_class(denoiser)
+        n = denoiser.num_tokens
         chain = Chain(denoiser, w, kind, z)
         rates = Guidance(w, kind).log_rates(denoiser, torch.tensor(chain.states), z).exp()
         for state, row in zip(chain.states, rates.tolist()):

@@ -35,7 +35,8 @@ def of_case(case, name):
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_reference_laws(case):
-    target, guidance = case_target(case), Guidance(case["w"])
+    target = case_target(case)
+    guidance = Guidance(case["w"])
     for name, expected in case["policy_laws"].items():
         for denoiser in (target.denoiser(), Opaque(target.denoiser())):
             law = terminal_law(denoiser, guidance, case["target_class"], of_case(case, name))
@@ -45,7 +46,8 @@ def test_reference_laws(case):
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_reference_weights(case, kind):
-    target, expected = case_target(case), case[f"weights_{kind}"]
+    target = case_target(case)
+    expected = case[f"weights_{kind}"]
     for denoiser in (target.denoiser(), Opaque(target.denoiser())):
         weights = tilted_weights(denoiser, Guidance(case["w"], kind), case["target_class"])
         assert (weights.law.flatten() - torch.tensor(expected["law"], dtype=torch.float64)).abs().max() < 1e-12
@@ -149,7 +151,8 @@ def test_weights_give_the_tilted_law_under_every_policy(policy, w):
     target = random_target(3, 3, k=3, seed=7, zeros=0.3)
     weights = tilted_weights(target.denoiser(), Guidance(w), 2, policy)
     assert (weights.law - tilted_law(target, w, 2)).abs().max() < 1e-12
-    p, pz = target.pmf, target.class_pmfs[2]
+    p = target.pmf
+    pz = target.class_pmfs[2]
     total = float((pz[pz > 0] ** (1 + w) * p[pz > 0] ** -w).sum())
     assert math.isclose(weights.normalizer, total, rel_tol=1e-12)
     assert 0 < weights.ess <= 1
@@ -157,7 +160,8 @@ def test_weights_give_the_tilted_law_under_every_policy(policy, w):
 
 @pytest.mark.parametrize("name", ["rate", "uniform", "margin"])
 def test_weights_of_learned_conditionals_against_brute_force(name):
-    denoiser, guidance = Inconsistent(3, 3, 2, seed=9), Guidance(1.3)
+    denoiser = Inconsistent(3, 3, 2, seed=9)
+    guidance = Guidance(1.3)
     _, first, second = law_by_paths(denoiser, guidance, 1, name)
     weights = tilted_weights(denoiser, guidance, 1, name)
     assert (weights.law - first / first.sum()).abs().max() < 1e-12
@@ -174,7 +178,8 @@ def test_weights_of_a_huge_w_stay_in_logarithms():
 
 
 def test_temperature_and_top_p_change_the_values_alone():
-    target, z = random_target(4, 1, seed=2), 0
+    target = random_target(4, 1, seed=2)
+    z = 0
     r = tilted_law(target, 1.5, z)
     law = terminal_law(target.denoiser(), Guidance(1.5, temperature=0.5), z)
     assert (law - r**2 / (r**2).sum()).abs().max() < 1e-14

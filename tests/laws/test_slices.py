@@ -49,7 +49,8 @@ def test_exact_and_unguided_it_is_bayes_for_images(policy):
 
 
 def test_a_guided_slice_is_the_whole_chain_started_there():
-    denoiser, state = Inconsistent(2, 4, 2), torch.tensor([2, 1, 2, 2])
+    denoiser = Inconsistent(2, 4, 2)
+    state = torch.tensor([2, 1, 2, 2])
     part = slice_denoiser(denoiser, state)
     assert part.num_dims == 3
     law = terminal_law(part, Guidance(2.0), 0, "margin")
@@ -102,8 +103,10 @@ def test_refusals():
 @pytest.mark.parametrize("strengths", [linear_ramp(0.0, 6.0), interval(4.0, 0.5, 1.0), [0.5, 3.0, -0.5, 2.0]], ids=str)
 @pytest.mark.parametrize("wrap", [lambda one: one, TabulatedDenoiser], ids=["asked", "tabulated"])
 def test_a_schedule_counts_the_known_coordinates_in_laws_as_in_draws(strengths, wrap) -> None:
-    target, guidance = random_target(2, 4, seed=7), Guidance(strengths)
-    state, n = torch.tensor([1, 2, 0, 2]), 200_000
+    target = random_target(2, 4, seed=7)
+    guidance = Guidance(strengths)
+    state = torch.tensor([1, 2, 0, 2])
+    n = 200_000
     part = wrap(slice_denoiser(target.denoiser(), state))
     law = terminal_law(part, guidance, 0)
     # the whole chain, once it is in this state: strengths of 2 and 3 unmasked coordinates

@@ -28,7 +28,8 @@ def test_reference_cases(case):
 @pytest.mark.parametrize("sampler", JUMPS)
 @pytest.mark.parametrize("schedule", [linear(), cosine(), exponential(6.0)], ids=["linear", "cosine", "exponential"])
 def test_first_order_convergence(sampler, schedule):
-    denoiser, guidance = random_target(3, 2, seed=8).denoiser(), Guidance(1.0)
+    denoiser = random_target(3, 2, seed=8).denoiser()
+    guidance = Guidance(1.0)
     exact = terminal_law(denoiser, guidance, 0)
     steps = [64, 128, 256, 512]
     errors = [total_variation(stepped_law(denoiser, guidance, 0, sampler, k, schedule)[:3, :3], exact) for k in steps]
@@ -38,14 +39,16 @@ def test_first_order_convergence(sampler, schedule):
 
 
 def test_a_grid_that_ends_early_leaves_the_mass_of_the_continuous_law():
-    denoiser, guidance = random_target(3, 2, seed=8).denoiser(), Guidance(2.0)
+    denoiser = random_target(3, 2, seed=8).denoiser()
+    guidance = Guidance(2.0)
     fine = stepped_law(denoiser, guidance, 0, "tau_leaping", torch.linspace(0, 0.6, 2001, dtype=torch.float64))
     assert (fine - law_at(denoiser, guidance, 0, 0.6)).abs().max() < 1e-3
     assert fine[-1].sum() > 0.05
 
 
 def test_normalized_guidance_makes_all_samplers_one():
-    denoiser, guidance = random_target(3, 2, seed=2).denoiser(), Guidance(2.0, "normalized")
+    denoiser = random_target(3, 2, seed=2).denoiser()
+    guidance = Guidance(2.0, "normalized")
     tau, d_cfg = (stepped_law(denoiser, guidance, 0, s, 5) for s in ("tau_leaping", "d_cfg"))
     assert (tau - d_cfg).abs().max() < 1e-14  # J = u for both
 
@@ -62,7 +65,8 @@ def test_subset_chances_against_all_orders():
     for subset, chance in chances.items():
         expected = 0.0
         for order in permutations(subset):
-            left, p = 10.5, 1.0
+            left = 10.5
+            p = 1.0
             for i in order:
                 p *= float(z[0, i]) / left
                 left -= float(z[0, i])
@@ -77,7 +81,8 @@ def test_event_leaping_beats_the_others_at_equal_calls(name, budget):
     target = getattr(toys, name)()
     inside = (slice(0, target.num_tokens),) * target.num_dims
     for w in (1.0, 16.0):
-        denoiser, guidance = target.denoiser(), Guidance(w)
+        denoiser = target.denoiser()
+        guidance = Guidance(w)
         exact = terminal_law(denoiser, guidance, 0)
         ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
         for sampler in JUMPS:
@@ -115,7 +120,8 @@ def test_refusals():
 def test_event_leaping_beats_the_others_everywhere(name):
     # every shipped toy, w in {1, 2, 4, 8, 16}, 2 to 64 calls; in one dimension all are exact and tie at 0
     target = getattr(toys, name)()
-    denoiser, inside = target.denoiser(), (slice(0, target.num_tokens),) * target.num_dims
+    denoiser = target.denoiser()
+    inside = (slice(0, target.num_tokens),) * target.num_dims
     for w in (1.0, 2.0, 4.0, 8.0, 16.0):
         guidance = Guidance(w)
         exact = terminal_law(denoiser, guidance, 0)
@@ -130,7 +136,8 @@ def test_event_leaping_beats_the_others_everywhere(name):
 @pytest.mark.parametrize("sampler", [Sampler("euler", 4), Sampler("event_leaping", events=2, policy="confidence")])
 @pytest.mark.parametrize(("group", "sets"), [(1, [1] * 7), (100, [1, 2, 1, 2, 1])])  # kernel entries at a time
 def test_many_sets_at_a_time_are_the_same_as_one_by_one(sampler, group, sets, monkeypatch):
-    denoiser, guidance = random_target(3, 3, seed=7).denoiser(), Guidance(1.5)
+    denoiser = random_target(3, 3, seed=7).denoiser()
+    guidance = Guidance(1.5)
     together = sampler.law(denoiser, guidance, 1)
     monkeypatch.setattr("mdlm_cfg.laws.stepped.GROUP", group)
     assert [r.num_sets for r in freeze(denoiser, guidance, 1).rates] == sets

@@ -23,7 +23,8 @@ TAUS = (0.01, 0.5, 10.0)
 
 def log_survival(denoiser: Denoiser, w: float, z: int, kind: str, taus: tuple[float, ...]) -> list[float]:
     """ln P(still masked): a sum over paths of their probability times the survival of a hypoexponential time."""
-    n, d = denoiser.num_tokens, denoiser.num_dims
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
 
     @cache
     def rates(state: tuple[int, ...]) -> dict[tuple[int, int], mpf]:
@@ -39,7 +40,9 @@ def log_survival(denoiser: Denoiser, w: float, z: int, kind: str, taus: tuple[fl
     found = [mpf(0)] * len(taus)
     with mpmath.workdps(400):
         for order, values in product(permutations(range(d)), product(range(n), repeat=d)):
-            state, chance, exits = [n] * d, mpf(1), []
+            state = [n] * d
+            chance = mpf(1)
+            exits = []
             for i, v in zip(order, values):
                 here = rates(tuple(state))
                 # equal rates are set apart by a share of 1e-120, which partial fractions can divide by

@@ -24,7 +24,8 @@ KINDS = ("rate", "normalized")
 
 def exact_terminal_law(target: TableMixture, w: float | list[float], z: int, kind: str) -> torch.Tensor:
     """The terminal law of the table's own float64 numbers, taken as exact, in 50 digits (theory, section 4)."""
-    n, d = target.num_tokens, target.num_dims
+    n = target.num_tokens
+    d = target.num_dims
     with mpmath.workdps(DIGITS):
         weights = [mpf(a) for a in target.class_weights.tolist()]
         marginal = marginals([[mpf(v) for v in pmf.flatten().tolist()] for pmf in target.class_pmfs], n, d)
@@ -111,7 +112,8 @@ def test_against_fifty_digits(name, kind, w) -> None:
     truth = exact_terminal_law(target, w, 0, kind)
     assert float((terminal_law(target.denoiser(), Guidance(w, kind), 0) - truth).abs().max()) < 1e-10
     with mpmath.workdps(DIGITS):
-        weights, cells = [mpf(a) for a in target.class_weights.tolist()], target.class_pmfs.flatten(1).T.tolist()
+        weights = [mpf(a) for a in target.class_weights.tolist()]
+        cells = target.class_pmfs.flatten(1).T.tolist()
         log_t = [
             mpmath.log(a) + mpf(w) * mpmath.log(a / mpmath.fdot(weights, cell)) if (a := cell[0]) else -mpmath.inf
             for cell in cells
@@ -130,7 +132,8 @@ def test_law_in_time_under_strong_guidance(w) -> None:
     target = TableMixture(pmfs / pmfs.sum(1, keepdim=True), torch.tensor([0.3, 0.7], dtype=torch.float64))
     law = exact_terminal_law(target, w, 0, "rate")
     with mpmath.workdps(DIGITS):
-        own, weights = [mpf(v) for v in target.class_pmfs[0].tolist()], [mpf(a) for a in target.class_weights.tolist()]
+        own = [mpf(v) for v in target.class_pmfs[0].tolist()]
+        weights = [mpf(a) for a in target.class_weights.tolist()]
         whole = [mpmath.fdot(weights, cell) for cell in target.class_pmfs.T.tolist()]
         scale = mpmath.fsum(own), mpmath.fsum(whole)
         pairs = [(a / scale[0], b / scale[1]) for a, b in zip(own, whole)]
@@ -190,7 +193,10 @@ def test_where_guidance_changes_nothing(name, w, kind) -> None:
     # the class alone has the values it can take, or they all have one ratio: guidance has nothing to choose
     target = EDGES[name]
     close = max(1e-12, 1e-15 * w)  # w times the rounding of a log-ratio
-    own, guidance, n, d = target.class_pmfs[0], Guidance(w, kind), target.num_tokens, target.num_dims
+    own = target.class_pmfs[0]
+    guidance = Guidance(w, kind)
+    n = target.num_tokens
+    d = target.num_dims
     assert float((terminal_law(target.denoiser(), guidance, 0) - own).abs().max()) < close
     assert float((tilted_law(target, w, 0) - own).abs().max()) < close
     assert float((law_at(target.denoiser(), guidance, 0, math.inf)[(slice(0, n),) * d] - own).abs().max()) < close
@@ -207,12 +213,14 @@ def test_where_guidance_changes_nothing(name, w, kind) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_weak_guidance_of_conditionals_e1600_apart(name, w, kind) -> None:
     # the values that the class has are as good as impossible in the mixture, and the other way round
-    log_cond, log_uncond = torch.tensor([-800.0, 0.0]).double(), torch.tensor([0.0, -1600.0]).double()
+    log_cond = torch.tensor([-800.0, 0.0]).double()
+    log_uncond = torch.tensor([0.0, -1600.0]).double()
 
     def answer(tokens, classes):
         return torch.where((classes == 0)[:, None, None], log_cond, log_uncond).expand(*tokens.shape, 2)
 
-    denoiser, guidance = FunctionDenoiser(answer, 2, 2, 1), Guidance(w, kind)
+    denoiser = FunctionDenoiser(answer, 2, 2, 1)
+    guidance = Guidance(w, kind)
     with mpmath.workdps(DIGITS):
         rho = [mpmath.exp((1 + mpf(w)) * a - mpf(w) * b) for a, b in zip(log_cond.tolist(), log_uncond.tolist())]
         row = torch.tensor([float(r / mpmath.fsum(rho)) for r in rho], dtype=torch.float64)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 pytestmark = (
     pytest.mark.slow
 )  # whoever has transformers waits for it at every start: it is not installed for the others
-MASK, START, END, PAD = 3, 1, 2, 0
+MASK = 3
+START = 1
+END = 2
+PAD = 0
 VALUES = [7, 5, 11]
 SENTENCES = [[START, 12, 13, MASK, MASK, 15, MASK, MASK, END], [START, 14, MASK, MASK, MASK, MASK, END]]
 NULL = [START, MASK, MASK, 16, MASK, MASK, END]
@@ -52,10 +55,12 @@ def denoiser(model: BertForMaskedLM):
 class Direct:
     """The model's own logits, one state after another and unpadded, of the free ones of the four words."""
 
-    num_tokens, num_classes = len(VALUES), len(SENTENCES)
+    num_tokens = len(VALUES)
+    num_classes = len(SENTENCES)
 
     def __init__(self, model: BertForMaskedLM, state: list[int]) -> None:
-        self.model, self.state = model, state
+        self.model = model
+        self.state = state
         self.free = [i for i, value in enumerate(state) if value == len(VALUES)]
         self.num_dims = len(self.free)
 
@@ -89,7 +94,8 @@ def test_it_answers_what_the_model_does(model, denoiser, target_class) -> None:
 
 
 def test_rows_of_several_classes_do_not_mix(denoiser) -> None:
-    tokens, classes = torch.full((3, DIMS), 3), torch.tensor([2, 0, 1])
+    tokens = torch.full((3, DIMS), 3)
+    classes = torch.tensor([2, 0, 1])
     together = denoiser(tokens, classes)
     apart = torch.cat([denoiser(tokens[:1], k[None]) for k in classes])
     assert torch.allclose(together, apart, atol=1e-5)

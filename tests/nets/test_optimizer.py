@@ -39,7 +39,8 @@ def test_every_parameter_belongs_to_one_part():
 
 
 def test_the_rest_is_stepped_as_by_adamw_alone():
-    ours, theirs = small_net(), small_net()
+    ours = small_net()
+    theirs = small_net()
     frozen = [p for n, p in theirs.named_parameters() if is_matrix(n, p)]
     joint = MuonAdamW(ours, 1e-3, 0.02, (0.9, 0.99), 0.01)
     others = [p for n, p in theirs.named_parameters() if not is_matrix(n, p)]
@@ -65,7 +66,8 @@ def test_saving_and_loading_goes_on_bitwise():
     net = small_net()
     optimizer = MuonAdamW(net, 1e-3, 0.02, [0.9, 0.99], 0.01)
     train(net, optimizer, 3)
-    weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
+    weights = copy.deepcopy(net.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())
     train(net, optimizer, 3, seed=1)
     again = small_net()
     again.load_state_dict(weights)

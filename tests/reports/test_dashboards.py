@@ -55,7 +55,8 @@ def test_a_run_has_its_configuration_once(logged: dict[str, Any]) -> None:
 def test_a_dry_run_prints_all_that_would_be_saved(capsys: pytest.CaptureFixture[str]) -> None:
     main(["team/project", "--dry-run"])
     found = json.loads(capsys.readouterr().out)
-    workspace, report = found["workspace"], found["report"]
+    workspace = found["workspace"]
+    report = found["report"]
     assert (workspace["entity"], workspace["project"]) == (report["entity"], report["project"]) == ("team", "project")
     assert [section["name"] for section in workspace["sections"]] == [*SECTIONS, "Pictures"]
     for section, panels in zip(workspace["sections"], SECTIONS.values()):

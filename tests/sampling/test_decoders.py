@@ -43,7 +43,8 @@ def size_of(case: dict) -> str:
 )
 def test_laws_and_calls_of_decoders(case, name, option, given, found):
     value = int(given) if option == "events" else float(given)
-    sampler, denoiser = Sampler(name, **{option: value}), case_target(case).denoiser()
+    sampler = Sampler(name, **{option: value})
+    denoiser = case_target(case).denoiser()
     for kind in ("rate", "normalized"):  # a decoder sees what a coordinate becomes, and not when
         guidance = Guidance(case["w"], kind)
         assert difference(sampler.law(denoiser, guidance, case["target_class"]), found["law"]) < 1e-12
@@ -65,9 +66,12 @@ def test_laws_of_remasking(case, name, law):
     ids=[f"{size_of(c)}-{o['guidance']}-{o['size']}{'-accept' * o['accept']}" for c, o in CORRECTED],
 )
 def test_laws_of_corrections(case, one):
-    denoiser, guidance, z = case_target(case).denoiser(), Guidance(case["w"], one["guidance"]), case["target_class"]
+    denoiser = case_target(case).denoiser()
+    guidance = Guidance(case["w"], one["guidance"])
+    z = case["target_class"]
     correction = Correction(size=one["size"], accept=one["accept"])
-    kernel, law = correction_kernel(denoiser, guidance, z, correction), terminal_law(denoiser, guidance, z)
+    kernel = correction_kernel(denoiser, guidance, z, correction)
+    law = terminal_law(denoiser, guidance, z)
     for moves in (1, 2, 3):
         law = kernel.move(law)
         if f"after_{moves}" in one:

@@ -19,7 +19,9 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 TARGET = random_target(2, 3, seed=1)
-EXACT, LEARNED, GUIDED = TARGET.denoiser(), Inconsistent(2, 3, 2), Guidance(1.0)
+EXACT = TARGET.denoiser()
+LEARNED = Inconsistent(2, 3, 2)
+GUIDED = Guidance(1.0)
 MIXTURE = BernoulliMixture(
     torch.rand(2, 2, 3, generator=generator_for("p")), torch.full((2, 2), 0.5), torch.ones(2) / 2
 )

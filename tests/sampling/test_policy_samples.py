@@ -21,16 +21,24 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 EVERY = [
-    "rate", "uniform", "confidence", "margin", "entropy", FixedOrder([2, 0, 1]), Blocks([[2, 0], [1]], "margin"),
-    Confidence(0.5), Entropy(0.2),
-]  # fmt: skip
+    "rate",
+    "uniform",
+    "confidence",
+    "margin",
+    "entropy",
+    FixedOrder([2, 0, 1]),
+    Blocks([[2, 0], [1]], "margin"),
+    Confidence(0.5),
+    Entropy(0.2),
+]
 N = 40_000
 
 
 @pytest.mark.parametrize("policy", EVERY, ids=str)
 @pytest.mark.parametrize("events", [1, 2])
 def test_samples_follow_the_law_of_their_policy(policy, events):
-    denoiser, guidance = Inconsistent(3, 3, 2, seed=21), Guidance(linear_ramp(3.0, 0.5), "normalized")
+    denoiser = Inconsistent(3, 3, 2, seed=21)
+    guidance = Guidance(linear_ramp(3.0, 0.5), "normalized")
     sampler = Sampler("event_leaping", events=events, policy=policy)
     law = sampler.law(denoiser, guidance, 1)
     x = sampler.draw(denoiser, guidance, 1, N, generator_for("policies", str(policy), events))
@@ -45,13 +53,16 @@ def test_samples_follow_the_law_of_their_policy(policy, events):
 )
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_every_policy_on_every_shipped_target(policy, kind):
-    p_values, told = {}, []
+    p_values = {}
+    told = []
     for name, exact in shipped().items():
-        z, denoiser = exact.num_classes - 1, TabulatedDenoiser(exact)
+        z = exact.num_classes - 1
+        denoiser = TabulatedDenoiser(exact)
         order = FixedOrder(list(range(exact.num_dims))[::-1]) if policy == "fixed_order" else policy
         for made in (Sampler(policy=order), Sampler("event_leaping", 3, policy=order)):
             for w in (0.0, 1.5, 6.0):
-                guidance, generator = Guidance(w, kind), generator_for(name, made.label, kind, w)
+                guidance = Guidance(w, kind)
+                generator = generator_for(name, made.label, kind, w)
                 x = made.draw(denoiser, guidance, z, 20_000, generator)
                 law = made.law(denoiser, guidance, z)
                 p_values[name, made.label, w] = chi_square_p_value(x, law)
@@ -75,7 +86,8 @@ def test_ties_are_shared_equally_by_samples(policy):
 
 
 def test_a_policy_by_name_or_in_the_sampler_is_the_same_and_not_both():
-    denoiser, guidance = Inconsistent(3, 3, 2), Guidance(1.0)
+    denoiser = Inconsistent(3, 3, 2)
+    guidance = Guidance(1.0)
     a = sample(denoiser, guidance, 0, 100, policy="margin", generator=generator_for("same"))
     b = sample(denoiser, guidance, 0, 100, Sampler(policy="margin"), generator=generator_for("same"))
     assert torch.equal(a, b)
@@ -91,7 +103,8 @@ def test_a_policy_by_name_or_in_the_sampler_is_the_same_and_not_both():
 
 @pytest.mark.parametrize("policy", [None, "confidence"])
 def test_samples_start_from_partial_states(policy):
-    target, guidance = random_target(3, 3, seed=22), Guidance(0.0)
+    target = random_target(3, 3, seed=22)
+    guidance = Guidance(0.0)
     start = torch.tensor([3, 1, 3])
     x = sample(target.denoiser(), guidance, 0, N, policy=policy, start=start, generator=generator_for("start"))
     assert bool((x[:, 1] == 1).all())
@@ -111,7 +124,8 @@ def test_samples_start_from_partial_states(policy):
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 @pytest.mark.parametrize("policy", [None, "confidence"])
 def test_weights_of_samples_have_the_exact_moments_and_the_tilted_law(kind, policy):
-    target, guidance = random_target(3, 3, seed=23, zeros=0.3), Guidance(1.5, kind)
+    target = random_target(3, 3, seed=23, zeros=0.3)
+    guidance = Guidance(1.5, kind)
     exact = tilted_weights(target.denoiser(), guidance, 0, policy)
     x, log_w = sample(
         target.denoiser(), guidance, 0, N, policy=policy, weights=True, generator=generator_for("w", kind)
@@ -145,7 +159,9 @@ def test_weights_are_refused_where_they_lead_nowhere():
     "threshold", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(1.0, marks=pytest.mark.slow)]
 )
 def test_smc_is_unbiased_and_its_error_is_what_it_says(threshold):
-    target, guidance, p = random_target(3, 3, seed=24), Guidance(3.0), tilted_law(random_target(3, 3, seed=24), 3.0, 0)
+    target = random_target(3, 3, seed=24)
+    guidance = Guidance(3.0)
+    p = tilted_law(random_target(3, 3, seed=24), 3.0, 0)
     exact = tilted_weights(target.denoiser(), guidance, 0).normalizer
     runs = [
         sequential_monte_carlo(
@@ -159,7 +175,8 @@ def test_smc_is_unbiased_and_its_error_is_what_it_says(threshold):
     stated = torch.tensor([run.relative_error for run in runs], dtype=torch.float64) * exact
     assert 0.75 < float(stated.pow(2).mean().sqrt() / estimates.std()) < 1.3
     assert (sum(sum(run.num_resampled) for run in runs) == 0) == (threshold == 0)
-    x, w = torch.cat([run.x for run in runs]), torch.cat([run.log_weights for run in runs]).exp()
+    x = torch.cat([run.x for run in runs])
+    w = torch.cat([run.log_weights for run in runs]).exp()
     assert total_variation(weighted_histogram(x, w, 3), p) < 0.02
 
 

@@ -29,7 +29,8 @@ def test_the_identity_by_brute_force(w: float, z: int) -> None:
     """sum_x p^-w p_z^(1+w) f = E_{p_z} [(p_z / p)^w f] for every f, and (p_z / p)^w = (p(z|x) / p(z))^w."""
     target = mixture()
     states = torch.cartesian_prod(*[torch.arange(2)] * 4)
-    own, whole = target.log_prob(states, torch.full((16,), z)), target.log_prob(states)
+    own = target.log_prob(states, torch.full((16,), z))
+    whole = target.log_prob(states)
     tilted = (1 + w) * own - w * whole
     ratio = log_class_posterior(target, states, z) - math.log(float(target.class_weights[z]))
     assert torch.allclose(own + w * ratio, tilted, atol=1e-12)
@@ -40,7 +41,9 @@ def test_the_identity_by_brute_force(w: float, z: int) -> None:
 
 @pytest.mark.parametrize("w", [1.0, 3.0])
 def test_the_reference_is_the_tilted_law(w: float) -> None:
-    target, z, n = mixture(seed=1), 1, 100_000
+    target = mixture(seed=1)
+    z = 1
+    n = 100_000
     found = tilted_reference(target, w, z, n, generator_for("reference"))
     table = target.to_table()
     assert total_variation(histogram(found.x, 2, found.weights), tilted_law(table, w, z)) < 0.02

@@ -59,7 +59,8 @@ def truth_of(denoiser, w, kind, sampler, steps, schedule, z):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("w", [-1.0, 0.0, 2.5, 9.0])
 def test_first_hitting_follows_the_oracle(make, kind, w):
-    denoiser, guidance = DENOISERS[make](), Guidance(w, kind)
+    denoiser = DENOISERS[make]()
+    guidance = Guidance(w, kind)
     law = truth_of(denoiser, w, kind, "first_hitting", None, None, 2)
     assert chi_square_p_value(draw(denoiser, guidance, "first_hitting", None, target_class=2), law) > 1e-3
 
@@ -68,7 +69,8 @@ def test_first_hitting_follows_the_oracle(make, kind, w):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", DENOISERS)
 def test_stepped_samplers_follow_the_oracle(sampler, kind, make):
-    denoiser, w = DENOISERS[make](), linear_ramp(3.0, 0.5)
+    denoiser = DENOISERS[make]()
+    w = linear_ramp(3.0, 0.5)
     guidance = Guidance(w, kind)
     law = truth_of(denoiser, w, kind, sampler, 2, cosine(), 2)
     x = draw(denoiser, guidance, sampler, 2, cosine(), target_class=2)
@@ -92,7 +94,8 @@ def test_stepped_samplers_follow_the_oracle(sampler, kind, make):
 @pytest.mark.parametrize("sampler", STEPPED)
 @pytest.mark.parametrize("schedule", [*SCHEDULES, "grid"])
 def test_schedules_and_grids_follow_the_oracle(sampler, schedule):
-    denoiser, guidance = DENOISERS["incoherent"](), Guidance(2.0)
+    denoiser = DENOISERS["incoherent"]()
+    guidance = Guidance(2.0)
     steps, made = (GRID, None) if schedule == "grid" else (2, SCHEDULES[schedule])
     law = truth_of(denoiser, 2.0, "rate", sampler, steps, made, 1)
     x = draw(denoiser, guidance, sampler, steps, made, target_class=1)
@@ -110,7 +113,8 @@ def shipped():
     """The denoisers of every target that the package ships, and of a Bernoulli mixture, by name."""
     toy = {name: getattr(toys, name)() for name in dir(toys) if name.startswith("toy_")}
     g = torch.Generator().manual_seed(5)
-    probabilities, weights = torch.rand(3, 2, 6, generator=g), torch.rand(3, 2, generator=g)
+    probabilities = torch.rand(3, 2, 6, generator=g)
+    weights = torch.rand(3, 2, generator=g)
     bernoulli = BernoulliMixture(
         probabilities, weights / weights.sum(1, keepdim=True), torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
     )
@@ -124,10 +128,12 @@ def test_every_sampler_on_every_shipped_target(sampler, kind):
     # three strengths and every target; the laws themselves are held against the oracle in tests/laws
     p_values = {}
     for name, exact in shipped().items():
-        z, denoiser = exact.num_classes - 1, TabulatedDenoiser(exact)
+        z = exact.num_classes - 1
+        denoiser = TabulatedDenoiser(exact)
         for w in (0.0, 1.5, 6.0):
             made = Sampler(sampler, 3 if sampler in WITH_STEPS else None, None)
-            guidance, generator = Guidance(w, kind), generator_for(name, sampler, kind, w)
+            guidance = Guidance(w, kind)
+            generator = generator_for(name, sampler, kind, w)
             law = made.law(denoiser, guidance, z)
             x = made.draw(denoiser, guidance, z, 20_000, generator)
             p_values[name, w] = chi_square_p_value(x, law)
@@ -176,7 +182,8 @@ def test_draws_are_uniform_and_float64(sampler):
 
 @pytest.mark.slow
 def test_two_values_are_not_biased_by_small_steps():
-    denoiser, guidance = TabulatedDenoiser(random_target(2, 2, seed=13).denoiser()), Guidance(4.0)
+    denoiser = TabulatedDenoiser(random_target(2, 2, seed=13).denoiser())
+    guidance = Guidance(4.0)
     law = Chain(denoiser, 4.0, "rate", 1).stepped("tau_leaping", fractions("exponential", 200, 8.0))
     x = draw(denoiser, guidance, "tau_leaping", 200, exponential(8.0), n=30_000, target_class=1)
     assert chi_square_p_value(x, law[:2, :2]) > 1e-3
@@ -184,7 +191,8 @@ def test_two_values_are_not_biased_by_small_steps():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_seed_same_samples_and_nothing_masked(sampler):
-    denoiser, guidance = toys.toy_2d_overlap().denoiser(), Guidance(2.0)
+    denoiser = toys.toy_2d_overlap().denoiser()
+    guidance = Guidance(2.0)
     steps = 3 if sampler in WITH_STEPS else None
     a, b, c = (draw(denoiser, guidance, sampler, steps, seed=seed, n=200) for seed in (1, 1, 2))
     assert a.dtype == torch.int64 and a.shape == (200, 2)
@@ -256,7 +264,8 @@ def test_batches_of_a_network_change_nothing(sampler, kind):
     net = GridTransformer(4, (3,), 2, width=16, depth=1, num_heads=2).double()
     for parameter in net.parameters():  # what starts at zero would answer the same to all
         torch.nn.init.normal_(parameter, std=0.3)
-    guidance, steps = Guidance(2.0, kind), 2 if sampler in WITH_STEPS else None
+    guidance = Guidance(2.0, kind)
+    steps = 2 if sampler in WITH_STEPS else None
     whole, *parts = (NetDenoiser(net, batch_size=size) for size in (1024, 7, 1))
     assert float((terminal_law(whole, guidance, 1) - 1 / 64).abs().max()) > 0.01
     for part in parts:
@@ -266,7 +275,8 @@ def test_batches_of_a_network_change_nothing(sampler, kind):
 
 
 def test_a_schedule_by_its_name_is_the_schedule():
-    denoiser, guidance = random_target(3, 2, seed=15).denoiser(), Guidance(2.0)
+    denoiser = random_target(3, 2, seed=15).denoiser()
+    guidance = Guidance(2.0)
     assert Schedule("exponential") == exponential() and Schedule("exponential").end == 10
     assert Schedule("linear") != Schedule("cosine") and str(Schedule("exponential")) == "exponential"
     for name, made in (("exponential", exponential()), ("cosine", cosine())):

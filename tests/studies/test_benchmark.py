@@ -167,9 +167,13 @@ def always_the_first_value(denoiser: Any, guidance: Guidance, z: int, n: int, ge
 def test_a_cheat_ranks_first_and_what_is_broken_last() -> None:
     targets = [of_table(str(seed), random_target(2, 3, seed=seed), seed % 2) for seed in (1, 2)]
     found = benchmark(
-        the_tilted_law_itself, always_the_first_value, targets=targets, strengths=[2.0, 4.0], calls=[4],
+        the_tilted_law_itself,
+        always_the_first_value,
+        targets=targets,
+        strengths=[2.0, 4.0],
+        calls=[4],
         num_samples=50_000,
-    )  # fmt: skip
+    )
     ranking = found.ranking(4)
     assert ranking[0].entry == "the_tilted_law_itself" and ranking[0].rank == 1
     last = max(ranking, key=lambda place: place.rank or 0)
@@ -248,7 +252,8 @@ def test_a_function_that_takes_calls_is_told_them_and_bound_arguments_are_in_the
         assert ours["tv_tilted_low"] <= exact["tv_tilted"] <= ours["tv_tilted_high"]
 
 
-FOUR, ORDER = Sampler("tau_leaping", 4), FixedOrder([2, 0, 1])
+FOUR = Sampler("tau_leaping", 4)
+ORDER = FixedOrder([2, 0, 1])
 
 
 def half_rate(w: float) -> Guidance:
@@ -270,7 +275,7 @@ def jump(log_z: Tensor, u: Tensor) -> Tensor:
         (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
         (Entry("mine", Sampler(), half_rate), "mine", lambda t: terminal_law(t, Guidance(1.0), 1)),
     ],
-)  # fmt: skip
+)
 def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) -> None:
     found = benchmark(own, targets=[small()], strengths=[2.0], calls=[4])
     row = cell(found, entry=name, calls=4)
@@ -298,10 +303,13 @@ def test_what_cannot_be_judged_is_refused(own: Any, message: str) -> None:
 
 def test_calls_targets_and_references_that_there_are_not_are_refused(found: BenchmarkFindings) -> None:
     for arguments, message in (
-        ({"calls": []}, "must be different"), ({"calls": [0, 1]}, "at least 1"), ({"calls": [2, 2]}, "different"),
-        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"), ({"targets": []}, "no target"),
+        ({"calls": []}, "must be different"),
+        ({"calls": [0, 1]}, "at least 1"),
+        ({"calls": [2, 2]}, "different"),
+        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"),
+        ({"targets": []}, "no target"),
         ({"strengths": []}, "no guidance"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=message):
             benchmark(**arguments)
     for calls, against in ((3, "tilted"), (2, "truth")):
@@ -312,7 +320,8 @@ def test_calls_targets_and_references_that_there_are_not_are_refused(found: Benc
 @pytest.mark.parametrize("policy", ["confidence", "uniform", FixedOrder([1, 2, 0])])
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_a_frozen_chain_is_of_use_under_a_policy_where_it_is_that_policys(kind: str, policy: Any) -> None:
-    denoiser, guidance = random_target(2, 3, seed=6).denoiser(), Guidance(3.0, kind)
+    denoiser = random_target(2, 3, seed=6).denoiser()
+    guidance = Guidance(3.0, kind)
     sampler = Sampler("event_leaping", events=2, policy=policy)
     shared = sampler.law(denoiser, guidance, 1, freeze(denoiser, guidance, 1))
     assert torch.equal(shared, sampler.law(denoiser, guidance, 1))
@@ -344,7 +353,8 @@ def test_the_page_shows_the_ranking_first_and_unfolded(found: BenchmarkFindings,
                 ("-", "-") if place.rank is None else (str(place.rank), format_number(place.error))
             )
     assert all(section.group for section in sections[2:])
-    many, page = len(found.facts["entries"]), write_page(tmp_path / "p.html", "T", sections[:2], {}).read_text()
+    many = len(found.facts["entries"])
+    page = write_page(tmp_path / "p.html", "T", sections[:2], {}).read_text()
     assert "<details>" not in page and page.count("<tr><td>") == 2 * many
     texts = [section.text for section in sections if section.text]
     assert len(texts) == len(set(texts)) and "learned_rotation" not in " ".join(texts)
@@ -390,11 +400,10 @@ def test_the_digits_are_mnists() -> None:
 
 
 def test_the_learned_conditionals_are_near_those_of_the_data_and_of_no_joint() -> None:
-    target, data = TARGETS["learned_rotation"](), rotation(4).table()
+    target = TARGETS["learned_rotation"]()
+    data = rotation(4).table()
     unguided = Guidance(0.0)
-    laws = [
-        terminal_law(target.denoiser, unguided, 1, FixedOrder(order)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])
-    ]  # fmt: skip
+    laws = [terminal_law(target.denoiser, unguided, 1, FixedOrder(order)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
     assert tv(*laws) > 0.005
     exact = [terminal_law(data.denoiser(), unguided, 1, FixedOrder(order)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
     assert tv(*exact) < 1e-12 and tv(exact[0], target.class_law) < 1e-12

@@ -136,7 +136,8 @@ def test_usage_of_own_samples_is_the_weights_and_ranks_correlate() -> None:
 
 def test_sets_are_those_of_the_plans_generators_compared_by_hand() -> None:
     """Another kind, sampler and schedule than the default, classes that are not all: what was asked for is what ran."""
-    target, guidance = mixture(), Guidance(1.5, "normalized")
+    target = mixture()
+    guidance = Guidance(1.5, "normalized")
     plan = Plan((guidance,), Sampler("event_leaping", 3, "linear"), 50, seed=5, classes=(2, 1))
     learned = Blurred(target, 0.4)
     found = found_by(Mixtures(num_test=20), data_of(target), learned, plan)
@@ -162,7 +163,8 @@ def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: Findings) -> N
 
 def test_components_that_do_not_differ_are_not_ranked() -> None:
     values = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
-    differ, equal = distinct_row("whole", values), distinct_row("whole", torch.full((3, 3), 0.7).double())
+    differ = distinct_row("whole", values)
+    equal = distinct_row("whole", torch.full((3, 3), 0.7).double())
     assert differ.mean == pytest.approx(3.5) and differ.spread == pytest.approx((2 / 5) ** 0.5)
     found = {"rank_correlation": 0.5, "rank_correlation_partial": float("nan"), "entropy": 2.0}
     rows = [component_row(Guidance(1.0), "exact", found, whole) for whole in (differ, equal)]
@@ -199,7 +201,8 @@ def test_one_component_and_no_guidance_are_answered() -> None:
 
 
 def test_what_cannot_be_evaluated_is_refused() -> None:
-    tiny, single = data_of(mixture()), Guidance(1.0)
+    tiny = data_of(mixture())
+    single = Guidance(1.0)
     for denoiser, plan, words in [
         (None, plan_of(single, n=1), "num_samples = 1"),
         (None, plan_of(single, classes=(3,)), "class 3 is out of range"),

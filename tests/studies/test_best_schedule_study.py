@@ -63,19 +63,22 @@ def quality(findings: Findings, schedule: str, w: float = 2.0, who: str = "exact
 
 @pytest.mark.parametrize(("kind", "policy"), [("rate", None), ("normalized", None), ("rate", "fixed_order")])
 def test_every_figure_is_the_librarys(kind: str, policy: str | None) -> None:
-    target, learned = random_target(3, 2, seed=4), Inconsistent(3, 2, 2, seed=1)
+    target = random_target(3, 2, seed=4)
+    learned = Inconsistent(3, 2, 2, seed=1)
     findings = found(target, learned, plan_of(0.5, 2.0, kind=kind, policy=policy))
     denoisers = {"exact": target.denoiser(), "learned": learned}
     joint = target.class_weights[Z] * target.class_pmfs[Z]
     posterior = joint / torch.tensordot(target.class_weights, target.class_pmfs, dims=1)
     for w in (0.5, 2.0):
-        rows, tilted = schedules(findings, w), tilted_law(target, w, Z)
+        rows = schedules(findings, w)
+        tilted = tilted_law(target, w, Z)
         own = {who: strengths(findings, w, who) for who in denoisers}
         expected = {(who, s): v for who in denoisers for s, v in ((CONSTANT, [w, w]), (RAMP, [0.0, w]))}
         expected |= {(who, BEST): own[who] for who in denoisers} | {("learned", EXACTS_BEST): own["exact"]}
         assert rows.keys() == expected.keys()
         for (who, schedule), values in expected.items():
-            row, law = rows[who, schedule], terminal_law(denoisers[who], Guidance(values, kind), Z, policy)
+            row = rows[who, schedule]
+            law = terminal_law(denoisers[who], Guidance(values, kind), Z, policy)
             assert np.abs(findings.arrays[f"{who}_{schedule}_w{w:g}"] - law.numpy()).max() < 1e-12
             cells = [(float(law[x]), float(tilted[x]), float(posterior[x])) for x in product(range(3), repeat=2)]
             assert row.tv_tilted == pytest.approx(sum(abs(q - p) for q, p, _ in cells) / 2)
@@ -138,7 +141,8 @@ def test_what_carries_over_is_a_share_of_the_gain() -> None:
     near = block_of(found(target, target.denoiser()), "transfer")[0]
     assert near.share_kept == pytest.approx(1.0, abs=1e-6)
     findings = found(target, Inconsistent(3, 2, 2, seed=1))
-    (far,), rows = block_of(findings, "transfer"), schedules(findings)
+    (far,) = block_of(findings, "transfer")
+    rows = schedules(findings)
     constant, best, others = (rows["learned", name].objective for name in (CONSTANT, BEST, EXACTS_BEST))
     assert far.gain == pytest.approx(constant - best)
     assert far.share_kept == pytest.approx((constant - others) / (constant - best)) and far.share_kept < 0.99
@@ -163,7 +167,8 @@ def test_one_dimension_has_one_strength(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_answer_is_refused() -> None:
-    target, plan = random_target(3, 2), plan_of(1.0)
+    target = random_target(3, 2)
+    plan = plan_of(1.0)
     for settings in ({"objective": "mse"}, {"entropy_weight": -1.0}):
         with pytest.raises(UserError):
             BestScheduleStudy(**settings)

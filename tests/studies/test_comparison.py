@@ -37,9 +37,13 @@ def written(
         for k in range(classes)
     ] + [{"w": 0, "kind": "rate"} | row for row in more]
     report = {
-        "version": 2, "distances": rows, "data": {"name": "toy"}, "run": {}, "test": {"test/nelbo": 10.0 + seed},
+        "version": 2,
+        "distances": rows,
+        "data": {"name": "toy"},
+        "run": {},
+        "test": {"test/nelbo": 10.0 + seed},
         "plan": {"guidances": [], "sampler": "first_hitting", "steps": None, "seed": seed},
-    }  # fmt: skip
+    }
     (folder / "report" / "report.json").write_text(json.dumps(report))
 
 
@@ -213,15 +217,20 @@ def test_the_command_prints_and_writes_the_means(tmp_path: Path, capsys: pytest.
         written(tmp_path / f"a{seed}", {0: error, 2: 2 * error, "ramp(0,4)": error}, seed, net={"width": 8})
     written(tmp_path / "b", {0: 0.5, 2: 0.7}, net={"width": 16})
     main([str(tmp_path), f"out={tmp_path / 'out'}"])
-    printed, page = capsys.readouterr().out, (tmp_path / "out" / "comparison.html").read_text()
+    printed = capsys.readouterr().out
+    page = (tmp_path / "out" / "comparison.html").read_text()
     for text in ("What differs", "net.width", "ramp(0,4)", "0.2000 ± 0.1000", "0.4000 ± 0.2000", "10.5000 ± 0.5000"):
         assert text in page, text
     assert "0.2000 ± 0.1000" in printed and f"comparison: {tmp_path / 'out' / 'comparison.html'}" in printed
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         rows = [(row["net.width"], row["w"], row["tv_exact_learned"]) for row in csv.DictReader(file)]
     assert rows == [
-        ("8", "0", "0.2"), ("8", "2", "0.4"), ("8", "ramp(0,4)", "0.2"), ("16", "0", "0.5"), ("16", "2", "0.7"),
-    ]  # fmt: skip
+        ("8", "0", "0.2"),
+        ("8", "2", "0.4"),
+        ("8", "ramp(0,4)", "0.2"),
+        ("16", "0", "0.5"),
+        ("16", "2", "0.7"),
+    ]
     with (tmp_path / "out" / "tv_exact_learned.csv").open(newline="") as file:
         drawn = list(csv.DictReader(file))
     assert len(drawn) == 4  # a schedule has no place on an axis of w
@@ -247,8 +256,11 @@ def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytes
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["num_samples"], row["w"], row["reports"]) for row in rows] == [
-        ("20", "0.0", "2"), ("20", "1.0", "2"), ("80", "0.0", "2"), ("80", "1.0", "2"),
-    ]  # fmt: skip
+        ("20", "0.0", "2"),
+        ("20", "1.0", "2"),
+        ("80", "0.0", "2"),
+        ("80", "1.0", "2"),
+    ]
     reports = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("report.json")]
     each = [r["distances"][1]["tv_exact_samples"] for r in reports if r["plan"]["num_samples"] == 80]
     assert math.isclose(float(rows[3]["tv_exact_samples"]), sum(each) / 2)

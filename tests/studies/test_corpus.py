@@ -25,7 +25,9 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.training.data import ExampleData, TableData, token_file
 
-N, D, NUM = 3, 4, 150
+N = 3
+D = 4
+NUM = 150
 STUDY = Corpus(num_classified=300, num_draws=30)
 
 
@@ -76,18 +78,21 @@ def grams(rows: torch.Tensor, n: int) -> Counter:
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 def test_every_number_is_the_one_counted_by_hand(data: ExampleData, target: TableMixture, kind: str) -> None:
-    guidance, plan = Guidance(1.5, kind), plan_of(1.5, kind=kind, classes=(1, 0))
+    guidance = Guidance(1.5, kind)
+    plan = plan_of(1.5, kind=kind, classes=(1, 0))
     of = found(data, target, plan)
     for at, k in enumerate((1, 0)):
         x = plan.sampler.draw(target.denoiser(), guidance, k, NUM, plan.generator("samples", guidance, k))
         assert torch.equal(torch.from_numpy(of.arrays["w1.5"][at]).long(), x)
-        own, row = data.train_x[data.train_labels == k], row_of(of, 1.5, k)
+        own = data.train_x[data.train_labels == k]
+        row = row_of(of, 1.5, k)
         differ = (x[:, None] != x).double().mean(dim=2)
         assert row.diversity == pytest.approx(float(differ.sum()) / (NUM * (NUM - 1)))
         nearest = [min(sum(a != b for a, b in zip(one, other)) for other in own.tolist()) for one in x.tolist()]
         assert row.nearest_train == pytest.approx(sum(nearest) / (NUM * D))
         for n in (1, 2, 3):
-            a, b = grams(x, n), grams(own, n)
+            a = grams(x, n)
+            b = grams(own, n)
             assert getattr(row, f"tv_{n}") == pytest.approx(sum(abs(a[gram] - b[gram]) for gram in {*a, *b}) / 2)
 
 
@@ -102,7 +107,8 @@ def test_the_network_sees_the_class_that_bayes_does(findings: Findings, target: 
 
 
 def test_unguided_exact_samples_are_like_held_out_ones(findings: Findings) -> None:
-    unguided, held = row_of(findings, 0.0), row_of(findings, "data")
+    unguided = row_of(findings, 0.0)
+    held = row_of(findings, "data")
     for name in ("accuracy", "tv_2", "diversity", "nearest_train"):
         assert getattr(unguided, name) == pytest.approx(getattr(held, name), abs=0.11), name
     assert row_of(findings, 2.0).tv_2 > 1.2 * held.tv_2
@@ -150,7 +156,8 @@ def test_grams_on_a_grid_do_not_run_from_one_row_into_the_next(tmp_path: Path) -
 
 def with_held_out(data: ExampleData, up: int, down: int) -> ExampleData:
     """The same data with fewer held-out sequences of each class."""
-    few, (x, labels) = copy(data), data.test_examples()
+    few = copy(data)
+    (x, labels) = data.test_examples()
     kept = torch.cat([(labels == k).nonzero().flatten()[:num] for k, num in ((0, up), (1, down))])
     few._test = (x[kept], labels[kept])
     return few
@@ -161,7 +168,8 @@ def test_samples_and_held_out_sequences_are_means_over_the_same_classes(
 ) -> None:
     of = found(with_held_out(data, 50, 1), target, plan_of(0.0, 2.0))
     for w in (0.0, 2.0, "data"):
-        one, mean = row_of(of, w, 0), row_of(of, w)
+        one = row_of(of, w, 0)
+        mean = row_of(of, w)
         assert [getattr(mean, name) for name in STATISTICS] == [getattr(one, name) for name in STATISTICS]
     assert row_of(of, 2.0, 1).accuracy == row_of(findings, 2.0, 1).accuracy  # the class's own samples are measured
     assert row_of(of, "data", 1).accuracy is None and "down" in of.verdict[-1]
@@ -188,7 +196,8 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, t
 def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:
     table = TableData(target, "toy")
     table.setup()
-    learned, other = target.denoiser(), random_target(2, 4).denoiser()
+    learned = target.denoiser()
+    other = random_target(2, 4).denoiser()
     for used, denoiser, plan in [
         (table, learned, plan_of(0.0)),
         (data, learned, plan_of(0.0, n=1)),

@@ -79,7 +79,8 @@ def test_without_a_policy_the_order_is_the_kinds_and_comes_once(kind: str, own: 
 
 
 def test_samples_are_those_of_the_plans_generators(exact: Findings) -> None:
-    guidance, plan = STRENGTHS[1], plan_of()
+    guidance = STRENGTHS[1]
+    plan = plan_of()
     tilted = tilted_law(TARGET, 2.0, 1)
     generator = plan.generator("weighted samples", guidance, 1, num_dims=3)
     x, log_w = plan.sampler.draw_weighted(TARGET.denoiser(), guidance, 1, 2000, generator)
@@ -193,7 +194,8 @@ def test_a_mixtures_sets_are_compared_with_its_table(many: Findings) -> None:
     states = torch.cartesian_prod(*[torch.arange(2)] * 6)
     usage = target.component_posterior(states, 2)
     posterior = (target.log_prob(states, torch.full((64,), 2)) + math.log(0.3) - target.log_prob(states)).exp()
-    table, guidance = target.to_table(), many.plan.guidances[0]
+    table = target.to_table()
+    guidance = many.plan.guidances[0]
     guided = terminal_law(table.denoiser(), guidance, 2, "entropy").flatten()
     tilted = tilted_law(table, 2.0, 2).flatten()
     laws = {REFERENCE: tilted, "class": table.class_pmf(2).flatten(), "guided": guided}
@@ -219,7 +221,8 @@ def test_a_mixtures_normalisers_agree(many: Findings) -> None:
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
-    rows, normalizers = block_of(many, "distances"), block_of(many, "normalizers")
+    rows = block_of(many, "distances")
+    normalizers = block_of(many, "normalizers")
     assert "class cat" in many.verdict[0] and "closer" in many.verdict[0] and "not" not in many.verdict[0]
     worse = [replace(row, usage_tv=0.9) if row.set == "resampled" else row for row in rows]
     far = [replace(row, log_normalizer=row.log_normalizer + (row.set == REFERENCE)) for row in normalizers]

@@ -26,7 +26,9 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 
-N, D, Z = 3, 3, 1
+N = 3
+D = 3
+Z = 1
 STRENGTHS = (0.0, 1.0, 2.0, LinearRamp(0, 2))
 RULES = ["rate", "normalized", "fixed_order", "confidence", "margin", "entropy"]
 EXACT = 1e-12
@@ -85,7 +87,8 @@ def test_every_rule_is_the_librarys(both: Findings) -> None:
         assert states == [one for one in listed if one[1] * one[2] > EXACT] or row.departure < EXACT
         if row.departure > EXACT:
             assert by_level(both, row) == pytest.approx(expected.by_level, abs=EXACT)
-        tilted, law = tilted_law(target(), w, Z), terminal_law(source, guidance, Z, policy)
+        tilted = tilted_law(target(), w, Z)
+        law = terminal_law(source, guidance, Z, policy)
         assert row.kl_tilted == pytest.approx(kl_divergence(tilted, law), abs=EXACT)
         assert row.tv_tilted == pytest.approx(tv(tilted, law), abs=EXACT)
 
@@ -112,7 +115,8 @@ def test_the_best_schedule_departs_least() -> None:
 
 def test_the_verdict_names_the_least_the_most_and_the_worst_state(both: Findings) -> None:
     exact = [row for row in rules(both) if row.denoiser == "exact" and row.w == Guidance(2.0)]
-    best, worst = min(exact, key=lambda row: row.departure), max(exact, key=lambda row: row.departure)
+    best = min(exact, key=lambda row: row.departure)
+    worst = max(exact, key=lambda row: row.departure)
     for part in (best.rule, worst.rule, f"{best.departure:.4f}", f"{worst.departure:.4f}"):
         assert part in both.verdict[0]
     worst_state = max(own(both, "states", worst), key=lambda state: state.cost)
@@ -144,7 +148,8 @@ def test_one_dimension_never_departs() -> None:
 def test_the_page_and_the_files(tmp_path: Path) -> None:
     report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
     evaluate(data_of(target()), network(), plan_of(), report, Departures())
-    read, text = json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.html").read_text()
+    read = json.loads((tmp_path / "report.json").read_text())
+    text = (tmp_path / "report.html").read_text()
     assert read["version"] == 3 and len(read["departures"]) == len(STRENGTHS) * 2 * len(RULES)
     assert {name for name in read["files"] if name.endswith(".png")}
     assert {"levels.csv", "states.csv", "schedules.csv"} <= set(read["files"])

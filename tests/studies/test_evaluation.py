@@ -39,7 +39,8 @@ def test_the_laws_are_those_of_the_functions_they_name(kind):
     target = toys.toy_2d_overlap()
     denoiser = imperfect(target).denoiser()
     evaluation = evaluate_table(target, denoiser, plan([0, 3], 1, kind))
-    result, guidance = evaluation.results[1], Guidance(3.0, kind)
+    result = evaluation.results[1]
+    guidance = Guidance(3.0, kind)
     assert torch.equal(result.laws["class"], target.class_pmfs[1])
     assert torch.equal(result.laws["tilted"], tilted_law(target, 3.0, 1))
     assert torch.equal(result.laws["exact"], terminal_law(target.denoiser(), guidance, 1))
@@ -80,7 +81,9 @@ def test_samples_follow_the_learned_law_and_not_the_exact_one():
 
 def test_the_noise_floor_is_the_mean_distance_of_repeated_exact_samples():
     target = toys.toy_2d_overlap()
-    generator, n, repeats = torch.Generator().manual_seed(3), 2000, 200
+    generator = torch.Generator().manual_seed(3)
+    n = 2000
+    repeats = 200
     result = evaluate_table(target, None, plan([0], num_samples=n)).results[0]
     tvs = torch.tensor(
         [

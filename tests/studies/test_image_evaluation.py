@@ -50,7 +50,9 @@ def data() -> BinaryImageData:
     module.train_images = (255 * x).to(torch.uint8)
     test, classes = target().sample(600, torch.Generator().manual_seed(2))
     module._test = test.to(torch.uint8), classes
-    module.grid_shape, module.num_classes, module._ready = (4, 5), 3, True
+    module.grid_shape = (4, 5)
+    module.num_classes = 3
+    module._ready = True
     return module
 
 
@@ -125,7 +127,8 @@ def test_a_strengths_samples_do_not_depend_on_the_others(
 def test_what_is_drawn_may_be_shared_and_nothing_is_made_twice(
     data: BinaryImageData, classifier: ImageClassifier
 ) -> None:
-    plan, kept = plan_of(Guidance(0.0), Guidance(2.0), n=3), {}
+    plan = plan_of(Guidance(0.0), Guidance(2.0), n=3)
+    kept = {}
     pieces = list(Images(num_classified=2, num_draws=1).pieces(case_of(data, target().denoiser(), plan)))
     shared = {piece.key: piece.make() for piece in pieces if piece.shared}
     assert len(shared) == 2 * 3 and all(x.device.type == "cpu" for x in shared.values())
@@ -139,7 +142,8 @@ def test_what_is_drawn_may_be_shared_and_nothing_is_made_twice(
         case.keep = keep
         return run(Images(num_classified=2, num_draws=1), case).to_dict()
 
-    first, num = again(), len(kept)
+    first = again()
+    num = len(kept)
     assert first == again() and len(kept) == num == len(pieces)
 
 
@@ -152,7 +156,8 @@ def test_the_network_is_judged_beside_models_without_structure(data: BinaryImage
     nothing = found_of(data, Blurred(target(), 1.0), plan, None, 100, 20)
     assert nothing.verdict[0].startswith("The network is not trained")
     assert block_of(nothing, "nelbo")[0].nelbo == pytest.approx(20 * np.log(2))
-    x, train = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [0, 0], [1, 1]])
+    x = torch.tensor([[0, 1], [1, 1]])
+    train = torch.tensor([[0, 1], [0, 0], [1, 1]])
     expected = -torch.tensor([[3 / 5, 3 / 5], [2 / 5, 3 / 5]]).log().sum(1)
     torch.testing.assert_close(independent_nelbos(x, train, 2).float(), expected)
     assert independent_nelbos(x, train[:0], 2).tolist() == pytest.approx([2 * np.log(2)] * 2)
@@ -232,11 +237,16 @@ def grey_target() -> TableMixture:
 
 
 def test_grey_levels_are_judged_by_their_shades() -> None:
-    grey, known = BinaryImageData(levels=3), grey_target()
+    grey = BinaryImageData(levels=3)
+    known = grey_target()
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
     test, classes = known.sample(200, torch.Generator().manual_seed(2))
-    grey.train_images, grey._test = x.to(torch.uint8), (test.to(torch.uint8), classes)
-    grey.grid_shape, grey.num_classes, grey._ready, grey.class_names = (2, 3), 2, True, ("dull", "sharp")
+    grey.train_images = x.to(torch.uint8)
+    grey._test = (test.to(torch.uint8), classes)
+    grey.grid_shape = (2, 3)
+    grey.num_classes = 2
+    grey._ready = True
+    grey.class_names = ("dull", "sharp")
     trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
     found = found_of(grey, known.denoiser(), plan_of(Guidance(1.0), n=40), trained)
@@ -255,7 +265,8 @@ def test_grey_levels_are_judged_by_their_shades() -> None:
 
 
 def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData) -> None:
-    denoiser, one = target().denoiser(), Guidance(1.0)
+    denoiser = target().denoiser()
+    one = Guidance(1.0)
     other = BernoulliMixture(torch.full((3, 1, 9), 0.5), torch.ones(3, 1), torch.full((3,), 1 / 3))
     for used, plan, words in [
         (denoiser, plan_of(one, n=1), "num_samples = 1"),

@@ -32,21 +32,30 @@ DRAWN = ("samples", "compared")
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, seed=3, classes=(1,))
 EVEN = torch.full((2, 2), 0.5).double()
 HMM = HiddenMarkovMixture(
-    EVEN, torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.4, 0.6]]]).double(),
-    torch.tensor([[[0.7, 0.3], [0.1, 0.9]], [[0.5, 0.5], [0.6, 0.4]]]).double(), torch.tensor([0.4, 0.6]), num_dims=4,
-)  # fmt: skip
+    EVEN,
+    torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.4, 0.6]]]).double(),
+    torch.tensor([[[0.7, 0.3], [0.1, 0.9]], [[0.5, 0.5], [0.6, 0.4]]]).double(),
+    torch.tensor([0.4, 0.6]),
+    num_dims=4,
+)
 
 
 def data_of(target: Any, grid: tuple[int, ...]) -> Any:
     """As much of a data module as studies ask for."""
     x, classes = target.sample(60, torch.Generator().manual_seed(1))
     return SimpleNamespace(
-        target=target, name="small", grid_shape=grid, num_tokens=target.num_tokens, num_classes=target.num_classes,
-        class_names=None, test_examples=lambda: (x, classes),
-    )  # fmt: skip
+        target=target,
+        name="small",
+        grid_shape=grid,
+        num_tokens=target.num_tokens,
+        num_classes=target.num_classes,
+        class_names=None,
+        test_examples=lambda: (x, classes),
+    )
 
 
-PIXELS, TABLE = bernoulli_mixture(9), random_target(2, 3, seed=2)
+PIXELS = bernoulli_mixture(9)
+TABLE = random_target(2, 3, seed=2)
 EVERY = Plan(PLAN.guidances, PLAN.sampler, PLAN.num_samples, PLAN.seed)
 STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how many pieces are kept
     "table": (TableReport(), TABLE, (3,), PLAN, 3 * 2 + 1),
@@ -86,13 +95,15 @@ def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any
 )
 def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
     study, target, grid, plan, pieces = STUDIES[name]
-    data, kept = data_of(target, grid), Kept(tmp_path / "kept", "about")
+    data = data_of(target, grid)
+    kept = Kept(tmp_path / "kept", "about")
 
     def run(keep: Any) -> Any:
         learned = None if name == "benchmark" else Blurred(target, 0.3)
         return asked(study, data, learned, plan, keep)
 
-    stops, resumed = 0, None
+    stops = 0
+    resumed = None
     while resumed is None:
         try:
             resumed = run(stopped_after(max(1, pieces // 3), kept))
@@ -119,7 +130,9 @@ def asked(study: Any, data: Any, denoiser: Any, plan: Plan, keep: Any) -> Any:
 def test_a_study_says_beforehand_what_it_draws(name: str, is_learned: bool) -> None:
     """So that several processes can draw it: it then finds every piece, and no piece was drawn in vain."""
     study, target, grid, plan, _ = STUDIES[name]
-    data, learned, seen = data_of(target, grid), Blurred(target, 0.3) if is_learned else None, []
+    data = data_of(target, grid)
+    learned = Blurred(target, 0.3) if is_learned else None
+    seen = []
 
     def keep(key: Any, make: Callable[[], Any]) -> Any:
         seen.append(key)

@@ -56,11 +56,14 @@ def along_fixed_order(target: TableMixture, learned: Inconsistent, label: str) -
 
 def bound(target: TableMixture, denoiser: Inconsistent, orders: int, k: int | None) -> float:
     """-E ln mean of prod p over `orders` random orders, by summing over all of them."""
-    total, pmf, label = 0.0, target.class_pmf(k), target.num_classes if k is None else k
+    total = 0.0
+    pmf = target.class_pmf(k)
+    label = target.num_classes if k is None else k
     for x in product(range(target.num_tokens), repeat=target.num_dims):
         logs = []
         for order in permutations(range(target.num_dims)):
-            state, log_prob = [denoiser.num_tokens] * len(x), 0.0
+            state = [denoiser.num_tokens] * len(x)
+            log_prob = 0.0
             for i in order:
                 log_prob += float(denoiser(torch.tensor([state]), torch.tensor([label]))[0, i, x[i]])
                 state[i] = x[i]
@@ -71,7 +74,8 @@ def bound(target: TableMixture, denoiser: Inconsistent, orders: int, k: int | No
 
 
 def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors(tmp_path: Path) -> None:
-    target, learned = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    target = random_target(2, 3, seed=0)
+    learned = Inconsistent(2, 3, 2, seed=0)
     findings = found_by(LikelihoodStudy(orders=4), data_of(target), learned, PLAN)
     rows, bounds, orders = (block_of(findings, name) for name in ("likelihoods", "bounds", "orders"))
     assert [(row.denoiser, row.label) for row in rows] == list(product(("exact", "learned"), ("conditional", "null")))
@@ -89,7 +93,8 @@ def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors(tmp_path: Path)
         found = {b.orders: b for b in bounds if (b.denoiser, b.label) == ("learned", row.label)}
         assert list(found) == [1, 2, 4]
         for k in (1, 2):
-            exact, got = sum(a * bound(target, learned, k, z) for a, z in parts), found[k]
+            exact = sum(a * bound(target, learned, k, z) for a, z in parts)
+            got = found[k]
             assert abs(got.nats - exact) < 5 * got.nats_se and 1e-4 < got.nats_se < 0.03
             assert got.fall == pytest.approx(row.nelbo - got.nats, abs=1e-12)
         assert row.nll < found[4].nats < found[1].nats
@@ -99,7 +104,8 @@ def test_of_a_table_all_is_exact_and_bounds_keep_to_their_errors(tmp_path: Path)
 
 
 def test_bounds_of_all_examples_from_a_few_that_are_taken_apart() -> None:
-    target, learned = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    target = random_target(2, 3, seed=0)
+    learned = Inconsistent(2, 3, 2, seed=0)
     findings = found_by(LikelihoodStudy(orders=2, num_images=3000), unknown(target, 20_000), learned, PLAN)
     assert (findings.facts["num_images"], findings.facts["num_test"]) == (3000, 20_000)
     alone = {(row.label, row.orders): row for row in block_of(findings, "part")}
@@ -143,7 +149,8 @@ def test_exact_conditionals_in_many_dimensions_need_one_order() -> None:
 
 
 def test_the_verdict_says_what_its_numbers_say() -> None:
-    target, learned = random_target(2, 3, seed=0), Inconsistent(2, 3, 2, seed=0)
+    target = random_target(2, 3, seed=0)
+    learned = Inconsistent(2, 3, 2, seed=0)
     one = found_by(LikelihoodStudy(orders=1, num_images=20), unknown(target, 100), learned, PLAN)
     assert not any("lower the bound" in said for said in one.verdict)  # one order lowers nothing
     line = random_target(4, 1, seed=1)  # one coordinate has one order
@@ -157,7 +164,8 @@ def test_what_it_cannot_answer_is_refused() -> None:
     for settings in ({"orders": 0}, {"num_images": 1}):
         with pytest.raises(UserError):
             LikelihoodStudy(**settings)
-    known, nobody = data_of(random_target(2, 2)), unknown(random_target(2, 2), 5)
+    known = data_of(random_target(2, 2))
+    nobody = unknown(random_target(2, 2), 5)
     one_class = Plan((Guidance(0.0),), Sampler(), classes=(0,))
     filtered = Plan((Guidance(0.0, temperature=0.5),), Sampler())
     for data, plan in ((known, one_class), (known, filtered), (nobody, PLAN)):
@@ -166,7 +174,8 @@ def test_what_it_cannot_answer_is_refused() -> None:
 
 
 def test_the_command_writes_what_the_study_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target, out = random_target(3, 2, seed=4), tmp_path / "out"
+    target = random_target(3, 2, seed=4)
+    out = tmp_path / "out"
     np.savez(tmp_path / "t.npz", class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
     arguments = ("data=table", f"data.path={tmp_path / 't.npz'}", "study.orders=4", f"out={out}")
     assert run("eval", "experiment=likelihood", "denoiser=exact", *arguments) == 0

@@ -198,14 +198,16 @@ def test_a_wrong_law_turns_the_verdict(name: str, claim: int, plant: Plant) -> N
 
 
 def test_a_wrong_chain_turns_the_verdict_on_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    overlap, disjoint = toys.toy_1d_overlap(), toys.toy_1d_disjoint()
+    overlap = toys.toy_1d_overlap()
+    disjoint = toys.toy_1d_disjoint()
     monkeypatch.setattr(one_d, "tv_decay", chain_of(perturbed(overlap, 0.1)))
     assert judge("1d_tv_vs_w", overlap).claims[0].verdict.startswith("does not hold (relative difference")
     monkeypatch.setattr(one_d, "tv_decay", chain_of(unguided(overlap)))
     found = [claim.verdict for claim in judge("1d_tv_vs_w", overlap).claims]
     assert found[0].startswith("does not hold (") and found[1:] == [
-        "does not hold", "does not hold here: the gain ends at 0%",
-    ]  # fmt: skip
+        "does not hold",
+        "does not hold here: the gain ends at 0%",
+    ]
     other_weights = TableMixture(disjoint.class_pmfs, torch.tensor([0.4, 0.6]))
     monkeypatch.setattr(one_d, "tv_decay", chain_of(other_weights))
     assert judge("1d_disjoint", disjoint).claims[1].verdict == "does not hold"
@@ -220,7 +222,8 @@ def test_speed_in_two_dimensions_is_judged_either_way() -> None:
 def test_gain_in_time_is_that_of_the_closed_form() -> None:
     # D = 1: TV = exp(-tau Z), so the time to TV 0.05 is ln 20 / Z
     target = toys.toy_1d_overlap()
-    p, pz = target.pmf, target.class_pmf(0)
+    p = target.pmf
+    pz = target.class_pmf(0)
     z = [float((pz[pz > 0] * (pz / p)[pz > 0] ** w).sum()) for w in DECAY_STRENGTHS]
     text = ", ".join(f"{1 - 1 / v:.0%} (w = {w:g})" for v, w in zip(z[1:], DECAY_STRENGTHS[1:]))
     assert judge("1d_tv_vs_w", target).claims[2].exact == f"time to TV 0.05 shorter by {text}"
@@ -269,15 +272,18 @@ def hypercube(target: TableMixture, learned: Denoiser | None, plan: Plan, revers
     check("5d_hypercube", target, plan)
     evaluation = evaluate(target, learned, plan, 1)
     if reverse:
-        planted = [AtStrength(r.guidance, r.laws | {"exact": mirrored(r).roll((2,) * 5, tuple(range(5)))}) for r in
-                   evaluation.results]  # fmt: skip
+        planted = [
+            AtStrength(r.guidance, r.laws | {"exact": mirrored(r).roll((2,) * 5, tuple(range(5)))})
+            for r in evaluation.results
+        ]
         evaluation = dataclasses.replace(evaluation, results=planted)
     return EXPERIMENTS["5d_hypercube"](target, cast(Any, evaluation), learned)
 
 
 @pytest.mark.slow
 def test_five_dimensions_beside_the_papers_table() -> None:
-    plan, target = plan_of(2.0, n=100, classes=(1,)), toys.toy_5d_hypercube()
+    plan = plan_of(2.0, n=100, classes=(1,))
+    target = toys.toy_5d_hypercube()
     result = hypercube(target, None, plan)
     rows = {row[1]: row for row in result.tables[0][2]}
     assert rows["exact"][2:] == ["5.487", "4.755", "3.902", "2.886", "1.639", "0.017"]  # theory, section 4
@@ -308,7 +314,8 @@ def test_five_dimensions_beside_a_network() -> None:
 
 def test_what_an_experiment_is_not_about_is_refused() -> None:
     ramp = Plan((Guidance(linear_ramp(0.0, 2.0)),), Sampler())
-    overlap, plan = toys.toy_1d_overlap(), plan_of(0.0, 1.0)
+    overlap = toys.toy_1d_overlap()
+    plan = plan_of(0.0, 1.0)
     bits = BernoulliMixture(torch.full((2, 1, 4), 0.5), torch.ones(2, 1), torch.tensor([0.5, 0.5]))
     cases: list[tuple[str, object, Plan, str]] = [
         ("3d", overlap, plan, "'3d' is unknown; choose one of 1d_disjoint"),

@@ -19,7 +19,9 @@ from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets import toys
 
-EARLY, LATE, NORMALIZED = "2507_08965_early", "2507_08965_late", "2507_08965_normalized"
+EARLY = "2507_08965_early"
+LATE = "2507_08965_late"
+NORMALIZED = "2507_08965_normalized"
 PLAN = Plan((Guidance(0.0), Guidance(1.0), Guidance(2.0)), Sampler(), num_samples=100)
 # on two overlapping squares; why, beside those that do not hold
 VERDICTS = {
@@ -44,7 +46,8 @@ def test_the_verdicts_on_overlapping_squares(name: str) -> None:
 
 def test_the_numbers_are_those_of_the_laws() -> None:
     target = toys.toy_2d_overlap()
-    tilted, denoiser = tilted_law(target, 2.0, 0), target.denoiser()
+    tilted = tilted_law(target, 2.0, 0)
+    denoiser = target.denoiser()
 
     def gap(w: Any, kind: str = "rate") -> str:
         return f"{total_variation(tilted, terminal_law(denoiser, Guidance(w, kind), 0)):.4f}"
@@ -91,8 +94,10 @@ def test_a_wrong_law_turns_the_verdicts(name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_learned_values_are_the_networks_own(name: str) -> None:
-    target, other = random_target(3, 3, seed=1), random_target(3, 3, seed=2)
-    alone, beside = judge(name, target), judge(name, target, other.denoiser())
+    target = random_target(3, 3, seed=1)
+    other = random_target(3, 3, seed=2)
+    alone = judge(name, target)
+    beside = judge(name, target, other.denoiser())
     assert {claim.learned for claim in alone.claims} == {"-"}
     assert [claim.exact for claim in beside.claims] == [claim.exact for claim in alone.claims]
     assert all(
@@ -100,7 +105,8 @@ def test_learned_values_are_the_networks_own(name: str) -> None:
     )
     scores = [row[1] for row in beside.tables[0][2]]
     assert scores == ["exact"] * (len(scores) // 2) + ["learned"] * (len(scores) // 2)
-    tilted, row = tilted_law(target, 2.0, 0), beside.tables[0][2][-1]
+    tilted = tilted_law(target, 2.0, 0)
+    row = beside.tables[0][2][-1]
     assert row[0] == "2" and row[1] == "learned"
     law = {
         EARLY: terminal_law(other.denoiser(), Guidance(2.0), 0),

@@ -157,7 +157,8 @@ def learned_line_for_exact(patch, _) -> None:
 
     def entry(shared, *more):
         made = right(shared, *more)
-        line, other = "discretisation error", "discretisation error, exact scores"
+        line = "discretisation error"
+        other = "discretisation error, exact scores"
         return dataclasses.replace(made, tv=made.tv | {line: made.tv[other]})
 
     patch.setattr(ledger, "ledger_of", entry)
@@ -168,7 +169,9 @@ def another_seed(patch, _) -> None:
     patch.setattr(Plan, "generator", lambda self, what, g, z, *m, **k: right(self, what, by_rate(g), 0, *m, **k))
 
 
-TAU, EVENT, GRID = ("tau_leaping", "cosine"), ("event_leaping", "linear"), ("euler", "grid")
+TAU = ("tau_leaping", "cosine")
+EVENT = ("event_leaping", "linear")
+GRID = ("euler", "grid")
 FAULTS = [
     (kind_ignored_in_laws, "test_distances", ("normalized", TAU, 0, "exact")),
     (kind_ignored_at_equal_cost, "test_samplers", ("normalized", TAU, 0, "exact")),
@@ -196,13 +199,14 @@ FAULTS = [
     (exact_samples_for_learned, "test_distances", ("rate", TAU, 0, "learned")),
     (learned_line_for_exact, "test_ledger", ("rate", TAU, 2, "learned")),
     (another_seed, "test_distances", ("normalized", TAU, 2, "exact")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("plant", "name", "case"), FAULTS, ids=[f"{f.__name__}-{n}" for f, n, _ in FAULTS])
 def test_the_fault_is_seen(plant: Plant, name: str, case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    test, asked = getattr(FIGURES, name), FIGURES.Case(*case)
+    test = getattr(FIGURES, name)
+    asked = FIGURES.Case(*case)
     test(asked)  # and the truths are computed
     FIGURES.found.cache_clear()
     plant(monkeypatch, FIGURES)

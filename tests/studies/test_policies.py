@@ -27,7 +27,9 @@ from mdlm_cfg.studies.policies import Policies, PolicyRow
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
-N, D, Z = 3, 3, 1
+N = 3
+D = 3
+Z = 1
 STRENGTHS = (0.0, 2.0, LinearRamp(0, 2))
 NAMES = ["rate", "uniform", "fixed_order", "confidence", "margin", "entropy", "blocks(0|1,2; confidence)"]
 EXACT = 1e-12
@@ -104,7 +106,8 @@ def sum_over_orders(x: tuple[int, ...], policy: str, state: tuple[int, ...]) -> 
     if state == x:
         return 1.0
     rho = rho_of(target().denoiser(), Guidance(2.0), Z, state)
-    choice, total = preferences(policy, rho), 0.0
+    choice = preferences(policy, rho)
+    total = 0.0
     for i in (i for i in range(D) if state[i] == N):
         if sum(rho[i]) > 0 and rho[i][x[i]] > 0:
             after = (*state[:i], x[i], *state[i + 1 :])
@@ -167,7 +170,8 @@ def test_one_dimension_and_large_tables_are_answered() -> None:
 def test_the_page_and_the_files(tmp_path: Path) -> None:
     report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
     evaluate(data_of(target()), network(), plan_of(strengths=(2.0, LinearRamp(0, 2))), report, Policies())
-    read, text = json.loads((tmp_path / "report.json").read_text()), (tmp_path / "report.html").read_text()
+    read = json.loads((tmp_path / "report.json").read_text())
+    text = (tmp_path / "report.html").read_text()
     assert read["version"] == 3
     assert len(read["policies"]) == 2 * 2 * 8 * 3
     pictures = {name for name in read["files"] if name.endswith(".png")}
@@ -186,10 +190,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert row["tv_tilted"] == pytest.approx(tv(tilted_law(toy_2d_overlap(), 2.0, 0), law), abs=EXACT)
     assert {r["policy"] for r in read["policies"]} >= {"confidence(temperature=1)", "blocks(0|1; confidence)"}
     for more, message in (
-        (["study.gumbel=0"], "must be above 0"), (["study.gumbel=hot"], "must be of type float"),
-        (["policy=fixed_order(2,0,1)"], "must hold each of 0..1 once"), (["w=[[1,2,3]]"], "there must be 2"),
+        (["study.gumbel=0"], "must be above 0"),
+        (["study.gumbel=hot"], "must be of type float"),
+        (["policy=fixed_order(2,0,1)"], "must hold each of 0..1 once"),
+        (["w=[[1,2,3]]"], "there must be 2"),
         (["paper=2d_overlap"], "leave study away"),
-    ):  # fmt: skip
+    ):
         assert message in refusal(capsys, "eval", "study=policies", *arguments[:4], f"out={tmp_path / 'no'}", *more)
     assert not (tmp_path / "no").exists()
 

@@ -34,21 +34,31 @@ from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.support.seeds import generator_for
 
-N, D, K, SEED, NUM = 3, 2, 3, 7, 300
+N = 3
+D = 2
+K = 3
+SEED = 7
+NUM = 300
 STRENGTHS = (0.5, 2.0)
 GRID = (0.0, 0.4, 1.5, math.inf)
 STEPS = 5  # no budget of the table of samplers: a row of its own
 SCHEDULES: dict[str, tuple[Any, str | None]] = {
-    "linear": (STEPS, "linear"), "cosine": (STEPS, "cosine"), "exponential": (STEPS, "exponential"),
+    "linear": (STEPS, "linear"),
+    "cosine": (STEPS, "cosine"),
+    "exponential": (STEPS, "exponential"),
     "grid": (GRID, None),
-}  # fmt: skip
+}
 WAYS = [("first_hitting", "none")] + [
     (name, schedule) for name in ("tau_leaping", "euler", "d_cfg", "event_leaping") for schedule in SCHEDULES
 ]
 EXACT = 1e-12
 PAIRS = [
-    ("class", "exact"), ("tilted", "exact"), ("exact", "learned"), ("exact", "samples"), ("learned", "samples"),
-]  # fmt: skip
+    ("class", "exact"),
+    ("tilted", "exact"),
+    ("exact", "learned"),
+    ("exact", "samples"),
+    ("learned", "samples"),
+]
 
 
 class Case(NamedTuple):
@@ -114,8 +124,10 @@ def found(case: Case) -> dict[str, Any]:
     plan = Plan(
         tuple(Guidance(w, case.kind) for w in STRENGTHS),
         Sampler(case.way[0], steps, None if schedule is None else Schedule(schedule)),
-        num_samples=NUM, seed=SEED, classes=(case.z,),
-    )  # fmt: skip
+        num_samples=NUM,
+        seed=SEED,
+        classes=(case.z,),
+    )
     with pytest.MonkeyPatch.context() as patch:
         # other numbers of steps are as these, and take seconds
         patch.setattr(report, "Samplers", functools.partial(Samplers, (2, 3, 8)))
@@ -143,7 +155,8 @@ def after_steps(name: str, kind: str, w: float, z: int, sampler: str, steps: Any
 def drawn(case: Case, w: float) -> Tensor:
     """The samples that the study is to have drawn."""
     generator = generator_for("table samples", SEED, case.kind, f"{w:g}", case.z)
-    guidance, denoiser = Guidance(w, case.kind), denoisers()[case.judged]
+    guidance = Guidance(w, case.kind)
+    denoiser = denoisers()[case.judged]
     return sample(denoiser, guidance, case.z, NUM, case.way[0], *case.settings, generator=generator)
 
 
@@ -206,12 +219,15 @@ def same_moments(moments: dict[str, Any], p: Tensor) -> None:
 
 @each_case
 def test_samplers(case: Case) -> None:
-    rows, names = found(case)["samplers"], ["exact", "learned"][: 1 + (case.judged == "learned")]
+    rows = found(case)["samplers"]
+    names = ["exact", "learned"][: 1 + (case.judged == "learned")]
     schedule = case.settings[1]
     default = {"event_leaping": "cosine"}
     asked = set()
     for row in rows:
-        w, kind, steps = row["w"], row["kind"], row["steps"]
+        w = row["w"]
+        kind = row["kind"]
+        steps = row["steps"]
         assert kind == case.kind and row["denoiser"] in names and w in STRENGTHS
         steps = tuple(float(tau) for tau in steps) if isinstance(steps, list) else steps
         on = None if isinstance(steps, tuple) else schedule or default.get(row["sampler"], "linear")
@@ -243,7 +259,8 @@ def shares(steps: Any, schedule: str | None) -> list[float]:
 @each_case
 def test_ledger(case: Case) -> None:
     entries = found(case)["ledger"]
-    z, (steps, schedule) = case.z, case.settings
+    z = case.z
+    (steps, schedule) = case.settings
     for w in STRENGTHS:
         own = next(e for e in entries if e["w"] == w)  # the plan's own sampler comes first
         assert (own["kind"], own["denoiser"], own["sampler"]) == (case.kind, case.judged, case.way[0])
@@ -285,10 +302,13 @@ def line_of(case: Case, entry: dict[str, Any], line: str) -> dict[str, Any]:
 def ledger_laws_of(judged: str, kind: str, w: float, z: int, *way: Any) -> dict[str, Tensor]:
     """L0 to L3' of theory, section 8."""
     return {
-        "L0": law("class", kind, w, z), "L1": law("tilted", kind, w, z),
-        "L2": law("exact", kind, w, z), "L2'": after_steps("exact", kind, w, z, *way),
-        "L3": law(judged, kind, w, z), "L3'": after_steps(judged, kind, w, z, *way),
-    }  # fmt: skip
+        "L0": law("class", kind, w, z),
+        "L1": law("tilted", kind, w, z),
+        "L2": law("exact", kind, w, z),
+        "L2'": after_steps("exact", kind, w, z, *way),
+        "L3": law(judged, kind, w, z),
+        "L3'": after_steps(judged, kind, w, z, *way),
+    }
 
 
 @each_case
@@ -299,9 +319,14 @@ def test_ledger_of_the_standard_samplers(case: Case) -> None:
         sampler = Sampler(entry["sampler"], entry["steps"], entry["schedule"] and Schedule(entry["schedule"]))
         generator = generator_for("ledger", SEED, case.kind, f"{entry['w']:g}", case.z, sampler.label)
         expected = error_ledger(
-            target(), denoisers()[case.judged], Guidance(entry["w"], case.kind), case.z, sampler,
-            num_samples=NUM, generator=generator,
-        )  # fmt: skip
+            target(),
+            denoisers()[case.judged],
+            Guidance(entry["w"], case.kind),
+            case.z,
+            sampler,
+            num_samples=NUM,
+            generator=generator,
+        )
         absent = ("score error", "discretisation error, exact scores") if case.judged == "exact" else ()
         for line, value in expected.tv.items():
             if line not in absent:
@@ -361,20 +386,25 @@ def test_geometry(case: Case) -> None:
 def test_the_figures_are_the_oracles(kind: str, judged: str) -> None:
     # the same once more by brute force, which shares nothing with the product
     case = Case(kind, ("tau_leaping", "cosine"), 2, judged)
-    w, z, report = 2.0, 2, found(case)
+    w = 2.0
+    z = 2
+    report = found(case)
     chains = {name: oracle.Chain(d, w, kind, z) for name, d in denoisers().items()}
     exact = chains["exact"].terminal_by_orders()
     row = next(row for row in report["distances"] if row["w"] == w)
     tilted = oracle.tilted(target().pmf, target().class_pmfs[z], w)
     same(row["tv_class_exact"], tv(target().class_pmfs[z], exact))
     same(row["tv_tilted_exact"], tv(tilted, exact))
-    chain, own = chains[judged], chains[judged].terminal_by_orders()
+    chain = chains[judged]
+    own = chains[judged].terminal_by_orders()
     if judged == "learned":
         same(row["tv_exact_learned"], tv(own, exact))
     for sampler, schedule, count in (
-        ("tau_leaping", "cosine", STEPS), ("euler", "cosine", 3),
-        ("d_cfg", "cosine", 8), ("event_leaping", "cosine", 2),
-    ):  # fmt: skip
+        ("tau_leaping", "cosine", STEPS),
+        ("euler", "cosine", 3),
+        ("d_cfg", "cosine", 8),
+        ("event_leaping", "cosine", 2),
+    ):
         p = chain.stepped(sampler, shares(count, schedule))[(slice(0, N),) * D]
         asked = (w, judged, sampler, count)
         rows = [r for r in report["samplers"] if (r["w"], r["denoiser"], r["sampler"], r["steps"]) == asked]

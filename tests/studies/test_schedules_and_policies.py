@@ -38,10 +38,17 @@ from mdlm_cfg.studies.protocol import Together
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.support.seeds import generator_for
 
-N, D, Z, SEED, NUM = 3, 3, 2, 5, 400
+N = 3
+D = 3
+Z = 2
+SEED = 5
+NUM = 400
 STRENGTHS: dict[Any, Any] = {  # as report.json has them, and what they are
-    2.0: 2.0, "ramp(0,4)": LinearRamp(0, 4), "interval(4,0.3,0.9)": Interval(4, 0.3, 0.9), "[0.5,1,3]": [0.5, 1.0, 3.0],
-}  # fmt: skip
+    2.0: 2.0,
+    "ramp(0,4)": LinearRamp(0, 4),
+    "interval(4,0.3,0.9)": Interval(4, 0.3, 0.9),
+    "[0.5,1,3]": [0.5, 1.0, 3.0],
+}
 TABLES = {"ramp(0,4)": [0, 2, 4], "interval(4,0.3,0.9)": [0, 4, 0], "[0.5,1,3]": [0.5, 1, 3], 2.0: [2, 2, 2]}
 SAMPLERS = {
     "own order": Sampler(),
@@ -60,9 +67,11 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("rate", "own order", "learned"), Case("normalized", "own order", "exact"),
-    Case("normalized", "policy", "learned"), Case("rate", "policy, two a step", "exact"),
-]  # fmt: skip
+    Case("rate", "own order", "learned"),
+    Case("normalized", "own order", "exact"),
+    Case("normalized", "policy", "learned"),
+    Case("rate", "policy, two a step", "exact"),
+]
 each = pytest.mark.parametrize("case", CASES, ids=["-".join(case) for case in CASES])
 
 
@@ -134,7 +143,8 @@ def test_distances(case: Case) -> None:
     rows = found(case)["distances"]
     assert [(row["w"], row["kind"]) for row in rows] == [(name, case.kind) for name in STRENGTHS]
     for row, name in zip(rows, STRENGTHS):
-        exact, x = law(case, "exact", name), histogram(drawn(case, name), N)
+        exact = law(case, "exact", name)
+        x = histogram(drawn(case, name), N)
         assert row["tv_class_exact"] == pytest.approx(tv(target().class_pmfs[Z], exact), abs=EXACT)
         assert row["tv_exact_samples"] == pytest.approx(tv(exact, x), abs=EXACT)
         if case.judged == "learned":
@@ -162,7 +172,9 @@ def test_laws_have_names_of_their_own(case: Case) -> None:
 
 @each
 def test_samplers(case: Case) -> None:
-    rows, policy, own = found(case)["samplers"], SAMPLERS[case.sampler].policy, SAMPLERS[case.sampler]
+    rows = found(case)["samplers"]
+    policy = SAMPLERS[case.sampler].policy
+    own = SAMPLERS[case.sampler]
     asked = set()
     for row in rows:
         guidance = Guidance(STRENGTHS[row["w"]], case.kind)
@@ -186,21 +198,28 @@ def test_samplers(case: Case) -> None:
 
 @each
 def test_ledger(case: Case) -> None:
-    entries, own = found(case)["ledger"], SAMPLERS[case.sampler]
+    entries = found(case)["ledger"]
+    own = SAMPLERS[case.sampler]
     assert {entry.get("policy") for entry in entries} == {None if own.policy is None else str(own.policy)}
     for name in STRENGTHS:
         entry = next(e for e in entries if e["w"] == name)  # the plan's own sampler comes first
         assert (entry["sampler"], entry.get("events")) == (own.name, own.events)
-        guidance, judged = Guidance(STRENGTHS[name], case.kind), denoisers(case)[case.judged]
+        guidance = Guidance(STRENGTHS[name], case.kind)
+        judged = denoisers(case)[case.judged]
         laws = {
-            "L0": target().class_pmfs[Z], "L2": law(case, "exact", name), "L3": law(case, case.judged, name),
-            "L3'": own.law(judged, guidance, Z), "L4": histogram(drawn(case, name), N),
-        }  # fmt: skip
+            "L0": target().class_pmfs[Z],
+            "L2": law(case, "exact", name),
+            "L3": law(case, case.judged, name),
+            "L3'": own.law(judged, guidance, Z),
+            "L4": histogram(drawn(case, name), N),
+        }
         expected = {
-            "guidance effect": tv(laws["L0"], laws["L2"]), "score error": tv(laws["L2"], laws["L3"]),
-            "discretisation error": tv(laws["L3"], laws["L3'"]), "sampling noise": tv(laws["L3'"], laws["L4"]),
+            "guidance effect": tv(laws["L0"], laws["L2"]),
+            "score error": tv(laws["L2"], laws["L3"]),
+            "discretisation error": tv(laws["L3"], laws["L3'"]),
+            "sampling noise": tv(laws["L3'"], laws["L4"]),
             "total": tv(laws["L2"], laws["L4"]),
-        }  # fmt: skip
+        }
         for line, value in expected.items():
             if line != "score error" or case.judged == "learned":
                 assert entry[COLUMNS[line]] == pytest.approx(value, abs=EXACT), line
@@ -211,7 +230,8 @@ def test_ledger(case: Case) -> None:
 
 @each
 def test_geometry_and_time_are_of_the_chain_that_was_asked_for(case: Case) -> None:
-    report, policy = found(case), SAMPLERS[case.sampler].policy
+    report = found(case)
+    policy = SAMPLERS[case.sampler].policy
     parts = {part.name: part for part in regions(target(), Z)}
     rows = [row for row in report["geometry"] if row["w"] != "inf"]
     assert len(rows) == len(STRENGTHS) * len(denoisers(case)) * len({row["region"] for row in rows})
@@ -269,7 +289,8 @@ def test_schedules_alone_have_a_report() -> None:
 def test_two_temperatures_have_laws_of_their_own() -> None:
     guidances = (Guidance(2.0), Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.8))
     findings = found_by(quick_report(), data_of(target()), None, Plan(guidances, Sampler(), 50, classes=(Z,)))
-    laws, report = findings.arrays, findings.to_dict()
+    laws = findings.arrays
+    report = findings.to_dict()
     for key, guidance in zip(("w2", "w2_temperature0.5", "w2_top_p0.8"), guidances):
         expected = terminal_law(target().denoiser(), guidance, Z).numpy()
         assert np.abs(laws[f"exact_rate_{key}"] - expected).max() < EXACT
@@ -289,9 +310,14 @@ def test_two_temperatures_have_laws_of_their_own() -> None:
 )
 def test_the_ledger_closes_for_schedules_and_policies(kind: str, sampler: Sampler) -> None:
     ledger = error_ledger(
-        target(), network(), Guidance(LinearRamp(-0.5, 3), kind), Z, sampler, num_samples=4000,
+        target(),
+        network(),
+        Guidance(LinearRamp(-0.5, 3), kind),
+        Z,
+        sampler,
+        num_samples=4000,
         generator=generator_for("ledger of a schedule"),
-    )  # fmt: skip
+    )
     assert ledger.closes and ledger.tv["total"] <= ledger.bound
     assert "gap to tilted" not in ledger.tv and "L1" not in ledger.laws
     assert ledger.tv["score error"] > 0.01 and math.isfinite(ledger.noise.value)

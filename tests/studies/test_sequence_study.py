@@ -69,7 +69,8 @@ def blurred() -> Findings:
 
 
 def test_guided_samples_follow_the_exact_laws_of_the_table(blurred: Findings) -> None:
-    table, target = mixture().table(), mixture()
+    table = mixture().table()
+    target = mixture()
     for w in (0.0, 3.0):
         law = terminal_law(table.denoiser(), Guidance(w), 1)
         for name in ("exact", "floor"):
@@ -77,14 +78,16 @@ def test_guided_samples_follow_the_exact_laws_of_the_table(blurred: Findings) ->
         states = torch.cartesian_prod(*[torch.arange(3)] * 4)
         values_of = {"posterior": target.class_posterior(states)[:, 1], "log_prob": target.log_prob(states, 1)}
         for name, values in values_of.items():
-            row, expected = at(blurred, w, "exact"), float(law.flatten() @ values)
+            row = at(blurred, w, "exact")
+            expected = float(law.flatten() @ values)
             assert abs(getattr(row, name) - expected) < 4.5 * getattr(row, f"{name}_se")
     assert chi_square_p_value(drawn(blurred, "class"), table.class_pmf(1)) > 1e-4
     assert chi_square_p_value(drawn(blurred, "learned_w3"), law) < 1e-6  # a wrong denoiser is found out
 
 
 def test_every_order_draws_its_own_exact_law(blurred: Findings) -> None:
-    table, target = mixture().table().denoiser(), mixture()
+    table = mixture().table().denoiser()
+    target = mixture()
     rows = [row for row in block_of(blurred, "samplers") if row.w.constant == 3 and row.denoiser == "exact"]
     assert [row.sampler for row in rows] == others(4) and len(rows) == 4
     states = torch.cartesian_prod(*[torch.arange(3)] * 4)
@@ -114,9 +117,12 @@ def test_the_score_error_is_the_excess_over_all_partial_states(blurred: Findings
 def test_distances_are_those_of_the_sets(blurred: Findings) -> None:
     target = mixture()
     for w, name in product((0.0, 3.0), ("exact", "learned")):
-        row, x, exact = at(blurred, w, name), drawn(blurred, f"{name}_w{w:g}"), drawn(blurred, f"exact_w{w:g}")
+        row = at(blurred, w, name)
+        x = drawn(blurred, f"{name}_w{w:g}")
+        exact = drawn(blurred, f"exact_w{w:g}")
         for n in (1, 2, 3):
-            own, reference = gram_histogram(x, 3, n), gram_histogram(exact, 3, n)
+            own = gram_histogram(x, 3, n)
+            reference = gram_histogram(exact, 3, n)
             assert getattr(row, f"tv_class_{n}") == pytest.approx(total_variation(gram_law(target, n, 1), own))
             distance = None if name == "exact" else pytest.approx(total_variation(own, reference))
             assert getattr(row, f"tv_exact_{n}") == distance
@@ -126,7 +132,8 @@ def test_distances_are_those_of_the_sets(blurred: Findings) -> None:
 
 def test_the_noise_is_a_mean_over_draws_and_its_expectation(blurred: Findings) -> None:
     """One draw may be lucky: the mean over many is near that over many others, which one draw is not always."""
-    target, num = mixture(), 2000
+    target = mixture()
+    num = 2000
     law = gram_law(target, 2, 1)
     draws = [target.sample(num, torch.Generator().manual_seed(k), 1)[0] for k in range(60)]
     grams = [gram_histogram(x, 3, 2) for x in draws]
@@ -146,13 +153,15 @@ def test_the_noise_is_a_mean_over_draws_and_its_expectation(blurred: Findings) -
     said = [sentence for sentence in blurred.verdict if "noise" in sentence]
     assert len(said) == 2 and "more than" in said[1]  # the network errs by more than noise
     unguided = found(None, plan_of(Guidance(0.0), classes=(1,)), Sequences(compare=False))
-    value, level = at(unguided, 0.0, "exact").tv_class_2, noise["class", None]
+    value = at(unguided, 0.0, "exact").tv_class_2
+    level = noise["class", None]
     assert any(("within" if value <= level.high else "more than") in sentence for sentence in unguided.verdict)
 
 
 def test_sets_are_those_of_the_plans_generators() -> None:
     """Another kind, sampler, schedule and class than the default: what was asked for is what ran."""
-    target, guidance = mixture(), Guidance(1.5, cast(Kind, "normalized"))
+    target = mixture()
+    guidance = Guidance(1.5, cast(Kind, "normalized"))
     plan = plan_of(guidance, n=40, sampler=Sampler("event_leaping", 3, "linear"), seed=5, classes=(1,))
     of = found(0.4, plan, Sequences(num_test=20))
     for name, used in (("exact", target.denoiser()), ("learned", Blurred(target, 0.4))):
@@ -207,7 +216,8 @@ def test_sequences_that_the_class_does_not_allow_are_said() -> None:
     even = torch.ones(2, 1)
     target = HiddenMarkovMixture(even, torch.ones(2, 1, 1), torch.eye(2)[:, None], torch.tensor([0.5, 0.5]), num_dims=3)
     of = study_found(Sequences(num_test=20), data_of(target), Blurred(target, 1.0), plan_of(Guidance(0.0), n=50))
-    row, x = at(of, 0.0, "learned"), drawn(of, "learned_w0")
+    row = at(of, 0.0, "learned")
+    x = drawn(of, "learned_w0")
     assert row.impossible == pytest.approx(float((x != 0).any(dim=1).double().mean())) and row.impossible > 0.5
     assert row.log_prob in (0.0, None) and "nan" not in " ".join(of.verdict)
 
@@ -219,7 +229,8 @@ def test_what_cannot_be_studied_is_refused() -> None:
         even = torch.full((2, 1, 2), 0.5)
         return HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), even, torch.tensor(weights), num_dims=2)
 
-    data, table = data_of(mixture()), KnownData(mixture().table(), "table")
+    data = data_of(mixture())
+    table = KnownData(mixture().table(), "table")
     for given, denoiser, plan in [
         (table, None, plan_of(one)),
         (data, None, plan_of(one, n=1)),

@@ -61,19 +61,35 @@ def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
 
 def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
     """Samples from the folder are those that would have been drawn, whatever was kept there before."""
-    denoiser, keep = toy_2d_overlap().denoiser(), Kept(tmp_path / "kept", "about")
+    denoiser = toy_2d_overlap().denoiser()
+    keep = Kept(tmp_path / "kept", "about")
     first: tuple[Plan, Guidance, int, str] = (PLAN, Guidance(1.0), 0, "exact")
     others: list[tuple[int, object]] = [
-        *((0, replace(PLAN, **change)) for change in (
-            {"seed": 2}, {"num_samples": 6}, {"sampler": Sampler("tau_leaping", 4)}, {"sampler": Sampler("euler", 3)},
-            {"sampler": Sampler("tau_leaping", 3, "cosine")}, {"sampler": Sampler()},
-            {"sampler": Sampler("first_hitting", policy="uniform")},
-        )),
-        *((1, guidance) for guidance in (
-            Guidance(1.0000001), Guidance(1.0, "normalized"), Guidance(1.0, temperature=0.5), Guidance(1.0, top_p=0.9),
-        )),
-        (2, 1), (3, ""), (3, "again"),
-    ]  # fmt: skip
+        *(
+            (0, replace(PLAN, **change))
+            for change in (
+                {"seed": 2},
+                {"num_samples": 6},
+                {"sampler": Sampler("tau_leaping", 4)},
+                {"sampler": Sampler("euler", 3)},
+                {"sampler": Sampler("tau_leaping", 3, "cosine")},
+                {"sampler": Sampler()},
+                {"sampler": Sampler("first_hitting", policy="uniform")},
+            )
+        ),
+        *(
+            (1, guidance)
+            for guidance in (
+                Guidance(1.0000001),
+                Guidance(1.0, "normalized"),
+                Guidance(1.0, temperature=0.5),
+                Guidance(1.0, top_p=0.9),
+            )
+        ),
+        (2, 1),
+        (3, ""),
+        (3, "again"),
+    ]
     asked = [first, *((*first[:at], other, *first[at + 1 :]) for at, other in others)]
     for _ in range(2):
         for plan, guidance, k, who in asked:
@@ -92,10 +108,12 @@ def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
     found = kept_in(tmp_path, data, network(0))("key", lambda: torch.ones(1))
     assert float(found) == 0
     for other in (
-        kept_in(tmp_path, data, network(1)), kept_in(tmp_path, {"fingerprint": "b"}, network(0)),
-        kept_in(tmp_path, data, None), kept_in(tmp_path, data, toy_2d_overlap().denoiser()),
+        kept_in(tmp_path, data, network(1)),
+        kept_in(tmp_path, {"fingerprint": "b"}, network(0)),
+        kept_in(tmp_path, data, None),
+        kept_in(tmp_path, data, toy_2d_overlap().denoiser()),
         kept_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
-    ):  # fmt: skip
+    ):
         assert float(other("key", lambda: torch.ones(1))) == 1
 
 

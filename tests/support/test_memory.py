@@ -24,7 +24,8 @@ def test_it_is_no_more_than_the_machine_has() -> None:
 def test_a_group_and_those_around_it_are_heeded(
     tmp_path: Path, line: str, folder: str, file: str, limited: str
 ) -> None:
-    groups, mount = tmp_path / "cgroup", tmp_path / "mount"
+    groups = tmp_path / "cgroup"
+    mount = tmp_path / "mount"
     groups.write_text(f"3:cpuset:/elsewhere\n{line}\n")
     for place in ("", "job", "job/step", "job/step/below"):
         (mount / folder / place).mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,9 @@ def test_it_comes_back(tmp_path: Path) -> None:
 
 def check_bits(path: Path, bits: Iterable[int]) -> None:
     store(VALUE, path)
-    whole, damaged, tried = path.read_bytes(), 0, 0
+    whole = path.read_bytes()
+    damaged = 0
+    tried = 0
     for bit in bits:
         content = bytearray(whole)
         content[bit // 8 % len(whole)] ^= 1 << bit % 8

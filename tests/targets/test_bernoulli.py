@@ -30,7 +30,8 @@ def all_partial_states(dims: int) -> torch.Tensor:
 
 def by_hand(mixture: BernoulliMixture, target_class: int | None) -> torch.Tensor:
     """The pmf, term by term."""
-    p, dims = mixture.probabilities, mixture.num_dims
+    p = mixture.probabilities
+    dims = mixture.num_dims
     states = torch.cartesian_prod(*[torch.arange(2)] * dims)[:, None, None, :]
     terms = torch.where(states == 1, p, 1 - p).prod(dim=-1) * mixture.component_weights
     per_class = terms.sum(dim=2).T
@@ -98,7 +99,8 @@ def test_support_survives_underflow() -> None:
     dims = 2001
     p = torch.full((1, 2, dims), 0.5, dtype=torch.float64)
     p[0, 1] = 0.25
-    p[0, 0, -1], p[0, 1, -1] = 0.0, 0.5
+    p[0, 0, -1] = 0.0
+    p[0, 1, -1] = 0.5
     mixture = BernoulliMixture(p, torch.tensor([[0.5, 0.5]]), torch.ones(1))
     tokens = torch.ones(1, dims, dtype=torch.int64)
     tokens[0, -1] = 2
@@ -138,14 +140,16 @@ def test_component_posterior_is_bayes_rule() -> None:
 
 @pytest.mark.parametrize("target_class", [None, 1])
 def test_samples_follow_the_law(target_class: int | None) -> None:
-    mixture, num = make(dims=4, zeros=True, seed=5), 200_000
+    mixture = make(dims=4, zeros=True, seed=5)
+    num = 200_000
     x, classes, components = mixture.sample_components(num, torch.Generator().manual_seed(2), target_class)
     expected = num * by_hand(mixture, target_class).flatten()
     cells = (x * torch.tensor([8, 4, 2, 1])).sum(dim=1)
     observed = torch.bincount(cells, minlength=16).double()
     assert observed[expected == 0].sum() == 0
     keep = expected > 0
-    chi2, dof = ((observed - expected)[keep] ** 2 / expected[keep]).sum().item(), int(keep.sum()) - 1
+    chi2 = ((observed - expected)[keep] ** 2 / expected[keep]).sum().item()
+    dof = int(keep.sum()) - 1
     assert chi2 < dof + 4 * math.sqrt(2 * dof)
     if target_class is not None:
         assert (classes == target_class).all()
@@ -186,7 +190,9 @@ def test_em_repeats_with_its_generator() -> None:
 
 
 def test_bad_mixtures_are_refused() -> None:
-    p, w, a = torch.full((2, 3, 4), 0.5), torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5])
+    p = torch.full((2, 3, 4), 0.5)
+    w = torch.full((2, 3), 1 / 3)
+    a = torch.tensor([0.5, 0.5])
     for args, complaint in (
         ((p[0], w, a), "shape"),
         ((p * 3, w, a), "between 0 and 1"),
@@ -204,7 +210,8 @@ def test_bad_mixtures_are_refused() -> None:
 
 
 def test_bad_fits_are_refused() -> None:
-    x, labels = torch.zeros(4, 3), torch.tensor([0, 0, 2, 2])
+    x = torch.zeros(4, 3)
+    labels = torch.tensor([0, 0, 2, 2])
     with pytest.raises(ValueError, match=r"classes \[1\] have no image"):
         fit_em(x, labels, 2)
     with pytest.raises(ValueError, match="binarize them first"):

@@ -14,7 +14,8 @@ from mdlm_cfg.training.data import TableData
 
 def test_a_bare_target_answers_as_the_data_module_of_that_target_does() -> None:
     target = toy_2d_overlap()
-    module, known = TableData(target, "toy", num_test=50), KnownData(target, "toy", num_test=50)
+    module = TableData(target, "toy", num_test=50)
+    known = KnownData(target, "toy", num_test=50)
     module.setup()
     assert known.describe() == module.describe()
     for ours, theirs in zip(known.test_examples(), module.test_examples(), strict=True):

@@ -32,7 +32,8 @@ def test_integers_and_float32_are_numbers_too(tmp_path: Path) -> None:
 
 
 def test_bad_files_get_one_clear_sentence(tmp_path: Path) -> None:
-    path, good = tmp_path / "t.npz", np.full((2, 2, 2), 0.25)
+    path = tmp_path / "t.npz"
+    good = np.full((2, 2, 2), 0.25)
     with pytest.raises(ValueError, match=r"there is no file .*t\.npz"):
         load_table(path)
     path.write_bytes(b"PK\x03\x04 not really")
@@ -113,7 +114,9 @@ def test_a_header_that_promises_much_is_refused_unread(tmp_path: Path) -> None:
 @st.composite
 def contents(draw: st.DrawFn) -> dict[str, np.ndarray]:
     """Arrays that may be a mixture: right ones, right ones with something wrong, and others."""
-    k, n, d = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.integers(0, 3))
+    k = draw(st.integers(0, 3))
+    n = draw(st.integers(0, 4))
+    d = draw(st.integers(0, 3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     pmfs = rng.random((k, *[n] * d)) * (rng.random((k, *[n] * d)) < draw(st.sampled_from([0.3, 1.0])))
     weights = rng.random(k)

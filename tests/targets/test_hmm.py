@@ -28,7 +28,9 @@ def random_hmm(k=2, s=3, n=3, d=4, seed=0, zeros=0.0):
 
 
 def table_by_hidden_paths(target):
-    n, d, s = target.num_tokens, target.num_dims, target.num_hidden
+    n = target.num_tokens
+    d = target.num_dims
+    s = target.num_hidden
     pmfs = torch.zeros(target.num_classes, *[n] * d, dtype=torch.float64)
     for k, x, h in product(range(target.num_classes), product(range(n), repeat=d), product(range(s), repeat=d)):
         p = target.initial[k, h[0]] * target.emission[k, h[0], x[0]]
@@ -44,9 +46,11 @@ def test_small_cases_are_the_table_of_the_same_pmf(zeros):
     table = table_by_hidden_paths(target)
     assert (target.table().class_pmfs - table.class_pmfs).abs().max() < 1e-14
     states = torch.cartesian_prod(*[torch.arange(4)] * 3)
-    ours, theirs = target.denoiser(), table.denoiser()
+    ours = target.denoiser()
+    theirs = table.denoiser()
     for k in (None, 0, 1):
-        a, b = conditionals(ours, states, k).exp(), conditionals(theirs, states, k).exp()
+        a = conditionals(ours, states, k).exp()
+        b = conditionals(theirs, states, k).exp()
         assert (a - b).abs().max() < 1e-12  # also where the partial state is impossible
     mixed = torch.arange(len(states)) % 3
     assert (ours(states, mixed).exp() - theirs(states, mixed).exp()).abs().max() < 1e-12
@@ -74,7 +78,8 @@ def test_likelihoods_and_posteriors_of_whole_and_partial_sequences():
 
 def test_samples_follow_their_law():
     target = random_hmm(k=2, s=3, n=3, d=3, seed=3, zeros=0.3)
-    table, n = target.table(), 60_000
+    table = target.table()
+    n = 60_000
     for k in (None, 1):
         x, classes = target.sample(n, torch.Generator().manual_seed(0), k)
         counts = torch.bincount((x * torch.tensor([9, 3, 1])).sum(1), minlength=27) / n

@@ -73,9 +73,12 @@ def arrays(**changes: object) -> dict[str, object]:
     """A valid file's arrays, with changes; None leaves one out."""
     r = np.random.default_rng(0)
     valid = {
-        "initial": r.dirichlet(np.ones(3), 2), "transition": r.dirichlet(np.ones(3), (2, 3)),
-        "emission": r.dirichlet(np.ones(4), (2, 3)), "class_weights": np.array([0.25, 0.75]), "num_dims": 6,
-    }  # fmt: skip
+        "initial": r.dirichlet(np.ones(3), 2),
+        "transition": r.dirichlet(np.ones(3), (2, 3)),
+        "emission": r.dirichlet(np.ones(4), (2, 3)),
+        "class_weights": np.array([0.25, 0.75]),
+        "num_dims": 6,
+    }
     return {name: value for name, value in (valid | changes).items() if value is not None}
 
 

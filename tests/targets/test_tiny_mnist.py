@@ -36,8 +36,11 @@ def test_area_average_leaves_full_resolution_alone() -> None:
 
 
 def test_pmfs_are_frequencies_in_reading_order() -> None:
-    dark, left, top = torch.zeros(4, 4), torch.zeros(4, 4), torch.zeros(4, 4)
-    left[:, :2], top[:2] = 200, 200
+    dark = torch.zeros(4, 4)
+    left = torch.zeros(4, 4)
+    top = torch.zeros(4, 4)
+    left[:, :2] = 200
+    top[:2] = 200
     images = torch.stack([dark, left, left, top, top]).to(torch.uint8)
     pmfs, weights = tiny_mnist_pmfs(images, torch.tensor([0, 0, 0, 1, 1]), 2, 2, threshold=100)
     assert pmfs.shape == (2, 2, 2, 2, 2)
@@ -51,9 +54,11 @@ def test_mutual_information_of_known_cases() -> None:
     certain = torch.tensor([[1000, 0], [0, 1000]])
     assert mutual_information(certain) == pytest.approx(math.log(2) + 1 / 4000)
     gen = torch.Generator().manual_seed(0)
-    plain, corrected = [], []
+    plain = []
+    corrected = []
     for _ in range(200):  # independent: the plug-in estimate is biased by 7 * 3 / 2n, the corrected one is not
-        states, labels = torch.randint(8, (500,), generator=gen), torch.randint(4, (500,), generator=gen)
+        states = torch.randint(8, (500,), generator=gen)
+        labels = torch.randint(4, (500,), generator=gen)
         counts = torch.bincount(labels * 8 + states, minlength=32).reshape(4, 8)
         p = counts.double() / 500
         ratio = p / (p.sum(0, keepdim=True) * p.sum(1, keepdim=True))
@@ -73,7 +78,8 @@ def test_threshold_is_where_the_classes_part() -> None:
 
 
 def test_default_threshold_is_the_informative_one() -> None:
-    images, labels = images_of(200, size=8), torch.arange(200) % 3
+    images = images_of(200, size=8)
+    labels = torch.arange(200) % 3
     best = informative_threshold(area_average(images, 2, 2), labels)
     assert torch.equal(
         tiny_mnist_pmfs(images, labels, 2, 2)[0], tiny_mnist_pmfs(images, labels, 2, 2, threshold=best)[0]
@@ -81,7 +87,8 @@ def test_default_threshold_is_the_informative_one() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    images, labels = images_of(4), torch.tensor([0, 1, 0, 1])
+    images = images_of(4)
+    labels = torch.tensor([0, 1, 0, 1])
     for args, complaint in (
         ((images, labels, 5, 5), "2\\^25 states"),
         ((images, labels, 0, 3), "does not fit"),

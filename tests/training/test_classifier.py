@@ -42,7 +42,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> BinaryImageData:
 
 
 def test_it_learns_simple_images_and_reports_progress(data: BinaryImageData) -> None:
-    state, seen = torch.random.get_rng_state(), []
+    state = torch.random.get_rng_state()
+    seen = []
     model = train_classifier(
         data.train_images, data.train_labels, data.grid_shape, 3, SMALL, lambda *line: seen.append(line)
     )

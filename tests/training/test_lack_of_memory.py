@@ -68,7 +68,8 @@ def a_saved_data_set(patch: Patch, error: Exception, checkpoint: Path, folder: P
     load_saved(folder, "image", "label")
 
 
-OF_TORCH, OF_OTHERS = (reading, taking_weights, going_on, a_classifier), (a_mixture, a_saved_data_set)
+OF_TORCH = (reading, taking_weights, going_on, a_classifier)
+OF_OTHERS = (a_mixture, a_saved_data_set)
 
 
 @pytest.mark.parametrize(("use", "error"), [*product(OF_TORCH, LACKS), *product(OF_OTHERS, LACKS[:1])])

@@ -46,7 +46,8 @@ def test_exact_nelbo_of_the_exact_denoiser_is_the_entropy() -> None:
 
 def test_tabulated_denoiser_is_the_denoiser() -> None:
     denoiser = small_target().denoiser()
-    tokens, classes = torch.tensor([[3, 3], [0, 3], [3, 2], [1, 1]]), torch.tensor([0, 1, 2, 0])
+    tokens = torch.tensor([[3, 3], [0, 3], [3, 2], [1, 1]])
+    classes = torch.tensor([0, 1, 2, 0])
     for labels in (classes, None):
         assert torch.equal(TabulatedDenoiser(denoiser)(tokens, labels), denoiser(tokens, labels))
 
@@ -93,7 +94,8 @@ def test_training_lowers_the_exact_nelbo(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_averaged_weights_warm_up() -> None:
-    averaged, current = [torch.zeros(1)], [torch.ones(1)]
+    averaged = [torch.zeros(1)]
+    current = [torch.ones(1)]
     average_(averaged, current, 0.999, 1)
     assert averaged[0].item() == pytest.approx(1 - 2 / 11)
     average_(averaged, current, 0.5, 1000)
@@ -104,7 +106,8 @@ def test_averaged_weights_warm_up() -> None:
 
 def test_the_average_is_made_where_the_model_trains(tmp_path: Path) -> None:
     """The meta device stands in for a GPU: the model itself is still on the CPU when the average is made."""
-    trainer, module = small_trainer(tmp_path), small_module(small_data())
+    trainer = small_trainer(tmp_path)
+    module = small_module(small_data())
     average = AveragedWeights(0.9)
     with patch.object(type(trainer.strategy), "root_device", torch.device("meta")):
         average.setup(trainer, module, "fit")
@@ -141,7 +144,8 @@ def test_an_interrupt_leaves_a_checkpoint_with_the_averaged_weights(tmp_path: Pa
         def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
             raise KeyboardInterrupt
 
-    data, path = small_data(), tmp_path / "checkpoints" / "last.ckpt"
+    data = small_data()
+    path = tmp_path / "checkpoints" / "last.ckpt"
     module = small_module(data)
     trainer = small_trainer(tmp_path)
     trainer.callbacks.insert(0, Interrupt())
@@ -222,7 +226,8 @@ def test_what_watches_one_target_is_kept_for_it_alone() -> None:
     other = watch_for(target, watch, "normalized")
     assert other is not watch and other is not None and other.kind == KINDS["normalized"]
     net = small_module(small_data()).net.double()  # in float32 an answer depends on what it was asked together with
-    rate, normalized = watch.numbers(net), other.numbers(net)
+    rate = watch.numbers(net)
+    normalized = other.numbers(net)
     assert rate["tv_w0"] == pytest.approx(normalized["tv_w0"], abs=1e-12) and rate["tv_w4"] != normalized["tv_w4"]
     denoiser = NetDenoiser(net)
     worst = max(
@@ -242,7 +247,8 @@ def test_a_class_of_weight_zero_can_be_trained(tmp_path: Path) -> None:
     alone = TableMixture(pmfs, torch.tensor([1.0, 0.0, 0.0]))  # class 2 has mass where the mixture has none
     data = TableData(alone, "alone", steps_per_epoch=3, batch_size=64, num_val=32, num_test=32)
     data.setup("fit")
-    module, trainer = small_module(data), small_trainer(tmp_path, epochs=1)
+    module = small_module(data)
+    trainer = small_trainer(tmp_path, epochs=1)
     trainer.fit(module, datamodule=data)
     assert 0 < float(trainer.callback_metrics["val/tv_w4"]) < 1
 
@@ -263,7 +269,8 @@ class Poison(Callback):
 
 @pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_path: Path, kind: str) -> None:
-    data, path = small_data(), tmp_path / "checkpoints" / "last.ckpt"
+    data = small_data()
+    path = tmp_path / "checkpoints" / "last.ckpt"
     trainer = small_trainer(tmp_path, epochs=3)
     good: list[bytes] = []
 
@@ -340,8 +347,11 @@ class Counted(torch.nn.Module):
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
-        self.net, self.asked = net, 0
-        self.num_tokens, self.num_dims, self.num_classes = net.num_tokens, net.num_dims, net.num_classes
+        self.net = net
+        self.asked = 0
+        self.num_tokens = net.num_tokens
+        self.num_dims = net.num_dims
+        self.num_classes = net.num_classes
 
     def forward(self, *arguments: Any) -> Any:
         self.asked += 1

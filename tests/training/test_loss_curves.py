@@ -19,7 +19,8 @@ from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.runs import CHECKPOINT, read_checkpoint
 
 TESTS = Path(__file__).parent.parent
-EPOCHS, BATCH = 3, 64
+EPOCHS = 3
+BATCH = 64
 SCRIPT = f"""
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ class Losses(Callback):
 
 def curve(folder: Path, epochs: int, before: Path | None = None, **changes: Any) -> None:
     """Train on the exact objective, from a checkpoint on if there is one, and write what was found."""
-    losses, trainer = Losses(), small_trainer(folder, epochs, gradient_clip_val=1.0, **changes)
+    losses = Losses()
+    trainer = small_trainer(folder, epochs, gradient_clip_val=1.0, **changes)
     trainer.callbacks.append(losses)
     data = Split(small_target(), "small", batch_size=BATCH, steps_per_epoch=4, num_val=32, num_test=50)
     data.setup("fit")

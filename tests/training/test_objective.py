@@ -38,7 +38,8 @@ def test_the_exact_denoiser_reaches_the_entropy():
 
 
 def test_sampled_nelbo_is_unbiased_for_the_averaged_one():
-    target, net = random_target(3, 3, seed=2), Inconsistent(3, 3, 2, seed=2)
+    target = random_target(3, 3, seed=2)
+    net = Inconsistent(3, 3, 2, seed=2)
 
     def copied(tokens, classes):  # the contract's copied rows
         from mdlm_cfg.chain.masking import copy_unmasked
@@ -63,7 +64,8 @@ def test_exact_nelbo_by_samples_of_the_exact_denoiser():
 
 def test_a_worse_denoiser_has_a_larger_nelbo_by_its_kl():
     # in one dimension the NELBO is the cross entropy: its excess is KL(p || p_theta)
-    target, other = random_target(5, 1, seed=4), random_target(5, 1, seed=5)
+    target = random_target(5, 1, seed=4)
+    other = random_target(5, 1, seed=5)
     joint = target.class_weights[:, None] * target.class_pmfs
     conditional, _ = AveragedObjective(5, 1, 2)(other.denoiser(), joint)
     kl = (joint * (target.class_pmfs.log() - other.class_pmfs.log())).sum()
@@ -112,7 +114,8 @@ def test_pooled_conditionals_of_a_batch_are_those_of_its_histogram():
 
 
 def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_samples():
-    target, net = random_target(3, 3, seed=2), Inconsistent(3, 3, 2, seed=2)
+    target = random_target(3, 3, seed=2)
+    net = Inconsistent(3, 3, 2, seed=2)
     generator = torch.Generator().manual_seed(0)
     x, classes = target.sample(1000, generator)
     averaged = AveragedObjective(3, 3, 2)
@@ -161,7 +164,8 @@ def test_marginals_are_those_of_the_lattice():
 
 
 def test_the_averaged_objective_asks_only_where_there_is_weight():
-    target, asked = toys.toy_2d_overlap(), []
+    target = toys.toy_2d_overlap()
+    asked = []
     net = GridTransformer(target.num_tokens, (2,), target.num_classes, width=16, depth=1, num_heads=2).double()
     joint = target.class_weights.reshape(-1, 1, 1) * target.class_pmfs
 
@@ -173,7 +177,8 @@ def test_the_averaged_objective_asks_only_where_there_is_weight():
     conditional, null = averaged(watched, joint)
     assert len(asked) == 1 and len(asked[0][0]) < averaged.num_evaluations
     # by hand: every state and label, whatever its weight
-    states, totals = torch.cartesian_prod(torch.arange(17), torch.arange(17)), []
+    states = torch.cartesian_prod(torch.arange(17), torch.arange(17))
+    totals = []
     for labels in ([0, 1], [2]):
         total = 0.0
         for k in labels:
@@ -194,7 +199,8 @@ def test_the_averaged_objective_asks_only_where_there_is_weight():
 
 
 def test_paired_losses_are_on_one_mask():
-    target, net = random_target(3, 3, seed=2), GridTransformer(3, (3,), 2, width=16, depth=1, num_heads=2)
+    target = random_target(3, 3, seed=2)
+    net = GridTransformer(3, (3,), 2, width=16, depth=1, num_heads=2)
     x, classes = target.sample(32, torch.Generator().manual_seed(0))
     found = paired_nelbo(net, x, classes, 3, 2, torch.Generator().manual_seed(1))
     for labels, value in zip((classes, torch.full_like(classes, 2)), found):
@@ -237,7 +243,9 @@ def test_pooled_targets_are_exact_under_autocast():
 class Rounded(torch.nn.Module):
     """Log-probabilities that say what matrix products were done in, and do not depend on it."""
 
-    num_tokens, num_dims, num_classes = 5, 5, 2
+    num_tokens = 5
+    num_dims = 5
+    num_classes = 2
 
     def __init__(self):
         super().__init__()
@@ -260,7 +268,8 @@ class Rounded(torch.nn.Module):
 )
 def test_nothing_but_the_network_is_rounded_under_autocast(objective):
     x, classes = toys.toy_5d_hypercube().sample(2048, torch.Generator().manual_seed(0))
-    losses, gradients = [], []
+    losses = []
+    gradients = []
     for enabled in (False, True):
         net = Rounded()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

@@ -41,7 +41,8 @@ if __name__ == "__main__":
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 5))
 def test_every_sample_is_in_one_batch_of_one_rank(num: int, batch_size: int, world_size: int) -> None:
-    x, classes = torch.arange(num)[:, None], torch.arange(num)
+    x = torch.arange(num)[:, None]
+    classes = torch.arange(num)
     ranks = [list(shared_batches(x, classes, batch_size, rank, world_size)) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {num_shared(num, batch_size, world_size)}
     # in turns they are the batches of one rank

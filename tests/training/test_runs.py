@@ -62,7 +62,8 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_truncated_checkpoint(checkpoint: Path, tmp_path: Path, share: float) -> None:
-    whole, path = checkpoint.read_bytes(), tmp_path / "last.ckpt"
+    whole = checkpoint.read_bytes()
+    path = tmp_path / "last.ckpt"
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match="cannot be read"):
         load_run(path)
@@ -84,7 +85,8 @@ def test_a_checkpoint_of_something_else(tmp_path: Path, content: object) -> None
 
 
 def test_weights_that_do_not_fit(checkpoint: Path, tmp_path: Path) -> None:
-    content, path = torch.load(checkpoint, weights_only=True), tmp_path / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    path = tmp_path / "last.ckpt"
     content["hyper_parameters"]["net"]["width"] = 32
     torch.save(content, path)
     with pytest.raises(ValueError, match="do not fit the network"):
@@ -194,11 +196,9 @@ def test_a_trusted_module_that_does_not_exist_is_a_sentence(checkpoint: Path, tm
 
 def fitted(folder: Path, resume: Path | None = None, epochs: int = 2, **changes: Any) -> tuple[Any, Any]:
     data_changes = {key: changes.pop(key) for key in ("steps_per_epoch", "batch_size") if key in changes}
-    module, data, trainer = (
-        small_module(small_data(), **changes),
-        small_data(**data_changes),
-        small_trainer(folder, epochs),
-    )
+    module = small_module(small_data(), **changes)
+    data = small_data(**data_changes)
+    trainer = small_trainer(folder, epochs)
     rates: list[float] = []
 
     class Rates(Callback):
@@ -255,7 +255,8 @@ def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weigh
     tmp_path: Path, limit: dict[str, Any]
 ) -> None:
     before, _ = fitted(tmp_path / "a", epochs=1)
-    module, data = small_module(small_data()), small_data()
+    module = small_module(small_data())
+    data = small_data()
     trainer = small_trainer(tmp_path / "b", epochs=5, **limit)
     numbers, trained = train(module, data, trainer, str(tmp_path / "a" / CHECKPOINT))
     assert not trained and numbers == before["numbers"]

@@ -25,7 +25,8 @@ class Watch(Callback):
     """Copies last.ckpt whenever it has changed, and remembers the validation NELBOs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.nelbos = folder, []
+        self.folder = folder
+        self.nelbos = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         path = self.folder / "checkpoints" / LAST
@@ -37,7 +38,8 @@ class Watch(Callback):
 
 
 def fitted(folder: Path, minutes: float | None, resume: Path | None = None, **changes: Any) -> Watch:
-    trainer, watch = small_trainer(folder, epochs=3, **changes), Watch(folder)
+    trainer = small_trainer(folder, epochs=3, **changes)
+    watch = Watch(folder)
     trainer.callbacks[-1] = Checkpoints(folder / "checkpoints", minutes)
     trainer.callbacks.append(watch)
     # at this rate the NELBO does not fall in every epoch
@@ -160,8 +162,9 @@ def test_a_run_that_goes_on_keeps_the_lines_that_are_behind_it(tmp_path: Path) -
     logged(tmp_path, 0, range(5))
     logged(tmp_path, 3, range(3, 6), b=1.0)  # with a column more
     assert [(row["step"], row["a"], row["b"]) for row in rows(tmp_path)] == [
-        *((str(k), f"{k}.0", "") for k in range(3)), *((str(k), f"{k}.0", "1.0") for k in range(3, 6)),
-    ]  # fmt: skip
+        *((str(k), f"{k}.0", "") for k in range(3)),
+        *((str(k), f"{k}.0", "1.0") for k in range(3, 6)),
+    ]
     logged(tmp_path, 0, range(1))  # a new run
     assert len(rows(tmp_path)) == 1
 

@@ -94,7 +94,8 @@ def test_an_interrupt_before_drawing_leaves_the_next_one_heard(tmp_path: Path) -
         def setup(self, *_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-    trainer, before = small_trainer(tmp_path), signal.getsignal(signal.SIGINT)
+    trainer = small_trainer(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
     trainer.callbacks.append(Interrupt())
     with pytest.raises(SystemExit):
         share_work(trainer, [], None, Kept(tmp_path, "about"))

@@ -47,7 +47,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_step_stays_on_the_device(mode: FakeTensorMode, objective: Objective, make: Any) -> None:
     with torch.device("cuda"):
         net = GridTransformer(SHAPE[0], (3,), SHAPE[2], width=8, depth=2, num_heads=2)
-    optimizer, average = make(net), [p.detach().clone() for p in net.parameters()]
+    optimizer = make(net)
+    average = [p.detach().clone() for p in net.parameters()]
     losses = objective.loss(net, *batch(), FakeGenerator())
     assert all(value.device.type == "cuda" for value in losses.values())
     for p in net.parameters():  # autograd itself needs the device

@@ -37,9 +37,13 @@ def test_it_imports_nothing_that_it_judges() -> None:
 
 class Case:
     def __init__(self, case: dict) -> None:
-        self.n, self.d, self.w, self.z = case["num_tokens"], case["dims"], case["w"], case["target_class"]
+        self.n = case["num_tokens"]
+        self.d = case["dims"]
+        self.w = case["w"]
+        self.z = case["target_class"]
         pmfs = np.array(case["class_pmfs"]).reshape(-1, *[self.n] * self.d)
-        self.pmfs, self.weights = pmfs, np.array(case["class_weights"])
+        self.pmfs = pmfs
+        self.weights = np.array(case["class_weights"])
         chain = chains.Chain(table_conditionals(pmfs, self.weights, self.z), self.n, self.d, self.w, "rate")
         self.rho = chain.rates.__getitem__
 

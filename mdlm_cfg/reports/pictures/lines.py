@@ -134,7 +134,8 @@ class Lines:
             if (first in series) != (second in series):
                 return False
             if first in series:
-                (x, y), (other_x, other_y) = series[first], series[second]
+                (x, y) = series[first]
+                (other_x, other_y) = series[second]
                 if list(x) != list(other_x) or not np.allclose(y, other_y, rtol=1e-9, atol=NOTHING):
                     return False
         return True

@@ -51,7 +51,8 @@ class Panels:
         columns = max(len(panels) for panels in self.lines.values())
         flat = all(panel.values.ndim == 1 for panels in self.lines.values() for panel in panels if panel is not None)
         width, height = (3.2, 2.0) if flat else (SIZE, SIZE + 0.35)
-        across, down = width * columns + 1.1, height * len(self.lines) + 0.7
+        across = width * columns + 1.1
+        down = height * len(self.lines) + 0.7
         grid = divide(figure, len(self.lines), columns, across, down, sharex=flat, sharey=flat)
         tops = self._tops(columns)
         shown: dict[tuple[str, int], Any] = {}

@@ -30,8 +30,10 @@ class Counted:
     """A denoiser that counts the rows it is asked for, under a class and under none."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.device = denoiser, device_of(denoiser)
-        self.num_tokens, self.num_dims = denoiser.num_tokens, denoiser.num_dims
+        self.denoiser = denoiser
+        self.device = device_of(denoiser)
+        self.num_tokens = denoiser.num_tokens
+        self.num_dims = denoiser.num_dims
         self.num_classes = denoiser.num_classes
         self.rows = [0, 0]
 
@@ -56,7 +58,9 @@ class Bench:
     """
 
     def __init__(self, target: Target, guidance: Guidance, plan: Plan) -> None:
-        self.target, self.w, self.plan = target, guidance.constant, plan
+        self.target = target
+        self.w = guidance.constant
+        self.plan = plan
         self._given = guidance
         self._tilted = target.tilted(self.w)
         self._ends: dict[Kind, Tensor] = {}
@@ -98,7 +102,8 @@ class Bench:
 
     def _exactly(self, sampler: Sampler, guidance: Guidance) -> Cell:
         """The calls that a sampler makes, in expectation where they vary, and its exact distances."""
-        denoiser, z = self.target.denoiser, self.target.target_class
+        denoiser = self.target.denoiser
+        z = self.target.target_class
         chain = None if sampler.exact_in_time else self._chain(sampler.effective_guidance(guidance))
         law = sampler.law(denoiser, guidance, z, chain)
         found: Cell = {"used": sampler.expected_calls(denoiser, guidance, z, chain)}
@@ -121,7 +126,9 @@ class Bench:
         By the triangle inequality that one is at least the samples' TV less their own noise; by Jensen's at most its
         mean.
         """
-        denoiser, z, n = Counted(self.target.denoiser), self.target.target_class, self.plan.num_samples
+        denoiser = Counted(self.target.denoiser)
+        z = self.target.target_class
+        n = self.plan.num_samples
         told = (calls,) if entry.takes_calls else ()
         names = (entry.name, self.target.name, *told)
         generator = self.plan.generator("benchmark", self._given, z, *names, num_dims=denoiser.num_dims)

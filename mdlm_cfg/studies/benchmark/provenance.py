@@ -27,7 +27,10 @@ from mdlm_cfg.training.data.images import load_images
 from mdlm_cfg.training.objectives import Averaged
 
 CELLS = 3  # on each side of a digit
-DIMS, EXAMPLES, STEPS = 4, 2000, 1000  # of what the network learns, and for how long
+# of what the network learns, and for how long
+DIMS = 4
+EXAMPLES = 2000
+STEPS = 1000
 
 
 def tiny_mnist_counts(root: str = "data") -> Tensor:
@@ -46,11 +49,13 @@ def learned_rotation() -> Tensor:
 
     A thousand steps of 16 features: enough to learn it, and little enough that its conditionals contradict each other.
     """
-    target, generator = rotation(DIMS), generator_for("benchmark", "learned_rotation")
+    target = rotation(DIMS)
+    generator = generator_for("benchmark", "learned_rotation")
     x, classes = target.sample(EXAMPLES, generator)
     torch.manual_seed(0)
     net = GridTransformer(target.num_tokens, (DIMS,), target.num_classes, width=16, depth=1, num_heads=2)
-    objective, optimizer = Averaged(label_smoothing=3e-4), adamw(net, lr=1e-2)
+    objective = Averaged(label_smoothing=3e-4)
+    optimizer = adamw(net, lr=1e-2)
     for _ in range(STEPS):
         optimizer.zero_grad()
         objective.loss(net, x, classes, generator)["loss"].backward()

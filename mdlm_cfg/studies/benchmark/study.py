@@ -175,7 +175,8 @@ class Benchmark:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each target and strength: the results of all entries."""
-        entries, calls = entries_of(self._own), check_calls(self._calls)
+        entries = entries_of(self._own)
+        calls = check_calls(self._calls)
         for target in self._targets:
             for guidance in case.plan.guidances:
                 make = partial(_results, target, guidance, case.plan, entries, calls)
@@ -189,7 +190,8 @@ class Benchmark:
 
     def findings(self, case: Case, made: Made) -> BenchmarkFindings:
         """Rankings, the error against calls, every target by itself, the targets, and all results."""
-        entries, calls = entries_of(self._own), check_calls(self._calls)
+        entries = entries_of(self._own)
+        calls = check_calls(self._calls)
         strengths = [guidance.constant for guidance in case.plan.guidances]
         cells = [made[self._key(target, guidance)] for target in self._targets for guidance in case.plan.guidances]
         results = [ResultRow(**cell) for some in cells for cell in some]

@@ -28,7 +28,9 @@ from mdlm_cfg.targets.table import TableMixture
 
 VERSION = 2  # of the benchmark: another target, class, strength, entry or rule of ranking makes another version
 FILES = Path(__file__).parent
-DIGITS, LEARNED = FILES / "tiny_mnist_3x3.npz", FILES / "learned_rotation.npz"  # made by `provenance.py`
+# made by `provenance.py`
+DIGITS = FILES / "tiny_mnist_3x3.npz"
+LEARNED = FILES / "learned_rotation.npz"
 GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine rounds otherwise is 1e-16
 
 
@@ -114,9 +116,12 @@ def rotation(num_dims: int) -> HiddenMarkovMixture:
     stay = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
     emission = torch.tensor([[0.90, 0.06, 0.04], [0.04, 0.90, 0.06], [0.06, 0.04, 0.90]])
     return HiddenMarkovMixture(
-        torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]]), torch.stack([stay, stay.roll(1, dims=1)]),
-        torch.stack([emission, emission]), torch.tensor([0.6, 0.4]), num_dims=num_dims,
-    )  # fmt: skip
+        torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]]),
+        torch.stack([stay, stay.roll(1, dims=1)]),
+        torch.stack([emission, emission]),
+        torch.tensor([0.6, 0.4]),
+        num_dims=num_dims,
+    )
 
 
 def motif() -> HiddenMarkovMixture:
@@ -129,9 +134,12 @@ def motif() -> HiddenMarkovMixture:
     letters = 0.91 * torch.eye(3) + 0.03
     emission = torch.stack([noise, *letters, noise])
     return HiddenMarkovMixture(
-        torch.tensor([[0.6, 0.4, 0, 0, 0], [1.0, 0, 0, 0, 0]]), torch.stack([planted, torch.eye(5)]),
-        torch.stack([emission, emission]), torch.tensor([0.5, 0.5]), num_dims=5,
-    )  # fmt: skip
+        torch.tensor([[0.6, 0.4, 0, 0, 0], [1.0, 0, 0, 0, 0]]),
+        torch.stack([planted, torch.eye(5)]),
+        torch.stack([emission, emission]),
+        torch.tensor([0.5, 0.5]),
+        num_dims=5,
+    )
 
 
 class Stored:

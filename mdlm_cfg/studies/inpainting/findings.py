@@ -96,13 +96,20 @@ class Slice:
         """Plain numbers of one guidance."""
         ledger = found.ledgers[0]
         row = {
-            "image": self.index, "image_class": self.image_class, "class": self.target_class,
-            "w": found.guidance.constant, "kind": str(found.guidance.kind),
-            "truth_probability": found.probability(self.truth), "truth_rank": found.rank(self.truth),
+            "image": self.index,
+            "image_class": self.image_class,
+            "class": self.target_class,
+            "w": found.guidance.constant,
+            "kind": str(found.guidance.kind),
+            "truth_probability": found.probability(self.truth),
+            "truth_rank": found.rank(self.truth),
             "tv_first": total_variation(self.at[0].law, found.law),
-            "tv_tilted": total_variation(found.tilted, found.law), "ess": found.ess,
-            "tv_samples": ledger.tv["total"], "noise_floor": ledger.expected_noise, "closes": ledger.closes,
-        }  # fmt: skip
+            "tv_tilted": total_variation(found.tilted, found.law),
+            "ess": found.ess,
+            "tv_samples": ledger.tv["total"],
+            "noise_floor": ledger.expected_noise,
+            "closes": ledger.closes,
+        }
         return row if found.score_error is None else row | {"score_error": found.score_error}
 
 
@@ -136,7 +143,8 @@ class InpaintingFindings:
         """What guidance makes of the hidden pixels, and whether the ledgers close, in sentences."""
         sentences = []
         for s in self.slices:
-            first, last = s.at[0], max(s.at, key=lambda found: found.guidance.constant)
+            first = s.at[0]
+            last = max(s.at, key=lambda found: found.guidance.constant)
             moved = total_variation(first.law, last.law)
             sentences.append(
                 f"Test image {s.index} (class {s.image_class}), {len(s.free)} hidden pixels, guided to class "
@@ -155,7 +163,8 @@ class InpaintingFindings:
         elif self.judged == "learned":
             sentences.append("The data are not known exactly: of the score error nothing can be said.")
         missed = sum(not ledger.closes for ledger in self.entries)
-        total, rule = len(self.entries), "one in a hundred is expected to miss"
+        total = len(self.entries)
+        rule = "one in a hundred is expected to miss"
         sentences.append(
             f"The slices' ledgers close in all of {total} entries."
             if not missed
@@ -205,23 +214,32 @@ SHOWN_COMPLETIONS = 10
 
 def _slice_dict(s: Slice) -> dict[str, Any]:
     return {
-        "image": s.index, "image_class": s.image_class, "class": s.target_class, "free": s.free.tolist(),
-        "truth": s.truth.tolist(), "tv_between": s.between,
+        "image": s.index,
+        "image_class": s.image_class,
+        "class": s.target_class,
+        "free": s.free.tolist(),
+        "truth": s.truth.tolist(),
+        "tv_between": s.between,
         "at": [
             {
-                "w": found.guidance.constant, "kind": str(found.guidance.kind), "marginals": found.marginals,
+                "w": found.guidance.constant,
+                "kind": str(found.guidance.kind),
+                "marginals": found.marginals,
                 "completions": [
                     {"values": values, "probability": p} for values, p in found.completions(SHOWN_COMPLETIONS)
                 ],
                 "ledger": [
                     {
-                        **ledger.sampler.describe(), "num_samples": ledger.num_samples, "tv": ledger.tv,
+                        **ledger.sampler.describe(),
+                        "num_samples": ledger.num_samples,
+                        "tv": ledger.tv,
                         "expected_sampling_noise": ledger.expected_noise,
-                        "predicted_total": vars(ledger.predicted_total), "closes": ledger.closes,
+                        "predicted_total": vars(ledger.predicted_total),
+                        "closes": ledger.closes,
                     }
                     for ledger in found.ledgers
                 ],
             }
             for found in s.at
         ],
-    }  # fmt: skip
+    }

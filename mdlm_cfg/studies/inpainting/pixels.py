@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BY_VARIANCE, PATCH = "variance", "patch"
+BY_VARIANCE = "variance"
+PATCH = "patch"
 CHOICES = (PATCH, BY_VARIANCE)
 NEVER = 1e-9  # variance that a pixel counts with at least: a patch must be able to grow
 

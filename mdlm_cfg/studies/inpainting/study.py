@@ -52,7 +52,8 @@ class Inpainting:
 
     def check(self, data: Data, plan: Plan) -> None:
         """Raise UserError for anything that `run` would refuse, before any time is spent."""
-        n, d = data.num_tokens, math.prod(data.grid_shape)
+        n = data.num_tokens
+        d = math.prod(data.grid_shape)
         check_sampled(plan, (n, d, data.num_classes), None)
         if not 1 <= self.num_free <= d:
             raise UserError(f"study.num_free = {self.num_free} is not allowed: it must be 1 to {d}")
@@ -102,18 +103,21 @@ class Inpainting:
     ) -> InpaintingFindings:
         """See `mdlm_cfg.studies.study.Study`."""
         self.check(data, plan)
-        n, d = data.num_tokens, math.prod(data.grid_shape)
+        n = data.num_tokens
+        d = math.prod(data.grid_shape)
         check_sampled(plan, (n, d, data.num_classes), denoiser)
         exact = None if data.target is None else data.target.denoiser()
         judged = exact if denoiser is None else denoiser
         if judged is None:
             raise UserError(f"{data.name} is not known exactly: train a network on it")
-        states, pairs = (n + 1) ** self.num_free, self.pairs(data, plan)
+        states = (n + 1) ** self.num_free
+        pairs = self.pairs(data, plan)
         say = Pieces(self.rows(plan, n) * len(pairs), progress)
         images, labels = data.test_examples()
         slices = []
         for index, z in pairs:
-            image, own = images[index].long(), int(labels[index])
+            image = images[index].long()
+            own = int(labels[index])
             generator = generator_for("inpainting pixels", plan.seed, index, z)
             state = image.clone()
             state[hidden_pixels(_variance(data, {own, z}), data.grid_shape, self.num_free, self.pixels, generator)] = n
@@ -142,7 +146,11 @@ class _Work:
     def __init__(
         self, judged: Denoiser, exact: Denoiser | None, state: Tensor, target_class: int, index: int, keep: Keep
     ) -> None:
-        self.judged, self.state, self.target_class, self.index, self.keep = judged, state, target_class, index, keep
+        self.judged = judged
+        self.state = state
+        self.target_class = target_class
+        self.index = index
+        self.keep = keep
         self.part: SliceDenoiser = slice_denoiser(judged, state)
         self.table = TabulatedDenoiser(self.part, keep, state.tolist())
         self.exact = self.table if exact is judged else exact and TabulatedDenoiser(slice_denoiser(exact, state))
@@ -158,7 +166,8 @@ class _Work:
     def at(self, guidance: Guidance, plan: Plan, learned: bool, say: Callable[[str], None]) -> SliceAtStrength:
         """Laws, weights and ledgers at one strength; the plan's own samples are drawn of the whole denoiser."""
         say(f"test image {self.index}: samples at w = {guidance.label}")
-        z, key = self.target_class, ("slice", self.index)
+        z = self.target_class
+        key = ("slice", self.index)
         generator = plan.generator("inpainting", guidance, z, *key, num_dims=self.table.num_dims)
         asked = (
             guidance.key(self.table.num_dims),

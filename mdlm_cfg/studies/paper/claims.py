@@ -27,7 +27,8 @@ SAME = 1e-10  # laws closer than this are equal
 DECAY_TAU = 0.5
 DECAY_STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 DECAY_GUIDANCES = tuple(Guidance(w) for w in DECAY_STRENGTHS)
-PAPER_STEPS, PAPER_SCHEDULE = 50, linear()
+PAPER_STEPS = 50
+PAPER_SCHEDULE = linear()
 PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS, PAPER_SCHEDULE)
 
 
@@ -118,7 +119,8 @@ def gain_in_time(times: Sequence[float]) -> Claim:
 
 def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:
     """The share of tau-leaping samples still masked along the way, against the law of the same continuous chain."""
-    plan, z = evaluation.plan, evaluation.target_class
+    plan = evaluation.plan
+    z = evaluation.target_class
     times = torch.linspace(PAPER_SCHEDULE.end, 0, PAPER_STEPS + 1, dtype=torch.float64)
     taus = PAPER_SCHEDULE.tau(times)[1:-1]
     worst = 0.0
@@ -126,9 +128,13 @@ def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:
         masked: list[float] = []
         generator = plan.generator("still masked", r.guidance, z, num_dims=denoiser.num_dims)
         PAPER_SAMPLER.draw(
-            denoiser, r.guidance, z, plan.num_samples, generator,
+            denoiser,
+            r.guidance,
+            z,
+            plan.num_samples,
+            generator,
             on_step=partial(_note_masked, masked, denoiser.num_tokens),
-        )  # fmt: skip
+        )
         law = log_still_masked(denoiser, r.guidance, z, taus).exp()
         worst = max(worst, float((torch.tensor(masked[1:-1], dtype=torch.float64) - law).abs().max()))
     return f"share still masked within {worst:.4f} of their chain's exact law at every one of {PAPER_STEPS} steps"

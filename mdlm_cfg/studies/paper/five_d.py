@@ -96,7 +96,8 @@ def _at_strength(
     r: StrengthEvaluation,
     masks: list[Tensor],
 ) -> AtStrength:
-    z, used = evaluation.target_class, denoiser or target.denoiser()
+    z = evaluation.target_class
+    used = denoiser or target.denoiser()
 
     def by_k(law: Tensor) -> list[float]:
         return [1000 * float(law[mask].mean()) for mask in masks]
@@ -125,7 +126,9 @@ def _falls(at: AtStrength) -> Claim:
 
 def _fifth(at: AtStrength) -> Claim:
     """Which part of the paper's k = 5, w = 2 entry is score, steps or sampling: there is one such state."""
-    exact, steps, sampled = at.exact[5], at.stepped[5], at.sampled[5]
+    exact = at.exact[5]
+    steps = at.stepped[5]
+    sampled = at.sampled[5]
     one_hit = 1000 / PAPER_SAMPLES
     measured = PAPER_5D[2.0][5]
     text = (

@@ -78,13 +78,15 @@ class Both:
         """Every law's numbers."""
         rows = [
             [
-                f"{laws.w:g}", scores, name,
+                f"{laws.w:g}",
+                scores,
+                name,
                 *(_shown(v) for v in (laws.gap(name), laws.effect(name), laws.mistaken(name), laws.entropy(name))),
             ]
             for scores, found in (("exact", self.exact), ("learned", self.learned))
             for laws in found
             for name in names
-        ]  # fmt: skip
+        ]
         columns = [
             "w",
             "scores",
@@ -134,5 +136,6 @@ def laws_of(
 
 def terminal(evaluation: TableEvaluation, guidance: Callable[[float], Guidance]) -> LawOf:
     """Where the chain ends under the guidance of a strength w."""
-    z, policy = evaluation.target_class, evaluation.plan.sampler.policy
+    z = evaluation.target_class
+    policy = evaluation.plan.sampler.policy
     return lambda denoiser, w: terminal_law(denoiser, guidance(w), z, policy)

@@ -19,7 +19,8 @@ from mdlm_cfg.targets.table import TableMixture
 
 EARLY_TAU = 0.1  # unguided, about one coordinate in ten is unmasked by then
 STEPS = (4, 8, 16)
-RATE, NORMALIZED = "rate", "normalized"
+RATE = "rate"
+NORMALIZED = "normalized"
 
 
 def normalized(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
@@ -43,14 +44,17 @@ def _on_speed(both: Both) -> list[Claim]:
     return [
         both.claim(
             f"Guided rates unmask too rapidly early on (share of the coordinates unmasked at tau = {EARLY_TAU:g}).",
-            _unmasked, (unguided, RATE), lambda laws: _unmasked(laws, RATE) > _unmasked(laws, unguided) + SAME,
+            _unmasked,
+            (unguided, RATE),
+            lambda laws: _unmasked(laws, RATE) > _unmasked(laws, unguided) + SAME,
         ),
         both.claim(
             "Normalised rates unmask as without guidance.",
-            _unmasked, (unguided, NORMALIZED),
+            _unmasked,
+            (unguided, NORMALIZED),
             lambda laws: abs(_unmasked(laws, NORMALIZED) - _unmasked(laws, unguided)) < SAME,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _on_steps(both: Both) -> list[Claim]:
@@ -65,21 +69,27 @@ def _on_steps(both: Both) -> list[Claim]:
         both.claim(
             "So the transport is smoother: tau-leaping steps are nearer to continuous time (TV to the law of the same "
             "kind).",
-            error, names, lambda laws: all(error(laws, n) < error(laws, r) - SAME for r, n in pairs),
+            error,
+            names,
+            lambda laws: all(error(laws, n) < error(laws, r) - SAME for r, n in pairs),
         ),
         both.claim(
             "... and end nearer to the tilted law.",
-            Laws.gap, names, lambda laws: all(laws.gap(n) < laws.gap(r) - SAME for r, n in pairs),
+            Laws.gap,
+            names,
+            lambda laws: all(laws.gap(n) < laws.gap(r) - SAME for r, n in pairs),
         ),
         _in_continuous_time(both),
-    ]  # fmt: skip
+    ]
 
 
 def _in_continuous_time(both: Both) -> Claim:
     claim = both.claim(
         "In continuous time, too, the normalised rate ends nearer to the tilted law.",
-        Laws.gap, (RATE, NORMALIZED), lambda laws: laws.gap(NORMALIZED) < laws.gap(RATE) - SAME,
-    )  # fmt: skip
+        Laws.gap,
+        (RATE, NORMALIZED),
+        lambda laws: laws.gap(NORMALIZED) < laws.gap(RATE) - SAME,
+    )
     if all(laws.between(RATE, NORMALIZED) < SAME for laws in both.exact):  # the order does not matter in these data
         return replace(claim, verdict="does not hold here: both end in the same law")
     return claim

@@ -103,7 +103,8 @@ def overlap(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
 def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
     """The speed of convergence in one dimension."""
     z = evaluation.target_class
-    p, pz = target.pmf, target.class_pmf(z)
+    p = target.pmf
+    pz = target.class_pmf(z)
     inside = pz > 0
     rates = [float((pz * (pz / p) ** w)[inside].sum()) for w in DECAY_STRENGTHS]
     decay = tv_decay(target, z, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)

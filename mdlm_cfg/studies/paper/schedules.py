@@ -34,29 +34,41 @@ def _on_halves(both: Both) -> list[Claim]:
     return [
         both.claim(
             "Guidance early, when most is masked, harms: it ends farther from the tilted law than as much of it late.",
-            Laws.gap, ("early", "late"), lambda laws: laws.gap("early") > laws.gap("late") + SAME,
+            Laws.gap,
+            ("early", "late"),
+            lambda laws: laws.gap("early") > laws.gap("late") + SAME,
         ),
         both.claim(
             "Early guidance alone is worse than none: it ends farther from the tilted law than the class itself.",
-            Laws.gap, ("class", "early"), lambda laws: laws.gap("early") > laws.gap("class") + SAME,
+            Laws.gap,
+            ("class", "early"),
+            lambda laws: laws.gap("early") > laws.gap("class") + SAME,
         ),
         both.claim(
             "Late guidance improves: without its first half, constant guidance ends nearer to the tilted law.",
-            Laws.gap, ("constant", "late"), lambda laws: laws.gap("late") < laws.gap("constant") - SAME,
+            Laws.gap,
+            ("constant", "late"),
+            lambda laws: laws.gap("late") < laws.gap("constant") - SAME,
         ),
         both.claim(
             "Late guidance has the larger effect: it moves the law farther from the class (version 1 of the paper).",
-            Laws.effect, ("early", "late"), lambda laws: laws.effect("late") > laws.effect("early") + SAME,
+            Laws.effect,
+            ("early", "late"),
+            lambda laws: laws.effect("late") > laws.effect("early") + SAME,
         ),
         both.claim(
             "Late guidance gives samples as certain of their class: 1 - E p(z given x) is no larger.",
-            Laws.mistaken, ("early", "late"), lambda laws: laws.mistaken("late") < laws.mistaken("early") + SAME,
+            Laws.mistaken,
+            ("early", "late"),
+            lambda laws: laws.mistaken("late") < laws.mistaken("early") + SAME,
         ),
         both.claim(
             "... and more diverse, by the entropy of the law.",
-            Laws.entropy, ("early", "late"), lambda laws: laws.entropy("late") > laws.entropy("early") + SAME,
+            Laws.entropy,
+            ("early", "late"),
+            lambda laws: laws.entropy("late") > laws.entropy("early") + SAME,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def late(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
@@ -71,23 +83,30 @@ def late(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser |
     claims = [
         both.claim(
             "A schedule that rises (from 0 to w) ends nearer to the tilted law than one that falls (from w to 0).",
-            Laws.gap, ("rising", "falling"), lambda laws: laws.gap("rising") < laws.gap("falling") - SAME,
+            Laws.gap,
+            ("rising", "falling"),
+            lambda laws: laws.gap("rising") < laws.gap("falling") - SAME,
         ),
         both.claim(
             "... and nearer than the constant w.",
-            Laws.gap, ("rising", "constant"), lambda laws: laws.gap("rising") < laws.gap("constant") - SAME,
+            Laws.gap,
+            ("rising", "constant"),
+            lambda laws: laws.gap("rising") < laws.gap("constant") - SAME,
         ),
         both.claim(
             "One that falls ends farther from it than the constant w.",
-            Laws.gap, ("falling", "constant"), lambda laws: laws.gap("falling") > laws.gap("constant") + SAME,
+            Laws.gap,
+            ("falling", "constant"),
+            lambda laws: laws.gap("falling") > laws.gap("constant") + SAME,
         ),
         _best_rises(target, evaluation, denoiser),
-    ]  # fmt: skip
+    ]
     return PaperResult(claims, [both.table(("class", "rising", "falling", "constant"))])
 
 
 def _best_rises(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> Claim:
-    z, policy = evaluation.target_class, evaluation.plan.sampler.policy
+    z = evaluation.target_class
+    policy = evaluation.plan.sampler.policy
     guided = [r.w for r in evaluation.results if r.w > 0]
 
     def of(used: Denoiser) -> list[PerCount]:

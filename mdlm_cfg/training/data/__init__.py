@@ -8,7 +8,9 @@ from mdlm_cfg.training.data.images import ImageData
 from mdlm_cfg.training.data.target_data import TargetData, TinyMnistData
 
 # what checkpoints of earlier versions name
-BinaryImageData, TokenData, TextData = ImageData, token_file, text_file
+BinaryImageData = ImageData
+TokenData = token_file
+TextData = text_file
 TableData = HiddenMarkovData = TargetData
 
 __all__ = [

@@ -25,7 +25,8 @@ def load_arrays(path: Path, what: str, relabel: bool = False) -> Examples:
         UserError: a file that is missing or unreadable, arrays of other shapes or types, negative values, labels with
             gaps, or a class of too few examples.
     """
-    tests, names = (f"test_{what}", "test_labels"), ("class_names", "value_names")
+    tests = (f"test_{what}", "test_labels")
+    names = ("class_names", "value_names")
     arrays = read_npz(path, (what, "labels"), (*tests, *names))
     classes, values = (names_in(path, name, arrays) for name in names)
     train = checked(str(path), (what, arrays[what]), ("labels", arrays["labels"]))
@@ -82,7 +83,8 @@ def checked(where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.
             raise UserError(
                 f"{where}: {name} run from {array.min()} to {array.max()}, and must lie within 0 to {MOST_TOKENS - 1}"
             )
-    (name, x), (label_name, y) = examples, labels
+    (name, x) = examples
+    (label_name, y) = labels
     if x.ndim < 2 or y.shape != x.shape[:1]:
         raise UserError(
             f"{where}: {name} must have shape (n, D) or (n, H, W) and {label_name} (n,); they are {x.shape} and "

@@ -65,7 +65,8 @@ class _Stream(IterableDataset):
     """Ready batches, made anew whenever an epoch begins."""
 
     def __init__(self, batches: Callable[[], Iterator[Batch]], num_batches: int) -> None:
-        self.batches, self.num_batches = batches, num_batches
+        self.batches = batches
+        self.num_batches = num_batches
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -115,8 +116,11 @@ class DiffusionData(LightningDataModule):
 
     def __init__(self, loading: Loading) -> None:
         super().__init__()
-        self.batch_size, self.eval_batch_size = loading.batch_size, loading.eval_batch_size
-        self.num_val, self.num_test, self.seed = loading.num_val, loading.num_test, loading.seed
+        self.batch_size = loading.batch_size
+        self.eval_batch_size = loading.eval_batch_size
+        self.num_val = loading.num_val
+        self.num_test = loading.num_test
+        self.seed = loading.seed
         self.device = torch.device("cpu")
         self._epochs_begun = 0  # counts where no trainer does
 

@@ -58,8 +58,10 @@ class BernoulliData(TargetData):
                 "choose static or threshold"
             )
         self.settings = (num_components, iterations, float(smoothing))
-        self.binarization, self.fit_seed = binarization, fit_seed
-        self.dataset, self.root = dataset, root
+        self.binarization = binarization
+        self.fit_seed = fit_seed
+        self.dataset = dataset
+        self.root = root
         self._fitted: list[Tensor] | None = None  # by this process
 
     def prepare_data(self) -> None:
@@ -73,9 +75,14 @@ class BernoulliData(TargetData):
         total = iterations * (int(labels.max()) + 1)
         with share_shown(f"fitting {components} components per class") as show:
             fit = fit_em(
-                images, labels, components, iterations, smoothing, generator,
+                images,
+                labels,
+                components,
+                iterations,
+                smoothing,
+                generator,
                 lambda k, iteration, _: show((k * iterations + iteration + 1) / total),
-            )  # fmt: skip
+            )
         self._fitted = [fit.probabilities, fit.component_weights, fit.class_weights]
         store_if_possible(self._fitted, path, "the fitted mixture")
 

@@ -44,7 +44,8 @@ class ExampleData(DiffusionData):
 
     def __init__(self, load: Callable[[], Examples], name: str, **loading: Any) -> None:
         super().__init__(Loading(**loading))
-        self.name, self._load = name, load
+        self.name = name
+        self._load = load
         self._found: Examples | None = None  # between `prepare_data` and `setup`
         self._ready = False
 
@@ -59,16 +60,21 @@ class ExampleData(DiffusionData):
             return
         found = self._load() if self._found is None else self._found
         check_enough(self.name, found.train_labels, 2, found.class_names)
-        self.num_classes, self.class_names, self.value_names = found.num_classes, found.class_names, found.value_names
+        self.num_classes = found.num_classes
+        self.class_names = found.class_names
+        self.value_names = found.value_names
         self.grid_shape = tuple(found.train.shape[1:])
         train, test, coding = self._encoded(found)
-        labels, test_labels = found.train_labels, found.test_labels
+        labels = found.train_labels
+        test_labels = found.test_labels
         self._fingerprint = content_hash(found.train, labels, found.test, test_labels, coding)
-        self.train_x, self.train_labels = train.flatten(1), labels
+        self.train_x = train.flatten(1)
+        self.train_labels = labels
         self._val = self.tokens(self.train_x[: self.num_val], generator_for("val")), labels[: self.num_val]
         self._test = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
         self.steps_per_epoch = self._steps(1)
-        self._found, self._ready = None, True
+        self._found = None
+        self._ready = True
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
         """What is stored of the training examples, the test examples' tokens, and how these were made, in words."""
@@ -90,7 +96,8 @@ class ExampleData(DiffusionData):
     def place_on(self, device: torch.device | str) -> None:
         """See `DiffusionData.place_on`."""
         super().place_on(device)
-        self.train_x, self.train_labels = self.train_x.to(device), self.train_labels.to(device)
+        self.train_x = self.train_x.to(device)
+        self.train_labels = self.train_labels.to(device)
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         # the order is drawn on the CPU: all ranks must share it, whatever their devices

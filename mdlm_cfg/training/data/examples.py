@@ -81,13 +81,15 @@ def assembled(
     train_labels, test_labels, class_names = _counted(
         where, train[1], None if test is None else test[1], names[0], relabel
     )
-    x, labels = torch.from_numpy(train[0]), torch.from_numpy(train_labels)
+    x = torch.from_numpy(train[0])
+    labels = torch.from_numpy(train_labels)
     if test is None:
         rows, test_rows = split(where, labels, class_names)
         say(f"{where}: {len(test_rows)} examples, {TEST_SHARE:.0%} of every class, are kept for testing")
         found = Examples(x[rows], labels[rows], x[test_rows], labels[test_rows], class_names, names[1])
     else:
-        test_x, test_y = torch.from_numpy(test[0]), torch.from_numpy(test_labels)
+        test_x = torch.from_numpy(test[0])
+        test_y = torch.from_numpy(test_labels)
         if x.shape[1:] != test_x.shape[1:]:
             raise UserError(
                 f"{where}: training examples have shape {tuple(x.shape[1:])} and test examples "
@@ -174,7 +176,8 @@ def check_enough(where: str, labels: Tensor, least: int, class_names: Names | No
 def _say_imbalance(where: str, found: Examples) -> None:
     """One line where some class has many times the training examples of another."""
     counts = torch.bincount(found.train_labels)
-    rare, common = int(counts.argmin()), int(counts.argmax())
+    rare = int(counts.argmin())
+    common = int(counts.argmax())
     if counts[common] >= IMBALANCE * counts[rare]:
         few, many = (f"class {listed([k], found.class_names)} has {counts[k]:,}" for k in (rare, common))
         say(
@@ -188,7 +191,8 @@ def listed(values: np.ndarray | Sequence[int | str], names: Names | None = None)
     plain = list(values.tolist() if isinstance(values, np.ndarray) else values)
     if names is not None:
         plain = [names[k] if k < len(names) else k for k in plain]
-    first, last = plain[0], plain[-1]
+    first = plain[0]
+    last = plain[-1]
     if len(plain) > 2 and isinstance(first, int) and isinstance(last, int) and last - first == len(plain) - 1:
         return f"{first} to {last}"
     more = f", ... ({len(plain)} of them)" if len(plain) > MOST_LISTED else ""

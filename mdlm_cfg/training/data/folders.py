@@ -19,7 +19,9 @@ NOT_OF_THE_DATA = (
     "Thumbs.db",
     "desktop.ini",
 )  # what systems put beside files, as are names with a dot first
-PNG_MAGIC, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # where a PNG's header says how many bits a channel has
+# where a PNG's header says how many bits a channel has
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH = 24
 
 
 def holds_class_folders(folder: Path) -> bool:

@@ -18,7 +18,9 @@ from mdlm_cfg.training.data.examples import Examples, Part, assembled
 from mdlm_cfg.training.data.folders import grey_values
 from mdlm_cfg.training.data.images import ImageData, on_levels
 
-IMAGE, TOKENS = "image", "input_ids"  # the usual names of columns
+# the usual names of columns
+IMAGE = "image"
+TOKENS = "input_ids"
 HOW = "save it with dataset.save_to_disk(FOLDER)"
 KINDS = {"dataset_info.json": "Dataset", "dataset_dict.json": "DatasetDict"}
 
@@ -90,9 +92,11 @@ def is_image(feature: Any) -> bool:
     """Whether a column's type, as its file says it, is an image or an array of two axes."""
     depth = 0
     while isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
-        feature, depth = feature.get("feature"), depth + 1
+        feature = feature.get("feature")
+        depth = depth + 1
     if isinstance(feature, list):  # how older versions write a sequence
-        feature, depth = feature[0], depth + 1
+        feature = feature[0]
+        depth = depth + 1
     kind = feature.get("_type") if isinstance(feature, dict) else None
     return kind in ("Image", "Array2D") or depth == 2
 

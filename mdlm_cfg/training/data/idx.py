@@ -16,8 +16,10 @@ import numpy as np
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.examples import Examples, assembled
 
-TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+TRAIN_IMAGES = "train-images-idx3-ubyte"
+TRAIN_LABELS = "train-labels-idx1-ubyte"
+TEST_IMAGES = "t10k-images-idx3-ubyte"
+TEST_LABELS = "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP = b"\x1f\x8b"
@@ -43,7 +45,8 @@ def read_idx(path: str | Path) -> np.ndarray:
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
             raise UserError(f"{path} is not an IDX file: it begins with {head.hex() or 'nothing'}; get it again")
-        dtype, ndim = np.dtype(DTYPES[head[2]]), head[3]
+        dtype = np.dtype(DTYPES[head[2]])
+        ndim = head[3]
         lengths = file.read(4 * ndim)
         if len(lengths) < 4 * ndim:
             raise UserError(f"{path} is truncated within its header ({4 + len(lengths)} bytes); get it again")
@@ -78,7 +81,8 @@ def read_bytes(path: Path, most: int = 2**30) -> bytes:
 
 def _read(file: BinaryIO, most: int) -> bytes:
     """At most so many bytes, in chunks: memory goes to what is there, not to what is promised."""
-    chunks, left = [], most
+    chunks = []
+    left = most
     while left > 0 and (chunk := file.read(min(left, CHUNK))):
         chunks.append(chunk)
         left -= len(chunk)
@@ -90,7 +94,8 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int, bool]]:
     """A file's bytes as they are read, unpacked if gzipped; its size on disk; and whether it is gzipped."""
     try:
         with path.open("rb") as raw:
-            size, packed = os.fstat(raw.fileno()).st_size, raw.read(2) == GZIP
+            size = os.fstat(raw.fileno()).st_size
+            packed = raw.read(2) == GZIP
             raw.seek(0)
             if packed:
                 with gzip.open(raw) as file:

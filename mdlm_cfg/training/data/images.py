@@ -68,8 +68,11 @@ class ImageData(ExampleData):
             raise UserError(f"binarization {binarization!r} is unknown; choose one of {', '.join(IMAGE_BINARIZATIONS)}")
         if binarization == "larochelle" and dataset != "mnist":
             raise UserError(f"binarization=larochelle is of MNIST, not of {dataset}; choose static")
-        self.dataset, self.root = dataset, root
-        self.binarization, self.num_tokens, self.relabel = binarization, levels, relabel
+        self.dataset = dataset
+        self.root = root
+        self.binarization = binarization
+        self.num_tokens = levels
+        self.relabel = relabel
 
     @property
     def train_images(self) -> Tensor:
@@ -89,7 +92,9 @@ class ImageData(ExampleData):
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
         """Training images as values whose `tokens` are what is asked for, the tokens of the test images, and how."""
-        how, images, test = self.binarization, found.train, found.test
+        how = self.binarization
+        images = found.train
+        test = found.test
         if how is None:
             return quantize(images, self.num_tokens), quantize(test, self.num_tokens), f"levels={self.num_tokens}"
         if how == "larochelle":

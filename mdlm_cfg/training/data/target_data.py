@@ -46,7 +46,8 @@ class TargetData(DiffusionData):
         super().__init__(Loading(**(defaults | loading)))
         check_positive(steps_per_epoch=steps_per_epoch, num_test=self.num_test)
         self.name = short_name(name) if "/" in name or name.endswith(".npz") else name
-        self.steps_per_epoch, self._given = steps_per_epoch, target
+        self.steps_per_epoch = steps_per_epoch
+        self._given = target
         self._shape = None if grid_shape is None else tuple(grid_shape)
         if target is not None:
             if math.prod(self._shape or (target.num_dims,)) != target.num_dims:
@@ -63,7 +64,8 @@ class TargetData(DiffusionData):
         if self.target is not None:
             return
         target = self._build()
-        self.num_tokens, self.num_classes = target.num_tokens, target.num_classes
+        self.num_tokens = target.num_tokens
+        self.num_classes = target.num_classes
         self.grid_shape = self._shape or (target.num_dims,)
         self.class_names = self.class_names or target.class_names
         self.value_names = target.value_names
@@ -110,8 +112,11 @@ class TinyMnistData(TargetData):
         name = f"tiny_{short_name(dataset)}_{height}x{width}"
         super().__init__(None, name, (height, width), steps_per_epoch, **loading)
         check_size(2, height * width)
-        self.height, self.width, self.threshold = height, width, threshold
-        self.dataset, self.root = dataset, root
+        self.height = height
+        self.width = width
+        self.threshold = threshold
+        self.dataset = dataset
+        self.root = root
 
     def prepare_data(self) -> None:
         """Fetch the images where they are not there."""

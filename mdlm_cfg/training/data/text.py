@@ -56,7 +56,9 @@ def _lines(path: Path) -> tuple[list[int], list[str], list[str]]:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}); convert it") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    numbers, labels, texts = [], [], []
+    numbers = []
+    labels = []
+    texts = []
     for number, line in enumerate((line.removesuffix("\r") for line in lines), start=1):
         if not line.strip():
             continue

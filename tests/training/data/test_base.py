@@ -80,7 +80,8 @@ def test_without_a_trainer_every_pass_is_a_new_epoch() -> None:
 
 
 def test_held_out_samples_do_not_depend_on_the_seed() -> None:
-    one, two = ready(table(seed=0)), ready(table(seed=1))
+    one = ready(table(seed=0))
+    two = ready(table(seed=1))
     assert torch.equal(next(iter(one.test_dataloader()))[0], next(iter(two.test_dataloader()))[0])
     assert not torch.equal(one._val[0][:100], one._test[0][:100])
 
@@ -108,9 +109,13 @@ def fit(data: DiffusionData, folder: Path, epochs: int, resume: str | None = Non
     module = Recorder()
     checkpoint = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, callbacks=[checkpoint], enable_progress_bar=False,
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[checkpoint],
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(module, data, ckpt_path=resume)
     return module
 

@@ -89,7 +89,8 @@ def test_classes_that_have_a_name_alone_are_left_out_and_named(
 
 
 def test_messages_name_classes_by_their_names() -> None:
-    x, labels = np.zeros((8, 2), np.int64), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    x = np.zeros((8, 2), np.int64)
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     names = ("up", "rare", "other"), None
     with pytest.raises(UserError, match="'rare' has 2 training examples"):
         assembled("x", (x, labels), None, names)

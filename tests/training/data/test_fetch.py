@@ -88,7 +88,8 @@ def _write_amat(folder: Path, splits: list[torch.Tensor]) -> None:
 
 def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path: Path) -> None:
     grey = torch.randint(0, 256, (9, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    grey[:, 0], grey[:, 1, 0] = 0, 255
+    grey[:, 0] = 0
+    grey[:, 1, 0] = 255
     grey[:, 0, 0] = torch.tensor([0, 255]).to(torch.uint8).repeat(5)[:9]
     binary = levels.binarize(grey, "static").flatten(1)
     _write_amat(tmp_path, [binary[:5], binary[5:7], binary[7:]])

@@ -28,7 +28,8 @@ def test_every_image_comes_back_once_under_its_class(tmp_path: Path) -> None:
     found = load_class_folders(tmp_path)
     assert found.class_names == ("2", "9", "10")
     for k, name in enumerate(found.class_names):
-        train, test = found.train[found.train_labels == k], found.test[found.test_labels == k]
+        train = found.train[found.train_labels == k]
+        test = found.test[found.test_labels == k]
         assert len(test) == max(1, round(len(made[name]) / 10))
         assert rows(train) | rows(test) == rows(made[name]) and not rows(train) & rows(test)
     again = load_class_folders(tmp_path)

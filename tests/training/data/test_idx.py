@@ -196,8 +196,10 @@ def check_bytes(content: bytes, kind: str, cut: int) -> None:
 @st.composite
 def folders(draw: st.DrawFn) -> dict[str, bytes]:
     """Four files that may be a data set: of one, and one of them replaced or changed."""
-    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    top, files = draw(st.sampled_from([1, 2, 255])), {}
+    height = draw(st.integers(1, 3))
+    width = draw(st.integers(1, 3))
+    top = draw(st.sampled_from([1, 2, 255]))
+    files = {}
     for images, labels in (idx.FILES[:2], idx.FILES[2:]):
         num = draw(st.integers(1, 6))
         pixels = draw(st.binary(min_size=num * height * width, max_size=num * height * width))

@@ -28,7 +28,8 @@ def test_bernoulli_draws_have_mean_value_over_255(how: str) -> None:
 
 def test_dynamic_follows_its_generator() -> None:
     images = torch.full((50, 28, 28), 100, dtype=torch.uint8)
-    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    one = torch.Generator().manual_seed(1)
+    two = torch.Generator().manual_seed(1)
     first = binarize(images, "dynamic", one)
     assert torch.equal(first, binarize(images, "dynamic", two))
     assert not torch.equal(first, binarize(images, "dynamic", one))
