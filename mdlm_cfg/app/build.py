@@ -19,8 +19,8 @@ from mdlm_cfg.app.places import with_text_path
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
+from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
-from mdlm_cfg.support.named import TARGET, locate, make, names_in
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.metrics import METRICS, MetricsLog

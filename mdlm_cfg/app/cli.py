@@ -62,9 +62,9 @@ def sample() -> None:
     """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
 
     def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
-        from mdlm_cfg.app import drawing
+        from mdlm_cfg.app import sample_command
 
-        return drawing.draw(config, overrides, folder)
+        return sample_command.draw(config, overrides, folder)
 
     _run("sample", task)
 

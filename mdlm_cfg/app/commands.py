@@ -27,7 +27,6 @@ from mdlm_cfg.app.build import (
     for_own_targets,
     say_precision,
 )
-from mdlm_cfg.app.by_step import PicturesByStep
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_folder, write_config
@@ -37,13 +36,14 @@ from mdlm_cfg.app.places import with_absolute_paths
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.app.training_pictures import PicturesByStep
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
+from mdlm_cfg.support.instantiate import TARGET, names_in
 from mdlm_cfg.support.machine import keep_freed_memory
-from mdlm_cfg.support.named import TARGET, names_in
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module

@@ -20,8 +20,8 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import OWN
 from mdlm_cfg.support.memory import is_lack_of_memory
-from mdlm_cfg.support.named import OWN
 
 # exit codes
 USER_ERROR = 2

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mdlm_cfg.app.earlier import NUMBERS, files_of, kept_in, remove_earlier, say_kept
+from mdlm_cfg.app.report_cache import NUMBERS, files_of, kept_in, remove_earlier, say_kept
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.page import Picture, Section, write_page

@@ -21,7 +21,7 @@ from mdlm_cfg.chain.rule_names import parse_rule
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import TARGET, make, thing_named
+from mdlm_cfg.support.instantiate import TARGET, make, thing_named
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 JUMP = ("log_z", "u")  # arguments of a jump rule

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mdlm_cfg.support.named import TARGET
+from mdlm_cfg.support.instantiate import TARGET
 
 OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|remasking|correction|guidance)=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default

@@ -22,7 +22,7 @@ from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import TARGET, check_arguments, make, names_in, thing_named
+from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, names_in, thing_named
 from mdlm_cfg.support.schema import EvaluationSchema, keys_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import Data

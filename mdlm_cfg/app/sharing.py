@@ -11,12 +11,12 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from mdlm_cfg.app.build import build_trainer, check_trainer
-from mdlm_cfg.app.earlier import kept_in
+from mdlm_cfg.app.report_cache import kept_in
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
-from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.predicting import is_first_process, share_work
 
@@ -47,7 +47,7 @@ def share_draws(
     return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
 
 
-def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoiser | None, keep: Kept) -> bool:
+def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoiser | None, keep: Cache) -> bool:
     """Let all processes of a trainer draw, where there are several; whether this is the first one."""
     if trainer is None or is_alone(trainer):
         return True

@@ -12,7 +12,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditional
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
-from mdlm_cfg.support.kept import Keep, keep_nothing
+from mdlm_cfg.support.cache import Keep, keep_nothing
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.cache import Keep, keep_nothing
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
 from mdlm_cfg.targets.data import Data, class_name
 

@@ -14,8 +14,8 @@ from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.cache import Keep
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Keep
 
 Space = tuple[int, int, int]  # (N values, D dimensions, K classes)
 

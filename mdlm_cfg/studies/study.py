@@ -13,7 +13,7 @@ import numpy as np
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.kept import Keep, keep_nothing
+from mdlm_cfg.support.cache import Keep, keep_nothing
 from mdlm_cfg.targets.data import Data
 
 

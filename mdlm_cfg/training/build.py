@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import make
+from mdlm_cfg.support.instantiate import make
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.objectives import Objective

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mdlm_cfg.support.checked_io import Damaged, load, store_if_possible
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.machine import bf16_is_fast
-from mdlm_cfg.support.stored import Damaged, load, store_if_possible
 from mdlm_cfg.training.data import ImageData
 from mdlm_cfg.training.data.base import check_positive
 from mdlm_cfg.training.data.levels import binarize

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.memory import is_lack_of_memory
-from mdlm_cfg.support.named import TARGET
 from mdlm_cfg.support.signals import interrupts_given_back
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion

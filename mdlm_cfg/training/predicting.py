@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Kept
 from mdlm_cfg.support.signals import interrupts_given_back
 
 
@@ -34,7 +34,7 @@ class Piece(Protocol):
         ...
 
 
-def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
+def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, keep: Cache) -> None:
     """Make all pieces, each in one of the trainer's processes, and keep them where whoever needs them finds them.
 
     Every process calls this with the same pieces; afterwards all are kept. Pieces that are there already are not made
@@ -61,7 +61,7 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
 class _Worker(LightningModule):
     """Makes the pieces that it is given: Lightning gives every process its own, and none to two of them."""
 
-    def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Kept) -> None:
+    def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Cache) -> None:
         super().__init__()
         self.pieces = pieces
         self.net = net

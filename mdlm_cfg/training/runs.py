@@ -18,11 +18,11 @@ from mdlm_cfg.chain.guidance_schedules import Strength
 from mdlm_cfg.chain.schedules import Steps
 from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import TARGET, make, names_in
 from mdlm_cfg.support.memory import is_lack_of_memory
-from mdlm_cfg.support.named import TARGET, make, names_in
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.support.stored import Damaged, load
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"

@@ -18,9 +18,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
-from mdlm_cfg.support.stored import store
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.runs import BEST, LAST
 

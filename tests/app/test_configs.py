@@ -18,7 +18,7 @@ from mdlm_cfg.app.cli import CONFIGS, to_plain_config
 from mdlm_cfg.app.settings import build_study, plan_of
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.named import make
+from mdlm_cfg.support.instantiate import make
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
 

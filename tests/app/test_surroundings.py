@@ -15,7 +15,7 @@ from mdlm_cfg.app.commands import _name_the_user
 from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, sentence
 from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import thing_named
+from mdlm_cfg.support.instantiate import thing_named
 
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"}
 

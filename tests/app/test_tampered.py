@@ -14,7 +14,7 @@ import torch
 from commands import TOY, run
 from forks import complaint
 
-from mdlm_cfg.support.stored import load, store
+from mdlm_cfg.support.checked_io import load, store
 from mdlm_cfg.training.runs import newest_run
 
 pytestmark = pytest.mark.slow

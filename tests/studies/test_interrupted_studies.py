@@ -24,7 +24,7 @@ from mdlm_cfg.studies.protocol import run as run_study
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.studies.study import Study
-from mdlm_cfg.support.kept import Kept, keep_nothing
+from mdlm_cfg.support.cache import Cache, keep_nothing
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
@@ -73,7 +73,7 @@ class Stop(Exception):
     """In place of an interrupt."""
 
 
-def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any]], Any]:
+def stopped_after(pieces: int, kept: Cache) -> Callable[[object, Callable[[], Any]], Any]:
     """What is kept, until so many pieces were made anew."""
     made: list[object] = []
 
@@ -96,7 +96,7 @@ def stopped_after(pieces: int, kept: Kept) -> Callable[[object, Callable[[], Any
 def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
     study, target, grid, plan, pieces = STUDIES[name]
     data = data_of(target, grid)
-    kept = Kept(tmp_path / "kept", "about")
+    kept = Cache(tmp_path / "kept", "about")
 
     def run(keep: Any) -> Any:
         learned = None if name == "benchmark" else Blurred(target, 0.3)

@@ -16,7 +16,7 @@ from harness import small_data, small_module, small_trainer
 
 from mdlm_cfg.app.errors import sentence
 from mdlm_cfg.nets import GridTransformer
-from mdlm_cfg.support.stored import store
+from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.targets import files
 from mdlm_cfg.training import classifier
 from mdlm_cfg.training.classifier import ClassifierSettings, classifier_for

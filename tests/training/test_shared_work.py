@@ -19,7 +19,7 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies import sampled
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, drawn, draws_of
-from mdlm_cfg.support.kept import Kept, keep_nothing
+from mdlm_cfg.support.cache import Cache, keep_nothing
 from mdlm_cfg.training.predicting import share_work
 
 TESTS = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def shared(folder: Path, about: object = "about", **changes: object) -> None:
     pieces = [draw for draws in all_draws(denoiser) for draw in draws]
     folder.mkdir(exist_ok=True)
     trainer = small_trainer(folder, **changes)
-    mine = Kept(folder / ("kept" if trainer.is_global_zero else "of another process"), about)
+    mine = Cache(folder / ("kept" if trainer.is_global_zero else "of another process"), about)
     share_work(trainer, pieces, denoiser.net, mine)
 
 
@@ -72,7 +72,7 @@ def never() -> torch.Tensor:
 
 def check(folder: Path) -> None:
     """All pieces are there, each once, and the samples are those of one process that keeps nothing."""
-    keep = Kept(folder / "kept", "about")
+    keep = Cache(folder / "kept", "about")
     sets = all_draws(network())
     assert len(keep) == sum(len(draws) for draws in sets) == 24
     for draws in sets:
@@ -98,7 +98,7 @@ def test_an_interrupt_before_drawing_leaves_the_next_one_heard(tmp_path: Path) -
     before = signal.getsignal(signal.SIGINT)
     trainer.callbacks.append(Interrupt())
     with pytest.raises(SystemExit):
-        share_work(trainer, [], None, Kept(tmp_path, "about"))
+        share_work(trainer, [], None, Cache(tmp_path, "about"))
     assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
 
 

@@ -23,8 +23,8 @@ from mdlm_cfg.studies.inpainting.findings import InpaintingFindings, Slice, Slic
 from mdlm_cfg.studies.inpainting.pixels import CHOICES, PATCH, hidden_pixels
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import check_sampled
+from mdlm_cfg.support.cache import Keep, keep_nothing
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.kept import Keep, keep_nothing
 from mdlm_cfg.support.progress import Pieces
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data

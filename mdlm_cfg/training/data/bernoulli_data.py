@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mdlm_cfg.support.checked_io import Damaged, load, store_if_possible
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.support.stored import Damaged, load, store_if_possible
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 from mdlm_cfg.training.data.base import Batch, check_positive, content_hash, short_name

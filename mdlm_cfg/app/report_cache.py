@@ -11,7 +11,7 @@ from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
-from mdlm_cfg.support.kept import Kept
+from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.training.data.base import content_hash
 from mdlm_cfg.training.runs import stamp
 
@@ -40,7 +40,7 @@ def remove_earlier(folder: Path, earlier: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Kept:
+def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
     """What an interrupted evaluation of the same weights, data and version has kept in a report's folder.
 
     The weights of a denoiser that is no network can not be told: nothing of it is found again.
@@ -54,10 +54,10 @@ def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) ->
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex
-    return Kept(folder / KEPT, (stamp()["version"], data.get("fingerprint"), who))
+    return Cache(folder / KEPT, (stamp()["version"], data.get("fingerprint"), who))
 
 
-def say_kept(folder: Path, keep: Kept) -> None:
+def say_kept(folder: Path, keep: Cache) -> None:
     """How to go on from what an interrupted evaluation has."""
     if len(keep):
         again = f"the same settings and out={folder} (eval.py), or ckpt_path=auto (train.py)"

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdlm_cfg.app.earlier import kept_in
+from mdlm_cfg.app.report_cache import kept_in
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import drawn, draws_of
 from mdlm_cfg.support.atomic import atomic_write
-from mdlm_cfg.support.kept import Kept, keep_nothing
+from mdlm_cfg.support.cache import Cache, keep_nothing
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
 PLAN = Plan((Guidance(1.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=5, seed=1)
@@ -31,17 +31,17 @@ def test_it_is_made_once_and_is_the_same(tmp_path: Path) -> None:
         return torch.arange(4, dtype=torch.uint8)
 
     for _ in range(3):
-        assert torch.equal(Kept(tmp_path / "kept", "about")("key", make), torch.arange(4, dtype=torch.uint8))
-    assert len(made) == 1 and len(Kept(tmp_path / "kept", "other")) == 1
-    Kept(tmp_path / "kept", "other")("key", make)
-    Kept(tmp_path / "kept", "about")("another", make)
+        assert torch.equal(Cache(tmp_path / "kept", "about")("key", make), torch.arange(4, dtype=torch.uint8))
+    assert len(made) == 1 and len(Cache(tmp_path / "kept", "other")) == 1
+    Cache(tmp_path / "kept", "other")("key", make)
+    Cache(tmp_path / "kept", "about")("another", make)
     assert len(made) == 3
-    Kept(tmp_path / "kept", "about").clear()
+    Cache(tmp_path / "kept", "about").clear()
     assert not (tmp_path / "kept").exists()
 
 
 def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "kept", "about")
+    kept = Cache(tmp_path / "kept", "about")
     kept("key", lambda: torch.arange(4))
     (path,) = (tmp_path / "kept").iterdir()
     whole = path.read_bytes()
@@ -52,7 +52,7 @@ def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
 
 
 def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, "about")
+    kept = Cache(tmp_path, "about")
     kept("key", lambda: torch.zeros(1))
     (tmp_path / "mine.txt").write_text("mine")
     kept.clear()
@@ -62,7 +62,7 @@ def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
 def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
     """Samples from the folder are those that would have been drawn, whatever was kept there before."""
     denoiser = toy_2d_overlap().denoiser()
-    keep = Kept(tmp_path / "kept", "about")
+    keep = Cache(tmp_path / "kept", "about")
     first: tuple[Plan, Guidance, int, str] = (PLAN, Guidance(1.0), 0, "exact")
     others: list[tuple[int, object]] = [
         *(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mdlm_cfg.support.atomic import remove_parts
-from mdlm_cfg.support.stored import Damaged, load, store
+from mdlm_cfg.support.checked_io import Damaged, load, store
 
 SUFFIX = ".tensor"
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
@@ -32,7 +32,7 @@ def keep_nothing(key: object, make: Callable[[], Made]) -> Made:
     return make()
 
 
-class Kept:
+class Cache:
     """Keeps tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
 
     Args:

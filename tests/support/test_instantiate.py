@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.named import fits, locate, make, names_in
+from mdlm_cfg.support.instantiate import fits, locate, make, names_in
 
 MODULE = """
 class Point:

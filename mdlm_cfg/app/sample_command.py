@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
-from mdlm_cfg.app.earlier import kept_in
 from mdlm_cfg.app.folders import folder_below, out_folder
+from mdlm_cfg.app.report_cache import kept_in
 from mdlm_cfg.app.settings import merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
@@ -26,10 +26,10 @@ from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.sampled import Draw, draws_of
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.cache import Keep, keep_nothing
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.kept import Keep, keep_nothing
-from mdlm_cfg.support.named import names_in
+from mdlm_cfg.support.instantiate import names_in
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.schema import SamplingSchema, keys_of
 from mdlm_cfg.training.data.text import BLANK

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from mdlm_cfg import Guidance, Sampler, terminal_law
-from mdlm_cfg.app import by_step
-from mdlm_cfg.app.by_step import PicturesByStep, picture_of
+from mdlm_cfg.app import training_pictures
+from mdlm_cfg.app.training_pictures import PicturesByStep, picture_of
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -67,7 +67,7 @@ def test_a_run_has_a_few_of_them_of_the_averaged_weights(tmp_path: Path, monkeyp
     monkeypatch.setattr(WandbLogger, "log_metrics", lambda *_, **__: None)
     drawn: list[torch.Tensor] = []
     monkeypatch.setattr(
-        by_step, "picture_of", lambda data, net, plan: drawn.append(net.norm.weight.clone()) or "figure"
+        training_pictures, "picture_of", lambda data, net, plan: drawn.append(net.norm.weight.clone()) or "figure"
     )
     monkeypatch.setattr(wandb, "Image", lambda figure: figure)
     data = small_data()

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from mdlm_cfg.support.stored import Damaged, load, store
+from mdlm_cfg.support.checked_io import Damaged, load, store
 
 VALUE = {"weights": torch.arange(300.0), "step": 12, "name": "toy", "odd": [torch.ones(3, dtype=torch.bool), None, 0.1]}
 
