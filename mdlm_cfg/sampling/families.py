@@ -45,7 +45,7 @@ class Options:
     schedule: Schedule | None = None
     jump: JumpRule | None = None
     policy: Policy | None = None
-    events: int | None = None
+    events: int | tuple[int, ...] | None = None
     choice_temperature: float | None = None
     annealed: bool | None = None
     threshold: float | None = None
@@ -73,8 +73,13 @@ class Options:
                 raise UserError(f"{self.name} takes no {name} (got {getattr(self, name)}){because}")
         if self.events is not None and (self.steps is not None or self.schedule is not None):
             raise UserError(
-                f"events = {self.events} stands in place of steps and a schedule: every step unmasks that many "
-                "coordinates"
+                f"events = {self.events} stands in place of steps and a schedule: it says how many coordinates a step "
+                "unmasks"
+            )
+        if isinstance(self.events, tuple) and self.family.blocks_alone and self.policy is not None:
+            raise UserError(
+                f"events = {list(self.events)} is not allowed in blocks, which no step of {self.name} goes beyond: "
+                "give one number"
             )
         self._settle_steps()
         if self.family.blocks_alone:
@@ -127,7 +132,8 @@ class Options:
             return f"{replace(self, policy=None).label}, {self.policy}"
         parts = [self.name]
         if self.events is not None:
-            parts.append(f"{self.events} a step")
+            each = self.events if isinstance(self.events, tuple) else (self.events,)
+            parts.append(f"{'+'.join(map(str, each))} a step")
         elif isinstance(self.steps, int):
             parts.append(f"{self.steps} step{'s' if self.steps > 1 else ''}")
             parts += [] if self.schedule is None else [str(self.schedule)]
@@ -150,6 +156,8 @@ class Options:
         more = {
             name: str(value) if name in ("policy", "remasking") else value for name, value in self.set_options.items()
         }
+        if isinstance(self.events, tuple):
+            more["events"] = list(self.events)
         if self.correction is not None:
             more["correction"] = self.correction.describe()
         return {
@@ -177,9 +185,20 @@ class Options:
         return cast("Blocks | None", self.policy)
 
     def counts(self, num_dims: int) -> list[int]:
-        """How many coordinates every step of events unmasks at most; with blocks, those of one block at a time."""
+        """How many coordinates every step of events unmasks at most; with blocks, those of one block at a time.
+
+        Raises:
+            UserError: numbers of events that do not sum to D.
+        """
         if self.steps is not None:
             return event_counts(self.steps, num_dims, self.schedule)
+        if isinstance(self.events, tuple):
+            if sum(self.events) != num_dims:
+                raise UserError(
+                    f"events = {list(self.events)} sum to {sum(self.events)}, and must sum to {num_dims}, the number "
+                    "of masked coordinates"
+                )
+            return list(self.events)
         each = self.events or 1
         sizes = [len(block) for block in self.blocks.blocks] if isinstance(self.blocks, Blocks) else [num_dims]
         if not self.family.blocks_alone:  # a policy goes on to the next block within a step
@@ -265,10 +284,14 @@ def _number(name: str, least: float, most: float, open_at_least: bool = False) -
     return read
 
 
-def _read_events(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"events = {value!r} is not allowed: it must be a whole number of at least 1")
-    return value
+def _read_events(value: Any) -> int | tuple[int, ...]:
+    each = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not each or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in each):
+        raise UserError(
+            f"events = {value!r} is not allowed: it must be a whole number of at least 1, or a list of them such as "
+            "[1,1,2]"
+        )
+    return value if isinstance(value, int) else each
 
 
 def _read_annealed(value: Any) -> bool:

@@ -84,7 +84,8 @@ class Sampler(Options):
             of the kind of guidance. First_hitting unmasks one at a time; event_leaping several, by the frozen rates.
             Decoders that choose by themselves take `Blocks` alone: the first block with a mask comes first, as in
             LLaDA's semi-autoregressive decoding, and no step goes beyond it.
-        events: in place of steps: how many coordinates every step unmasks.
+        events: in place of steps: how many coordinates every step unmasks; or a list, one number for each step, which
+            sums to the number of masked coordinates, such as the sizes of `InformationProfile.best`.
         choice_temperature: of sampled_confidence: t of the Gumbel noise t G added to ln c; default 0. annealed: whether
             it falls linearly, to 0 at the last step, as in MaskGIT, t (1 - (k + 1) / K) at step k.
         threshold, factor, gamma: see above; defaults 0.9, 1 and 0.1 (nats).

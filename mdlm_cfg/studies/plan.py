@@ -71,11 +71,13 @@ class Plan:
             check_class(k, num_classes)
 
     def check_dims(self, num_dims: int) -> None:
-        """Raise UserError unless every strength and the sampler's policy are ones of D coordinates."""
+        """Raise UserError unless every strength, and the sampler's policy and events, are ones of D coordinates."""
         for guidance in self.guidances:
             guidance.table(num_dims)
         if self.sampler.policy is not None:
             self.sampler.policy.check(num_dims)
+        if isinstance(self.sampler.events, tuple):
+            self.sampler.counts(num_dims)
 
     def generator(
         self,

@@ -159,8 +159,10 @@ def method_of(sampler: Sampler) -> str:
     parts = [sampler.name]
     if sampler.policy is not None:
         parts.append(str(sampler.policy))
-    if sampler.events is not None:
+    if isinstance(sampler.events, int):
         parts.append(f"{sampler.events} per step")
+    elif sampler.events is not None:
+        parts.append(f"{'+'.join(map(str, sampler.events))} per step")
     elif not isinstance(sampler.steps, int) and sampler.steps is not None:
         parts.append("own grid")
     return ", ".join(parts)

@@ -47,7 +47,7 @@ class SamplingSchema:
     steps: Any = setting("result")
     schedule: str | None = setting("result")
     policy: Any = setting("result")
-    events: int | None = setting("result")
+    events: Any = setting("result")
     choice_temperature: float | None = setting("result")
     annealed: bool | None = setting("result")
     threshold: float | None = setting("result")

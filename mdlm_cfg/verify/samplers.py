@@ -106,13 +106,16 @@ def _law_of_steps(sampler: Sampler, world: World, strength: Strength, kind: str)
     n, d = world.shape
     rho = world.chain(strength).rates.__getitem__
     finished = (slice(0, n),) * d
+    events = sampler.events
+    if isinstance(events, tuple):
+        return None
     if sampler.policy is not None:
-        return policies.law_by_paths(rho, n, d, str(sampler.policy), sampler.events or 1)[0]
+        return policies.law_by_paths(rho, n, d, str(sampler.policy), events or 1)[0]
     if sampler.name == "first_hitting":
         return world.chain(strength, kind).terminal_by_orders()
-    if sampler.name == "event_leaping" and sampler.events is not None:
+    if sampler.name == "event_leaping" and events is not None:
         chain = world.chain(strength, kind)
-        return chain.law_after([chain.event_kernel(sampler.events)] * math.ceil(d / sampler.events))[finished]
+        return chain.law_after([chain.event_kernel(events)] * math.ceil(d / events))[finished]
     if sampler.name in ("tau_leaping", "euler", "d_cfg", "event_leaping"):
         return world.chain(strength, kind).stepped(sampler.name, shares_of(sampler))[finished]
     if sampler.name == "remdm":
@@ -130,7 +133,7 @@ def _decoder(sampler: Sampler, world: World, strength: Strength) -> decoders.Ker
     """The step of a decoder that makes the same step until nothing is masked; None of another sampler."""
     n, _ = world.shape
     rho = world.chain(strength).rates.__getitem__
-    if sampler.name == "sampled_confidence" and sampler.events and not sampler.choice_temperature:
+    if sampler.name == "sampled_confidence" and isinstance(sampler.events, int) and not sampler.choice_temperature:
         return decoders.sampled_confidence(rho, n, sampler.events)
     if sampler.name == "threshold" and sampler.threshold is not None:
         return decoders.threshold(rho, n, sampler.threshold)

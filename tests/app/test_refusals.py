@@ -143,7 +143,7 @@ NONSENSE: dict[str, list[str]] = {
     ],
     "target_class": [*INTEGERS, "-1", "2", "10000000000000000000000"],
     "policy": ["confidenc", "''", "fixed_order(1,0)", "blocks(0|1)", "fixed_order(0,0)", "[]", "{}", "confidence(2)"],
-    "events": [*INTEGERS, "0", "2"],  # first_hitting takes none
+    "events": [*INTEGERS, "0", "2", "[1,1]", "[2]"],  # first_hitting takes none
     "temperature": ["0", "-1", "inf", "nan", "hot", "[]", "null", "''"],
     "top_p": ["0", "-1", "1.5", "nan", "most", "[]", "null", "''"],
     "guidance": ["''", "0", "nan", "rates", "[]", "{}", "null"],

@@ -38,6 +38,9 @@ def examples() -> dict[str, Sampler]:
     found["gumbel"] = cold
     found["annealed"] = replace(cold, annealed=True)
     found["annealed cosine"] = Sampler("sampled_confidence", 2, choice_temperature=2.0, annealed=True)
+    found["events in turn"] = Sampler("event_leaping", events=[1, 2])
+    found["events in turn, margin"] = Sampler("event_leaping", events=[2, 1], policy="margin")
+    found["drawn events in turn"] = Sampler("sampled_confidence", events=[2, 1])
     found["low threshold"] = Sampler("threshold", threshold=0.45)
     found["low threshold, blocks"] = Sampler("threshold", threshold=0.45, policy=BLOCKS)
     found["high factor"] = Sampler("factor", factor=1.6)
@@ -167,6 +170,17 @@ def test_what_it_does_not_take_is_refused(name: str) -> None:
         ("entropy_bound", {"gamma": -0.1}),
         ("sampled_confidence", {"events": 0}),
         ("sampled_confidence", {"events": 1.5}),
+        ("sampled_confidence", {"events": [2, 1], "policy": BLOCKS}),
+        ("event_leaping", {"events": []}),
+        ("event_leaping", {"events": [1, 0, 2]}),
+        ("event_leaping", {"events": [1, 1.5]}),
+        ("event_leaping", {"events": [1, True, 1]}),
+        ("event_leaping", {"events": [[1, 2]]}),
+        ("event_leaping", {"events": "1,2"}),
+        ("event_leaping", {"events": [1, 2], "steps": 2}),
+        ("event_leaping", {"events": [1, 2], "schedule": "cosine"}),
+        ("first_hitting", {"events": [1, 1, 1]}),
+        ("euler", {"events": [1, 2]}),
         ("sampled_confidence", {"events": 1, "steps": 2}),
         ("sampled_confidence", {"steps": 2, "policy": BLOCKS}),
         ("sampled_confidence", {"events": 1, "choice_temperature": -1}),

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_target
+from helpers import Inconsistent, chi_square_p_value, random_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.chain.policies import Blocks
-from mdlm_cfg.chain.schedules import cosine, linear
+from mdlm_cfg.chain.schedules import Schedule, cosine, event_counts, linear
 from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
+from mdlm_cfg.studies.plan import Plan
 
 TARGET = random_target(2, 4, seed=3)
 GUIDANCE = Guidance(2.0)
@@ -81,3 +84,26 @@ def test_labels_tell_grids_apart() -> None:
     long = [(0.0, *(k * step for k in range(1, 20)), float("inf")) for step in (0.1, 0.100000001)]
     samplers = [Sampler("euler", grid) for grid in (GRID, (0.0, 0.5, float("inf")), *long)]
     assert len({sampler.label for sampler in samplers}) == 4 and max(len(one.label) for one in samplers) < 80
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), steps=st.integers(1, 5), seed=st.integers(0, 99))
+def test_events_in_turn_are_the_steps_that_they_say(sizes: list[int], steps: int, seed: int) -> None:
+    denoiser = Inconsistent(2, 4, 2, seed=seed)
+    guidance = Guidance(1.0)
+    for schedule in ("linear", "cosine"):
+        counts = event_counts(steps, 4, Schedule(schedule))
+        own = Sampler("event_leaping", events=counts)
+        on_schedule = Sampler("event_leaping", steps, schedule)
+        assert torch.equal(own.law(denoiser, guidance, 0), on_schedule.law(denoiser, guidance, 0))
+        assert own.calls(4) == len(counts) and own != on_schedule
+    sampler = Sampler("event_leaping", events=sizes)
+    if sum(sizes) == 4:
+        x = sampler.draw(denoiser, guidance, 0, 2000, torch.Generator().manual_seed(seed))
+        assert chi_square_p_value(x, sampler.law(denoiser, guidance, 0)) > 1e-6
+    else:
+        for refused in (sampler.law, sampler.calls, Plan((guidance,), sampler).check_dims):
+            with pytest.raises(UserError, match=str(sum(sizes))):
+                refused(*((denoiser, guidance, 0) if refused == sampler.law else (4,)))
+        with pytest.raises(UserError, match=str(sum(sizes))):
+            sampler.draw(denoiser, guidance, 0, 10)

@@ -59,7 +59,7 @@ class Entry:
         sampler = self.sampler
         if not isinstance(sampler, Sampler):
             return partial(sampler, calls=calls) if self.takes_calls else sampler
-        if sampler.events is not None:
+        if isinstance(sampler.events, int):
             return replace(sampler, events=-(-num_dims // calls))
         return replace(sampler, steps=calls) if isinstance(sampler.steps, int) else sampler
 
