@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor
 from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.studies.draws import Draw
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, run
+from mdlm_cfg.support.cache import Keep
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -114,6 +117,11 @@ def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Fin
 def block_of(findings: Findings, name: str) -> list[Any]:
     """The rows of one block."""
     return list(next(block.rows for block in findings.blocks if block.name == name))
+
+
+def samples_of(draws: Sequence[Draw], keep: Keep) -> Tensor:
+    """The samples of all pieces, (n, D)."""
+    return torch.cat([keep(draw.key, draw.make) for draw in draws])
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from mdlm_cfg.app.report_cache import NUMBERS, files_of, kept_in, remove_earlier
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.page import Picture, Section, write_page
-from mdlm_cfg.reports.pages import arrays_file_of, sections_of
-from mdlm_cfg.reports.render import table_files
+from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
-from mdlm_cfg.studies.findings import Findings as Declared
+from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, run
+from mdlm_cfg.studies.protocol import Case, Study, run
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
@@ -71,7 +70,7 @@ class Written:
     pictures: list[Path]
 
 
-def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, study: Any) -> Written:
+def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, study: Study) -> Written:
     """Study a denoiser against what is known of its data, and write the report.
 
     Args:
@@ -88,7 +87,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     keep = kept_in(report.folder, report.data, denoiser)
     try:
         with signs_of_life() as say:
-            findings = _findings(study, data, denoiser, plan, say, keep)
+            findings = run(study, Case.of(data, denoiser, plan, keep), say)
         written = _write(findings, report)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
@@ -99,19 +98,9 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     return written
 
 
-def _findings(
-    study: Any, data: Data, denoiser: Denoiser | None, plan: Plan, say: Callable[[str], None], keep: Any
-) -> Any:
-    if hasattr(study, "needs"):
-        return run(study, Case.of(data, denoiser, plan, keep), say)
-    return study.run(data, denoiser, plan, say, keep)
-
-
-def _write(findings: Any, report: Report) -> Written:
+def _write(findings: Findings, report: Report) -> Written:
     """The page and the files of findings, and what the terminal says of them."""
-    arrays = findings.arrays if isinstance(findings, Declared) else findings.arrays()
     plain = findings.to_dict()
-    arrays_file = arrays_file_of(findings)
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
         *sections_of(findings, report.folder),
@@ -120,10 +109,10 @@ def _write(findings: Any, report: Report) -> Written:
     ]
     pictures = [picture.path for section in sections for picture in section.pictures]
     drawn = [name for section in sections for name in section.files]
-    tables = table_files(findings) if isinstance(findings, Declared) else []
-    files = [PAGE, TABLE_FILE, NUMBERS, *([arrays_file] if arrays else []), *tables, *drawn]
-    if arrays:
-        write_arrays(arrays, report.folder / arrays_file)
+    files = [PAGE, TABLE_FILE, NUMBERS, *table_files(findings), *drawn]
+    if findings.arrays:
+        files.append(findings.arrays_file)
+        write_arrays(findings.arrays, report.folder / findings.arrays_file)
     rows = findings.rows()
     write_csv(rows, report.folder / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}

@@ -23,8 +23,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.images import arranged, sample_grid
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
+from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, draws_of
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Keep, keep_nothing
 from mdlm_cfg.support.errors import UserError

@@ -172,7 +172,7 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     if settings.get(TARGET) is None:
         return {key: value for key, value in settings.items() if key != TARGET} or None
     study = make(settings, "study", STUDIES, names_in(given))
-    if not all(hasattr(study, name) for name in ("needs", "pieces", "findings")) and not hasattr(study, "run"):
+    if not all(hasattr(study, name) for name in ("needs", "pieces", "findings")):
         raise UserError(
             f"study._target_={settings[TARGET]} makes a {type(study).__name__}, not a study: it needs `needs`, "
             "`pieces(case)` and `findings(case, made)`"
@@ -236,8 +236,5 @@ def checked_study(
     if isinstance(asked, Mapping):
         study = _with_settings(study, asked)
     plan.check_dims(math.prod(data.grid_shape))
-    if hasattr(study, "needs"):
-        check(study, Case.of(data, denoiser, plan))
-    else:
-        study.check(data, plan)
+    check(study, Case.of(data, denoiser, plan))
     return study

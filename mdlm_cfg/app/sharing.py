@@ -41,9 +41,7 @@ def share_draws(
     """
     if is_alone(trainer):  # nothing is drawn here, and the weights need no name
         return True
-    pieces: list[Any] = []
-    if hasattr(study, "needs"):
-        pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
+    pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
     return share_pieces(trainer, pieces, denoiser, kept_in(folder, data.describe(), denoiser))
 
 

@@ -228,6 +228,33 @@ def nelbo_bound(
     return Bound.of(torch.cat(costs))
 
 
+def class_posterior(
+    denoiser: Denoiser, state: Tensor, class_weights: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """p(z | x_U) of what is known of a partial state, for every class z, float64 (K,): Bayes' rule.
+
+    p(x_U | z) is the product of the conditionals along one random order of U. For exact conditionals every order gives
+    the same; for those of a network this is what its conditionals say along that order (theory, section 14).
+
+    Args:
+        state: int64 (D,), with the mask N where nothing is known.
+        class_weights: p(z), float64 (K,).
+        generator: of the order, on the CPU.
+    """
+    state = state.to(device_of(denoiser))
+    known = (state != denoiser.num_tokens).nonzero().squeeze(1)
+    order = known[torch.randperm(len(known), generator=generator).to(known.device)]
+    place = torch.arange(len(order), device=state.device)
+    turn = torch.full_like(state, len(order)).index_copy(0, order, place)
+    tokens = torch.where(turn < place[:, None], state, denoiser.num_tokens)  # a row for each turn: what came before it
+    log_probs = torch.zeros(denoiser.num_classes, dtype=torch.float64)
+    for k in range(denoiser.num_classes):
+        for rows in place.split(MAX_ROWS) if len(place) else ():
+            answers = conditionals(denoiser, tokens[rows], k)
+            log_probs[k] += answers[place[: len(rows)], order[rows], state[order[rows]]].sum().cpu()
+    return (log_probs + class_weights.log()).softmax(dim=0)
+
+
 @dataclass(frozen=True)
 class ExactLikelihood:
     """Exact expectations over a known distribution, in nats per sample.

@@ -15,8 +15,8 @@ from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
-from mdlm_cfg.studies.sampled import draws_of
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -78,7 +78,14 @@ def _law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Po
 
 
 def draw_pieces(
-    case: Case, who: str, guidance: Guidance, target_class: int, *, name: str = "", sampler: Sampler | None = None
+    case: Case,
+    who: str,
+    guidance: Guidance,
+    target_class: int,
+    *,
+    name: str = "",
+    sampler: Sampler | None = None,
+    start: Tensor | None = None,
 ) -> list[Piece]:
     """The pieces that draw the plan's samples of one class at one strength; several processes may share them.
 
@@ -86,12 +93,14 @@ def draw_pieces(
         who: "exact" or "learned".
         name: what sets this set apart from other sets of the same study; sets of different names are independent.
         sampler: one in place of the plan's own.
+        start: int64 (D,), the partial state that they start from; None is the state of all masks.
     """
-    draws = draws_of(case.plan, case.denoisers[who], guidance, target_class, name, compared=sampler)
+    denoiser = case.denoisers[who]
+    draws = draws_of(case.plan, denoiser, guidance, target_class, name, compared=sampler, start=start)
     used = sampler or case.plan.sampler
     by = "" if sampler is None else f" by {sampler.label}"
     label = f"samples of class {case.class_name(target_class)} at w = {guidance.label}, {who} conditionals{by}"
-    num_dims = case.denoisers[who].num_dims
+    num_dims = denoiser.num_dims if start is None else int((start == denoiser.num_tokens).sum())
     return [
         Piece(draw.key, draw.make, label, used.num_rows(draw.num_samples, num_dims, guidance), shared=True)
         for draw in draws

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import draws_of
 
 
 class Rising:
@@ -34,7 +34,7 @@ import functools, torch
 from mdlm_cfg import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import draws_of
+from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.targets.toys import toy_5d_hypercube
 
 class Rising:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from commands import refusal, run
-from helpers import Blurred, bernoulli_mixture
+from helpers import Blurred, bernoulli_mixture, block_of, found_by, random_target
+from helpers import data_of as known_data
+from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, UserError, slice_denoiser, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import kind_of
+from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.reports.pages import sections_of
-from mdlm_cfg.studies.inpainting import Inpainting
-from mdlm_cfg.studies.inpainting.findings import InpaintingFindings
-from mdlm_cfg.studies.inpainting.pixels import hidden_pixels
+from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, Slice, SliceRow, hidden_pixels, verdict_of
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case
+from mdlm_cfg.studies.protocol import run as run_study
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
 
 FREE = 4
 SIDE = 6
@@ -34,134 +39,228 @@ def mixture() -> BernoulliMixture:
     return bernoulli_mixture(SIDE * SIDE, 4, 1.0)
 
 
-def data_of(known: bool = True) -> Any:
-    target = mixture()
+def data_of(known: bool = True, target: Any = None, grid: tuple[int, ...] = (SIDE, SIDE)) -> Any:
+    target = target or mixture()
     test = target.sample(300, generator_for("inpainting test"))
-    return SimpleNamespace(
-        target=target if known else None,
-        name="tiny",
-        grid_shape=(SIDE, SIDE),
-        num_tokens=2,
-        num_classes=3,
-        test_examples=lambda: test,
-    )
+    data = known_data(target, "tiny", grid_shape=grid, test_examples=lambda: test)
+    data.target = target if known else None
+    return data
 
 
 def plan_of(classes: tuple[int, ...] | None = (2,), sampler: Sampler | None = None) -> Plan:
     return Plan(GUIDANCES, sampler or Sampler(policy="confidence"), 800, seed=4, classes=classes)
 
 
-def study(denoiser: Denoiser | None, known: bool = True, plan: Plan | None = None, **settings: Any) -> Any:
-    return Inpainting(**({"num_free": FREE} | settings)).run(
-        data_of(known), denoiser, plan or plan_of(), lambda _: None
-    )
+def study(**settings: Any) -> Inpainting:
+    return Inpainting(**({"num_free": FREE} | settings))
+
+
+def found(denoiser: Denoiser | None, known: bool = True, plan: Plan | None = None) -> Findings:
+    return found_by(study(), data_of(known), denoiser, plan or plan_of())
+
+
+def slices(findings: Findings, denoiser: Denoiser | None = None) -> list[Slice]:
+    return study().slices(Case.of(data_of(), denoiser, findings.plan))
+
+
+def at(findings: Findings, block: str, s: Slice, w: float) -> list[Any]:
+    """The rows of one image and strength."""
+    about = (s.image, s.target_class, w)
+    return [row for row in block_of(findings, block) if (row.image, row.target_class, row.w.constant) == about]
+
+
+def law_at(findings: Findings, s: Slice, w: float) -> Tensor:
+    return torch.from_numpy(findings.arrays[f"image{s.image}_class{s.target_class}_normalized_w{w:g}"])
 
 
 @pytest.fixture(scope="module")
-def blurred() -> InpaintingFindings:
-    return study(Blurred(mixture(), 0.4))
+def blurred() -> Findings:
+    return found(Blurred(mixture(), 0.4))
 
 
 def test_exact_and_unguided_the_hidden_pixels_follow_bayes() -> None:
     target = mixture()
-    found = study(None, plan=plan_of((0, 2)))
-    assert found.judged == "exact" and len(found.slices) == 2
+    findings = found(None, plan=plan_of((0, 2)))
+    assert findings.facts["judged"] == "exact" and len(slices(findings)) == 2
     values = torch.cartesian_prod(*[torch.arange(2)] * FREE)
-    for s in found.slices:
+    for s in slices(findings):
         assert s.image_class == s.target_class
-        images = s.image.repeat(len(values), 1)
-        images[:, s.free] = values
+        images = s.x.repeat(len(values), 1)
+        images[:, s.hidden] = values
         own = target.log_prob(images, torch.full((16,), s.target_class))
         whole = target.log_prob(images)
-        for at, w in zip(s.at, (0.0, 2.0)):
+        for w in (0.0, 2.0):
             tilted = ((1 + w) * own - w * whole).softmax(0)
-            assert float((at.tilted.flatten() - tilted).abs().max()) < 1e-12
-        assert float((s.at[0].law.flatten() - own.softmax(0)).abs().max()) < 1e-12
-        assert s.at[0].score_error is None
-        assert s.at[0].probability(s.truth) == pytest.approx(float(own.softmax(0)[(values == s.truth).all(1)]))
-        best = values[own.argmax()].tolist()
-        assert s.at[0].completions(3)[0] == (best, pytest.approx(float(own.softmax(0).max())))
+            (row,) = at(findings, "distances", s, w)
+            assert row.score_error is None
+            assert row.tv_tilted == pytest.approx(total_variation(law_at(findings, s, w).flatten(), tilted), abs=1e-12)
+            likelihoods = [target.log_prob(images, torch.full((16,), k)).logsumexp(0) for k in range(3)]
+            posterior = (torch.stack(likelihoods) + target.class_weights.log()).softmax(0)
+            assert row.posterior == pytest.approx(float(posterior[s.target_class]), rel=1e-9)
+        law = law_at(findings, s, 0.0)
+        assert float((law.flatten() - own.softmax(0)).abs().max()) < 1e-12
+        (row,) = at(findings, "distances", s, 0.0)
+        assert row.truth_probability == pytest.approx(float(own.softmax(0)[(values == s.truth).all(1)]))
+        first, *others = at(findings, "completions", s, 0.0)
+        assert first.values == values[own.argmax()].tolist() and first.rank == 1
+        assert first.probability == pytest.approx(float(own.softmax(0).max()))
+        assert [row.probability for row in others] == pytest.approx(own.softmax(0).sort(descending=True).values[1:10])
+        assert [row.true for row in (first, *others)] == [row.values == s.truth.tolist() for row in (first, *others)]
         ones = own.softmax(0) @ values.double()
-        assert [pixel[1] for pixel in s.at[0].marginals] == pytest.approx(ones.tolist())
+        marginals = [row for row in at(findings, "marginals", s, 0.0) if row.value == 1]
+        assert [row.probability for row in marginals] == pytest.approx(ones.tolist())
+        assert [row.pixel for row in marginals] == s.hidden.tolist()
+        assert [row.true for row in marginals] == (s.truth == 1).tolist()
 
 
-def test_figures_are_those_of_the_slice(blurred: InpaintingFindings) -> None:
+def test_figures_are_those_of_the_slice(blurred: Findings) -> None:
     """Another kind, order and class than the default: what was asked for is what was computed."""
     learned = Blurred(mixture(), 0.4)
     exact = mixture().denoiser()
-    s = blurred.slices[0]
-    state = s.image.clone()
-    state[s.free] = 2
-    for guidance, at, row in zip(GUIDANCES, s.at, blurred.rows()):
-        law = terminal_law(slice_denoiser(learned, state), guidance, 2, "confidence")
-        truth = terminal_law(slice_denoiser(exact, state), guidance, 2, "confidence")
-        weights = tilted_weights(slice_denoiser(learned, state), guidance, 2, "confidence")
-        assert float((at.law - law).abs().max()) < 1e-12
-        assert at.score_error == row["score_error"] == pytest.approx(total_variation(law, truth), abs=1e-12)
-        assert at.score_error > 0.01
-        assert row["ess"] == pytest.approx(weights.ess)
-        assert row["tv_tilted"] == pytest.approx(total_variation(weights.law, law), abs=1e-12)
+    (s,) = slices(blurred)
+    laws = []
+    for guidance in GUIDANCES:
+        (row,) = at(blurred, "distances", s, guidance.constant)
+        law = terminal_law(slice_denoiser(learned, s.state), guidance, 2, "confidence")
+        truth = terminal_law(slice_denoiser(exact, s.state), guidance, 2, "confidence")
+        weights = tilted_weights(slice_denoiser(learned, s.state), guidance, 2, "confidence")
+        laws.append(law)
+        assert float((law_at(blurred, s, guidance.constant) - law).abs().max()) < 1e-12
+        assert row.score_error == pytest.approx(total_variation(law, truth), abs=1e-12)
+        assert row.score_error > 0.01
+        assert row.ess == pytest.approx(weights.ess)
+        assert row.tv_tilted == pytest.approx(total_variation(weights.law, law), abs=1e-12)
+        assert row.guidance_effect == pytest.approx(total_variation(laws[0], law), abs=1e-12)
         likelier = (law > law.flatten()[int((s.truth * torch.tensor([8, 4, 2, 1])).sum())]).sum()
-        assert row["truth_rank"] == int(likelier) + 1
-    assert s.between[0][1] == s.between[1][0] == pytest.approx(total_variation(s.at[0].law, s.at[1].law))
-    assert s.between[0][0] == 0
+        assert row.truth_rank == int(likelier) + 1
+    between = {(row.w.constant, row.other): row.tv for row in block_of(blurred, "between")}
+    assert between[0, 2] == between[2, 0] == pytest.approx(total_variation(*laws))
+    assert between[0, 0] == 0
 
 
-def test_ledgers_close_and_their_samples_are_of_the_whole_denoiser(blurred: InpaintingFindings) -> None:
+def test_ledgers_close_and_their_samples_are_of_the_whole_denoiser(blurred: Findings) -> None:
     plan = plan_of()
-    s = blurred.slices[0]
-    assert all(ledger.closes for ledger in blurred.entries) and len(blurred.entries) == 4
-    state = s.image.clone()
-    state[s.free] = 2
-    x = plan.sampler.draw(
-        Blurred(mixture(), 0.4),
-        GUIDANCES[1],
-        2,
-        800,
-        plan.generator("inpainting", GUIDANCES[1], 2, "slice", s.index),
-        start=state,
-    )
-    ledger = s.at[1].ledgers[0]
-    assert torch.equal(ledger.laws["L4"], histogram(x[:, s.free], 2))
-    assert ledger.tv["discretisation error"] == 0 and ledger.sampler == plan.sampler
-    few = s.at[1].ledgers[1]
-    assert few.sampler == Sampler("event_leaping", 2) and few.tv["discretisation error"] > 0
-    assert {"score error", "gap to tilted", "guidance effect"} <= set(ledger.tv)
+    (s,) = slices(blurred)
+    budgets = block_of(blurred, "ledger")
+    assert all(row.closes for row in budgets) and len(budgets) == 4
+    generator = plan.generator("samples", GUIDANCES[1], 2, f"image {s.image}")
+    x = plan.sampler.draw(Blurred(mixture(), 0.4), GUIDANCES[1], 2, 800, generator, start=s.state)
+    own, few = at(blurred, "ledger", s, 2.0)
+    drawn = histogram(x[:, s.hidden], 2)
+    assert own.sampling_noise == pytest.approx(total_variation(law_at(blurred, s, 2.0), drawn), abs=1e-12)
+    truth = terminal_law(slice_denoiser(mixture().denoiser(), s.state), GUIDANCES[1], 2, "confidence")
+    assert own.total == pytest.approx(total_variation(truth, drawn), abs=1e-12)
+    assert own.discretisation_error == 0 and own.sampler == plan.sampler
+    assert few.sampler == Sampler("event_leaping", 2) and few.discretisation_error > 0
+    assert None not in (own.score_error, own.gap_to_tilted, own.guidance_effect)
 
 
 def test_without_a_known_truth_nothing_is_said_of_the_score_error(tmp_path: Path) -> None:
-    found = study(Blurred(mixture(), 0.4), known=False)
-    assert all(at.score_error is None for s in found.slices for at in s.at)
-    assert all(set(ledger.tv) == {"discretisation error", "sampling noise", "total"} for ledger in found.entries)
-    assert all(ledger.closes for ledger in found.entries)
-    assert any("nothing can be said" in line for line in found.verdict)
-    assert "score_error" not in found.rows()[0]
-    assert len(sections_of(found, tmp_path)) == 2
+    findings = found(Blurred(mixture(), 0.4), known=False)
+    assert all(row.score_error is None for name in ("distances", "means", "ledger") for row in block_of(findings, name))
+    assert all(row.gap_to_tilted is None and row.guidance_effect is None for row in block_of(findings, "ledger"))
+    assert all(row.closes for row in block_of(findings, "ledger"))
+    assert not any(name.startswith("score_error") for name in findings.numbers())
+    sections = sections_of(findings, tmp_path)
+    assert not any("error of the network" in section.table.columns for section in sections if section.table)
 
 
-def test_everything_is_json_and_has_a_page(blurred: InpaintingFindings, tmp_path: Path) -> None:
+def test_everything_is_json_and_has_a_page(blurred: Findings, tmp_path: Path) -> None:
     plain = json.loads(json.dumps(blurred.to_dict(), allow_nan=False))
-    assert plain["version"] == 2 and plain["plan"]["policy"] == "confidence" and plain["num_states"] == 81
-    one = plain["slices"][0]
-    assert len(one["free"]) == FREE and one["truth"] == blurred.slices[0].truth.tolist()
-    assert one["at"][1]["ledger"][0]["closes"] is True and len(one["at"][1]["completions"]) == 10
-    arrays = blurred.arrays()
-    assert len(arrays) == 2 and all(a.sum() == pytest.approx(1) for a in arrays.values())
+    assert plain["version"] == 3 and plain["plan"]["policy"] == "confidence" and plain["num_states"] == 81
+    (s,) = slices(blurred)
+    ones = [row for row in plain["marginals"] if row["w"] == 2 and row["true"]]
+    assert [row["pixel"] for row in ones] == s.hidden.tolist() and [row["value"] for row in ones] == s.truth.tolist()
+    assert plain["ledger"][0]["closes"] is True
+    assert len([row for row in plain["completions"] if row["w"] == 2]) == 10
+    assert len(blurred.arrays) == 2 and all(a.sum() == pytest.approx(1) for a in blurred.arrays.values())
     sections = sections_of(blurred, tmp_path)
-    assert [len(section.pictures) for section in sections] == [1, 0]
-    assert all(picture.path.is_file() for picture in sections[0].pictures)
-    assert "ledgers close in all of 4 entries" in blurred.verdict[-1]
-    assert blurred.numbers()["score_error_w2"] == blurred.slices[0].at[1].score_error
+    assert [len(section.pictures) for section in sections if section.pictures] == [2]
+    assert all(picture.path.is_file() for section in sections for picture in section.pictures)
+    (row,) = at(blurred, "distances", s, 2.0)
+    assert blurred.numbers()["score_error_w2"] == row.score_error
 
 
-def test_a_ledger_that_stays_open_is_said(blurred: InpaintingFindings) -> None:
-    wrong = blurred.slices[0].at[1].ledgers[0]
-    kept = wrong.tv["total"]
-    wrong.tv["total"] = 0.9
-    try:
-        assert not wrong.closes and "do not close in 1 of 4 entries" in blurred.verdict[-1]
-    finally:
-        wrong.tv["total"] = kept
+def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Findings) -> None:
+    (s,) = slices(blurred)
+    whole, around = next(block for block in blurred.blocks if block.name.startswith("image")).views
+    hidden = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    hidden.view(-1)[s.hidden] = True
+    known = torch.from_numpy(whole.images["known pixels"][0, 0])
+    assert torch.equal(known.isnan(), hidden)
+    assert torch.equal(known[~hidden], s.x.view(SIDE, SIDE)[~hidden].double())
+    for k, w in enumerate((0.0, 2.0)):
+        tiles = {title: torch.from_numpy(block[k, 0]) for title, block in around.images.items()}
+        shown = tiles["known pixels"].isnan()
+        assert int(shown.sum()) == FREE
+        assert tiles["true values"][shown].tolist() == s.truth.tolist()
+        for row in at(blurred, "completions", s, w)[:4]:
+            assert tiles[f"rank {row.rank}"][shown].tolist() == row.values
+            assert torch.equal(tiles[f"rank {row.rank}"][~shown], tiles["known pixels"][~shown])
+        means = [row.probability for row in at(blurred, "marginals", s, w) if row.value == 1]
+        assert tiles["pixel means"][shown].tolist() == pytest.approx(means)
+
+
+def test_a_ledger_that_stays_open_is_said(blurred: Findings) -> None:
+    rows: list[SliceRow] = block_of(blurred, "distances")
+    budgets: list[BudgetRow] = block_of(blurred, "ledger")
+    open_ones = [replace(budgets[0], closes=False), *budgets[1:]]
+    assert "1 of 4" in verdict_of(rows, open_ones, "learned")[-1]
+    assert "of 4" not in verdict_of(rows, budgets, "learned")[-1]
+
+
+def test_where_the_known_pixels_determine_the_class_guidance_changes_nothing() -> None:
+    """Two classes with different distributions of two pixels; the third one is the class, and is known."""
+    square = torch.tensor([[0.3, 0.1], [0.2, 0.4]]).double()
+    tables = torch.zeros(2, 2, 2, 2).double()
+    tables[0, 0] = square
+    tables[1, 1] = square.flip(0)
+    target = TableMixture(tables, torch.tensor([0.5, 0.5]).double())
+    data = data_of(True, target, (3,))
+    asked = Inpainting(num_free=2, pixels="variance")
+    plan = plan_of(None, Sampler())
+    assert all(s.hidden.tolist() == [1, 2] for s in asked.slices(Case.of(data, None, plan)))
+    rows = block_of(found_by(asked, data, None, plan), "distances")
+    assert len(rows) == 4
+    for row in rows:
+        assert row.posterior == 1 and row.guidance_effect < 1e-12
+    hidden = found_by(Inpainting(num_free=3), data, None, plan)  # with the third pixel hidden, nothing tells the class
+    assert [row.posterior for row in block_of(hidden, "distances")] == [0.5] * 4
+
+
+def test_the_posterior_of_a_partial_state_is_bayes_rule() -> None:
+    target = random_target(3, 4, 3, seed=5, zeros=0.4)
+    for x in target.sample(20, generator_for("posterior"))[0]:
+        state = x.where(torch.tensor([True, False, True, False]), 3)
+        pmfs = target.class_pmfs[:, state[0], :, state[2], :].sum(dim=(1, 2))
+        expected = target.class_weights * pmfs / (target.class_weights @ pmfs)
+        posterior = class_posterior(target.denoiser(), state, target.class_weights, generator_for("order", int(x[0])))
+        assert posterior.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "effect", "determined", "changed"),
+    [(0.9999, 0.0004, True, False), (0.5, 0.0004, False, False), (0.5, 0.2, False, True), (0.995, 0.2, True, True)],
+)
+def test_the_verdict_says_whether_the_known_pixels_determine_the_class(
+    blurred: Findings, posterior: float, effect: float, determined: bool, changed: bool
+) -> None:
+    rows = [
+        replace(row, posterior=posterior, guidance_effect=effect * (row.w.constant > 0), score_error=None)
+        for row in block_of(blurred, "distances")
+    ]
+    judgement, about, *_ = verdict_of(rows, block_of(blurred, "ledger"), "exact")
+    assert ("determine the class" in about) == determined
+    assert ("almost nothing" in judgement) != changed
+    assert ("determine the class" in judgement) == (determined and not changed)
+    assert f"{effect:g}" in judgement
+
+
+def test_the_error_of_the_network_is_judged_by_the_effect_of_guidance(blurred: Findings) -> None:
+    rows = block_of(blurred, "distances")
+    small = verdict_of([replace(row, score_error=0.5 * rows[1].guidance_effect) for row in rows], [], "learned")[0]
+    large = verdict_of([replace(row, score_error=2.0 * rows[1].guidance_effect) for row in rows], [], "learned")[0]
+    assert "Train longer" in large and "Train longer" not in small
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -189,13 +288,16 @@ def test_by_variance_the_most_uncertain_pixels_are_hidden() -> None:
 
 def test_images_by_place_and_by_class() -> None:
     data = data_of()
-    labels = data_of().test_examples()[1]
-    pairs = Inpainting(num_free=FREE, images=[7, 3]).pairs(data, plan_of(None))
-    assert pairs == [(7, int(labels[7])), (3, int(labels[3]))]
-    assert Inpainting(num_free=FREE, images=[7]).pairs(data, plan_of((0, 1))) == [(7, 0), (7, 1)]
-    drawn = Inpainting(num_free=FREE, image_class=1).pairs(data, plan_of((0, 2)))
+    labels = data.test_examples()[1]
+
+    def pairs(classes: tuple[int, ...] | None, **settings: Any) -> list[tuple[int, int]]:
+        return study(**settings).pairs(Case.of(data, None, plan_of(classes)))
+
+    assert pairs(None, images=[7, 3]) == [(7, int(labels[7])), (3, int(labels[3]))]
+    assert pairs((0, 1), images=[7]) == [(7, 0), (7, 1)]
+    drawn = pairs((0, 2), image_class=1)
     assert [z for _, z in drawn] == [0, 2] and all(int(labels[i]) == 1 for i, _ in drawn)
-    every = Inpainting(num_free=FREE).pairs(data, plan_of(None))
+    every = pairs(None)
     assert [(z, int(labels[i])) for i, z in every] == [(0, 0), (1, 1), (2, 2)]
 
 
@@ -207,6 +309,7 @@ def test_images_by_place_and_by_class() -> None:
         ({"num_free": 30}, plan_of(), r"\(2\+1\)\^30"),
         ({"pixels": "all"}, plan_of(), "'all' is unknown"),
         ({"images": [300]}, plan_of(), "there are test images 0 to 299"),
+        ({"images": [3, 3]}, plan_of(), r"\[3, 3\]"),
         ({"image_class": 5}, plan_of(), "no test image of class 5"),
         ({}, plan_of((9,)), "class 9 is out of range"),
         ({}, Plan((Guidance(1.0, top_p=0.9),), Sampler(), 10), "leave temperature and top_p at 1"),
@@ -214,7 +317,7 @@ def test_images_by_place_and_by_class() -> None:
 )
 def test_what_cannot_be_answered_is_refused_before_any_work(settings: dict[str, Any], plan: Plan, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Inpainting(**({"num_free": FREE} | settings)).check(data_of(), plan)
+        run_study(study(**settings), Case.of(data_of(), None, plan))
 
 
 def test_a_table_is_inpainted_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,8 +330,8 @@ def test_a_table_is_inpainted_from_the_command_line(tmp_path: Path, capsys: pyte
         f"out={tmp_path}",
     )
     assert run("eval", *more, "study.num_free=1", "target_class=1") == 0
-    assert "The slices' ledgers" in capsys.readouterr().out
     plain = json.loads((tmp_path / "report.json").read_text())
-    assert plain["num_states"] == 17 and plain["slices"][0]["class"] == 1
+    assert plain["verdict"][0] in capsys.readouterr().out.replace("\n", " ")
+    assert plain["num_states"] == 17 and {row["target_class"] for row in plain["distances"]} == {1}
     said = refusal(capsys, "eval", *more, "study.num_free=3")
     assert "study.num_free = 3 is not allowed: it must be 1 to 2" in said

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import samples_of
 
 from mdlm_cfg.app.report_cache import kept_in
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import drawn, draws_of
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Cache, keep_nothing
 from mdlm_cfg.targets.toys import toy_2d_overlap
@@ -94,7 +95,7 @@ def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
     for _ in range(2):
         for plan, guidance, k, who in asked:
             draws = draws_of(plan, denoiser, guidance, k, who)
-            assert torch.equal(drawn(draws, keep), drawn(draws, keep_nothing))
+            assert torch.equal(samples_of(draws, keep), samples_of(draws, keep_nothing))
         assert len(keep) == len(asked)
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from harness import small_trainer
-from helpers import random_target
+from helpers import random_target, samples_of
 from lightning.pytorch import Callback
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies import sampled
+from mdlm_cfg.studies import draws as module
+from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.sampled import Draw, drawn, draws_of
 from mdlm_cfg.support.cache import Cache, keep_nothing
 from mdlm_cfg.training.predicting import share_work
 
@@ -43,7 +43,7 @@ def network() -> NetDenoiser:
 
 def all_draws(denoiser: NetDenoiser) -> list[list[Draw]]:
     """25 samples in chunks of 10, of two classes at two strengths, by a network and an exact denoiser."""
-    sampled.CHUNK = 10
+    module.CHUNK = 10
     pairs = [(g, k) for g in PLAN.guidances for k in (0, 1)]
     exact = random_target(2, 4).denoiser()
     return [
@@ -63,7 +63,7 @@ def shared(folder: Path, about: object = "about", **changes: object) -> None:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled, "CHUNK", sampled.CHUNK)  # put back after `all_draws`
+    monkeypatch.setattr(module, "CHUNK", module.CHUNK)  # put back after `all_draws`
 
 
 def never() -> torch.Tensor:
@@ -77,7 +77,7 @@ def check(folder: Path) -> None:
     assert len(keep) == sum(len(draws) for draws in sets) == 24
     for draws in sets:
         assert [draw.num_samples for draw in draws] == [10, 10, 5]
-        assert torch.equal(torch.cat([keep(draw.key, never) for draw in draws]), drawn(draws, keep_nothing))
+        assert torch.equal(torch.cat([keep(draw.key, never) for draw in draws]), samples_of(draws, keep_nothing))
     assert not (folder / "of another process").exists()
 
 

@@ -1,0 +1,645 @@
+"""study=inpainting: the exact distribution of a few hidden pixels of test images, given all others (theory, 13)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
+from mdlm_cfg.compare.likelihood import class_posterior
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.slice_ledger import SliceLedger, slice_laws, slice_ledger
+from mdlm_cfg.laws.rates import refuse_if_too_large
+from mdlm_cfg.laws.slices import slice_denoiser
+from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
+from mdlm_cfg.studies.ledger import COLUMNS
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+
+PATCH = "patch"
+BY_VARIANCE = "variance"
+CHOICES = (PATCH, BY_VARIANCE)
+NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
+FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
+LISTED = 10  # completions of each strength in the table
+SHOWN = 4  # of them in the picture
+MARGIN = 3  # known pixels around the hidden ones in the picture
+SURE = 0.99  # posterior probability from which the known pixels determine the class
+ROUNDING = 1e-12
+SMALL = 0.01  # total variation below which guidance changes almost nothing
+MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "score_error")
+IMAGE = "place of the image among the test data"
+TARGET = "z: the class that is guided to"
+W = "guidance strength"
+READING = """\
+All other pixels of the image are known. The denoiser is asked for all partial states of the hidden pixels, with the \
+class and without, so their distribution is exact at every strength. A completion is one set of values of all hidden \
+pixels. The effect of guidance is the total variation between the distribution and that at w = 0.
+
+The posterior is the probability of the class, given the known pixels. Where it is near 1, the class adds nothing to \
+what the known pixels say: both conditionals are the same, and guidance changes nothing."""
+BUDGETS = """\
+The samples of the plan's own sampler are drawn by the denoiser of the whole image; those of the other sampler by the \
+denoiser of the hidden pixels alone. The total is their distance to the {} distribution. A budget balances if the \
+total lies in the central 99% that the exact distribution of the sampler's steps predicts."""
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """The hidden pixels of one image at one strength."""
+
+    image: int = col("image", IMAGE, index=True)
+    target_class: int = col("guided to", TARGET, index=True)
+    w: Guidance = col("w", W, index=True)
+    image_class: int = col("its class", "the class that the image has")
+    posterior: float = col("posterior", "p(z | known pixels); by one order of the network where it is not known")
+    guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
+    tv_tilted: float = col("TV to tilted", "of a network: to the tilted distribution averaged over orders", unit="TV")
+    ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
+    truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
+    truth_rank: int = col("their rank", "1 plus the number of completions that are more probable")
+    score_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+    tv_samples: float = col("samples", "TV of the plan's own samples, to the exact distribution if known", unit="TV")
+    noise_floor: float = col("noise floor", "the mean TV of as many perfect samples", unit="TV")
+    closes: bool = col("balances", "whether the error budget of the plan's own samples balances")
+
+
+@dataclass(frozen=True)
+class MeanRow:
+    """Means over all images at one strength."""
+
+    w: Guidance = col("w", W, index=True)
+    guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
+    tv_tilted: float = col("TV to tilted", "to the tilted distribution", unit="TV")
+    ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
+    truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
+    score_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+
+
+@dataclass(frozen=True)
+class BetweenRow:
+    """The distributions of two strengths."""
+
+    image: int = col("image", IMAGE, index=True)
+    target_class: int = col("guided to", TARGET, index=True)
+    w: Guidance = col("w", W, index=True)
+    other: float = col("other w", "the other strength", index=True)
+    tv: float = col("TV", "between the two", unit="TV")
+
+
+@dataclass(frozen=True)
+class MarginalRow:
+    """One value of one hidden pixel."""
+
+    image: int = col("image", IMAGE, index=True)
+    target_class: int = col("guided to", TARGET, index=True)
+    w: Guidance = col("w", W, index=True)
+    pixel: int = col("pixel", "its place in the flattened image", index=True)
+    value: int = col("value", "0..N-1", index=True)
+    true: bool = col("true", "whether the image has this value")
+    probability: float = col("probability", "exactly", unit="probability")
+
+
+@dataclass(frozen=True)
+class CompletionRow:
+    """One of the most probable completions."""
+
+    image: int = col("image", IMAGE, index=True)
+    target_class: int = col("guided to", TARGET, index=True)
+    w: Guidance = col("w", W, index=True)
+    rank: int = col("rank", "1 is the most probable", index=True)
+    values: list[int] = col("values", "of the hidden pixels, in the order of their places")
+    true: bool = col("true", "whether these are the hidden values")
+    probability: float = col("probability", "exactly", unit="probability", digits=5)
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """The error budget of one image, strength and sampler, in total variation."""
+
+    image: int = col("image", IMAGE, index=True)
+    target_class: int = col("guided to", TARGET, index=True)
+    w: Guidance = col("w", W, index=True)
+    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    num_samples: int = col("samples", "n")
+    closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
+    total: float = col("total", "samples to the exact distribution, or to the network's own", unit="TV")
+    predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
+    predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
+    discretisation_error: float = col("discretisation error", "of the sampler's steps", unit="TV")
+    sampling_noise: float = col("sampling noise", "samples to the distribution of the steps", unit="TV")
+    expected_sampling_noise: float = col("expected noise", "its mean", unit="TV")
+    score_error: float | None = col("error of the network", "where the truth is known", unit="TV")
+    guidance_effect: float | None = col("guidance effect", "exact conditionals, to w = 0", unit="TV")
+    gap_to_tilted: float | None = col("gap to tilted", "exact conditionals", unit="TV")
+
+
+class Slice(NamedTuple):
+    """A test image with hidden pixels, and the class that is guided to.
+
+    Attributes:
+        x: int64 (D,), complete. state: the same with the mask N in place of the hidden values.
+    """
+
+    image: int
+    image_class: int
+    target_class: int
+    x: Tensor
+    state: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden coordinates, int64 (|S|,), ascending."""
+        return (self.x != self.state).nonzero().squeeze(1)
+
+    @property
+    def truth(self) -> Tensor:
+        """The hidden values, int64 (|S|,)."""
+        return self.x[self.hidden]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What decides the distributions of the hidden pixels."""
+        return (self.image, self.target_class, tuple(self.state.tolist()))
+
+
+class Found(NamedTuple):
+    """What is computed of a slice at one strength.
+
+    Attributes:
+        law, unguided, tilted: of the hidden pixels by the judged denoiser, at w, at w = 0 and tilted, float64 (N,)*|S|.
+        ess: the relative ESS of weights to `tilted`. ledgers: of the plan's own sampler, and of `FEW_STEPS`.
+    """
+
+    law: Tensor
+    unguided: Tensor
+    tilted: Tensor
+    ess: float
+    ledgers: tuple[SliceLedger, SliceLedger]
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """The exact distribution of hidden pixels of test images, at every strength of guidance.
+
+    Args:
+        num_free: hidden pixels of an image; the denoiser is asked for (N+1)^num_free partial states under two labels.
+        pixels: "patch" (connected, drawn by the seed) or "variance" (those that vary most), among test images of the
+            class that an image has and of the one that it is guided to.
+        images: places of test images; None is one for each class, drawn by the seed. They are guided to the plan's
+            classes, and to their own where it has none.
+        image_class: of the images that are drawn, where it is not the class that they are guided to.
+
+    Raises:
+        UserError: an unknown way to choose pixels.
+    """
+
+    num_free: int = 10
+    pixels: str = PATCH
+    images: Sequence[int] | None = None
+    image_class: int | None = None
+    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, samples=2)
+    rows: ClassVar[Mapping[str, type]] = {
+        "distances": SliceRow,
+        "means": MeanRow,
+        "between": BetweenRow,
+        "marginals": MarginalRow,
+        "completions": CompletionRow,
+        "ledger": BudgetRow,
+    }
+
+    def __post_init__(self) -> None:
+        if self.pixels not in CHOICES:
+            raise UserError(f"study.pixels = {self.pixels!r} is unknown; choose one of {', '.join(CHOICES)}")
+
+    def check(self, case: Case) -> None:
+        """Refuse data that are not known, pixels and images that do not exist, and distributions out of reach."""
+        plan = case.plan
+        n = case.data.num_tokens
+        d = math.prod(case.data.grid_shape)
+        if not case.denoisers:
+            raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
+        if not 1 <= self.num_free <= d:
+            raise UserError(f"study.num_free = {self.num_free} is not allowed: it must be 1 to {d}")
+        refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
+        if plan.sampler.policy is not None:
+            plan.sampler.policy.check(self.num_free)
+        if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:
+            raise UserError(
+                f"the distribution of {plan.sampler.label} on {self.num_free} pixels is out of reach: hide fewer"
+            )
+        if any(guidance.filters for guidance in plan.guidances):
+            raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
+        self.pairs(case)
+
+    def pairs(self, case: Case) -> list[tuple[int, int]]:
+        """Which test image is guided to which class: (place, class).
+
+        Raises:
+            UserError: an image that does not exist or is given twice, or a class without test images.
+        """
+        labels = case.data.test_examples()[1]
+        classes = case.plan.classes
+        for index in self.images or ():
+            if not 0 <= index < len(labels):
+                raise UserError(f"study.images holds {index}, and there are test images 0 to {len(labels) - 1}")
+        if self.images:
+            if len(set(self.images)) < len(self.images):
+                raise UserError(f"study.images = {list(self.images)} must name each image once")
+            return [(i, z) for i in self.images for z in classes or (int(labels[i]),)]
+        drawn = []
+        for z in case.classes:
+            wanted = z if self.image_class is None else self.image_class
+            places = (labels == wanted).nonzero().squeeze(1)
+            if len(places) == 0:
+                raise UserError(f"there is no test image of class {wanted}: choose another, or give study.images=[0]")
+            generator = generator_for("inpainting image", case.plan.seed, wanted)
+            drawn.append((int(places[torch.randint(len(places), (1,), generator=generator)]), z))
+        return drawn
+
+    def slices(self, case: Case) -> list[Slice]:
+        """The images with their hidden pixels."""
+        images, labels = case.data.test_examples()
+        found = []
+        for index, z in self.pairs(case):
+            own = int(labels[index])
+            variance = images[torch.isin(labels, torch.tensor([own, z]))].float().var(dim=0, correction=0)
+            generator = generator_for("inpainting pixels", case.plan.seed, index, z)
+            hidden = hidden_pixels(variance, case.data.grid_shape, self.num_free, self.pixels, generator)
+            x = images[index].long()
+            found.append(Slice(index, own, z, x, x.index_fill(0, hidden, case.data.num_tokens)))
+        return found
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """For each image: the answers to all partial states, the posterior, and for each strength samples and laws."""
+        states = float((case.data.num_tokens + 1) ** self.num_free)
+        for s in self.slices(case):
+            of = f"test image {s.image}"
+            ask = partial(_ask, case, s)
+            yield Piece(("slice", *s.key), ask, f"{of}: {states:,.0f} partial states", 2 * states, kept=False)
+            known = len(s.x) - self.num_free
+            label = f"{of}: posterior of its class"
+            yield Piece(_posterior_key(case, s), partial(_posterior, case, s), label, known * case.data.num_classes)
+            for guidance in case.plan.guidances:
+                yield from _draws(case, s, guidance)
+                label = f"{of}: distributions at w = {guidance.label}"
+                yield Piece(_found_key(case, s, guidance), partial(_found, case, s, guidance), label, 0.0, kept=False)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Distances, marginals, completions and an error budget for each image and strength."""
+        slices = self.slices(case)
+        found = [(s, g, made[_found_key(case, s, g)]) for s in slices for g in case.plan.guidances]
+        rows = [_row(case, s, g, one, float(made[_posterior_key(case, s)])) for s, g, one in found]
+        pairs = [(s, g, one, h, made[_found_key(case, s, h)]) for s, g, one in found for h in case.plan.guidances]
+        between = [
+            BetweenRow(s.image, s.target_class, g, h.constant, total_variation(one.law, other.law))
+            for s, g, one, h, other in pairs
+        ]
+        budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
+        num_states = (case.data.num_tokens + 1) ** self.num_free
+        return Findings(
+            plan=case.plan,
+            blocks=[
+                _distances(rows),
+                _means(case, rows),
+                *(_pictures(case, s, {g: one for t, g, one in found if t is s}) for s in slices),
+                _completions([row for s, g, one in found for row in completions_of(s, g, one.law)]),
+                _marginals(case, [row for s, g, one in found for row in marginals_of(s, g, one.law)]),
+                _between(between),
+                _budgets(case, budgets),
+            ],
+            verdict=verdict_of(rows, budgets, case.judged),
+            facts={"judged": case.judged, "pixels": self.pixels, "num_states": num_states},
+            arrays={
+                f"image{s.image}_class{s.target_class}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found
+            },
+        )
+
+
+def hidden_pixels(
+    variance: Tensor, grid_shape: Sequence[int], num_free: int, how: str, generator: torch.Generator
+) -> Tensor:
+    """Which coordinates are hidden, int64 (num_free,), ascending.
+
+    Args:
+        variance: of every coordinate's value, float (D,).
+        grid_shape: its product is D.
+        how: "variance": the coordinates with the largest; "patch": a connected set, from a coordinate drawn in
+            proportion to the variance to neighbours drawn likewise.
+        generator: of the patch.
+    """
+    if how == BY_VARIANCE:
+        return variance.argsort(descending=True, stable=True)[:num_free].sort().values
+    index = torch.arange(math.prod(grid_shape))
+    places = torch.stack(torch.unravel_index(index, tuple(grid_shape)), dim=1)
+    chance = variance.double().clamp(min=NEVER)
+    chosen = torch.zeros(len(variance), dtype=torch.bool)
+    allowed = ~chosen
+    for _ in range(num_free):
+        drawn = int(torch.multinomial(chance * allowed, 1, generator=generator))
+        chosen[drawn] = True
+        steps = (places[:, None] - places[chosen][None]).abs().sum(dim=-1)
+        allowed = (steps == 1).any(dim=1) & ~chosen
+    return chosen.nonzero().squeeze(1)
+
+
+def _ask(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
+    """The judged denoiser of the hidden pixels, and the exact one where it is known, both asked for every state."""
+    tables: dict[str, TabulatedDenoiser] = {}
+    for who in case.denoisers:
+        table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.keep, (who, s.key))
+        table(torch.full((1, table.num_dims), table.num_tokens), torch.tensor([s.target_class]))
+        tables[who] = table
+    return tables[case.judged], tables.get(EXACT)
+
+
+def _posterior_key(case: Case, s: Slice) -> tuple[Any, ...]:
+    return ("posterior of the slice", *s.key, case.plan.seed)
+
+
+def _posterior(case: Case, s: Slice) -> float:
+    """p(z | known pixels), of the exact conditionals where there are any."""
+    denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
+    labels = case.data.test_examples()[1].long()
+    shares = labels.bincount(minlength=case.data.num_classes).double() / len(labels)
+    weights = shares if case.target is None else case.target.class_weights
+    generator = generator_for("order of the known pixels", case.plan.seed, s.image)
+    return float(class_posterior(denoiser, s.state, weights, generator)[s.target_class])
+
+
+def _draws(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
+    return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
+
+
+def _found_key(case: Case, s: Slice, guidance: Guidance) -> tuple[Any, ...]:
+    plan = case.plan
+    return ("hidden pixels", *s.key, guidance.key(len(s.x)), plan.sampler.key, plan.num_samples, plan.seed)
+
+
+def _found(case: Case, s: Slice, guidance: Guidance) -> Found:
+    """Distributions, weights and error budgets at one strength."""
+    table, exact = case.made["slice", *s.key]
+    plan = case.plan
+    z = s.target_class
+    own = samples_of(case.made, _draws(case, s, guidance))[:, s.hidden].long()
+    generator = plan.generator("few steps", guidance, z, "slice", s.image, num_dims=table.num_dims)
+    few = FEW_STEPS.draw(table, guidance, z, plan.num_samples, generator)
+    ledgers = []
+    for sampler, x in ((plan.sampler, own), (FEW_STEPS, few)):
+        laws = slice_laws(table, exact, guidance, z, sampler)
+        names = (s.image, sampler.label)
+        interval = plan.generator("inpainting interval", guidance, z, *names, num_dims=table.num_dims)
+        ledgers.append(slice_ledger(laws, sampler, x, interval))
+    weights = tilted_weights(table, guidance, z, plan.sampler.policy)
+    unguided = terminal_law(table, Guidance(0.0, guidance.kind), z, plan.sampler.policy)
+    return Found(ledgers[0].laws["L3"], unguided, weights.law, weights.ess, (ledgers[0], ledgers[1]))
+
+
+def probability_of(law: Tensor, values: Tensor) -> float:
+    """The probability of one completion, int64 (|S|,)."""
+    return float(law.flatten()[flat_index(values, law.shape[0])])
+
+
+def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
+    own = found.ledgers[0]
+    truth = probability_of(found.law, s.truth)
+    return SliceRow(
+        image=s.image,
+        target_class=s.target_class,
+        w=guidance,
+        image_class=s.image_class,
+        posterior=posterior,
+        guidance_effect=total_variation(found.unguided, found.law),
+        tv_tilted=total_variation(found.tilted, found.law),
+        ess=found.ess,
+        truth_probability=truth,
+        truth_rank=int((found.law > truth).sum()) + 1,
+        score_error=own.tv.get("score error") if case.has_learned else None,
+        tv_samples=own.tv["total"],
+        noise_floor=own.expected_noise,
+        closes=own.closes,
+    )
+
+
+def _budget(s: Slice, guidance: Guidance, ledger: SliceLedger) -> BudgetRow:
+    tv = {COLUMNS[line]: value for line, value in ledger.tv.items()}
+    return BudgetRow(
+        image=s.image,
+        target_class=s.target_class,
+        w=guidance,
+        sampler=ledger.sampler,
+        num_samples=ledger.num_samples,
+        closes=ledger.closes,
+        total=tv["total"],
+        predicted_low=ledger.predicted_total.low,
+        predicted_high=ledger.predicted_total.high,
+        discretisation_error=tv["discretisation_error"],
+        sampling_noise=tv["sampling_noise"],
+        expected_sampling_noise=ledger.expected_noise,
+        score_error=tv.get("score_error"),
+        guidance_effect=tv.get("guidance_effect"),
+        gap_to_tilted=tv.get("gap_to_tilted"),
+    )
+
+
+def marginals_of(s: Slice, guidance: Guidance, law: Tensor) -> list[MarginalRow]:
+    """The probability of every value of every hidden pixel."""
+    of = (s.image, s.target_class, guidance)
+    return [
+        MarginalRow(*of, pixel, value, value == true, p)
+        for pixel, true, marginal in zip(s.hidden.tolist(), s.truth.tolist(), _marginal(law).tolist())
+        for value, p in enumerate(marginal)
+    ]
+
+
+def _marginal(law: Tensor) -> Tensor:
+    """Of every hidden pixel, float64 (|S|, N)."""
+    return torch.stack([law.movedim(i, 0).flatten(1).sum(dim=1) if law.ndim > 1 else law for i in range(law.ndim)])
+
+
+def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[CompletionRow]:
+    """The most probable completions, with their probabilities."""
+    top = law.flatten().topk(min(LISTED, law.numel()))
+    values = points_at(top.indices, law.shape[0], law.ndim).tolist()
+    of = (s.image, s.target_class, guidance)
+    return [
+        CompletionRow(*of, k + 1, x, x == s.truth.tolist(), p)
+        for k, (x, p) in enumerate(zip(values, top.values.tolist()))
+    ]
+
+
+def _distances(rows: Sequence[SliceRow]) -> Block:
+    values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "score_error"]
+    table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
+    return Block("distances", rows, "Hidden pixels", READING, views=[table], group="", printed=True)
+
+
+def _means(case: Case, rows: Sequence[SliceRow]) -> Block:
+    means = []
+    for guidance in case.plan.guidances:
+        own = [row for row in rows if row.w == guidance]
+        found = {name: [getattr(row, name) for row in own] for name in MEANS}
+        over: dict[str, Any] = {name: None if None in values else fmean(values) for name, values in found.items()}
+        means.append(MeanRow(guidance, **over))
+    views = [Table(["w"], MEANS)]
+    return Block("means", means, "Means over images", views=views, logged=MEANS, group="Hidden pixels in numbers")
+
+
+def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found]) -> Block:
+    """The image, and its surroundings of the hidden pixels as they are and as they become at every strength."""
+    top = case.data.num_tokens - 1 or 1
+    known = s.x.double().index_fill(0, s.hidden, math.nan) / top
+    whole = {"known pixels": known, "test image": s.x / top}
+    names = {"known pixels": known, "true values": s.x / top}
+    tiles = {title: [x] * len(found) for title, x in names.items()}
+    for one in found.values():
+        means = _marginal(one.law) @ torch.arange(case.data.num_tokens).double() / top
+        tiles.setdefault("pixel means", []).append(known.index_copy(0, s.hidden, means))
+        for row in completions_of(s, Guidance(0.0), one.law)[:SHOWN]:
+            values = torch.tensor(row.values).double() / top
+            tiles.setdefault(f"rank {row.rank}", []).append(known.index_copy(0, s.hidden, values))
+    rows, columns = _window(as_images(case, known))
+    cropped = {title: as_images(case, torch.stack(x))[:, None, rows, columns] for title, x in tiles.items()}
+    lines = [f"w = {guidance.label}" for guidance in found]
+    text = (
+        f"Test image {s.image} of class {case.class_name(s.image_class)}, guided to class "
+        f"{case.class_name(s.target_class)}; {len(s.hidden)} pixels are hidden."
+    )
+    views = [
+        Mosaic({title: as_images(case, x)[None, None] for title, x in whole.items()}, caption="Light blue is hidden."),
+        Mosaic(cropped, lines, "Around the hidden pixels: the mean of each, and the most probable completions."),
+    ]
+    name = f"image{s.image}_class{s.target_class}"
+    return Block(
+        name,
+        [],
+        f"Test image {s.image}, guided to class {case.class_name(s.target_class)}",
+        text,
+        views=views,
+        group="",
+    )
+
+
+def _window(known: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of a picture (H, W) around its pixels that are not known (NaN)."""
+    found = []
+    for places, size in zip(np.nonzero(np.isnan(known)), known.shape):
+        found.append(slice(max(0, int(places.min()) - MARGIN), min(size, int(places.max()) + MARGIN + 1)))
+    return found[0], found[1]
+
+
+def _completions(rows: Sequence[CompletionRow]) -> Block:
+    text = "The most probable values of all hidden pixels together, in the order of their places in the image."
+    table = Table(["w", "rank"], ["probability", "true", "values"])
+    per = ("image", "target_class")
+    return Block("completions", rows, "Completions", text, per, [table], group="Completions")
+
+
+def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
+    some = list(range(1, case.data.num_tokens)) or [0]
+    note = "The probability of each value of a pixel; that of 0 is what is missing to 1."
+    table = Table(["pixel", "value", "true"], ["probability"], "w", note, where={"value": some})
+    per = ("image", "target_class")
+    return Block("marginals", rows, "Single pixels", "", per, [table], group="Hidden pixels in numbers")
+
+
+def _between(rows: Sequence[BetweenRow]) -> Block:
+    table = Table(["w"], ["tv"], "other", "Total variation between the distributions of two strengths.")
+    per = ("image", "target_class")
+    return Block("between", rows, "Between strengths", "", per, [table], group="Hidden pixels in numbers")
+
+
+def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
+    values = ["closes", "total", "predicted_low", "predicted_high", "score_error", "discretisation_error"]
+    table = Table(["image", "target_class", "w", "sampler"], [*values, "sampling_noise"])
+    text = BUDGETS.format("exact" if case.target is not None else "network's own exact")
+    return Block("ledger", rows, "The error budget", text, views=[table], group="Error budget")
+
+
+def verdict_of(rows: Sequence[SliceRow], budgets: Sequence[BudgetRow], judged: str) -> list[str]:
+    """Whether the network is good enough, whether guidance matters for these pixels, and whether budgets balance."""
+    top = max((row.w for row in rows), key=lambda guidance: guidance.constant)
+    strongest = [row for row in rows if row.w == top]
+    said = [_of_the_network(rows, strongest)] if judged == LEARNED else []
+    said.append(_of_the_guidance(strongest))
+    said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in strongest]
+    missed = sum(not row.closes for row in budgets)
+    if missed:
+        said.append(f"{missed} of {len(budgets)} error budgets do not balance; one in a hundred is expected not to.")
+    else:
+        said.append(f"All {len(budgets)} error budgets balance: each sampled total is in its predicted 99% interval.")
+    return said
+
+
+def _of(row: SliceRow) -> tuple[int, int]:
+    return row.image, row.target_class
+
+
+def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> str:
+    errors = [(row.score_error, row) for row in rows if row.score_error is not None]
+    if not errors:
+        return "The data are not known exactly, so neither is the error of the network: the numbers are of its own law."
+    worst, at = max(errors, key=lambda pair: pair[0])
+    effect = max(row.guidance_effect for row in strongest)
+    found = (
+        f"its distribution of the hidden pixels is within {worst:.4f} of the exact one in total variation (largest for "
+        f"image {at.image}, w = {at.w.label})"
+    )
+    if worst < effect:
+        return f"The error of the network is smaller than the effect of guidance ({effect:.4f}): {found}."
+    return f"The error of the network is as large as the effect of guidance ({effect:.4f}): {found}. Train longer."
+
+
+def _of_the_guidance(strongest: Sequence[SliceRow]) -> str:
+    """Whether guidance changes anything, and whether the known pixels are the reason."""
+    w = strongest[0].w
+    if w.constant == 0:
+        return "Only w = 0 was asked for, so there is no guidance to judge: give w=[0,1,2]."
+    most = max(strongest, key=lambda row: row.guidance_effect)
+    moved = [row for row in strongest if row.guidance_effect >= SMALL]
+    size = f"{_short(most.guidance_effect)} in total variation"
+    if moved:
+        return (
+            f"Guidance changes the hidden pixels of {len(moved)} of {len(strongest)} images: at w = {w.label} by up to "
+            f"{size} (image {most.image}, guided to class {most.target_class})."
+        )
+    why = (
+        ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in strongest) else ""
+    )
+    return f"Guidance changes almost nothing here{why}: at w = {w.label} at most {size}."
+
+
+def _of_the_image(rows: Sequence[SliceRow], last: SliceRow) -> str:
+    first = rows[0]
+    known = f"the posterior of the class, given the known pixels, is {last.posterior:.3g}"
+    if last.posterior >= SURE:
+        known = f"the known pixels already determine the class (posterior {last.posterior:.4f})"
+    return (
+        f"Test image {last.image} (class {last.image_class}), guided to class {last.target_class}: {known}. At w = "
+        f"{last.w.label} the distribution of the hidden pixels is {_short(last.guidance_effect)} from that at w = 0 "
+        f"and {_short(last.tv_tilted)} from the tilted one (relative ESS {last.ess:.1%}). The true values have "
+        f"probability {first.truth_probability:.3g} at w = {first.w.label} and {last.truth_probability:.3g} at w = "
+        f"{last.w.label}."
+    )
+
+
+def _short(value: float) -> str:
+    """A distance; what is smaller than rounding is 0."""
+    return f"{value:.3g}" if value > ROUNDING else "0"
