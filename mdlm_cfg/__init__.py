@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mdlm_cfg.laws.terminal import terminal_law, tilted_law
     from mdlm_cfg.laws.weights import tilted_weights
     from mdlm_cfg.nets.masked_lm import masked_lm_denoiser
+    from mdlm_cfg.sampling.adapters import GenerateSampler, SchedulerSampler
     from mdlm_cfg.sampling.sampler import Sampler
     from mdlm_cfg.sampling.samples import sample, stepped_law
     from mdlm_cfg.sampling.smc import sequential_monte_carlo
@@ -82,6 +83,7 @@ _HOMES = {
     "laws.terminal": ("terminal_law", "tilted_law"),
     "laws.weights": ("tilted_weights",),
     "nets.masked_lm": ("masked_lm_denoiser",),
+    "sampling.adapters": ("GenerateSampler", "SchedulerSampler"),
     "sampling.sampler": ("Sampler",),
     "sampling.samples": ("sample", "stepped_law"),
     "sampling.smc": ("sequential_monte_carlo",),
@@ -106,6 +108,7 @@ __all__ = [
     "Entropy",
     "FixedOrder",
     "FunctionDenoiser",
+    "GenerateSampler",
     "Guidance",
     "HiddenMarkovMixture",
     "Interval",
@@ -118,6 +121,7 @@ __all__ = [
     "Rule",
     "Sampler",
     "Schedule",
+    "SchedulerSampler",
     "TableMixture",
     "TablePosterior",
     "Tempered",

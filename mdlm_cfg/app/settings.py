@@ -152,8 +152,8 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     """The study that is asked for by name, with its own settings.
 
     Args:
-        settings: with `_target_`; they may be those of a checkpoint. `own` is the name of something of the user's own
-            that is to be studied, or a list of names.
+        settings: with `_target_`; they may be those of a checkpoint. `own` is something of the user's own that is to be
+            studied, by its name or by settings with `_target_`, or a list of these.
         given: those of the command line: a name of one's own that is not in them is not imported.
 
     Returns:
@@ -181,17 +181,15 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
 
 
 def _own_things(own: Any, given: Any) -> Any:
-    """What a name, or each name of a list, stands for.
+    """What a name, or each name of a list, stands for; settings with `_target_` are made with the study.
 
     Raises:
         UserError: names that were not given on the command line, or that stand for nothing.
     """
-    names = own if isinstance(own, list) else [own]
-    if not all(isinstance(name, str) for name in names):
-        return own
     if own != given:
         raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
-    things = [thing_named(name, "study.own") for name in names]
+    things = own if isinstance(own, list) else [own]
+    things = [thing_named(one, "study.own") if isinstance(one, str) else one for one in things]
     return things if isinstance(own, list) else things[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ from commands import refusal, run
 from helpers import Inconsistent, block_of, data_of, random_target
 from torch import Tensor
 
-from mdlm_cfg import Confidence, FixedOrder, Guidance, Sampler, UserError, benchmark, tilted_law, tilted_weights
+from mdlm_cfg import (
+    Compose,
+    Confidence,
+    Correction,
+    FixedOrder,
+    Guidance,
+    Sampler,
+    UserError,
+    benchmark,
+    tilted_law,
+    tilted_weights,
+)
 from mdlm_cfg.app.settings import build_study
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.laws.stepped import freeze
@@ -213,6 +225,9 @@ def test_samplers_are_set_to_the_calls_they_may_make(num_dims: int) -> None:
         for calls in CALLS:
             sampler = entry.at(calls, num_dims)
             used = sampler.calls(num_dims)
+            if entry.halves:
+                assert used == calls
+                continue
             if sampler.steps is None and sampler.events is None:
                 assert used == num_dims  # of an adaptive one at most
             else:
@@ -252,8 +267,23 @@ def test_a_function_that_takes_calls_is_told_them_and_bound_arguments_are_in_the
         assert ours["tv_tilted_low"] <= exact["tv_tilted"] <= ours["tv_tilted_high"]
 
 
+def test_half_of_the_calls_may_correct_what_the_other_half_drew() -> None:
+    found = benchmark(targets=[small(), incoherent()], strengths=[2.0], calls=[1, 3, 64, 2000])
+    for target in (small(), incoherent()):
+        for calls, steps in ((1, 1), (3, 2), (64, 3)):
+            correction = Correction(moves=calls - steps) if calls > steps else None
+            law = Sampler("event_leaping", steps, correction=correction).law(target.denoiser, Guidance(2.0), 1)
+            row = cell(found, entry="event_leaping, corrected", target=target.name, calls=calls)
+            assert row["used"] == calls and abs(row["tv_tilted"] - tv(law, tilted_by_orders(target))) < 1e-12
+    for name in ("event_leaping", "sampled_confidence"):  # the conditionals of a table: moves end in its tilted law
+        assert cell(found, entry=f"{name}, corrected", target="small", calls=2000)["tv_tilted"] < 1e-6
+
+
 FOUR = Sampler("tau_leaping", 4)
 ORDER = FixedOrder([2, 0, 1])
+BOTH = Compose({0: 0.5, 1: 1.0})
+ONE_MOVE = Correction(moves=1)
+MOVED = Sampler("tau_leaping", 3, correction=ONE_MOVE)  # four calls in all
 
 
 def half_rate(w: float) -> Guidance:
@@ -274,6 +304,8 @@ def jump(log_z: Tensor, u: Tensor) -> Tensor:
         (Rate(), "rate", lambda t: terminal_law(t, Guidance(2.0), 1)),
         (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
         (Entry("mine", Sampler(), half_rate), "mine", lambda t: terminal_law(t, Guidance(1.0), 1)),
+        (BOTH, "compose(0:0.5,1:1)", lambda t: terminal_law(t, Guidance(2.0, rule=BOTH), 1)),
+        (replace(MOVED, steps=9), f"tau_leaping, {ONE_MOVE}", lambda t: MOVED.law(t, Guidance(2.0), 1)),
     ],
 )
 def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) -> None:
@@ -440,11 +472,58 @@ def test_the_command_judges_ones_own_by_their_names(own: Path) -> None:
     assert all(any(name in sentence for sentence in plain["verdict"]) for name in names)
 
 
+MAKERS = """
+from dataclasses import dataclass
+from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.chain.kinds import Rate
+@dataclass(frozen=True)
+class Weaker:
+    share: float
+    def __call__(self, w):
+        return Guidance(self.share * w)
+class Mine(Rate):
+    name = "another"
+"""
+
+
+def test_the_command_makes_samplers_corrections_guidance_and_kinds_by_target(own: Path) -> None:
+    (own / "bench_makers.py").write_text(MAKERS)
+    sampler = "{_target_:mdlm_cfg.Sampler,name:event_leaping,steps:1,correction:'correction(size=1, moves=1)'}"
+    makers = [
+        "bench_own_sampler.mine",
+        sampler,
+        "{_target_:bench_makers.Weaker,share:0.5}",
+        "{_target_:bench_makers.Mine}",
+        "{_target_:mdlm_cfg.Compose,weights:[[0,1.0]]}",
+        f"{{_target_:mdlm_cfg.studies.benchmark.Entry,name:named,sampler:{sampler}}}",
+    ]
+    targets = ["experiment=benchmark", "study.targets=[toy_2d_overlap]", "study.calls=[2]", "w=[2]"]
+    assert run("eval", *targets, f"study.own=[{','.join(makers)}]", f"out={own / 'makers'}") == 0
+    plain = json.loads((own / "makers" / "report.json").read_text())
+    names = [entry["name"] for entry in plain["entries"] if entry["own"]]
+    assert names[0] == "mine" and names[1].startswith("event_leaping, correction")
+    assert names[2:] == ["Weaker", "another", "compose(0:1)", "named"]
+    found = {row["entry"]: row["tv_tilted"] for row in plain["results"]}
+    denoiser = TARGETS["toy_2d_overlap"]().denoiser
+    one = Sampler("event_leaping", 1, correction=Correction(moves=1))
+    for name, law in (
+        (names[1], one.law(denoiser, Guidance(2.0), 0)),
+        (names[2], terminal_law(denoiser, Guidance(1.0), 0)),
+        (names[4], terminal_law(denoiser, Guidance(2.0), 0)),
+        (names[5], one.law(denoiser, Guidance(2.0), 0)),
+    ):
+        assert abs(found[name] - tv(law, TARGETS["toy_2d_overlap"]().tilted(2.0))) < 1e-12
+    one_target = "study.own={_target_:bench_makers.Weaker,share:0.5}"
+    assert run("eval", *targets, one_target, f"out={own / 'one'}") == 0
+
+
 def test_the_command_refuses_what_the_benchmark_would_not_heed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
         ("sampler=euler", "leave sampler"),
         ("study.own=bench_own_sampler.nothing", "nothing of that name"),
         ("study.own=no_such_module_anywhere.f", "PYTHONPATH"),
+        ("study.own={_target_:no_such_module_anywhere.f}", "PYTHONPATH"),
+        ("study.own=[{_target_:mdlm_cfg.Sampler,name:nothing}]", "nothing"),
     ):
         assert message in refusal(capsys, "eval", *RESTRICTED, more)
 
@@ -475,6 +554,9 @@ def test_a_checkpoint_cannot_name_what_is_imported(own: Path) -> None:
     with_two = {"_target_": "mdlm_cfg.studies.benchmark.Benchmark", "own": ["bench_own_sampler.mine"]}
     with pytest.raises(UserError):
         build_study(with_two, {"own": ["bench_own_sampler.drawn"]})
+    made = {"_target_": "mdlm_cfg.studies.benchmark.Benchmark", "own": {"_target_": "bench_own_sampler.drawn"}}
+    with pytest.raises(UserError):
+        build_study(made, {"own": None})
     saved = {"_target_": "mdlm_cfg.studies.benchmark.Benchmark", "own": "bench_own_sampler.mine"}
     for given in (None, {}, saved | {"own": None}):
         with pytest.raises(UserError, match="give it again"):

@@ -10,21 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
+from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, Strength
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.policies import POLICIES, Policy
+from mdlm_cfg.chain.rules import Rule
 from mdlm_cfg.chain.steps import JUMPS
+from mdlm_cfg.sampling.adapters import GenerateSampler, SchedulerSampler
 from mdlm_cfg.sampling.families import REMDM, SAMPLED_CONFIDENCE
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
 Draw = Callable[..., Tensor]  # of denoiser, guidance, class, n, generator and perhaps calls=
-Rule = Callable[[float], Guidance]
+GuidanceOf = Callable[[float], Guidance]
 ALLOWED = (
-    "a Sampler, a Policy, a Kind, a function of w that makes a Guidance, a function (denoiser, guidance, target_class, "
-    "num_samples, generator) that draws samples and may take calls=, or an Entry"
+    "a Sampler, a Policy, a Kind, a Rule, a function of w that makes a Guidance, a function (denoiser, guidance, "
+    "target_class, num_samples, generator) that draws samples and may take calls=, or an Entry"
 )
 NOISE_SCHEDULES = ("linear", "cosine")
 STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of unmasking
@@ -34,6 +37,7 @@ STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of un
 }
 
 DECODERS = (Sampler(SAMPLED_CONFIDENCE, 1), Sampler("threshold"), Sampler("entropy_bound"), Sampler(REMDM, 1))
+CORRECTED = (EVENT_LEAPING, SAMPLED_CONFIDENCE)  # run with one half of the calls, and corrected with the other
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,30 @@ class Entry:
     Args:
         name: in rankings and files.
         sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events a step, only says that
-            it has one: it is set so that it makes as many calls as it may. Or a function that draws samples; one that
-            takes `calls` is told how many it may make.
+            it has one: it is set so that it makes as many calls as it may, those of its correction among them. Or a
+            function that draws samples; one that takes `calls` is told how many it may make.
         guidance: from w to the guidance it is run with.
+        halves: whether the moves of its correction are set too: its steps make half of the calls, and at most D.
         own: whether it is somebody's own, beside what is built in.
     """
 
     name: str
     sampler: Sampler | Draw
-    guidance: Rule = Guidance
+    guidance: GuidanceOf = Guidance
     own: bool = True
+    halves: bool = False
 
     def at(self, calls: int, num_dims: int) -> Sampler | Draw:
         """The sampler for so many denoiser calls per conditional, where it can be set to a number; else itself."""
         sampler = self.sampler
         if not isinstance(sampler, Sampler):
             return partial(sampler, calls=calls) if self.takes_calls else sampler
+        correction = sampler.correction
+        if correction is not None:
+            if self.halves:
+                correction = replace(correction, moves=calls - min(num_dims, -(-calls // 2)))
+                sampler = replace(sampler, correction=correction if correction.moves else None)
+            calls = max(1, calls - correction.calls(num_dims))
         if isinstance(sampler.events, int):
             return replace(sampler, events=-(-num_dims // calls))
         return replace(sampler, steps=calls) if isinstance(sampler.steps, int) else sampler
@@ -97,6 +109,9 @@ def built_in() -> list[Entry]:
     for sampler in DECODERS:
         names = [sampler.name, *map(str, (sampler.threshold, sampler.gamma, sampler.remasking))]
         found.append(Entry(" ".join(name for name in names if name != "None"), sampler, own=False))
+    for name in CORRECTED:
+        sampler = Sampler(name, 1, correction=Correction())
+        found.append(Entry(f"{name}, corrected", sampler, own=False, halves=True))
     return found
 
 
@@ -109,7 +124,9 @@ def _scheduled(name: str, kind: Kind, w: float) -> Guidance:
 
 
 def entry_of(own: Any) -> Entry:
-    """An entry from what somebody has: see `ALLOWED`. A kind is run by event-leaping, which ends in its own chain.
+    """An entry from what somebody has: see `ALLOWED`.
+
+    Kinds and rules are run by event-leaping, which ends in their own chain.
 
     Raises:
         UserError: anything else, or a class that cannot be made without arguments.
@@ -119,11 +136,13 @@ def entry_of(own: Any) -> Entry:
     if isinstance(own, Entry):
         return own
     if isinstance(own, Sampler):
-        return Entry(own.name if own.policy is None else f"{own.name}, {own.policy}", own)
+        return Entry(", ".join([own.name, *map(str, filter(None, (own.policy, own.correction)))]), own)
     if isinstance(own, Policy):
         return Entry(str(own), _by_policy(own))
     if isinstance(own, Kind):
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, kind=own))
+    if isinstance(own, Rule):
+        return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, rule=own))
     if not callable(own):
         raise UserError(f"{own!r} cannot be judged: give {ALLOWED}")
     name = _name_of(own)
@@ -144,6 +163,8 @@ def _name_of(own: Any) -> str:
     if isinstance(own, partial):
         bound = [*map(_word, own.args), *(f"{name}={_word(value)}" for name, value in own.keywords.items())]
         return f"{_name_of(own.func)}({', '.join(bound)})"
+    if isinstance(own, SchedulerSampler | GenerateSampler):
+        return own.name or _name_of(own.make if isinstance(own, SchedulerSampler) else own.generate)
     return str(getattr(own, "__name__", type(own).__name__))
 
 

@@ -81,10 +81,11 @@ def benchmark(
     guided chain in continuous time, and to the tilted distribution.
 
     Args:
-        own: each a `Sampler` (with a jump rule of your own, say), a `Policy`, a `Kind`, a function of w that makes a
-            `Guidance`: judged by exact distributions; or a function (denoiser, guidance, target_class, num_samples,
-            generator) that draws int64 (num_samples, D): judged by its samples, and its calls are counted. If it takes
-            `calls`, it is told how many it may make. An `Entry` gives any of them another name or guidance. None at all
+        own: each a `Sampler` (with a jump rule or a correction of your own, say), a `Policy`, a `Kind`, a `Rule`, a
+            function of w that makes a `Guidance`: judged by exact distributions; or a function (denoiser, guidance,
+            target_class, num_samples, generator) that draws int64 (num_samples, D): judged by its samples, and its
+            calls are counted. If it takes `calls`, it is told how many it may make; `SchedulerSampler` and
+            `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. None at all
             judges what is built in.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.
         strengths: w. calls: of the denoiser, per conditional, that an entry may make.
@@ -133,7 +134,8 @@ class Benchmark:
 
     Args:
         own: what `benchmark` takes, or several; None judges what is built in. On the command line a name,
-            study.own=my_package.my_sampler, or several, study.own=[my_package.first,my_package.second].
+            study.own=my_package.my_sampler, settings that make one, study.own={_target_:my_package.Mine,share:0.5}, or
+            a list of these.
         targets: names; None is all. calls: None is 1 to 64.
     """
 
