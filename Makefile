@@ -51,7 +51,7 @@ verify: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m mdlm_cfg.verify out=runs/verify/$$(date +%Y-%m-%d_%H-%M-%S)
 
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py site
 
 PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5d_hypercube \
 	2507_08965_early 2507_08965_late 2507_08965_normalized

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,54 +14,76 @@ import yaml
 import mdlm_cfg
 
 ROOT = Path(__file__).parent.parent
-GENERATED = {"index.md", "releases.md", "contributing.md", "configuration.md", "api.md"}  # by docs/hooks.py
-
-
-def pages(nav: Any) -> list[str]:
-    if isinstance(nav, str):
-        return [nav]
-    return [page for item in (nav.values() if isinstance(nav, dict) else nav) for page in pages(item)]
+GENERATED = {"releases.md", "contributing.md", "configuration.md", "api/index.md"}  # by docs/build.py
 
 
 def test_every_page_has_one_place() -> None:
-    listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    chapters = yaml.safe_load((ROOT / "docs" / "navigation.yml").read_text())
+    listed = [page for pages in chapters.values() for page in pages.values()]
     written = {path.name for path in (ROOT / "docs").glob("*.md")}
     notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert sorted(listed) == sorted(written | notebooks | GENERATED)
 
 
+def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "docs/build.py", str(folder)], cwd=root, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = build(ROOT, folder)
     assert found.returncode == 0, found.stderr
     return folder
 
 
 @pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
-    text = (site / "api.html").read_text()
-    ids = {name.rpartition(".")[2] for name in re.findall(r'<h3 id="(mdlm_cfg\.[\w.]+)"', text)}
-    assert set(mdlm_cfg.__all__) <= ids
-    assert {"laws", "decay", "ledger", "lines", "distances", "images"} <= set(
-        re.findall(r'id="mdlm_cfg\.plot\.(\w+)"', text)
-    )
+    pages = {path.stem: path.read_text() for path in (site / "api").glob("*.html")}
+    for module, names in mdlm_cfg._HOMES.items():
+        for name in names:
+            assert re.search(rf'id="mdlm_cfg\.[\w.]+\.{name}"', pages[module.split(".")[0]]), name
+    plots = {"laws", "decay", "ledger", "lines", "distances", "images"}
+    assert plots <= set(re.findall(r'id="mdlm_cfg\.plot\.(\w+)"', pages["plot"]))
 
 
 @pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
-    loads = (
-        r'<(?:script|img|iframe|source)[^>]*src="https?:|<link[^>]*rel="(?:stylesheet|preload|icon)"[^>]*href="https?:'
-    )
-    found = list(site.rglob("*.html"))
-    assert len(found) > 20
-    assert [path.name for path in found if re.search(loads, path.read_text())] == []
+    loads = r'<(?:script|img|iframe|source)[^>]*src="(?:https?:)?//|<link[^>]*href="(?:https?:)?//'
+    imports = r"""(?:@import|url\()\s*["']?(?:https?:)?//"""
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    assert [path.name for path in pages if re.search(loads, path.read_text())] == []
+    assert [path.name for path in site.rglob("*.css") if re.search(imports, path.read_text())] == []
+
+
+@pytest.mark.slow
+def test_search_needs_no_server(site: Path) -> None:
+    """A page opened as a file may load scripts, and may fetch nothing: the index is a script, and lists every page."""
+    index = (site / "searchindex.js").read_text()
+    assert index.startswith("Search.setIndex(")
+    names = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))["docnames"]
+    assert {"theory", "api/laws", "notebooks/guided_mnist"} <= set(names)
+    assert re.search(r'<script[^>]*src="searchindex\.js"', (site / "search.html").read_text())
 
 
 @pytest.mark.slow
 def test_pages_render(site: Path) -> None:
-    """No Markdown is left over: tables, lists and code have become what they are."""
-    for path in site.glob("*.html"):
-        for paragraph in re.findall(r"<p>(.*?)</p>", path.read_text(), flags=re.DOTALL):
-            assert not re.search(r"^\|.*\|$|\n[-*] |```|\n#+ ", paragraph), f"{path.name}: {paragraph[:200]}"
+    """No Markdown is left over: tables, lists, code, links and mathematics have become what they are."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", path.read_text(), flags=re.DOTALL)
+        for paragraph in re.findall(r"<p>(.*?)</p>", text, flags=re.DOTALL):
+            left = re.search(r"^\|.*\|$|\n[-*] |```|\n#+ |\$[^$]*\$|\]\(|\{py:", paragraph)
+            assert not left, f"{path.name}: {paragraph[:200]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", ["[gone](gone.md)", "[gone](theory.md#gone)", "![gone](pictures/gone.png)"])
+def test_a_dead_link_is_an_error(tmp_path: Path, dead: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n{dead}\n")
+    (tmp_path / "theory.md").write_text("---\norphan: true\n---\n# Theory\n")
+    strict = ["--fail-on-warning", "--conf-dir", str(ROOT / "docs"), "-D", "root_doc=page"]
+    command = [sys.executable, "-m", "sphinx", *strict, str(tmp_path), str(tmp_path / "site")]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 1 and "gone" in found.stderr
