@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +18,7 @@ from bench.ratio import REPEATS, Figure, in_turns, seconds, wait_for
 from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.nets.muon import Muon
 from mdlm_cfg.nets.optimizer import MuonAdamW
+from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -33,15 +33,12 @@ from mdlm_cfg.training.objectives import Sampled
 TOY_STEPS = 200
 IMAGE_STEPS = {"cpu": 12, "cuda": 60}
 BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
-TOY: dict[str, Any] = {
-    "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
-    "objective": {"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.33, "label_smoothing": 3e-4},
-    "optimizer": {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0},
-    "warmup_steps": 50,
-    "final_lr": 1e-3,
-    "num_draws": 1,
-    "seed": 0,
-}
+TOY = TrainSchema(
+    net={"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
+    objective={"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.33, "label_smoothing": 3e-4},
+    optimizer={"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0},
+    num_draws=1,
+)
 
 
 def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:

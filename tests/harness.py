@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -56,7 +57,7 @@ def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDif
     objective = {"_target_": f"mdlm_cfg.training.objectives.{kind.title()}", "label_dropout": 0.3} | changes
     if kind == "sampled":
         objective = {"paired": False} | objective
-    config = settings | {"net": net, "objective": objective, "optimizer": optimizer, "note": "small"}
+    config = TrainSchema(net=net, objective=objective, optimizer=optimizer, **settings)
     return build_module(config, data.describe())
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
+from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.metrics import METRICS, MetricsLog
@@ -33,25 +35,26 @@ TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
-def for_own_targets(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration without those settings of the files that were meant for another network, objective, optimizer.
+def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchema:
+    """The settings without those settings of the files that were meant for another network, objective, optimizer.
 
     Where `net._target_=...` or `net=...` is given, the other settings of `net` that come from files count only if
     that network takes them.
 
     Args:
-        config: plain, of a training run.
+        config: of a training run.
         overrides: of the command line; what is given there always counts.
     """
-    kept = dict(config)
+    changed: dict[str, Any] = {}
     for part in ("net", "objective", "optimizer"):
         keys = [item.lstrip("+").split("=")[0] for item in overrides]
         given = {key.removeprefix(f"{part}.") for key in keys if key.startswith(f"{part}.")}
         if TARGET in given or part in keys:
-            name = str(config[part][TARGET])
+            settings = getattr(config, part)
+            name = str(settings[TARGET])
             taken = {TARGET, *inspect.signature(locate(name, part, (), {name})).parameters} | given
-            kept[part] = {key: value for key, value in config[part].items() if key in taken}
-    return kept
+            changed[part] = {key: value for key, value in settings.items() if key in taken}
+    return replace(config, **changed)
 
 
 def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
@@ -186,9 +189,9 @@ def device_meant_by(accelerator: str) -> str:
     return "cpu" if device == "cuda" and not torch.cuda.is_available() else device
 
 
-def say_precision(config: dict[str, Any], device: torch.device) -> None:
+def say_precision(config: TrainSchema, device: torch.device) -> None:
     """One line on what "auto" was decided to be, where a part of the configuration asks for it."""
-    parts = [part for part in ("trainer", "optimizer") if config[part].get("precision") == "auto"]
+    parts = [part for part in ("trainer", "optimizer") if getattr(config, part).get("precision") == "auto"]
     if not parts or not is_first_process():
         return
     speedup = bf16_speedup(device)

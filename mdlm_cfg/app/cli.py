@@ -28,10 +28,11 @@ from mdlm_cfg.app.schema import register
 from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import SCHEMAS
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-Task = Callable[[dict[str, Any], Sequence[str], Path | None], Outcome]  # configuration, overrides, a job's folder
+Task = Callable[[Any, Sequence[str], Path | None], Outcome]  # settings, overrides, a job's folder
 
 register()
 
@@ -39,7 +40,7 @@ register()
 def train() -> None:
     """Train a network, test it, and judge it: `python train.py [data=...] [experiment=...]`."""
 
-    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
+    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
         from mdlm_cfg.app import commands
 
         return commands.train(config, overrides, folder)
@@ -50,7 +51,7 @@ def train() -> None:
 def evaluate() -> None:
     """Judge a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
 
-    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
+    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
         from mdlm_cfg.app import commands
 
         return commands.judge(config, overrides, folder)
@@ -61,7 +62,7 @@ def evaluate() -> None:
 def sample() -> None:
     """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
 
-    def task(config: dict[str, Any], overrides: Sequence[str], folder: Path | None) -> Outcome:
+    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
         from mdlm_cfg.app import sample_command
 
         return sample_command.draw(config, overrides, folder)
@@ -69,10 +70,9 @@ def sample() -> None:
     _run("sample", task)
 
 
-def to_plain_config(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, resolved."""
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return {str(key): value for key, value in dict(plain).items()}  # type: ignore[arg-type]
+def settings_of(name: str, cfg: DictConfig) -> Any:
+    """The settings of a command, resolved and checked: an object of its schema, with plain values."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), cfg))
 
 
 def _run(name: str, task: Task) -> None:
@@ -137,17 +137,18 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failur
             job = sweep.job(settings.job.num, overrides, params)
             try:
                 check_config(name, settings.job.config_name, cfg)
-                config = to_plain_config(cfg)
+                config = settings_of(name, cfg)
                 check_places(config)
-                refuse_processes(config.get("trainer"))
+                refuse_processes(config.trainer)
                 decided = job.check(config)
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
                 exit_with([Failure("", error)])
             return job.run(lambda folder: task(config, overrides, folder), full, decided)
         try:
             check_config(name, settings.job.config_name, cfg)
-            check_places(to_plain_config(cfg))
-            task(to_plain_config(cfg), overrides, None)
+            config = settings_of(name, cfg)
+            check_places(config)
+            task(config, overrides, None)
         except Exception as error:  # hydra would print all overrides
             failures.append(Failure("", error))
         return None

@@ -1,4 +1,4 @@
-"""What train.py and eval.py do, from a plain configuration on."""
+"""What train.py and eval.py do, from their settings on."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import TARGET, names_in
 from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
@@ -80,38 +81,40 @@ NOISE = (
 )
 
 
-def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
+def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
     """Train a network, test it, and judge it.
 
     Args:
-        config: of train.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
+        config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = with_absolute_paths(for_own_targets(config, overrides))
     plan = plan_of(config)
-    asked = build_study(config["study"], config["study"])
-    check_trainer(config["trainer"])
+    asked = build_study(config.study, config.study)
+    check_trainer(config.trainer)
+    if config.save_minutes is not None and not config.save_minutes > 0:
+        raise UserError(f"save_minutes = {config.save_minutes:g} is not allowed: it must be above 0, or null")
     start(config)
-    trusted = names_in(config)  # all of it is the user's own
-    data = build_data(config["data"], trusted)
+    trusted = names_in(plain(config))  # all of it is the user's own
+    data = build_data(config.data, trusted)
     module = build_module(config, data.describe(), trusted)
-    check_step_memory(data, module.objective, str(config["trainer"].get("accelerator", "auto")))
+    check_step_memory(data, module.objective, str(config.trainer.get("accelerator", "auto")))
     study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, asked)
     before = checkpoint_of(config, data.name, job)
-    check_something_to_train(config["trainer"], before)
+    check_something_to_train(config.trainer, before)
     steps = 0 if before is None else check_resume(before, module.hparams)
     with run_folder(config, data.name, before, overrides, job) as (folder, made):
         with made.taken_back():
             run_name = f"{folder.parent.name}/{folder.name}"
-            loggers = build_loggers(config["logger"], folder, run_name, "train", config, made, steps)
-            saving = Checkpoints((folder / CHECKPOINT).parent, config["save_minutes"])
-            averaged = [PicturesByStep(data, plan), AveragedWeights(config["ema_decay"])]  # drawn before they go again
-            trainer = build_trainer(config["trainer"], loggers, [*averaged, saving])
+            loggers = build_loggers(config.logger, folder, run_name, "train", plain(config), made, steps)
+            saving = Checkpoints((folder / CHECKPOINT).parent, config.save_minutes)
+            averaged = [PicturesByStep(data, plan), AveragedWeights(config.ema_decay)]  # drawn before they go again
+            trainer = build_trainer(config.trainer, loggers, [*averaged, saving])
         say_precision(config, trainer.strategy.root_device)
         written = None
         with made.taken_back(NotBegun), _wandb_finished(loggers):
             numbers, path = _fit(trainer, module, data, before, saving)
             if study is not None:
-                run = load_run(trainer.strategy.broadcast(path), config["batch_size"], trusted)
+                run = load_run(trainer.strategy.broadcast(path), config.batch_size, trusted)
                 run.net.to(trainer.strategy.root_device)
                 shown = {"command": _command("train.py", overrides), **_describe(run)}
                 report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
@@ -122,60 +125,60 @@ def train(config: dict[str, Any], overrides: Sequence[str], job: Path | None = N
             return Outcome()
         mark_finished(folder)
     if before is not None:
-        finish_the_same(run_folder_of(before), config)
+        finish_the_same(run_folder_of(before), plain(config))
     return _outcome(written, numbers, module.val_nelbo)
 
 
 def _study_after_training(
-    config: dict[str, Any], overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
+    config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
 ) -> Any:
     """The study that follows training, checked; None where there is none, which is said unless it was asked for."""
-    if not config["evaluate"]:
+    if not config.evaluate:
         return None
-    if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config["paper"])):
+    if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config.paper)):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
         return None
-    return checked_study(data, plan, config["paper"], asked, config["classifier"], denoiser)
+    return checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
 
 
-def judge(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
+def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
     """Judge a trained network, or an exact denoiser.
 
     Args:
-        config: of eval.py, plain. overrides: of the command line. job: the folder, of a job of a sweep.
+        config: of eval.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    if not isinstance(config["denoiser"], Mapping) and config["denoiser"] not in ("learned", "exact"):
+    if not isinstance(config.denoiser, Mapping) and config.denoiser not in ("learned", "exact"):
         raise UserError(
-            f"denoiser {config['denoiser']!r} is unknown; choose one of learned, exact, or name your own with "
+            f"denoiser {config.denoiser!r} is unknown; choose one of learned, exact, or name your own with "
             "denoiser._target_=package.module.Name"
         )
     start(config)
-    return (_judge_run if config["denoiser"] == "learned" else _judge_without_run)(config, overrides, job)
+    return (_judge_run if config.denoiser == "learned" else _judge_without_run)(config, overrides, job)
 
 
-def _judge_without_run(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
+def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
     plan = plan_of(config)
-    asked = build_study(config["study"], config["study"])
-    data = build_data(config["data"], names_in(config["data"]))
+    asked = build_study(config.study, config.study)
+    data = build_data(config.data, names_in(config.data))
     denoiser = None
     name = "exact"
-    if isinstance(config["denoiser"], Mapping):
-        denoiser = denoiser_of(config["denoiser"], data, names_in(config["denoiser"]))
-        name = str(config["denoiser"][TARGET]).rpartition(".")[2]
+    if isinstance(config.denoiser, Mapping):
+        denoiser = denoiser_of(config.denoiser, data, names_in(config.denoiser))
+        name = str(config.denoiser[TARGET]).rpartition(".")[2]
     elif data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    study = checked_study(data, plan, config["paper"], asked, config["classifier"], denoiser)
+    study = checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
     _one_thread_for_small_tables(config, data)
     made = Made()
-    out = _report_folder(config, job, config, made)
-    out = out or folder_below(config["runs"], f"{data.name}_{name}", overrides, made)
+    out = _report_folder(config, job, plain(config), made)
+    out = out or folder_below(config.runs, f"{data.name}_{name}", overrides, made)
     shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
     report = Report(out, f"mdlm_cfg: {data.name}, {name}", shown, data.describe(), {}, Console())
     written = None
     with made.taken_back():
-        trainer = sampling_trainer(config)
-        loggers = _eval_loggers(config, out, f"{data.name}_{name}", config, made)
+        trainer = sampling_trainer(config.trainer)
+        loggers = _eval_loggers(config, out, f"{data.name}_{name}", plain(config), made)
     with _wandb_finished(loggers):
         if share_draws(trainer, study, data, denoiser, plan, out):
             written = evaluate(data, denoiser, plan, report, study)
@@ -183,18 +186,18 @@ def _judge_without_run(config: dict[str, Any], overrides: Sequence[str], job: Pa
     return _outcome(written)
 
 
-def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | None) -> Outcome:
-    path = config["ckpt_path"] or newest_run(config["runs"])
-    run = load_run(path, config["batch_size"], names_in(config["net"]))
+def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
+    path = config.ckpt_path or newest_run(config.runs)
+    run = load_run(path, config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides))
     plan = plan_of(settings, config)
-    asked = build_study(settings["study"], config["study"])
+    asked = build_study(settings.study, config.study)
     data = _data_of(run, config, overrides)
-    study = checked_study(data, plan, config["paper"], asked, settings["classifier"], run.denoiser)
+    study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
     _one_thread_for_small_tables(config, data)
-    trainer = sampling_trainer(config, run.net)
+    trainer = sampling_trainer(config.trainer, run.net)
     made = Made()
-    out = _report_folder(config, job, run.config | settings, made)
+    out = _report_folder(config, job, run.config | plain(settings), made)
     out = out or folder_below(run.folder, "evaluations", overrides, made)
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
@@ -203,7 +206,7 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     written = None
     with made.taken_back():
-        loggers = _eval_loggers(config, out, run_name, settings, made)
+        loggers = _eval_loggers(config, out, run_name, plain(settings), made)
     with _wandb_finished(loggers):
         if share_draws(trainer, study, data, run.denoiser, plan, out):
             written = evaluate(data, run.denoiser, plan, report, study)
@@ -211,18 +214,16 @@ def _judge_run(config: dict[str, Any], overrides: Sequence[str], job: Path | Non
     return _outcome(written)
 
 
-def _report_folder(config: Mapping[str, Any], job: Path | None, judged: Mapping[str, Any], made: Made) -> Path | None:
+def _report_folder(config: EvalSchema, job: Path | None, judged: Mapping[str, Any], made: Made) -> Path | None:
     """The folder that a report was asked for in, or a job's own, with the configuration `judged`; else None."""
     if job is not None:
         write_config(judged, job, made)
     return out_folder(config, made) or job
 
 
-def _eval_loggers(
-    config: Mapping[str, Any], out: Path, run: str, judged: Mapping[str, Any], made: Made
-) -> list[Logger]:
+def _eval_loggers(config: EvalSchema, out: Path, run: str, judged: Mapping[str, Any], made: Made) -> list[Logger]:
     """The loggers that an evaluation was asked for; see `build_loggers`."""
-    return build_loggers(config["logger"], out, run, "eval", judged, made, ALL_STEPS) if config["logger"] else []
+    return build_loggers(config.logger, out, run, "eval", judged, made, ALL_STEPS) if config.logger else []
 
 
 def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
@@ -232,7 +233,7 @@ def _outcome(written: Written | None, test: Mapping[str, float] | None = None, v
     return Outcome(value, finite, None if written is None else written.path)
 
 
-def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -> Any:
+def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> Any:
     """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
     saved = run.config.get("data")
     if not isinstance(saved, dict):
@@ -241,7 +242,7 @@ def _data_of(run: LoadedRun, config: dict[str, Any], overrides: Sequence[str]) -
         saved = {}
     settings = merged_data(saved, config, list(overrides))
     try:
-        data = build_data(settings, names_in(config["data"]))
+        data = build_data(settings, names_in(config.data))
     except UserError as error:
         path = settings.get("path")
         if not isinstance(path, str) or os.path.exists(path):
@@ -328,21 +329,19 @@ def _describe(run: LoadedRun) -> dict[str, Any]:
     return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
 
 
-def start(config: Mapping[str, Any]) -> None:
+def start(config: Settings) -> None:
     """What every command begins with: quiet warnings, threads, and a seed that is allowed."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     _name_the_user()
-    if config["threads"] is not None and not 1 <= config["threads"] <= MAX_THREADS:
-        raise UserError(f"threads = {config['threads']} is not allowed: it must be 1 to {MAX_THREADS}")
-    torch.set_num_threads(config["threads"] or THREADS)
-    if (minutes := config.get("save_minutes")) is not None and not minutes > 0:
-        raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
-    if not 0 <= config["seed"] <= MAX_SEED:
-        raise UserError(f"seed = {config['seed']} is not allowed: it must be 0 to {MAX_SEED}")
-    seed_everything(config["seed"], workers=True, verbose=False)
+    if config.threads is not None and not 1 <= config.threads <= MAX_THREADS:
+        raise UserError(f"threads = {config.threads} is not allowed: it must be 1 to {MAX_THREADS}")
+    torch.set_num_threads(config.threads or THREADS)
+    if not 0 <= config.seed <= MAX_SEED:
+        raise UserError(f"seed = {config.seed} is not allowed: it must be 0 to {MAX_SEED}")
+    seed_everything(config.seed, workers=True, verbose=False)
 
 
 def _name_the_user() -> None:
@@ -353,7 +352,7 @@ def _name_the_user() -> None:
         os.environ["LOGNAME"] = f"uid{os.getuid()}"
 
 
-def _one_thread_for_small_tables(config: Mapping[str, Any], data: Data) -> None:
+def _one_thread_for_small_tables(config: EvalSchema, data: Data) -> None:
     """Laws of small tables are very many very small operations, which threads only hold up."""
-    if config["threads"] is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
+    if config.threads is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
         torch.set_num_threads(1)

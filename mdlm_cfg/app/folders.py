@@ -13,6 +13,7 @@ import yaml
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.support.schema import EvalSchema, SampleSchema, TrainSchema, plain
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
@@ -20,20 +21,20 @@ from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
-def checkpoint_of(config: Mapping[str, Any], data_name: str, job: Path | None = None) -> Path | None:
+def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) -> Path | None:
     """What training goes on from, if anything: the checkpoint that was named, or the one that `AUTO` finds.
 
     Args:
         job: the folder of a job of a sweep: one that was begun there goes on unasked.
     """
     is_first = is_first_process()
-    name = config["name"] or data_name
-    found = None if job is None or not is_first else unfinished_in(job, config)
-    if found is None and config["ckpt_path"] != AUTO:
-        return None if config["ckpt_path"] is None else checkpoint_in(config["ckpt_path"])
-    found = found or unfinished_run(config["runs"], name, config, is_first)
+    name = config.name or data_name
+    found = None if job is None or not is_first else unfinished_in(job, plain(config))
+    if found is None and config.ckpt_path != AUTO:
+        return None if config.ckpt_path is None else checkpoint_in(config.ckpt_path)
+    found = found or unfinished_run(config.runs, name, plain(config), is_first)
     if is_first:
-        where = Path(config["runs"], name)
+        where = Path(config.runs, name)
         anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting anew"
         print(anew if found is None else f"going on with {found}", file=sys.stderr)
     return found
@@ -41,7 +42,7 @@ def checkpoint_of(config: Mapping[str, Any], data_name: str, job: Path | None = 
 
 @contextmanager
 def run_folder(
-    config: Mapping[str, Any],
+    config: TrainSchema,
     data_name: str,
     before: Path | None,
     overrides: Sequence[str] = (),
@@ -55,23 +56,23 @@ def run_folder(
     Raises:
         UserError: another process works on that run, or its folder cannot be made.
     """
-    name = config["name"] or data_name
+    name = config.name or data_name
     made = Made()
     if not is_first_process():
-        yield Path(config["runs"], name, "other_ranks"), made
+        yield Path(config.runs, name, "other_ranks"), made
         return
-    is_same_run = before is not None and (config["ckpt_path"] == AUTO or run_folder_of(before) == job)
+    is_same_run = before is not None and (config.ckpt_path == AUTO or run_folder_of(before) == job)
     with made.taken_back(UserError), naming_way_out("runs"):
         if before is not None and is_same_run:
             folder = run_folder_of(before)
         else:
-            folder = made.folder(job) if job else new_run_folder(config["runs"], name, overrides, made=made)
+            folder = made.folder(job) if job else new_run_folder(config.runs, name, overrides, made=made)
     with ExitStack() as stack:
         with made.taken_back():
             stack.enter_context(working_on(folder, made))
             remove_parts(folder)
             made.folder((folder / CHECKPOINT).parent)
-            write_config(config, folder, made)
+            write_config(plain(config), folder, made)
         yield folder, made
 
 
@@ -92,15 +93,15 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
         file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
-def out_folder(config: Mapping[str, Any], made: Made) -> Path | None:
+def out_folder(config: EvalSchema | SampleSchema, made: Made) -> Path | None:
     """The folder that a report was asked for in, made if it is not there.
 
     Raises:
         UserError: there is a file of that name, or it cannot be made.
     """
-    if config["out"] is None:
+    if config.out is None:
         return None
-    out = Path(config["out"])
+    out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
     with made.taken_back(), naming_way_out("out"):

@@ -10,38 +10,40 @@ from typing import Any
 
 from mdlm_cfg.app.places import with_absolute_paths
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
 
 AUTO = "auto"
 
 
-def decided_by(config: Mapping[str, Any]) -> dict[str, Any]:
+def decided_by(config: Settings) -> dict[str, Any]:
     """Plain values that are equal for two jobs if and only if these do the same.
 
     Args:
-        config: of the job, plain: of train.py, eval.py or sampling.
+        config: of the job: of train.py, eval.py or sampling.
     """
     from mdlm_cfg.training.unfinished import deciding  # takes seconds
 
-    settings = with_absolute_paths(config) if isinstance(config.get("data"), Mapping) else dict(config)
+    settings = plain(with_absolute_paths(config))
     checkpoint = _checkpoint(config)
     decided = deciding(settings) | {"ckpt_path": None if checkpoint is None else str(checkpoint.resolve())}
-    decided["evaluate"] = config.get("evaluate")  # a job without a report is not one with a report that is done
+    decided["evaluate"] = settings.get("evaluate")  # a job without a report is not one with a report that is done
     data = settings.get("data") or {}
     paths = {"ckpt_path": checkpoint, "data.path": data.get("path")}
     decided |= {f"content of {key}": content_of(Path(path)) for key, path in paths.items() if path is not None}
     return dict(json.loads(json.dumps(decided)))
 
 
-def _checkpoint(config: Mapping[str, Any]) -> Path | None:
+def _checkpoint(config: Settings) -> Path | None:
     """The checkpoint that a job begins with, or judges; None where there is none."""
     from mdlm_cfg.training.runs import checkpoint_in, newest_run
 
-    is_training = "optimizer" in config
-    given = config.get("ckpt_path")
-    if config.get("denoiser", "learned") != "learned" or (is_training and given in (None, AUTO)):
+    given = config.ckpt_path
+    if isinstance(config, EvalSchema) and config.denoiser != "learned":
+        return None
+    if isinstance(config, TrainSchema) and given in (None, AUTO):
         return None
     try:
-        return newest_run(config["runs"]) if given is None else checkpoint_in(given)
+        return newest_run(config.runs) if given is None else checkpoint_in(given)
     except UserError:  # the job says so
         return None
 

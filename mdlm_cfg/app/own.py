@@ -22,13 +22,14 @@ from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, make, thing_named
+from mdlm_cfg.support.schema import SamplingSchema
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
 JUMP = ("log_z", "u")  # arguments of a jump rule
 ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
 
 
-def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
+def sampler_of(config: SamplingSchema, trusted: Collection[str]) -> Sampler:
     """The sampler of a configuration: by name with its options, or of the user's own.
 
     Args:
@@ -37,8 +38,8 @@ def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
     Raises:
         UserError: an unknown sampler, options that it does not take, or something that is not a sampler.
     """
-    settings = config["sampler"]
-    given = {key: config[key] for key in SETTINGS if config[key] is not None}
+    settings = config.sampler
+    given = {key: value for key in SETTINGS if (value := getattr(config, key)) is not None}
     if "policy" in given:
         given["policy"] = policy_of(given["policy"], trusted)
     if not isinstance(settings, Mapping):
@@ -55,14 +56,14 @@ def sampler_of(config: Mapping[str, Any], trusted: Collection[str]) -> Sampler:
     return _instance(thing, settings, "sampler", trusted, Sampler, "a Sampler, or a jump rule of (log_z, u)")
 
 
-def guidances_of(config: Mapping[str, Any], strengths: Sequence[Any], trusted: Collection[str]) -> tuple[Guidance, ...]:
+def guidances_of(config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str]) -> tuple[Guidance, ...]:
     """The guidance at every strength: of a kind by name, of a kind of the user's own, or made by a function of w.
 
     Raises:
         UserError: an unknown kind, a strength that is not allowed, or something that is not guidance.
     """
-    filters = (config["temperature"], config["top_p"])
-    settings = config["guidance"]
+    filters = (config.temperature, config.top_p)
+    settings = config.guidance
     if not isinstance(settings, Mapping):
         word = _word(settings, "guidance")
         if word.partition("(")[0].strip() in RULES:

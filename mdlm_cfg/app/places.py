@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import checked_name
-from mdlm_cfg.support.schema import SCHEMAS, keys_of
+from mdlm_cfg.support.schema import SCHEMAS, SampleSchema, Settings, TrainSchema, keys_of
+
+Recorded = TypeVar("Recorded", bound=Settings)
 
 PATHS = sorted({key for schema in SCHEMAS.values() for key in keys_of(schema, "place")})
 DATA_PATHS = ("path", "root", "dataset")
 
 
-def check_places(config: Mapping[str, Any]) -> None:
+def check_places(config: Settings) -> None:
     """Refuse paths of empty text, such as those of an unset variable of a shell: they mean the working directory.
 
     Raises:
         UserError: such a path, or a name of runs that leads out of their folder.
     """
     for key in PATHS:
-        refuse_empty(key, config.get(key))
-    if isinstance(data := config.get("data"), Mapping):
+        refuse_empty(key, getattr(config, key, None))
+    if not isinstance(config, SampleSchema):
         for key in DATA_PATHS:
-            refuse_empty(f"data.{key}", data.get(key))
-    if config.get("name") is not None:
-        checked_name(str(config["name"]))
+            refuse_empty(f"data.{key}", config.data.get(key))
+    if isinstance(config, TrainSchema) and config.name is not None:
+        checked_name(config.name)
 
 
 def refuse_empty(key: str, value: object) -> None:
@@ -35,14 +38,16 @@ def refuse_empty(key: str, value: object) -> None:
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
 
 
-def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration to record of a run: its data are found again from any working directory."""
-    data = with_text_path(config["data"])
+def with_absolute_paths(config: Recorded) -> Recorded:
+    """The settings to record of a run: its data are found again from any working directory."""
+    if isinstance(config, SampleSchema):
+        return config
+    data = with_text_path(config.data)
     if isinstance(path := data.get("path"), str):
         data = moved(data, path, os.path.abspath(path))
     if isinstance(root := data.get("root"), str):
         data["root"] = os.path.abspath(root)
-    return {**config, "data": data}
+    return replace(config, data=data)
 
 
 def with_text_path(data: Mapping[str, Any]) -> dict[str, Any]:

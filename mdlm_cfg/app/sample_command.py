@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import names_in
 from mdlm_cfg.support.progress import share_shown
-from mdlm_cfg.support.schema import SamplingSchema, keys_of
+from mdlm_cfg.support.schema import SampleSchema, SamplingSchema, keys_of
 from mdlm_cfg.training.data.text import BLANK
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
@@ -39,22 +38,21 @@ from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of the values
 
 
-def draw(config: dict[str, Any], overrides: Sequence[str], job: Path | None = None) -> Outcome:
+def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
     """Draw samples of every class and strength that was asked for, and write them.
 
     Args:
-        config: of sample.yaml, plain. overrides: of the command line. job: the folder, of a job of a sweep.
+        config: of sample.yaml. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    if config["n"] < 1:
-        raise UserError(f"n = {config['n']} is not allowed: it must be at least 1")
+    if config.n < 1:
+        raise UserError(f"n = {config.n} is not allowed: it must be at least 1")
     start(config)
-    config = config | {"num_samples": config["n"]}
     plan_of(config)  # refused before anything is loaded
-    run = load_run(config["ckpt_path"] or newest_run(config["runs"]), config["batch_size"], names_in(config["net"]))
+    run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))
     plan = plan_of(merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result")), config)
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
-    trainer = sampling_trainer(config, run.net)
+    trainer = sampling_trainer(config.trainer, run.net)
     made = Made()
     out = out_folder(config, made) or job or folder_below(run.folder, "samples", overrides, made)
     if is_first_process():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -23,16 +23,18 @@ from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, names_in, thing_named
-from mdlm_cfg.support.schema import EvaluationSchema, keys_of
+from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, SampleSchema, Schema, keys_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
+Sampled = Schema | SampleSchema  # both say what to draw, and with which seed
+Evaluated = TypeVar("Evaluated", EvalSchema, SampleSchema)
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
-def plan_of(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Plan:
+def plan_of(config: Sampled, given: Sampled | None = None) -> Plan:
     """The plan that a configuration asks for.
 
     Args:
@@ -42,8 +44,8 @@ def plan_of(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -
     Raises:
         UserError: anything in it that no study could do.
     """
-    w = config["w"]
-    trusted = names_in({key: (given or config)[key] for key in ("sampler", "guidance", "policy")})
+    w = config.w
+    trusted = names_in([(given or config).sampler, (given or config).guidance, (given or config).policy])
     if isinstance(w, str):
         strengths = parse_strengths(w)
     else:
@@ -51,18 +53,18 @@ def plan_of(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -
     return Plan(
         guidances=guidances_of(config, strengths, trusted),
         sampler=sampler_of(config, trusted),
-        num_samples=config["num_samples"],
-        seed=config["seed"],
-        classes=None if config["target_class"] is None else (config["target_class"],),
+        num_samples=config.num_samples,
+        seed=config.seed,
+        classes=None if config.target_class is None else (config.target_class,),
     )
 
 
 def merged(
     saved: Mapping[str, Any],
-    config: Mapping[str, Any],
+    config: Evaluated,
     overrides: list[str],
     keys: Collection[str] = keys_of(EvaluationSchema),
-) -> dict[str, Any]:
+) -> Evaluated:
     """Evaluation settings of the command line where they are given there, and of the training run otherwise.
 
     Args:
@@ -74,25 +76,23 @@ def merged(
     """
     given = {key_of(item) for item in overrides}
     if "experiment" in given:
-        return dict(config)
+        return config
     kept = {key: saved[key] for key in keys if key in saved and key not in given}
     if "sampler" in given:  # all this was chosen for another sampler
         kept = {key: value for key, value in kept.items() if key not in SETTINGS}
-    if isinstance(config["steps"], list) and "steps" in given:  # a grid says when its steps are
+    if isinstance(config.steps, list) and "steps" in given:  # a grid says when its steps are
         kept.pop("schedule", None)
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
         kept.pop("steps")
-    if (
-        isinstance(kept_study := saved.get("study"), Mapping)
-        and "study" in keys
-        and TARGET not in (config["study"] or {})
-    ):
-        kept["study"] = {**kept_study, **(config["study"] or {})}  # settings alone: of the training run's study
+    if isinstance(config, EvalSchema) and isinstance(saved.get("study"), Mapping):
+        asked = config.study or {}
+        if TARGET not in asked:  # settings alone: of the training run's study
+            kept["study"] = {**saved["study"], **asked}
     checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
-    return dict(config) | {key: value for key, value in dict(checked).items() if key in kept}  # type: ignore[arg-type]
+    return replace(config, **{key: value for key, value in dict(checked).items() if key in kept})  # type: ignore[arg-type]
 
 
-def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[str]) -> dict[str, Any]:
     """Data settings: another choice of data where one is given, else the training run's with what is given changed.
 
     Raises:
@@ -100,16 +100,16 @@ def merged_data(saved: Mapping[str, Any], config: Mapping[str, Any], overrides: 
     """
     given = {key_of(item) for item in overrides}
     if given & {"data", "experiment"}:
-        return dict(config["data"])
+        return dict(config.data)
     merged = dict(saved)
     for key in given:
         parts = key.split(".")
         if key == "data.path" and isinstance(saved.get("path"), str):
-            merged = moved(merged, saved["path"], config["data"]["path"])
+            merged = moved(merged, saved["path"], config.data["path"])
         elif parts[0] == "data":
             if parts[1] not in saved:
                 raise UserError(f"{key} is no setting of the run's data: choose one of {', '.join(sorted(saved))}")
-            merged = _replaced(merged, config["data"], parts[1:])
+            merged = _replaced(merged, config.data, parts[1:])
     return merged
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,12 @@ def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoi
     return is_first_process()
 
 
-def sampling_trainer(config: Mapping[str, Any], net: nn.Module | None = None) -> Trainer | None:
-    """What has the processes that draw, where they were asked for; the network goes where this process draws."""
-    settings = config["trainer"]
+def sampling_trainer(settings: dict[str, Any] | None, net: nn.Module | None = None) -> Trainer | None:
+    """What has the processes that draw, where they were asked for; the network goes where this process draws.
+
+    Args:
+        settings: of the trainer; None for this process alone.
+    """
     check_trainer(settings)
     trainer = None if settings is None else build_trainer(settings, [], [])
     if net is not None:

@@ -21,7 +21,7 @@ from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
-from mdlm_cfg.support.schema import HYDRA, role_of
+from mdlm_cfg.support.schema import HYDRA, Settings, plain, role_of
 
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
@@ -89,7 +89,7 @@ class Job:
     number: int
     overrides: list[str]
 
-    def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def check(self, config: Settings) -> dict[str, Any]:
         """What decides the job's result, if that is what decided what its folder holds.
 
         Raises:
@@ -106,7 +106,9 @@ class Job:
         if isinstance(there := before.get("decided_by"), dict):
             found = list(differences(there, decided))
             changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
-        elif not (self.folder / CONFIG).is_file() or is_same(self.folder / CONFIG, config):  # of an older version
+        elif not (self.folder / CONFIG).is_file() or is_same(
+            self.folder / CONFIG, plain(config)
+        ):  # of an older version
             return decided
         raise UserError(
             f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "

@@ -6,7 +6,7 @@ hydra checks a configuration against these classes before anything runs. Every l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Role = Literal["result", "selection", "seed", "operational", "place"]
@@ -126,9 +126,20 @@ class SampleSchema(SamplingSchema):
     batch_size: int = setting("operational", 1024)
     ckpt_path: str | None = setting("place")
 
+    @property
+    def num_samples(self) -> int:
+        """As the settings of an evaluation call it."""
+        return self.n
 
+
+Settings = TrainSchema | EvalSchema | SampleSchema
 SCHEMAS: Mapping[str, type] = {"train": TrainSchema, "eval": EvalSchema, "sample": SampleSchema}
 _FIELDS: Mapping[str, Field] = {one.name: one for schema in SCHEMAS.values() for one in fields(schema)}
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as plain values, to be written into a file or a checkpoint."""
+    return asdict(settings)
 
 
 def role_of(key: str) -> Role:

@@ -1,4 +1,4 @@
-"""A run's module from its plain configuration: network, objective and optimizer are made by the names given there."""
+"""A run's module from its settings: network, objective and optimizer are made by the names given there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import make
+from mdlm_cfg.support.schema import TrainSchema, plain
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.objectives import Objective
@@ -20,14 +21,11 @@ OBJECTIVES = ("mdlm_cfg.training.objectives",)
 OPTIMIZERS = ("mdlm_cfg.nets.optimizer",)
 
 
-def build_module(
-    config: Mapping[str, Any], description: Mapping[str, Any], trusted: Collection[str] = ()
-) -> MaskedDiffusion:
+def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: Collection[str] = ()) -> MaskedDiffusion:
     """The module to train.
 
     Args:
-        config: `net`, `objective`, `optimizer` (each with its `_target_`), `warmup_steps`, `final_lr`, `num_draws`,
-            `seed` and, if it is so, `compile`; recorded as a whole in the checkpoints.
+        config: of the run; recorded as a whole in the checkpoints.
         description: what a data module's `describe()` says: the network's shape follows from it.
         trusted: names of the user's own that may be made, beside what this package offers.
 
@@ -35,28 +33,34 @@ def build_module(
         UserError: anything that is not allowed, said with its name in the configuration.
     """
     shape = {name: description[name] for name in ("num_tokens", "grid_shape", "num_classes")}
-    net_settings = shape | dict(config["net"])
+    net_settings = shape | dict(config.net)
     net = build_net(net_settings, trusted)
     if (net.num_tokens, net.num_classes) != (shape["num_tokens"], shape["num_classes"]):
         raise UserError(
             f"the network has {net.num_tokens} values and {net.num_classes} classes, and the data have "
             f"{shape['num_tokens']} and {shape['num_classes']}"
         )
-    objective = make(config["objective"], "objective", OBJECTIVES, trusted)
+    objective = make(config.objective, "objective", OBJECTIVES, trusted)
     if not isinstance(objective, Objective):
-        raise UserError(f"{config['objective']['_target_']} makes a {type(objective).__name__}, not an Objective")
-    build_optimizer(net, config["optimizer"], trusted)  # refuses now what it would refuse after the data are read
-    record = {"net": net_settings, "objective": dict(config["objective"]), "optimizer": dict(config["optimizer"])}
-    record |= {"data": dict(description), "config": dict(config), "seed": config["seed"]}
+        raise UserError(f"{config.objective['_target_']} makes a {type(objective).__name__}, not an Objective")
+    build_optimizer(net, config.optimizer, trusted)  # refuses now what it would refuse after the data are read
+    record = {
+        "net": net_settings,
+        "objective": config.objective,
+        "optimizer": config.optimizer,
+        "data": dict(description),
+        "config": plain(config),
+        "seed": config.seed,
+    }
     return MaskedDiffusion(
         net,
         objective,
-        partial(build_optimizer, settings=config["optimizer"], trusted=trusted),
-        annealing=Annealing(config["warmup_steps"], config["final_lr"]),
-        num_draws=config["num_draws"],
-        kind=config.get("guidance", "rate"),
-        seed=config["seed"],
-        is_compiled=config.get("compile", False),
+        partial(build_optimizer, settings=config.optimizer, trusted=trusted),
+        annealing=Annealing(config.warmup_steps, config.final_lr),
+        num_draws=config.num_draws,
+        kind=config.guidance,
+        seed=config.seed,
+        is_compiled=config.compile,
         record=record,
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
@@ -72,15 +73,15 @@ def small_run(seed: int, optimizer: str) -> tuple[MaskedDiffusion, TargetData]:
     )
     data.setup("fit")
     torch.manual_seed(seed)
-    config = {
-        "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2},
-        "objective": {"_target_": "mdlm_cfg.training.objectives.Sampled", "label_dropout": 0.3},
-        "optimizer": OPTIMIZERS[optimizer],
-        "warmup_steps": 2,
-        "final_lr": 0.1,
-        "num_draws": 2,
-        "seed": seed,
-    }
+    config = TrainSchema(
+        net={"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2},
+        objective={"_target_": "mdlm_cfg.training.objectives.Sampled", "label_dropout": 0.3},
+        optimizer=OPTIMIZERS[optimizer],
+        warmup_steps=2,
+        final_lr=0.1,
+        num_draws=2,
+        seed=seed,
+    )
     return build_module(config, data.describe()), data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
-from mdlm_cfg.app.cli import CONFIGS, to_plain_config
+from mdlm_cfg.app.cli import CONFIGS, settings_of
 from mdlm_cfg.app.settings import build_study, plan_of
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import make
+from mdlm_cfg.support.schema import TrainSchema, plain
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.runs import build_net
 
@@ -30,9 +32,9 @@ def names(group: str) -> list[str]:
     return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in (CONFIGS / group).rglob("*.yaml"))
 
 
-def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
+def composed(*overrides: str, name: str = "train") -> Any:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain_config(compose(name, list(overrides)))
+        return settings_of(name, compose(name, list(overrides)))
 
 
 def described(shape: tuple[int, ...]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def test_data(name: str, tmp_path: Path) -> None:
         datasets.Dataset.from_dict({"input_ids": [[0, 1]], "label": [0]}).save_to_disk(str(path := tmp_path / "saved"))
     more = [f"data.path={path}"] if "path: ???" in (CONFIGS / "data" / f"{name}.yaml").read_text() else []
     for command in ("train", "eval"):
-        data = made(composed(f"data={name}", *more, name=command)["data"])
+        data = made(composed(f"data={name}", *more, name=command).data)
         assert data.name and data.seed == 0
     if name.startswith(("toy", "hmm")) or name == "table":
         data.setup()
@@ -62,13 +64,13 @@ def test_data(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", names("net"))
 def test_net(name: str) -> None:
-    settings = composed(f"net={name}")["net"]
+    settings = composed(f"net={name}").net
     assert build_net(settings | described(SHAPES.get(name, (28, 28)))).num_classes == 10
 
 
 @pytest.mark.parametrize("name", names("trainer"))
 def test_trainer(name: str) -> None:
-    settings = composed(f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1")["trainer"]
+    settings = composed(f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1").trainer
     trainer = build_trainer(settings, [], [])
     assert trainer.gradient_clip_val == 1.0
 
@@ -76,7 +78,7 @@ def test_trainer(name: str) -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_automatic_precision_is_bf16_where_that_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_cfg.app.build.bf16_speedup", lambda device: 2.0 if fast else 0.1)
-    settings = composed("trainer.precision=auto", "trainer.accelerator=cpu")["trainer"]
+    settings = composed("trainer.precision=auto", "trainer.accelerator=cpu").trainer
     assert build_trainer(settings, [], []).precision == ("bf16-mixed" if fast else "32-true")
 
 
@@ -100,12 +102,12 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for variable in ("WANDB_MODE", "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(variable, raising=False)
     config = composed(f"logger={name}")
-    assert config["logger"].get("mode", "offline") == "offline"
-    loggers = build_loggers(config["logger"], tmp_path, "name/date", "train", {}, Made())
+    assert config.logger.get("mode", "offline") == "offline"
+    loggers = build_loggers(config.logger, tmp_path, "name/date", "train", {}, Made())
     assert len(loggers) == (1 if name == "csv" else 2)
     assert os.environ.get("WANDB_ERROR_REPORTING") == (None if name == "csv" else "false")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert composed(f"logger={name}")["logger"].get("mode", "disabled") == "disabled"
+    assert composed(f"logger={name}").logger.get("mode", "disabled") == "disabled"
 
 
 @pytest.mark.parametrize("name", names("objective"))
@@ -124,9 +126,9 @@ def test_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(EVAL_ONLY))
 def test_experiment_of_eval_alone(name: str) -> None:
     config = composed(f"experiment={name}", name="eval")
-    study = build_study(config["study"])
-    assert config["denoiser"] == "exact" and study is not None
-    data = made(config["data"])
+    study = build_study(config.study)
+    assert config.denoiser == "exact" and study is not None
+    data = made(config.data)
     data.setup("fit")
     check(study, Case.of(data, None, plan_of(config)))
 
@@ -134,41 +136,41 @@ def test_experiment_of_eval_alone(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(names("experiment")) - EVAL_ONLY))
 def test_experiment(name: str) -> None:
     config = composed(f"experiment={name}", "trainer.accelerator=cpu")
-    made(config["data"])
-    build_trainer(config["trainer"], [], [])
-    shape = (28, 28) if config["net"].get("stem_channels") else (3, 3) if "tiny" in name else (2,)
-    shape = (64,) if config["data"].get("name", "").startswith("hmm") else shape
+    made(config.data)
+    build_trainer(config.trainer, [], [])
+    shape = (28, 28) if config.net.get("stem_channels") else (3, 3) if "tiny" in name else (2,)
+    shape = (64,) if config.data.get("name", "").startswith("hmm") else shape
     build_module(config, described(shape))
-    assert [guidance.written for guidance in plan_of(config).guidances] == config["w"]
-    if config["study"] is not None:  # and eval.py takes the same file
+    assert [guidance.written for guidance in plan_of(config).guidances] == config.w
+    if config.study is not None:  # and eval.py takes the same file
         judged = composed(f"experiment={name}", name="eval")
-        assert judged["data"] == config["data"] and judged["study"] == config["study"]
+        assert judged.data == config.data and judged.study == config.study
 
 
 @pytest.mark.parametrize("name", names("study"))
 def test_study(name: str) -> None:
     for command in ("train", "eval"):
-        study = build_study(composed(f"study={name}", name=command)["study"])
+        study = build_study(composed(f"study={name}", name=command).study)
         assert study is not None and hasattr(study, "needs")
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_the_default_toy_is_the_same_everywhere(command: str) -> None:
     config = composed(name=command)
-    assert config["data"]["name"] == "toy_2d_overlap" and config["w"] == [0, 1, 2, 4]
+    assert config.data["name"] == "toy_2d_overlap" and config.w == [0, 1, 2, 4]
 
 
-def test_the_resolved_configuration_is_plain_and_complete() -> None:
+def test_the_resolved_configuration_is_typed_and_complete() -> None:
     config = composed("seed=3")
-    assert config["data"]["seed"] == 3
-    assert OmegaConf.missing_keys(OmegaConf.create(config)) == set()
-    assert type(config["optimizer"]) is dict and type(config["w"]) is list
+    assert config.data["seed"] == 3
+    assert isinstance(config, TrainSchema) and OmegaConf.missing_keys(OmegaConf.create(plain(config))) == set()
+    assert type(config.optimizer) is dict and type(config.w) is list
 
 
 def test_the_files_settings_count_for_a_target_of_ones_own_where_it_takes_them() -> None:
     given = "net._target_=mdlm_cfg.nets.transformer.ConvBlock"  # takes channels alone
     config = composed(given, "+net.odd=1")
-    assert for_own_targets(config, [given, "+net.odd=1"])["net"] == {"_target_": given.split("=")[1], "odd": 1}
+    assert for_own_targets(config, [given, "+net.odd=1"]).net == {"_target_": given.split("=")[1], "odd": 1}
     same = "net._target_=mdlm_cfg.nets.GridTransformer"
-    assert for_own_targets(config | {"net": composed(same)["net"]}, [same])["net"] == composed()["net"]
+    assert for_own_targets(replace(config, net=composed(same).net), [same]).net == composed().net
     assert for_own_targets(config, ["seed=1"]) == config

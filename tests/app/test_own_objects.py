@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,8 +100,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def plan(**given: Any) -> Plan:
-    config = vars(EvalSchema()) | given
-    return plan_of(config)
+    return plan_of(replace(EvalSchema(), **given))
 
 
 def test_a_sampler_of_ones_own(own: str) -> None:
@@ -148,12 +148,12 @@ def test_a_denoiser_of_ones_own(own: str) -> None:
 @pytest.mark.parametrize("part", ["sampler", "guidance", "policy", "study"])
 def test_what_only_a_checkpoint_names_is_not_imported(part: str, own: str) -> None:
     saved = {part: {"_target_": f"{own}.anything"}}
-    config = vars(EvalSchema())
+    config = EvalSchema()
     settings = merged(saved, config, [])
-    assert settings[part] == saved[part]
+    assert getattr(settings, part) == saved[part]
     with pytest.raises(UserError):
         plan_of(settings, config)
-        build_study(settings["study"], config["study"])
+        build_study(settings.study, config.study)
     assert own not in sys.modules
 
 

@@ -13,6 +13,7 @@ from commands import TINY, TOY, refusal, run
 from mdlm_cfg.app import comparing
 from mdlm_cfg.app.overrides import last_of_each
 from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
+from mdlm_cfg.support.schema import EvalSchema, TrainSchema
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
 
@@ -89,8 +90,8 @@ def test_a_run_is_judged_from_elsewhere_and_on_data_that_were_moved(
 def test_only_what_was_made_from_a_path_moves_with_it() -> None:
     data = {"path": "a", "dataset": "a", "name": "b", "target": {"path": "a", "seed": 0}}
     assert moved(data, "a", "c") == {"path": "c", "dataset": "c", "name": "b", "target": {"path": "c", "seed": 0}}
-    found = with_absolute_paths({"data": data, "seed": 1})
-    assert found["data"]["target"]["path"] == found["data"]["path"] == os.path.abspath("a") and found["seed"] == 1
+    found = with_absolute_paths(TrainSchema(data=data, seed=1))
+    assert found.data["target"]["path"] == found.data["path"] == os.path.abspath("a") and found.seed == 1
 
 
 def test_of_a_key_that_is_given_twice_the_last_counts_and_is_said(
@@ -117,7 +118,7 @@ def test_a_path_may_be_a_whole_number_and_nothing_else_changes() -> None:
     data = {"path": 64, "dataset": 64, "batch_size": 64, "target": {"path": 64, "num_dims": 64}}
     expected = {"path": "64", "dataset": "64", "batch_size": 64, "target": {"path": "64", "num_dims": 64}}
     assert with_text_path(data) == expected
-    assert with_absolute_paths({"data": data})["data"]["dataset"] == os.path.abspath("64")
+    assert with_absolute_paths(EvalSchema(data=data)).data["dataset"] == os.path.abspath("64")
 
 
 @pytest.mark.parametrize("value", ["null", "true", "1e3", "0.5", "[a,b]"])

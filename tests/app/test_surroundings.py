@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import TOY, refusal, run
@@ -16,6 +15,7 @@ from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, sentence
 from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import thing_named
+from mdlm_cfg.support.schema import TrainSchema
 
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"}
 
@@ -86,10 +86,10 @@ def test_a_process_that_has_gone_is_a_sentence() -> None:
 
 def test_settings_of_an_experiment_are_those_of_the_optimizer_it_was_made_for() -> None:
     optimizer = {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 1e-3, "muon_lr": 2e-2}
-    parts: dict[str, Any] = {"net": {}, "objective": {}, "optimizer": optimizer}
-    assert set(for_own_targets(parts, ["optimizer=adamw"])["optimizer"]) == {"_target_", "lr"}
-    assert "muon_lr" in for_own_targets(parts, ["optimizer=adamw", "optimizer.muon_lr=0.1"])["optimizer"]
-    assert "muon_lr" in for_own_targets(parts, ["experiment=mnist"])["optimizer"]
+    parts = TrainSchema(net={}, objective={}, optimizer=optimizer)
+    assert set(for_own_targets(parts, ["optimizer=adamw"]).optimizer) == {"_target_", "lr"}
+    assert "muon_lr" in for_own_targets(parts, ["optimizer=adamw", "optimizer.muon_lr=0.1"]).optimizer
+    assert "muon_lr" in for_own_targets(parts, ["experiment=mnist"]).optimizer
 
 
 @pytest.mark.parametrize(("name", "line"), [("breaks", 5), ("two", 8)])

@@ -23,6 +23,7 @@ from mdlm_cfg.app import commands
 from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import BEST, CHECKPOINT, load_run, newest_run
 from mdlm_cfg.training.unfinished import LOCK, MARK
@@ -343,7 +344,7 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
 def test_threads_of_one_job_are_not_those_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
 
-    def judged(config: dict[str, Any], *_: Any) -> Outcome:
+    def judged(config: EvalSchema, *_: Any) -> Outcome:
         commands.start(config)
         found.append(torch.get_num_threads())
         return Outcome()

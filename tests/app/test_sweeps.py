@@ -19,6 +19,7 @@ from commands import TOY, refusal, run
 from mdlm_cfg.app import commands
 from mdlm_cfg.app.sweeps import RECORD, Outcome
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT
 
@@ -62,9 +63,9 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
 ) -> None:
     seen: list[list[str]] = []
 
-    def judged(config: dict[str, Any], overrides: Any, job: Path) -> Outcome:
+    def judged(config: EvalSchema, overrides: Any, job: Path) -> Outcome:
         seen.extend([row["state"] for row in index_of(path.parent)] for path in tmp_path.rglob("index.csv"))
-        if config["seed"] == 1:
+        if config.seed == 1:
             raise UserError("no")
         (job / "report.html").write_text("a page")
         return Outcome(None, {"tv_exact_learned_w2": 0.25, "other": 3.0}, job / "report.html")
@@ -166,8 +167,8 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
 def test_a_fault_in_a_job_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(config: dict[str, Any], *_: Any) -> Outcome:
-        if config["seed"] == 1:
+    def broken(config: EvalSchema, *_: Any) -> Outcome:
+        if config.seed == 1:
             raise ZeroDivisionError("ours")
         raise UserError("theirs")
 

@@ -34,7 +34,7 @@ def test_the_network_comes_back_from_the_checkpoint_alone(checkpoint: Path) -> N
     for name, value in run.net.state_dict().items():
         assert torch.equal(value, saved["state_dict"][f"net.{name}"])
     assert (run.denoiser.num_tokens, run.denoiser.num_dims, run.denoiser.num_classes) == (3, 2, 2)
-    assert run.step == 4 and run.data["name"] == "small" and run.config["note"] == "small"
+    assert run.step == 4 and run.data["name"] == "small" and run.config["num_draws"] == 4
     assert run.folder == checkpoint.parent.parent
     for folder in (run.folder, checkpoint.parent):
         assert load_run(folder).path == checkpoint
