@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -134,24 +134,42 @@ class Samplers:
             Table(["w", "denoiser", "method"], ["tv"], "calls", "Exact total variation, by calls."),
         ]
         block = Block("samplers", rows, "Samplers at equal cost", text, views=views, group="Samplers")
-        return Findings(case.plan, [block], verdict_of(rows))
+        own = None if case.plan.sampler.exact_in_time else case.plan.sampler
+        return Findings(case.plan, [block], verdict_of(rows, own))
 
 
-def verdict_of(rows: list[SamplerRow]) -> list[str]:
-    """Which method has the least discretisation error at the largest strength, where there is any."""
+def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[str]:
+    """Which method has the least discretisation error at the largest strength, where there is any.
+
+    Args:
+        own: the sampler that was asked for: what is said first is how far it ends, beside others with as many calls.
+    """
     numbers = [row.w for row in rows if not row.w.is_schedule]
     if not numbers:
         return []
     top = max(numbers, key=lambda guidance: guidance.one_strength)
-    own = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser and row.calls == 16]
-    if not own or max(row.tv for row in own) <= NOTHING:
-        return []
-    best = min(own, key=lambda row: row.tv)
-    worst = max(own, key=lambda row: row.tv)
+    here = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser]
+    said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
+    same = [row for row in here if row.calls == 16]
+    if not same or max(row.tv for row in same) <= NOTHING:
+        return said
+    best = min(same, key=lambda row: row.tv)
+    worst = max(same, key=lambda row: row.tv)
     return [
+        *said,
         f"At w = {top.label} and 16 calls, {best.method} has the least discretisation error ({best.tv:.4f}) and "
         f"{worst.method} the largest ({worst.tv:.4f}).",
     ]
+
+
+def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
+    """How far the sampler that was asked for ends, and the nearest of the others with at most as many calls."""
+    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {own.tv:.4f} from the chain in continuous time'
+    others = [row for row in rows if row is not own and row.calls <= own.calls]
+    if not others:
+        return f"{head}, with {own.calls} calls."
+    best = min(others, key=lambda row: row.tv)
+    return f"{head} with at most {own.calls} calls, and {best.method} {best.tv:.4f} with {best.calls}."
 
 
 def method_of(sampler: Sampler) -> str:

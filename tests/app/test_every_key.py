@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     **{
         study: ("eval", (*EXACT, f"study={study}"), ("study.",))
-        for study in ("policies", "correction", "departure", "best_schedule", "likelihood")
+        for study in ("policies", "correction", "correction_moves", "departure", "best_schedule", "likelihood")
     },
 }
 

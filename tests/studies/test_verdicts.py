@@ -14,6 +14,7 @@ from torch import Tensor
 from mdlm_cfg import Guidance, Sampler, TableMixture
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.correction import TableCorrection
+from mdlm_cfg.studies.correction_moves import TableMoves
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
@@ -56,6 +57,7 @@ STUDIES: dict[str, Any] = {
     "likelihood": LikelihoodStudy(orders=2),
     "correction": TableCorrection(),
     "best_schedule": BestScheduleStudy(),
+    "correction_moves": TableMoves(moves=[0, 3, 9]),
 }
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, classes=(0,))
 
@@ -66,7 +68,7 @@ def findings(study: str, target: TableMixture, learned: bool) -> Findings:
     return found_by(STUDIES[study], data_of(target), denoiser, plan)
 
 
-SLOW = ("best_schedule", "correction", "likelihood")
+SLOW = ("best_schedule", "correction", "correction_moves", "likelihood")
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -122,3 +124,10 @@ def test_policies_are_said_to_differ_only_where_they_do(name: str) -> None:
 
 def test_a_random_target_is_spoken_of_as_well() -> None:
     assert findings("laws", random_target(3, 3, seed=3), learned=True).verdict
+
+
+@pytest.mark.parametrize("own", [Sampler("sampled_confidence", events=1), Sampler("tau_leaping", 3)])
+def test_the_sampler_that_was_asked_for_is_spoken_of_first(own: Sampler) -> None:
+    found = found_by(Samplers((2, 16)), data_of(random_target(2, 3, seed=1)), None, replace(PLAN, sampler=own))
+    (row,) = [row for row in block_of(found, "samplers") if row.sampler == own and row.w == Guidance(2.0)]
+    assert own.label in found.verdict[0] and f"{row.tv:.4f}" in found.verdict[0]

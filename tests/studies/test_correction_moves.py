@@ -1,0 +1,136 @@
+"""study=correction_moves: distances are those of Gibbs sampling, and sentences say what the rows say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from helpers import Blurred, block_of, data_of, found_by, random_target
+from torch import Tensor
+
+from mdlm_cfg import Correction, Guidance, Sampler, UserError, terminal_law, tilted_law
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.studies.correction_moves import CONNECTED, EndRow, MoveRow, TableMoves
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case
+
+TARGET = random_target(2, 3, seed=4)
+Z = 1
+W = Guidance(2.0)
+FIRST = Sampler()
+STARTS = [{"name": "first_hitting"}, {"name": "sampled_confidence", "events": 1}]
+STUDY = TableMoves(moves=[1, 4], starts=STARTS)
+
+
+def found(denoiser: Any = None, sampler: Sampler = FIRST) -> Findings:
+    return found_by(STUDY, data_of(TARGET), denoiser, Plan((Guidance(0.0), W), sampler, classes=(Z,)))
+
+
+def rows_of(findings: Findings, **given: Any) -> list[Any]:
+    rows: list[MoveRow] = block_of(findings, "moves")
+    return [row for row in rows if all(getattr(row, name) == value for name, value in given.items())]
+
+
+def gibbs(law: Tensor, tilted: Tensor) -> Tensor:
+    """The law after one coordinate, chosen uniformly, was drawn from the tilted law given all others."""
+    d = law.ndim
+    moved = [
+        law.sum(dim=i, keepdim=True) * (tilted / tilted.sum(dim=i, keepdim=True).clamp(min=1e-300)) for i in range(d)
+    ]
+    return torch.stack(moved).mean(dim=0)
+
+
+@pytest.mark.parametrize("start", [Sampler(), Sampler("sampled_confidence", events=1)])
+def test_single_refills_are_gibbs_sampling_of_the_tilted_law(start: Sampler) -> None:
+    tilted = tilted_law(TARGET, 2.0, Z)
+    law = start.law(TARGET.denoiser(), W, Z)
+    for moves in range(5):
+        for row in rows_of(found(), w=W, start=start.label, move="k = 1", moves=moves):
+            assert row.tv_tilted == pytest.approx(total_variation(tilted, law), abs=1e-12)
+            assert row.calls == 3 + moves
+        law = gibbs(law, tilted)
+
+
+@pytest.mark.parametrize(("size", "accept"), [(2, False), (2, True), (3, False), (3, True)])
+def test_moves_are_those_of_a_sampler_with_the_correction(size: int, accept: bool) -> None:
+    corrected = Sampler(correction=Correction(size=size, moves=4, accept=accept))
+    move = f"k = {size}{', accept/reject' if accept else ''}"
+    (row,) = rows_of(found(), w=W, start="first_hitting", move=move, moves=4)
+    law = corrected.law(TARGET.denoiser(), W, Z)
+    assert row.tv_tilted == pytest.approx(total_variation(tilted_law(TARGET, 2.0, Z), law), abs=1e-12)
+    assert row.calls == corrected.calls(3)
+
+
+def test_invariant_moves_end_in_the_tilted_law_and_a_restart_in_the_guided_one() -> None:
+    ends: list[EndRow] = [row for row in block_of(found(), "ends") if row.w == W]
+    assert {row.move for row in ends if row.invariant} == {"k = 1", "k = 2, accept/reject", "k = 3, accept/reject"}
+    assert all(row.tv_tilted < 1e-10 and row.gap > CONNECTED for row in ends if row.invariant)
+    (restart,) = [row for row in ends if row.move == "k = 3"]
+    departure = total_variation(tilted_law(TARGET, 2.0, Z), terminal_law(TARGET.denoiser(), W, Z))
+    assert restart.tv_tilted == pytest.approx(departure, abs=1e-12)
+    assert restart.gap == pytest.approx(1.0)
+
+
+def test_distances_of_learned_conditionals_are_to_both_tilted_laws() -> None:
+    learned = Blurred(TARGET, 0.2)
+    (row,) = rows_of(found(learned), w=W, denoiser="learned", start="first_hitting", move="k = 1", moves=4)
+    law = Sampler(correction=Correction(moves=4)).law(learned, W, Z)
+    own = tilted_weights(learned, W, Z, "uniform").law
+    assert row.tv_tilted == pytest.approx(total_variation(tilted_law(TARGET, 2.0, Z), law), abs=1e-12)
+    assert row.tv_own == pytest.approx(total_variation(own, law), abs=1e-12)
+    assert row.tv_own != pytest.approx(row.tv_tilted, abs=1e-4)
+
+
+def test_the_sampler_and_the_moves_that_are_asked_for_are_compared_too() -> None:
+    informed = Correction(size=2, moves=7, scan="lowest_confidence")
+    own = Sampler("event_leaping", events=2, correction=informed)
+    findings = found(sampler=own)
+    assert {row.start for row in rows_of(findings)} >= {"event_leaping, 2 a step"}
+    (row,) = rows_of(findings, w=W, start="event_leaping, 2 a step", move="k = 2, lowest confidence", moves=4)
+    law = Sampler("event_leaping", events=2, correction=Correction(2, 4, scan="lowest_confidence")).law(
+        TARGET.denoiser(), W, Z
+    )
+    assert row.tv_tilted == pytest.approx(total_variation(tilted_law(TARGET, 2.0, Z), law), abs=1e-12)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_shares_in_sentences_are_those_of_the_distances_beside_them(learned: bool) -> None:
+    findings = found(Blurred(TARGET, 0.2) if learned else None)
+    said = re.findall(r"(\d+)% of .*? \(total variation ([\d.]+) before, ([\d.]+) after\)", " ".join(findings.verdict))
+    assert len(said) >= 2
+    for share, before, after in said:
+        assert int(share) == pytest.approx(100 * (1 - float(after) / float(before)), abs=0.6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sizes": [0]},
+        {"sizes": []},
+        {"sizes": [1, 1]},
+        {"sizes": [True]},
+        {"moves": []},
+        {"moves": [-1]},
+        {"moves": [1.5]},
+        {"starts": []},
+        {"starts": ["threshold"]},
+        {"starts": [{"name": "nothing"}]},
+        {"starts": [{"threshold": 0.9}]},
+        {"starts": [{"name": "threshold", "treshold": 0.9}]},
+        {"starts": [{"name": "threshold", "threshold": 0}]},
+        {"starts": [{"name": "first_hitting", "correction": "correction(size=1)"}]},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        TableMoves(**settings)
+
+
+def test_a_size_above_the_dimension_is_refused_before_any_work() -> None:
+    case = Case.of(data_of(TARGET), None, Plan((W,), Sampler(), classes=(Z,)))
+    with pytest.raises(UserError):
+        TableMoves(sizes=[4]).check(case)
