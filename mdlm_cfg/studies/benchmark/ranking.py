@@ -137,7 +137,7 @@ class BenchmarkFindings(Findings):
         asked = [(against, most) for against in ("tilted", "chain") for most in calls]
         rankings = [{row.entry: row for row in self.ranking(most, against)} for against, most in asked]
         heads = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
-        rows = [[name, *(_place(ranking[name]) for ranking in rankings)] for name in rankings[0]]
+        rows = [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]]
         return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
 
     def numbers(self) -> dict[str, float]:
@@ -160,7 +160,8 @@ def calls_of(calls: int) -> str:
     return f"{calls} call{'s'[: calls > 1]}"
 
 
-def _place(row: RankingRow) -> str:
+def shown_place(row: RankingRow) -> str:
+    """Rank and mean TV for people, with the ranks that its samples allow; "-" where it has no rank."""
     if row.rank is None or row.error is None:
         return "-"
     between = "" if row.best == row.worst else f" ({row.best}-{row.worst})"

@@ -45,9 +45,9 @@ DRAWN = (  # of what is built in: one of each family, or no line could be follow
     "tau_leaping, rate, linear",
     "event_leaping, rate, cosine",
     "event_leaping, rate, ramp",
+    "event_leaping, corrected",
     "policy confidence",
     "sampled_confidence",
-    "threshold 0.9",
     "entropy_bound 0.1",
     "remdm cap(0.2)",
 )

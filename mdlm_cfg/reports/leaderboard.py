@@ -1,0 +1,116 @@
+"""The benchmark's leaderboard as a page: python -m mdlm_cfg.reports.leaderboard REPORT.json docs/leaderboard.md."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.reports.tables import ABSENT, Table, format_number, markdown
+from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
+from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
+
+MANY = 64  # calls with which corrections come to their end
+HEAD = """\
+# Leaderboard
+
+Everything that samples, on {targets} at w = {strengths}: rank, and mean total variation between exact distributions.
+*Tilted* is the distribution that guidance is often believed to sample, *chain* the guided chain in continuous time. An
+entry has so many calls of the denoiser per conditional; "-" needs more on some target. What an entry is, how targets
+were chosen, and how to enter your own: [benchmark](benchmark.md).
+
+    python eval.py experiment=benchmark
+    python -m mdlm_cfg.reports.leaderboard REPORT.json docs/leaderboard.md
+
+Version {version} of the benchmark, mdlm_cfg {package}.{scope}
+"""
+
+
+def leaderboard(report: Mapping[str, Any]) -> str:
+    """The page, in Markdown, of a report.json of the benchmark.
+
+    Raises:
+        UserError: a report of another study.
+    """
+    if "benchmark_version" not in report:
+        raise UserError(
+            "this is not a report of the benchmark: give the report.json of python eval.py experiment=benchmark"
+        )
+    plan = report["plan"]
+    rows = [RankingRow(**row) for row in report["rankings"]]
+    calls = ranked_of(plan["calls"])
+    head = HEAD.format(
+        targets=f"{len(report['targets'])} target{'s'[: len(report['targets']) > 1]}",
+        strengths=", ".join(f"{w:g}" for w in plan["w"]),
+        version=report["benchmark_version"],
+        package=report["package"],
+        scope="" if report["complete"] else " This is a part of it, not to be cited.",
+    )
+    first = ("tilted", calls[-1])
+    asked = [first, *((to, most) for to in ("tilted", "chain") for most in [*calls, MANY] if (to, most) != first)]
+    asked = [(to, most) for to, most in asked if most in plan["calls"]]
+    parts = [head, "## Ranking\n", markdown(_ranking(rows, asked))]
+    parts += ["## By strength\n", _by_strength_text(calls[-1]), markdown(_by_strength(report, rows, calls[-1]))]
+    parts += ["## Target by target\n", _nearest_text(report), markdown(_nearest(report))]
+    parts += ["## In sentences\n", *(f"- {sentence}" for sentence in report["verdict"])]
+    return "\n".join(parts) + "\n"
+
+
+def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Table:
+    """Entries in the order of the first ranking that is asked for, and their places in all."""
+    rankings = [{row.entry: row for row in rows if (row.against, row.calls) == one} for one in asked]
+    columns = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
+    return Table(columns, [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]])
+
+
+def _by_strength_text(calls: int) -> str:
+    what = f"Mean TV over the targets to the tilted distribution, with {calls_of(calls)}; at w = 0 that is the class."
+    return f"{what} Calls made are the mean over the targets, at the w that needs most.\n"
+
+
+def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: int) -> Table:
+    strengths = report["plan"]["w"]
+    asked = ("tilted", calls)
+    means = {(row["entry"], row["w"]): row for row in report["means"] if (row["against"], row["calls"]) == asked}
+    names = [row.entry for row in rows if (row.against, row.calls) == asked and row.rank is not None]
+    lines = []
+    for name in names:
+        used = max(means[name, w]["used"] for w in strengths)
+        lines.append([name, *(format_number(means[name, w]["tv"]) for w in strengths), f"{used:.2f}"])
+    return Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], lines)
+
+
+def _nearest_text(report: Mapping[str, Any]) -> str:
+    calls = report["nearest"][0]["calls"] if report["nearest"] else 0
+    what = "The entry with the smallest mean TV over w to the tilted distribution"
+    return f"{what}, with {calls_of(calls)}; of ties the first.\n"
+
+
+def _nearest(report: Mapping[str, Any]) -> Table:
+    found = {row["target"]: row for row in report["nearest"]}
+    lines = []
+    for target in report["targets"]:
+        row = found.get(target["name"])
+        nearest = [ABSENT, ABSENT] if row is None else [row["nearest"], format_number(row["tv"])]
+        lines.append([target["name"], f"{target['num_tokens']}, {target['num_dims']}", *nearest, target["fingerprint"]])
+    return Table(["target", "N, D", "nearest", "mean TV", "fingerprint"], lines)
+
+
+def write_page(report: Path, page: Path) -> None:
+    """Write the page of a report.json.
+
+    Raises:
+        UserError: no such file, or a report of another study.
+    """
+    if not report.is_file():
+        raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
+    text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
+    with atomic_write(page) as file:
+        file.write(text.encode())
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
