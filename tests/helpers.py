@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from mdlm_cfg import TableMixture
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.draws import Draw
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, run
@@ -117,6 +119,9 @@ def found_by(study: Any, data: Any, denoiser: Denoiser | None, plan: Any) -> Fin
 def block_of(findings: Findings, name: str) -> list[Any]:
     """The rows of one block."""
     return list(next(block.rows for block in findings.blocks if block.name == name))
+
+
+without_pixels = partial(sections_of, backend="none")
 
 
 def samples_of(draws: Sequence[Draw], keep: Keep) -> Tensor:

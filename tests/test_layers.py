@@ -89,9 +89,9 @@ def computing_imports(source: str) -> list[str]:
 
 
 def test_reports_render_and_compute_nothing() -> None:
-    files = list((ROOT / "mdlm_cfg" / "reports").glob("*.py"))
+    files = list((ROOT / "mdlm_cfg" / "reports").rglob("*.py"))
     assert len(files) > 10
-    assert {path.name: names for path in files if (names := computing_imports(path.read_text()))} == {}
+    assert {str(path): names for path in files if (names := computing_imports(path.read_text()))} == {}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from mdlm_cfg.app.report_cache import NUMBERS, files_of, kept_in, remove_earlier, say_kept
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.reports.curves import draw_nelbo
 from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.pictures import save
+from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.findings import Findings
@@ -25,6 +26,7 @@ from mdlm_cfg.targets.data import Data
 
 METRICS = "metrics.csv"  # of a run, beside its report's folder
 TRAINING = "Nats per data point, validation data, averaged weights."
+WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
 PAGE = "report.html"
 TABLE_FILE = "report.csv"
 
@@ -156,7 +158,10 @@ def _training_sections(folder: Path) -> list[Section]:
         label: (minutes, [float(row[name]) for row in rows])
         for label, name in (("with the class", "val/nelbo"), ("without (null)", "val/nelbo_null"))
     }
-    picture = Picture(draw_nelbo(series, folder / "training.png"), "NELBO on the validation data against minutes.")
+    values = [value for _, own in series.values() for value in own]
+    is_wide = min(values) > 0 and max(values) > WIDE * min(values)
+    lines = Lines({"": series}, "minutes of training", "NELBO (nats)", log_y=is_wide, from_zero=False)
+    picture = Picture(save(lines, folder / "training.png"), "NELBO on the validation data against minutes.")
     table = Table(
         ("minutes", "NELBO", "NELBO without class"),
         [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],

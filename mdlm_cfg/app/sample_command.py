@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +20,8 @@ from mdlm_cfg.app.settings import merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.reports.images import arranged, sample_grid
+from mdlm_cfg.reports.pictures import save
+from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.draws import Draw, draws_of
@@ -35,6 +37,7 @@ from mdlm_cfg.training.data.text import BLANK
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 
+MOST_COLUMNS = 40  # of images of several classes, over all strengths
 Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of the values
 
 
@@ -106,12 +109,29 @@ def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, o
     paths = [write_arrays({**grids, "classes": np.array(classes)}, out / "samples.npz")]
     labels = [str(k) if class_names is None else class_names[k] for k in classes]
     if len(run.data["grid_shape"]) == 2:
-        images, rows = arranged({f"w = {key.removeprefix('w')}": x for key, x in grids.items()}, labels)
-        picture = sample_grid(images, out / "samples.png", rows)
+        top = max(1, run.denoiser.num_tokens - 1)
+        images = {f"w = {key.removeprefix('w')}": x / top for key, x in grids.items()}
+        picture = save(_arranged(images, labels), out / "samples.png")
         paths += [picture, numbers_of(picture)]
     if value_names is not None:
         paths.append(_write_text(samples, labels, value_names, out / "samples.txt"))
     return paths
+
+
+def _arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Images:
+    """Images (classes, n, H, W) by strength, a line for each class: the first of each class.
+
+    Of a single class all of them, as near to a square as they can be, with a name for the first line.
+    """
+    (num_classes, num_images) = next(iter(images.values())).shape[:2]
+    if num_classes > 1:
+        shown = max(2, MOST_COLUMNS // len(images))
+        return Images({w: array[:, :shown] for w, array in images.items()}, class_names)
+    columns = math.ceil(math.sqrt(num_images))
+    lines = math.ceil(num_images / columns)
+    missing = ((0, lines * columns - num_images), (0, 0), (0, 0))
+    square = {w: np.pad(x[0], missing).reshape(lines, columns, *x.shape[2:]) for w, x in images.items()}
+    return Images(square, [*class_names, *[""] * (lines - 1)])
 
 
 def _names_of(run: LoadedRun) -> Names:

@@ -16,7 +16,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
-from mdlm_cfg.reports.images import images_on
+from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.style import RC, empty_figure
 from mdlm_cfg.reports.wandb_log import STEP
@@ -80,7 +80,9 @@ def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
         classes = range(data.num_classes) if plan.classes is None else plan.classes
         drawn = torch.stack([_samples(net, guidance, k, plan.seed).reshape(shape) for k in classes])
         names = [class_name(data, k) for k in classes]
-        images_on(figure, {f"w = {guidance.label}": drawn.numpy()}, names)
+        shades = drawn.numpy() / max(1, data.num_tokens - 1)
+        with rc_context(RC):
+            Images({f"w = {guidance.label}": shades}, names).draw(figure)
     else:
         return None
     return figure

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.curves import Points, line_plot
 from mdlm_cfg.reports.page import Picture, Section
+from mdlm_cfg.reports.pictures import save
+from mdlm_cfg.reports.pictures.lines import Lines, Points
 from mdlm_cfg.reports.tables import Table, format_number, format_strength
 from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
 
@@ -98,9 +99,11 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
     if not lines:
         return None
     series: dict[str, Points] = {label: ([w for w, _, _ in p], [v for _, v, _ in p]) for label, p in lines.items()}
-    bands = {label: ([v - se for _, v, se in p], [v + se for _, v, se in p]) for label, p in lines.items()}
+    bands: dict[tuple[str, str], Points] = {
+        ("", label): ([v - se for _, v, se in p], [v + se for _, v, se in p]) for label, p in lines.items()
+    }
     head = MAIN.get(name, name)
-    path = line_plot(series, folder / f"{name}.png", "guidance strength w", head, bands=bands)
+    path = save(Lines({"": series}, "guidance strength w", head, bands=bands), folder / f"{name}.png")
     return Picture(path, f"{head[0].upper()}{head[1:]} against w; the band is one standard error over seeds.")
 
 

@@ -103,9 +103,3 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
         description="What guidance did, what the network has wrong, what steps and samples add.",
     )
     return workspace, report
-
-
-def names_shown() -> set[str]:
-    """Every name that a panel, a picture or a table refers to."""
-    panels = [panel for section in SECTIONS.values() for panel in section]
-    return {name for panel in panels for name in (panel.axis, *panel.metrics)} | {*PICTURES, *TABLES}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import Table
-from mdlm_cfg.studies.plain import to_plain
+from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
 PANEL_FILE = "panel.csv"
@@ -119,7 +119,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section], settings: Ma
 
 
 def _shown(value: Any) -> str:
-    value = to_plain(value)
+    value = to_jsonable(value)
     if isinstance(value, dict):
         return json.dumps(value, indent=1, ensure_ascii=False)
     if isinstance(value, list):

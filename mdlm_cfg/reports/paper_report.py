@@ -1,4 +1,4 @@
-"""The page of a paper experiment: the statement, the exact value, the learned value, the verdict."""
+"""The paper experiments as one Markdown page: the statement, the exact value, the learned value, the verdict."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.page import Section
 from mdlm_cfg.reports.tables import Table, markdown
-from mdlm_cfg.studies.paper.claims import ABSENT, PaperResult
-from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, paper_of
+from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 
 COLUMNS = ["the paper", "exact", "learned", "verdict"]
 
 
-def paper_sections(name: str, result: PaperResult) -> list[Section]:
-    """The claims, then the tables beside them."""
-    rows = [[c.statement, c.exact, c.learned, c.verdict] for c in result.claims]
-    learned = any(c.learned != ABSENT for c in result.claims)
-    beside = "and by the trained network's own exact law" if learned else "with no network beside them"
-    text = f"What {paper_of(name)} says, by exact laws {beside}."
-    sections = [Section(f"The paper: {name}", text, Table(COLUMNS, rows))]
-    return sections + [
-        Section(title, "", Table(columns, rows), printed=False) for title, columns, rows in result.tables
-    ]
-
-
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The same as Markdown, for docs/paper.md, of a report.json with its `run` and `paper`."""
+    """Markdown for docs/paper.md, of a report.json with its `run` and `paper`."""
     paper = report["paper"]
     lines = [f"## {paper['name']}", "", f"    python {report['run'].get('command', '')}", ""]
     claims = [[claim[key] for key in ("statement", "exact", "learned", "verdict")] for claim in paper["claims"]]

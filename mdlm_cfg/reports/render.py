@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,4 +282,3 @@ DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
     PanelGrid: _panels,
     Mosaic: _mosaic,
 }
-without_pixels = partial(sections_of, backend="none")

@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mdlm_cfg.studies.plain import to_plain
+from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
 ABSENT = "-"
@@ -101,7 +101,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def write_json(value: Any, path: Path) -> Path:
     """Write valid JSON: numbers that are not finite become the strings "inf", "-inf", "nan"."""
-    return _write_text(json.dumps(to_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
+    return _write_text(json.dumps(to_jsonable(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
 
 
 def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:

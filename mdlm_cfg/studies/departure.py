@@ -20,7 +20,6 @@ from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Pi
 from mdlm_cfg.support.errors import UserError
 
 MOST_STATES = 10  # partial states that are listed, the worst first
-SHOWN_STATES = 3  # of each rule, on the page
 NOTHING = 1e-12  # nats that are rounding
 SAME = 1e-9  # rules whose path KL differs by less depart alike
 READING = """\

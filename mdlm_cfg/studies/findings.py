@@ -6,15 +6,16 @@ shown by views; a view is a value, and nothing here draws. `mdlm_cfg.reports.ren
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
 
 REPORT_VERSION = 3  # of report.json, for programs that read it
@@ -231,6 +232,23 @@ class Block:
         return columns_of(self.rows[0])
 
 
+def to_jsonable(value: Any) -> Any:
+    """The same in types that JSON has: tensors as lists, numbers that are not finite as "inf" or "nan"."""
+    if isinstance(value, Tensor):
+        return to_jsonable(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_jsonable(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_jsonable(asdict(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
 def plain_row(row: Any) -> dict[str, Any]:
     """One row in types that JSON has."""
     plain: dict[str, Any] = {}
@@ -239,7 +257,7 @@ def plain_row(row: Any) -> dict[str, Any]:
         if hasattr(value, "describe"):
             plain |= value.describe()
         else:
-            plain[f.name] = to_plain(value)
+            plain[f.name] = to_jsonable(value)
     return plain
 
 
@@ -322,7 +340,7 @@ class Findings:
         tables = {block.name: block.plain() for block in self.blocks if block.rows}
         columns = {block.name: block.columns() for block in self.blocks if block.rows}
         head = {"version": REPORT_VERSION, "plan": self.plan.describe(self.num_dims), **self.facts}
-        return to_plain({**head, **tables, "columns": columns, "verdict": list(self.verdict)})
+        return to_jsonable({**head, **tables, "columns": columns, "verdict": list(self.verdict)})
 
 
 def together(plan: Plan, parts: Sequence[Findings]) -> Findings:

@@ -14,8 +14,6 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
-REPORT_VERSION = 2  # of report.json, for programs that read it
-
 
 def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
     """Raise UserError where two different things have one name: a report could not tell them apart.

@@ -44,6 +44,7 @@ class Images(ImageData):
     def __init__(self) -> None:
         self.target = None
         self.grid_shape = (4, 4)
+        self.num_tokens = 2
         self.num_classes = 3
         self.class_names = None
 

@@ -13,11 +13,17 @@ from commands import TOY, run
 
 from mdlm_cfg.app.dashboards import main
 from mdlm_cfg.compare.image_judge import STATISTICS
-from mdlm_cfg.reports.dashboards import IMAGES, SECTIONS, names_shown
+from mdlm_cfg.reports.dashboards import IMAGES, PICTURES, SECTIONS, TABLES
 from mdlm_cfg.reports.wandb_log import AXIS
 
 pytest.importorskip("wandb_workspaces")
 WANDB = Path(sys.executable).with_name("wandb")
+
+
+def names_shown() -> set[str]:
+    """Every name that a panel, a picture or a table refers to."""
+    panels = [panel for section in SECTIONS.values() for panel in section]
+    return {name for panel in panels for name in (panel.axis, *panel.metrics)} | {*PICTURES, *TABLES}
 
 
 @pytest.fixture(scope="module")

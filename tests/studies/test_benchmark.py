@@ -13,7 +13,7 @@ import policy_oracle
 import pytest
 import torch
 from commands import refusal, run
-from helpers import Inconsistent, block_of, data_of, random_target
+from helpers import Inconsistent, block_of, data_of, random_target, without_pixels
 from torch import Tensor
 
 from mdlm_cfg import (
@@ -34,7 +34,6 @@ from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.page import write_page
-from mdlm_cfg.reports.render import without_pixels
 from mdlm_cfg.reports.tables import format_number
 from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
 from mdlm_cfg.studies.benchmark.entries import built_in

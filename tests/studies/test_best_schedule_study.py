@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from commands import run
-from helpers import Inconsistent, block_of, data_of, found_by, random_target
+from helpers import Inconsistent, block_of, data_of, found_by, random_target, without_pixels
 
 from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.reports.render import without_pixels
 from mdlm_cfg.studies.best_schedule import (
     BEST,
     CONSTANT,

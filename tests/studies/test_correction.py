@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal, run
-from helpers import Inconsistent, block_of, data_of, found_by, random_target
+from helpers import Inconsistent, block_of, data_of, found_by, random_target, without_pixels
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.reports.render import without_pixels
 from mdlm_cfg.studies.correction import Correction, CostRow, SampleRow, alike, verdict_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow

@@ -11,9 +11,9 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_c
 from mdlm_cfg.laws import terminal_law, tilted_law
 from mdlm_cfg.sampling import Sampler
 from mdlm_cfg.studies.evaluation import array_name, evaluate_table
+from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.studies.geometry import overlap_counts, overlap_of
 from mdlm_cfg.studies.laws import arrays_of, row_of
-from mdlm_cfg.studies.plain import to_plain
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.support.errors import UserError
@@ -163,7 +163,7 @@ def test_law_keys():
 
 def test_plain_types():
     value = {1: torch.tensor([1.0, float("inf")]), "a": (None, True, float("nan"))}
-    assert to_plain(value) == {"1": [1.0, "inf"], "a": [None, True, "nan"]}
+    assert to_jsonable(value) == {"1": [1.0, "inf"], "a": [None, True, "nan"]}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,8 +20,7 @@ from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.compare.decay import log_still_masked, tv_decay
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import histogram, total_variation
-from mdlm_cfg.reports.page import write_page
-from mdlm_cfg.reports.paper_report import paper_sections, to_markdown
+from mdlm_cfg.reports.paper_report import to_markdown
 from mdlm_cfg.studies.paper import one_d
 from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
@@ -230,14 +228,13 @@ def test_gain_in_time_is_that_of_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_what_was_not_learned_is_absent(name: str, tmp_path: Path) -> None:
+def test_what_was_not_learned_is_absent(name: str) -> None:
     target = TOYS[name]()
     alone = shipped(name)
     assert {claim.learned for claim in alone.claims} == {"-"}
     for _, columns, rows in alone.tables:
         assert columns == ["region", "w", "exact", "samples with exact scores"]
         assert all(len(row) == len(columns) for row in rows)
-    assert "no network" in paper_sections(name, alone)[0].text
     learned = judge(name, target, perturbed(target, 0.1).denoiser())
     assert any(claim.learned != "-" for claim in learned.claims)
     assert [claim.verdict for claim in learned.claims] == [claim.verdict for claim in alone.claims]
@@ -247,8 +244,6 @@ def test_what_was_not_learned_is_absent(name: str, tmp_path: Path) -> None:
     text = to_markdown({"run": {"command": command}, "paper": {"name": name, **learned.to_dict()}})
     assert f"    python {command}\n" in text
     assert all(claim.verdict.replace("|", "\\|") in text for claim in learned.claims)
-    write_page(tmp_path / "page.html", name, paper_sections(name, learned))
-    assert (tmp_path / "page.html").stat().st_size > 1000
     assert len(learned.to_dict()["claims"]) == len(learned.claims)
 
 
