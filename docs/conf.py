@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
@@ -43,7 +45,11 @@ suppress_warnings = ["ref.python"]  # a type in a signature that two modules def
 MARKED = re.compile(
     r"\$\$(?P<displayed>.+?)\$\$|\$(?P<inline>[^$]+)\$|`+(?P<code>[^`]+)`+|(?P<other>[*|\\]|_(?=\W))", re.DOTALL
 )
-FUNCTION = re.compile(r"(<mi>(?:log|ln|exp)</mi>)(?=\s*<m(?!o))")
+THIN = '<mspace width="0.17em"/>'
+TEX_SPACING = (  # between the name of a function and a letter: w log p
+    (re.compile(r"(<mi>(?:log|ln|exp)</mi>)\s*<mo>&ApplyFunction;</mo>(?=\s*<m(?!o))"), rf"\1{THIN}"),
+    (re.compile(r"(</mi>|</msub>|\)</mo>)(?=\s*<mi>(?:log|ln|exp)</mi>)"), rf"\1{THIN}"),
+)
 
 
 def escape_docstring(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
@@ -66,20 +72,27 @@ def skip_fields(app: Sphinx, what: str, name: str, of: object, skip: bool, optio
     return True if (of.__doc__ or "").startswith("Alias for field number") else None
 
 
-def mathml(formula: str, displayed: bool) -> str:
-    """A formula as MathML, with the space of TeX between the name of a function and a letter: log p."""
-    return FUNCTION.sub(r'\1<mspace width="0.17em"/>', tex2mathml(formula, as_block=displayed))
+def mathml(node: nodes.Element, displayed: bool) -> str:
+    """A formula as MathML."""
+    try:
+        formula = tex2mathml(node.astext(), as_block=displayed)
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s In the formula: %s", error, node.astext(), location=node)
+        return ""
+    for pattern, spaced in TEX_SPACING:
+        formula = pattern.sub(spaced, formula)
+    return formula.replace("\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}")  # which more fonts have
 
 
 def inline_mathml(writer: HTML5Translator, node: nodes.Element) -> None:
     """A formula in a line, as MathML, which browsers draw without a script."""
-    writer.body.append(mathml(node.astext(), displayed=False))
+    writer.body.append(mathml(node, displayed=False))
     raise nodes.SkipNode
 
 
 def displayed_mathml(writer: HTML5Translator, node: nodes.Element) -> None:
     """A displayed formula, as MathML."""
-    writer.body.append(f'<div class="math">{mathml(node.astext(), displayed=True)}</div>\n')
+    writer.body.append(f'<div class="math">{mathml(node, displayed=True)}</div>\n')
     raise nodes.SkipNode
 
 
