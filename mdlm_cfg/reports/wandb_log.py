@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ def log_evaluation(
 
     Args:
         run: a run that is open.
-        rows: flat rows of numbers, each with its `w`: curves over w, and a table. Of rows of several classes, the curve
-            is of class "all".
+        rows: flat rows of numbers, each with its `w`: curves over w, and a table. Where a `w` (of one `set`) has
+            several rows, such as one for each image or policy, they are in the table alone.
         ledger: plain rows of report.json's ledger.
         pictures: PNG files, shown under their names.
         step: of training that the network had; pictures and tables of one run are shown by it.
     """
     plain = [_flat(row) for row in rows]
-    curves = [row for row in plain if isinstance(row.get("w"), float | int) and row.get("class", "all") == "all"]
+    times = Counter((row.get("w"), row.get("set")) for row in plain)
+    curves = [row for row in plain if _is_number(row.get("w")) and times[row["w"], row.get("set")] == 1]
     run.define_metric(AXIS, hidden=True)
     run.define_metric("eval/*", step_metric=AXIS)
     for row in curves:
