@@ -33,12 +33,13 @@ from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_fo
 from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import with_absolute_paths
-from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of
+from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of, training_plan
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.training_pictures import PicturesByStep
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
@@ -88,7 +89,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
         config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = with_absolute_paths(for_own_targets(config, overrides))
-    plan = plan_of(config)
+    plan = training_plan(config)
     asked = build_study(config.study, config.study)
     check_trainer(config.trainer)
     if config.save_minutes is not None and not config.save_minutes > 0:
@@ -158,7 +159,7 @@ def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None)
 
 def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
-    plan = plan_of(config)
+    plan_of(config)  # refused before anything is loaded
     asked = build_study(config.study, config.study)
     data = build_data(config.data, names_in(config.data))
     denoiser = None
@@ -168,6 +169,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
         name = str(config.denoiser[TARGET]).rpartition(".")[2]
     elif data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
+    plan = plan_of(config, fit=Fit(data, denoiser, config.target_class, config.seed))
     study = checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
     _one_thread_for_small_tables(config, data)
     made = Made()
@@ -190,12 +192,13 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     path = config.ckpt_path or newest_run(config.runs)
     run = load_run(path, config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides))
-    plan = plan_of(settings, config)
+    plan_of(settings, config)  # refused before anything is loaded
     asked = build_study(settings.study, config.study)
     data = _data_of(run, config, overrides)
+    trainer = sampling_trainer(config.trainer, run.net)
+    plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed))
     study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
     _one_thread_for_small_tables(config, data)
-    trainer = sampling_trainer(config.trainer, run.net)
     made = Made()
     out = _report_folder(config, job, run.config | plain(settings), made)
     out = out or folder_below(run.folder, "evaluations", overrides, made)

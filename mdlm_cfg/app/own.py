@@ -7,18 +7,22 @@ user's own, with its arguments beside it. It is imported only if the command lin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, cast
 
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.rule_names import NAMES as RULES
 from mdlm_cfg.chain.rule_names import parse_rule
-from mdlm_cfg.sampling.families import SETTINGS
+from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.chain.schedules import check_steps
+from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, make, thing_named
@@ -29,11 +33,15 @@ JUMP = ("log_z", "u")  # arguments of a jump rule
 ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
 
 
-def sampler_of(config: SamplingSchema, trusted: Collection[str]) -> Sampler:
+Sizes = Callable[[float, int], Sequence[int]]  # of the cheapest K steps, from w of the profile and K
+
+
+def sampler_of(config: SamplingSchema, trusted: Collection[str], sizes: Sizes | None = None) -> Sampler:
     """The sampler of a configuration: by name with its options, or of the user's own.
 
     Args:
         config: of the whole. trusted: names that the command line gave.
+        sizes: what `schedule=profile` means; None: the sampler is checked alone, and takes equal steps for it.
 
     Raises:
         UserError: an unknown sampler, options that it does not take, or something that is not a sampler.
@@ -42,6 +50,8 @@ def sampler_of(config: SamplingSchema, trusted: Collection[str]) -> Sampler:
     given = {key: value for key in SETTINGS if (value := getattr(config, key)) is not None}
     if "policy" in given:
         given["policy"] = policy_of(given["policy"], trusted)
+    if (w := parse_profile(given.get("schedule"))) is not None:
+        given = _on_profile(given, w, _word(settings, "sampler"), sizes)
     if not isinstance(settings, Mapping):
         word = _word(settings, "sampler")
         takes_steps = word in WITH_STEPS and "events" not in given
@@ -56,6 +66,33 @@ def sampler_of(config: SamplingSchema, trusted: Collection[str]) -> Sampler:
     return _instance(thing, settings, "sampler", trusted, Sampler, "a Sampler, or a jump rule of (log_z, u)")
 
 
+def parse_profile(schedule: Any) -> float | None:
+    """w of the schedule "profile" (0) or "profile(w)"; None of another one.
+
+    Raises:
+        UserError: something else in the brackets than one number.
+    """
+    match = re.fullmatch(r"\s*profile\s*(?:\((.*)\)\s*)?", schedule) if isinstance(schedule, str) else None
+    if match is None:
+        return None
+    try:
+        return float(match[1] or (0 if match[1] is None else "nothing"))
+    except ValueError:
+        raise UserError(f"schedule = {schedule!r} cannot be read; write profile or profile(w), w a number") from None
+
+
+def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes | None) -> dict[str, Any]:
+    """Options with the sizes of the cheapest steps as events, in place of steps and the schedule "profile"."""
+    others = {key: value for key, value in given.items() if key != "schedule"}
+    if sampler in FAMILIES and "events" not in FAMILIES[sampler].takes:
+        raise UserError(f"schedule = profile says how many coordinates a step unmasks, which {sampler} does not take")
+    if not isinstance(steps := check_steps(given.get("steps", DEFAULT_STEPS)), int):
+        raise UserError("schedule = profile has no use beside a grid of clock times: give a number of steps")
+    if "events" in given or sizes is None:
+        return others | ({} if "events" in given else {"steps": steps}) | {"schedule": "linear"}
+    return {key: value for key, value in others.items() if key != "steps"} | {"events": list(sizes(w, steps))}
+
+
 def guidances_of(config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str]) -> tuple[Guidance, ...]:
     """The guidance at every strength: of a kind by name, of a kind of the user's own, or made by a function of w.
 
@@ -68,6 +105,11 @@ def guidances_of(config: SamplingSchema, strengths: Sequence[Any], trusted: Coll
         word = _word(settings, "guidance")
         if word.partition("(")[0].strip() in RULES:
             rule = parse_rule(word)
+            fitted = [w for w in strengths if isinstance(w, Calibrated)]
+            if fitted and rule != CFG():
+                raise UserError(
+                    f"w = {fitted[0]} is fitted for classifier-free guidance, and the rule {rule} was given"
+                )
             return tuple(Guidance(w, "rate", *filters, rule=rule) for w in strengths)  # type: ignore[arg-type]
         return tuple(Guidance(w, kind_of(word), *filters) for w in strengths)
     name, thing, arguments = _named(settings, "guidance", trusted)

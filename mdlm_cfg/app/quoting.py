@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from mdlm_cfg.support.instantiate import TARGET
 
-OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|remasking|correction|guidance)=)(.*)", re.DOTALL)
+OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|schedule|remasking|correction|guidance)=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")

@@ -16,7 +16,7 @@ from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.folders import folder_below, out_folder
 from mdlm_cfg.app.report_cache import kept_in
-from mdlm_cfg.app.settings import merged, plan_of
+from mdlm_cfg.app.settings import asks_for_fit, merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
@@ -25,6 +25,7 @@ from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.draws import Draw, draws_of
+from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Keep, keep_nothing
@@ -52,10 +53,11 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     start(config)
     plan_of(config)  # refused before anything is loaded
     run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))
-    plan = plan_of(merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result")), config)
+    settings = merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result"))
+    trainer = sampling_trainer(config.trainer, run.net)
+    plan = _plan_of(settings, config, run)
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
-    trainer = sampling_trainer(config.trainer, run.net)
     made = Made()
     out = out_folder(config, made) or job or folder_below(run.folder, "samples", overrides, made)
     if is_first_process():
@@ -70,6 +72,15 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     for path in written:
         print(f"samples: {path}")
     return Outcome()
+
+
+def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Plan:
+    """The plan; the data of the run are loaded where strengths or steps are fitted to them."""
+    if not asks_for_fit(settings):
+        return plan_of(settings, config)
+    data = build_data(run.config["data"])
+    run.check_data(data.describe())
+    return plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed))
 
 
 def _drawn(

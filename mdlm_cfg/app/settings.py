@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.own import guidances_of, sampler_of
+from mdlm_cfg.app.own import guidances_of, parse_profile, sampler_of
 from mdlm_cfg.app.places import moved
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance_schedules import parse_strength, parse_strengths
+from mdlm_cfg.chain.guidance_schedules import Calibrated, Strength, parse_strength, parse_strengths
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.studies.corpus import Corpus
+from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
@@ -34,29 +35,54 @@ Evaluated = TypeVar("Evaluated", EvalSchema, SampleSchema)
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
-def plan_of(config: Sampled, given: Sampled | None = None) -> Plan:
+def plan_of(config: Sampled, given: Sampled | None = None, fit: Fit | None = None) -> Plan:
     """The plan that a configuration asks for.
 
     Args:
         given: the configuration of the command line, where `config` has settings of a checkpoint too: what it does not
             name is not imported.
+        fit: what w=calibrated and schedule=profile mean; None: they are checked alone, and the plan cannot be run.
 
     Raises:
         UserError: anything in it that no study could do.
     """
-    w = config.w
     trusted = names_in([(given or config).sampler, (given or config).guidance, (given or config).policy])
-    if isinstance(w, str):
-        strengths = parse_strengths(w)
-    else:
-        strengths = [parse_strength(one) for one in (w if isinstance(w, list) else [w])]
+    strengths = _strengths(config.w)
+    if fit is not None:
+        strengths = [fit.strengths(one) if isinstance(one, Calibrated) else one for one in strengths]
     return Plan(
         guidances=guidances_of(config, strengths, trusted),
-        sampler=sampler_of(config, trusted),
+        sampler=sampler_of(config, trusted, None if fit is None else fit.sizes),
         num_samples=config.num_samples,
         seed=config.seed,
         classes=None if config.target_class is None else (config.target_class,),
     )
+
+
+def _strengths(w: Any) -> list[Strength]:
+    if isinstance(w, str):
+        return parse_strengths(w)
+    return [parse_strength(one) for one in (w if isinstance(w, list) else [w])]
+
+
+def asks_for_fit(config: Sampled) -> bool:
+    """Whether strengths or steps are to be fitted to a denoiser: w=calibrated, schedule=profile."""
+    is_profile = parse_profile(config.schedule) is not None
+    return is_profile or any(isinstance(one, Calibrated) for one in _strengths(config.w))
+
+
+def training_plan(config: Sampled) -> Plan:
+    """The plan of a network that is still to be trained.
+
+    Raises:
+        UserError: as `plan_of`; strengths or steps that are to be fitted to the network.
+    """
+    if asks_for_fit(config):
+        raise UserError(
+            f"w = {config.w}, schedule = {config.schedule}: calibrated strengths and the steps of a profile are "
+            "fitted to a trained network; train it first, and give them to eval.py or mdlm_cfg.sample"
+        )
+    return plan_of(config)
 
 
 def merged(

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, linear_ramp, schedule_name
+from mdlm_cfg.chain.guidance_schedules import (
+    Calibrated,
+    Interval,
+    LinearRamp,
+    PerCount,
+    interval,
+    linear_ramp,
+    schedule_name,
+)
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
@@ -170,7 +178,7 @@ class Guidance:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
         if not callable(self.w):
             return self.w
-        if isinstance(self.w, PerCount):
+        if isinstance(self.w, PerCount | Calibrated):
             return _check_strength(self.w.at(num_unmasked, num_dims))
         others = num_dims - 1
         return _check_strength(self.w(num_unmasked / others if others else 1.0))

@@ -15,7 +15,10 @@ from torch import Tensor
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError, did_you_mean
 
-ALLOWED = "a number, ramp(start,end), interval(w,begin,end[,outside]) or a list of D numbers such as [0.58,2.0]"
+ALLOWED = (
+    "a number, ramp(start,end), interval(w,begin,end[,outside]), calibrated, calibrated(w) or a list of D numbers such "
+    "as [0.58,2.0]"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,36 @@ class PerCount:
         return f"[{','.join(map(exact_number, self.values))}]"
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """The calibrated strengths towards the tilted distribution of strength w, of one denoiser and one class.
+
+    Args:
+        w: of the tilted distribution; 0 is the class itself.
+        values: w_0, ..., w_{D-1}, once they are fitted.
+    """
+
+    w: float = 0.0
+    values: tuple[float, ...] = ()
+
+    def at(self, num_unmasked: int, num_dims: int) -> float:
+        """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
+        if not self.values:
+            raise UserError(
+                f"the strengths {self} have not been fitted: eval.py and mdlm_cfg.sample fit them to the network; in "
+                "Python give the strengths of calibrate or calibrated_strengths"
+            )
+        return PerCount(self.values).at(num_unmasked, num_dims)
+
+    def __call__(self, progress: float) -> float:
+        """w at a progress of 0, 1/(D-1), ..., 1."""
+        places = max(len(self.values), 1)
+        return self.at(round(min(progress, 1.0) * (places - 1)), places)
+
+    def __str__(self) -> str:
+        return f"calibrated({exact_number(self.w)})"
+
+
 def schedule_name(schedule: Callable[[float], float]) -> str:
     """A schedule for people: what it calls itself; else its values at the progress 0, 1/2 and 1, "lambda(0,2,4)".
 
@@ -137,12 +170,12 @@ def _is_number(value: object) -> bool:
 
 
 def _unreadable(value: object) -> UserError:
-    near = did_you_mean(value.split("(")[0], ("ramp", "interval")) if isinstance(value, str) else ""
+    near = did_you_mean(value.split("(")[0], ("ramp", "interval", "calibrated")) if isinstance(value, str) else ""
     return UserError(f"the strength {value!r} cannot be read; write {ALLOWED}{near}")
 
 
 def _parse_text(text: str) -> Strength:
-    match = re.fullmatch(r"\s*(ramp|interval|)\s*([(\[]?)(.*?)([)\]]?)\s*", text, flags=re.DOTALL)
+    match = re.fullmatch(r"\s*(ramp|interval|calibrated|)\s*([(\[]?)(.*?)([)\]]?)\s*", text, flags=re.DOTALL)
     assert match is not None  # there is no text that it does not match
     name, opening, inside, closing = match.groups()
     try:
@@ -151,6 +184,8 @@ def _parse_text(text: str) -> Strength:
         numbers = []
     if name == "ramp" and opening + closing == "()" and len(numbers) == 2:
         return LinearRamp(*numbers)
+    if name == "calibrated" and ((opening + closing == "()" and len(numbers) == 1) or not opening + inside + closing):
+        return Calibrated(numbers[0] if numbers else 0.0)
     if name == "interval" and opening + closing == "()" and len(numbers) in (3, 4):
         return Interval(*numbers)
     if name == "" and opening + closing == "[]" and numbers:

@@ -11,7 +11,8 @@ uniform order, which bounds KL(p_{z,w} || terminal law).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.rules import refuse_infinite
-from mdlm_cfg.compare.levels import MAX_ROWS, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.compare.levels import MAX_ROWS, level_means, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -146,19 +148,23 @@ def minimise(rows: LevelRows, start: Tensor) -> Tensor:
     return s
 
 
-def exact_rows(target: TableMixture, w: float, target_class: int | None) -> LevelRows:
+def exact_rows(target: TableMixture, w: float, target_class: int | None, denoiser: Denoiser | None = None) -> LevelRows:
     """The rows of all partial states of a table that the tilted law reaches, weighted by it.
+
+    Args:
+        denoiser: whose conditionals they hold; None is the exact one.
 
     Raises:
         UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
             not allowed.
     """
-    own = target.denoiser()
+    exact = target.denoiser()
+    own = exact if denoiser is None else denoiser
     d = target.num_dims
-    lattice = own.lattice
+    lattice = exact.lattice
     parts = []
     before = 0
-    ideal = own if target_class is None else ideal_denoiser(target, w, target_class)
+    ideal = exact if target_class is None else ideal_denoiser(target, w, target_class)
     for level, marginal in enumerate(lattice.marginals(tilted_law(target, w, target_class))[:-1]):
         probability = marginal.flatten()
         tokens = lattice.tokens(level)[probability > 0]
@@ -175,15 +181,19 @@ def exact_rows(target: TableMixture, w: float, target_class: int | None) -> Leve
     return LevelRows.join(parts, d)
 
 
-def calibrated_strengths(target: TableMixture, w: float, target_class: int) -> list[float]:
+def calibrated_strengths(
+    target: TableMixture, w: float, target_class: int, denoiser: Denoiser | None = None
+) -> list[float]:
     """The exact calibrated strengths w_0, ..., w_{D-1} towards the tilted law of strength w (theory, section 21).
 
-    The last one is w: with one coordinate masked the guided conditionals are those of the tilted law.
+    The last one of exact conditionals is w: with one coordinate masked the guided conditionals are those of the tilted
+    law.
 
     Args:
         target: the known distribution, on few dimensions.
         w: of the tilted law.
         target_class: z.
+        denoiser: whose conditionals are guided; None is the exact one.
 
     Returns:
         D strengths, for `Guidance(strengths, kind)`; w itself where a level's strength makes no difference.
@@ -192,7 +202,7 @@ def calibrated_strengths(target: TableMixture, w: float, target_class: int) -> l
         UserError: a class that does not exist, or a w that is not allowed.
     """
     w = Guidance(w).constant
-    rows = exact_rows(target, w, target_class)
+    rows = exact_rows(target, w, target_class, denoiser)
     return minimise(rows, torch.full((target.num_dims,), w, dtype=torch.float64)).tolist()
 
 
@@ -205,6 +215,7 @@ def calibrate(
     generator: torch.Generator | None = None,
     *,
     masks: int = 1,
+    groups: int | None = None,
 ) -> Calibration:
     """Calibrated strengths from samples of the distribution that is aimed at, in one pass (theory, section 21).
 
@@ -217,19 +228,104 @@ def calibrate(
         samples: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights.
         generator: of levels and masks.
         masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
+        groups: into how many groups of neighbouring levels, 1..D, each of one strength, the D levels are divided; None
+            is D. Where samples are few, strengths of single levels follow their noise.
 
     Returns:
         `Calibration`. The strength is 0 where a level's strength makes no difference.
 
     Raises:
-        UserError: a class that does not exist, samples or weights that do not fit, too few samples, or a sample to
-            which the denoiser gives probability 0.
+        UserError: a class that does not exist, samples or weights that do not fit, too few samples, a sample to which
+            the denoiser gives probability 0, or a number of groups out of range.
     """
     check_class(target_class, denoiser.num_classes)
+    d = denoiser.num_dims
+    groups = d if groups is None else groups
+    if not 1 <= groups <= d:
+        raise UserError(f"groups = {groups} is not allowed: there must be at least 1 and at most D = {d}")
     rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
-    strengths = minimise(rows, rows.weight.new_zeros(denoiser.num_dims))
-    errors = standard_errors(rows, strengths, len(samples) * masks)
-    return Calibration(tuple(strengths.tolist()), tuple(errors.tolist()))
+    shared = replace(rows, level=group_of(rows.level, groups, d))
+    strengths = minimise(shared, rows.weight.new_zeros(groups))
+    errors = standard_errors(shared, strengths, len(samples) * masks)
+    each = group_of(torch.arange(d), groups, d).tolist()
+    return Calibration(tuple(strengths[each].tolist()), tuple(errors[each].tolist()))
+
+
+def group_of(level: Tensor, groups: int, num_dims: int) -> Tensor:
+    """The group of each level, where 0, ..., D - 1 are divided into groups of equal size, up to one: int64."""
+    return level * groups // num_dims
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one list of strengths costs more than another on samples that neither was fitted to, by level.
+
+    Attributes:
+        before, after: the cross entropies of both, float64 (D,) in nats; their sums are NELBOs.
+        covariance: of the estimates of before - after, (D, D).
+    """
+
+    before: Tensor
+    after: Tensor
+    covariance: Tensor
+
+    def of(self, levels: slice = slice(None)) -> tuple[float, float]:
+        """The gain over some levels, the sum of before - after, and its standard error, in nats."""
+        before = self.before[levels]
+        after = self.after[levels]
+        variance = float(self.covariance[levels, levels].sum())
+        return float(torch.where(before == after, 0.0, before - after).sum()), max(variance, 0.0) ** 0.5
+
+
+def exact_gain(
+    target: TableMixture,
+    w: float,
+    target_class: int,
+    denoiser: Denoiser | None = None,
+    *,
+    before: Sequence[float],
+    after: Sequence[float],
+) -> Gain:
+    """What the strengths `after` gain over the strengths `before`, D of each, on the tilted law of strength w, exactly.
+
+    Raises:
+        UserError: as `exact_rows`.
+    """
+    rows = exact_rows(target, w, target_class, denoiser)
+    first, second = (rows.cross_entropies(rows.weight.new_tensor(list(strengths))) for strengths in (before, after))
+    return Gain(first, second, torch.zeros(target.num_dims, target.num_dims, dtype=torch.float64))
+
+
+@checked_at_the_end()
+def held_out_gain(
+    denoiser: Denoiser,
+    target_class: int,
+    samples: Tensor,
+    log_weights: Tensor | None,
+    generator: torch.Generator | None,
+    *,
+    masks: int,
+    before: Sequence[float],
+    after: Sequence[float],
+) -> Gain:
+    """What the strengths `after` gain over the strengths `before`, D of each, on samples; see `calibrate`.
+
+    Raises:
+        UserError: as `calibrate`.
+    """
+    d = denoiser.num_dims
+    weights = sample_weights(denoiser, samples, log_weights, masks)
+    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
+    costs = [rows.each_cross_entropy(weights.new_tensor(list(strengths))) for strengths in (before, after)]
+    found = [by_state(rows, each, d, len(samples) * masks) for each in (*costs, costs[0] - costs[1])]
+    means = [level_means(values.cpu(), level.cpu(), weights.cpu(), masks, d) for values, level in found]
+    return Gain(means[0][0], means[1][0], means[2][1])
+
+
+def by_state(rows: LevelRows, each: Tensor, num_dims: int, num_states: int) -> tuple[Tensor, Tensor]:
+    """The mean of a number of each row over the masked coordinates of every partial state, and its level: (S,) each."""
+    means = each.new_zeros(num_states).index_add_(0, rows.state, each / (num_dims - rows.level))
+    return means, rows.level.new_zeros(num_states).index_copy_(0, rows.state, rows.level)
 
 
 def sampled_rows(

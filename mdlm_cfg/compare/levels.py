@@ -19,6 +19,7 @@ from mdlm_cfg.support.errors import UserError
 
 MAX_ROWS = 4096  # partial states that a denoiser is asked for at a time
 LEAST = 2  # partial states of a level: one has no standard error
+MAX_SAMPLES = 1024  # whose influence on every level is held at a time
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,20 @@ def level_totals(weight: Tensor, level: Tensor, num_dims: int) -> Tensor:
 
     raise_where(totals == 0, explain)
     return totals
+
+
+def level_means(values: Tensor, levels: Tensor, weights: Tensor, masks: int, num_dims: int) -> tuple[Tensor, Tensor]:
+    """Weighted means of each level, (D,), and their covariance over the samples, (D, D).
+
+    Args:
+        values, levels: of the n * masks partial states. weights: of the n samples.
+    """
+    each = weights.repeat_interleave(masks)
+    totals = level_totals(each, levels, num_dims)
+    means = level_sums(each * values, levels, num_dims) / totals
+    influence = each * (values - means[levels]) / totals[levels]
+    covariance = torch.zeros(num_dims, num_dims, dtype=torch.float64)
+    for part, place in zip(influence.view(-1, masks).split(MAX_SAMPLES), levels.view(-1, masks).split(MAX_SAMPLES)):
+        by_level = part.new_zeros(len(part), num_dims).scatter_(1, place, part)  # a sample's levels differ
+        covariance += by_level.T @ by_level
+    return means, covariance

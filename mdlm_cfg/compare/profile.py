@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -26,13 +26,11 @@ from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import Schedule, event_counts
-from mdlm_cfg.compare.calibration import exact_rows, minimise, sampled_rows
-from mdlm_cfg.compare.levels import MaskedBatch, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.compare.calibration import by_state, exact_rows, minimise, sampled_rows
+from mdlm_cfg.compare.levels import MaskedBatch, level_means, masked_batches, sample_weights
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
-
-MAX_SAMPLES = 1024  # whose influence on every level is held at a time
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,15 @@ class InformationProfile:
             ends.append(int(before[ends[-1]]))
         return self.plan([end - start for end, start in pairwise(ends)][::-1])
 
+    def decreasing(self) -> InformationProfile:
+        """The nearest profile that never rises, by least squares; itself where it is exact.
+
+        The h(l) of a distribution never rises, and the best steps of an estimate that does would follow its noise.
+        """
+        if not bool(self.covariance.any()):
+            return self
+        return replace(self, entropies=_decreasing(self.entropies), cross_entropies=_decreasing(self.cross_entropies))
+
     def step_costs(self) -> Tensor:
         """The cost of the step from a to b unmasked coordinates, float64 (D + 1, D + 1); inf unless a < b."""
         d = self.num_dims
@@ -165,13 +172,16 @@ class InformationProfile:
         return Measured(float(weights @ self.entropies), math.sqrt(max(variance, 0.0)))
 
 
-def exact_information_profile(target: TableMixture, target_class: int | None, w: float = 0.0) -> InformationProfile:
+def exact_information_profile(
+    target: TableMixture, target_class: int | None, w: float = 0.0, denoiser: Denoiser | None = None
+) -> InformationProfile:
     """The profile of the tilted law p_{z,w}, exactly, with the calibrated strengths that guide towards it.
 
     Args:
         target: the known distribution, on few dimensions.
         target_class: z; None is the whole mixture.
         w: of the tilted law; 0 is the class itself, where nothing is guided.
+        denoiser: whose conditionals the steps use; None is the exact one. The cost of steps then holds its error too.
 
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
@@ -183,10 +193,12 @@ def exact_information_profile(target: TableMixture, target_class: int | None, w:
     mean_entropies = torch.stack([-torch.special.xlogy(p, p).sum() / len(p) for p in levels])
     entropies = mean_entropies.diff()
     exact = torch.zeros(d, d, dtype=torch.float64)
-    if target_class is None or w == 0:
-        return InformationProfile(entropies, entropies, torch.zeros(d, dtype=torch.float64), exact)
-    rows = exact_rows(target, w, target_class)
-    strengths = minimise(rows, torch.full((d,), w, dtype=torch.float64))
+    unguided = target_class is None or w == 0
+    strengths = torch.full((d,), 0.0 if unguided else w, dtype=torch.float64)
+    if unguided and denoiser is None:
+        return InformationProfile(entropies, entropies, strengths, exact)
+    rows = exact_rows(target, w, target_class, denoiser)
+    strengths = strengths if unguided else minimise(rows, strengths)
     return InformationProfile(entropies, rows.cross_entropies(strengths), strengths, exact)
 
 
@@ -228,10 +240,22 @@ def information_profile(
         raise UserError("no class was given, and there is nothing to guide to: give a target_class")
     rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
     strengths = minimise(rows, weights.new_zeros(d))
-    costs = weights.new_zeros(len(samples) * masks)
-    costs.index_add_(0, rows.state, rows.each_cross_entropy(strengths) / (d - rows.level))
-    levels = rows.level.new_zeros(len(costs)).index_copy_(0, rows.state, rows.level)
+    costs, levels = by_state(rows, rows.each_cross_entropy(strengths), d, len(samples) * masks)
     return _estimated(costs, levels, weights, masks, strengths)
+
+
+def _decreasing(values: Tensor) -> Tensor:
+    """The nearest sequence that never rises, by pooling adjacent violators (Barlow et al. 1972), float64 (D,)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values.tolist():
+        mean = value
+        count = 1
+        while blocks and blocks[-1][0] < mean:
+            before, number = blocks.pop()
+            mean = (mean * count + before * number) / (count + number)
+            count += number
+        blocks.append((mean, count))
+    return torch.tensor([mean for mean, count in blocks for _ in range(count)], dtype=torch.float64)
 
 
 def _cross_entropies(denoiser: Denoiser, target_class: int | None, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -244,22 +268,5 @@ def _cross_entropies(denoiser: Denoiser, target_class: int | None, batch: Masked
 
 def _estimated(costs: Tensor, levels: Tensor, weights: Tensor, masks: int, strengths: Tensor) -> InformationProfile:
     """The profile from the cross entropies of partial states, on the host."""
-    means, covariance = _means(costs.cpu(), levels.cpu(), weights.cpu(), masks, len(strengths))
+    means, covariance = level_means(costs.cpu(), levels.cpu(), weights.cpu(), masks, len(strengths))
     return InformationProfile(means, means, strengths.cpu(), covariance)
-
-
-def _means(costs: Tensor, levels: Tensor, weights: Tensor, masks: int, num_dims: int) -> tuple[Tensor, Tensor]:
-    """Weighted means of each level, (D,), and their covariance over the samples, (D, D).
-
-    Args:
-        costs, levels: of the n * masks partial states. weights: of the n samples.
-    """
-    each = weights.repeat_interleave(masks)
-    totals = level_totals(each, levels, num_dims)
-    means = level_sums(each * costs, levels, num_dims) / totals
-    influence = each * (costs - means[levels]) / totals[levels]
-    covariance = torch.zeros(num_dims, num_dims, dtype=torch.float64)
-    for part, place in zip(influence.view(-1, masks).split(MAX_SAMPLES), levels.view(-1, masks).split(MAX_SAMPLES)):
-        by_level = part.new_zeros(len(part), num_dims).scatter_(1, place, part)  # a sample's levels differ
-        covariance += by_level.T @ by_level
-    return means, covariance

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.reports.page import render_page
@@ -140,3 +141,12 @@ def test_a_view_may_be_a_function(tmp_path: Path) -> None:
 def test_extreme_numbers_are_written_in_full(value: float) -> None:
     (row,) = Block("b", [Row(Guidance(1.0), "a", value)], "B").plain()
     assert row == {"w": 1.0, "kind": "rate", "name": "a", "value": value}
+
+
+def test_panels_of_one_scale_hold_all_points() -> None:
+    series = {"": ([0.0, 1.0], [0.0, 0.0])}, {"": ([0.0, 1.0], [1.0, 4.0])}
+    for order in (series, series[::-1]):
+        lines = Lines({str(k): one for k, one in enumerate(order)}, "x", "y")
+        for axes in lines.draw(Figure()).flat:
+            low, high = axes.get_ylim()
+            assert low == 0 and 4 <= high < 8

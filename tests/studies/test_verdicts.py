@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
+from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.correction import TableCorrection
 from mdlm_cfg.studies.correction_moves import TableMoves
 from mdlm_cfg.studies.decay import DecayStudy
@@ -24,6 +25,7 @@ from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies
+from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.samplers import Samplers
 
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
@@ -58,6 +60,8 @@ STUDIES: dict[str, Any] = {
     "correction": TableCorrection(),
     "best_schedule": BestScheduleStudy(),
     "correction_moves": TableMoves(moves=[0, 3, 9]),
+    "calibration": CalibrationStudy(),
+    "profile": ProfileStudy(),
 }
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, classes=(0,))
 

@@ -88,6 +88,7 @@ class Lines:
             for k, (name, level) in enumerate(self.levels.items()):
                 axes.axhline(level, label=plain(name), color=GREY, linestyle=(0, (4, 2 + 2 * k)), linewidth=1.2)
             axes.set_title(plain(title), loc="left")
+        for axes in grid.flat[:num]:  # whose limits are shared, and those of all lines
             self._set_scales(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel(plain(self.y_label))

@@ -1,0 +1,409 @@
+"""study=calibration: the best strength for each number of unmasked coordinates, by a convex fit (theory, 21)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+
+from mdlm_cfg.chain.denoiser import device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import Calibrated
+from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
+from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
+from mdlm_cfg.sampling.smc import Weighted
+from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.fitting import (
+    GROUPS,
+    NUM_EXAMPLES,
+    TEST,
+    check_num_examples,
+    check_samples,
+    fitted_strengths,
+    part_of,
+)
+from mdlm_cfg.studies.likelihood import is_exact
+from mdlm_cfg.studies.mixture_correction import seen_of
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
+
+NUM_REFERENCE = 20_000  # samples of the class that the usage of the tilted distribution is estimated from
+CLEAR = 2  # standard errors
+SAME = 1e-9  # of a total variation, or nats
+READING = """\
+A strength for each number of unmasked coordinates, chosen so that the guided conditionals give the samples aimed at \
+the smallest cross entropy at that level: a convex problem in one number. The sum over levels is the NELBO of the \
+guided conditionals. What calibration gives is how far the NELBO falls from that of the constant strength w."""
+OF_TABLES = """\
+The samples aimed at are the tilted distribution of strength w, and all is exact, by sums over all partial states. \
+The chain unmasks in the order of its kind of guidance."""
+OF_TARGETS = """\
+The samples aimed at are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
+Strengths are fitted to one set and judged by another; {groups} groups of neighbouring levels have one each."""
+OF_EXAMPLES = """\
+The samples aimed at are data of the class, as they are: they have no p(z | x), and an example that tells its class \
+has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
+compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and judged by the \
+other; {groups} groups of neighbouring levels have one strength each. The network has seen neither half."""
+W = "constant strength, that of the tilted distribution where there is one"
+WHO = '"exact" or "learned"'
+CLASS = "its name, or its number where it has none"
+AFTER = "the same with calibrated strengths"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What calibrated strengths change for one class."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    target_class: str = col("class", CLASS, index=True)
+    nelbo: float = col("NELBO", "of the conditionals guided with constant w, on what is aimed at", unit="nats")
+    nelbo_calibrated: float = col("calibrated", AFTER, unit="nats")
+    gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
+    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
+    tv_class: float | None = col("TV to the class", "of the guided chain; of tables", unit="TV", default=None)
+    tv_class_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV", default=None)
+    tv_tilted_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    usage_tv: float | None = col(
+        "TV of the usage", "of components, of samples to the tilted distribution; of mixtures", unit="TV", default=None
+    )
+    usage_tv_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    usage_floor: float | None = col("noise floor", "of the usage, for as many samples", unit="TV", default=None)
+    class_posterior: float | None = col("mean p(z | x)", "of samples; of mixtures", default=None)
+    class_posterior_calibrated: float | None = col("calibrated", AFTER, default=None)
+    class_posterior_tilted: float | None = col("tilted", "mean p(z | x) of the tilted distribution", default=None)
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """The calibrated strength of one level, or of neighbouring levels that share one."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    target_class: str = col("class", CLASS, index=True)
+    unmasked: int = col("unmasked", "coordinates that are unmasked already; of a group the fewest", index=True)
+    levels: int = col("levels", "that share the strength")
+    strength: float = col("strength", "calibrated", digits=3)
+    strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
+    cost: float = col("constant w", "part of the NELBO of these levels", unit="nats")
+    cost_calibrated: float = col("calibrated", AFTER, unit="nats")
+    gain: float = col("gain", "of these levels", unit="nats")
+    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
+
+
+@dataclass(frozen=True)
+class MeanRow:
+    """What calibrated strengths give: means over the classes."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
+    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
+    tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV")
+    tv_tilted_calibrated: float | None = col("calibrated", AFTER, unit="TV")
+    usage_tv: float | None = col("TV of the usage", "of components, of samples; of mixtures", unit="TV")
+    usage_tv_calibrated: float | None = col("calibrated", AFTER, unit="TV")
+    classes: int = col("classes", "over which means are taken")
+
+
+@dataclass(frozen=True)
+class CalibrationStudy:
+    """Calibrated strengths, and what they change: likelihoods, total variations, the usage of components.
+
+    Args:
+        num_examples: of each class, where distributions are sampled: to fit strengths to, and as many to judge them.
+        groups: of neighbouring levels that share a strength, where it is fitted to samples.
+
+    Raises:
+        UserError: too few examples, or no groups.
+    """
+
+    num_examples: int = NUM_EXAMPLES
+    groups: int = GROUPS
+    name: ClassVar[str] = "calibration"
+    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True)
+    rows: ClassVar[Mapping[str, type]] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
+
+    def __post_init__(self) -> None:
+        check_num_examples(self.num_examples)
+        if type(self.groups) is not int or self.groups < 1:
+            raise UserError(f"study.groups = {self.groups} is not allowed: it must be a whole number of at least 1")
+
+    def check(self, case: Case) -> None:
+        """Refuse classes that cannot be aimed at, examples that are too few, and filters of values."""
+        if any(guidance.filters for guidance in case.plan.guidances):
+            raise UserError("study=calibration is about strengths alone: leave temperature and top_p out")
+        if not case.denoisers:
+            raise UserError(f"study=calibration of {case.data.name} needs a trained network: give ckpt_path=")
+        if isinstance(case.target, TableMixture):
+            check_guided_class(case)
+        for z in _classes(case):
+            check_samples(case, z, self.num_examples)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """For each denoiser, class and strength: the fit, what it gains, and what it changes in samples or laws."""
+        for who, z, g in self._asked(case):
+            about = f"{who} conditionals, class {case.class_name(z)}, w = {g.label}"
+            yield Piece(self._key(case, "fit", who, z, g), partial(self._fit, case, who, z, g), f"strengths, {about}")
+            gain = partial(self._gain, case, who, z, g)
+            yield Piece(self._key(case, "gain", who, z, g), gain, f"likelihoods, {about}")
+            if is_exact(case):
+                change = partial(_distances, self, case, who, z, g)
+                yield Piece(self._key(case, "distances", who, z, g), change, f"distributions, {about}")
+            elif isinstance(case.target, BernoulliMixture):
+                seen = partial(_usage, self, case, who, z, g)
+                yield Piece(self._key(case, "usage", who, z, g), seen, f"samples, {about}", 20.0)
+
+    def _asked(self, case: Case) -> Iterable[tuple[str, int, Guidance]]:
+        return ((who, z, g) for who in case.denoisers for z in _classes(case) for g in case.plan.guidances)
+
+    def _key(self, case: Case, what: str, who: str, z: int, guidance: Guidance) -> Key:
+        plan = case.plan
+        w = _aim(case, guidance) if what == "fit" else guidance.key()
+        more = (plan.sampler.key, plan.num_samples) if what in ("usage", "distances") else ()
+        return ("calibration", what, who, z, w, self.num_examples, self.groups, plan.seed, *more)
+
+    def _fit(self, case: Case, who: str, z: int, guidance: Guidance) -> tuple[list[float], list[float]]:
+        found = fitted_strengths(case, who, z, _aim(case, guidance), self.num_examples, self.groups)
+        return list(found.strengths), list(found.standard_errors)
+
+    def fitted(self, case: Case, who: str, z: int, guidance: Guidance) -> Calibration:
+        """What was fitted for one class and strength."""
+        strengths, errors = case.made[self._key(case, "fit", who, z, guidance)]
+        return Calibration(tuple(strengths), tuple(errors))
+
+    def _gain(self, case: Case, who: str, z: int, guidance: Guidance) -> tuple[torch.Tensor, ...]:
+        after = self.fitted(case, who, z, guidance).strengths
+        before = [guidance.constant] * len(after)
+        if is_exact(case):
+            denoiser = case.table(who) or case.denoisers[who]
+            found = exact_gain(case.target, guidance.constant, z, denoiser, before=before, after=after)
+            return (found.before, found.after, found.covariance)
+        part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
+        found = held_out_gain(
+            case.denoisers[who],
+            z,
+            part.x,
+            part.log_weights,
+            part.generator,
+            masks=part.masks,
+            before=before,
+            after=after,
+        )
+        return (found.before, found.after, found.covariance)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """What calibration gives each class and in the mean, and the strengths."""
+        classes: list[ClassRow] = []
+        levels: list[LevelRow] = []
+        for who, z, g in self._asked(case):
+            gain = Gain(*made[self._key(case, "gain", who, z, g)])
+            changed: dict[str, float] = {}
+            for what in ("distances", "usage"):
+                changed |= made.get(self._key(case, what, who, z, g), {})
+            nelbos = float(gain.before.sum()), float(gain.after.sum())
+            classes.append(ClassRow(g, who, case.class_name(z), *nelbos, *gain.of(), **changed))
+            levels += self._levels(case, who, z, g, gain)
+        means = _means(classes)
+        blocks = self._blocks(case, classes, levels, means)
+        verdict = verdict_of(means, levels, is_exact(case), case.target is None)
+        facts = {"exact": is_exact(case), "num_examples": self.num_examples, "classes": list(_classes(case))}
+        return Findings(case.plan, blocks, verdict, facts)
+
+    def _levels(self, case: Case, who: str, z: int, guidance: Guidance, gain: Gain) -> list[LevelRow]:
+        found = self.fitted(case, who, z, guidance)
+        d = len(found.strengths)
+        group = group_of(torch.arange(d), d if is_exact(case) else min(self.groups, d), d)
+        rows = []
+        for g in group.unique().tolist():
+            places = (group == g).nonzero().flatten().tolist()
+            part = slice(places[0], places[-1] + 1)
+            costs = float(gain.before[part].sum()), float(gain.after[part].sum())
+            strength = found.strengths[places[0]], found.standard_errors[places[0]]
+            about = (guidance, who, case.class_name(z), places[0], len(places))
+            rows.append(LevelRow(*about, *strength, *costs, *gain.of(part)))
+        return rows
+
+    def _blocks(
+        self, case: Case, classes: Sequence[ClassRow], levels: Sequence[LevelRow], means: Sequence[MeanRow]
+    ) -> list[Block]:
+        numbers = {"num": self.num_examples, "groups": self.groups}
+        how = OF_TABLES if is_exact(case) else (OF_EXAMPLES if case.target is None else OF_TARGETS).format(**numbers)
+        error = [] if is_exact(case) else ["gain_se"]
+        index = ["w", "denoiser", "target_class"]
+        views: list[View] = [Table(index, ["nelbo", "nelbo_calibrated", "gain", *error])]
+        for title, names in CHANGES.items():
+            if getattr(classes[0], names[0]) is not None:
+                views.append(Table(index, names, title=title))
+        by = ["target_class", *(["denoiser"] if len(case.denoisers) > 1 else [])]
+        of_level = ["denoiser", "target_class", "unmasked"]
+        one = {"w": [min((row.w for row in levels), key=lambda w: w.constant)]} if case.target is None else {}
+        table = Table(of_level, ["strength", "gain"], "w")
+        if one:
+            table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
+        panels = None if one else "w"
+        dashed = {"denoiser": LEARNED}
+        strength = Curve("unmasked", "strength", by, STRENGTH_CURVE, panels=panels, dashed=dashed, where=one)
+        gain = Curve("unmasked", "gain", by, GAIN_CURVE, panels="w", dashed=dashed)
+        means_shown = [name for name in MEANS if getattr(means[0], name) is not None]
+        first = Table(["w", "denoiser"], ["gain", *error, *means_shown, "classes"])
+        text = f"{READING}\n\n{how}"
+        return [
+            Block("gains", means, "What calibration gives", text, [], [first], ["gain"], "", True),
+            Block("strengths", levels, "Strengths", views=[strength, gain, table], group=""),
+            Block("calibration", classes, "Every class", views=views, logged=["gain"], group="Classes"),
+        ]
+
+
+def _classes(case: Case) -> tuple[int, ...]:
+    """The classes asked about; class 0 of a table where none is given."""
+    return (case.one_class,) if isinstance(case.target, TableMixture) else case.classes
+
+
+def _aim(case: Case, guidance: Guidance) -> float:
+    """w of the tilted distribution aimed at; 0 where data are known by examples alone."""
+    return 0.0 if case.target is None else guidance.constant
+
+
+def _pair(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, Guidance]:
+    """The constant strength and the calibrated ones, by the end of a column's name."""
+    values = study.fitted(case, who, z, guidance).strengths
+    return {"": guidance, "_calibrated": replace(guidance, w=Calibrated(guidance.constant, values))}
+
+
+def _distances(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+    """Total variations of the guided chain, with both lists of strengths."""
+    denoiser = case.table(who) or case.denoisers[who]
+    tilted = tilted_law(case.target, guidance.constant, z)
+    found = {}
+    for end, given in _pair(study, case, who, z, guidance).items():
+        law = terminal_law(denoiser, given, z, case.plan.sampler.policy)
+        found[f"tv_class{end}"] = total_variation(case.target.class_pmf(z), law)
+        found[f"tv_tilted{end}"] = total_variation(tilted, law)
+    return found
+
+
+def _usage(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+    """The usage of components and the mean p(z | x) of samples, with both lists of strengths."""
+    target: BernoulliMixture = case.target
+    denoiser = case.denoisers[who]
+    plan = case.plan
+    generator = plan.generator("calibration reference", guidance, z)
+    reference = tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator)
+    aim = seen_of(target, reference, z, plan.seed)
+    floor = expected_sampling_tv(aim.usage, plan.num_samples)
+    found = {"usage_floor": floor, "class_posterior_tilted": aim.class_posterior}
+    for end, given in _pair(study, case, who, z, guidance).items():
+        generator = plan.generator(f"calibration samples{end}", guidance, z, device=device_of(denoiser))
+        x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
+        seen = seen_of(target, Weighted(x, torch.zeros(len(x), dtype=torch.float64), NUM_GROUPS), z, plan.seed)
+        found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)
+        found[f"class_posterior{end}"] = seen.class_posterior
+    return found
+
+
+def _means(rows: Sequence[ClassRow]) -> list[MeanRow]:
+    """The means over the classes of every strength and denoiser."""
+    found = []
+    for w, who in dict.fromkeys((row.w, row.denoiser) for row in rows):
+        own = [row for row in rows if (row.w, row.denoiser) == (w, who)]
+        error = math.sqrt(sum(row.gain_se**2 for row in own)) / len(own)
+        gain = sum(row.gain for row in own) / len(own)
+        means = {name: _mean(own, name) for name in MEANS}
+        found.append(MeanRow(w=w, denoiser=who, gain=gain, gain_se=error, classes=len(own), **means))
+    return found
+
+
+def _mean(rows: Sequence[ClassRow], name: str) -> float | None:
+    values = [getattr(row, name) for row in rows]
+    return None if None in values else sum(values) / len(values)
+
+
+def verdict_of(
+    means: Sequence[MeanRow], levels: Sequence[LevelRow], is_exact_study: bool, of_examples: bool
+) -> list[str]:
+    """How much calibration gives, whether it brings the distribution nearer, and whether strengths rise."""
+    said = []
+    for who in dict.fromkeys(row.denoiser for row in means):
+        own = [row for row in means if row.denoiser == who]
+        chosen = min(own, key=lambda row: row.w.constant) if of_examples else max(own, key=lambda row: row.w.constant)
+        said += _of_gain(chosen, of_examples)
+        if is_exact_study:
+            said.append(_of_rise(chosen, [row for row in levels if (row.w, row.denoiser) == (chosen.w, who)]))
+    return said
+
+
+def _of_gain(row: MeanRow, of_examples: bool) -> list[str]:
+    head = f"With {row.denoiser} conditionals, calibrated strengths"
+    over = f"over the constant w = {row.w.label}"
+    about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
+    size = f"{row.gain:.4f} ± {row.gain_se:.2g} nats" if row.gain_se else f"{row.gain:.4f} nats"
+    if abs(row.gain) <= max(SAME, CLEAR * row.gain_se):
+        end = f": the gain is {size}" if row.gain_se else ""
+        said = [f"{head} give nothing {over} that can be shown{about}{end}."]
+    elif row.gain > 0:
+        where = "on held-out data of the class" if of_examples else "on the tilted distribution"
+        said = [f"{head} give {size} {over}, {where}{about}."]
+    else:
+        said = [f"{head} cost {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
+    for what, before, after in (
+        ("the distribution", row.tv_tilted, row.tv_tilted_calibrated),
+        ("the usage of the components", row.usage_tv, row.usage_tv_calibrated),
+    ):
+        if before is not None and after is not None:
+            said.append(
+                _of_distance(f"At w = {row.w.label}, with {row.denoiser} conditionals, they", what, before, after)
+            )
+    return said
+
+
+def _of_distance(head: str, what: str, before: float, after: float) -> str:
+    if abs(before - after) < SAME:
+        return f"{head} leave {what} as far from the tilted distribution: total variation {before:.4f}."
+    verb = "bring" if after < before else "move"
+    way = "nearer to" if after < before else "away from"
+    return f"{head} {verb} {what} {way} the tilted distribution: total variation {after:.4f} instead of {before:.4f}."
+
+
+def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
+    strengths = [row.strength for row in levels]
+    head = f"The strengths for w = {mean.w.label}, with {mean.denoiser} conditionals,"
+    ends = f"from {strengths[0]:.4f} for the first coordinate to {strengths[-1]:.4f} for the last"
+    if max(strengths) - min(strengths) < SAME:
+        return f"{head} are all {strengths[0]:.4f}."
+    if all(a <= b + SAME for a, b in pairwise(strengths)):
+        return f"{head} rise {ends}."
+    return f"{head} do not rise throughout: they go {ends}."
+
+
+MEANS = ("tv_tilted", "tv_tilted_calibrated", "usage_tv", "usage_tv_calibrated")
+STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
+GAIN_CURVE = "What each level gains over the constant w, in nats."
+CHANGES = {
+    "Distance to the tilted distribution and to the class": (
+        "tv_tilted",
+        "tv_tilted_calibrated",
+        "tv_class",
+        "tv_class_calibrated",
+    ),
+    "Samples": (
+        "usage_tv",
+        "usage_tv_calibrated",
+        "usage_floor",
+        "class_posterior",
+        "class_posterior_calibrated",
+        "class_posterior_tilted",
+    ),
+}

@@ -1,0 +1,203 @@
+"""Strengths and step sizes that are fitted to a denoiser: exactly on small tables, else to samples (theory, 21 and 22).
+
+What is fitted, and what it is then judged by, are different samples: of a known distribution fresh ones, of examples
+two halves of the test data. Validation data would not do: they are training data, whose NELBO is too low.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import Calibrated
+from mdlm_cfg.compare.calibration import Calibration, calibrate, calibrated_strengths
+from mdlm_cfg.compare.profile import InformationProfile, exact_information_profile, information_profile
+from mdlm_cfg.sampling.reference import check_positive_class, log_class_posterior
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.likelihood import is_exact
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.data import Data
+from mdlm_cfg.targets.table import TableMixture
+
+FIT = "fit"
+TEST = "test"
+NUM_EXAMPLES = 1000  # of a class, that strengths are fitted to, and as many that they are judged by
+FEWEST = 10
+GROUPS = 16  # of levels that share a strength where it is fitted to samples
+LEAST_MASKS = 4  # partial states that are made of an example
+LEAST_STATES = 8  # and of each level
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of a class, and what they are masked with.
+
+    Attributes:
+        x: int64 (n, D). log_weights: (n,) towards the tilted distribution; None: the samples are of what is aimed at.
+        masks: partial states that are made of each. generator: of the masks.
+    """
+
+    x: Tensor
+    log_weights: Tensor | None
+    masks: int
+    generator: torch.Generator
+
+
+def check_num_examples(num_examples: int) -> None:
+    """Raise UserError for a number of examples that says nothing."""
+    if type(num_examples) is not int or num_examples < FEWEST:
+        raise UserError(
+            f"study.num_examples = {num_examples} is not allowed: it must be a whole number of at least {FEWEST}"
+        )
+
+
+def check_samples(case: Case, target_class: int, num_examples: int) -> None:
+    """Raise UserError unless there is a class to aim at, and where there are samples alone, enough of them."""
+    target = case.target
+    if isinstance(target, BernoulliMixture):
+        check_positive_class(target, target_class)
+    if target is not None or is_exact(case):
+        return
+    classes = case.data.test_examples()[1]
+    found = min(int((classes == target_class).sum()) // 2, num_examples)
+    d = math.prod(case.data.grid_shape)
+    if found * masks_for(found, d) < 2 * d:
+        raise UserError(
+            f"class {case.class_name(target_class)} of {case.data.name} has {2 * found} test examples, too few to fit "
+            f"{d} levels to one half and to judge the fit by the other: choose another target_class"
+        )
+
+
+def masks_for(num: int, num_dims: int) -> int:
+    """How many partial states are made of each of n samples: at least 4, and as many as give each level 8."""
+    return min(num_dims, max(LEAST_MASKS, math.ceil(LEAST_STATES * num_dims / max(num, 1))))
+
+
+def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_examples: int) -> Part:
+    """Samples of a class to fit to ("fit") or to judge by ("test"); the two share none.
+
+    Args:
+        w: of the tilted distribution that is aimed at. Data that are not known exactly have no p(z | x): they are taken
+            as they are, which is right for w = 0, and where each example tells its class.
+    """
+    seed = case.plan.seed
+    if case.target is not None:
+        x, _ = case.target.sample(num_examples, generator_for("calibration", which, seed, target_class), target_class)
+        log_weights = w * log_posterior(case.target, x, target_class) if w else None
+    else:
+        x, classes = case.data.test_examples()
+        order = torch.randperm(len(x), generator=generator_for("calibration halves", seed))
+        own = x[order][classes[order] == target_class].long()
+        half = len(own) // 2
+        x = (own[:half] if which == FIT else own[half:])[:num_examples]
+        log_weights = None
+    device = device_of(case.denoisers[who])
+    generator = generator_for("calibration masks", which, seed, target_class, device=device)
+    return Part(x, log_weights, masks_for(len(x), x.shape[1]), generator)
+
+
+def log_posterior(target: Any, x: Tensor, target_class: int) -> Tensor:
+    """ln p(z | x) of a known distribution, float64 (n,), of finished states, int64 (n, D)."""
+    if isinstance(target, BernoulliMixture):
+        return log_class_posterior(target, x, target_class)
+    if isinstance(target, TableMixture):
+        own = target.class_weights[target_class] * target.class_pmf(target_class)
+        return (own[tuple(x.T)] / target.pmf[tuple(x.T)]).log()
+    found: Tensor = target.class_posterior(x)[:, target_class].log()
+    return found
+
+
+def fitted_strengths(
+    case: Case, who: str, target_class: int, w: float, num_examples: int = NUM_EXAMPLES, groups: int = GROUPS
+) -> Calibration:
+    """The calibrated strengths of a denoiser: exact on a small table, else by levels in groups from samples."""
+    if is_exact(case):
+        denoiser = case.table(who) or case.denoisers[who]
+        found = calibrated_strengths(case.target, w, target_class, denoiser)
+        return Calibration(tuple(found), (0.0,) * len(found))
+    denoiser = case.denoisers[who]
+    part = part_of(case, FIT, who, target_class, w, num_examples)
+    groups = min(groups, denoiser.num_dims)
+    return calibrate(denoiser, target_class, part.x, part.log_weights, part.generator, masks=part.masks, groups=groups)
+
+
+def fitted_profile(
+    case: Case, who: str, target_class: int, w: float, which: str = FIT, num_examples: int = NUM_EXAMPLES
+) -> InformationProfile:
+    """The information profile of a denoiser: exact on a small table, else from samples; guided unless w = 0."""
+    if is_exact(case):
+        denoiser = case.table(who) or case.denoisers[who]
+        return exact_information_profile(case.target, target_class, w, denoiser)
+    part = part_of(case, which, who, target_class, w, num_examples)
+    return information_profile(
+        case.denoisers[who],
+        target_class,
+        part.x,
+        part.log_weights,
+        part.generator,
+        masks=part.masks,
+        guided=w != 0,
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `w=calibrated(w)` and `schedule=profile(w)` mean for a denoiser of some data, and a class.
+
+    Args:
+        data: set up. denoiser: a learned one; None is the exact one of the data.
+        target_class: z; None is refused, since strengths and sizes are those of a class.
+    """
+
+    data: Data
+    denoiser: Denoiser | None
+    target_class: int | None
+    seed: int = 0
+
+    def strengths(self, asked: Calibrated) -> Calibrated:
+        """The strengths that are asked for, as numbers.
+
+        Raises:
+            UserError: no class; data that are not known exactly, and w other than 0; too few examples.
+        """
+        case, z = self._case(str(asked))
+        if case.target is None and asked.w:
+            raise UserError(
+                f"w = {asked} aims at a tilted distribution, which needs data known exactly, and {self.data.name} is "
+                "not: write w=calibrated, which aims at the data of the class"
+            )
+        check_samples(case, z, NUM_EXAMPLES)
+        return replace(asked, values=fitted_strengths(case, case.judged, z, asked.w).strengths)
+
+    def sizes(self, w: float, steps: int) -> Sequence[int]:
+        """The sizes of the cheapest steps; at most D steps.
+
+        Raises:
+            UserError: as `strengths`.
+        """
+        case, z = self._case("schedule = profile")
+        if case.target is None and w:
+            raise UserError(
+                f"schedule = profile({w:g}) is of a tilted distribution, which needs data known exactly, and "
+                f"{self.data.name} is not: write schedule=profile, which is of the data of the class"
+            )
+        check_samples(case, z, NUM_EXAMPLES)
+        profile = fitted_profile(case, case.judged, z, w)
+        return profile.decreasing().best(min(steps, profile.num_dims)).sizes
+
+    def _case(self, asked: str) -> tuple[Case, int]:
+        if self.target_class is None:
+            raise UserError(f"{asked} is fitted to one class: give target_class=")
+        plan = Plan((Guidance(0.0),), Sampler(), seed=self.seed, classes=(self.target_class,))
+        return Case.of(self.data, self.denoiser, plan), self.target_class

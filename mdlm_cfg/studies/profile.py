@@ -1,0 +1,290 @@
+"""study=profile: the information profile of a class, and the steps that it makes cheapest (theory, section 22)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import ClassVar
+
+import torch
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import PerCount
+from mdlm_cfg.chain.schedules import ALPHA
+from mdlm_cfg.compare.metrics import kl_divergence
+from mdlm_cfg.compare.profile import InformationProfile, Measured
+from mdlm_cfg.laws.stepped import freeze, kernel_entries
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.fitting import FIT, NUM_EXAMPLES, TEST, check_num_examples, check_samples, fitted_profile
+from mdlm_cfg.studies.likelihood import is_exact
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
+
+BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+BEST = "best"
+SCHEDULES = {"linear": "uniform"} | {name: name for name in ALPHA if name != "linear"}
+SAME = 1e-9  # nats
+NOTHING = 1e-12  # nats that are rounding
+CLEAR = 2  # standard errors
+MOST_ENTRIES = 1e7  # kernel entries of a step up to which the distributions of all steps take seconds
+MOST_SIZES = 12  # of a list of steps that is written out
+READING = """\
+h(l) is the mean entropy of one more coordinate, where l are known: the mean over sets of l coordinates, and over the \
+others. It falls as more is known. One step that unmasks k coordinates in parallel, where a are known, costs h(a) - \
+h(a + j) for each j < k: that much KL divergence, averaged over random orders. The sum over steps bounds the KL \
+divergence from the distribution aimed at to that of the sampler in uniform order, which is smaller.
+
+With w other than 0 the distribution aimed at is the tilted one, and the conditionals are guided by calibrated \
+strengths; a step then also costs what guided conditionals differ from the tilted distribution's own."""
+EXACTLY = "Everything is exact, by sums over all partial states."
+BY_SAMPLES = """\
+h(l) is the cross entropy of the conditionals on samples. The best steps are of the nearest profile that never rises, \
+on one set of samples; what every schedule costs is measured on another set, with standard errors."""
+OF_EXAMPLES = """\
+These data are known by examples alone, so that there is no tilted distribution: all is of the class, w = 0."""
+W = "guidance strength of the tilted distribution; 0 is the class"
+WHO = '"exact" or "learned"'
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """The entropy of one more coordinate."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    known: int = col("known", "coordinates that are unmasked already, l", index=True)
+    entropy: float = col("h(l)", "of one more coordinate", unit="nats")
+    entropy_se: float = col("error", "standard error of h(l); 0 where it is exact", unit="nats")
+    strength: float = col("strength", "calibrated w of a step from here; 0 where nothing is guided", digits=3)
+
+
+@dataclass(frozen=True)
+class TotalRow:
+    """The sums of a profile."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    total_entropy: float = col("entropy", "sum of h(l): H(X), or the NELBO of a network", unit="nats")
+    total_entropy_se: float = col("error", "standard error of the entropy", unit="nats")
+    total_correlation: float = col("total correlation", "D h(0) - sum of h(l): the cost of one step", unit="nats")
+    total_correlation_se: float = col("error", "standard error of the total correlation", unit="nats")
+    dual_total_correlation: float = col("dual total correlation", "sum of h(l) - D h(D - 1)", unit="nats")
+    dual_total_correlation_se: float = col("error", "standard error of the dual", unit="nats")
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What a list of steps costs."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    schedule: str = col("steps", f'"{BEST}", or those of a noise schedule: {", ".join(SCHEDULES.values())}', index=True)
+    calls: int = col("calls", "number of steps, each of one call", index=True)
+    cost: float = col("predicted cost", "KL averaged over orders", unit="nats")
+    cost_se: float = col("error", "standard error of the predicted cost; 0 where it is exact", unit="nats")
+    exact_kl: float | None = col("exact cost", "KL of the sampler's distribution, where it is in reach", unit="nats")
+    sizes: str = col("sizes", "coordinates of each step; events=[...] of event_leaping")
+
+
+@dataclass(frozen=True)
+class ProfileStudy:
+    """The information profile of a class, and what uniform, cosine, exponential and the best steps cost.
+
+    Args:
+        calls: numbers of steps that are compared, each at most D.
+        num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them.
+
+    Raises:
+        UserError: no numbers of steps, or one below 1; too few examples.
+    """
+
+    calls: Sequence[int] = BUDGETS
+    num_examples: int = NUM_EXAMPLES
+    name: ClassVar[str] = "profile"
+    needs: ClassVar[Needs] = Needs(one_class=True, numbers=True)
+    rows: ClassVar[Mapping[str, type]] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
+
+    def __post_init__(self) -> None:
+        check_num_examples(self.num_examples)
+        calls = self.calls
+        if isinstance(calls, str | int) or not calls or not all(type(k) is int and k >= 1 for k in calls):
+            raise UserError(f"study.calls = {calls} is not allowed: it must be a list of whole numbers of at least 1")
+
+    def check(self, case: Case) -> None:
+        """Refuse what has no class to aim at, and examples that are too few."""
+        if isinstance(case.target, TableMixture):
+            check_guided_class(case)
+        check_samples(case, case.one_class, self.num_examples)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The profiles of every strength and denoiser, and the exact costs of steps where they are in reach."""
+        for g, who in _asked(case):
+            for which in (FIT, TEST):
+                label = f"profile of the {who} conditionals at w = {g.label}"
+                yield Piece(self._key(case, g, who, which), partial(self._profile, case, g, who, which), label)
+            if _has_law(case, who):
+                label = f"exact costs of steps, {who} conditionals, w = {g.label}"
+                yield Piece(self._key(case, g, who, "exact"), partial(self._exact, case, g, who), label, 4.0)
+
+    def _key(self, case: Case, guidance: Guidance, who: str, what: str) -> Key:
+        asked = (guidance.constant, case.one_class, self.num_examples, case.plan.seed)
+        return ("profile", who, what, *asked, *(self.calls if what == "exact" else ()))
+
+    def _profile(self, case: Case, guidance: Guidance, who: str, which: str) -> tuple[torch.Tensor, ...]:
+        found = fitted_profile(case, who, case.one_class, guidance.constant, which, self.num_examples)
+        return (found.entropies, found.cross_entropies, found.strengths, found.covariance)
+
+    def _profiles(self, case: Case, made: Made, guidance: Guidance, who: str) -> tuple[InformationProfile, ...]:
+        """The profile that the best steps are found by, and the one that costs are of."""
+        fit, test = (InformationProfile(*made[self._key(case, guidance, who, which)]) for which in (FIT, TEST))
+        return fit.decreasing(), test
+
+    def _steps(self, case: Case, made: Made, guidance: Guidance, who: str) -> list[tuple[str, tuple[int, ...]]]:
+        """Every list of steps, and the schedule that it is of."""
+        fit, _ = self._profiles(case, made, guidance, who)
+        found: dict[tuple[str, tuple[int, ...]], None] = {}
+        for k in dict.fromkeys(min(k, fit.num_dims) for k in sorted(self.calls)):
+            for name, shown in SCHEDULES.items():
+                found[shown, fit.scheduled(k, name).sizes] = None
+            found[BEST, fit.best(k).sizes] = None
+        return list(found)
+
+    def _exact(self, case: Case, guidance: Guidance, who: str) -> list[float]:
+        """KL(tilted || distribution of the sampler) of every list of steps, in uniform order."""
+        fit, _ = self._profiles(case, case.made, guidance, who)
+        z = case.one_class
+        tilted = tilted_law(case.target, guidance.constant, z)
+        strengths = Guidance(PerCount(fit.strengths.tolist()), "normalized")  # type: ignore[arg-type]
+        denoiser = case.table(who) or case.denoisers[who]
+        chain = freeze(denoiser, strengths, z)
+        samplers = [Sampler(EVENT_LEAPING, events=sizes) for _, sizes in self._steps(case, case.made, guidance, who)]
+        return [kl_divergence(tilted, one.law(denoiser, strengths, z, chain)) for one in samplers]
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """The cost of every list of steps, h(l), and its sums."""
+        levels: list[LevelRow] = []
+        totals: list[TotalRow] = []
+        costs: list[CostRow] = []
+        for g, who in _asked(case):
+            _, test = self._profiles(case, made, g, who)
+            numbers = (test.entropies, test.standard_errors, test.strengths)
+            levels += [
+                LevelRow(g, who, known, *found) for known, found in enumerate(zip(*(n.tolist() for n in numbers)))
+            ]
+            sums = (test.total_entropy, test.total_correlation, test.dual_total_correlation)
+            totals.append(TotalRow(g, who, *(x for one in sums for x in (one.value, one.standard_error))))
+            steps = self._steps(case, made, g, who)
+            exact = made.get(self._key(case, g, who, "exact"), [None] * len(steps))
+            for (name, sizes), kl in zip(steps, exact):
+                cost: Measured = test.plan(sizes).cost
+                row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))
+                costs.append(row)
+        facts = {"target_class": case.one_class, "exact": is_exact(case)}
+        return Findings(case.plan, _blocks(case, costs, levels, totals), verdict_of(costs, totals), facts)
+
+
+def _asked(case: Case) -> list[tuple[Guidance, str]]:
+    """Each strength once, whatever its kind, with each denoiser; w = 0 alone where data are known by examples alone."""
+    strengths = {g.constant: g for g in reversed(case.plan.guidances)}
+    if case.target is None:
+        strengths = {0.0: Guidance(0.0)}
+    return [(strengths[w], who) for w in sorted(strengths) for who in case.denoisers]
+
+
+def _has_law(case: Case, who: str) -> bool:
+    """Whether the distribution of the steps is in reach."""
+    if not is_exact(case) or case.table(who) is None:
+        return False
+    return kernel_entries(case.target.num_tokens, case.target.num_dims) <= MOST_ENTRIES
+
+
+def _written(sizes: Sequence[int]) -> str:
+    """Sizes in a row; of many, runs of equal ones as "3x12"."""
+    if len(sizes) <= MOST_SIZES:
+        return ",".join(map(str, sizes))
+    return ",".join(f"{len(list(run))}x{size}" for size, run in groupby(sizes))
+
+
+def _blocks(
+    case: Case, costs: Sequence[CostRow], levels: Sequence[LevelRow], totals: Sequence[TotalRow]
+) -> list[Block]:
+    name = case.class_name(case.one_class)
+    is_sampled = not is_exact(case)
+    text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
+    if case.target is None:
+        text += f"\n\n{OF_EXAMPLES}"
+    by = ["denoiser"] if case.has_learned else []
+    dashed = {"denoiser": LEARNED}
+    log_y = any(row.cost > NOTHING for row in costs)
+    curve = Curve(
+        x="calls",
+        y="cost",
+        by=["schedule", *by],
+        caption="Predicted cost against the number of steps.",
+        panels="w",
+        log_x=True,
+        log_y=log_y,
+        dashed=dashed,
+    )
+    views: list[View] = [
+        Table(["w", "denoiser", "schedule"], ["cost"], "calls", "Predicted cost, in nats, by calls."),
+        curve,
+    ]
+    if any(row.exact_kl is not None for row in costs):
+        note = "KL divergence to the exact distribution of the sampler, by calls."
+        views.append(Table(["w", "denoiser", "schedule"], ["exact_kl"], "calls", note, title="Exact cost"))
+        views.append(replace(curve, y="exact_kl", caption="Exact cost against the number of steps."))
+    shown = ["sizes", "cost", *(["cost_se"] if is_sampled else [])]
+    views.append(Table(["w", "denoiser", "calls"], shown, title="The best steps", where={"schedule": [BEST]}))
+    entropy = Curve("known", "entropy", ["w", *by], "h(l), the entropy of one more coordinate.", dashed=dashed)
+    strength = Table(["w", "denoiser", "known"], ["entropy", "entropy_se", "strength"])
+    names = ("total_entropy", "total_correlation", "dual_total_correlation")
+    sums = [name for one in names for name in ((one, f"{one}_se") if is_sampled else (one,))]
+    return [
+        Block("costs", costs, "What steps cost", text, views=views, logged=["cost", "exact_kl"], group=""),
+        Block("profile", levels, "Information profile", views=[entropy, strength], group="Profile"),
+        Block("totals", totals, "Sums of the profile", views=[Table(["w", "denoiser"], sums)], printed=True),
+    ]
+
+
+def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
+    """What the best steps save, and what one step costs."""
+    said = []
+    for total in totals:
+        own = [row for row in costs if (row.w, row.denoiser) == (total.w, total.denoiser)]
+        head = f"At w = {total.w.label}, with {total.denoiser} conditionals,"
+        error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
+        said.append(f"{head} the total correlation is {total.total_correlation:.4f}{error} nats.")
+        said.append(_saved(head, own))
+    return said
+
+
+def _saved(head: str, rows: Sequence[CostRow]) -> str:
+    """What the best steps save over the cheapest others of as many calls, where that is most."""
+    best = {row.calls: row for row in rows if row.schedule == BEST}
+    saved = []
+    for k, row in best.items():
+        others = [other for other in rows if other.calls == k and other.schedule != BEST]
+        if others:
+            cheapest = min(others, key=lambda other: other.cost)
+            saved.append((cheapest.cost - row.cost, row, cheapest))
+    gain, row, other = max(saved, key=lambda one: one[0])
+    error = CLEAR * max(row.cost_se, other.cost_se)
+    if gain <= SAME + error:
+        return f"{head} the best steps save nothing that can be shown over uniform, cosine and exponential ones."
+    return (
+        f"{head} the best steps save most with {row.calls} calls: {row.cost:.4f} nats by prediction, and "
+        f"{other.cost:.4f} for {other.schedule} steps, the cheapest others{_exactly(row, other)}."
+    )
+
+
+def _exactly(row: CostRow, other: CostRow) -> str:
+    if row.exact_kl is None or other.exact_kl is None:
+        return ""
+    return f"; exactly {row.exact_kl:.4f} and {other.exact_kl:.4f}"

@@ -1,0 +1,176 @@
+"""study=calibration: gains are differences of NELBOs, distances those of laws, held-out gains what they estimate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
+
+from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, path_kl, terminal_law, tilted_law
+from mdlm_cfg.compare.calibration import calibrate, exact_gain, held_out_gain
+from mdlm_cfg.compare.metrics import total_variation as tv
+from mdlm_cfg.studies.benchmark.targets import rotation
+from mdlm_cfg.studies.calibration import CalibrationStudy
+from mdlm_cfg.studies.fitting import FIT, TEST, log_posterior, part_of
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.sequences import motif_in_noise
+from mdlm_cfg.targets.toys import toy_2d_overlap
+
+Z = 1
+PLAN = Plan((Guidance(0.0, "normalized"), Guidance(2.0, "normalized")), Sampler(), 200, classes=(Z,))
+
+
+def study_of(target: Any, denoiser: Any = None, plan: Plan = PLAN, **settings: int) -> Any:
+    return found_by(CalibrationStudy(**settings), data_of(target), denoiser, plan)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_table_has_the_exact_strengths_distances_and_gains(learned: bool) -> None:
+    target = random_target(3, 3, 2, seed=7, zeros=0.1)
+    denoiser = Blurred(target, 0.2) if learned else None
+    found = study_of(target, denoiser)
+    for row in block_of(found, "calibration"):
+        used = denoiser if row.denoiser == "learned" else target.denoiser()
+        strengths = calibrated_strengths(target, row.w.constant, Z, used)
+        own = [r for r in block_of(found, "strengths") if (r.w, r.denoiser) == (row.w, row.denoiser)]
+        assert [r.strength for r in own] == pytest.approx(strengths, abs=1e-12)
+        tilted = tilted_law(target, row.w.constant, Z)
+        for end, w in (("", row.w.constant), ("_calibrated", strengths)):
+            law = terminal_law(used, Guidance(w, "normalized"), Z)
+            assert getattr(row, f"tv_tilted{end}") == pytest.approx(tv(law, tilted), abs=1e-12)
+            assert getattr(row, f"tv_class{end}") == pytest.approx(tv(law, target.class_pmf(Z)), abs=1e-12)
+        assert row.gain == pytest.approx(row.nelbo - row.nelbo_calibrated, abs=1e-12) and row.gain >= -1e-12
+        assert sum(r.gain for r in own) == pytest.approx(row.gain, abs=1e-12)
+
+
+def test_gains_are_differences_of_path_kl() -> None:
+    target = random_target(2, 4, 2, seed=3)
+    (_, row) = block_of(study_of(target), "calibration")
+    strengths = calibrated_strengths(target, 2.0, Z)
+    far = [path_kl(target, Guidance(w, "normalized"), Z, w=2.0).total for w in (2.0, strengths)]
+    assert row.gain == pytest.approx(far[0] - far[1], abs=1e-12)
+
+
+def test_the_values_of_the_theory() -> None:
+    plan = replace(PLAN, guidances=(Guidance(2.0, "normalized"),))
+    (row,) = block_of(study_of(rotation(5).table(), plan=plan), "gains")
+    assert row.tv_tilted == pytest.approx(0.1245, abs=6e-5)
+    assert row.tv_tilted_calibrated == pytest.approx(0.0382, abs=6e-5)
+    (row,) = block_of(study_of(toy_2d_overlap(), plan=replace(plan, classes=(0,))), "gains")
+    assert row.tv_tilted_calibrated < 1e-12 < row.tv_tilted
+
+
+def test_held_out_gains_estimate_the_exact_one_with_the_error_that_is_stated() -> None:
+    target = random_target(3, 3, 2, seed=4)
+    before = [2.0, 2.0, 2.0]
+    after = [0.5, 1.0, 1.5]
+    exact = exact_gain(target, 1.5, Z, before=before, after=after).of()[0]
+    scores = []
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        x, _ = target.sample(2000, g, Z)
+        log_weights = 1.5 * log_posterior(target, x, Z)
+        found = held_out_gain(target.denoiser(), Z, x, log_weights, g, masks=2, before=before, after=after)
+        value, error = found.of()
+        assert float((found.before - found.after).sum()) == pytest.approx(value, abs=1e-12)
+        scores.append((value - exact) / error)
+    each = torch.tensor(scores)
+    assert abs(float(each.mean())) < 5 / math.sqrt(60)
+    assert 0.62 < float(each.std()) < 1.42  # of 60 standard normal numbers, with probability 1 - 1e-5
+
+
+def test_a_flat_network_gains_on_examples_that_it_was_not_fitted_to_and_an_exact_one_does_not() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x, classes = target.sample(8000, torch.Generator().manual_seed(0))
+    examples = data_of(target)
+    examples.target = None
+    examples.test_examples = lambda: (x, classes)
+    flat = found_by(CalibrationStudy(num_examples=4000), examples, Blurred(target, 0.3), PLAN)
+    weak, strong = block_of(flat, "gains")
+    assert weak.gain > 3 * weak.gain_se
+    fitted = [row.strength for row in block_of(flat, "strengths") if row.w == PLAN.guidances[0]]
+    assert fitted == [row.strength for row in block_of(flat, "strengths") if row.w == PLAN.guidances[1]]
+    assert max(fitted) > 0 and strong.gain != weak.gain
+    exact = found_by(CalibrationStudy(), examples, target.denoiser(), PLAN)
+    assert block_of(exact, "gains")[0].gain < 2 * block_of(exact, "gains")[0].gain_se
+
+
+def test_what_is_fitted_to_is_not_what_is_judged_by() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x = torch.arange(400)[:, None] * torch.ones(4, dtype=torch.int64)
+    examples = data_of(target)
+    examples.target = None
+    examples.test_examples = lambda: (x, x[:, 0] % 2)
+    case = Case.of(examples, target.denoiser(), PLAN)
+    fit, test = (set(part_of(case, which, "learned", Z, 0.0, 1000).x[:, 0].tolist()) for which in (FIT, TEST))
+    assert not fit & test and fit | test == set(range(1, 400, 2))
+
+
+@pytest.mark.parametrize("target", [bernoulli_mixture(30), motif_in_noise(12)])
+def test_many_dimensions_by_samples(target: Any) -> None:
+    found = study_of(target, groups=4, num_examples=3000, plan=replace(PLAN, guidances=(Guidance(3.0),)))
+    (row,) = block_of(found, "gains")
+    (one,) = block_of(found, "calibration")
+    assert row.gain > 2 * row.gain_se > 0
+    assert (one.usage_tv is None) == isinstance(target, HiddenMarkovMixture)
+    levels = block_of(found, "strengths")
+    assert [r.levels for r in levels] == ([3] * 4 if target.num_dims == 12 else [8, 7, 8, 7])
+    assert sum(r.gain for r in levels) == pytest.approx(row.gain, abs=1e-9)
+
+
+@pytest.mark.parametrize("target", [bernoulli_mixture(4), motif_in_noise(4), random_target(3, 3, seed=2)])
+def test_the_posterior_is_bayes_rule(target: Any) -> None:
+    x, _ = target.sample(50, torch.Generator().manual_seed(0))
+    each = torch.stack([log_posterior(target, x, k) for k in range(target.num_classes)])
+    assert float((each.exp().sum(dim=0) - 1).abs().max()) < 1e-12
+    table = target if hasattr(target, "pmf") else target.to_table() if hasattr(target, "to_table") else target.table()
+    own = table.class_weights[Z] * table.class_pmf(Z) / table.pmf
+    assert float((each[Z].exp() - own[tuple(x.T)]).abs().max()) < 1e-12
+
+
+def test_groups_share_a_strength_that_minimises_their_sum() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x, _ = target.sample(4000, torch.Generator().manual_seed(0), Z)
+    log_weights = 2.0 * log_posterior(target, x, Z)
+
+    def costs(strengths: Any) -> torch.Tensor:
+        g = torch.Generator().manual_seed(1)
+        return held_out_gain(target.denoiser(), Z, x, log_weights, g, masks=2, before=strengths, after=strengths).before
+
+    one = calibrate(target.denoiser(), Z, x, log_weights, torch.Generator().manual_seed(1), masks=2, groups=2)
+    a, b = one.strengths[0], one.strengths[2]
+    assert one.strengths == (a, a, b, b)
+    for step in (-0.05, 0.05):
+        assert float(costs((a + step, a + step, b, b))[:2].sum()) > float(costs(one.strengths)[:2].sum())
+        assert float(costs((a, a, b + step, b + step))[2:].sum()) > float(costs(one.strengths)[2:].sum())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_examples": 0}, {"num_examples": "many"}, {"groups": 0}, {"groups": 1.5}, {"num_examples": True}]
+)
+def test_settings_that_are_refused(settings: Any) -> None:
+    with pytest.raises(UserError):
+        CalibrationStudy(**settings)
+
+
+def test_cases_that_are_refused() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    few = data_of(target)
+    few.target = None
+    few.test_examples = lambda: (torch.zeros(9, 4, dtype=torch.int64), torch.arange(9) % 2 * 0)
+    for data, denoiser, plan in (
+        (few, Blurred(target, 0.1), PLAN),  # class 1 has no examples
+        (few, None, PLAN),
+        (data_of(target), None, replace(PLAN, guidances=(Guidance([1.0, 1.0, 1.0, 2.0]),))),
+        (data_of(target), None, replace(PLAN, guidances=(Guidance(1.0, temperature=0.5),))),
+    ):
+        with pytest.raises(UserError):
+            check(CalibrationStudy(), Case.of(data, denoiser, plan))
+    with pytest.raises(UserError):
+        calibrate(target.denoiser(), 0, torch.zeros(50, 4, dtype=torch.int64), groups=5)

@@ -1,0 +1,108 @@
+"""study=profile: predicted costs bound exact ones, the best steps are cheapest, samples estimate the profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
+
+from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, exact_information_profile, tilted_law
+from mdlm_cfg.compare.metrics import kl_divergence
+from mdlm_cfg.compare.profile import InformationProfile
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.profile import BEST, ProfileStudy
+from mdlm_cfg.targets.sequences import motif_in_noise
+
+Z = 1
+PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 100, classes=(Z,))
+
+
+def study_of(target: Any, denoiser: Any = None, plan: Plan = PLAN, **settings: Any) -> Any:
+    return found_by(ProfileStudy(**settings), data_of(target), denoiser, plan)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_table_has_exact_costs_below_those_that_are_predicted(learned: bool) -> None:
+    target = random_target(2, 4, 2, seed=5)
+    denoiser = Blurred(target, 0.2) if learned else None
+    rows = block_of(study_of(target, denoiser), "costs")
+    assert {row.calls for row in rows} == {1, 2, 3, 4}
+    for row in rows:
+        used = denoiser if row.denoiser == "learned" else target.denoiser()
+        w = row.w.constant
+        strengths = calibrated_strengths(target, w, Z, used) if w else 0.0
+        sizes = tuple(map(int, row.sizes.split(",")))
+        sampler = Sampler("event_leaping", events=sizes)
+        law = sampler.law(used, Guidance(strengths, "normalized"), Z)
+        assert row.exact_kl == pytest.approx(kl_divergence(tilted_law(target, w, Z), law), abs=1e-12)
+        assert row.exact_kl <= row.cost + 1e-12
+        best = next(r for r in rows if (r.w, r.denoiser, r.calls, r.schedule) == (row.w, row.denoiser, row.calls, BEST))
+        assert best.cost <= row.cost + 1e-12 and row.cost_se == 0
+    free = [row for row in rows if (row.calls, row.w.constant, row.denoiser) == (4, 0.0, "exact")]
+    assert all(abs(row.cost) < 1e-12 for row in free)  # one at a time is exact
+
+
+def test_one_step_costs_the_total_correlation() -> None:
+    target = random_target(3, 3, 2, seed=8)
+    found = study_of(target)
+    (total, _) = block_of(found, "totals")
+    pmf = target.class_pmf(Z)
+    entropy = float(-torch.special.xlogy(pmf, pmf).sum())
+    singles = [pmf.sum(dim=[j for j in range(3) if j != i]) for i in range(3)]
+    correlation = float(sum(-torch.special.xlogy(p, p).sum() for p in singles)) - entropy
+    assert total.total_entropy == pytest.approx(entropy, abs=1e-12)
+    assert total.total_correlation == pytest.approx(correlation, abs=1e-12)
+    ones = [row.cost for row in block_of(found, "costs") if row.calls == 1 and row.w == PLAN.guidances[0]]
+    assert ones == pytest.approx([correlation] * len(ones), abs=1e-12)
+
+
+@pytest.mark.parametrize("target", [bernoulli_mixture(8), motif_in_noise(8)])
+def test_samples_estimate_the_exact_profile(target: Any) -> None:
+    table = target.to_table() if hasattr(target, "to_table") else target.table()
+    exact = exact_information_profile(table, Z)
+    plan = replace(PLAN, guidances=(Guidance(0.0),))
+    found = study_of(target, num_examples=4000, plan=plan)
+    scores = [(row.entropy - float(exact.entropies[row.known])) / row.entropy_se for row in block_of(found, "profile")]
+    assert max(map(abs, scores)) < 5
+    for row in block_of(found, "costs"):
+        predicted = exact.plan([int(k) for k in row.sizes.split(",")]).cost.value
+        assert abs(row.cost - predicted) <= 5 * row.cost_se + 1e-12
+
+
+def test_examples_have_the_profile_of_their_class() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x, classes = target.sample(8000, torch.Generator().manual_seed(0))
+    examples = data_of(target)
+    examples.target = None
+    examples.test_examples = lambda: (x, classes)
+    found = found_by(ProfileStudy(), examples, target.denoiser(), PLAN)
+    exact = exact_information_profile(target, Z)
+    rows = block_of(found, "profile")
+    assert {row.w.constant for row in rows} == {0.0}
+    assert max(abs(row.entropy - float(exact.entropies[row.known])) / row.entropy_se for row in rows) < 5
+
+
+def test_the_nearest_profile_that_never_rises() -> None:
+    g = torch.Generator().manual_seed(3)
+    values = torch.linspace(1, 0, 8, dtype=torch.float64) + 0.2 * torch.randn(8, generator=g, dtype=torch.float64)
+    noise = torch.eye(8, dtype=torch.float64)
+    found = InformationProfile(values, values, torch.zeros(8), noise).decreasing().entropies
+    assert bool((found.diff() <= 1e-12).all()) and not torch.equal(found, values)
+    least = float((found - values).square().sum())
+    for _ in range(2000):  # no other falling sequence is nearer
+        other = found + 0.1 * torch.randn(8, generator=g, dtype=torch.float64)
+        other = other.sort(descending=True).values
+        assert float((other - values).square().sum()) >= least - 1e-12
+    exact = InformationProfile(values, values, torch.zeros(8), 0 * noise)
+    assert exact.decreasing() is exact
+
+
+@pytest.mark.parametrize(
+    "settings", [{"calls": []}, {"calls": [0]}, {"calls": 3}, {"calls": [1.5]}, {"num_examples": 1}]
+)
+def test_settings_that_are_refused(settings: Any) -> None:
+    with pytest.raises(UserError):
+        ProfileStudy(**settings)
