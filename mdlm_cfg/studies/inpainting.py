@@ -520,7 +520,7 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found]) -> Block:
     lines = [f"w = {guidance.label}" for guidance in found]
     text = (
         f"Test image {s.image} of class {case.class_name(s.image_class)}, guided to class "
-        f"{case.class_name(s.target_class)}; {len(s.hidden)} pixels are hidden."
+        f"{case.class_name(s.target_class)}. Hidden pixels: {len(s.hidden)} of {len(s.x)}."
     )
     views = [
         Mosaic({title: as_images(case, x)[None, None] for title, x in whole.items()}, caption="Light blue is hidden."),
