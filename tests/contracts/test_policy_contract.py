@@ -1,0 +1,101 @@
+"""What every unmasking policy promises: a new one inherits these tests by its entry in `POLICIES`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import product
+
+import pytest
+import torch
+from helpers import Inconsistent, random_target
+from torch import Tensor
+
+from mdlm_cfg import Guidance, terminal_law
+from mdlm_cfg.chain.policies import POLICIES, Policy
+from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.support.seeds import generator_for
+
+NEG_INF = float("-inf")
+D = 3
+WRITTEN = [*POLICIES, "fixed_order(2,0,1)", "blocks(1|0,2)", "blocks(1,0|2; margin)", "entropy(temperature=0.5)"]
+policies = pytest.mark.parametrize("written", WRITTEN)
+
+
+def some_rates() -> tuple[Tensor, Tensor]:
+    """log Z and log r of 50 partial states; some coordinates have nowhere to go, in one state all."""
+    log_rho = 2 * torch.randn(50, D, 4, generator=generator_for("rates"), dtype=torch.float64)
+    log_rho[torch.rand(50, D, generator=generator_for("none")) < 0.3] = NEG_INF
+    log_rho[0] = NEG_INF
+    log_z = log_rho.logsumexp(dim=-1)
+    return log_z, (log_rho - log_z[..., None]).masked_fill(log_z[..., None] == NEG_INF, NEG_INF)
+
+
+def choice(policy: Policy, log_z: Tensor, log_r: Tensor) -> Tensor:
+    return policy.log_choice(log_z, lambda: log_r, torch.arange(D)).exp()
+
+
+@policies
+def test_it_is_a_distribution_over_what_can_move(written: str) -> None:
+    log_z, log_r = some_rates()
+    found = choice(parse_policy(written), log_z, log_r)
+    moves = (log_z > NEG_INF).any(dim=-1)
+    assert torch.allclose(found.sum(dim=-1), moves.double(), atol=1e-12)
+    assert bool((found[log_z == NEG_INF] == 0).all())
+
+
+@policies
+def test_it_does_not_depend_on_what_other_states_are_asked_about(written: str) -> None:
+    log_z, log_r = some_rates()
+    policy = parse_policy(written)
+    together = choice(policy, log_z, log_r)
+    alone = torch.cat([choice(policy, log_z[i : i + 1], log_r[i : i + 1]) for i in range(len(log_z))])
+    assert torch.equal(together, alone)
+
+
+@policies
+def test_consistent_conditionals_without_guidance_keep_their_law(written: str) -> None:
+    # any order that depends on the partial state alone factorises the same joint
+    target = random_target(3, D, 3, seed=12, zeros=0.4)
+    law = terminal_law(target.denoiser(), Guidance(0.0), 1, policy=parse_policy(written))
+    assert torch.allclose(law, target.class_pmfs[1], atol=1e-14)
+
+
+@policies
+def test_what_it_writes_is_read_as_itself(written: str) -> None:
+    policy = parse_policy(written)
+    assert parse_policy(str(policy)) == policy == copy.deepcopy(policy) == pickle.loads(pickle.dumps(policy))
+
+
+def test_policies_with_other_names_are_others() -> None:
+    assert len({parse_policy(written) for written in WRITTEN}) == len(WRITTEN)
+
+
+def by_enumeration(denoiser: Inconsistent, policy: Policy, z: int) -> Tensor:
+    """The law at w = 0 by a sum over all orders and values, one coordinate at a time."""
+    n = denoiser.num_tokens
+    mass = {(n,) * D: 1.0}
+    for _ in range(D):
+        following: dict[tuple[int, ...], float] = {}
+        for state, here in mass.items():
+            log_r = denoiser(torch.tensor([state]), torch.tensor([z]))[0]
+            masked = torch.tensor([value == n for value in state])
+            log_r = log_r.masked_fill(~masked[:, None], NEG_INF)
+            first = choice(policy, log_r.logsumexp(dim=-1)[None], log_r[None])[0]
+            for i, v in product(range(D), range(n)):
+                if masked[i] and first[i] > 0:
+                    after = (*state[:i], v, *state[i + 1 :])
+                    following[after] = following.get(after, 0.0) + here * float(first[i] * log_r[i, v].exp())
+        mass = following
+    law = torch.zeros([n] * D, dtype=torch.float64)
+    for state, here in mass.items():
+        law[state] = here
+    return law
+
+
+@policies
+def test_its_law_is_the_sum_over_its_orders(written: str) -> None:
+    denoiser = Inconsistent(3, D, 2, seed=4)
+    policy = parse_policy(written)
+    law = terminal_law(denoiser, Guidance(0.0), 0, policy=policy)
+    assert torch.allclose(law, by_enumeration(denoiser, policy, 0), atol=1e-13)
