@@ -191,20 +191,22 @@ def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
 
 
 def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
-    """Which region gains most per state, and which loses most, at the largest strength; none without guidance."""
+    """Which region gains most, and which loses most, from w = 0 to the largest strength; or why none does."""
     exact = [row for row in rows if row.law == EXACT and isinstance(row.w, float) and math.isfinite(row.w)]
     if not exact:
-        return []
+        return ["No strength is a number, and regions are followed over strengths: give w=[0,4], for instance."]
+    if len({row.region for row in exact}) == 1:
+        return ["All points of the class's support overlap with other classes alike: no region can gain from another."]
     kind = exact[0].kind
     strengths = sorted({float(row.w) for row in exact if row.kind == kind})
     if len(strengths) < 2 or strengths[0] > 0:
-        return []
+        return ["Which region guidance favours is seen beside w = 0: give w=[0,4], for instance."]
     at = {w: {row.region: row.mass for row in exact if row.w == w and row.kind == kind} for w in strengths}
     changes = {region: at[strengths[-1]][region] - mass for region, mass in at[strengths[0]].items()}
     gains = max(changes, key=changes.__getitem__)
     loses = min(changes, key=changes.__getitem__)
     if changes[gains] < 1e-9 or gains == loses:
-        return []
+        return [f"No region gains or loses mass from w = {strengths[0]:g} to w = {strengths[-1]:g}."]
     first = at[strengths[0]]
     last = at[strengths[-1]]
     return [

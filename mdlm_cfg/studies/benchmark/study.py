@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, cast
 
-import mdlm_cfg
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.laws.stepped import kernel_entries
@@ -31,6 +30,7 @@ from mdlm_cfg.studies.benchmark.ranking import (
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
 from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import silent
@@ -210,7 +210,7 @@ class Benchmark:
         complete = (names, tuple(calls), tuple(strengths)) == (list(TARGETS), CALLS, STRENGTHS)
         facts = {
             "benchmark_version": VERSION,
-            "package": mdlm_cfg.__version__,
+            "package": stamp()["version"],
             "complete": complete,
             "plan": {"w": strengths, "calls": calls, "num_samples": case.plan.num_samples, "seed": case.plan.seed},
             "entries": [entry.describe() for entry in entries],
