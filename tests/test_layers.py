@@ -118,3 +118,20 @@ sys.exit(f"loaded: {loaded}" if loaded else 0)
 """
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+def test_no_package_imports_the_whole_from_below() -> None:
+    # `import mdlm_cfg` runs all of it: an upward import that no layer names
+    edge = ("verify", "app", "plot.py", "sample.py", "__init__.py")
+    found = []
+    for path in sorted((ROOT / "mdlm_cfg").rglob("*.py")):
+        if path.relative_to(ROOT / "mdlm_cfg").parts[0] not in edge:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                is_whole = isinstance(node, ast.ImportFrom) and node.module == "mdlm_cfg"
+                found += [path.name] * is_whole
+                found += [
+                    path.name
+                    for one in getattr(node, "names", [])
+                    if isinstance(node, ast.Import) and one.name == "mdlm_cfg"
+                ]
+    assert found == []

@@ -1,1 +1,1 @@
-"""The commands: the only room that knows hydra."""
+"""The commands: the only package that uses hydra."""

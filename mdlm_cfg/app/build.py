@@ -72,7 +72,7 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     arguments = {key: value for key, value in with_text_path(settings).items() if key != "path"}
     data = make(arguments, "data", DATA, trusted)
     if not isinstance(data, DiffusionData):
-        raise UserError(f"data can not be made by {settings['_target_']}: it makes a {type(data).__name__}")
+        raise UserError(f"data cannot be made by {settings['_target_']}: it makes a {type(data).__name__}")
     data.prepare_data()
     data.setup("fit")
     return data
@@ -140,7 +140,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     try:
         return make(settings, "trainer", (), names_in(settings), **filled)
     except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here
-        raise UserError(f"the trainer can not be made: {error}") from error
+        raise UserError(f"the trainer cannot be made: {error}") from error
 
 
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:
@@ -167,7 +167,7 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
         raise UserError(f"max_time = {limit} is not a time: give DD:HH:MM:SS, such as 00:00:30:00 for half an hour")
     accelerator = settings.get("accelerator", "auto")
     if not isinstance(accelerator, str):
-        raise UserError(f"trainer.accelerator = {accelerator} is no name: give auto, cpu or gpu")
+        raise UserError(f"trainer.accelerator = {accelerator} is not a name: give auto, cpu or gpu")
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported: give auto, cpu or gpu")
     if accelerator == "mps":

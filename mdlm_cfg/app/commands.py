@@ -230,7 +230,7 @@ def _eval_loggers(config: EvalSchema, out: Path, run: str, judged: Mapping[str, 
 
 
 def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
-    """What a sweep is told."""
+    """What a sweep records of a command."""
     numbers = {**(test or {}), **({} if written is None else written.numbers)}
     finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return Outcome(value, finite, None if written is None else written.path)

@@ -1,4 +1,4 @@
-"""What a command says when something goes wrong: one sentence and exit code 2 for what a user can mend.
+"""What a command says when something goes wrong: one sentence and exit code 2 for what a user can fix.
 
 Everything else is a fault of this package, and keeps its traceback.
 """
@@ -76,7 +76,7 @@ def account_of(failure: Failure, full: bool = False) -> Account:
 
 
 def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None:
-    """Say what ended each job and exit: code 2 if users can mend all of it, 1 otherwise; nothing for no failures.
+    """Say what ended each job and exit: code 2 if users can fix all of it, 1 otherwise; nothing for no failures.
 
     Args:
         full: see `account_of`.
@@ -108,7 +108,7 @@ def sentence(error: BaseException) -> str | None:
         return _line(str(error))
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
-        return f"{where} cannot be used: {error.strerror or error}; choose another place, or mend this one"
+        return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return f"wandb does not take this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
     if _is_of_another_process(error):

@@ -43,7 +43,7 @@ def remove_earlier(folder: Path, earlier: set[str]) -> None:
 def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
     """What an interrupted evaluation of the same weights, data and version has kept in a report's folder.
 
-    The weights of a denoiser that is no network can not be told: nothing of it is found again.
+    A denoiser that is not a network has no weights to recognise it by: nothing of it is reused.
 
     Args:
         data: what they say of themselves.

@@ -95,13 +95,13 @@ def _drawn(
     found: dict[str, Tensor] = {}
     with share_shown("sampling") as show:
 
-        def told(cost: float, x: Tensor) -> None:
+        def drawn(cost: float, x: Tensor) -> None:
             nonlocal done
             done += cost * len(x)
             show(done / whole)
 
         for g, cost in costs.items():
-            on_step = partial(told, cost)
+            on_step = partial(drawn, cost)
             sets = [
                 torch.cat([keep(one.key, partial(one.make, on_step)) for one in those])
                 for (guidance, _), those in pieces.items()

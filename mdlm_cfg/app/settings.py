@@ -164,7 +164,7 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> A
     if isinstance(data.target, TableMixture):
         return TableReport(paper)
     if paper is not None:
-        raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is none")
+        raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is not one")
     if isinstance(data.target, BernoulliMixture):
         return Mixtures()
     if isinstance(data.target, HiddenMarkovMixture):

@@ -1,4 +1,4 @@
-"""The one seam everything hangs on: a map from a partial state and a class to log-probabilities."""
+"""A denoiser: a map from a partial state and a class to log-probabilities. Everything else is a function of it."""
 
 from __future__ import annotations
 

@@ -126,15 +126,15 @@ def likelihood(
     if made is not None:
         made.check(denoiser.num_dims)
     x = x.to(device_of(denoiser))
-    told = 0
+    done_rows = 0
     labels = _labels(denoiser, target_class, len(x)).to(x.device)
     log_probs = torch.empty(len(x), orders, dtype=torch.float64, device=x.device)
 
     def tell(rows: int) -> None:
-        nonlocal told
-        told += rows
+        nonlocal done_rows
+        done_rows += rows
         if progress is not None:
-            progress(told / (len(x) * orders * x.shape[1]))
+            progress(done_rows / (len(x) * orders * x.shape[1]))
 
     for part in torch.arange(len(x), device=x.device).split(max(1, MAX_ROWS // orders)):
         repeated = x[part].repeat_interleave(orders, dim=0)

@@ -113,9 +113,9 @@ def sequential_monte_carlo(
         log_weights = log_weights.flatten()
         resampled.append(uneven)
     refuse_masks(x, denoiser.num_tokens, "sequential Monte Carlo")
-    told = read(torch.stack([*resampled, *ess]).double()) if resampled else []
-    counts = (int(count) for count in told[:most])
-    on_the_way = tuple(told[most:])
+    found = read(torch.stack([*resampled, *ess]).double()) if resampled else []
+    counts = (int(count) for count in found[:most])
+    on_the_way = tuple(found[most:])
     return Weighted(x, log_weights, num_groups, tuple(counts), on_the_way)
 
 

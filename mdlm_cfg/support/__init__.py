@@ -1,1 +1,1 @@
-"""What every room uses: errors, seeds, progress, files written whole, what the machine does fast."""
+"""What every package uses: errors, seeds, progress, files written whole, what the machine does fast."""

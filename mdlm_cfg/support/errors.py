@@ -1,4 +1,4 @@
-"""What a user can mend."""
+"""What a user can fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something a user can mend: one sentence that names the value, what is allowed and what to do.
+    """Something a user can fix: one sentence that names the value, what is allowed and what to do.
 
     The commands print it and exit with code 2. Anything else that is raised is a fault of this package, and keeps its
     traceback.

@@ -48,11 +48,11 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
     module_name, _, attribute = name.rpartition(".")
     if name not in trusted and not (_is_offered(module_name, offered) and attribute.isidentifier()):
         known = ", ".join(offered)
-        raise UserError(f"{what} can not be made by {name}: only by what {known} offer, or what you name yourself")
+        raise UserError(f"{what} cannot be made by {name}: only by what {known} offer, or what you name yourself")
     found = _imported(name, what)
     ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
     if not callable(found) or (name not in trusted and not ours):
-        raise UserError(f"{what} can not be made by {name}: there is no class or function {attribute} in {module_name}")
+        raise UserError(f"{what} cannot be made by {name}: there is no class or function {attribute} in {module_name}")
     return found
 
 
@@ -64,7 +64,7 @@ def thing_named(name: str, what: str) -> Any:
     """
     found = _imported(name, what)
     if found is None:
-        raise UserError(f"{what} can not be {name}: there is nothing of that name; is it spelt package.module.NAME?")
+        raise UserError(f"{what} cannot be {name}: there is nothing of that name; is it spelt package.module.NAME?")
     return found
 
 
@@ -76,7 +76,7 @@ def _imported(name: str, what: str) -> Any:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError, TypeError) as error:
         raise UserError(
-            f"{what} can not be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
+            f"{what} cannot be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
         ) from error
     found = getattr(module, attribute, None)
     if not was_here:

@@ -23,5 +23,5 @@ def interrupts_given_back() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                if handler is not None:  # else it was not set by Python, which can not set it back
+                if handler is not None:  # else it was not set by Python, which cannot set it back
                     signal.signal(number, handler)

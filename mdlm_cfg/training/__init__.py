@@ -1,1 +1,1 @@
-"""Training a denoiser: the only room that knows Lightning."""
+"""Training a denoiser: the only package that uses Lightning."""

@@ -159,7 +159,7 @@ def train_classifier(
         grid_shape: (height, width).
         num_classes: K.
         settings: see `ClassifierSettings`.
-        progress: told (step, number of steps, loss in nats) after every step.
+        progress: called with (step, number of steps, loss in nats) after every step.
         num_tokens: N.
 
     Returns:
@@ -225,7 +225,7 @@ def classifier_for(
         data: images, set up.
         settings: see `ClassifierSettings`.
         folder: where classifiers are kept; default `classifier` in the folder of the data sets.
-        progress: told (step, number of steps, loss in nats) while it is trained.
+        progress: called with (step, number of steps, loss in nats) while it is trained.
 
     Raises:
         UserError: the file on disk is damaged.

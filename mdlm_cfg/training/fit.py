@@ -37,7 +37,7 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         record: what the module to train would record (`mdlm_cfg.training.runs.RECORDED`).
 
     Raises:
-        UserError: it can not.
+        UserError: it cannot.
     """
     checkpoint = read_checkpoint(path)
     data = record["data"]
@@ -63,7 +63,7 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         ]
         if changes:
             raise UserError(
-                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it can not change on the way"
+                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it cannot change on the way"
             )
     return int(checkpoint["global_step"])
 
@@ -85,7 +85,7 @@ def train(
         else:
             with _named_until_training_begins(ckpt_path, trainer):
                 trained = _go_on(module, data, trainer, ckpt_path)
-        if module.val_nelbo is None:  # training ended before the first epoch did: a sweep is told all the same
+        if module.val_nelbo is None:  # training ended before the first epoch did: a sweep needs a value all the same
             trainer.validate(module, datamodule=data, verbose=False)
         tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
@@ -131,7 +131,7 @@ def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator
         if begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError | MisconfigurationException):
             raise
         raise NotBegun(
-            f"training can not go on from the checkpoint {path}: its contents were changed, or another version of "
+            f"training cannot go on from the checkpoint {path}: its contents were changed, or another version of "
             f"mdlm_cfg or Lightning wrote it"
         ) from error
 

@@ -53,7 +53,7 @@ class MaskedDiffusion(LightningModule):
         val_nelbo: with the class, in nats, of the last validation with the averaged weights; None before the first.
 
     Raises:
-        UserError: an argument that is not allowed, or a network that the objective can not train.
+        UserError: an argument that is not allowed, or a network that the objective cannot train.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ BEST = "best.ckpt"
 CHECKPOINT = Path("checkpoints", LAST)  # of a run's folder
 CONFIG = "resolved_config.yaml"
 RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a run, in its checkpoint
-# the format changes when an older checkpoint can not be read any more
+# the format changes when an older checkpoint cannot be read any more
 WRITTEN_BY = "mdlm_cfg"
 FORMAT = 2
 NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
@@ -208,7 +208,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ours = "net" in saved and "objective" in saved
         version = checkpoint.get("version", "0.1" if ours else None)
         who = f"mdlm_cfg {version}, in another format: train it again" if ours else "something else than mdlm_cfg"
-        raise UserError(f"the checkpoint {path} can not be used: it was written by {who}")
+        raise UserError(f"the checkpoint {path} cannot be used: it was written by {who}")
     missing = [name for name in ("epoch", "global_step") if not isinstance(checkpoint.get(name), int)]
     missing += [name for name in RECORDED if name not in saved]
     missing += [f"data.{name}" for name in ("name", "fingerprint") if name not in _part(saved, "data")]

@@ -70,7 +70,7 @@ class Interrupts:
             self.abandoned = True
             raise KeyboardInterrupt
         self.pending = True
-        os.write(2, WAITING)  # a handler can not print: it may have come in the middle of a print
+        os.write(2, WAITING)  # a handler cannot print: it may have come in the middle of a print
 
 
 class Checkpoints(Checkpoint):

@@ -314,7 +314,7 @@ def test_a_checkpoint_can_not_name_other_code() -> None:
         "mdlm_cfg.training.data.Path",
         "mdlm_cfg.training.data.nothing",
     ):
-        with pytest.raises(UserError, match="data can not be made by"):
+        with pytest.raises(UserError, match="data cannot be made by"):
             build_data({"_target_": target})
 
 

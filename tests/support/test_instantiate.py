@@ -54,7 +54,7 @@ def test_what_is_not_trusted_is_not_imported(own: str) -> None:
         with pytest.raises(UserError, match=r"only by what mdlm_cfg\.nets offer"):
             locate(name, "net", ("mdlm_cfg.nets",))
     nested = {"_target_": "mdlm_cfg.nets.GridTransformer", "num_tokens": {"_target_": own, "x": 1}}
-    with pytest.raises(UserError, match=r"net\.num_tokens can not be made by own_points"):
+    with pytest.raises(UserError, match=r"net\.num_tokens cannot be made by own_points"):
         make(nested, "net", ("mdlm_cfg.nets",))
     assert "own_points" not in sys.modules
 

@@ -48,7 +48,7 @@ class Entry:
         name: in rankings and files.
         sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events a step, only says that
             it has one: it is set so that it makes as many calls as it may, those of its correction among them. Or a
-            function that draws samples; one that takes `calls` is told how many it may make.
+            function that draws samples; one that has an argument `calls` gets how many it may make.
         guidance: from w to the guidance it is run with.
         halves: whether the moves of its correction are set too: its steps make half of the calls, and at most D.
         own: whether it is somebody's own, beside what is built in.
@@ -77,7 +77,7 @@ class Entry:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether it is a function that is told how many calls it may make: it has a parameter `calls` left to give."""
+        """Whether it is a function that gets how many calls it may make: it has a parameter `calls` left to give."""
         if isinstance(self.sampler, Sampler) or "calls" in getattr(self.sampler, "keywords", {}):
             return False
         return "calls" in inspect.signature(self.sampler).parameters

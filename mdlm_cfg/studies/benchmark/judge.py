@@ -129,8 +129,8 @@ class Bench:
         denoiser = Counted(self.target.denoiser)
         z = self.target.target_class
         n = self.plan.num_samples
-        told = (calls,) if entry.takes_calls else ()
-        names = (entry.name, self.target.name, *told)
+        given = (calls,) if entry.takes_calls else ()
+        names = (entry.name, self.target.name, *given)
         generator = self.plan.generator("benchmark", self._given, z, *names, num_dims=denoiser.num_dims)
         x = draw(denoiser, guidance, z, n, generator)
         if not isinstance(x, Tensor) or x.shape != (n, denoiser.num_dims) or x.dtype != torch.int64:

@@ -84,7 +84,7 @@ def benchmark(
         own: each a `Sampler` (with a jump rule or a correction of your own, say), a `Policy`, a `Kind`, a `Rule`, a
             function of w that makes a `Guidance`: judged by exact distributions; or a function (denoiser, guidance,
             target_class, num_samples, generator) that draws int64 (num_samples, D): judged by its samples, and its
-            calls are counted. If it takes `calls`, it is told how many it may make; `SchedulerSampler` and
+            calls are counted. If it has an argument `calls`, it gets how many it may make; `SchedulerSampler` and
             `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. None at all
             judges what is built in.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.

@@ -147,5 +147,5 @@ def grey_values(content: bytes, where: str) -> np.ndarray:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # whose words hold an address in memory
-        reason = f"it is none of {KINDS}" if unknown else " ".join(str(error).split())
+        reason = f"it is not one of {KINDS}" if unknown else " ".join(str(error).split())
         raise UserError(f"{where} is not a readable image ({reason}); write it again") from error

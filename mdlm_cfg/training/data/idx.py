@@ -29,7 +29,7 @@ LISTED = 12  # files of a folder that a message names
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """The array in an IDX file, compressed with gzip or not (told by its first bytes, not by its name).
+    """The array in an IDX file, compressed with gzip or not (recognised by its first bytes, not by its name).
 
     Format: two zero bytes, a type code, the number of axes, their lengths as big-endian uint32, the values. No more is
     unpacked than the header promises, and nothing where the file is too small to keep the promise.
