@@ -31,7 +31,7 @@ class TabulatedDenoiser:
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
-        shown: a context entered while the denoiser is asked; what it gives is called with the share that is done, 0 to 1.
+        shown: a context that is entered while the denoiser is asked; it gives a function of the share done, 0 to 1.
         device: where the table is, and with it its laws; the denoiser is asked where it is itself.
     """
 

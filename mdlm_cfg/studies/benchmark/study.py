@@ -30,12 +30,12 @@ from mdlm_cfg.studies.benchmark.ranking import (
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
 from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
+from mdlm_cfg.training.runs import stamp
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
