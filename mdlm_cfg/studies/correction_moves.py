@@ -102,7 +102,7 @@ class TableMoves:
     starts: Sequence[Started] = STARTS
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True)
-    rows: ClassVar[Mapping[str, type]] = {"moves": MoveRow, "ends": EndRow}
+    rows: ClassVar[Mapping[str, type]] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
 
     def __post_init__(self) -> None:
         check_sizes(self.sizes)
