@@ -19,6 +19,7 @@ from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
+from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.correction import TableCorrection
 from mdlm_cfg.studies.correction_moves import TableMoves
 from mdlm_cfg.studies.decay import DecayStudy
@@ -33,6 +34,7 @@ from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies
+from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.sequences import Sequences
@@ -50,6 +52,7 @@ TABLE = KnownData(random_target(3, 2, 2, seed=3), "small", (2,))
 PIXELS = KnownData(bernoulli_mixture(9), "small", (3, 3))
 CASES: dict[str, tuple[Any, Any, Plan]] = {
     "BestScheduleStudy": (BestScheduleStudy(), TABLE, PLAN),
+    "CalibrationStudy": (CalibrationStudy(), TABLE, PLAN),
     "DecayStudy": (DecayStudy(), TABLE, PLAN),
     "Departures": (Departures(), TABLE, PLAN),
     "GeometryStudy": (GeometryStudy(), TABLE, PLAN),
@@ -60,6 +63,7 @@ CASES: dict[str, tuple[Any, Any, Plan]] = {
     "MixtureCorrection": (MixtureCorrection(num_reference=100), PIXELS, PLAN),
     "Mixtures": (Mixtures(), PIXELS, PLAN),
     "Policies": (Policies(), TABLE, PLAN),
+    "ProfileStudy": (ProfileStudy(), TABLE, PLAN),
     "Samplers": (Samplers((2, 16)), TABLE, PLAN),
     "Sequences": (Sequences(num_test=20, num_draws=1), KnownData(hidden_markov(), "small", (3,)), PLAN),
     "TableCorrection": (TableCorrection(), TABLE, PLAN),
