@@ -37,7 +37,7 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 
 
 TOP = ("mdlm_cfg", "tests", "conf", "docs", "bench")
-ROOMS = tuple(path.name for path in (ROOT / "mdlm_cfg").iterdir() if (path / "__init__.py").is_file())
+PACKAGES = tuple(path.name for path in (ROOT / "mdlm_cfg").iterdir() if (path / "__init__.py").is_file())
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
@@ -45,7 +45,7 @@ def test_names_and_files_that_are_mentioned_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in set(re.findall(r"\bmdlm_cfg(?:\.[A-Za-z_]\w*)+", text)):
         assert _exists(name), f"{page.name} names {name}"
-    for path in set(re.findall(rf"(?<![\w/.])((?:{'|'.join(TOP + ROOMS)})/[\w/.]*\w)", text)):
+    for path in set(re.findall(rf"(?<![\w/.])((?:{'|'.join(TOP + PACKAGES)})/[\w/.]*\w)", text)):
         assert any((root / path).exists() for root in (ROOT, ROOT / "mdlm_cfg")), f"{page.name} names {path}"
 
 

@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_contract_is_kept() -> None:
+def test_every_contract_holds() -> None:
     found = lint_imports(ROOT)
     assert found.returncode == 0, found.stdout
     assert "3 kept, 0 broken" in found.stdout
@@ -45,7 +45,7 @@ def test_every_contract_is_kept() -> None:
         ("laws/push.py", "def late():\n    import matplotlib", "The mathematics knows nothing"),
         ("nets/optimizer.py", "import lightning", "The mathematics knows nothing"),
         ("training/module.py", "from omegaconf import DictConfig", "Only the edge knows the configuration"),
-        ("newroom/__init__.py", "", "Imports run downward only"),  # a room that no layer names
+        ("newpackage/__init__.py", "", "Imports run downward only"),  # a package that no layer names
     ],
 )
 def test_a_violation_is_found(copy: Path, path: str, line: str, contract: str) -> None:
@@ -57,7 +57,7 @@ def test_a_violation_is_found(copy: Path, path: str, line: str, contract: str) -
     assert f"{contract}" in found.stdout.split("Broken contracts")[1]
 
 
-RENDERED = {  # all that a report may take of the rooms below the studies: types, constants and names
+RENDERED = {  # all that a report may take of the packages below the studies: types, constants and names
     "LINES",
     "Ledger",
     "Decay",
@@ -75,12 +75,12 @@ BELOW = ("chain", "laws", "sampling", "targets", "compare", "nets", "training")
 
 
 def computing_imports(source: str) -> list[str]:
-    """Every name that a report's source takes of the rooms that compute, and may not."""
+    """Every name that a report's source takes of the packages that compute, and may not."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mdlm_cfg."):
-            room = node.module.split(".")[1]
-            found += [f"{node.module}.{n.name}" for n in node.names if room in BELOW and n.name not in RENDERED]
+            package = node.module.split(".")[1]
+            found += [f"{node.module}.{n.name}" for n in node.names if package in BELOW and n.name not in RENDERED]
         elif isinstance(node, ast.Import):
             found += [n.name for n in node.names if n.name.startswith("mdlm_cfg")]
         elif isinstance(node, ast.ImportFrom) and (node.module == "mdlm_cfg" or node.level):
