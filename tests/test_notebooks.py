@@ -13,8 +13,20 @@ from matplotlib import pyplot
 from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("guidance_in_2d", "guided_mnist", "score_error_or_guidance", "what_does_my_decoder_sample")
+NAMES = ("antibody", "guidance_in_2d", "guided_mnist", "score_error_or_guidance", "what_does_my_decoder_sample")
+EXTRAS = {"antibody": "antiberty"}  # a notebook that needs a package of an extra, and minutes
 SMALL: dict[str, dict[str, Any]] = {
+    "antibody": {
+        "pair": [47],
+        "num_positions": 2,
+        "gammas": [0.0, 5.0],
+        "gamma": 5.0,
+        "many_gamma": 5.0,
+        "moves": [0, 2],
+        "num_samples": 2,
+        "num_steps": 1,
+        "num_moves": 1,
+    },
     "guidance_in_2d": {"strengths": [0.0, 2.0], "num_strengths": 3, "num_times": 5},
     "score_error_or_guidance": {
         "strengths": [0.0, 1.0, 2.0],
@@ -68,12 +80,21 @@ def is_parameters(cell: Any) -> bool:
     return "parameters" in cell.metadata.get("tags", ())
 
 
+def needs(name: str) -> None:
+    """Skip a notebook whose extra is not installed."""
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+
+
 def small_values(name: str, images: str) -> dict[str, Any]:
     return SMALL[name] | ({"dataset": images} if name == "guided_mnist" else {})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in EXTRAS else name for name in NAMES]
+)
 def test_a_notebook_runs_at_a_small_size(name: str, folder_of_images: str) -> None:
+    needs(name)
     space: dict[str, Any] = {}
     for cell in read(name).cells:
         if cell.cell_type != "code":
@@ -106,6 +127,7 @@ def test_a_notebook_shows_its_pictures_in_a_kernel(
 ) -> None:
     from nbclient import NotebookClient
 
+    needs(name)
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel has its own: a picture goes into the notebook
     notebook = read(name)
     for cell in notebook.cells:

@@ -1,9 +1,9 @@
 """Samplers of other libraries: an object with their interface becomes a function that draws samples.
 
 Nothing of theirs is imported. Such a sampler has no exact law here; the benchmark judges it by its samples. The
-interfaces are those of Hugging Face diffusers' schedulers of discrete tokens (`AmusedScheduler` at commit 06bb136,
-`BlockRefinementScheduler` at 125342c) and of `generate` in LLaDA's generate.py (ML-GSAI/LLaDA, commit 41760b9; also
-later forms of it, which give the model an `attention_mask` and take several prompts).
+interfaces are those of Hugging Face diffusers' schedulers of discrete tokens (`AmusedScheduler` and
+`BlockRefinementScheduler` of diffusers 0.42.1) and of `generate` in LLaDA's generate.py (ML-GSAI/LLaDA, commit
+41760b9; also later forms of it, which give the model an `attention_mask` and take several prompts).
 """
 
 from __future__ import annotations

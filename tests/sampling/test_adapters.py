@@ -212,6 +212,26 @@ def test_what_has_not_the_interface_or_leaves_masks_is_refused() -> None:
             make("a name")
 
 
+@pytest.mark.slow  # whoever has diffusers waits seconds for it
+def test_schedulers_of_diffusers_have_the_laws_of_our_samplers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+
+    class Cold(diffusers.AmusedScheduler):  # type: ignore[misc]
+        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+            super().set_timesteps(num_inference_steps, temperature=(0, 0), device=device)
+
+    def refining(mask: int) -> Any:
+        return diffusers.BlockRefinementScheduler(threshold=2.0)
+
+    denoiser = target().denoiser()
+    by_confidence = Sampler("sampled_confidence", events=1).law(denoiser, Guidance(2.0), 1)
+    at_once = Sampler("event_leaping", 1).law(denoiser, Guidance(2.0), 1)
+    assert chi_square_p_value(draws(SchedulerSampler(diffusers.AmusedScheduler), calls=1), at_once) > 1e-3
+    assert chi_square_p_value(draws(SchedulerSampler(Cold)), by_confidence) > 1e-3
+    refined = draws(SchedulerSampler(refining, arguments={"temperature": 1.0}), n=4_000)
+    assert chi_square_p_value(refined, by_confidence) > 1e-3
+
+
 def test_the_benchmark_judges_them_by_their_samples() -> None:
     own = [SchedulerSampler(OneAtATime), GenerateSampler(loop, "as LLaDA"), GenerateSampler(loop, block_length=1)]
     small = of_table("small", target(), 1)
