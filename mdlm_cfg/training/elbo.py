@@ -9,7 +9,7 @@ work that comes to nothing is left out). A network is asked as it is; all else i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import comb
@@ -115,27 +115,29 @@ def pooled_nelbo(
     classes: Tensor,
     mask_id: int,
     null_class: int,
-    num_rows: int,
+    rows: Tensor,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`nelbo` with the class and without it, on the same masks, each with the whole batch for its target.
 
     Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
     batch that agree with the partial state: putting that distribution in place of the one value of the point that was
-    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell).
+    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell). The target depends on the
+    partial state and the label alone, so the points that are masked may be chosen by any rule
+    (`mdlm_cfg.training.tilting`): the exact conditionals still have the least expectation.
 
     Args:
         net: (tokens, classes) -> log-probs (B, D, N).
         x: clean data, int64 (B, D); many points that are few different ones, or nothing is gained.
         classes: int64 (B,), values 0..K-1.
         mask_id: N. null_class: K.
-        num_rows: the first so many points are masked; the batch must be in random order.
+        rows: the points that are masked, int64 (R,).
 
     Returns:
-        conditional and null, (num_rows,) each, in nats per sample.
+        conditional and null, (R,) each, in nats per sample: draws of the NELBO where the rows are a random sample.
     """
-    x_own = x[:num_rows]
-    own = classes[:num_rows]
+    x_own = x[rows]
+    own = classes[rows]
     tokens, counts = masked(x_own, mask_id, generator)
     labels = torch.cat([own, torch.full_like(own, null_class)])
     tokens = tokens.repeat(2, 1)
@@ -237,20 +239,46 @@ class AveragedObjective:
             net: (tokens, classes) -> log-probs (B, D, N).
             histogram: float64 (K, N, ..., N): of a batch, or a known distribution itself.
         """
+        ((conditional, null),) = self.under(net, histogram, [histogram])
+        return conditional, null
+
+    def under(self, net: Net, histogram: Tensor, visited: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The expected cross entropy where partial states are those of other distributions than the targets are.
+
+        It is smallest for the conditionals of `histogram`, whatever is visited; where that is the histogram itself it
+        is the NELBO.
+
+        Args:
+            net: (tokens, classes) -> log-probs (B, D, N).
+            histogram: float64 (K, N, ..., N), whose conditionals are the targets.
+            visited: of the same shape, each 0 where the histogram is.
+
+        Returns:
+            (conditional, null) in nats, for each of `visited`.
+        """
         with exactly(net, histogram.device) as ask:
-            labelled = torch.cat([histogram, histogram.sum(dim=0, keepdim=True)])
-            shares = all_marginals(labelled.to(self.dtype))
-            targets = (shares[:, self.children] * self.weights).flatten(0, 1)  # (L, D, N)
+            shares = labelled_marginals(histogram.to(self.dtype))
+            weights = torch.stack([labelled_marginals(law.to(self.dtype))[:, self.states] for law in visited])
+            given = shares[:, self.states]
+            likely = given > 0
+            targets = shares[:, self.children] / torch.where(likely, given, 1.0)[..., None, None] * self.weights
+            targets = targets.flatten(0, 1)  # (L, D, N)
+            weights = weights.flatten(1)
             tokens = self.tokens
             classes = self.classes
             if histogram.device.type == "cpu":  # a pair without probability has no weight
-                rows = (shares[:, self.states] > 0).flatten().nonzero().squeeze(1)
-                targets = targets[rows]
-                tokens = tokens[rows]
-                classes = classes[rows]
-            cost = cross_entropy_of(targets, ask(tokens, classes))
+                rows = likely.flatten().nonzero().squeeze(1)
+                targets, weights, tokens, classes = targets[rows], weights[:, rows], tokens[rows], classes[rows]
+            cost = weights * cross_entropy_of(targets, ask(tokens, classes))
             is_null = classes == self.num_classes
-            return cost.masked_fill(is_null, 0.0).sum(), cost.masked_fill(~is_null, 0.0).sum()
+            conditional = cost.masked_fill(is_null, 0.0).sum(dim=1)
+            null = cost.masked_fill(~is_null, 0.0).sum(dim=1)
+            return list(zip(conditional, null, strict=True))
+
+
+def labelled_marginals(joint: Tensor) -> Tensor:
+    """The probability of every partial state with every label, null last, (K + 1, (N+1)^D), from (K, N, ..., N)."""
+    return all_marginals(torch.cat([joint, joint.sum(dim=0, keepdim=True)]))
 
 
 def all_marginals(pmfs: Tensor) -> Tensor:

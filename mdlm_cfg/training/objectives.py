@@ -6,12 +6,14 @@ A new one is a subclass of `Objective` in a file, and a yaml in conf/objective t
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.elbo import Net, averaged_objective, drop_labels, nelbo, paired_nelbo, pooled_nelbo, smoothed
+from mdlm_cfg.training.tilting import check_tilts, tilted, tilted_rows
 
 MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
 
@@ -82,7 +84,21 @@ class Objective:
 
 
 class Averaged(Objective):
-    """The NELBO over every partial state and label at once, under the batch's histogram: small N and D only."""
+    """The NELBO over every partial state and label at once, under the batch's histogram: small N and D only.
+
+    Args:
+        label_dropout, label_smoothing: see `Objective`.
+        tilts: f of the classes whose partial states are trained on (`mdlm_cfg.training.tilting`); [0] is the NELBO.
+
+    Raises:
+        UserError: a tilt out of its range.
+    """
+
+    def __init__(
+        self, label_dropout: float = 0.33, label_smoothing: float = 0.0, tilts: Sequence[float] = (0.0,)
+    ) -> None:
+        super().__init__(label_dropout, label_smoothing)
+        self.tilts = check_tilts(tilts)
 
     def prepare(self, net: nn.Module) -> None:
         """Refuse more than `MAX_EVALUATIONS` evaluations of the network a step."""
@@ -101,7 +117,10 @@ class Averaged(Objective):
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`; nothing is drawn."""
         averaged = averaged_objective(*_shape(net), x.device)
-        return self.weigh(*averaged(self.smooth(net), averaged.histogram(x, classes)))
+        histogram = averaged.histogram(x, classes)
+        visited = tilted(histogram, self.tilts)
+        plain, chosen = averaged.under(self.smooth(net), histogram, [histogram, visited])
+        return self.weigh(*plain) | {"loss": self.weigh(*chosen)["loss"]}
 
 
 class Pooled(Objective):
@@ -110,13 +129,21 @@ class Pooled(Objective):
     Args:
         label_dropout, label_smoothing: see `Objective`.
         rows: data points masked at a step; the batch should be much larger.
+        tilts: f of the classes that they are drawn from, equally many of each (`mdlm_cfg.training.tilting`).
 
     Raises:
-        UserError: rows < 1.
+        UserError: rows < 1, or a tilt out of its range.
     """
 
-    def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0, rows: int = 512) -> None:
+    def __init__(
+        self,
+        label_dropout: float = 0.33,
+        label_smoothing: float = 0.0,
+        rows: int = 512,
+        tilts: Sequence[float] = (0.0,),
+    ) -> None:
         super().__init__(label_dropout, label_smoothing)
+        self.tilts = check_tilts(tilts)
         if rows < 1:
             raise UserError(f"objective.rows = {rows} must be at least 1")
         self.rows = rows
@@ -128,8 +155,12 @@ class Pooled(Objective):
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`."""
         n, _, k = _shape(net)
-        conditional, null = pooled_nelbo(self.smooth(net), x, classes, n, k, self.rows, generator)
-        return self.weigh(conditional.mean(), null.mean())
+        rows, num_plain = tilted_rows(x, classes, n, k, self.tilts, min(self.rows, len(x)), generator)
+        conditional, null = pooled_nelbo(self.smooth(net), x, classes, n, k, rows, generator)
+        losses = {"loss": self.weigh(conditional.mean(), null.mean())["loss"]}
+        if num_plain:  # of a random sample of the batch
+            losses = self.weigh(conditional[:num_plain].mean(), null[:num_plain].mean()) | losses
+        return losses
 
 
 class Sampled(Objective):

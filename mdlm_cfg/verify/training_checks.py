@@ -93,7 +93,7 @@ def estimator_checks(seed: int, repeats: int) -> list[Check]:
         return paired_nelbo(net, x, classes, N, K, g)
 
     def pooled(x: Tensor, classes: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        return pooled_nelbo(net, x, classes, N, K, BATCH // 2, g)
+        return pooled_nelbo(net, x, classes, N, K, torch.arange(BATCH // 2), g)
 
     found: list[Check] = []
     for name, estimate in (("nelbo", unpaired), ("paired_nelbo", paired), ("pooled_nelbo", pooled)):

@@ -120,7 +120,10 @@ def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_sampl
     x, classes = target.sample(1000, generator)
     averaged = AveragedObjective(3, 3, 2)
     draws = torch.stack(
-        [torch.stack([v.mean() for v in pooled_nelbo(net, x, classes, 3, 2, 1000, generator)]) for _ in range(200)]
+        [
+            torch.stack([v.mean() for v in pooled_nelbo(net, x, classes, 3, 2, torch.arange(1000), generator)])
+            for _ in range(200)
+        ]
     )
     expected = torch.stack(averaged(net, averaged.histogram(x, classes)))
     assert bool(((draws.mean(dim=0) - expected).abs() < 4 * draws.std(dim=0) / 200**0.5).all())
@@ -131,7 +134,7 @@ def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_sampl
 def test_rows_are_the_first_points_of_a_pooled_batch():
     target = random_target(3, 2, seed=7)
     x, classes = target.sample(64, torch.Generator().manual_seed(0))
-    conditional, null = pooled_nelbo(target.denoiser(), x, classes, 3, 2, 5)
+    conditional, null = pooled_nelbo(target.denoiser(), x, classes, 3, 2, torch.arange(5))
     assert conditional.shape == null.shape == (5,)
 
 
@@ -221,7 +224,7 @@ def test_rows_of_unmasked_coordinates_do_not_count():
         log_probs = copied(tokens, classes)
         return torch.where((tokens == 3)[..., None], log_probs, -math.log(3.0))
 
-    for loss in (nelbo, lambda *a: pooled_nelbo(*a[:3], 3, 2, 64, a[4])[0]):
+    for loss in (nelbo, lambda *a: pooled_nelbo(*a[:3], 3, 2, torch.arange(64), a[4])[0]):
         first, second = (loss(net, x, classes, 3, torch.Generator().manual_seed(1)) for net in (copied, uncopied))
         assert torch.allclose(first, second)
 

@@ -1,0 +1,180 @@
+"""Partial states of tilted classes: the tilt by hand, and that the exact conditionals stay the best for every tilt."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import random_target
+
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.elbo import AveragedObjective, pooled_nelbo
+from mdlm_cfg.training.objectives import Averaged, Pooled
+from mdlm_cfg.training.tilting import check_tilts, occurrences, tilted, tilted_rows, tilted_weights
+
+TILTS = (0.0, 1.0, 3.0)
+
+
+def joint_of(target):
+    return target.class_weights.reshape(-1, *[1] * target.num_dims) * target.class_pmfs
+
+
+class Table(torch.nn.Module):
+    """A network that is a table of logits: any conditionals at all, of every partial state and label."""
+
+    def __init__(self, n: int, d: int, k: int, logits: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.num_tokens = n
+        self.num_dims = d
+        self.num_classes = k
+        shape = (k + 1, *[n + 1] * d, d, n)
+        self.logits = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64) if logits is None else logits)
+
+    def forward(self, tokens, classes):
+        return self.logits[(classes, *tokens.T)].log_softmax(-1)
+
+
+def exact_table(target) -> Table:
+    """The exact conditionals; impossible values have the logit -60 in place of -inf."""
+    n = target.num_tokens
+    d = target.num_dims
+    k = target.num_classes
+    axes = [torch.arange(k + 1), *[torch.arange(n + 1)] * d]
+    asked = torch.cartesian_prod(*axes)
+    log_probs = target.denoiser()(asked[:, 1:], asked[:, 0]).clamp(min=-60)
+    return Table(n, d, k, log_probs.reshape(k + 1, *[n + 1] * d, d, n))
+
+
+@pytest.mark.parametrize("tilt", TILTS)
+def test_a_tilted_class_is_the_tilted_distribution_of_guidance(tilt):
+    target = random_target(3, 2, k=3, seed=1, zeros=0.3)
+    found = tilted(joint_of(target), [tilt])
+    for k, weight in enumerate(target.class_weights.tolist()):
+        assert torch.allclose(found[k], weight * tilted_law(target, tilt, k), atol=1e-12)
+
+
+def test_several_tilts_are_averaged_and_a_class_without_weight_has_none():
+    joint = joint_of(random_target(3, 2, k=3, seed=2, zeros=0.3))
+    joint[1] = 0
+    joint = joint / joint.sum()
+    parts = torch.stack([tilted(joint, [tilt]) for tilt in TILTS])
+    assert torch.allclose(tilted(joint, TILTS), parts.mean(dim=0), atol=1e-14)
+    assert bool((parts[:, 1] == 0).all()) and bool(parts.isfinite().all())
+
+
+def test_weights_of_points_are_those_of_the_tilted_histogram():
+    target = random_target(3, 2, k=2, seed=3, zeros=0.3)
+    x, classes = target.sample(400, torch.Generator().manual_seed(0))
+    points = x[:, 0] * 3 + x[:, 1]
+    weights = tilted_weights(points, classes * 9 + points, classes, 2, TILTS)
+    found = torch.zeros(18, dtype=torch.float64).index_add_(0, classes * 9 + points, weights).reshape(2, 3, 3)
+    expected = tilted(AveragedObjective(3, 2, 2).histogram(x, classes), TILTS)
+    assert torch.allclose(found / 400, expected, atol=1e-12)
+
+
+def test_rows_are_drawn_by_their_weights_and_the_plain_ones_come_first():
+    target = random_target(2, 2, k=2, seed=4)
+    x, classes = target.sample(300, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    rows, num_plain = tilted_rows(x, classes, 2, 2, (2.0, 0.0), 300, generator)
+    assert num_plain == 150 and torch.equal(rows[:150], torch.arange(150))
+    points = x[:, 0] * 2 + x[:, 1]
+    expected = tilted_weights(points, classes * 4 + points, classes, 2, [2.0])
+    cells = classes * 4 + points
+    counts = torch.zeros(8, dtype=torch.float64)
+    for _ in range(200):
+        drawn = tilted_rows(x, classes, 2, 2, (2.0,), 300, generator)[0]
+        counts += torch.bincount(cells[drawn], minlength=8)
+    shares = torch.zeros(8, dtype=torch.float64).index_add_(0, cells, expected) / 300
+    assert bool((counts[shares == 0] == 0).all())
+    seen = shares > 0
+    chi_square = float(((counts - 60_000 * shares) ** 2 / (60_000 * shares))[seen].sum())
+    assert chi_square < 30  # at most 7 degrees of freedom: p < 1e-4 above 29.9
+
+
+def test_occurrences_by_sorting_are_those_by_counting():
+    values = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(0))
+    expected = (values[:, None] == values).sum(dim=1)
+    assert torch.equal(occurrences(values), expected)
+
+
+@pytest.mark.parametrize("tilts", [(0.0,), TILTS, (4.0,)])
+def test_exact_conditionals_are_the_minimum_under_every_tilt(tilts):
+    target = random_target(3, 2, k=2, seed=5)
+    joint = joint_of(target)
+    averaged = AveragedObjective(3, 2, 2)
+    visited = tilted(joint, tilts)
+    exact = exact_table(target)
+    ((conditional, null),) = averaged.under(exact, joint, [visited])
+    (conditional + null).backward()
+    assert float(exact.logits.grad.abs().max()) < 1e-12  # stationary; the loss is convex in the logits of a table
+    # and by hand: the entropies of the exact conditionals, weighted by the tilted classes' partial states
+    total = 0.0
+    null_total = 0.0
+    for a in range(4):
+        for b in range(4):
+            masked = [i for i, token in enumerate((a, b)) if token == 3]
+            if not masked:
+                continue
+            weight = 0.5 / len(masked) * 2 * (1 if len(masked) == 2 else 0.5)
+            at = tuple(slice(None) if token == 3 else token for token in (a, b))
+            for k in range(3):
+                pmf = joint[k] if k < 2 else joint.sum(dim=0)
+                visits = float((visited[k] if k < 2 else visited.sum(dim=0))[at].sum())
+                for i in masked:
+                    other = [j for j in masked if j != i]
+                    q = pmf[at].sum(dim=other[0]) if other and i == 0 else pmf[at].sum(dim=0) if other else pmf[at]
+                    q = q / q.sum()
+                    entropy = -float((q * q.log()).sum())
+                    total += weight * visits * entropy if k < 2 else 0.0
+                    null_total += weight * visits * entropy if k == 2 else 0.0
+    assert (float(conditional.detach()), float(null.detach())) == pytest.approx((total, null_total), abs=1e-10)
+
+
+def test_pooled_rows_of_a_tilt_have_the_tilted_expectation():
+    target = random_target(3, 2, k=2, seed=6)
+    generator = torch.Generator().manual_seed(0)
+    net = Table(3, 2, 2, torch.randn(3, 4, 4, 2, 3, generator=generator, dtype=torch.float64))
+    x, classes = target.sample(1000, generator)
+    averaged = AveragedObjective(3, 2, 2)
+    histogram = averaged.histogram(x, classes)
+    ((conditional, null),) = averaged.under(net, histogram, [tilted(histogram, [2.0])])
+    draws = []
+    for _ in range(300):
+        rows, _ = tilted_rows(x, classes, 3, 2, [2.0], 100, generator)
+        draws.append(torch.stack([part.mean() for part in pooled_nelbo(net, x, classes, 3, 2, rows, generator)]))
+    found = torch.stack(draws).detach()
+    expected = torch.stack([conditional, null]).detach()
+    assert bool(((found.mean(dim=0) - expected).abs() < 4 * found.std(dim=0) / len(draws) ** 0.5).all())
+    plain = torch.stack(averaged(net, histogram)).detach()
+    assert float((plain - expected).abs().max()) > 0.01  # the test can fail: the tilt is not the data
+
+
+@pytest.mark.parametrize("make", [lambda tilts: Averaged(tilts=tilts), lambda tilts: Pooled(rows=200, tilts=tilts)])
+def test_the_nelbo_beside_a_tilted_loss_is_that_of_the_data(make):
+    target = random_target(3, 2, k=2, seed=7)
+    x, classes = target.sample(2000, torch.Generator().manual_seed(0))
+    net = Table(3, 2, 2, torch.randn(3, 4, 4, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    averaged = AveragedObjective(3, 2, 2)
+    expected = float(averaged(net, averaged.histogram(x, classes))[0].detach())
+    objective = make((0.0, 4.0))
+    found = [
+        {
+            name: float(value.detach())
+            for name, value in objective.loss(net, x[order], classes[order], generator).items()
+        }
+        for generator in [torch.Generator().manual_seed(s) for s in range(100)]
+        for order in [torch.randperm(2000, generator=generator)]
+    ]
+    nelbos = torch.tensor([losses["nelbo"] for losses in found], dtype=torch.float64)
+    spread = float(nelbos.std()) / len(found) ** 0.5
+    assert abs(float(nelbos.mean()) - expected) < 4 * spread + 1e-9
+    assert all(math.isfinite(losses["loss"]) for losses in found)
+
+
+@pytest.mark.parametrize("tilts", [[], [-1.0], [math.nan], [0.0, 17.0]])
+def test_tilts_out_of_range_are_refused(tilts):
+    with pytest.raises(UserError, match=r"objective\.tilts"):
+        check_tilts(tilts)
