@@ -60,7 +60,7 @@ def _more(findings: Findings) -> list[Block]:
 
 
 def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
-    """One section for each value of `per`, and one more for each further table of it."""
+    """One section for each value of `per`, and one more for each further table of it; none where nothing is shown."""
     parts: dict[tuple[str, ...], list[Any]] = {}
     for row in block.rows:
         parts.setdefault(tuple(word(getattr(row, name)) for name in block.per), []).append(row)
@@ -70,9 +70,10 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
         said = ", ".join(f"{head} = {value}" for head, value in zip(heads, key))
         title = f"{block.title}: {said}" if said else block.title
         stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))
-        text = block.text if not sections else ""
-        sections += _part(replace(block, title=title, text=text), rows, folder / stem, backend)
-    return sections
+        part = _part(replace(block, title=title, text=""), rows, folder / stem, backend)
+        sections += [one for one in part if one.table or one.pictures or one.listing or one.panel]
+    first = sections[0] if sections else Section(block.title, group=block.group)
+    return [replace(first, text=block.text), *sections[1:]]
 
 
 def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:

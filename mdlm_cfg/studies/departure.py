@@ -158,7 +158,12 @@ def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequ
     shown = [row for row in levels if (row.w, row.denoiser, row.rule) in departing]
     worst = [row for row in states if (row.w, row.denoiser, row.rule) in departing and row.cost > NOTHING]
     dashed = {"denoiser": LEARNED}
-    ends = Table(["rule", "denoiser"], ["departure", "kl_tilted", "tv_tilted"], note="Exact, from the tilted law.")
+    strengths = list(dict.fromkeys(w for w, _, _ in departing)) or [row.w for row in rules]
+    ideal = [row.w.label for row in rules if row.w not in strengths]
+    note = "Exact, from the tilted distribution."
+    note += f" Every rule is the ideal at w = {', '.join(dict.fromkeys(ideal))}." if ideal else ""
+    columns = ["departure", "kl_tilted", "tv_tilted"]
+    ends = Table(["rule", "denoiser"], columns, note=note, where={"w": strengths})
     by_level = Table(["rule", "denoiser"], ["kl"], "level", "In nats, by the number of unmasked coordinates.")
     curve = Curve("level", "kl", ["rule", "denoiser"], "KL to the ideal by level.", dashed=dashed)
     listed = Table(["rule", "state"], ["visits", "kl", "cost"])

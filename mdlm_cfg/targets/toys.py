@@ -53,3 +53,19 @@ def toy_2d_overlap() -> TableMixture:
 def toy_5d_hypercube() -> TableMixture:
     """Uniform on {0,1,2}^5 and {2,3,4}^5, N = 5: the five-dimensional case of arXiv 2506.10971 (theory, section 4)."""
     return _mixture([_box(5, 0, 2, 5), _box(5, 2, 4, 5)], [0.5, 0.5])
+
+
+def toy_4d_chain() -> TableMixture:
+    """Two chains of 4 coordinates and 3 values whose interactions grow along the chain: no two coordinates are alike.
+
+    log p(x | z) = sum_i 0.1 i s_z (x_i - 1) + sum_{i < 4} 0.4 i [x_i = x_{i+1} + z mod 3] + constant, with s = 1, -1:
+    class 0 has large values and equal neighbours, class 1 small values and neighbours that differ by one.
+    """
+    x = torch.stack(torch.meshgrid(*[torch.arange(3)] * 4, indexing="ij"))
+    i = torch.arange(1, 5, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+    classes = []
+    for z, sign in enumerate((1, -1)):
+        fields = (0.1 * i * sign * (x - 1)).sum(dim=0)
+        pairs = (0.4 * i[:3] * (x[:3] == (x[1:] + z) % 3)).sum(dim=0)
+        classes.append((fields + pairs).exp())
+    return _mixture(classes, [0.5, 0.5])
