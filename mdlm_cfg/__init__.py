@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdlm_cfg.app.own_report import report
     from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
     from mdlm_cfg.chain.classifier_rule import ByClassifier
     from mdlm_cfg.chain.corrections import Correction
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "app.own_report": ("report",),
     "chain.adaptive_cfg": ("AdaptiveCFG",),
     "chain.classifier_rule": ("ByClassifier",),
     "chain.product_rules": ("Auto", "Compose", "Negative", "Tempered"),
@@ -146,6 +148,7 @@ __all__ = [
     "parse_rule",
     "parse_strength",
     "path_kl",
+    "report",
     "sample",
     "sequential_monte_carlo",
     "slice_denoiser",

@@ -92,6 +92,11 @@ class Case:
         return self.data.target
 
     @property
+    def num_dims(self) -> int:
+        """D."""
+        return _dims(self.data)
+
+    @property
     def has_learned(self) -> bool:
         """Whether there is a learned denoiser."""
         return LEARNED in self.denoisers

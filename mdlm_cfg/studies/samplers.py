@@ -73,7 +73,7 @@ class Samplers:
 
     def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
         keys = tuple(sampler.key for sampler in self.compared(case.plan))
-        return ("samplers", who, guidance.key(case.target.num_dims), keys, case.one_class)
+        return ("samplers", who, guidance.key(case.num_dims), keys, case.one_class)
 
     def compared(self, plan: Plan) -> list[Sampler]:
         """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.
@@ -107,7 +107,7 @@ class Samplers:
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser and sampler."""
-        num_dims = case.target.num_dims
+        num_dims = case.num_dims
         rows = [
             SamplerRow(g, who, sampler, method_of(sampler), sampler.calls(num_dims), tv)
             for g in case.plan.guidances

@@ -128,6 +128,42 @@ class KnownData:
         return description_of(self)
 
 
+@dataclass(frozen=True)
+class UnknownData:
+    """Data of which nothing is known but the space that a denoiser of them has.
+
+    Attributes:
+        name: for people.
+        num_tokens: N. num_classes: K. grid_shape: of the coordinates.
+        class_names: K of them, or None. value_names: N of them, or None.
+    """
+
+    name: str
+    num_tokens: int
+    num_classes: int
+    grid_shape: tuple[int, ...]
+    class_names: tuple[str, ...] | None = None
+    value_names: tuple[str, ...] | None = None
+    target: Target | None = field(default=None, init=False)
+    example_kind: ExampleKind | None = field(default=None, init=False)
+
+    def test_examples(self) -> Labelled:
+        """There are none."""
+        raise TypeError(f"nothing is known of {self.name}, and there are no examples")
+
+    def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
+        """There are none."""
+        raise TypeError(f"nothing is known of {self.name}, and there are no examples")
+
+    def fingerprint(self) -> str:
+        """None: it is of no distribution and of no examples."""
+        return ""
+
+    def describe(self) -> dict[str, Any]:
+        """See `Data`."""
+        return description_of(self)
+
+
 def description_of(data: Data) -> dict[str, Any]:
     """What is recorded of any data: plain numbers, strings and lists."""
     return {

@@ -1,0 +1,154 @@
+"""The whole report of a denoiser of one's own, by one call in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mdlm_cfg.app.evaluation import Report, Written, evaluate
+from mdlm_cfg.app.folders import naming_way_out, out_folder
+from mdlm_cfg.app.settings import checked_study
+from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance_schedules import parse_strength
+from mdlm_cfg.chain.kinds import Kind, kind_of
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.own_model import OwnModel
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
+
+MANY = 10_000  # samples of each class and strength where these are cheap
+FEW = 100  # where they are not
+STRENGTHS = (0.0, 1.0, 2.0, 4.0)
+
+
+def report(
+    denoiser: Denoiser,
+    target: Target | Data | None = None,
+    w: Sequence[Any] | float | str = STRENGTHS,
+    out: str | Path | None = None,
+    *,
+    target_class: int | None = None,
+    guidance: Kind | str = "rate",
+    sampler: Sampler | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    value_names: Sequence[str] | None = None,
+) -> Written:
+    """Write the report of a denoiser (page, JSON, CSV), print its tables and verdict, and return where it is.
+
+    With a target it is the report that `eval.py` writes for such data, and has columns of exact conditionals. Without
+    one it says what guidance does to the model: exactly where (N+1)^D partial states are few enough, else by samples.
+
+    Args:
+        denoiser: any: a `FunctionDenoiser` of a function or a torch module, `load_run(...).denoiser`, ...
+        target: the distribution of the data, where it is known, or data that are set up (mdlm_cfg.training.data).
+        w: guidance strengths: numbers, names of schedules such as "ramp(0,4)", or whole `Guidance`s.
+        out: the folder; default a new one in runs/NAME. An earlier report there is replaced.
+        target_class: z; default class 0 of a table, else all classes.
+        guidance: kind of those strengths that are not a `Guidance`.
+        sampler: default first-hitting, which samples the chain exactly.
+        num_samples: of each class and strength; default 10,000 where few states are possible, else 100.
+        name: in titles; default the name of the data, or of the model.
+        class_names, value_names: for people, where there is no target, which has its own.
+
+    Raises:
+        UserError: anything that is not what it must be, or that the study of such data refuses.
+    """
+    _check_denoiser(denoiser)
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise UserError(f"sampler = {sampler!r} is not a sampler: give one such as Sampler('event_leaping', steps=16)")
+    data = _data_of(denoiser, target, name, class_names, value_names)
+    is_small = (denoiser.num_tokens + 1) ** denoiser.num_dims * denoiser.num_tokens <= LEARNED_LAW_ENTRIES
+    plan = Plan(
+        guidances=_guidances(w, guidance),
+        sampler=sampler or Sampler(),
+        num_samples=num_samples or (MANY if is_small else FEW),
+        seed=seed,
+        classes=None if target_class is None else (target_class,),
+    )
+    study = checked_study(data, plan, None, OwnModel() if target is None else None, denoiser=denoiser)
+    made = Made()
+    folder = out_folder({"out": out}, made)
+    with made.taken_back():
+        if folder is None:
+            with naming_way_out("out"):
+                folder = new_run_folder("runs", data.name, made=made)
+        shown = {"denoiser": _name_of(denoiser), "data": data.name}
+        about = Report(folder, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
+        written = evaluate(data, denoiser, plan, about, study)
+    print(f"report: {written.path}")
+    return written
+
+
+def _check_denoiser(denoiser: Any) -> None:
+    """Raise UserError, with what to do, for anything that is not a denoiser."""
+    if isinstance(denoiser, Denoiser):
+        return
+    what = f"an object of type {type(denoiser).__name__} is not a denoiser"
+    if hasattr(denoiser, "denoiser"):
+        own = denoiser.denoiser
+        raise UserError(f"{what}: give its .denoiser{'' if isinstance(own, Denoiser) else '()'}")
+    if callable(denoiser):
+        raise UserError(f"{what}: wrap it in FunctionDenoiser(..., num_tokens=N, num_dims=D, num_classes=K)")
+    raise UserError(f"{what}: give a FunctionDenoiser, or load_run(...).denoiser")
+
+
+def _data_of(
+    denoiser: Denoiser,
+    target: Any,
+    name: str | None,
+    class_names: Sequence[str] | None,
+    value_names: Sequence[str] | None,
+) -> Data:
+    if target is not None and (class_names or value_names):
+        raise UserError("class_names and value_names are for a denoiser without a target: the target has its own")
+    if isinstance(target, Target):
+        return KnownData(target, name or _name_of(denoiser))
+    if hasattr(target, "test_examples"):
+        data: Data = target
+        return data
+    if target is not None:
+        raise UserError(
+            f"target = {target!r} is an object of type {type(target).__name__}: it must be a TableMixture, a "
+            "HiddenMarkovMixture, a BernoulliMixture, or data that are set up; leave it out where nothing is known"
+        )
+    for what, names, num in (
+        ("class_names", class_names, denoiser.num_classes),
+        ("value_names", value_names, denoiser.num_tokens),
+    ):
+        if names is not None and len(names) != num:
+            raise UserError(f"{what} has {len(names)} names, and must have {num}")
+    return UnknownData(
+        name or _name_of(denoiser),
+        denoiser.num_tokens,
+        denoiser.num_classes,
+        (denoiser.num_dims,),
+        None if class_names is None else tuple(class_names),
+        None if value_names is None else tuple(value_names),
+    )
+
+
+def _name_of(denoiser: Any) -> str:
+    """The name of a function, or of the class of a model."""
+    thing = denoiser.function if isinstance(denoiser, FunctionDenoiser) else denoiser
+    return str(getattr(thing, "__name__", type(thing).__name__)).strip("<>")
+
+
+def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
+    """One guidance for each strength."""
+    strengths = [w] if isinstance(w, int | float | str | Guidance) or callable(w) else w
+    try:
+        given = list(strengths)
+    except TypeError:
+        raise UserError(f"w = {w!r} is not a list of strengths: give numbers, such as w=[0, 1, 2]") from None
+    read = [parse_strength(one) if isinstance(one, str) else one for one in given]
+    return tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)

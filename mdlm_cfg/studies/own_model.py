@@ -1,0 +1,243 @@
+"""The report of a denoiser whose data are not known: what guidance does to it, and what its samples show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Confidence
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.sequences import entropy_of, mean_pairwise_difference
+from mdlm_cfg.studies.aligned import SHOWN, aligned_key, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.common import draw_pieces, law_key, law_piece, samples_of
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.samplers import Samplers, is_small
+
+LIKELIEST = 6  # states of a class that are listed
+SHOWN_CLASSES = 4  # of which states and samples are listed
+SAME = 0.01  # a TV between two orders below which they count as one
+W = "guidance strength, or a schedule by its name"
+UNKNOWN = """\
+Nothing is known of the data, so this report says what guidance does to the model, and not how good the model is. All \
+distances of the first columns are exact: the guided chain is followed over all partial states."""
+TOO_MANY = "There are too many partial states for exact distributions of this model: the report is of samples alone."
+TO_READ = """\
+Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
+the first strength."""
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One class at one strength: exactly where its states can be enumerated, and by samples."""
+
+    w: Guidance = col("w", W, index=True)
+    target_class: int = col("class", "z", index=True)
+    class_name: str = col("class", "its name", index=True)
+    tv_unguided: float | None = col("guidance effect", "TV(distribution at w = 0, at this w), exact", unit="TV")
+    tv_orders: float | None = col(
+        "between two orders", "TV(order of the guidance, highest confidence first), exact", unit="TV"
+    )
+    entropy: float | None = col("entropy", "of the distribution", unit="nats")
+    tv_samples: float | None = col("samples", "TV(distribution, histogram of samples)", unit="TV")
+    noise_floor: float | None = col("noise floor", "mean TV of as many perfect samples", unit="TV")
+    diversity: float = col("differ from each other", "positions, two samples of the class", unit="share", digits=3)
+    values_changed: float = col(
+        "single values", "TV between single values of samples at w = 0 and at this w, mean over positions", unit="TV"
+    )
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """One of the most probable states of a class."""
+
+    w: Guidance = col("w", W, index=True)
+    target_class: int = col("class", "z", index=True)
+    class_name: str = col("class", "its name", index=True)
+    state: str = col("state", "its values, in order", index=True)
+    probability: float = col("probability", "exact", unit="probability")
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """What guidance does to a denoiser, with nothing but the denoiser.
+
+    Where its (N+1)^D partial states can be enumerated, distributions are exact: the effect of guidance, the difference
+    between two orders of unmasking (0 at w = 0 for conditionals of one joint distribution), and the samplers.
+    """
+
+    needs: ClassVar[Needs] = Needs(learned="required", samples=2)
+    rows: ClassVar[Mapping[str, type]] = {"distances": ModelRow, "states": StateRow}
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Distributions in two orders, samples, samplers with steps, and a few samples to read."""
+        for guidance in _with_unguided(case):
+            for k in case.classes:
+                if _is_exact(case):
+                    yield law_piece(case, LEARNED, guidance, k, case.plan.sampler.policy)
+                    yield law_piece(case, LEARNED, guidance, k, Confidence())
+                yield from draw_pieces(case, LEARNED, guidance, k)
+        for k in case.classes[:SHOWN_CLASSES]:
+            for guidance in case.plan.guidances:
+                yield aligned_piece(case, LEARNED, guidance, k)
+        if _has_samplers(case):
+            yield from Samplers().pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each class and strength."""
+        rows = [_row(case, made, g, k) for g in case.plan.guidances for k in case.classes]
+        shown = [(g, k) for g in case.plan.guidances for k in case.classes[:SHOWN_CLASSES]]
+        states = [row for g, k in shown for row in _likeliest(case, made, g, k)]
+        blocks = [_distances(case, rows), _states(states), _to_read(case, made)]
+        verdict = verdict_of(rows)
+        if _has_samplers(case):
+            found = Samplers().findings(case, made)
+            blocks += found.blocks
+            verdict += found.verdict
+        arrays = {
+            f"samples_class{k}_{g.identifier}": _samples(case, made, g, k).numpy()
+            for g in case.plan.guidances
+            for k in case.classes
+        }
+        return Findings(case.plan, [block for block in blocks if block.views], verdict, arrays=arrays)
+
+
+def _is_exact(case: Case) -> bool:
+    return case.table(LEARNED) is not None
+
+
+def _has_samplers(case: Case) -> bool:
+    denoiser = case.denoisers[LEARNED]
+    return _is_exact(case) and is_small(denoiser.num_tokens, denoiser.num_dims)
+
+
+def _unguided(case: Case) -> Guidance:
+    return replace(case.plan.guidances[0], w=0.0)
+
+
+def _with_unguided(case: Case) -> list[Guidance]:
+    """The plan's guidances, and w = 0 to compare them with."""
+    return list(dict.fromkeys([_unguided(case), *case.plan.guidances]))
+
+
+def _law(case: Case, made: Made, guidance: Guidance, k: int, policy: object = None) -> Tensor | None:
+    """The exact distribution of a class, in the plan's order or in another; None where there is none."""
+    order = case.plan.sampler.policy if policy is None else policy
+    law: Tensor | None = made.get(law_key(LEARNED, guidance, k, order, case.num_dims))  # type: ignore[arg-type]
+    return law
+
+
+def _samples(case: Case, made: Made, guidance: Guidance, k: int) -> Tensor:
+    return samples_of(made, draw_pieces(case, LEARNED, guidance, k)).long()
+
+
+def _row(case: Case, made: Made, guidance: Guidance, k: int) -> ModelRow:
+    law = _law(case, made, guidance, k)
+    unguided = _law(case, made, _unguided(case), k)
+    confident = _law(case, made, guidance, k, Confidence())
+    x = _samples(case, made, guidance, k)
+    n = case.data.num_tokens
+    at_zero = _value_shares(_samples(case, made, _unguided(case), k), n)
+    return ModelRow(
+        w=guidance,
+        target_class=k,
+        class_name=case.class_name(k),
+        tv_unguided=None if law is None or unguided is None else total_variation(unguided, law),
+        tv_orders=None if law is None or confident is None else total_variation(law, confident),
+        entropy=None if law is None else entropy_of(law),
+        tv_samples=None if law is None else total_variation(law, histogram(x, n)),
+        noise_floor=None if law is None else expected_sampling_tv(law, len(x)),
+        diversity=mean_pairwise_difference(x, n),
+        values_changed=float(0.5 * (_value_shares(x, n) - at_zero).abs().sum(dim=1).mean()),
+    )
+
+
+def _value_shares(x: Tensor, num_tokens: int) -> Tensor:
+    """The shares of the values at every position, float64 (D, N)."""
+    shares = [torch.bincount(column, minlength=num_tokens) for column in x.T]
+    return torch.stack(shares).double() / len(x)
+
+
+def _likeliest(case: Case, made: Made, guidance: Guidance, k: int) -> list[StateRow]:
+    law = _law(case, made, guidance, k)
+    if law is None:
+        return []
+    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
+    found = law.flatten().topk(min(LIKELIEST, law.numel()))
+    states = torch.stack(torch.unravel_index(found.indices, law.shape), dim=1).tolist()
+    return [
+        StateRow(guidance, k, case.class_name(k), " ".join(symbols[v] for v in state), p)
+        for state, p in zip(states, found.values.tolist())
+    ]
+
+
+def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
+    plan = case.plan
+    exact = ["tv_unguided", "tv_orders", "entropy", "tv_samples", "noise_floor"]
+    shown = [name for name in (*exact, "diversity", "values_changed") if getattr(rows[0], name) is not None]
+    by = ["class_name"] if len(case.classes) > 1 else []
+    first = "tv_unguided" if _is_exact(case) else "values_changed"
+    note = f"{plan.num_samples:,} samples of each class by {plan.sampler.label}, seed {plan.seed}."
+    views: list[View] = [
+        Table(["w", "class_name"], shown, note=note),
+        Curve("w", first, by, "What guidance changes, against w."),
+        *([Curve("w", "tv_orders", by, "The order of unmasking matters by so much.")] if _is_exact(case) else []),
+    ]
+    text = UNKNOWN if _is_exact(case) else TOO_MANY
+    return Block("distances", rows, "What guidance does", text, views=views, logged=shown, group="", printed=True)
+
+
+def _states(rows: Sequence[StateRow]) -> Block:
+    views = [Table(["class_name", "state"], ["probability"], "w", "Exact; those of the first strengths come first.")]
+    return Block("states", rows, "The most probable states", views=views if rows else [], group="States and samples")
+
+
+def _to_read(case: Case, made: Made) -> Block:
+    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
+    parts = []
+    for k in case.classes[:SHOWN_CLASSES]:
+        by_w = {f"w = {g.label}": made[aligned_key(case, LEARNED, g, k)] for g in case.plan.guidances}
+        for at in range(SHOWN):
+            rows = {name: x[at] for name, x in by_w.items()}
+            parts.append(f"class {case.class_name(k)}: sample {at + 1}\n{listing(rows, symbols)}")
+    view = Listing("\n\n".join(parts))
+    return Block("to_read", [], "Samples to read", TO_READ, views=[view], group="States and samples")
+
+
+def verdict_of(rows: Sequence[ModelRow]) -> list[str]:
+    """Whether the model has one joint distribution, and what guidance does to it."""
+    if rows[0].tv_unguided is None:
+        most = max(rows, key=lambda row: row.values_changed)
+        return [
+            f"Guidance changes the single values most at w = {most.w.label} for class {most.class_name}, by "
+            f"{most.values_changed:.4f} (total variation, mean over positions). {TOO_MANY}"
+        ]
+    said = []
+    unguided = [row for row in rows if not row.w.is_schedule and row.w.constant == 0]
+    if unguided:
+        worst = max(unguided, key=lambda row: row.tv_orders or 0.0)
+        gap = worst.tv_orders or 0.0
+        if gap < SAME:
+            said.append(
+                f"Without guidance the order of unmasking changes the distribution by at most {gap:.4f}: the "
+                "conditionals agree on one distribution."
+            )
+        else:
+            said.append(
+                "The conditionals agree on no distribution: without guidance, an order by confidence and not at random "
+                f"changes class {worst.class_name} by {gap:.4f} (total variation)."
+            )
+    most = max(rows, key=lambda row: row.tv_unguided or 0.0)
+    said.append(f"Guidance changes class {most.class_name} most, by {most.tv_unguided:.4f} at w = {most.w.label}.")
+    least = min(rows, key=lambda row: row.entropy if row.entropy is not None else math.inf)
+    said.append(
+        f"The least diverse distribution is that of class {least.class_name} at w = {least.w.label}: "
+        f"{least.entropy:.4f} nats."
+    )
+    return said
