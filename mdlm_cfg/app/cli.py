@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def _run_task(name: str, task: Task) -> None:
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]
         sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
-        failures += _main(name, task, sweep, full)
+        failures += _main(name, task, sweep, full, set(arguments) - set(given) if name == "train" else set())
         if sweep is not None:
             check_has_jobs(sweep)
     except KeyboardInterrupt:
@@ -124,14 +124,19 @@ def _run_task(name: str, task: Task) -> None:
         sys.exit(code)
 
 
-def _main(name: str, task: Task, sweep: Sweep | None, full: bool) -> list[Failure]:
-    """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run."""
+def _main(name: str, task: Task, sweep: Sweep | None, full: bool, recipe: Collection[str]) -> list[Failure]:
+    """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run.
+
+    Args:
+        recipe: arguments that nobody gave: the recipe of the data. No folder and no page names them.
+    """
     failures = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def main(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
-        overrides = [str(item) for item in OmegaConf.to_container(settings.overrides.task, resolve=False) or ()]
+        given = [str(item) for item in OmegaConf.to_container(settings.overrides.task, resolve=False) or ()]
+        overrides = [item for item in given if item not in recipe]
         if sweep is not None:
             params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
             job = sweep.job(settings.job.num, overrides, params)

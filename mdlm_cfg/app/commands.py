@@ -28,9 +28,9 @@ from mdlm_cfg.app.build import (
     say_precision,
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
-from mdlm_cfg.app.evaluation import Report, Written, evaluate
+from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_folder, write_config
-from mdlm_cfg.app.overrides import given_for, values_of
+from mdlm_cfg.app.overrides import as_typed, given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import with_absolute_paths
 from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of, training_plan
@@ -118,7 +118,9 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                 run = load_run(trainer.strategy.broadcast(path), config.batch_size, trusted)
                 run.net.to(trainer.strategy.root_device)
                 shown = {"command": _command("train.py", overrides), **_describe(run)}
-                report = Report(folder / "report", f"mdlm_cfg: {data.name}", shown, data.describe(), numbers, Console())
+                report = Report(
+                    folder / "report", title_of(data.name, study), shown, data.describe(), numbers, Console()
+                )
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     _log(loggers, written, run.step)
@@ -176,7 +178,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
     out = _report_folder(config, job, plain(config), made)
     out = out or folder_below(config.runs, f"{data.name}_{name}", overrides, made)
     shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
-    report = Report(out, f"mdlm_cfg: {data.name}, {name}", shown, data.describe(), {}, Console())
+    report = Report(out, title_of(data.name, study, name), shown, data.describe(), {}, Console())
     written = None
     with made.taken_back():
         trainer = sampling_trainer(config.trainer)
@@ -205,7 +207,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
-    report = Report(out, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
+    report = Report(out, title_of(data.name, study), shown, data.describe(), {}, Console())
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     written = None
     with made.taken_back():
@@ -325,7 +327,7 @@ def _is_asked(overrides: Sequence[str], key: str) -> bool:
 
 
 def _command(program: str, overrides: Sequence[str]) -> str:
-    return " ".join([program, *overrides])
+    return " ".join([program, *as_typed(overrides)])
 
 
 def _describe(run: LoadedRun) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, Study, run
+from mdlm_cfg.studies.protocol import Case, Study, name_of, run
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
@@ -70,6 +71,12 @@ class Written:
     rows: list[dict[str, Any]]
     ledger: list[dict[str, Any]]
     pictures: list[Path]
+
+
+def title_of(data_name: str, study: Study, who: str = "") -> str:
+    """What a page is called: the data, the study, and whose conditionals these are where it is no trained network."""
+    what = name_of(study).replace("_", " ")
+    return f"mdlm_cfg: {', '.join(part for part in (data_name, what, who) if part)}"
 
 
 def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, study: Study) -> Written:
@@ -133,15 +140,33 @@ def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) 
         report.console.print(line, highlight=False, markup=False)
 
 
-def _test_sections(numbers: dict[str, float]) -> list[Section]:
-    if not numbers:
+TEST_ROWS = {
+    "nelbo": "NELBO",
+    "nelbo_mc_se": "its standard error, of the masks",
+    "nelbo_data_se": "its standard error, of masks and data",
+    "exact_nelbo": "expected NELBO, exact",
+    "excess": "the same less the entropy",
+}
+TEST_TEXT = """\
+Negative ELBO in nats per data point, with the class and without one. Total variation is between the learned \
+distribution and the exact one of guidance of kind "rate", of the class where it is largest."""
+
+
+def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
+    """The results of the test, by what they are called in words."""
+    found = {name.removeprefix("test/"): value for name, value in numbers.items()}
+    rows = []
+    for name, words in TEST_ROWS.items():
+        null = name.replace("nelbo", "nelbo_null") if "exact" not in name and "nelbo" in name else f"{name}_null"
+        if name in found or null in found:
+            rows.append([words, format_number(found.pop(name, None)), format_number(found.pop(null, None))])
+    for name, value in found.items():
+        w = re.fullmatch(r"tv_w(.+)", name)
+        rows.append([name if w is None else f"TV, worst class, w = {w[1]}", format_number(value), ""])
+    if not rows:
         return []
-    rows = [[name.removeprefix("test/"), format_number(value)] for name, value in numbers.items()]
-    text = (
-        "Negative ELBO in nats per data point: with the class, and without one (null). mc_se is the standard error of "
-        "the random masks, data_se that of masks and data."
-    )
-    return [Section("Test set", text, Table(("number", "value"), rows), group="Training")]
+    table = Table(("of the test set", "with the class", "without"), rows)
+    return [Section("Test set", TEST_TEXT, table, group="Training")]
 
 
 def _training_sections(folder: Path) -> list[Section]:

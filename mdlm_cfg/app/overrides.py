@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 
 from mdlm_cfg.app.quoting import read_override
+from mdlm_cfg.support.instantiate import TARGET
+
+CALL_IN_QUOTES = re.compile(r"'([A-Za-z_]\w*\([^']*\))'")
 
 
 def values_of(override: Override, options: Sequence[str] = ()) -> list[object]:
@@ -49,6 +54,23 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
             print(f"{key} is given twice: {argument} counts, and {earlier} does not", file=sys.stderr)
         kept[key] = argument
     return list(kept.values())
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """The arguments as a user types them in a shell: without what is only for hydra, and in quotes where needed.
+
+    ++sampler={_target_:a.B} is sampler._target_=a.B again, ++data.num_test=9 is data.num_test=9, and the quotes around
+    the call in policy='blocks(0|1)' go.
+    """
+    found = []
+    for argument in arguments:
+        below = re.fullmatch(r"\+\+(\w+)=\{(?:_target_:(.*))?\}", argument, flags=re.DOTALL)
+        if below is None:
+            plain = CALL_IN_QUOTES.sub(r"\1", argument.removeprefix("++"))
+            found.append(shlex.quote(plain))
+        elif below[2] is not None:
+            found.append(shlex.quote(f"{below[1]}.{TARGET}={below[2]}"))
+    return found
 
 
 def for_any_data(arguments: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mdlm_cfg.app.evaluation import Report, Written, evaluate
+from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import naming_way_out, out_folder
 from mdlm_cfg.app.settings import checked_study
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
@@ -83,7 +83,7 @@ def report(
             with naming_way_out("out"):
                 folder = new_run_folder("runs", data.name, made=made)
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
-        about = Report(folder, f"mdlm_cfg: {data.name}", shown, data.describe(), {}, Console())
+        about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())
         written = evaluate(data, denoiser, plan, about, study)
     print(f"report: {written.path}")
     return written

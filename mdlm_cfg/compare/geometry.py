@@ -16,6 +16,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 TIE = 1e-9  # log-ratios closer than this are equal in the limit w -> infinity
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class Region:
     def num_states(self) -> int:
         """Number of points."""
         return int(self.mask.sum())
+
+    @property
+    def meaning(self) -> str:
+        """What its states have in common, in words."""
+        if self.shared:
+            return "states of another class too"
+        if not self.overlapping:
+            return "no coordinate has a value of another class"
+        if len(self.overlapping) == self.mask.ndim:
+            return "every coordinate has a value of another class, and the state is of this class alone"
+        names = ", ".join(f"x{i + 1}".translate(SUBSCRIPTS) for i in self.overlapping)
+        return f"{names} {'has' if len(self.overlapping) == 1 else 'have'} a value of another class"
 
 
 def regions(target: TableMixture, target_class: int) -> list[Region]:

@@ -1,4 +1,4 @@
-// Small charts in plain SVG: heat maps, steps, bars and lines. They draw what they are given, and know nothing of laws.
+// Small charts in plain SVG: heat maps, steps, bars and lines. They draw what they are given, and know nothing of distributions.
 "use strict";
 
 const charts = (() => {
@@ -73,8 +73,20 @@ const charts = (() => {
     return [toX, toY];
   }
 
+  // Numbers where the pointer is: a strip for each of `x`, as high as the chart, with a text.
+  function strips(svg, toX, { x, text }) {
+    const middle = (k) => (toX(x[k]) + toX(x[k + 1])) / 2;
+    x.forEach((_, k) => {
+      const from = Math.max(CHART.left, k ? middle(k - 1) : CHART.left);
+      const to = k + 1 < x.length ? middle(k) : CHART.width - CHART.right;
+      const height = CHART.height - CHART.bottom - CHART.top;
+      const strip = add(svg, "rect", { x: from, y: CHART.top, width: Math.max(to - from, 0), height, class: "strip" });
+      add(strip, "title", {}, text(k));
+    });
+  }
+
   // series: [{x, y, colour, dash, area}]; steps draws every value as a bar's top; marker is a place on the x axis.
-  function lines(svg, { series, steps = false, marker, ...options }) {
+  function lines(svg, { series, steps = false, marker, hover, ...options }) {
     const [toX, toY] = axes(svg, options);
     const base = toY(options.y[0]);
     for (const { x, y, colour, dash, area, thick } of series) {
@@ -97,10 +109,11 @@ const charts = (() => {
     if (marker !== undefined) {
       add(svg, "line", { x1: toX(marker), x2: toX(marker), y1: CHART.top, y2: CHART.height - CHART.bottom, class: "now" });
     }
+    if (hover) strips(svg, toX, hover);
   }
 
   // Bars of values of either sign, from a line at zero.
-  function columns(svg, { values, colours, ...options }) {
+  function columns(svg, { values, colours, hover, ...options }) {
     const [toX, toY] = axes(svg, options);
     const width = Math.max(0.5, toX(0.85) - toX(0));
     values.forEach((v, k) => {
@@ -108,6 +121,7 @@ const charts = (() => {
       add(svg, "rect", { x: toX(k) - width / 2, y: from, width, height: to - from, fill: blend(colours, v > 0 ? 0.9 : 0.1) });
     });
     add(svg, "line", { x1: CHART.left, x2: CHART.width - CHART.right, y1: toY(0), y2: toY(0), class: "axis" });
+    if (hover) strips(svg, toX, { x: values.map((_, k) => k), text: (k) => hover(values[k], k) });
   }
 
   // groups: [{name, bars: [{value, colour, label}]}], horizontally, below one another.
@@ -141,12 +155,28 @@ const charts = (() => {
     return path;
   }
 
-  // values: n x n, the first coordinate to the right; ellipses: [{mean, covariance, dash}] at one standard deviation.
-  function heat(svg, { values, n, colour, borders, ellipses, names, description }) {
-    const [left, bottom, top] = [0.11 * n, 0.13 * n, 0.01 * n];
+  // A colour scale below a map: a bar from one end to the other, with a number at each.
+  function bar(svg, { stops, ends }, { x, y, width, size }) {
+    const parts = 40;
+    for (let k = 0; k < parts; k += 1) {
+      add(svg, "rect", { x: x + (k * width) / parts, y, width: width / parts, height: 0.7 * size, fill: blend(stops, (k + 0.5) / parts) });
+    }
+    add(svg, "rect", { x, y, width, height: 0.7 * size, class: "frame", "stroke-width": 0.1 * size });
+    ends.forEach((text, k) => {
+      add(svg, "text", { x: x + k * width, y: y + 2 * size, "text-anchor": k ? "end" : "start" }, text);
+    });
+  }
+
+  // values: n x n, the first coordinate to the right; ellipses: [{mean, covariance, dash}] at one standard deviation;
+  // hover(value, k): the numbers of a cell; scale: {stops, ends}; labels: [{text, at}].
+  function heat(svg, { values, n, colour, borders, ellipses, names, hover, scale, labels = [], description }) {
+    const [left, bottom, top] = [0.11 * n, 0.22 * n, 0.01 * n];
     frame(svg, n + left + top, n + bottom + top, description);
     const map = add(svg, "g", { transform: `translate(${left} ${top})` });
-    values.forEach((v, k) => add(map, "rect", { x: Math.floor(k / n), y: n - 1 - (k % n), width: 1, height: 1, fill: colour(v) }));
+    values.forEach((v, k) => {
+      const cell = add(map, "rect", { x: Math.floor(k / n), y: n - 1 - (k % n), width: 1, height: 1, fill: colour(v) });
+      add(cell, "title", {}, hover(v, k));
+    });
     add(map, "rect", { width: n, height: n, class: "frame", "stroke-width": 0.006 * n });
     borders.forEach((inside, k) => {
       add(map, "path", { d: border(inside, n), class: k ? "shared" : "support", "stroke-width": 0.012 * n,
@@ -162,12 +192,18 @@ const charts = (() => {
       });
     }
     const size = 0.05 * n;
-    for (let v = 0; v < n; v += Math.max(1, Math.ceil(n / 4))) {
-      add(map, "text", { x: v + 0.5, y: n + 1.2 * size, "text-anchor": "middle", "font-size": size }, names ? names[v] : v);
-      add(map, "text", { x: -0.3 * size, y: n - v - 0.3, "text-anchor": "end", "font-size": size }, names ? names[v] : v);
+    map.style.setProperty("--size", `${size}px`);
+    const write = (place, text) => add(map, "text", place, text);
+    for (const { text, at: [i, j] } of labels) {
+      write({ x: i + 0.5, y: n - j - 0.5 + 0.35 * size, "text-anchor": "middle", class: "label" }, text);
     }
-    add(map, "text", { x: n / 2, y: n + 2.4 * size, "text-anchor": "middle", "font-size": size }, "x₁");
-    add(map, "text", { x: -0.06 * n, y: n / 2, "font-size": size, "text-anchor": "end" }, "x₂");
+    for (let v = 0; v < n; v += Math.max(1, Math.ceil(n / 4))) {
+      write({ x: v + 0.5, y: n + 1.4 * size, "text-anchor": "middle" }, names ? names[v] : v);
+      write({ x: -0.3 * size, y: n - v - 0.3, "text-anchor": "end" }, names ? names[v] : v);
+    }
+    write({ x: n, y: n + 1.4 * size, "text-anchor": "end" }, "x₁");
+    write({ x: -0.3 * size, y: 0.8 * size, "text-anchor": "end" }, "x₂");
+    bar(map, scale, { x: 0, y: n + 2 * size, width: n, size });
   }
 
   return { lines, columns, bars, heat, blend };

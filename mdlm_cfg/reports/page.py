@@ -19,6 +19,7 @@ from mdlm_cfg.support.atomic import atomic_write
 
 PANEL_FILE = "panel.csv"
 LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
+SCALE = 0.77  # 10 points at 150 dots per inch are 16 pixels
 HERE = Path(__file__).parent
 
 
@@ -33,6 +34,12 @@ class Picture:
     def numbers(self) -> Path:
         """The csv file of what it shows, beside it."""
         return numbers_of(self.path)
+
+    @property
+    def width(self) -> int:
+        """In pixels of a page, where the letters of the picture are about as large as those of the text."""
+        header = Path(self.path).read_bytes()[:24]  # of a PNG: the width is four bytes from the 16th on
+        return round(int.from_bytes(header[16:20], "big") * SCALE)
 
     @property
     def base64(self) -> str:

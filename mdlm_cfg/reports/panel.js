@@ -1,5 +1,5 @@
 // The panel: a slider over the guidance strength, switches of class and kind, and everything that they move.
-// The laws lie in the page as float32 in base64; every number shown is computed from them here.
+// The distributions lie in the page as float32 in base64; every number shown is computed from them here.
 "use strict";
 
 (() => {
@@ -27,7 +27,7 @@
     return decoded.get(key);
   };
 
-  // Mathematics of laws.
+  // Mathematics of distributions.
   const less = (p, q) => Array.from(p, (v, k) => v - q[k]);
   const tv = (p, q) => (p && q ? 0.5 * p.reduce((sum, v, k) => sum + Math.abs(v - q[k]), 0) : undefined);
   const largest = (values) => values.reduce((top, v) => Math.max(top, Math.abs(v)), 0);
@@ -86,6 +86,13 @@
     }
     return svg;
   }
+  const nameOf = (v) => (data.value_names ? data.value_names[v] : v);
+  const stateOf = (k) => (dims === 1 ? `x = ${nameOf(k)}` : `x₁ = ${nameOf(Math.floor(k / n))}, x₂ = ${nameOf(k % n)}`);
+  function note(name, text) {
+    const { svg } = figures.get(name);
+    const under = svg.nextElementSibling || element(svg.parentNode, "p", { class: "note" });
+    under.textContent = text;
+  }
   const inOrder = (names) => data.order.filter((name) => names.includes(name));
   const keys = (names) => names.map((name) => [titles[name], data.colours.laws[name], name === "tilted"]);
 
@@ -106,24 +113,38 @@
     const support = Array.from(region, (part) => part >= 0);
     const shared = Array.from(region, (part) => part >= 0 && regions[part].shared);
     const ellipse = (name, dash) => ({ ...moments(laws[name]), dash });
-    const common = { n, borders: [support, shared], names: data.value_names };
+    const hover = (v, k) => `${stateOf(k)}: ${format(v, 6)}${region[k] >= 0 ? `, region ${regions[region[k]].name}` : ""}`;
+    const common = { n, borders: [support, shared], names: data.value_names, hover };
     for (const name of names) {
       const apart = name === "exact" ? "" : `, TV to exact ${format(tv(laws[name], laws.exact))}`;
       charts.heat(figure(name, views, `${titles[name]}${apart}`), {
         ...common, values: laws[name], colour: (v) => charts.blend(data.colours.probability, v / top),
+        scale: { stops: data.colours.probability, ends: ["0", format(top)] },
+        labels: name === "class" ? centres(region, regions) : [],
         ellipses: name === "class" ? [ellipse("class", true)] : [ellipse("class", true), ellipse(name, false)],
-        description: `Heat map of the law “${titles[name]}” of ${where()}${apart}; darkest is ${format(top)}.`,
+        description: `Heat map of the distribution “${titles[name]}” of ${where()}${apart}; darkest is ${format(top)}.`,
       });
     }
     for (const [first, second] of COMPARED.filter((pair) => pair.every((name) => laws[name]))) {
       const scale = scaleOf(first, second);
-      const title = `${titles[first]} − ${titles[second]}, colours ±${format(scale)}`;
+      const title = `${titles[first]} − ${titles[second]}`;
       charts.heat(figure(`${first}-${second}`, views, title), {
         ...common, values: less(laws[first], laws[second]), ellipses: [],
         colour: (v) => charts.blend(data.colours.difference, 0.5 + v / scale / 2),
-        description: `Heat map of ${title}, of ${where()}.`,
+        scale: { stops: data.colours.difference, ends: [`−${format(scale)}`, `+${format(scale)}`] },
+        description: `Heat map of ${title}, of ${where()}; colours from −${format(scale)} to ${format(scale)}.`,
       });
     }
+  }
+
+  // The names of the regions, each at the state that is nearest to the middle of its states.
+  function centres(region, regions) {
+    return regions.map(({ name }, part) => {
+      const states = [...region.keys()].filter((k) => region[k] === part).map((k) => [Math.floor(k / n), k % n]);
+      const middle = [0, 1].map((i) => states.reduce((sum, state) => sum + state[i], 0) / states.length);
+      const away = ([a, b]) => (a - middle[0]) ** 2 + (b - middle[1]) ** 2;
+      return { text: name, at: states.reduce((best, state) => (away(state) < away(best) ? state : best)) };
+    });
   }
 
   function drawBars(views, laws, names) {
@@ -139,13 +160,15 @@
     }));
     charts.lines(figure("laws", views, "", keys(names)), {
       ...axis, series, steps: true, y: [0, 1.05 * top], yLabel: "probability",
-      description: `The laws ${names.map((name) => titles[name]).join(", ")} of ${where()}, over one another.`,
+      hover: { x: places, text: (k) => `${stateOf(k)}: ${names.map((name) => `${titles[name]} ${format(laws[name][k])}`).join(", ")}` },
+      description: `The distributions ${names.map((name) => titles[name]).join(", ")} of ${where()}, over one another.`,
     });
     for (const [first, second] of COMPARED.filter((pair) => pair.every((name) => laws[name]))) {
       const scale = 1.05 * scaleOf(first, second);
       const title = `${titles[first]} − ${titles[second]}`;
       charts.columns(figure(`${first}-${second}`, views, title), {
         ...axis, values: less(laws[first], laws[second]), y: [-scale, scale], yLabel: "difference",
+        hover: (v, k) => `${stateOf(k)}: ${format(v)}`,
         colours: data.colours.difference, description: `Bars of ${title}, of ${where()}.`,
       });
     }
@@ -164,6 +187,7 @@
       groups, top: 1, description: `Masses of the regions of ${where()}: ${groups.map(
         ({ name, bars }) => `${name} ${bars.map((bar, k) => `${titles[names[k]]} ${bar.label}`).join(", ")}`).join("; ")}.`,
     });
+    note("regions", own.regions.map(({ name, meaning }) => `${name}: ${meaning}`).join("; ") + ".");
   }
 
   function drawDistances(views) {
@@ -180,6 +204,7 @@
     charts.lines(figure("distances", views, "Total variation against w", series.map((s) => [s.name, s.colour])), {
       series, x: [w[0], w[w.length - 1]], y: [low, 1], logY: true, xLabel: "guidance strength w", yLabel: "TV",
       marker: data.w[state.strength] ?? undefined,
+      hover: { x: w, text: (k) => `w = ${w[k]}: ${series.map((one) => `${one.name} ${format(one.y[k])}`).join(", ")}` },
       description: `Total variation against w: ${series.map(({ name }) => name).join(", ")}, of ${where()}.`,
     });
   }
@@ -193,9 +218,10 @@
       { x: data.tau, y: start.still, colour: data.colours.laws.class, thick: true }, { x: data.tau, y: laws.still, colour: blue },
     ];
     const legend = [["w = 0", data.colours.laws.class], [`w = ${data.strengths[state.strength]}`, blue]];
-    charts.lines(figure("decay", views, "TV to the terminal law on the way (exact scores)", legend), {
+    charts.lines(figure("decay", views, "TV to the terminal distribution on the way (exact conditionals)", legend), {
       series, x: [data.tau[0], data.tau[data.tau.length - 1]], y: [0, 1], logX: true,
       xLabel: "clock time τ", yLabel: "P(still masked)",
+      hover: { x: data.tau, text: (k) => `τ = ${format(data.tau[k], 2)}: ${legend.map(([name], j) => `${name} ${format(series[j].y[k])}`).join(", ")}` },
       description: `Probability that something is still masked against the clock, of ${where()} beside w = 0.`,
     });
   }

@@ -121,7 +121,9 @@ class InteractivePanel:
             "name": self.class_names[k],
             "law": _float32(self.class_laws[k]),
             "region": base64.b64encode(region.numpy().tobytes()).decode(),
-            "regions": [{"name": part.name, "shared": part.shared} for part in self.regions[k]],
+            "regions": [
+                {"name": part.name, "shared": part.shared, "meaning": part.meaning} for part in self.regions[k]
+            ],
         }
 
 

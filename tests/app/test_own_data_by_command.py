@@ -26,6 +26,8 @@ def test_text_is_trained_on_and_judged(tmp_path: Path) -> None:
     lines = [f"{'ud'[k]}\t{''.join(RNG.choice(list('abcd'), 6 + k))}" for k in LABELS]
     (tmp_path / "words.txt").write_text("\n".join(lines))
     found = trained(tmp_path, "data=text", f"data.path={tmp_path / 'words.txt'}")
+    folder = next(tmp_path.rglob("report.html")).parent.parent
+    assert "experiment" not in folder.name and "experiment" not in found["run"]["command"]  # nobody asked for one
     assert found["data"]["num_tokens"] == 5 and found["data"]["classes"] == [0, 1]
     assert [row["w"] for row in found["distances"]] == [0.0, 2.0, "data"]
     assert [(row["w"], row["target_class"]) for row in found["by_class"]] == list(product((0.0, 2.0, "data"), (0, 1)))
