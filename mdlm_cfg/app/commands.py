@@ -223,7 +223,7 @@ def _report_folder(config: EvalSchema, job: Path | None, judged: Mapping[str, An
     """The folder that a report was asked for in, or a job's own, with the configuration `judged`; else None."""
     if job is not None:
         write_config(judged, job, made)
-    return out_folder(config, made) or job
+    return out_folder(config.out, made) or job
 
 
 def _eval_loggers(config: EvalSchema, out: Path, run: str, judged: Mapping[str, Any], made: Made) -> list[Logger]:

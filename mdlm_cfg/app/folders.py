@@ -13,7 +13,7 @@ import yaml
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
-from mdlm_cfg.support.schema import EvalSchema, SampleSchema, TrainSchema, plain
+from mdlm_cfg.support.schema import TrainSchema, plain
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
@@ -93,15 +93,15 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
         file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
-def out_folder(config: EvalSchema | SampleSchema, made: Made) -> Path | None:
+def out_folder(asked: str | Path | None, made: Made) -> Path | None:
     """The folder that a report was asked for in, made if it is not there.
 
     Raises:
         UserError: there is a file of that name, or it cannot be made.
     """
-    if config.out is None:
+    if asked is None:
         return None
-    out = Path(config.out)
+    out = Path(asked)
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
     with made.taken_back(), naming_way_out("out"):

@@ -77,7 +77,7 @@ def report(
     )
     study = checked_study(data, plan, None, OwnModel() if target is None else None, denoiser=denoiser)
     made = Made()
-    folder = out_folder({"out": out}, made)
+    folder = out_folder(out, made)
     with made.taken_back():
         if folder is None:
             with naming_way_out("out"):

@@ -59,7 +59,7 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
     made = Made()
-    out = out_folder(config, made) or job or folder_below(run.folder, "samples", overrides, made)
+    out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
     classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
