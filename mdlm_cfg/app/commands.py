@@ -41,6 +41,7 @@ from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import TARGET, names_in
@@ -118,9 +119,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                 run = load_run(trainer.strategy.broadcast(path), config.batch_size, trusted)
                 run.net.to(trainer.strategy.root_device)
                 shown = {"command": _command("train.py", overrides), **_describe(run)}
-                report = Report(
-                    folder / "report", title_of(data.name, study), shown, data.describe(), numbers, Console()
-                )
+                report = _report(folder / "report", data, study, shown, numbers)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     _log(loggers, written, run.step)
@@ -178,7 +177,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
     out = _report_folder(config, job, plain(config), made)
     out = out or folder_below(config.runs, f"{data.name}_{name}", overrides, made)
     shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
-    report = Report(out, title_of(data.name, study, name), shown, data.describe(), {}, Console())
+    report = _report(out, data, study, shown, {}, name)
     written = None
     with made.taken_back():
         trainer = sampling_trainer(config.trainer)
@@ -207,7 +206,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
     shown = {"command": _command("eval.py", overrides), **_describe(run)}
-    report = Report(out, title_of(data.name, study), shown, data.describe(), {}, Console())
+    report = _report(out, data, study, shown, {})
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     written = None
     with made.taken_back():
@@ -217,6 +216,12 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
             written = evaluate(data, run.denoiser, plan, report, study)
             _log(loggers, written, run.step)
     return _outcome(written)
+
+
+def _report(
+    folder: Path, data: Data, study: Study, shown: dict[str, Any], test: dict[str, float], who: str = ""
+) -> Report:
+    return Report(folder, title_of(data.name, study, who), shown, data.describe(), test, Console())
 
 
 def _report_folder(config: EvalSchema, job: Path | None, judged: Mapping[str, Any], made: Made) -> Path | None:
