@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ OFFLINE = (
     *("--no-first-run", "--disable-sync", "--disable-default-apps"),
 )
 STRENGTHS = (0.0, 2.0, 5.0)
-WIDTHS = (390, 1400)
+WIDTHS = (390, 1024, 1400)
 
 
 def network(target: TableMixture) -> Any:
@@ -151,20 +150,21 @@ def picture(page: Any, name: str) -> str:
 def test_the_panel_says_what_report_json_says(name: str, opened: Opened, pages: dict[str, Path]) -> None:
     page = opened(name)
     found = read(pages, name)
+    moments = {(row["w"], row["law"]): row for row in found["moments"]}
     for row in found["distances"]:
         move_to(page, row["w"])
         for law, key in (("class", "class_exact"), ("tilted", "tilted_exact"), ("learned", "exact_learned")):
             assert number(page, "TV to exact guided", law) == [pytest.approx(row[f"tv_{key}"], abs=2e-6)]
         for law in ("class", "exact", "learned", "tilted"):
-            moments = row["moments"][law]
-            assert number(page, "mean", law) == pytest.approx(moments["mean"], rel=1e-5)
+            own = moments[row["w"], law]
+            assert number(page, "mean", law) == pytest.approx(own["mean"], rel=1e-5)
             title = "variance" if name == "1d" else "eigenvalues of the covariance"
-            assert number(page, title, law) == pytest.approx(moments["eigenvalues"][::-1], rel=1e-4)
-        masses = next(r["mass"] for r in found["geometry"]["rows"] if (r["w"], r["law"]) == (row["w"], "exact"))
+            assert number(page, title, law) == pytest.approx(own["eigenvalues"], rel=1e-4)
         said = page.locator("figure[data-figure=regions] svg").get_attribute("aria-label")
-        for region, mass in zip(found["geometry"]["regions"], masses, strict=True):
-            words = said.split(f"{region['name']} data")[1].split(";")[0]
-            assert float(words.split("exact guided ")[1].split(",")[0]) == pytest.approx(mass, abs=6e-5)
+        masses = [one for one in found["geometry"] if (one["w"], one["law"]) == (row["w"], "exact")]
+        for one in masses:
+            words = said.split(f"{one['region']} data")[1].split(";")[0]
+            assert float(words.split("exact guided ")[1].split(",")[0]) == pytest.approx(one["mass"], abs=6e-5)
 
 
 def test_other_classes_and_kinds_are_those_of_the_library(opened: Opened) -> None:
@@ -227,10 +227,30 @@ def test_nothing_overflows_and_the_verdict_columns_are_in_view(name: str, width:
     for folded in page.locator("details").all():
         folded.evaluate("node => { node.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for column in ("closes", "total") if name in TABLES else ():
-        box = page.locator(f"section:has(h2:text-is('The error ledger')) th:text-is('{column}')").bounding_box()
+    for column in ("balances", "total") if name in TABLES else ():
+        box = page.locator(f"section:has(h3:text-is('The error budget')) th:text-is('{column}')").first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
     page.screenshot(path=SCREENSHOTS / f"{name}_{width}.png", full_page=True)
+
+
+def test_before_unfolding_a_page_is_at_most_five_screens_long(opened: Opened) -> None:
+    page = opened("2d")
+    assert page.evaluate("document.documentElement.scrollHeight") <= 5 * 900
+    assert page.locator(".views figure").first.bounding_box()["y"] < 900
+
+
+def test_cells_say_their_numbers_and_maps_their_scale(opened: Opened, pages: dict[str, Path]) -> None:
+    page = opened("2d")
+    target = TARGETS["2d"]
+    texts = page.locator("figure[data-figure=class] rect title").all_text_contents()
+    assert len(texts) == target.num_tokens**2
+    top = target.class_pmf(1).argmax()
+    said = float(texts[int(top)].split(": ")[1].split(",")[0])
+    assert said == pytest.approx(float(target.class_pmf(1).max()), abs=1e-6)
+    ends = page.locator("figure[data-figure=exact-class] svg text").all_text_contents()[-2:]
+    assert ends[0].strip("−") == ends[1].strip("+") and float(ends[1]) > 0
+    for line in ("distances", "decay"):
+        assert page.locator(f"figure[data-figure={line}] .strip title").count() > 2
 
 
 def test_print_has_every_column_and_every_folded_table(opened: Opened, pages: dict[str, Path]) -> None:
@@ -239,12 +259,11 @@ def test_print_has_every_column_and_every_folded_table(opened: Opened, pages: di
     page = opened("2d")
     pdf = page.pdf(format="A4", path=SCREENSHOTS / "2d.pdf")
     text = " ".join(" ".join(leaf.extract_text().split()) for leaf in PdfReader(io.BytesIO(pdf)).pages)
-    entries = read(pages, "2d")["ledger"]
-    for entry in entries:
-        assert f"yes {entry['tv']['total']:.4f}" in text or f"NO {entry['tv']['total']:.4f}" in text
-    assert text.count("sampling noise") >= len(entries)  # the folded table of moments has a line for each
-    for entry in entries:
-        assert f"{entry['covariance']['total']['frobenius']:.4f}" in text
+    found = read(pages, "2d")
+    for entry in found["ledger"]:
+        assert f"{'yes' if entry['closes'] else 'no'} {entry['total']:.4f}" in text
+    for line in found["ledger_lines"]:  # a table that is folded on the screen
+        assert line["covariance_frobenius"] < 1e-12 or f"{line['covariance_frobenius']:.4f}" in text
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 690, "height": 1000})  # A4 between its margins
     cut = page.evaluate(
@@ -279,7 +298,7 @@ def test_every_picture_and_control_is_named(name: str, opened: Opened) -> None:
 
 def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path: Path) -> None:
     target = toy_1d_overlap()
-    data = SimpleNamespace(target=target, name="x", num_classes=2, num_tokens=32, grid_shape=(1,))
+    data = KnownData(target, "x")
     schedule = Guidance(linear_ramp(0.0, 2.0))
     report = Report(tmp_path, "x", {}, {}, {}, Console(file=io.StringIO()))
     path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, TableReport()).path

@@ -24,6 +24,7 @@ NOTHING = 1e-13  # smaller values are rounding; a logarithmic axis has no place 
 BESIDE = 36  # letters of a legend that stands beside the panel
 ABOVE = 80  # letters of a line of a legend above the panel
 LINE = 0.2  # inches of such a line
+TITLE = 26  # letters of a line of the title of a small multiple
 MAX_MARKERS = 30  # a curve with more points is drawn without markers
 ACROSS = 4  # small multiples beside each other
 
@@ -77,6 +78,9 @@ class Lines:
         down = -(-num // across)
         width, height = (6.4, 3.6) if num == 1 else (2.7 * across + 0.6, 2.4 * down + 0.4)
         grid = divide(figure, down, across, width, height, sharex=True, sharey=True)
+        titles = {title: title if num == 1 else textwrap.fill(title, TITLE) for title in self.panels}
+        more = max(title.count("\n") for title in titles.values())
+        figure.set_size_inches(width, height + LINE * more * down)
         labels = self._labels()
         zero = _place_of_zero(self._values()) if self.log_y else None
         for axes in grid.flat[num:]:
@@ -87,7 +91,7 @@ class Lines:
                     self._draw_line(axes, title, name, labels[name], series[name], zero)
             for k, (name, level) in enumerate(self.levels.items()):
                 axes.axhline(level, label=plain(name), color=GREY, linestyle=(0, (4, 2 + 2 * k)), linewidth=1.2)
-            axes.set_title(plain(title), loc="left")
+            axes.set_title(plain(titles[title]), loc="left")
         for axes in grid.flat[:num]:  # whose limits are shared, and those of all lines
             self._set_scales(axes)
         for axes in grid[:, 0]:
