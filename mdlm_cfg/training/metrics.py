@@ -1,83 +1,81 @@
-"""metrics.csv of a run: one that goes on goes on with its own."""
+"""metrics.csv of a run; a run that is resumed continues its own."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from mdlm_cfg.support.atomic import atomic_write, naming
 
 METRICS = "metrics.csv"
+FLUSH_EVERY = 100  # steps
+Row = dict[str, Any]
 
 
-class MetricsLog(CSVLogger):
-    """Lightning's log in `folder/metrics.csv`, with the lines of an earlier part of the same run.
+class MetricsLog(Logger):
+    """What is logged, in `folder/metrics.csv`: the file is always whole, whatever ends the process.
 
     Args:
         folder: of the run.
         kept_steps: lines of the steps before this one stay; 0 begins the file anew.
     """
 
+    name = None  # a run's folder has its name already
+    version = None
+
     def __init__(self, folder: str | Path, kept_steps: int = 0) -> None:
-        super().__init__(folder, name="", version="")
+        super().__init__()
+        self.path = Path(folder, METRICS)
         self.kept_steps = kept_steps
+        self._rows: list[Row] | None = None  # of the whole file, once something is logged
+        self._is_saved = True
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """What writes the file."""
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir, self.kept_steps)
-        return self._experiment
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Add a line; the file is written every `FLUSH_EVERY` steps."""
+        if self._rows is None:
+            self._rows = self._earlier()
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        self._rows.append(row | {"step": len(self._rows) if step is None else step})
+        self._is_saved = False
+        if step is not None and (step + 1) % FLUSH_EVERY == 0:
+            self.save()
 
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml beside the file has them."""
 
-class _Writer(ExperimentWriter):
-    """Keeps what is there, and replaces it only whole: Lightning's deletes the file, and rewrites it in place."""
-
-    def __init__(self, log_dir: str, kept_steps: int) -> None:
-        self.kept_steps = kept_steps
-        super().__init__(log_dir=log_dir)
-
+    @rank_zero_only
     def save(self) -> None:
         """Write what was logged since."""
-        with naming(self.metrics_file_path):
-            super().save()
-
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        kept = [row for row in self._rows() if self._is_kept(row)]
-        if kept:
-            self.metrics_keys = list(kept[0])
-            self._write(kept)
-        else:
-            path.unlink(missing_ok=True)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(self._rows())
-
-    def _rows(self) -> list[dict[str, Any]]:
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    def _is_kept(self, row: dict[str, Any]) -> bool:
-        """Whether a line is whole (a kill may have cut the last one) and of an earlier step."""
-        step = row.get("step") or ""
-        return None not in row.values() and None not in row and step.isdigit() and int(step) < self.kept_steps
-
-    def _write(self, rows: Iterable[dict[str, Any]]) -> None:
+        if self._is_saved or self._rows is None:
+            return
         text = StringIO(newline="")
-        writer = csv.DictWriter(text, self.metrics_keys)
+        writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}))
         writer.writeheader()
-        writer.writerows(rows)
-        with atomic_write(self.metrics_file_path) as file:
+        writer.writerows(self._rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
+        self._is_saved = True
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the rest."""
+        self.save()
+
+    def _earlier(self) -> list[Row]:
+        """The whole lines of steps before `kept_steps`: a kill may have cut the last line."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [dict(row) for row in csv.DictReader(file)]
+        whole = [row for row in rows if None not in row and None not in row.values()]
+        return [row for row in whole if (row.get("step") or "").isdigit() and int(row["step"]) < self.kept_steps]
