@@ -4,7 +4,7 @@ The conditional p(x_i | x_U, z) minimises the expected cross entropy under every
 and the label z, as long as the target is the conditional of the data given both. So partial states may be those of
 other data than the targets are: of a tilted class,
 
-$$ p_f(x \mid z) \propto p(x \mid z) \, \Big(\frac{p(x \mid z)}{p(x)}\Big)^f, \qquad
+$$ p_f(x \mid z) \propto p(x \mid z) \, \left(\frac{p(x \mid z)}{p(x)}\right)^f, \qquad
    \frac{p(x \mid z)}{p(x)} = \frac{p(z \mid x)}{p(z)}. $$
 
 f = 0 is the class itself. Every class keeps its share, and the null class sees the partial states of all of them.
