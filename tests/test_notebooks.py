@@ -132,8 +132,8 @@ def test_a_notebook_shows_its_pictures_in_a_kernel(
     notebook = read(name)
     for cell in notebook.cells:
         if is_parameters(cell):
-            cell.source = "\n".join(f"{k} = {v!r}" for k, v in small_values(name, folder_of_images).items())
-            cell.source += "\nrun, root = None, None"
+            small = small_values(name, folder_of_images)
+            cell.source = "\n".join([cell.source, *(f"{k} = {v!r}" for k, v in small.items())])
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, timeout=120).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
