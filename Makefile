@@ -1,4 +1,4 @@
-# make demo: train on the default toy, evaluate, and print the table and the path of the report.
+# make demo: install what running needs, train on the default toy, evaluate, and print the table and the path of the report.
 # make test: lint, types, the import contracts (make lint), and the tests that take seconds. make test-slow: the others.
 # make test-browser: the report's page in a headless Chromium.
 # make verify: laws, samplers, intervals, training and resuming against independent enumeration, on targets of the day.
@@ -8,18 +8,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNNING := $(VENV)/.installed_to_run
 
 .PHONY: venv demo lint test test-slow test-gpu test-browser bench verify docs paper format clean-venv
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
-	touch $(STAMP)
 
-demo: $(STAMP)
+# what running needs; all that development needs is more
+$(RUNNING): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e .
+	touch $(RUNNING)
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $(STAMP) $(RUNNING)
+
+demo: $(RUNNING)
 	$(BIN)/python train.py
 
 lint: $(STAMP)

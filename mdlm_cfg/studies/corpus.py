@@ -159,7 +159,7 @@ class Corpus:
         held = {row.target_class: row for row in by_class if row.w == HELD_OUT}
         compared = [k for k, row in held.items() if row.num_sequences >= FEWEST] or list(held)
         rows = [mean_of([r for r in by_class if r.w == w and r.target_class in compared]) for w in sets]
-        left_out = [row.class_name for k, row in held.items() if row.num_sequences < FEWEST]
+        left_out = [row.class_name for k, row in held.items() if k not in compared]
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
         data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
