@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.aligned import aligned_key, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.aligned import WRONG, aligned_key, aligned_piece, listing, symbols_of, word_in
 from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
@@ -45,6 +45,7 @@ and the mean over {draws} draws."""
 TO_READ = """\
 The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
 strength: what guidance changed, there or earlier in the order."""
+OF_WORD = " Capital letters are the motif {word}, with at least {right} of its {letters} letters right."
 OF_ORDERS = """\
 The same guidance with other orders and fewer calls of the denoiser, {num:,} sequences each. {dims} calls unmask one \
 position at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact conditionals every \
@@ -364,14 +365,16 @@ def order_of(sampler: Sampler) -> str:
 
 def _to_read(case: Case, made: Made) -> Block:
     symbols = symbols_of(case.target.num_tokens, case.target.value_names)
+    word = word_in(case.class_name(case.one_class), symbols)
     guidances = case.plan.guidances
     parts = []
     for who in case.denoisers:
         by_w = {g: made[aligned_key(case, who, g, case.one_class)] for g in guidances}
         for k in range(len(by_w[guidances[0]])):
             rows = {f"w = {g.label}": x[k] for g, x in by_w.items()}
-            parts.append(f"{who} conditionals, sequence {k + 1}\n{listing(rows, symbols)}")
-    return Block("to_read", [], "Example sequences", TO_READ, views=[Listing("\n\n".join(parts))], group="")
+            parts.append(f"{who} conditionals, sequence {k + 1}\n{listing(rows, symbols, word=word)}")
+    text = TO_READ + (OF_WORD.format(word=word, right=len(word) - WRONG, letters=len(word)) if word else "")
+    return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
 
 
 def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
