@@ -1,10 +1,13 @@
-"""The figures of docs/decoders.md, and its picture: python docs/decoders.py (one to three minutes on two cores).
+"""The figures of docs/decoders.md, and its pictures: python docs/decoders.py [RUN] (a few minutes on two cores).
 
-It prints every table of the page, and draws docs/pictures/decoders.png. Nothing is sampled: all is exact.
+It prints every table of the page, and draws docs/pictures/decoders.png and decoders_calls.png. RUN is the folder of a
+network that was trained by `python train.py data=tiny_mnist_3x3`; with it the tables of that network are printed too.
+Nothing is sampled: all is exact.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,13 +17,15 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from torch import Tensor
 
-from mdlm_cfg import Correction, Guidance, Sampler, stationary_law, terminal_law
+from mdlm_cfg import Correction, Guidance, Sampler, load_run, stationary_law, terminal_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.stationary import spectral_gap
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.benchmark.targets import Target, of_table, rotation, target_of
 
-PICTURE = Path(__file__).parent / "pictures" / "decoders.png"
+PICTURES = Path(__file__).parent / "pictures"
+STRENGTHS = (0.0, 1.0, 3.0)  # of the curves of calls and TV
 DECODERS = {
     "first-hitting (one at a time)": Sampler("first_hitting"),
     "choose by confidence, then draw": Sampler("first_hitting", policy="confidence"),
@@ -87,13 +92,33 @@ def temperatures() -> Iterator[list[object]]:
             yield [name, policy, f"{t:.2f}", total_variation(target.class_law, law), left]
 
 
-def conditionals() -> Iterator[list[object]]:
-    """Exact and learned conditionals of the same data: TV to the class at w = 0."""
-    exact, learned = of_table("rotation, 4 letters", rotation(4).table(), 1), target_of("learned_rotation")
+def conditionals(exact: Target, learned: Target, w: float) -> Iterator[list[object]]:
+    """Exact and learned conditionals of the same data: TV to the tilted law of the data (at w = 0 the class)."""
+    guidance = Guidance(w)
     for name, sampler in DECODERS.items():
         if "blocks" not in name:
-            laws = [sampler.law(one.denoiser, Guidance(0.0), one.target_class) for one in (exact, learned)]
-            yield [name, *(total_variation(exact.class_law, law) for law in laws), total_variation(*laws)]
+            laws = [sampler.law(one.denoiser, guidance, one.target_class) for one in (exact, learned)]
+            yield [name, *(total_variation(exact.tilted(w), law) for law in laws), total_variation(*laws)]
+
+
+def repairs(exact: Target, learned: Target) -> Iterator[list[object]]:
+    """Remasking with learned conditionals: TV to their own tilted law, and to that of the data, at w = 0 and 2."""
+    own, data = ([one.tilted(w) for w in (0.0, 2.0)] for one in (learned, exact))
+    yield ["their own tilted distribution", *_both(own, own, data)]
+    samplers = {"first-hitting": Sampler("first_hitting")}
+    for steps in (16, 64):
+        for rule in ("none", "cap(0.2)"):
+            samplers[f"ReMDM {rule}, {steps} steps"] = Sampler("remdm", steps, remasking=rule)
+    for moves in (40, 400):
+        samplers[f"first-hitting, {moves} single refills"] = Sampler(correction=Correction(moves=moves))
+    for name, sampler in samplers.items():
+        laws = [sampler.law(learned.denoiser, Guidance(w), learned.target_class) for w in (0.0, 2.0)]
+        yield [name, *_both(laws, own, data)]
+
+
+def _both(laws: Sequence[Tensor], own: Sequence[Tensor], data: Sequence[Tensor]) -> list[float]:
+    """For each law, TV to what the conditionals mean and to what the data mean."""
+    return [total_variation(other, law) for law, *others in zip(laws, own, data) for other in others]
 
 
 def corrected(target: Target, correction: Correction, sampler: Sampler, w: float) -> list[float]:
@@ -142,6 +167,39 @@ def pareto(target: Target, w: float) -> Iterator[list[object]]:
             yield [w, name, calls, total_variation(target.tilted(w), sampler.law(denoiser, guidance, z))]
 
 
+def draw_calls(curves: Sequence[Sequence]) -> None:
+    """TV to the tilted law against expected calls of every rule, a panel for each strength."""
+    figure, axes = pyplot.subplots(1, len(STRENGTHS), figsize=(15, 4.6), layout="constrained", sharey=True)
+    for panel, w in zip(axes, STRENGTHS):
+        for number, name in enumerate(CURVES):
+            points = sorted((row[2], row[3]) for row in curves if row[1] == name and row[0] == w)
+            panel.plot(*zip(*points), "os^Dv"[number] + "-", label=name)
+        panel.set(title=f"w = {w:g}{' (the class)' if w == 0 else ''}", xlabel="expected calls of the network")
+    axes[0].set(ylabel="TV to the tilted distribution")
+    axes[0].legend()
+    figure.suptitle("Fewer calls, and what they cost. Digit 3 on 3 x 3 cells, exact distributions")
+    figure.savefig(PICTURES / "decoders_calls.png", dpi=80)
+
+
+def show_learned(run: str, digit: Target) -> None:
+    """The tables of a network of the digits."""
+    learned = of_network(run, digit)
+    for w in (0.0, 2.0):
+        heads = ["decoder", "exact", "learned", "TV between both"]
+        show(
+            f"Digit 3, learned, w = {w:g}: TV to the tilted law of the data",
+            heads,
+            list(conditionals(digit, learned, w)),
+        )
+    heads = ["sampler", "w = 0: TV to own", "to the class", "w = 2: TV to own tilted", "to the tilted law of the data"]
+    show("Digit 3, learned: repair or move?", heads, list(repairs(digit, learned)))
+
+
+def of_network(run: str, digit: Target) -> Target:
+    """A trained network as a target: its answers to all partial states, beside the class's law."""
+    return Target("learned digits", TabulatedDenoiser(load_run(run).denoiser), digit.target_class, digit.class_law)
+
+
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table in Markdown."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
@@ -171,7 +229,7 @@ def draw(found: Sequence[Sequence], curves: Sequence[Sequence], moves: Sequence[
     after.set(yscale="log")
     after.legend(loc="upper right", fontsize="small")
     figure.suptitle("What does the decoder sample? Digit 3 on 3 x 3 cells, exact distributions")
-    figure.savefig(PICTURE, dpi=80)
+    figure.savefig(PICTURES / "decoders.png", dpi=80)
 
 
 if __name__ == "__main__":
@@ -181,10 +239,15 @@ if __name__ == "__main__":
     show("Digit 3 on 3 x 3 cells", head, found)
     show("LLaDA's rule on other data", ["data", "TV to class", "entropy", "entropy of samples"], list(targets()))
     show("Nearest temperature", ["data", "order", "temperature", "TV to class", "TV left"], list(temperatures()))
-    show("Learned conditionals", ["decoder", "exact", "learned", "TV between both"], list(conditionals()))
+    rotations = of_table("rotation, 4 letters", rotation(4).table(), 1), target_of("learned_rotation")
+    heads = ["decoder", "exact", "learned", "TV between both"]
+    show("Learned conditionals", heads, list(conditionals(*rotations, 0.0)))
     moves = list(corrections(digit))
     show("Corrections", ["after", "size", *map(str, MOVES), "in the end", "spectral gap", "calls a move"], moves)
     show("Remasking", ["steps", "remasking", "w = 0: TV to class", "w = 2: TV to tilted"], list(remasking(digit)))
-    curves = [row for w in (0.0, 1.0, 3.0) for row in pareto(digit, w)]
+    curves = [row for w in STRENGTHS for row in pareto(digit, w)]
     show("Calls and TV", ["w", "rule", "calls", "TV to tilted"], curves)
     draw(found, curves, moves)
+    draw_calls(curves)
+    if len(sys.argv) > 1:
+        show_learned(sys.argv[1], digit)

@@ -143,12 +143,14 @@ class Correction:
         x: Tensor,
         free: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        made: int = 0,
     ) -> Tensor:
         """The states after all moves.
 
         Args:
             x: finished states, int64 (B, D). free: bool (B, D), which coordinates may change, at least `size` in every
-                row; None is all.
+                row; None is all. made: moves that were made before; a sequential scan goes on from there.
 
         Returns:
             int64 (B, D). A refill that ends with a mask, since nothing can be there, is undone.
@@ -162,7 +164,7 @@ class Correction:
             generator,
         )
         able = torch.ones_like(x, dtype=torch.bool) if free is None else free
-        for number in range(self.moves):
+        for number in range(made, made + self.moves):
             x = filling.move(x, filling.chosen(x, able, number))
         return x
 

@@ -119,6 +119,8 @@ class Sampler(Options):
         self.check_finishes()
         if self.policy is not None:
             self.policy.check(num_dims)
+        if isinstance(self.events, tuple):
+            self.counts(num_dims)
         if self.correction is not None:
             self.correction.check(num_dims)
 
@@ -198,7 +200,7 @@ class Sampler(Options):
         """All steps: the finished states, and, if weighted, the log of the product of the Z_i on their way (else 0)."""
         check_class(target_class, denoiser.num_classes)
         self.check(denoiser.num_dims)
-        self._check_correction(guidance)
+        self.check_guidance(guidance)
         mask_id = denoiser.num_tokens
         given = self.effective_guidance(guidance)
         x, most = starts(denoiser, num_samples, start)
@@ -224,7 +226,7 @@ class Sampler(Options):
             x = self.correction.draw(denoiser, guidance, target_class, x, free, generator)
         return x, log_weights
 
-    def _check_correction(self, guidance: Guidance) -> None:
+    def check_guidance(self, guidance: Guidance) -> None:
         """Raise UserError where moves are to be accepted, and there is no tilted law."""
         if self.correction is not None and self.correction.accept:
             check_weights(guidance)
@@ -248,7 +250,7 @@ class Sampler(Options):
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
         """
         self.check(denoiser.num_dims)
-        self._check_correction(guidance)
+        self.check_guidance(guidance)
         law = self._law_of_steps(denoiser, guidance, target_class, chain)
         if self.correction is None:
             return law

@@ -25,8 +25,12 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, starts_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.mixture_moves import MixtureMoves
+from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece, Study
+from mdlm_cfg.studies.protocol import check as check_study
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import TableMixture
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -286,11 +290,6 @@ def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     return said + _of_learned(ended)
 
 
-def phrase(number: int, move: str) -> str:
-    """So many moves, for people."""
-    return f"{number} single refills" if move == name_of_move(Correction()) else f"{number} moves of {move}"
-
-
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     """What the most moves of the first size remove: from the guided chain, and from the sampler that is farthest."""
     most = max(row.moves for row in rows)
@@ -352,3 +351,48 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
         f"With learned conditionals moves of {learned.move} end {learned.tv_tilted:.4f} from the tilted "
         f"distribution of the data, with exact ones {pair[EXACT].tv_tilted:.4f}: corrections do not repair the network."
     ]
+
+
+@dataclass(frozen=True)
+class CorrectionMoves:
+    """How far mask-and-refill moves bring samples to the tilted distribution: of a table, or of a Bernoulli mixture.
+
+    Args:
+        sizes, moves, starts: see `TableMoves` and `MixtureMoves`; None is what suits the data.
+        num_reference: see `MixtureMoves`.
+    """
+
+    sizes: Sequence[int] | None = None
+    moves: Sequence[int] | None = None
+    starts: Sequence[Started] | None = None
+    num_reference: int = MixtureMoves.num_reference
+    needs: ClassVar[Needs] = Needs(
+        target=(TableMixture, BernoulliMixture),
+        what="data whose tilted distribution is known",
+        example="data=tiny_mnist_3x3 or data=bernoulli_mnist",
+    )
+    rows: ClassVar[Mapping[str, type]] = {}
+
+    def study(self, case: Case) -> Study:
+        """The study of these data.
+
+        Raises:
+            UserError: as that study.
+        """
+        given = {name: getattr(self, name) for name in ("sizes", "moves", "starts")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if TableMoves.needs.fits(case.data):
+            return TableMoves(**given)
+        return MixtureMoves(**given, num_reference=self.num_reference)
+
+    def check(self, case: Case) -> None:
+        """As the study of these data."""
+        check_study(self.study(case), case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Those of the study of these data."""
+        return self.study(case).pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Those of the study of these data."""
+        return self.study(case).findings(case, made)

@@ -74,5 +74,10 @@ def name_of_move(correction: Correction) -> str:
     return ", ".join(parts)
 
 
+def phrase(number: int, move: str) -> str:
+    """So many moves, for people."""
+    return f"{number} single refills" if move == name_of_move(Correction()) else f"{number} moves of {move}"
+
+
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

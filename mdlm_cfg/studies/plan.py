@@ -69,13 +69,11 @@ class Plan:
             check_class(k, num_classes)
 
     def check_dims(self, num_dims: int) -> None:
-        """Raise UserError unless every strength, and the sampler's policy and events, are ones of D coordinates."""
+        """Raise UserError unless every strength and the sampler are ones of D coordinates, and go together."""
+        self.sampler.check(num_dims)
         for guidance in self.guidances:
             guidance.table(num_dims)
-        if self.sampler.policy is not None:
-            self.sampler.policy.check(num_dims)
-        if isinstance(self.sampler.events, tuple):
-            self.sampler.counts(num_dims)
+            self.sampler.check_guidance(guidance)
 
     def generator(
         self,

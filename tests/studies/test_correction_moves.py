@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, block_of, data_of, found_by, random_target
+from helpers import Blurred, Opaque, bernoulli_mixture, block_of, data_of, found_by, random_target
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.studies.correction_moves import CONNECTED, EndRow, MoveRow, TableMoves
+from mdlm_cfg.studies.correction_moves import CONNECTED, CorrectionMoves, EndRow, MoveRow, TableMoves
 from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.mixture_moves import REFERENCE, MixtureMoves, MovedSetRow
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 
@@ -134,3 +136,75 @@ def test_a_size_above_the_dimension_is_refused_before_any_work() -> None:
     case = Case.of(data_of(TARGET), None, Plan((W,), Sampler(), classes=(Z,)))
     with pytest.raises(UserError):
         TableMoves(sizes=[4]).check(case)
+
+
+PIXELS = bernoulli_mixture(9)
+EVERY = Plan((W,), Sampler(), 400, classes=(0, 1))
+BY_SAMPLES = MixtureMoves(moves=[9], starts=STARTS, num_reference=4000)
+
+
+def sets() -> list[MovedSetRow]:
+    return block_of(found_by(BY_SAMPLES, data_of(PIXELS, grid_shape=(3, 3)), None, EVERY), "sets")
+
+
+def test_sets_of_a_mixture_are_judged_by_its_exact_law() -> None:
+    """Accuracy and likelihood within five standard errors, usage within three noise floors, of the exact law's."""
+    table = PIXELS.to_table()
+    states = torch.cartesian_prod(*[torch.arange(2)] * 9)
+    joint = torch.stack([table.class_pmf(k).flatten() * table.class_weights[k] for k in range(3)])
+    rows = sets()
+    for sampler in (Sampler(), Sampler("sampled_confidence", events=1)):
+        (row,) = [one for one in rows if (one.start, one.move, one.moves) == (sampler.label, "k = 1", 9)]
+        moved = replace(sampler, correction=Correction(moves=9))
+        usage = 0.0
+        means: dict[str, list[tuple[float, float]]] = {"accuracy": [], "log_likelihood": []}
+        for z in (0, 1):
+            law = moved.law(table.denoiser(), W, z).flatten()
+            components = PIXELS.component_posterior(states, z)
+            tilted = tilted_law(table, 2.0, z).flatten()
+            usage += total_variation(law @ components, tilted @ components) / 2
+            right = (joint.argmax(dim=0) == z).double()
+            for name, each in (("accuracy", right), ("log_likelihood", table.class_pmf(z).flatten().log())):
+                mean = law @ each
+                means[name].append((float(mean), float(law @ (each - mean) ** 2)))
+        assert abs(row.usage_tv - usage) < 3 * row.usage_floor
+        assert row.calls == 18
+        for name, found in means.items():
+            error = (sum(variance for _, variance in found) / 4 / EVERY.num_samples) ** 0.5
+            assert abs(getattr(row, name) - sum(mean for mean, _ in found) / 2) < 5 * error + 1e-9
+    (reference,) = [row for row in rows if row.start == REFERENCE]
+    assert reference.usage_tv == 0
+
+
+def test_a_sequential_scan_goes_on_where_earlier_moves_ended() -> None:
+    asked: list[torch.Tensor] = []
+
+    class Watched(Opaque):
+        def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+            asked.append((tokens == self.num_tokens).nonzero()[:, 1].unique())
+            return super().__call__(tokens, classes)
+
+    scan = Correction(size=1, moves=2, scan="sequential")
+    scan.draw(Watched(TARGET.denoiser()), W, Z, torch.zeros(4, 3, dtype=torch.int64), made=2)
+    assert torch.cat(asked).unique_consecutive().tolist() == [2, 0]
+
+
+def test_the_study_of_the_data_is_chosen_and_takes_its_settings() -> None:
+    case = Case.of(data_of(PIXELS, grid_shape=(3, 3)), None, EVERY)
+    chosen = CorrectionMoves(moves=[9], starts=STARTS, num_reference=4000).study(case)
+    assert chosen == BY_SAMPLES
+    table = Case.of(data_of(TARGET), None, Plan((W,), Sampler(), classes=(Z,)))
+    assert CorrectionMoves(moves=[1, 4], starts=STARTS).study(table) == STUDY
+
+
+@pytest.mark.parametrize(
+    ("correction", "guidance"),
+    [
+        (Correction(size=4), Guidance(1.0)),
+        (Correction(size=2, accept=True), Guidance([0.0, 1.0, 2.0])),
+        (Correction(size=2, accept=True), Guidance(1.0, temperature=0.5)),
+    ],
+)
+def test_a_plan_refuses_corrections_that_do_not_fit_before_any_work(correction: Correction, guidance: Guidance) -> None:
+    with pytest.raises(UserError):
+        Plan((guidance,), Sampler(correction=correction)).check_dims(3)

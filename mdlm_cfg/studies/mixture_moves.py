@@ -1,0 +1,283 @@
+"""Mask-and-refill moves in many dimensions, by samples of a Bernoulli mixture that is known exactly.
+
+It is what `study=correction_moves` is for such data (theory, section 19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.corrections import Correction
+from mdlm_cfg.chain.denoiser import device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.common import BERNOULLI, draw_pieces, samples_of
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+
+REFERENCE = "tilted distribution"
+STARTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "first_hitting"},
+    {"name": "sampled_confidence", "steps": 32},
+    {"name": "remdm", "steps": 32, "remasking": "cap(0.2)"},
+)
+READING = """\
+A move masks k coordinates of a finished sample and refills them by the same guided chain. The sets are samples. \
+The mixture judges them, since it knows the probability of every image, of its class and of its component. Calls are \
+those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal rows of \
+the network."""
+NOTE = """\
+Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
+samples are weighted samples of the class. The noise floor is that of as many of them. Accuracy: share of samples \
+whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in nats."""
+W = "guidance strength"
+
+
+@dataclass(frozen=True)
+class MovedSetRow:
+    """A set of samples after a number of moves, as the exact mixture sees it; a mean over classes."""
+
+    w: Guidance = col("w", W, index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    start: str = col("start", f'the sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
+    move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
+    moves: int = col("moves", "how many", index=True)
+    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    usage_tv: float = col("usage", "TV to the usage of the tilted distribution", unit="TV")
+    usage_floor: float = col("noise floor", "expected of as many samples of the tilted distribution", unit="TV")
+    components: float = col("components", "exp of the entropy of the usage", digits=2)
+    accuracy: float = col("accuracy", "share whose most probable class is the intended one", unit="share")
+    log_likelihood: float = col("log-likelihood", "mean of ln p(x | class)", unit="nats", digits=2)
+
+
+MEASURED = ("usage_tv", "usage_floor", "components", "accuracy", "log_likelihood")
+
+
+@dataclass(frozen=True)
+class MixtureMoves:
+    """Component usage, accuracy and likelihood after moves, from several samplers, by size and number of moves.
+
+    Args:
+        sizes: k, the numbers of coordinates that a move masks; None is 1 alone.
+        moves: the numbers of moves after which sets are judged, from 0; None is a quarter of D, and D.
+        starts: the samplers that moves follow, as in `TableMoves`.
+        num_reference: samples of the class that the tilted distribution is estimated from.
+
+    Raises:
+        UserError: numbers out of range, or what is no sampler.
+    """
+
+    sizes: Sequence[int] | None = None
+    moves: Sequence[int] | None = None
+    starts: Sequence[Started] = STARTS
+    num_reference: int = 20_000
+    name: ClassVar[str] = "correction_moves"
+    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
+    rows: ClassVar[Mapping[str, type]] = {"sets": MovedSetRow}
+
+    def __post_init__(self) -> None:
+        check_sizes(self.sizes)
+        if self.moves is not None:
+            object.__setattr__(self, "moves", check_moves(self.moves))
+        object.__setattr__(self, "starts", starts_of(self.starts))
+
+    def check(self, case: Case) -> None:
+        """Refuse classes of weight 0, and moves or samplers that do not fit the data."""
+        check_reference(self.num_reference)
+        for z in case.classes:
+            check_positive_class(case.target, z)
+        for start in self.compared_starts(case):
+            start.check(case.target.num_dims)
+        for correction in self.corrections(case):
+            correction.check(case.target.num_dims)
+
+    def compared_starts(self, case: Case) -> list[Sampler]:
+        """The samplers that moves follow, each once; the plan's own is last."""
+        return list(dict.fromkeys([*starts_of(self.starts), replace(case.plan.sampler, correction=None)]))
+
+    def corrections(self, case: Case) -> list[Correction]:
+        """The moves that are compared: every size, and the plan's own."""
+        return list(dict.fromkeys([*(Correction(size=k) for k in self.sizes or [1]), *own_move(case.plan.sampler)]))
+
+    def stages(self, case: Case) -> tuple[int, ...]:
+        """The numbers of moves after which sets are judged, rising from 0."""
+        d = case.target.num_dims
+        return check_moves([d // 4, d]) if self.moves is None else tuple(self.moves)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The samples of all starts, which any process may draw, and what every move makes of them."""
+        for guidance in case.plan.guidances:
+            for z in case.classes:
+                key = self._reference_key(case, guidance, z)
+                yield Piece(
+                    key, partial(self._reference, case, guidance, z), f"reference of class {z}", self.num_reference
+                )
+                for who in case.denoisers:
+                    for start in self.compared_starts(case):
+                        yield from _draws(case, guidance, z, who, start)
+                        for correction in self.corrections(case):
+                            yield self._move_piece(case, guidance, z, who, start, correction)
+
+    def _move_piece(
+        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
+    ) -> Piece:
+        asked = (guidance.key(case.target.num_dims), z, start.key, str(correction), self.stages(case))
+        key = ("moved sets", who, *asked, case.plan.num_samples, case.plan.seed)
+        label = f"moves of {name_of_move(correction)} after {start.label}, class {z}, {who}, w = {guidance.label}"
+        last = replace(correction, moves=self.stages(case)[-1])
+        cost = case.plan.num_samples * last.calls(case.target.num_dims) * guidance.rows(case.target.num_dims)
+        return Piece(key, partial(self._moved, case, guidance, z, who, start, correction), label, cost)
+
+    def _moved(
+        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
+    ) -> list[dict[str, float]]:
+        """What the mixture sees after each number of moves."""
+        denoiser = case.denoisers[who]
+        device = device_of(denoiser)
+        names = ("moves", guidance, z, who, start.key, str(correction))
+        generator = case.plan.generator(*names, num_dims=denoiser.num_dims, device=device)
+        reference = case.made[self._reference_key(case, guidance, z)]["usage"]
+        x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device)
+        found = []
+        done = 0
+        for number in self.stages(case):
+            more = replace(correction, moves=number - done)
+            x = more.draw(denoiser, guidance, z, x, generator=generator, made=done)
+            done = number
+            seen = _seen(case.target, x.cpu(), None, z)
+            found.append(_numbers(seen, reference, case.plan.num_samples))
+        return found
+
+    def _reference_key(self, case: Case, guidance: Guidance, z: int) -> Key:
+        return ("reference of moves", guidance.key(case.target.num_dims), z, self.num_reference, case.plan.seed)
+
+    def _reference(self, case: Case, guidance: Guidance, z: int) -> dict[str, Any]:
+        generator = case.plan.generator("reference", guidance, z, num_dims=case.target.num_dims)
+        found = tilted_reference(case.target, guidance.constant, z, self.num_reference, generator)
+        return _seen(case.target, found.x, found.weights, z)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength, denoiser, start, move and number of moves, and one for the reference."""
+        rows = []
+        for g in case.plan.guidances:
+            for who in case.denoisers:
+                seen = [made[self._reference_key(case, g, z)] for z in case.classes]
+                known = [_numbers(one, one["usage"], case.plan.num_samples) for one in seen]
+                rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
+                for start in self.compared_starts(case):
+                    for correction in self.corrections(case):
+                        found = [made[self._move_piece(case, g, z, who, start, correction).key] for z in case.classes]
+                        rows += self._rows(case, (g, who), start, correction, found)
+        text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
+        facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "num_reference": self.num_reference}
+        return Findings(case.plan, blocks_of(rows, text), verdict_of(rows), facts)
+
+    def _rows(
+        self, case: Case, asked: tuple[Guidance, str], start: Sampler, correction: Correction, found: Sequence[Any]
+    ) -> list[MovedSetRow]:
+        d = case.target.num_dims
+        rows = []
+        for k, number in enumerate(self.stages(case)):
+            calls = start.calls(d) + replace(correction, moves=number).calls(d)
+            index = (*asked, start.label, name_of_move(correction), number)
+            rows.append(MovedSetRow(*index, calls, *_mean([of_class[k] for of_class in found])))
+        return rows
+
+
+def _draws(case: Case, guidance: Guidance, z: int, who: str, start: Sampler) -> list[Piece]:
+    return draw_pieces(case, who, guidance, z, name=who, sampler=start)
+
+
+def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
+    """A set as the exact mixture sees it: usage of the class's components (C,), accuracy, mean ln p(x | z)."""
+    shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
+    usage = shares @ target.component_posterior(x, z).nan_to_num(0.0)  # NaN: impossible under the class
+    joint = torch.stack(
+        [target.log_prob(x, torch.full((len(x),), k)) + w.log() for k, w in enumerate(target.class_weights)]
+    )
+    right = (joint.argmax(dim=0) == z).double()
+    own = target.log_prob(x, torch.full((len(x),), z))
+    return {"usage": usage / usage.sum(), "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
+
+
+def _numbers(seen: Mapping[str, Any], reference: Tensor, num_samples: int) -> dict[str, float]:
+    """The measured columns of `MovedSetRow`."""
+    usage = seen["usage"]
+    return {
+        "usage_tv": total_variation(usage, reference),
+        "usage_floor": expected_sampling_tv(reference, num_samples),
+        "components": float((-torch.special.xlogy(usage, usage).sum()).exp()),
+        "accuracy": seen["accuracy"],
+        "log_likelihood": seen["log_likelihood"],
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> list[float]:
+    return [sum(row[name] for row in rows) / len(rows) for name in MEASURED]
+
+
+def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
+    """Usage and likelihood against calls, and the table of all sets."""
+    sets = [row for row in rows if row.start != REFERENCE]
+    how: dict[str, Any] = {"panels": "start", "where": {"start": list(dict.fromkeys(row.start for row in sets))}}
+    views: list[View] = [
+        Curve("calls", "usage_tv", ["move"], "Component usage against all calls, a panel for each sampler.", **how),
+        Curve("calls", "log_likelihood", ["move"], "Mean ln p(x | class) in nats against all calls.", **how),
+        Table(["start", "move", "moves"], ["calls", *MEASURED], note=NOTE),
+    ]
+    return [
+        Block("sets", rows, "Samples after moves", text, ["w", "denoiser"], views, MEASURED[:1], group="", printed=True)
+    ]
+
+
+def verdict_of(rows: Sequence[MovedSetRow]) -> list[str]:
+    """Whether moves change which components are used, at the largest strength, and which set is nearest."""
+    top = max((row.w for row in rows), key=lambda g: g.constant)
+    said = []
+    for who in dict.fromkeys(row.denoiser for row in rows):
+        reference, *here = [row for row in rows if row.w == top and row.denoiser == who]
+        said += _of_denoiser(f"At w = {top.label}, with {who} conditionals,", reference, here)
+    return said
+
+
+def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow]) -> list[str]:
+    """What the most moves change, and the nearest and the farthest of all sets."""
+    most = max(row.moves for row in rows)
+    before = {(row.start, row.move): row for row in rows if row.moves == 0}
+    after = [row for row in rows if row.moves == most]
+    gains = {row: before[row.start, row.move].usage_tv - row.usage_tv for row in after}
+    best = max(gains, key=lambda row: gains[row])
+    floor = reference.usage_floor
+    moved = (
+        f"(total variation to that of the tilted distribution {before[best.start, best.move].usage_tv:.4f} before, "
+        f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
+    )
+    does = "correct" if gains[best] > floor else "do not correct"
+    near = min(rows, key=lambda row: row.usage_tv)
+    far = max(rows, key=lambda row: row.usage_tv)
+    said = [f"{head} {phrase(most, best.move)} {does} the usage of components {moved}."]
+    if far.usage_tv - near.usage_tv > floor:
+        said.append(
+            f"The usage of {_name(near)} is nearest ({near.usage_tv:.4f}, with {near.calls} calls), that of "
+            f"{_name(far)} farthest ({far.usage_tv:.4f}, with {far.calls}): {far.components:.1f} components are in use "
+            f"there, {reference.components:.1f} in the tilted distribution."
+        )
+    return [
+        *said,
+        f"The mean ln p(x | class) of {_name(near)} is {near.log_likelihood:.1f} nats, that of the tilted distribution "
+        f"{reference.log_likelihood:.1f}; {near.accuracy:.1%} of the samples are of the intended class.",
+    ]
+
+
+def _name(row: MovedSetRow) -> str:
+    return f'"{row.start}"' + (f" with {phrase(row.moves, row.move)}" if row.moves else "")
