@@ -111,7 +111,7 @@ class LevelRows:
         return self.log_cond + strengths[self.level][:, None] * self.log_ratio
 
 
-def minimise(rows: LevelRows, start: Tensor) -> Tensor:
+def minimise(rows: LevelRows, start: Tensor, pull: float = 0.0) -> Tensor:
     """The strengths that minimise the cross entropy of every level, (D,): Newton's method inside a bracket.
 
     The derivative rises in s. A step that leaves the bracket is replaced by bisection in the logarithm of s + 2. Levels
@@ -120,6 +120,7 @@ def minimise(rows: LevelRows, start: Tensor) -> Tensor:
 
     Args:
         start: (D,), within the bracket.
+        pull: added to every level's cross entropy is pull (s - start)^2 / 2.
     """
     d = len(start)
     low = torch.full_like(start, MIN_STRENGTH)
@@ -128,13 +129,15 @@ def minimise(rows: LevelRows, start: Tensor) -> Tensor:
     s = start
     for end in (MIN_STRENGTH, MAX_STRENGTH):
         at_end = torch.full_like(start, end)
-        slope = level_sums(rows.weight * rows.slopes(at_end)[0], rows.level, d)
+        slope = level_sums(rows.weight * rows.slopes(at_end)[0], rows.level, d) + pull * (at_end - start)
         outside = moving & ((slope >= 0) if end == MIN_STRENGTH else (slope <= 0))
         s = torch.where(outside, at_end, s)
         moving = moving & ~outside
     for _ in range(ITERATIONS):
         each = rows.slopes(s)
         slope, curvature = (level_sums(rows.weight * part, rows.level, d) for part in each)
+        slope = slope + pull * (s - start)
+        curvature = curvature + pull
         low = torch.where(slope < 0, s, low)
         high = torch.where(slope > 0, s, high)
         newton = s - slope / curvature
@@ -216,6 +219,8 @@ def calibrate(
     *,
     masks: int = 1,
     groups: int | None = None,
+    centre: float = 0.0,
+    spread: float = float("inf"),
 ) -> Calibration:
     """Calibrated strengths from samples of the distribution that is aimed at, in one pass (theory, section 21).
 
@@ -230,13 +235,16 @@ def calibrate(
         masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
         groups: into how many groups of neighbouring levels, 1..D, each of one strength, the D levels are divided; None
             is D. Where samples are few, strengths of single levels follow their noise.
+        centre, spread: mean and standard deviation of a Gaussian prior of every strength, to which every partial state
+            adds the log-likelihood of one of its coordinates, their mean. Levels where class and mixture hardly differ
+            then stay near the centre. An infinite spread is no prior.
 
     Returns:
-        `Calibration`. The strength is 0 where a level's strength makes no difference.
+        `Calibration`. The strength is the centre where a level's strength makes no difference.
 
     Raises:
         UserError: a class that does not exist, samples or weights that do not fit, too few samples, a sample to which
-            the denoiser gives probability 0, or a number of groups out of range.
+            the denoiser gives probability 0, or a number of groups, a centre or a spread out of range.
     """
     check_class(target_class, denoiser.num_classes)
     d = denoiser.num_dims
@@ -244,9 +252,14 @@ def calibrate(
     if not 1 <= groups <= d:
         raise UserError(f"groups = {groups} is not allowed: there must be at least 1 and at most D = {d}")
     rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
+    if not spread > 0:
+        raise UserError(f"spread = {spread} is not allowed: it must be above 0")
     shared = replace(rows, level=group_of(rows.level, groups, d))
-    strengths = minimise(shared, rows.weight.new_zeros(groups))
-    errors = standard_errors(shared, strengths, len(samples) * masks)
+    weights = sample_weights(denoiser, samples, log_weights, masks)
+    states = masks / (d * float(weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples
+    pull = 1 / (states * spread**2)
+    strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
+    errors = standard_errors(shared, strengths, len(samples) * masks, pull)
     each = group_of(torch.arange(d), groups, d).tolist()
     return Calibration(tuple(strengths[each].tolist()), tuple(errors[each].tolist()))
 
@@ -363,7 +376,7 @@ def sampled_rows(
     return LevelRows.join(parts, d)
 
 
-def standard_errors(rows: LevelRows, strengths: Tensor, num_states: int) -> Tensor:
+def standard_errors(rows: LevelRows, strengths: Tensor, num_states: int, pull: float = 0.0) -> Tensor:
     """The standard errors of fitted strengths, (D,): the root of sum (W g)^2 / (sum W h)^2 over the partial states.
 
     g is the first derivative of a partial state's cross entropy at the optimum, and h the second, as for every
@@ -374,7 +387,7 @@ def standard_errors(rows: LevelRows, strengths: Tensor, num_states: int) -> Tens
     by_state = first.new_zeros(num_states).index_add_(0, rows.state, rows.weight * first)
     level = rows.level.new_zeros(num_states).index_copy_(0, rows.state, rows.level)
     spread = level_sums(by_state.square(), level, d).sqrt()
-    found = spread / level_sums(rows.weight * second, rows.level, d)
+    found = spread / (level_sums(rows.weight * second, rows.level, d) + pull)
     at_end = (strengths == MIN_STRENGTH) | (strengths == MAX_STRENGTH)
     return found.masked_fill(at_end | ~rows.informative(d) | ~found.isfinite(), float("inf"))
 

@@ -49,12 +49,14 @@ The samples aimed at are the tilted distribution of strength w, and all is exact
 The chain unmasks in the order of its kind of guidance."""
 OF_TARGETS = """\
 The samples aimed at are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
-Strengths are fitted to one set and judged by another; {groups} groups of neighbouring levels have one each."""
+Strengths are fitted to one set and judged by another; {groups} groups of neighbouring levels have one each. \
+A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not determine."""
 OF_EXAMPLES = """\
 The samples aimed at are data of the class, as they are: they have no p(z | x), and an example that tells its class \
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
 compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and judged by the \
-other; {groups} groups of neighbouring levels have one strength each. The network has seen neither half."""
+other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
+around 0. The network has seen neither half."""
 W = "constant strength, that of the tilted distribution where there is one"
 WHO = '"exact" or "learned"'
 CLASS = "its name, or its number where it has none"

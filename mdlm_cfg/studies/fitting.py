@@ -34,6 +34,7 @@ FIT = "fit"
 TEST = "test"
 NUM_EXAMPLES = 1000  # of a class, that strengths are fitted to, and as many that they are judged by
 FEWEST = 10
+SPREAD = 1.0  # of the prior of strengths around w: where samples do not say otherwise they stay near w
 GROUPS = 16  # of levels that share a strength where it is fitted to samples
 LEAST_MASKS = 4  # partial states that are made of an example
 LEAST_STATES = 8  # and of each level
@@ -129,7 +130,17 @@ def fitted_strengths(
     denoiser = case.denoisers[who]
     part = part_of(case, FIT, who, target_class, w, num_examples)
     groups = min(groups, denoiser.num_dims)
-    return calibrate(denoiser, target_class, part.x, part.log_weights, part.generator, masks=part.masks, groups=groups)
+    return calibrate(
+        denoiser,
+        target_class,
+        part.x,
+        part.log_weights,
+        part.generator,
+        masks=part.masks,
+        groups=groups,
+        centre=w,
+        spread=SPREAD,
+    )
 
 
 def fitted_profile(

@@ -10,8 +10,17 @@ import pytest
 import torch
 from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
 
-from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, path_kl, terminal_law, tilted_law
-from mdlm_cfg.compare.calibration import calibrate, exact_gain, held_out_gain
+from mdlm_cfg import (
+    Guidance,
+    Sampler,
+    TableMixture,
+    UserError,
+    calibrated_strengths,
+    path_kl,
+    terminal_law,
+    tilted_law,
+)
+from mdlm_cfg.compare.calibration import Calibration, calibrate, exact_gain, held_out_gain
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.studies.benchmark.targets import rotation
 from mdlm_cfg.studies.calibration import CalibrationStudy
@@ -174,3 +183,29 @@ def test_cases_that_are_refused() -> None:
             check(CalibrationStudy(), Case.of(data, denoiser, plan))
     with pytest.raises(UserError):
         calibrate(target.denoiser(), 0, torch.zeros(50, 4, dtype=torch.int64), groups=5)
+
+
+def test_a_prior_decides_where_the_samples_do_not() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x, _ = target.sample(2000, torch.Generator().manual_seed(0), Z)
+
+    def fitted(spread: float, centre: float) -> Calibration:
+        g = torch.Generator().manual_seed(1)
+        return calibrate(target.denoiser(), Z, x, None, g, masks=2, centre=centre, spread=spread)
+
+    free = fitted(float("inf"), 1.0)
+    assert free.strengths == pytest.approx(fitted(1e6, 0.0).strengths, abs=1e-6)
+    assert fitted(1e-6, 1.5).strengths == pytest.approx([1.5] * 4, abs=1e-6)
+    for spread, centre in ((0.05, 0.7), (0.3, -0.5)):
+        found = torch.tensor(fitted(spread, centre).strengths)
+        for step in (-1e-3, 1e-3):
+            g = torch.Generator().manual_seed(1)
+            both = {"before": found.tolist(), "after": (found + step).tolist()}
+            gain = held_out_gain(target.denoiser(), Z, x, None, g, masks=2, **both)
+            prior = ((found + step - centre).square() - (found - centre).square()) / (2 * (2000 * 2 / 4) * spread**2)
+            assert bool((gain.after - gain.before + prior > 0).all())
+    same = TableMixture(torch.full((2, 2, 2), 0.25, dtype=torch.float64), torch.tensor([0.5, 0.5]))
+    x, _ = same.sample(100, torch.Generator().manual_seed(0), Z)
+    assert calibrate(same.denoiser(), Z, x, centre=3.0, spread=1.0).strengths == (3.0, 3.0)
+    with pytest.raises(UserError):
+        fitted(0.0, 1.0)
