@@ -44,8 +44,10 @@ With w other than 0 the distribution aimed at is the tilted one, and the conditi
 strengths; a step then also costs what guided conditionals differ from the tilted distribution's own."""
 EXACTLY = "Everything is exact, by sums over all partial states."
 BY_SAMPLES = """\
-h(l) is the cross entropy of the conditionals on samples. The best steps are of the nearest profile that never rises, \
-on one set of samples; what every schedule costs is measured on another set, with standard errors."""
+h(l) is the cross entropy of the conditionals on samples. Steps are judged by the nearest profile that never rises: \
+the best steps are found on one set of samples, and what every schedule costs is measured on another. Standard errors \
+are those of the profile as it is measured, which makes them too large. Calibrated strengths are fitted to the set \
+that costs are measured on, which makes the costs of guided steps a little too small."""
 OF_EXAMPLES = """\
 These data are known by examples alone, so that there is no tilted distribution: all is of the class, w = 0."""
 W = "guidance strength of the tilted distribution; 0 is the class"
@@ -180,9 +182,10 @@ class ProfileStudy:
             sums = (test.total_entropy, test.total_correlation, test.dual_total_correlation)
             totals.append(TotalRow(g, who, *(x for one in sums for x in (one.value, one.standard_error))))
             steps = self._steps(case, made, g, who)
+            falling = test.decreasing()
             exact = made.get(self._key(case, g, who, "exact"), [None] * len(steps))
             for (name, sizes), kl in zip(steps, exact):
-                cost: Measured = test.plan(sizes).cost
+                cost: Measured = falling.plan(sizes).cost
                 row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))
                 costs.append(row)
         facts = {"target_class": case.one_class, "exact": is_exact(case)}
