@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def test_every_formula_can_be_drawn(folder: str) -> None:
 
 
 def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "docs/build.py", str(folder)], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "docs/build.py", str(folder)]
+    this = os.environ | {"PYTHONPATH": str(root)}  # the package beside the pages, whatever is installed
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=this)
 
 
 @pytest.fixture(scope="module")
