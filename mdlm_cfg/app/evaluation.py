@@ -11,7 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from mdlm_cfg.app.report_cache import NUMBERS, files_of, kept_in, remove_earlier, say_kept
+from mdlm_cfg.app.report_cache import (
+    NUMBERS,
+    check_places_for,
+    files_of,
+    kept_in,
+    remove_earlier,
+    say_kept,
+    take_places,
+)
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.pictures import save
@@ -21,7 +29,7 @@ from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arr
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
-from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.atomic import part_folder, remove_parts
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
@@ -92,43 +100,48 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
         UserError: as the study.
     """
     report.folder.mkdir(parents=True, exist_ok=True)
+    remove_parts(report.folder)  # of an evaluation that was killed while it wrote
     earlier = files_of(report.folder)
+    check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, earlier)
     keep = kept_in(report.folder, report.data, denoiser)
     try:
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, keep), say)
-        written = _write(findings, report)
+        with part_folder(report.folder, "report") as part:
+            written = _write(findings, report, part)
+            take_places(part, report.folder, earlier)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
         raise
     remove_earlier(report.folder, earlier)
-    remove_parts(report.folder)  # of one that was killed while it wrote a file
     keep.clear()
     return written
 
 
-def _write(findings: Findings, report: Report) -> Written:
-    """The page and the files of findings, and what the terminal says of them."""
+def _write(findings: Findings, report: Report, part: Path) -> Written:
+    """The page and the files of findings, written into the folder `part`, and what the terminal says of them."""
     plain = findings.to_dict()
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
-        *sections_of(findings, report.folder),
-        *_training_sections(report.folder),
+        *sections_of(findings, part),
+        *_training_sections(report.folder.parent / METRICS, part),
         *_test_sections(report.test),
     ]
-    pictures = [picture.path for section in sections for picture in section.pictures]
+    pictures = [report.folder / picture.path.name for section in sections for picture in section.pictures]
     drawn = [name for section in sections for name in section.files]
     files = [PAGE, TABLE_FILE, NUMBERS, *table_files(findings), *drawn]
     if findings.arrays:
         files.append(findings.arrays_file)
-        write_arrays(findings.arrays, report.folder / findings.arrays_file)
+        write_arrays(findings.arrays, part / findings.arrays_file)
     rows = findings.rows()
-    write_csv(rows, report.folder / TABLE_FILE)
+    write_csv(rows, part / TABLE_FILE)
     data = {"data": report.data | plain.get("data", {}), "files": files}
-    write_json(report.head() | plain | data, report.folder / NUMBERS)
-    path = write_page(report.folder / PAGE, report.title, sections, report.run)
+    write_json(report.head() | plain | data, part / NUMBERS)
+    write_page(part / PAGE, report.title, sections, report.run)
     _print(sections, findings.verdict, report)
-    return Written(path, findings.numbers(), plain.get("distances", rows), plain.get("ledger", []), pictures)
+    return Written(
+        report.folder / PAGE, findings.numbers(), plain.get("distances", rows), plain.get("ledger", []), pictures
+    )
 
 
 def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) -> None:
@@ -169,9 +182,8 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
     return [Section("Test set", TEST_TEXT, table, group="Training")]
 
 
-def _training_sections(folder: Path) -> list[Section]:
-    """The curve of the validation NELBO against minutes, where the run's metrics.csv lies beside the report."""
-    path = folder.parent / METRICS
+def _training_sections(path: Path, folder: Path) -> list[Section]:
+    """The curve of the validation NELBO against minutes, drawn in `folder`, where a run's metrics.csv is at `path`."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

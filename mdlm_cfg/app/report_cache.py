@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.support.atomic import naming
 from mdlm_cfg.support.cache import Cache
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.base import content_hash
 from mdlm_cfg.training.runs import stamp
 
@@ -29,6 +31,30 @@ def files_of(folder: Path) -> set[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {name for name in names if Path(name).name == name}
+
+
+def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> None:
+    """Raise UserError where a report would replace a file that no report of mdlm_cfg wrote."""
+    for name in names:
+        if (folder / name).exists() and name not in earlier:
+            raise UserError(
+                f"{folder / name} was not written by a report of mdlm_cfg: move it, or give another folder, out=FOLDER"
+            )
+
+
+def take_places(part: Path, folder: Path, earlier: set[str]) -> None:
+    """Move the files of a report from the folder where they were written into its own.
+
+    The list of files goes first: whatever interrupts the rest, the next evaluation knows these files as a report's.
+
+    Raises:
+        UserError: one of them would replace a file that no report wrote; nothing is moved then.
+    """
+    names = sorted((path.name for path in part.iterdir()), key=lambda name: name != NUMBERS)
+    check_places_for(names, folder, earlier)
+    for name in names:
+        with naming(folder / name):
+            (part / name).replace(folder / name)
 
 
 def remove_earlier(folder: Path, earlier: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,12 +36,36 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def part_folder(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder in `folder` for files that take their places together; it is removed with what is left in it.
+
+    A process that is killed leaves it behind (`remove_parts`).
+
+    Raises:
+        OSError: with the name that the file would have had in `folder`.
+    """
+    part = folder / f".{name}.{os.getpid()}{PART}"
+    part.mkdir()
+    try:
+        yield part
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(part), str(folder))
+        raise
+    finally:
+        shutil.rmtree(part)
+
+
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder: no file that this package did not write."""
+    """Remove what killed processes left half written in a folder: nothing that this package did not write."""
     for part in folder.glob(f".*{PART}"):
         number = part.name.removesuffix(PART).rpartition(".")[2]
         if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 @contextmanager

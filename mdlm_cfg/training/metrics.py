@@ -23,7 +23,7 @@ class MetricsLog(Logger):
     """What is logged, in `folder/metrics.csv`: the file is always whole, whatever ends the process.
 
     Args:
-        folder: of the run.
+        folder: of the run; it must be there, and one that has gone is an error.
         kept_steps: lines of the steps before this one stay; 0 begins the file anew.
     """
 
@@ -61,7 +61,6 @@ class MetricsLog(Logger):
         writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}))
         writer.writeheader()
         writer.writerows(self._rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
         self._is_saved = True
