@@ -2,8 +2,9 @@
 
 Class k has an initial law pi_k of S hidden states, a transition matrix A_k and an emission matrix B_k. Given a partial
 sequence, p(x_i = v | x_U, k) is forward-backward with emission 1 at masked positions (Rabiner 1989): all positions at
-once in O(D S^2). The whole mixture is the mean of the classes by their posterior, a_k p_k(x_U). In float64, scaled at
-every position, so that no length underflows.
+once in O(D S^2). The whole mixture is the mean of the classes by their posterior, a_k p_k(x_U). In float64, scaled
+often enough that no length underflows. Sequences of a batch lie side by side along the last axis, which makes products
+with the transition matrices few and wide.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
+from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
@@ -23,6 +24,8 @@ from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names, sum_s
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
+DIGITS = 30.0  # decimal digits of the range of float64 (some 300) that a message may use before it is scaled
+Classes = slice | list[int]
 UNDERFLOW = 1e-250  # a posterior below this may lose values that only its class allows: done again in logarithms
 
 
@@ -65,6 +68,7 @@ class HiddenMarkovMixture:
         self.class_weights = _rows("class_weights", class_weights, (k,))
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
+        self.scaled_every = self._positions_at_once()
         self._on: dict[torch.device, tuple[Tensor, ...]] = {}  # see `_drawn_from`
 
     def log_prob(self, tokens: Tensor, target_class: int | Tensor | None = None) -> Tensor:
@@ -80,11 +84,11 @@ class HiddenMarkovMixture:
         if target_class is None:
             return (self.log_class_probs(tokens) + self.class_weights.log()).logsumexp(dim=1)
         check_class(target_class, self.num_classes)
-        return self._forward(tokens, slice(target_class, target_class + 1))[1][:, 0]
+        return self._log_prob(tokens, [target_class])[:, 0]
 
     def log_class_probs(self, tokens: Tensor) -> Tensor:
         """log p(x_U | k) of every class, float64 (B, K)."""
-        return self._forward(tokens, slice(None))[1]
+        return self._log_prob(tokens, slice(None))
 
     def class_posterior(self, tokens: Tensor) -> Tensor:
         """p(k | x_U), float64 (B, K); NaN where the whole mixture has no such sequence."""
@@ -144,48 +148,64 @@ class HiddenMarkovMixture:
         """The exact posterior of this mixture."""
         return HiddenMarkovDenoiser(self)
 
-    def _likelihoods(self, tokens: Tensor, classes: slice) -> Tensor:
-        """p(x_i | hidden state) of every position, 1 at masks: (D, K', B, S)."""
+    def _log_prob(self, tokens: Tensor, classes: Classes) -> Tensor:
+        return self._forward(self._likelihoods(tokens, classes), classes)[1]
+
+    def _likelihoods(self, tokens: Tensor, classes: Classes) -> Tensor:
+        """p(x_i | hidden state) of every position, 1 at masks: (D, K', S, B)."""
         emission = self.emission[classes]
-        known = torch.cat([emission, torch.ones_like(emission[..., :1])], dim=-1).transpose(1, 2)  # (K', N + 1, S)
-        return torch.stack([rows[tokens.T] for rows in known], dim=1)
+        known = torch.cat([emission, torch.ones_like(emission[..., :1])], dim=-1).flatten(0, 1)  # (K' * S, N + 1)
+        places = (self.num_dims, len(known))
+        seen = torch.gather(known.expand(*places, -1), 2, tokens.T[:, None].expand(*places, -1))
+        return seen.unflatten(1, emission.shape[:2])
 
-    def _forward(self, tokens: Tensor, classes: slice) -> tuple[Tensor, Tensor]:
-        """Before each x_i is seen, the hidden law given all earlier ones (D, K', B, S); and log p(x_U | k), (B, K').
+    def _forward(self, seen: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+        """Up to a factor, before each x_i is seen, the hidden law given all earlier ones (D, K', S, B).
 
-        Where the earlier ones are impossible the law is 0 and the logarithm -inf.
+        And log p(x_U | k), (B, K'). Where the earlier ones are impossible the law is 0 and the logarithm -inf.
         """
-        seen = self._likelihoods(tokens, classes)
-        transition = self.transition[classes]
+        move = self.transition[classes].transpose(1, 2)
         ahead = torch.empty_like(seen)
-        totals = torch.empty_like(seen[..., :1])
-        ahead[0] = self.initial[classes][:, None]
+        ahead[0] = self.initial[classes][..., None]
+        log_prob = torch.zeros_like(seen[0, :, 0])
         for i in range(self.num_dims):
             law = ahead[i] * seen[i]
-            totals[i] = total = law.sum(dim=-1, keepdim=True)
+            if i + 1 == self.num_dims or (i + 1) % self.scaled_every == 0:
+                total = law.sum(dim=1, keepdim=True)
+                log_prob += total[:, 0].log()
+                law.div_(total.masked_fill_(total == 0, 1.0))
             if i + 1 < self.num_dims:
-                torch.bmm(law.div_(total.masked_fill(total == 0, 1.0)), transition, out=ahead[i + 1])
-        return ahead, totals[..., 0].log().sum(dim=0).T
+                torch.bmm(move, law, out=ahead[i + 1])
+        return ahead, log_prob.T
 
-    def _backward(self, tokens: Tensor, classes: slice) -> Tensor:
-        """Up to a factor, p(all later ones | hidden state at i): (D, K', B, S)."""
-        seen = self._likelihoods(tokens, classes)
-        back = self.transition[classes].transpose(1, 2)
-        behind = torch.ones_like(seen)
+    def _backward(self, seen: Tensor, classes: Classes) -> Tensor:
+        """Up to a factor, p(all later ones | hidden state at i): (D, K', S, B)."""
+        transition = self.transition[classes]
+        behind = torch.empty_like(seen)
+        behind[-1] = 1.0
         for i in reversed(range(1, self.num_dims)):
             message = behind[i] * seen[i]
-            top = message.amax(dim=-1, keepdim=True)
-            torch.bmm(message.div_(top.masked_fill(top == 0, 1.0)), back, out=behind[i - 1])
+            if i % self.scaled_every == 0:
+                top = message.amax(dim=1, keepdim=True)
+                message.div_(top.masked_fill_(top == 0, 1.0))
+            torch.bmm(transition, message, out=behind[i - 1])
         return behind
 
-    def hidden_posterior(self, tokens: Tensor, classes: slice) -> tuple[Tensor, Tensor]:
-        """p(hidden state at i | all x_j but x_i, k), (D, K', B, S); and log p(x_U | k), (B, K').
+    def hidden_posterior(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+        """p(hidden state at i | all x_j but x_i, k), (D, K', S, B); and log p(x_U | k), (B, K').
 
         For a masked i that is given x_U. NaN for classes under which x_U is impossible.
         """
-        ahead, log_prob = self._forward(tokens, classes)
-        hidden = ahead.mul_(self._backward(tokens, classes))
-        return hidden.div_(hidden.sum(dim=-1, keepdim=True)), log_prob
+        seen = self._likelihoods(tokens, classes)
+        ahead, log_prob = self._forward(seen, classes)
+        hidden = ahead.mul_(self._backward(seen, classes))
+        return hidden.div_(hidden.sum(dim=2, keepdim=True)), log_prob
+
+    def _positions_at_once(self) -> int:
+        """How many positions a message can pass without underflow: at each it loses at most the smallest factors."""
+        smallest = (float(law[law > 0].min()) for law in (self.transition, self.emission))
+        lost = -sum(math.log10(factor) for factor in smallest)
+        return self.num_dims if lost * self.num_dims <= DIGITS else max(1, int(DIGITS / lost))
 
 
 class HiddenMarkovDenoiser:
@@ -207,38 +227,66 @@ class HiddenMarkovDenoiser:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
         check_asked(self, tokens, classes)
         if classes is None:
-            return copy_unmasked(self._whole(tokens), tokens)
-        log_probs = torch.empty(*tokens.shape, self.num_tokens, dtype=torch.float64)
-        for k in classes.unique().tolist():
-            rows = classes == k
-            log_probs[rows] = self._whole(tokens[rows]) if k == self.num_classes else self._of_class(tokens[rows], k)
-        return copy_unmasked(log_probs, tokens)
+            return copy_unmasked(self._answers(tokens, [self.num_classes])[0], tokens)
+        labels = _labels_of_copies(tokens, classes)
+        if labels is not None:
+            states = tokens[: len(tokens) // len(labels)]
+            return torch.cat([copy_unmasked(answer, states) for answer in self._answers(states, labels)])
+        own = by_label(tokens, classes, self.num_classes + 1, lambda rows, k: self._answers(rows, [k])[0])
+        return copy_unmasked(own, tokens)
 
-    def _of_class(self, tokens: Tensor, k: int) -> Tensor:
-        hidden, log_prob = self.target.hidden_posterior(tokens, slice(k, k + 1))
-        log_probs = (hidden[:, 0] @ self.target.emission[k]).log_().transpose(0, 1)
-        dead = log_prob[:, 0] == NEG_INF
+    def _answers(self, tokens: Tensor, labels: list[int]) -> list[Tensor]:
+        """Conditionals under every label, (B, D, N) each, from messages that are passed once; unmasked rows too."""
+        whole = self.num_classes in labels
+        hidden, log_prob = self.target.hidden_posterior(tokens, slice(None) if whole else labels)
+        answers = []
+        for place, k in enumerate(labels):
+            if k < self.num_classes:
+                at = k if whole else place
+                answers.append(self._of_class(tokens, k, hidden[:, at], log_prob[:, at]))
+            else:
+                answers.append(self._whole(hidden, log_prob))
+        return answers
+
+    def _of_class(self, tokens: Tensor, k: int, hidden: Tensor, log_prob: Tensor) -> Tensor:
+        """From the hidden posterior of a class (D, S, B) and log p(x_U | k), (B,)."""
+        log_probs = (hidden.transpose(1, 2) @ self.target.emission[k]).log_().transpose(0, 1)
+        dead = log_prob == NEG_INF
         if bool(dead.any()):
-            log_probs[dead] = self._whole(tokens[dead])
+            log_probs[dead] = self._answers(tokens[dead], [self.num_classes])[0]
         return log_probs
 
-    def _whole(self, tokens: Tensor) -> Tensor:
+    def _whole(self, hidden: Tensor, log_prob: Tensor) -> Tensor:
         """The classes' conditionals by their posterior, in one product over (class, hidden state)."""
-        hidden, log_prob = self.target.hidden_posterior(tokens, slice(None))
         log_joint = log_prob + self.target.class_weights.log()
         log_posterior = log_joint - log_joint.logsumexp(dim=1, keepdim=True)
         dead = log_posterior.isnan().all(dim=1)
-        hidden = hidden.masked_fill_((log_joint == NEG_INF).T[:, :, None], 0.0)
-        weights = torch.where(dead[:, None], 0.0, log_posterior.exp()).T[:, :, None]
+        impossible = log_joint == NEG_INF
+        if bool(impossible.any()):
+            hidden = hidden.masked_fill(impossible.T[:, None], 0.0)
+        weights = torch.where(dead[:, None], 0.0, log_posterior.exp()).T[:, None]
         emission = self.target.emission.flatten(0, 1)  # (K * S, N)
-        log_probs = ((hidden * weights).transpose(1, 2).flatten(2) @ emission).log_().transpose(0, 1)
+        log_probs = ((hidden * weights).flatten(1, 2).transpose(1, 2) @ emission).log_().transpose(0, 1)
         # the posterior of a class underflows where it may be the only one that allows a value
         faint = ((log_posterior < math.log(UNDERFLOW)) & (log_posterior > NEG_INF)).any(dim=1)
         if bool(faint.any()):
-            each = torch.einsum("dkbs,ksn->bkdn", hidden[:, :, faint], self.target.emission).log()
+            each = torch.einsum("dksb,ksn->bkdn", hidden[..., faint], self.target.emission).log()
             log_probs[faint] = (each + log_posterior[faint][..., None, None]).logsumexp(dim=1)
         log_probs[dead] = -math.log(self.num_tokens)
         return log_probs
+
+
+def _labels_of_copies(tokens: Tensor, classes: Tensor) -> list[int] | None:
+    """The label of every part, where a batch is the same states under one label after another; None where it is not.
+
+    Guidance asks so: its conditionals then share the messages.
+    """
+    labels = classes.unique_consecutive().tolist()
+    if not labels or len(tokens) % len(labels) or len(set(labels)) < len(labels):
+        return None
+    parts = tokens.unflatten(0, (len(labels), -1))
+    same = bool((classes.unflatten(0, (len(labels), -1)) == classes.new_tensor(labels)[:, None]).all())
+    return labels if same and all(torch.equal(part, parts[0]) for part in parts[1:]) else None
 
 
 def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:

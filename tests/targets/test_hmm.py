@@ -143,3 +143,26 @@ def test_tables_are_checked():
     with pytest.raises(ValueError, match="too large"):
         HiddenMarkovMixture(**good, num_dims=30).table()
     assert random_hmm(seed=1).fingerprint() != random_hmm(seed=2).fingerprint()
+
+
+def test_copies_of_a_batch_under_several_labels_are_answered_as_each_label_alone():
+    target = random_hmm(k=3, s=2, n=2, d=5, seed=6, zeros=0.4)
+    states = torch.cartesian_prod(*[torch.arange(3)] * 5)
+    ask = target.denoiser()
+    for labels in ([1, 3], [3, 0], [2, 0, 3, 1], [0, 2], [1, 1], [0, 1, 0]):
+        classes = torch.tensor(labels).repeat_interleave(len(states))
+        together = ask(states.repeat(len(labels), 1), classes).exp().chunk(len(labels))
+        for k, found in zip(labels, together):
+            table = target.table().denoiser()(states, torch.full((len(states),), k)).exp()
+            assert (found - table).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rare", [1e-3, 1e-40, 1e-200])
+def test_values_of_any_rareness_in_a_row_do_not_underflow(rare):
+    emission = torch.tensor([[[1 - rare, rare], [1 - 2 * rare, 2 * rare]]], dtype=torch.float64)
+    half = torch.full((1, 2), 0.5, dtype=torch.float64)
+    target = HiddenMarkovMixture(half, half.expand(1, 2, 2), emission, torch.ones(1), num_dims=60)
+    x = torch.ones(1, 60, dtype=torch.int64)
+    assert float(target.log_prob(x)[0]) == pytest.approx(60 * math.log(1.5 * rare), rel=1e-12)
+    x[0, 30] = 2
+    assert float(target.denoiser()(x, None)[0, 30, 1]) == pytest.approx(math.log(1.5 * rare), rel=1e-12)
