@@ -33,7 +33,16 @@ from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_fo
 from mdlm_cfg.app.overrides import as_typed, given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import with_absolute_paths
-from mdlm_cfg.app.settings import build_study, checked_study, merged, merged_data, plan_of, study_of, training_plan
+from mdlm_cfg.app.settings import (
+    build_study,
+    checked_guides,
+    checked_study,
+    merged,
+    merged_data,
+    plan_of,
+    study_of,
+    training_guides,
+)
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.training_pictures import PicturesByStep
@@ -62,7 +71,7 @@ from mdlm_cfg.training.runs import (
     newest_run,
     run_folder_of,
 )
-from mdlm_cfg.training.saving import Checkpoints
+from mdlm_cfg.training.saving import Checkpoints, check_saving
 from mdlm_cfg.training.step_memory import check_step_memory
 from mdlm_cfg.training.unfinished import finish_the_same, mark_finished
 
@@ -90,14 +99,15 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
         config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = with_absolute_paths(for_own_targets(config, overrides))
-    plan = training_plan(config)
+    guides = training_guides(config)
     asked = build_study(config.study, config.study)
     check_trainer(config.trainer)
-    if config.save_minutes is not None and not config.save_minutes > 0:
-        raise UserError(f"save_minutes = {config.save_minutes:g} is not allowed: it must be above 0, or null")
+    check_saving(config.save_minutes, config.keep_steps)
     start(config)
     trusted = names_in(plain(config))  # all of it is the user's own
     data = build_data(config.data, trusted)
+    guides = guides.completed(config, data.target)
+    plan = plan_of(config, guides=guides)
     module = build_module(config, data.describe(), trusted)
     check_step_memory(data, module.objective, str(config.trainer.get("accelerator", "auto")))
     study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, asked)
@@ -108,7 +118,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
         with made.taken_back():
             run_name = f"{folder.parent.name}/{folder.name}"
             loggers = build_loggers(config.logger, folder, run_name, "train", plain(config), made, steps)
-            saving = Checkpoints((folder / CHECKPOINT).parent, config.save_minutes)
+            saving = Checkpoints((folder / CHECKPOINT).parent, config.save_minutes, config.keep_steps)
             averaged = [PicturesByStep(data, plan), AveragedWeights(config.ema_decay)]  # drawn before they go again
             trainer = build_trainer(config.trainer, loggers, [*averaged, saving])
         say_precision(config, trainer.strategy.root_device)
@@ -117,8 +127,9 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
             numbers, path = _fit(trainer, module, data, before, saving)
             if study is not None:
                 run = load_run(trainer.strategy.broadcast(path), config.batch_size, trusted)
-                run.net.to(trainer.strategy.root_device)
-                shown = {"command": _command("train.py", overrides), **_describe(run)}
+                for one in (run.net, guides):
+                    one.to(trainer.strategy.root_device)
+                shown = {"command": _command("train.py", overrides), **_describe(run), **guides.described}
                 report = _report(folder / "report", data, study, shown, numbers)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
@@ -160,7 +171,7 @@ def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None)
 
 def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
-    plan_of(config)  # refused before anything is loaded
+    guides = checked_guides(config)  # refused before anything is loaded
     asked = build_study(config.study, config.study)
     data = build_data(config.data, names_in(config.data))
     denoiser = None
@@ -170,13 +181,14 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
         name = str(config.denoiser[TARGET]).rpartition(".")[2]
     elif data.target is None:
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
-    plan = plan_of(config, fit=Fit(data, denoiser, config.target_class, config.seed))
+    guides = guides.completed(config, data.target)
+    plan = plan_of(config, fit=Fit(data, denoiser, config.target_class, config.seed), guides=guides)
     study = checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
     _one_thread_for_small_tables(config, data)
     made = Made()
     out = _report_folder(config, job, plain(config), made)
     out = out or folder_below(config.runs, f"{data.name}_{name}", overrides, made)
-    shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name}
+    shown = {"command": _command("eval.py", overrides), "denoiser": name, "data": data.name, **guides.described}
     report = _report(out, data, study, shown, {}, name)
     written = None
     with made.taken_back():
@@ -193,11 +205,13 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     path = config.ckpt_path or newest_run(config.runs)
     run = load_run(path, config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides))
-    plan_of(settings, config)  # refused before anything is loaded
+    guides = checked_guides(settings, config)  # refused before anything is loaded
     asked = build_study(settings.study, config.study)
     data = _data_of(run, config, overrides)
     trainer = sampling_trainer(config.trainer, run.net)
-    plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed))
+    guides = guides.completed(settings, data.target, run.denoiser)
+    guides.to(run.denoiser.device)
+    plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed), guides)
     study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
     _one_thread_for_small_tables(config, data)
     made = Made()
@@ -205,7 +219,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     out = out or folder_below(run.folder, "evaluations", overrides, made)
     if is_first_process():
         print(f"judging {run.path}", file=sys.stderr)
-    shown = {"command": _command("eval.py", overrides), **_describe(run)}
+    shown = {"command": _command("eval.py", overrides), **_describe(run), **guides.described}
     report = _report(out, data, study, shown, {})
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     written = None

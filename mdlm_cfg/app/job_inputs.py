@@ -29,6 +29,7 @@ def decided_by(config: Settings) -> dict[str, Any]:
     decided["evaluate"] = settings.get("evaluate")  # a job without a report is not one with a report that is done
     data = settings.get("data") or {}
     paths = {"ckpt_path": checkpoint, "data.path": data.get("path")}
+    paths |= {f"{name}.ckpt_path": settings[name].get("ckpt_path") for name in ("weak", "predictor")}
     decided |= {f"content of {key}": content_of(Path(path)) for key, path in paths.items() if path is not None}
     return dict(json.loads(json.dumps(decided)))
 

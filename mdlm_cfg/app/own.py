@@ -12,19 +12,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, cast
 
+from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
-from mdlm_cfg.chain.kinds import Kind, kind_of
+from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
+from mdlm_cfg.chain.rule_names import ALLOWED, parse_rule
 from mdlm_cfg.chain.rule_names import NAMES as RULES
-from mdlm_cfg.chain.rule_names import parse_rule
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.chain.schedules import check_steps
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.instantiate import TARGET, make, thing_named
 from mdlm_cfg.support.schema import SamplingSchema
 
@@ -93,24 +94,34 @@ def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes |
     return {key: value for key, value in others.items() if key != "steps"} | {"events": list(sizes(w, steps))}
 
 
-def guidances_of(config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str]) -> tuple[Guidance, ...]:
+def guidances_of(
+    config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str], guides: Guides
+) -> tuple[Guidance, ...]:
     """The guidance at every strength: of a kind by name, of a kind of the user's own, or made by a function of w.
 
+    Args:
+        config: of the whole. strengths: w. trusted: names that the command line gave. guides: what rules need.
+
     Raises:
-        UserError: an unknown kind, a strength that is not allowed, or something that is not guidance.
+        UserError: an unknown kind or rule, a strength that is not allowed, or something that is not guidance.
     """
     filters = (config.temperature, config.top_p)
     settings = config.guidance
     if not isinstance(settings, Mapping):
         word = _word(settings, "guidance")
         if word.partition("(")[0].strip() in RULES:
-            rule = parse_rule(word)
+            rule = parse_rule(word, weak=guides.weak, classifier=guides.classifier)
             fitted = [w for w in strengths if isinstance(w, Calibrated)]
             if fitted and rule != CFG():
                 raise UserError(
                     f"w = {fitted[0]} is fitted for classifier-free guidance, and the rule {rule} was given"
                 )
             return tuple(Guidance(w, "rate", *filters, rule=rule) for w in strengths)  # type: ignore[arg-type]
+        if word not in KINDS:
+            near = did_you_mean(word.partition("(")[0], (*KINDS, *RULES))
+            raise UserError(
+                f"guidance {word!r} is unknown; choose a kind, {' or '.join(KINDS)}, or a rule: {ALLOWED}{near}"
+            )
         return tuple(Guidance(w, kind_of(word), *filters) for w in strengths)
     name, thing, arguments = _named(settings, "guidance", trusted)
     what = "a Kind, or a Guidance from w"

@@ -40,6 +40,7 @@ def refuse_empty(key: str, value: object) -> None:
 
 def with_absolute_paths(config: Recorded) -> Recorded:
     """The settings to record of a run: its data are found again from any working directory."""
+    config = replace(config, weak=_absolute(config.weak), predictor=_absolute(config.predictor))
     if isinstance(config, SampleSchema):
         return config
     data = with_text_path(config.data)
@@ -48,6 +49,12 @@ def with_absolute_paths(config: Recorded) -> Recorded:
     if isinstance(root := data.get("root"), str):
         data["root"] = os.path.abspath(root)
     return replace(config, data=data)
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose ckpt_path, where there is one, is absolute."""
+    path = settings.get("ckpt_path")
+    return {**settings, "ckpt_path": os.path.abspath(path)} if isinstance(path, str) and path.strip() else {**settings}
 
 
 def with_text_path(data: Mapping[str, Any]) -> dict[str, Any]:

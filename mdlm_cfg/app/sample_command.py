@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch import Tensor
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.folders import folder_below, out_folder
+from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.report_cache import kept_in
-from mdlm_cfg.app.settings import asks_for_fit, merged, plan_of
+from mdlm_cfg.app.settings import asks_for_fit, checked_guides, merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
@@ -51,18 +53,20 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     if config.n < 1:
         raise UserError(f"n = {config.n} is not allowed: it must be at least 1")
     start(config)
-    plan_of(config)  # refused before anything is loaded
+    checked_guides(config)  # refused before anything is loaded
     run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result"))
     trainer = sampling_trainer(config.trainer, run.net)
     plan = _plan_of(settings, config, run)
     plan.check_dims(run.denoiser.num_dims)
     plan.check_classes(run.denoiser.num_classes)
+    classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
+    for guidance, k in product(plan.guidances, classes):
+        guidance.rule.check(run.denoiser, k)
     made = Made()
     out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
-    classes = list(range(run.denoiser.num_classes)) if plan.classes is None else list(plan.classes)
     pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}
     keep = kept_in(out, run.data, run.denoiser)
     if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, keep):
@@ -75,12 +79,17 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
 
 
 def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Plan:
-    """The plan; the data of the run are loaded where strengths or steps are fitted to them."""
-    if not asks_for_fit(settings):
-        return plan_of(settings, config)
-    data = build_data(run.config["data"])
-    run.check_data(data.describe())
-    return plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed))
+    """The plan; the data of the run are loaded where strengths, steps or what a rule needs come from them."""
+    guides = guides_of(settings, config)
+    is_fitted = asks_for_fit(settings)
+    data = None
+    if is_fitted or guides.need_data(settings, run.denoiser):
+        data = build_data(run.config["data"])
+        run.check_data(data.describe())
+    guides = guides.completed(settings, None if data is None else data.target, run.denoiser)
+    guides.to(run.denoiser.device)
+    fit = Fit(data, run.denoiser, settings.target_class, config.seed) if is_fitted and data is not None else None
+    return plan_of(settings, config, fit, guides)
 
 
 def _drawn(

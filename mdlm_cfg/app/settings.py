@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
+from itertools import product
 from typing import Any, TypeVar
 
+import torch
 from omegaconf import OmegaConf
 
+from mdlm_cfg.app.guides import SETTINGS as GUIDES
+from mdlm_cfg.app.guides import UNKNOWN, Guides, guides_of
 from mdlm_cfg.app.own import guidances_of, parse_profile, sampler_of
 from mdlm_cfg.app.places import moved
+from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance_schedules import Calibrated, Strength, parse_strength, parse_strengths
+from mdlm_cfg.chain.lattice import points_at
+from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.protocol import EXACT, Case, check
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.errors import UserError
@@ -32,16 +39,33 @@ from mdlm_cfg.targets.table import TableMixture
 
 Sampled = Schema | SampleSchema  # both say what to draw, and with which seed
 Evaluated = TypeVar("Evaluated", EvalSchema, SampleSchema)
+SMALL_LATTICE = 200_000  # partial states, all of which are looked at before any work
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
-def plan_of(config: Sampled, given: Sampled | None = None, fit: Fit | None = None) -> Plan:
+def checked_guides(config: Sampled, given: Sampled | None = None) -> Guides:
+    """What rules of guidance need and the command line names, once `plan_of` has nothing else to refuse.
+
+    Args:
+        config, given: as for `plan_of`.
+
+    Raises:
+        UserError: as `plan_of` and `guides_of`, before data are read.
+    """
+    plan_of(config, given, guides=UNKNOWN)
+    return guides_of(config, given)
+
+
+def plan_of(
+    config: Sampled, given: Sampled | None = None, fit: Fit | None = None, guides: Guides | None = None
+) -> Plan:
     """The plan that a configuration asks for.
 
     Args:
         given: the configuration of the command line, where `config` has settings of a checkpoint too: what it does not
             name is not imported.
         fit: what w=calibrated and schedule=profile mean; None: they are checked alone, and the plan cannot be run.
+        guides: the weaker denoiser and the classifier, where a rule needs them.
 
     Raises:
         UserError: anything in it that no study could do.
@@ -51,7 +75,7 @@ def plan_of(config: Sampled, given: Sampled | None = None, fit: Fit | None = Non
     if fit is not None:
         strengths = [fit.strengths(one) if isinstance(one, Calibrated) else one for one in strengths]
     return Plan(
-        guidances=guidances_of(config, strengths, trusted),
+        guidances=guidances_of(config, strengths, trusted, guides or Guides()),
         sampler=sampler_of(config, trusted, None if fit is None else fit.sizes),
         num_samples=config.num_samples,
         seed=config.seed,
@@ -71,18 +95,34 @@ def asks_for_fit(config: Sampled) -> bool:
     return is_profile or any(isinstance(one, Calibrated) for one in _strengths(config.w))
 
 
-def training_plan(config: Sampled) -> Plan:
-    """The plan of a network that is still to be trained.
+def training_guides(config: Sampled) -> Guides:
+    """`checked_guides` of a network that is still to be trained.
 
     Raises:
-        UserError: as `plan_of`; strengths or steps that are to be fitted to the network.
+        UserError: as there; strengths or steps that are to be fitted to the network.
     """
     if asks_for_fit(config):
         raise UserError(
             f"w = {config.w}, schedule = {config.schedule}: calibrated strengths and the steps of a profile are "
             "fitted to a trained network; train it first, and give them to eval.py or mdlm_cfg.sample"
         )
-    return plan_of(config)
+    return checked_guides(config)
+
+
+def check_rules(case: Case) -> None:
+    """Raise UserError where a rule of guidance cannot be used with a denoiser or a class of a case.
+
+    The rates of small tables are all looked at: one of them may be infinite.
+    """
+    classes = case.classes if case.plan.classes or not isinstance(case.target, TableMixture) else (case.one_class,)
+    guided = [guidance for guidance in case.plan.guidances if guidance.rule != CFG()]
+    for guidance, k, (who, denoiser) in product(guided, classes, case.denoisers.items()):
+        guidance.rule.check(denoiser, k)
+        n = denoiser.num_tokens + 1
+        states = n**denoiser.num_dims
+        is_small = isinstance(case.target, TableMixture) and states <= SMALL_LATTICE
+        if who == EXACT and is_small and not isinstance(guidance.rule, ByClassifier):  # whose rates are never infinite
+            guidance.log_rho(denoiser, points_at(torch.arange(states), n, denoiser.num_dims), k)
 
 
 def merged(
@@ -101,6 +141,9 @@ def merged(
         OmegaConfBaseException: a run's setting of another type than the command line may give.
     """
     given = {key_of(item) for item in overrides}
+    given |= {key.partition(".")[0] for key in given if key.startswith(tuple(f"{name}." for name in GUIDES))}
+    if "guidance" in given:  # these were chosen for another rule
+        given |= set(GUIDES)
     if "experiment" in given:
         return config
     kept = {key: saved[key] for key in keys if key in saved and key not in given}
@@ -260,5 +303,7 @@ def checked_study(
     if isinstance(asked, Mapping):
         study = _with_settings(study, asked)
     plan.check_dims(math.prod(data.grid_shape))
-    check(study, Case.of(data, denoiser, plan))
+    case = Case.of(data, denoiser, plan)
+    check_rules(case)
+    check(study, case)
     return study

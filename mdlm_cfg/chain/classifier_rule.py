@@ -17,6 +17,7 @@ from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
+MAX_NUMBERS = 2**24  # of the states that an exact rule asks a classifier about at a time
 
 
 @runtime_checkable
@@ -73,7 +74,7 @@ class ByClassifier(Rule):
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
         """See `Rule.log_rho`."""
-        self._check(denoiser, target_class)
+        self.check(denoiser, target_class)
         log_p = conditionals(denoiser, tokens, None)
         if target_class is None:
             return log_p
@@ -84,16 +85,22 @@ class ByClassifier(Rule):
         log_rho = log_p + torch.where(w == -1, 0.0, (1 + w) * change)
         return log_rho.masked_fill(log_p == NEG_INF, NEG_INF)
 
-    def _check(self, denoiser: Denoiser, target_class: int | None) -> None:
+    def check(self, denoiser: Denoiser, target_class: int | None) -> None:
+        """Raise UserError where the class does not exist, or the classifier is one of another space."""
         check_class(target_class, denoiser.num_classes)
-        if self.classifier.num_classes != denoiser.num_classes:
-            raise UserError(
-                f"the classifier knows {self.classifier.num_classes} classes, and the denoiser {denoiser.num_classes}"
-            )
+        for name, what in (("num_classes", "classes"), ("num_tokens", "values"), ("num_dims", "dimensions")):
+            ours = getattr(self.classifier, name, None)
+            if ours is not None and ours != getattr(denoiser, name):
+                raise UserError(f"the classifier has {ours} {what}, and the denoiser {getattr(denoiser, name)}")
 
     def _exact(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
         """log p(z | x_{i=v}) - log p(z | x), (B, D, N); 0 at unmasked coordinates and where z is ruled out already."""
         n = denoiser.num_tokens
+        most = max(1, MAX_NUMBERS // (n * tokens.shape[1] ** 2))
+        return torch.cat([self._exact_part(part, n, target_class) for part in tokens.split(most)])
+
+    def _exact_part(self, tokens: Tensor, n: int, target_class: int) -> Tensor:
+        """`_exact` of so few states that all their neighbours are asked about at once."""
         (num, d) = tokens.shape
         here = self.classifier(tokens)[:, target_class, None, None]
         filled = tokens[:, None, None].expand(num, d, n, d).clone()
@@ -121,7 +128,7 @@ class ByClassifier(Rule):
         """See `Rule.log_tilted`."""
         if self.taylor:
             raise no_tilted(self)
-        self._check(denoiser, target_class)
+        self.check(denoiser, target_class)
         log_t = log_joint(denoiser, None, self)
         if target_class is None or w == -1:
             return log_t

@@ -80,8 +80,8 @@ class Guidance:
 
     @property
     def has_tilted(self) -> bool:
-        """Whether a tilted distribution belongs to it: w is one number, and the rule has a T."""
-        return self.rule.has_tilted and not self.is_schedule
+        """Whether a tilted distribution of tables belongs to it: w is one number, and the rule has a T."""
+        return self.rule.has_tilted_law and not self.is_schedule
 
     @property
     def telescopes(self) -> bool:

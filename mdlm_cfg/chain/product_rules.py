@@ -13,6 +13,8 @@ from mdlm_cfg.chain.rules import ProductRule, Term, probes
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
+MAX_POWER = 1e4  # of a weight, and of 1 / temperature: as for w, the rounding of a log-ratio then stays far below 1e-10
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Negative(ProductRule):
@@ -48,7 +50,7 @@ class Compose(ProductRule):
         weights: of every class, a mapping or pairs; a class once.
 
     Raises:
-        UserError: no class, one twice, or a weight that is no number.
+        UserError: no class, one twice, or a weight that is no number from -1e4 to 1e4.
     """
 
     weights: Mapping[int, float] | Sequence[tuple[int, float]]
@@ -58,8 +60,11 @@ class Compose(ProductRule):
         pairs = [(k, weight) for k, weight in pairs]
         for k, weight in pairs:
             _check_whole("compose", k)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
-                raise UserError(f"compose gives class {k} the weight {weight!r}, which must be a finite number")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= MAX_POWER:
+                raise UserError(
+                    f"compose gives class {k} the weight {weight!r}, which must be a number from {-MAX_POWER:g} to "
+                    f"{MAX_POWER:g}"
+                )
         classes = [k for k, _ in pairs]
         if not pairs or len(set(classes)) < len(classes):
             raise UserError(f"compose takes every class once and at least one, not the classes {classes}")
@@ -117,7 +122,7 @@ class Tempered(ProductRule):
     The `temperature` of `Guidance` changes what a coordinate becomes and not when; this one changes both.
 
     Args:
-        temperature: t > 0.
+        temperature: t, from 1e-4 to 1e4.
         rule: a product rule; None is classifier-free guidance.
     """
 
@@ -125,8 +130,10 @@ class Tempered(ProductRule):
     rule: ProductRule | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"tempered takes a temperature above 0 and finite, not {self.temperature}")
+        if not 1 / MAX_POWER <= self.temperature <= MAX_POWER:
+            raise UserError(
+                f"tempered takes a temperature from {1 / MAX_POWER:g} to {MAX_POWER:g}, not {self.temperature!r}"
+            )
         if self.rule is not None and not isinstance(self.rule, ProductRule):
             raise UserError(f"tempered takes a product of powers of conditionals, and {self.rule} is not one")
 

@@ -79,6 +79,11 @@ class Rule(ByValue, ABC):
             UserError: a rule without a T, or conditionals that no joint is known for.
         """
 
+    @property
+    def has_tilted_law(self) -> bool:
+        """Whether `log_tilted` answers for the denoiser of a table: other denoisers in the rule may have no joint."""
+        return self.has_tilted
+
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
         """Raise UserError where the rule cannot use a denoiser or a class; most rules can use any."""
         return
@@ -140,6 +145,12 @@ class ProductRule(Rule):
     def terms(self, w: float, target_class: int | None) -> list[Term]:
         """The conditionals and their powers at strength w: the same conditionals for every w, in the same order."""
 
+    @property
+    def has_tilted_law(self) -> bool:
+        """See `Rule.has_tilted_law`."""
+        others = [term.denoiser for term in self.terms(0.0, None) if term.denoiser is not None]
+        return all(hasattr(denoiser, "log_marginals") for denoiser in others)
+
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
         """Raise UserError where a class does not exist, or a denoiser is one of another space."""
         for term in self.terms(0.0, target_class):
@@ -171,7 +182,7 @@ class ProductRule(Rule):
 
     def rows(self, table: Sequence[float], num_dims: int) -> int:
         """See `Rule.rows`."""
-        own = [term for term in zip(*(self.terms(w, 0) for w in table)) if term[0].denoiser is None]
+        own = [term for term in zip(*(self.terms(w, None) for w in table)) if term[0].denoiser is None]
         return sum(any(at_w.power for at_w in term) for term in own)
 
 

@@ -2,6 +2,13 @@
 
 from mdlm_cfg.nets.masked_lm import MaskedLanguageModel, masked_lm_denoiser
 from mdlm_cfg.nets.transformer import GridTransformer
-from mdlm_cfg.nets.wrapper import NetDenoiser, check_network
+from mdlm_cfg.nets.wrapper import NetClassifier, NetDenoiser, check_network
 
-__all__ = ["GridTransformer", "MaskedLanguageModel", "NetDenoiser", "check_network", "masked_lm_denoiser"]
+__all__ = [
+    "GridTransformer",
+    "MaskedLanguageModel",
+    "NetClassifier",
+    "NetDenoiser",
+    "check_network",
+    "masked_lm_denoiser",
+]

@@ -40,6 +40,7 @@ class GridTransformer(nn.Module):
         stem_channels: features of a coordinate in the convolutions (3x3, or 3 along a line) around the transformer,
             which see what a patch is too coarse for; 0 for none (and otherwise the grid must have one or two axes).
         stem_depth: residual convolution blocks in the stem, and again in the head.
+        class_head: whether it also answers log p(class | x_U), for classifier guidance (`class_log_probs`).
 
     Raises:
         UserError: an argument out of its range.
@@ -58,6 +59,7 @@ class GridTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         stem_channels: int = 0,
         stem_depth: int = 1,
+        class_head: bool = False,
     ) -> None:
         super().__init__()
         grid_shape = tuple(int(side) for side in grid_shape)
@@ -90,6 +92,7 @@ class GridTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.patch_out = nn.Linear(width, patch_dims * (stem_channels or num_tokens))
         self.head = ConvHead(stem_channels, num_tokens, stem_depth, axes) if stem_channels else None
+        self.class_out = nn.Linear(width, num_classes) if class_head else None
         nn.init.normal_(self.classes.weight, std=0.02)
 
     def forward(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -97,17 +100,37 @@ class GridTransformer(nn.Module):
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
         one_hot = tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
+        h, pixels = self._features(one_hot, classes)
+        logits = unpatchify(self.patch_out(h), self.grid_shape, self.patch)
+        if self.head is not None:
+            logits = self.head(logits + pixels)
+        log_probs = logits.flatten(1, -2).float().log_softmax(-1)
+        return copy_unmasked(log_probs, tokens)
+
+    def class_log_probs(self, one_hot: Tensor) -> Tensor:
+        """float32 log-probabilities (B, K) of the class, from the mean of the patches' features under no class.
+
+        Args:
+            one_hot: (B, D, N + 1), the mask last; also between the discrete states, for gradients.
+
+        Raises:
+            UserError: it has no class head.
+        """
+        if self.class_out is None:
+            raise UserError("the network has no class head: train it with net.class_head=true objective=classifier")
+        classes = torch.full((len(one_hot),), self.num_classes, device=one_hot.device)
+        h, _ = self._features(one_hot, classes)
+        return self.class_out(h.mean(dim=1)).float().log_softmax(-1)
+
+    def _features(self, one_hot: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features of the patches (B, patches, width), and the pixels or the stem's features of them."""
         pixels = one_hot.to(self.positions.dtype).unflatten(1, self.grid_shape)
         if self.stem is not None:
             pixels = self.stem(pixels)
         h = self.patch_in(patchify(pixels, self.patch)) + self.positions + self.classes(classes)[:, None]
         for block in self.blocks:
             h = block(h)
-        logits = unpatchify(self.patch_out(self.norm(h)), self.grid_shape, self.patch)
-        if self.head is not None:
-            logits = self.head(logits + pixels)
-        log_probs = logits.flatten(1, -2).float().log_softmax(-1)
-        return copy_unmasked(log_probs, tokens)
+        return self.norm(h), pixels
 
 
 class Block(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -67,6 +67,51 @@ class NetDenoiser:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             log_probs = self.net(tokens.to(device), classes.to(device)).to(tokens.device, torch.float64)
         return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
+
+
+class NetClassifier:
+    """Wraps the class head of a network as a classifier of partial states, with float64 answers.
+
+    Args:
+        net: has `class_log_probs`, (B, D, N + 1) one-hot rows to log-probabilities (B, K), and the attributes of a
+            denoising network. It is evaluated where its parameters are, in eval mode, and left in the mode it was in.
+        batch_size: most partial states per call of the network.
+
+    Raises:
+        UserError: a network that has no class head.
+    """
+
+    def __init__(self, net: nn.Module, batch_size: int = 1024) -> None:
+        if not has_class_head(net):
+            raise UserError("the network has no class head: train it with net.class_head=true objective=classifier")
+        self.net = net
+        self.batch_size = batch_size
+        self.num_tokens = cast(int, net.num_tokens)
+        self.num_dims = cast(int, net.num_dims)
+        self.num_classes = cast(int, net.num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities (B, K) of partial states, int64 (B, D), on the device of the tokens."""
+        one_hot = torch.nn.functional.one_hot
+        with torch.no_grad():
+            return torch.cat([self.of_one_hot(one_hot(x, self.num_tokens + 1)) for x in tokens.split(self.batch_size)])
+
+    def of_one_hot(self, one_hot: Tensor) -> Tensor:
+        """Log-probabilities (B, K) from (B, D, N + 1), the mask last; with gradients."""
+        with _eval_mode(self.net):
+            asked = cast(Callable[[Tensor], Tensor], self.net.class_log_probs)
+            log_probs = asked(one_hot.to(self.device, torch.float32)).to(one_hot.device, torch.float64)
+        return log_probs.log_softmax(dim=-1)
+
+
+def has_class_head(net: object) -> bool:
+    """Whether a network answers log p(class | x_U)."""
+    return callable(getattr(net, "class_log_probs", None)) and getattr(net, "class_out", True) is not None
 
 
 def check_network(net: object, name: str) -> None:

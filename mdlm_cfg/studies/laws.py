@@ -426,7 +426,7 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
         return f"{head} guidance does not change the class."
     moved = f"{head} guidance changes the class by {effect:.4f} (total variation)"
     if gap is None:
-        return f"{moved}; a schedule has no tilted distribution."
+        return f"{moved}; no tilted distribution is known of it."
     if gap < NOTHING:
         return f"{moved}; the result is the tilted distribution."
     return f"{moved}; the result is {gap:.4f} from the tilted distribution."

@@ -57,6 +57,8 @@ class SamplingSchema:
     correction: str | None = setting("result")
     temperature: float = setting("result", 1.0)
     top_p: float = setting("result", 1.0)
+    weak: dict[str, Any] = setting("result", made=lambda: {"ckpt_path": None, "smoothing": None})
+    predictor: dict[str, Any] = setting("result", made=lambda: {"ckpt_path": None})
 
 
 @dataclass
@@ -97,6 +99,7 @@ class TrainSchema(Schema):
     logger: dict[str, Any] = setting("operational", MISSING)
     max_time: str | None = setting("result")
     save_minutes: float | None = setting("operational", 10.0)
+    keep_steps: list[int] = setting("operational", made=list)
     num_draws: int = setting("result", 4)
     evaluate: bool = setting("operational", True)
 

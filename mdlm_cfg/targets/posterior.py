@@ -1,29 +1,37 @@
-"""The exact posterior of the class of a table, as a classifier of partial states (theory, section 20)."""
+"""The exact posterior of the class, as a classifier of partial states (theory, section 20).
+
+Every one is log p(k | x_U) = log a_k + log p(x_U | k) - log p(x_U), for partial states and between them. Between
+discrete states p(x_U | k) is replaced by its multilinear extension: with rows e_i on the values and the mask,
+
+    p(e | k) = sum_x p(x | k) prod_i (e_{i, x_i} + e_{i, mask}).
+
+A state of probability 0 under all classes has no posterior: its row is all -inf.
+"""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 
 
-class TablePosterior:
-    r"""log p(k | x_U) = log a_k + log p(x_U | k) - log p(x_U), for partial states and between them.
-
-    Between discrete states it is the multilinear extension: with rows $e_i$ on the values and the mask,
-
-    $$ p(e \mid k) = \sum_x p(x \mid k) \prod_i (e_{i, x_i} + e_{i, \text{mask}}). $$
-
-    A state of probability 0 under all classes has none: its row is all -inf.
+class Posterior(ABC):
+    """The exact posterior of a target's class.
 
     Args:
-        target: the table; it must be small, since every state asks for all N^D numbers.
+        target: has `class_weights`, (K,), and `num_tokens`, `num_dims` and `num_classes`.
     """
 
-    def __init__(self, target: TableMixture) -> None:
+    def __init__(self, target: Any) -> None:
         self.target = target
         self.num_tokens = target.num_tokens
         self.num_dims = target.num_dims
@@ -35,11 +43,96 @@ class TablePosterior:
 
     def of_one_hot(self, one_hot: Tensor) -> Tensor:
         """Log-probabilities (B, K) from float64 (B, D, N + 1), the mask last."""
+        return self._normalized(self.log_likelihoods(one_hot))
+
+    @abstractmethod
+    def log_likelihoods(self, one_hot: Tensor) -> Tensor:
+        """log p(e | k) of every class, float64 (B, K)."""
+
+    def _normalized(self, log_likelihoods: Tensor) -> Tensor:
+        """Log-probabilities of the classes from log p(x_U | k), (B, K) each."""
+        log_joint = log_likelihoods + self.target.class_weights.to(log_likelihoods.device).log()
+        impossible = (log_joint == NEG_INF).all(dim=1, keepdim=True)
+        return log_joint.masked_fill(impossible, 0.0).log_softmax(dim=1).masked_fill(impossible, NEG_INF)
+
+
+class TablePosterior(Posterior):
+    """The posterior of a table, which must be small: every state asks for all N^D numbers."""
+
+    def log_likelihoods(self, one_hot: Tensor) -> Tensor:
+        """See `Posterior.log_likelihoods`."""
         pmfs = self.target.class_pmfs.to(one_hot.device)
-        joint = (self.target.class_weights.to(one_hot.device)[:, None] * pmfs.flatten(1)).reshape(pmfs.shape)
         factors = one_hot[..., :-1] + one_hot[..., -1:]
-        mass = torch.tensordot(factors[:, -1], joint, dims=([1], [joint.ndim - 1]))  # (B, K, N, ..., N)
+        mass = torch.tensordot(factors[:, -1], pmfs, dims=([1], [pmfs.ndim - 1]))  # (B, K, N, ..., N)
         for i in range(self.num_dims - 2, -1, -1):
             mass = (mass * factors[:, i].reshape(len(mass), *[1] * (mass.ndim - 2), -1)).sum(dim=-1)
-        total = mass.sum(dim=1, keepdim=True)
-        return (mass.log() - total.log()).masked_fill(total == 0, NEG_INF)
+        return _log(mass)
+
+
+class BernoulliPosterior(Posterior):
+    """The posterior of a mixture of product Bernoullis, in any dimension."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Posterior.__call__`; two matrix products in place of a product over all coordinates."""
+        log_joint = self.target.log_likelihood(tokens.cpu()).unflatten(1, self.target.component_weights.shape)
+        log_p = (log_joint + self.target.component_weights.log()).logsumexp(dim=2)
+        return self._normalized(log_p).to(tokens.device)
+
+    def log_likelihoods(self, one_hot: Tensor) -> Tensor:
+        """See `Posterior.log_likelihoods`."""
+        p = self.target.component_probabilities(None).to(one_hot.device)  # (K * C, D)
+        off, on, mask = (row[:, None] for row in one_hot.unbind(dim=2))
+        log_joint = _log(off * (1 - p) + on * p + mask).sum(dim=2).unflatten(1, self.target.component_weights.shape)
+        log_joint = log_joint + self.target.component_weights.to(one_hot.device).log()
+        top = log_joint.detach().amax(dim=2, keepdim=True).nan_to_num(neginf=0.0)
+        return top[..., 0] + _log((log_joint - top).exp().sum(dim=2))
+
+
+class HiddenMarkovPosterior(Posterior):
+    """The posterior of a mixture of hidden Markov models, by the forward recursion."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Posterior.__call__`."""
+        return self._normalized(self.target.log_class_probs(tokens.cpu())).to(tokens.device)
+
+    def log_likelihoods(self, one_hot: Tensor) -> Tensor:
+        """See `Posterior.log_likelihoods`."""
+        laws = (self.target.emission, self.target.initial, self.target.transition)
+        emission, initial, transition = (law.to(one_hot.device) for law in laws)
+        seen = torch.einsum("bdn,ksn->dbks", one_hot[..., :-1], emission) + one_hot[..., -1].T[..., None, None]
+        law = initial.expand(len(one_hot), -1, -1)
+        log_p = torch.zeros(law.shape[:2], dtype=law.dtype, device=law.device)
+        for i in range(self.num_dims):
+            if i:
+                law = torch.einsum("bks,kst->bkt", law, transition)
+            law = law * seen[i]
+            total = law.sum(dim=2)
+            log_p = log_p + _log(total)
+            law = law / total.masked_fill(total == 0, 1.0)[..., None]
+        return log_p
+
+
+def _log(x: Tensor) -> Tensor:
+    """log x, with no gradient where x is 0: an impossible class stays so, whatever a masked coordinate becomes."""
+    return torch.where(x > 0, x, 1.0).log().masked_fill(x == 0, NEG_INF)
+
+
+POSTERIORS: dict[type, type[Posterior]] = {
+    TableMixture: TablePosterior,
+    BernoulliMixture: BernoulliPosterior,
+    HiddenMarkovMixture: HiddenMarkovPosterior,
+}
+
+
+def posterior_of(target: Any) -> Posterior:
+    """The exact posterior of the class of a target.
+
+    Raises:
+        UserError: a target that none is known for.
+    """
+    for kind, posterior in POSTERIORS.items():
+        if isinstance(target, kind):
+            return posterior(target)
+    raise UserError(
+        f"no exact posterior of the class is known for a {type(target).__name__}: give a trained classifier"
+    )

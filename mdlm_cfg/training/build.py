@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import make
 from mdlm_cfg.support.schema import TrainSchema, plain
@@ -58,7 +59,7 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
         partial(build_optimizer, settings=config.optimizer, trusted=trusted),
         annealing=Annealing(config.warmup_steps, config.final_lr),
         num_draws=config.num_draws,
-        kind=config.guidance,
+        kind=config.guidance if isinstance(config.guidance, str) and config.guidance in KINDS else "rate",
         seed=config.seed,
         is_compiled=config.compile,
         record=record,

@@ -98,6 +98,29 @@ def weighted_cross_entropy(log_probs: Tensor, x: Tensor, tokens: Tensor, counts:
     return cross_entropy * (x.shape[1] / counts.to(cross_entropy))
 
 
+def class_cross_entropy(
+    classify: Callable[[Tensor], Tensor],
+    x: Tensor,
+    classes: Tensor,
+    mask_id: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """-log q(class | x_U) of one partial state of every sample, m of whose coordinates are masked, m uniform on 0..D.
+
+    Args:
+        classify: one-hot rows (B, D, N + 1), the mask last, to log-probabilities (B, K).
+        x: clean data, int64 (B, D). classes: int64 (B,), values 0..K-1. mask_id: N.
+        generator: of the masks, on the device of `x`.
+
+    Returns:
+        (B,), in nats.
+    """
+    counts = stratified_counts(len(x), x.shape[1] + 1, generator).to(x.device) - 1
+    tokens = mask_uniform(x, counts, mask_id, generator)
+    log_probs = classify(one_hot_of(tokens, mask_id + 1))
+    return -log_probs.gather(1, classes[:, None])[:, 0]
+
+
 def paired_nelbo(
     net: Net, x: Tensor, classes: Tensor, mask_id: int, null_class: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mdlm_cfg.nets.wrapper import has_class_head
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.elbo import Net, averaged_objective, drop_labels, nelbo, paired_nelbo, pooled_nelbo, smoothed
+from mdlm_cfg.training.elbo import (
+    Net,
+    averaged_objective,
+    class_cross_entropy,
+    drop_labels,
+    nelbo,
+    paired_nelbo,
+    pooled_nelbo,
+    smoothed,
+)
 from mdlm_cfg.training.tilting import check_tilts, tilted, tilted_rows
 
 MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
@@ -188,6 +198,48 @@ class Sampled(Objective):
             return self.weigh(conditional.mean(), null.mean())
         labels = drop_labels(classes, k, self.label_dropout, generator)
         return {"loss": nelbo(self.smooth(net), x, labels, n, generator).mean()}
+
+
+class Classifying(Sampled):
+    """`Sampled`, and beside it the cross entropy of the class given the partial state, for classifier guidance.
+
+    The states have m masked coordinates, m uniform on 0..D: an exact rule asks about finished states too.
+    Its least value is the mean entropy of p(class | x_U) over them, and only the exact posterior reaches it.
+
+    Args:
+        label_dropout, label_smoothing, paired: see `Sampled`.
+        class_weight: of the cross entropy beside the NELBO, both in nats per sample.
+
+    Raises:
+        UserError: a weight that is not above 0.
+    """
+
+    def __init__(
+        self,
+        label_dropout: float = 0.33,
+        label_smoothing: float = 0.0,
+        paired: bool = True,
+        class_weight: float = 1.0,
+    ) -> None:
+        super().__init__(label_dropout, label_smoothing, paired)
+        if not 0 < class_weight < float("inf"):
+            raise UserError(f"objective.class_weight = {class_weight} must be above 0 and finite")
+        self.class_weight = class_weight
+
+    def prepare(self, net: nn.Module) -> None:
+        """Refuse a network without a class head."""
+        if not has_class_head(net):
+            raise UserError("objective=classifier needs a network that has a class head: give net.class_head=true")
+
+    def num_rows(self, batch_size: int) -> int:
+        """See `Objective.num_rows`."""
+        return super().num_rows(batch_size) + batch_size
+
+    def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
+        """See `Objective.loss`; "class" is the cross entropy of the class."""
+        losses = super().loss(net, x, classes, generator)
+        cost = class_cross_entropy(net.class_log_probs, x, classes, _shape(net)[0], generator).mean()  # type: ignore[arg-type]
+        return losses | {"loss": losses["loss"] + self.class_weight * cost, "class": cost}
 
 
 def _shape(net: nn.Module) -> tuple[int, int, int]:

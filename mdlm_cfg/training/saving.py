@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,15 @@ from mdlm_cfg.training.runs import BEST, LAST
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
 WAITING = b"\ninterrupted: this step or validation is finished first; once more stops at once, and saves nothing\n"
+
+
+def check_saving(minutes: float | None, keep_steps: Sequence[int]) -> None:
+    """Raise UserError for minutes that are not above 0, and for steps that are no whole numbers of at least 1."""
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
+    for step in keep_steps:
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            raise UserError(f"keep_steps holds {step!r}: give whole numbers of at least 1, such as keep_steps=[100]")
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -82,17 +92,18 @@ class Checkpoints(Checkpoint):
     Args:
         folder: of the two.
         minutes: of training between two checkpoints within an epoch; None saves at the ends of epochs alone.
+        keep_steps: optimiser steps after which a checkpoint is kept beside these two, as step_STEPS.ckpt.
 
     Raises:
-        UserError: minutes that are not above 0.
+        UserError: minutes that are not above 0, or steps that are no whole numbers of at least 1.
     """
 
-    def __init__(self, folder: str | Path, minutes: float | None = MINUTES) -> None:
-        if minutes is not None and not minutes > 0:
-            raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
+    def __init__(self, folder: str | Path, minutes: float | None = MINUTES, keep_steps: Sequence[int] = ()) -> None:
+        check_saving(minutes, keep_steps)
         self.last = Path(folder, LAST)
         self.best = Path(folder, BEST)
         self.minutes = minutes
+        self._keep_steps = set(keep_steps)
         self.has_saved = False
         self._lowest = math.inf
         self._saved = 0.0
@@ -127,6 +138,7 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
         if self._is_due(trainer):
             self._save(trainer, pl_module)
+        self._keep_step(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A batch that is at hand has not begun: Lightning would count it as done in the steps that are logged."""
@@ -141,6 +153,7 @@ class Checkpoints(Checkpoint):
             self._lowest = nelbo
             self._save(trainer, pl_module, self.best)
         self._save(trainer, pl_module)
+        self._keep_step(trainer, pl_module)
         if self._interrupts.pending:
             raise KeyboardInterrupt
 
@@ -172,6 +185,12 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return is_due
         return trainer.global_step % ASKED_EVERY == 0 and bool(trainer.strategy.broadcast(is_due))
+
+    def _keep_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep a checkpoint where one was asked for after so many steps."""
+        if trainer.global_step in self._keep_steps:
+            self._keep_steps.discard(trainer.global_step)
+            self._save(trainer, pl_module, self.last.with_name(f"step_{trainer.global_step}.ckpt"))
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, path: Path | None = None) -> None:
         """Save last.ckpt, or another, and what was logged until then."""

@@ -112,8 +112,8 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", names("objective"))
 def test_objective(name: str) -> None:
-    module = build_module(composed(f"objective={name}"), described((3,)))
-    assert type(module.objective).__name__ == name.title()
+    module = build_module(composed(f"objective={name}", "net.class_head=true"), described((3,)))
+    assert type(module.objective).__name__ == {"classifier": "Classifying"}.get(name, name.title())
 
 
 @pytest.mark.parametrize("name", names("optimizer"))

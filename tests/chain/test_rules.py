@@ -228,6 +228,8 @@ def test_auto_guidance_by_itself_is_no_guidance_and_none_without_a_joint() -> No
     assert float((terminal_law(EXACT, guidance, 1) - expected).abs().max()) < 1e-12
     with pytest.raises(UserError):
         tilted_law(TARGET, guidance, 1)  # the weak one belongs to no joint
+    assert not guidance.has_tilted and not Tempered(0.5, Auto(WEAK)).has_tilted_law
+    assert Guidance(2.0, rule=Auto(SMOOTHED)).has_tilted
     assert float(tilted_weights(EXACT, guidance, 1).law.sum()) == pytest.approx(1)  # averaged over orders
     with pytest.raises(UserError):
         terminal_law(EXACT, Guidance(1.0, rule=Auto(random_target(3, 3).denoiser())), 1)
@@ -339,4 +341,5 @@ def test_rules_tell_guidances_apart() -> None:
         Plan((Guidance(1.0, rule=Auto(WEAK)), Guidance(1.0, rule=Auto(SMOOTHED))), Sampler())  # one name
     assert Guidance(1.0, rule=Auto(WEAK)) == Guidance(1.0, rule=Auto(WEAK)) != Guidance(1.0)
     assert Guidance(1.0).key(D) == ("rate", "1") and Guidance(1.0).label == "1"
+    assert [Guidance(1.0, rule=Negative(k)).rows(D) for k in range(K)] == [2] * K
     assert [Guidance(1.0, rule=rule).rows(D) for rule in RULES.values()] == [2, 2, 3, 1, 2, 1, 1, D + 2, D + 2]

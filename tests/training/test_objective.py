@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import TableMixture
+from mdlm_cfg import Guidance, TableMixture, terminal_law
+from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
-from mdlm_cfg.nets import GridTransformer
+from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.nets import GridTransformer, NetClassifier
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets import toys
+from mdlm_cfg.targets.posterior import TablePosterior
 from mdlm_cfg.training.elbo import (
     AveragedObjective,
     all_marginals,
+    class_cross_entropy,
     drop_labels,
     exactly,
     nelbo,
@@ -25,7 +31,7 @@ from mdlm_cfg.training.elbo import (
     pooled_nelbo,
     smoothed,
 )
-from mdlm_cfg.training.objectives import Averaged, Objective, Pooled, Sampled
+from mdlm_cfg.training.objectives import Averaged, Classifying, Objective, Pooled, Sampled
 
 
 def test_the_exact_denoiser_reaches_the_entropy():
@@ -309,3 +315,84 @@ def test_too_many_evaluations_are_refused():
 def test_a_conditional_that_is_not_trained_is_warned_of(share):
     with pytest.warns(UserWarning, match="guidance needs both"):
         Objective(label_dropout=share)
+
+
+def class_entropy(target: TableMixture, classify) -> float:
+    """The mean of -log q(z | x_U) over m uniform on 0..D, all subsets of that size, and (x, z), by sums."""
+    n, d = target.num_tokens, target.num_dims
+    total = 0.0
+    for known in product((False, True), repeat=d):
+        weight = 1 / ((d + 1) * math.comb(d, sum(known)))
+        for x in product(range(n), repeat=d):
+            state = torch.tensor([[v if here else n for v, here in zip(x, known)]])
+            log_q = classify(torch.nn.functional.one_hot(state, n + 1).float())[0]
+            joint = [float(a * pmf[x]) for a, pmf in zip(target.class_weights, target.class_pmfs)]
+            total -= weight * sum(mass * float(log) for mass, log in zip(joint, log_q) if mass)
+    return total
+
+
+def random_classifier(n: int, d: int, k: int, seed: int):
+    weight = torch.randn(k, d, n + 1, generator=torch.Generator().manual_seed(seed))
+    return lambda one_hot: torch.einsum("bdn,kdn->bk", one_hot, weight).log_softmax(-1)
+
+
+def test_the_cross_entropy_of_the_class_is_unbiased_and_least_at_the_exact_posterior():
+    target = random_target(3, 2, k=3, seed=4)
+    generator = torch.Generator().manual_seed(0)
+    x, classes = target.sample(40_000, generator)
+    exact = TablePosterior(target)
+    posterior = lambda one_hot: exact.of_one_hot(one_hot.double())  # noqa: E731
+    least = class_entropy(target, posterior)
+    for seed, classify in enumerate((posterior, *(random_classifier(3, 2, 3, seed) for seed in range(3)))):
+        draws = class_cross_entropy(classify, x, classes, 3, generator)
+        expected = class_entropy(target, classify)
+        assert abs(float(draws.mean()) - expected) < 4 * float(draws.std()) / len(x) ** 0.5
+        assert expected > least + 1e-3 or seed == 0
+
+
+def test_classifying_adds_the_class_to_the_sampled_objective():
+    net = GridTransformer(3, (2,), 3, width=16, depth=1, num_heads=2, class_head=True)
+    target = random_target(3, 2, k=3, seed=4)
+    x, classes = target.sample(64, torch.Generator().manual_seed(1))
+    losses = [
+        objective.loss(net, x, classes, torch.Generator().manual_seed(2))
+        for objective in (Sampled(0.3), Classifying(0.3, class_weight=2.0))
+    ]
+    assert (losses[1]["loss"] - losses[0]["loss"]).item() == pytest.approx(2 * losses[1]["class"].item(), abs=1e-5)
+    losses[1]["loss"].backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.class_out.parameters())
+    with pytest.raises(UserError):
+        Classifying().prepare(GridTransformer(3, (2,), 3, width=16, depth=1, num_heads=2))
+    for weight in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UserError):
+            Classifying(class_weight=weight)
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_is_the_exact_posterior_within_its_training_error():
+    """Trained by the objective of train.py on a table: its cross entropy is near H(z | x_U), its guidance near CFG."""
+    target = random_target(2, 3, k=3, seed=6)
+    torch.manual_seed(0)
+    net = GridTransformer(2, (3,), 3, patch_size=3, width=32, depth=2, num_heads=1, class_head=True)
+    objective = Classifying()
+    objective.prepare(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        x, classes = target.sample(512, generator, stratified=True)
+        optimizer.zero_grad()
+        objective.loss(net, x, classes, generator)["loss"].backward()
+        optimizer.step()
+        schedule.step()
+    classifier = NetClassifier(net)
+    exact = TablePosterior(target)
+    states = torch.tensor(list(product(range(3), repeat=3)))
+    assert float((classifier(states).exp() - exact(states).exp()).abs().max()) < 0.06
+    least = class_entropy(target, lambda one_hot: exact.of_one_hot(one_hot.double()))
+    with torch.no_grad():
+        excess = class_entropy(target, classifier.of_one_hot) - least
+    assert -1e-6 < excess < 2e-3
+    denoiser = target.denoiser()
+    laws = [terminal_law(denoiser, Guidance(2.0, rule=rule), 1) for rule in (ByClassifier(classifier), CFG())]
+    assert total_variation(*laws) < 0.05

@@ -1,0 +1,96 @@
+"""The exact posterior of the class of every sort of target, against sums over its table."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from helpers import bernoulli_mixture, random_target
+from test_hmm import random_hmm
+from torch import Tensor
+
+from mdlm_cfg import Guidance, UserError, terminal_law
+from mdlm_cfg.chain.classifier_rule import ByClassifier
+from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.posterior import posterior_of
+from mdlm_cfg.targets.table import TableMixture
+
+SURE = torch.tensor([[[0.0, 0.3, 1.0], [0.5, 0.2, 1.0]], [[1.0, 0.6, 0.0], [0.1, 0.0, 0.7]]], dtype=torch.float64)
+HALVES = torch.full((2, 2), 0.5)
+TARGETS: dict[str, tuple[Any, TableMixture]] = {}
+for name, target, table in (
+    ("table", random_target(3, 3, 3, seed=1), random_target(3, 3, 3, seed=1)),
+    ("table with zeros", random_target(3, 3, 3, seed=2, zeros=0.4), random_target(3, 3, 3, seed=2, zeros=0.4)),
+    ("bernoulli", bernoulli_mixture(4), bernoulli_mixture(4).to_table()),
+    ("bernoulli with zeros", *(BernoulliMixture(SURE, HALVES, HALVES[0]),) * 2),
+    ("hmm", random_hmm(), random_hmm().table()),
+    ("hmm with zeros", random_hmm(seed=3, zeros=0.5), random_hmm(seed=3, zeros=0.5).table()),
+):
+    TARGETS[name] = (target, table.to_table() if isinstance(table, BernoulliMixture) else table)
+
+
+def states_of(target: Any) -> Tensor:
+    return torch.tensor(list(product(range(target.num_tokens + 1), repeat=target.num_dims)))
+
+
+def by_sums(table: TableMixture, state: list[int]) -> Tensor:
+    """p(k | x_U) by indexing the table; 0 everywhere where the state is impossible."""
+    index = tuple(slice(None) if v == table.num_tokens else v for v in state)
+    mass = torch.stack([a * pmf[index].sum() for a, pmf in zip(table.class_weights, table.class_pmfs)])
+    return mass / mass.sum() if mass.sum() else mass
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_posterior_is_a_ratio_of_sums(name: str) -> None:
+    target, table = TARGETS[name]
+    states = states_of(target)
+    expected = torch.stack([by_sums(table, state) for state in states.tolist()])
+    posterior = posterior_of(target)
+    assert float((posterior(states).exp() - expected).abs().max()) < 1e-12
+    one_hot = torch.nn.functional.one_hot(states, target.num_tokens + 1).double()
+    assert float((posterior.of_one_hot(one_hot).exp() - expected).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_slope_is_the_difference_of_the_conditionals(name: str) -> None:
+    """d log p(z | e) / d e_{i,v} = p(v | x, z) - p(v | x) at a masked coordinate, by the multilinear extension."""
+    target, table = TARGETS[name]
+    n = target.num_tokens
+    possible = table.denoiser()
+    states = states_of(target)
+    rule = ByClassifier(posterior_of(target), taylor=True)
+    for z in range(target.num_classes):
+        of_class = torch.tensor([bool(by_sums(table, state)[z] > 0) for state in states.tolist()])
+        here = states[of_class]
+        classes = torch.full((len(here),), z)
+        difference = possible(here, classes).exp() - possible(here, None).exp()
+        expected = torch.where((here == n)[..., None], difference, 0.0)
+        assert float((rule._expanded(possible, here, z) - expected).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "hmm"])
+def test_guidance_by_the_posterior_of_a_mixture_is_cfg(name: str) -> None:
+    target, _ = TARGETS[name]
+    rule = ByClassifier(posterior_of(target))
+    laws = [terminal_law(target.denoiser(), Guidance(1.5, rule=one), 1) for one in (rule, CFG())]
+    assert float((laws[0] - laws[1]).abs().max()) < 1e-12
+
+
+def test_many_states_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = TARGETS["bernoulli"]
+    states = states_of(target)
+    guidance = Guidance(2.0, rule=ByClassifier(posterior_of(target)))
+    whole = guidance.log_rates(target.denoiser(), states, 0)
+    monkeypatch.setattr("mdlm_cfg.chain.classifier_rule.MAX_NUMBERS", 100)
+    assert torch.equal(guidance.log_rates(target.denoiser(), states, 0), whole)
+
+
+def test_what_has_no_posterior_or_another_space_is_refused() -> None:
+    with pytest.raises(UserError):
+        posterior_of(object())
+    rule = ByClassifier(posterior_of(random_target(3, 2, 3)))
+    with pytest.raises(UserError):
+        rule.check(random_target(2, 3, 3).denoiser(), 0)
