@@ -30,6 +30,7 @@ from mdlm_cfg.app.build import (
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_folder, write_config
+from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.overrides import as_typed, given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import with_absolute_paths
@@ -126,9 +127,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
         with made.taken_back(NotBegun), _wandb_finished(loggers):
             numbers, path = _fit(trainer, module, data, before, saving)
             if study is not None:
-                run = load_run(trainer.strategy.broadcast(path), config.batch_size, trusted)
-                for one in (run.net, guides):
-                    one.to(trainer.strategy.root_device)
+                run = _trained(trainer, path, config, guides)
                 shown = {"command": _command("train.py", overrides), **_describe(run), **guides.described}
                 report = _report(folder / "report", data, study, shown, numbers)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
@@ -140,6 +139,14 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
     if before is not None:
         finish_the_same(run_folder_of(before), plain(config))
     return _outcome(written, numbers, module.val_nelbo)
+
+
+def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) -> LoadedRun:
+    """The run that the first process saved, whose network and guides are moved to where it was trained."""
+    run = load_run(trainer.strategy.broadcast(path), config.batch_size, names_in(plain(config)))
+    run.net.to(trainer.strategy.root_device)
+    guides.to(trainer.strategy.root_device)
+    return run
 
 
 def _study_after_training(
