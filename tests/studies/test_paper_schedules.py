@@ -11,13 +11,15 @@ from helpers import random_target
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.reports.paper_report import paper_sections
 from mdlm_cfg.studies.evaluation import evaluate_table
 from mdlm_cfg.studies.paper import normalized, schedules
 from mdlm_cfg.studies.paper.claims import PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
+from mdlm_cfg.studies.paper.study import Paper
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.targets import toys
+from mdlm_cfg.targets.data import KnownData
 
 EARLY = "2507_08965_early"
 LATE = "2507_08965_late"
@@ -114,7 +116,9 @@ def test_learned_values_are_the_networks_own(name: str) -> None:
         NORMALIZED: Sampler("tau_leaping", 16).law(other.denoiser(), Guidance(2.0, "normalized"), 0),
     }[name]
     assert row[3] == f"{total_variation(tilted, law):.4f}"
-    assert "arXiv 2507.08965" in paper_sections(name, beside)[0].text
+    block = run(Paper(name), Case.of(KnownData(target, "random"), other.denoiser(), PLAN)).main
+    assert "arXiv 2507.08965" in block.text
+    assert [row.learned for row in block.rows] == [claim.learned for claim in beside.claims]
 
 
 def test_what_they_are_not_about_is_refused() -> None:
