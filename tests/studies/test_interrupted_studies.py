@@ -57,7 +57,7 @@ PIXELS = bernoulli_mixture(9)
 TABLE = random_target(2, 3, seed=2)
 EVERY = Plan(PLAN.guidances, PLAN.sampler, PLAN.num_samples, PLAN.seed)
 STUDIES: dict[str, tuple[Study, Any, tuple[int, ...], Plan, int]] = {  # and how many pieces are kept
-    "table": (TableReport(), TABLE, (3,), PLAN, 3 * 2 + 1),
+    "table": (TableReport(), TABLE, (3,), PLAN, 3 * 2 + 2 + 2 * 2),
     "mixture": (Mixtures(), PIXELS, (3, 3), PLAN, 2 + 2 + 4 * 2),
     "sequences": (Sequences(num_test=20, num_draws=1), HMM, (4,), PLAN, 3 * 2 + 2 * 2 * 4),
     "inpainting": (Inpainting(num_free=3), PIXELS, (3, 3), PLAN, 2 + 1 + 2),
@@ -78,7 +78,7 @@ def stopped_after(pieces: int, kept: Cache) -> Callable[[object, Callable[[], An
 
     def keep(key: object, make: Callable[[], Any]) -> Any:
         def counted() -> Any:
-            if len(made) == pieces:
+            if len(made) >= pieces:  # a piece that needs another makes two
                 raise Stop
             value = make()  # it may need another piece
             made.append(key)
