@@ -21,17 +21,20 @@ MOST_PARTIAL_STATES = 2**30  # (N+1)^D whose exact law a table is there for: 8 G
 
 
 class TargetData(DiffusionData):
-    """Independent fresh samples of a distribution that is known exactly.
+    """Fresh samples of a distribution that is known exactly.
 
     Args:
         target: the distribution; None: a subclass makes it in `_build`.
         name: what to call it; of a path, the name of its file.
         grid_shape: of the coordinates, for the network; default (D,).
         steps_per_epoch: training steps that make an epoch.
+        stratified: whether a training batch has every state as often as its probability says, up to rounding: a
+            conditional estimated from a batch then has hardly any sampling error. Tables only.
         loading: see `Loading`; the defaults are larger for a table, which costs little to draw from.
 
     Raises:
-        UserError: a count below 1, a grid that does not have D cells, or a table too large for exact laws.
+        UserError: a count below 1, a grid that does not have D cells, a table too large for exact laws, or stratified
+            batches of what is not a table.
     """
 
     def __init__(
@@ -40,13 +43,19 @@ class TargetData(DiffusionData):
         name: str,
         grid_shape: Sequence[int] | None = None,
         steps_per_epoch: int = 100,
+        stratified: bool = False,
         **loading: Any,
     ) -> None:
+        if stratified and target is not None and not isinstance(target, TableMixture):
+            raise UserError(
+                f"data.stratified=true needs a table, and the target is a {type(target).__name__}: leave it out"
+            )
         defaults = FROM_TABLE if target is None or isinstance(target, TableMixture) else FROM_MODEL
         super().__init__(Loading(**(defaults | loading)))
         check_positive(steps_per_epoch=steps_per_epoch, num_test=self.num_test)
         self.name = short_name(name) if "/" in name or name.endswith(".npz") else name
         self.steps_per_epoch = steps_per_epoch
+        self.stratified = stratified
         self._given = target
         self._shape = None if grid_shape is None else tuple(grid_shape)
         if target is not None:
@@ -81,6 +90,8 @@ class TargetData(DiffusionData):
             yield self._batch(self.target, generator)
 
     def _batch(self, target: Target, generator: torch.Generator) -> Batch:
+        if self.stratified and isinstance(target, TableMixture):
+            return target.sample(self.batch_size, generator, stratified=True)
         return target.sample(self.batch_size, generator)
 
 
@@ -110,7 +121,7 @@ class TinyMnistData(TargetData):
     ) -> None:
         check_positive(height=height, width=width)
         name = f"tiny_{short_name(dataset)}_{height}x{width}"
-        super().__init__(None, name, (height, width), steps_per_epoch, **loading)
+        super().__init__(None, name, (height, width), steps_per_epoch, stratified=True, **loading)
         check_size(2, height * width)
         self.height = height
         self.width = width
@@ -126,11 +137,6 @@ class TinyMnistData(TargetData):
         images = load_images(self.dataset, self.root)
         pmfs, weights = tiny_mnist_pmfs(images.train, images.train_labels, self.height, self.width, self.threshold)
         return TableMixture(pmfs, weights, class_names=images.class_names)
-
-    def _batch(self, target: Target, generator: torch.Generator) -> Batch:
-        if not isinstance(target, TableMixture):
-            raise TypeError(f"states are counted into a table, not into a {type(target).__name__}")
-        return target.sample(self.batch_size, generator, stratified=True)
 
 
 def check_size(num_tokens: int, num_dims: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from harness import ready
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.data import TargetData, TinyMnistData
@@ -28,6 +29,18 @@ def test_tables_are_sampled_by_their_law() -> None:
     chi2 = float(((observed - expected)[keep] ** 2 / expected[keep]).sum())
     dof = int(keep.sum()) - 1
     assert chi2 < dof + 4 * (2 * dof) ** 0.5
+
+
+def test_a_stratified_batch_has_every_state_as_often_as_its_probability_says() -> None:
+    data = ready(table(batch_size=5000, steps_per_epoch=2, stratified=True))
+    expected = 5000 * (data.target.class_weights[:, None] * data.target.class_pmfs.flatten(1)).flatten()
+    batches = [torch.bincount(c * 256 + x[:, 0] * 16 + x[:, 1], minlength=512) for x, c in data.train_dataloader()]
+    assert all(float((counts - expected).abs().max()) <= 2 for counts in batches)
+    independent = ready(table(batch_size=5000, steps_per_epoch=1))
+    x, c = next(iter(independent.train_dataloader()))
+    assert float((torch.bincount(c * 256 + x[:, 0] * 16 + x[:, 1], minlength=512) - expected).abs().max()) > 2
+    with pytest.raises(UserError, match=r"data\.stratified"):
+        TargetData(motif_in_noise(num_dims=5), "motif", stratified=True)
 
 
 def test_tiny_mnist_is_counted_from_the_images(root: str) -> None:
