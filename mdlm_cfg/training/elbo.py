@@ -61,6 +61,21 @@ def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
     return torch.where((tokens == log_probs.shape[-1])[..., None], mixed, log_probs)
 
 
+def smoothed_targets(conditional: Tensor, null: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The null class mixed with a share of the uniform distribution, and the class with a share of that mixture.
+
+    p' = (1 - s) p + s / N and p_z' = (1 - s) p_z + s p'. Where the data have no probability the ratio p_z' / p',
+    which guidance amplifies, is s, and guidance does not go there. If both are mixed with the uniform distribution
+    (`smoothed`) the ratio is 1 there, and the network has to learn it from two numbers as small as s / N.
+
+    Args:
+        conditional: p(x_i = v | x_U, z), (B, D, N). null: p(x_i = v | x_U), likewise.
+        share: s, the label smoothing.
+    """
+    null = (1 - share) * null + share / null.shape[-1]
+    return (1 - share) * conditional + share * null, null
+
+
 def drop_labels(classes: Tensor, null_class: int, probability: float, generator: torch.Generator | None) -> Tensor:
     """The classes, each replaced by the null class with `probability`: int64 (B,), a new tensor."""
     drop = torch.rand(classes.shape, generator=generator, device=classes.device) < probability
@@ -140,6 +155,8 @@ def pooled_nelbo(
     null_class: int,
     rows: Tensor,
     generator: torch.Generator | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`nelbo` with the class and without it, on the same masks, each with the whole batch for its target.
 
@@ -155,6 +172,7 @@ def pooled_nelbo(
         classes: int64 (B,), values 0..K-1.
         mask_id: N. null_class: K.
         rows: the points that are masked, int64 (R,).
+        smoothing: of the targets (`smoothed_targets`).
 
     Returns:
         conditional and null, (R,) each, in nats per sample: draws of the NELBO where the rows are a random sample.
@@ -166,6 +184,8 @@ def pooled_nelbo(
     tokens = tokens.repeat(2, 1)
     with exactly(net, x.device) as ask:
         targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
+        if smoothing:
+            targets = torch.cat(smoothed_targets(*targets.chunk(2), smoothing))
         cost = cross_entropy_of(targets * (tokens == mask_id)[..., None], ask(tokens, labels))
         conditional, null = (cost * (x.shape[1] / counts.repeat(2).to(cost))).chunk(2)
     return conditional, null

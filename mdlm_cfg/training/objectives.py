@@ -166,7 +166,7 @@ class Pooled(Objective):
         """See `Objective.loss`."""
         n, _, k = _shape(net)
         rows, num_plain = tilted_rows(x, classes, n, k, self.tilts, min(self.rows, len(x)), generator)
-        conditional, null = pooled_nelbo(self.smooth(net), x, classes, n, k, rows, generator)
+        conditional, null = pooled_nelbo(net, x, classes, n, k, rows, generator, smoothing=self.label_smoothing)
         losses = {"loss": self.weigh(conditional.mean(), null.mean())["loss"]}
         if num_plain:  # of a random sample of the batch
             losses = self.weigh(conditional[:num_plain].mean(), null[:num_plain].mean()) | losses
