@@ -30,6 +30,7 @@ from mdlm_cfg.training.elbo import (
     pooled_conditionals,
     pooled_nelbo,
     smoothed,
+    smoothed_targets,
 )
 from mdlm_cfg.training.objectives import Averaged, Classifying, Objective, Pooled, Sampled
 
@@ -162,6 +163,41 @@ def test_smoothing_is_cross_entropy_with_smoothed_targets():
 def test_smoothing_leaves_copied_rows_alone():
     copied = torch.tensor([[[0.0, -math.inf]]])
     assert torch.equal(smoothed(copied, torch.tensor([[0]]), 0.1), copied)
+
+
+def test_the_class_is_smoothed_towards_the_null_class():
+    conditional = torch.tensor([[[0.5, 0.5, 0.0, 0.0]]], dtype=torch.float64)
+    null = torch.tensor([[[0.2, 0.1, 0.7, 0.0]]], dtype=torch.float64)
+    found, found_null = smoothed_targets(conditional, null, 0.1)
+    assert torch.allclose(found.sum(-1), torch.ones(1, 1).double())
+    assert torch.allclose(found_null, 0.9 * null + 0.1 / 4)
+    # what guidance amplifies: s wherever the class has no probability, also where the data have none
+    assert torch.allclose((found / found_null)[..., 2:], torch.tensor(0.1).double())
+    assert torch.allclose((found / found_null)[..., :2], 0.9 * conditional[..., :2] / found_null[..., :2] + 0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_pooled_targets_are_smoothed(share):
+    target = random_target(3, 2, k=2, seed=7, zeros=0.3)
+    x, classes = target.sample(300, torch.Generator().manual_seed(0))
+    logits = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def net(tokens, labels):
+        return logits[labels].log_softmax(-1)
+
+    rows = torch.arange(50)
+    found = pooled_nelbo(net, x, classes, 3, 2, rows, torch.Generator().manual_seed(2), smoothing=share)
+    counts = stratified_counts(50, 2, generator := torch.Generator().manual_seed(2))
+    tokens = mask_uniform(x[:50], counts, 3, generator)
+    batch = AveragedObjective(3, 2, 2).histogram(x, classes)
+    weights = batch.flatten(1).sum(dim=1)
+    exact = TableMixture(batch / weights.reshape(-1, 1, 1), weights).denoiser()
+    null = (1 - share) * exact(tokens, None).exp() + share / 3
+    conditional = (1 - share) * exact(tokens, classes[:50]).exp() + share * null
+    for labels, targets, costs in zip((classes[:50], torch.full((50,), 2)), (conditional, null), found):
+        each = -(targets * net(tokens, labels)).sum(-1)
+        expected = torch.where(tokens == 3, each, 0.0).sum(dim=1) * 2 / counts
+        assert torch.allclose(costs, expected, atol=1e-5)
 
 
 def test_marginals_are_those_of_the_lattice():
