@@ -185,7 +185,8 @@ def pooled_nelbo(
     with exactly(net, x.device) as ask:
         targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
         if smoothing:
-            targets = torch.cat(smoothed_targets(*targets.chunk(2), smoothing))
+            with_class, without = targets.chunk(2)
+            targets = torch.cat(smoothed_targets(with_class, without, smoothing))
         cost = cross_entropy_of(targets * (tokens == mask_id)[..., None], ask(tokens, labels))
         conditional, null = (cost * (x.shape[1] / counts.repeat(2).to(cost))).chunk(2)
     return conditional, null
