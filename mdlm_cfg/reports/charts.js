@@ -10,7 +10,7 @@ const charts = (() => {
   function add(parent, name, attributes = {}, text = "") {
     const node = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    if (text) node.textContent = text;
+    if (text !== "") node.textContent = text; // the number 0 is a text too
     parent.append(node);
     return node;
   }
@@ -167,7 +167,7 @@ const charts = (() => {
     });
   }
 
-  // values: n x n, the first coordinate to the right; ellipses: [{mean, covariance, dash}] at one standard deviation;
+  // values: n x n, the first coordinate to the right; ellipses: [{mean, eigenvalues, angle, dash}] at one standard deviation;
   // hover(value, k): the numbers of a cell; scale: {stops, ends}; labels: [{text, at}].
   function heat(svg, { values, n, colour, borders, ellipses, names, hover, scale, labels = [], description }) {
     const [left, bottom, top] = [0.11 * n, 0.22 * n, 0.01 * n];
@@ -182,12 +182,10 @@ const charts = (() => {
       add(map, "path", { d: border(inside, n), class: k ? "shared" : "support", "stroke-width": 0.012 * n,
         "stroke-dasharray": k ? `${0.012 * n} ${0.022 * n}` : "none" });
     });
-    for (const { mean, covariance: [[a, b], [, d]], dash } of ellipses) {
-      const [half, root] = [(a + d) / 2, Math.hypot((a - d) / 2, b)];
-      const angle = (-Math.atan2(2 * b, a - d) * 90) / Math.PI;
+    for (const { mean, eigenvalues, angle, dash } of ellipses) {
       add(map, "ellipse", {
-        rx: Math.sqrt(half + root), ry: Math.sqrt(Math.max(half - root, 0)), class: "ellipse", "stroke-width": 0.014 * n,
-        transform: `translate(${mean[0] + 0.5} ${n - mean[1] - 0.5}) rotate(${angle})`,
+        rx: Math.sqrt(eigenvalues[0]), ry: Math.sqrt(eigenvalues[1]), class: "ellipse", "stroke-width": 0.014 * n,
+        transform: `translate(${mean[0] + 0.5} ${n - mean[1] - 0.5}) rotate(${-angle})`,
         "stroke-dasharray": dash ? `${0.035 * n} ${0.025 * n}` : "none",
       });
     }

@@ -34,7 +34,7 @@ from mdlm_cfg.studies.findings import (
     View,
     col,
 )
-from mdlm_cfg.studies.panel import panel_of, panel_pieces
+from mdlm_cfg.studies.panel import PAIRS, panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 
 NOTHING = 1e-12  # what is smaller is rounding
@@ -42,7 +42,6 @@ SMALL = 0.1  # a learned distribution whose error is below this share of the gui
 MAX_PAIRED = 6  # coordinates up to which the marginals of every two are shown
 LIKELIEST = 6  # images of a distribution that are shown
 TITLES = {"class": "class", "tilted": "tilted", "exact": "exact guided", "learned": "learned", "samples": "samples"}
-PAIRS = (("exact", "class"), ("exact", "tilted"), ("learned", "exact"))
 W = "guidance strength, or a schedule by its name"
 READING = """\
 Guidance of strength w raises the probability of states that are more likely in this class than in the whole mixture: \
@@ -57,8 +56,8 @@ guided distribution is the error of the learned conditionals alone.
 A histogram of n samples is never at distance 0 from the distribution they are drawn from: the noise floor is the mean \
 distance of n exact samples."""
 PANEL = """\
-The slider changes the guidance strength (the arrow keys do so too). All numbers are computed from the distributions \
-themselves. Colour scales are the same for all w; in differences red is more and blue is less. Ellipses are at one \
+The slider changes the guidance strength (the arrow keys do so too). All numbers are exact: none is estimated from \
+samples. Colour scales are the same for all w; in differences red is more and blue is less. Ellipses are at one \
 standard deviation around the mean, the class's dashed. Guidance of kind "rate" changes when a coordinate is unmasked \
 and what it becomes; kind "normalized" changes only what it becomes."""
 

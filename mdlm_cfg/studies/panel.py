@@ -1,35 +1,39 @@
-"""What the interactive panel of a report shows: distributions over a range of strengths, for every class and kind."""
+"""What the interactive panel of a report shows: distributions over a range of strengths, for every class and kind.
+
+Every number of the panel is computed here; the page's script looks it up and draws it.
+"""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.compare.decay import waiting
-from mdlm_cfg.compare.geometry import Region, regions
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.geometry import Region, region_mass, regions
+from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Piece
 from mdlm_cfg.support.by_value import value_key
 
 MAX_STATES = 1024  # of a distribution that is shown: 32 x 32, or 1024 values in one dimension
-MAX_NUMBERS = 250_000  # probabilities of a panel
+MAX_NUMBERS = 250_000  # probabilities of a panel, beside which their differences stand
 MAX_LAWS = 400  # distributions of a panel; where all classes need more, it is of the plan's class alone
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # beside the plan's own
 TAUS = torch.logspace(-2, 1, 25, dtype=torch.float64)
 COST = 0.02  # of one distribution, beside a piece that samples
+PAIRS = (("exact", "class"), ("exact", "tilted"), ("learned", "exact"))  # which distributions are compared
+DIGITS = 8  # significant ones, of the numbers in the page
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,14 @@ class PanelLaw:
     laws: Mapping[str, Tensor]
     still_masked: Tensor | None
 
-    def tv(self, name: str) -> float | None:
-        """TV between the exact distribution and another; None if that is absent."""
-        return total_variation(self.laws["exact"], self.laws[name]) if name in self.laws else None
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Those of `PAIRS` whose two distributions are there."""
+        return [pair for pair in PAIRS if set(pair) <= set(self.laws)]
+
+    def tv(self, first: str, second: str) -> float:
+        """TV between two of the distributions."""
+        return total_variation(self.laws[first], self.laws[second])
 
 
 @dataclass(frozen=True)
@@ -84,17 +93,23 @@ class InteractivePanel:
         shown = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else plan.guidances[0]
         z = plan.classes[0] if plan.classes else 0
         slider = [law.guidance for law in self.at(z, self.kinds[0])]
+        arrays = Arrays()
         return {
             "dims": first.ndim,
             "n": first.shape[0],
             "value_names": self.value_names,
-            "classes": [self._class(k) for k in range(len(self.classes))],
+            "pairs": [list(pair) for pair in PAIRS],
+            "classes": [self._class(k, arrays) for k in range(len(self.classes))],
             "kinds": [str(kind) for kind in self.kinds],
             "strengths": list(self.strengths),
             "w": [None if guidance.is_schedule else guidance.one_strength for guidance in slider],
             "laws": {
-                f"{k}/{kind}": [_plain(law) for law in self.at(k, kind)] for k in self.classes for kind in self.kinds
+                f"{z}/{kind}": [_plain(law, parts, arrays) for law in self.at(z, kind)]
+                for z, parts in zip(self.classes, self.regions)
+                for kind in self.kinds
             },
+            "largest": {f"{z}/{kind}": _largest(self.at(z, kind)) for z in self.classes for kind in self.kinds},
+            "arrays": arrays.texts,
             "tau": TAUS.tolist(),
             "start": {
                 "class": z,
@@ -105,26 +120,47 @@ class InteractivePanel:
 
     def rows(self) -> list[dict[str, Any]]:
         """The distances behind the panel, for panel.csv: TV to the exact distribution."""
-        names = ("class", "tilted", "learned")
         return [
             {"class": law.target_class, **law.guidance.describe()}
-            | {f"tv_exact_{name}": law.tv(name) for name in names if law.tv(name) is not None}
+            | {f"tv_exact_{b if a == 'exact' else a}": law.tv(a, b) for a, b in law.pairs}
             for law in self.laws
         ]
 
-    def _class(self, k: int) -> dict[str, Any]:
-        region = torch.full(self.class_laws[k].shape, -1, dtype=torch.int8)
-        for place, part in enumerate(self.regions[k]):
+    def _class(self, k: int, arrays: Arrays) -> dict[str, Any]:
+        law = self.class_laws[k]
+        parts = self.regions[k]
+        region = torch.full(law.shape, -1, dtype=torch.int8)
+        for place, part in enumerate(parts):
             region[part.mask] = place
         return {
             "id": self.classes[k],
             "name": self.class_names[k],
-            "law": _float32(self.class_laws[k]),
+            "law": arrays.place_of(law),
+            "moments": _moments(law),
+            "masses": _masses(law, parts),
             "region": base64.b64encode(region.numpy().tobytes()).decode(),
             "regions": [
-                {"name": part.name, "shared": part.shared, "meaning": part.meaning} for part in self.regions[k]
+                {"name": part.name, "shared": part.shared, "meaning": part.meaning, "middle": _middle(part.mask)}
+                for part in parts
             ],
         }
+
+
+class Arrays:
+    """Distributions and differences as the page has them: float32 in base64, equal ones once."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    @property
+    def texts(self) -> list[str]:
+        """The arrays, in the order of their places."""
+        return list(self._places)
+
+    def place_of(self, values: Tensor) -> int:
+        """The place of an array among `texts`, where it is put if it is not there yet."""
+        text = base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
+        return self._places.setdefault(text, len(self._places))
 
 
 def panel_pieces(case: Case) -> Iterable[Piece]:
@@ -218,10 +254,54 @@ def _laws(case: Case, k: int, guidance: Guidance) -> dict[str, Any]:
     return {"laws": laws, "still_masked": still}
 
 
-def _plain(law: PanelLaw) -> dict[str, Any]:
-    still = None if law.still_masked is None else [float(f"{v:.6g}") for v in law.still_masked.tolist()]
-    return {"laws": {name: _float32(p) for name, p in law.laws.items() if name != "class"}, "still_masked": still}
+def _plain(law: PanelLaw, parts: Sequence[Region], arrays: Arrays) -> dict[str, Any]:
+    """Everything that the page says of one class at one guidance; of the class's own distribution, `_class` does."""
+    others = {name: p for name, p in law.laws.items() if name != "class"}
+    return {
+        "laws": {name: arrays.place_of(p) for name, p in others.items()},
+        "differences": {f"{a}-{b}": arrays.place_of(law.laws[a] - law.laws[b]) for a, b in law.pairs},
+        "tv": {f"{a}-{b}": _rounded(law.tv(a, b)) for a, b in law.pairs},
+        "moments": {name: _moments(p) for name, p in others.items()},
+        "masses": {name: _masses(p, parts) for name, p in others.items()},
+        "still_masked": None if law.still_masked is None else [_rounded(v) for v in law.still_masked.tolist()],
+    }
 
 
-def _float32(values: ArrayLike) -> str:
-    return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+def _largest(laws: Sequence[PanelLaw]) -> dict[str, float]:
+    """The largest value of every distribution and of every difference over all strengths: where its scale ends."""
+    found: dict[str, float] = {}
+    for law in laws:
+        shown = dict(law.laws) | {f"{a}-{b}": law.laws[a] - law.laws[b] for a, b in law.pairs}
+        for name, values in shown.items():
+            found[name] = max(found.get(name, 0.0), _rounded(float(values.abs().max())))
+    return found
+
+
+def _moments(law: Tensor) -> dict[str, Any]:
+    """Mean, eigenvalues of the covariance, descending, and in two dimensions the angle of the first axis (degrees)."""
+    mean, covariance = mean_and_covariance(law)
+    eigenvalues, axes = torch.linalg.eigh(covariance)
+    found: dict[str, Any] = {
+        "mean": [_rounded(v) for v in mean.tolist()],
+        "eigenvalues": [_rounded(max(v, 0.0)) for v in eigenvalues.flip(0).tolist()],
+    }
+    if law.ndim == 2:
+        first = axes[:, -1]
+        found["angle"] = _rounded(math.degrees(math.atan2(float(first[1]), float(first[0]))))
+    return found
+
+
+def _masses(law: Tensor, parts: Sequence[Region]) -> list[float]:
+    return [_rounded(region_mass(law, part)[0]) for part in parts]
+
+
+def _middle(mask: Tensor) -> list[int]:
+    """The state of a region that is nearest to the mean of its states: where its name is written."""
+    states = mask.nonzero()
+    away = (states - states.double().mean(0)).square().sum(1)
+    place: list[int] = states[away.argmin()].tolist()
+    return place
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

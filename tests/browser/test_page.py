@@ -154,12 +154,12 @@ def test_the_panel_says_what_report_json_says(name: str, opened: Opened, pages: 
     for row in found["distances"]:
         move_to(page, row["w"])
         for law, key in (("class", "class_exact"), ("tilted", "tilted_exact"), ("learned", "exact_learned")):
-            assert number(page, "TV to exact guided", law) == [pytest.approx(row[f"tv_{key}"], abs=2e-6)]
+            assert number(page, "TV to exact guided", law) == [pytest.approx(row[f"tv_{key}"], rel=1e-6, abs=1e-12)]
         for law in ("class", "exact", "learned", "tilted"):
             own = moments[row["w"], law]
-            assert number(page, "mean", law) == pytest.approx(own["mean"], rel=1e-5)
+            assert number(page, "mean", law) == pytest.approx(own["mean"], rel=1e-7)
             title = "variance" if name == "1d" else "eigenvalues of the covariance"
-            assert number(page, title, law) == pytest.approx(own["eigenvalues"], rel=1e-4)
+            assert number(page, title, law) == pytest.approx(own["eigenvalues"], rel=1e-6)
         said = page.locator("figure[data-figure=regions] svg").get_attribute("aria-label")
         masses = [one for one in found["geometry"] if (one["w"], one["law"]) == (row["w"], "exact")]
         for one in masses:
@@ -178,7 +178,7 @@ def test_other_classes_and_kinds_are_those_of_the_library(opened: Opened) -> Non
     learned = terminal_law(network(target), guidance, 0)
     for law, other in (("class", target.class_pmf(0)), ("tilted", tilted_law(target, 5.0, 0)), ("learned", learned)):
         expected = 0.5 * float((exact - other).abs().sum())
-        assert number(page, "TV to exact guided", law) == [pytest.approx(expected, abs=2e-6)]
+        assert number(page, "TV to exact guided", law) == [pytest.approx(expected, rel=1e-6, abs=1e-12)]
     assert "class first <b>, kind normalized, w = 5" in page.locator(".panel [aria-live]").text_content()
 
 
@@ -188,7 +188,7 @@ def test_the_decay_is_the_chains(opened: Opened) -> None:
     data = json.loads(page.locator(".panel script").text_content())
     for k, w in enumerate(data["w"]):
         expected = log_still_masked(target.denoiser(), Guidance(w), 0, data["tau"]).exp()
-        assert data["laws"]["0/rate"][k]["still_masked"] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert data["laws"]["0/rate"][k]["still_masked"] == pytest.approx(expected.tolist(), rel=1e-7)
 
 
 @pytest.mark.parametrize("name", ["1d", "2d"])
