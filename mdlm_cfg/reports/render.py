@@ -16,7 +16,7 @@ from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
-from mdlm_cfg.reports.style import CYCLE, file_name
+from mdlm_cfg.reports.style import colours_of, file_name
 from mdlm_cfg.reports.tables import Table as ShownTable
 from mdlm_cfg.reports.tables import format_number, write_csv
 from mdlm_cfg.studies.findings import (
@@ -179,13 +179,15 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     bands: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     dashed: set[str] = set()
-    colours: dict[str, str] = {}  # the same in every picture of these rows, also where a line has no points
+    drawn: dict[
+        str, None
+    ] = {}  # all lines, also those without points: colours are the same in every picture of these rows
     for row in rows:
         title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
         for y_name in names:
             parts = [_series(row, name) for name in view.by]
             series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
-            colours.setdefault(series, CYCLE[len(colours) % len(CYCLE)])
+            drawn[series] = None
             x = _number(getattr(row, view.x))
             y = _number(getattr(row, y_name))
             if x is None or y is None:
@@ -204,14 +206,15 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
         return None
     y_label = _label(rows[0], names[0]) if len(names) == 1 else _unit(rows[0], names[0])
     how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": view.levels}
-    how = {**how, "colours": colours, "bands": bands, "dashed": dashed}
+    how = {**how, "colours": colours_of(list(drawn)), "bands": bands, "dashed": dashed}
     return Lines(panels, _label(rows[0], view.x), y_label, **how)
 
 
 def _series(row: Any, name: str) -> str:
-    """A value as the name of a line or bar; a strength says that it is one."""
+    """A value as the name of a line or bar; a number says what it is."""
     value = getattr(row, name)
-    return f"{_head(row, name)} = {value.label}" if isinstance(value, Guidance) else word(value)
+    is_number = isinstance(value, Guidance | int | float) and not isinstance(value, bool)
+    return f"{_head(row, name)} = {word(value)}" if is_number else word(value)
 
 
 def _unit(row: Any, name: str) -> str:

@@ -28,6 +28,17 @@ COLOURS = {
     "samples": "#000000",
 }
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", GREY)
+SERIES = {  # lines that mean the same in every picture and in the panel, by their names
+    **COLOURS,
+    "guidance effect": COLOURS["class"],
+    "gap to tilted": COLOURS["tilted"],
+    "error of the network": COLOURS["learned"],
+    "samples to exact": COLOURS["samples"],
+    "noise floor": "#56B4E9",
+    "discretisation error": "#0072B2",
+    "sampling noise": "#CC79A7",
+    "total": COLOURS["samples"],
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 TITLES = {
     "class": "data (class)",
@@ -60,6 +71,14 @@ RC: Any = {
     "lines.linewidth": 1.8,
     "axes.formatter.useoffset": False,
 }
+
+
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each line of a picture: its own in `SERIES`, or the next of the cycle that no other line has."""
+    own = {name: SERIES[name] for name in names if name in SERIES}
+    left = [colour for colour in CYCLE if colour not in own.values()]
+    others = [name for name in names if name not in own]
+    return own | {name: left[k % len(left)] for k, name in enumerate(others)}
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **subplots: Any) -> tuple[Figure, np.ndarray]:

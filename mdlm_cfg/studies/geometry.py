@@ -210,6 +210,7 @@ def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
     first = at[strengths[0]]
     last = at[strengths[-1]]
     return [
-        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of {gains} grows most ({first[gains]:.4f} to "
-        f"{last[gains]:.4f}), and that of {loses} falls most ({first[loses]:.4f} to {last[loses]:.4f}).",
+        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of region '{gains}' grows most "
+        f"({first[gains]:.4f} to {last[gains]:.4f}), and that of '{loses}' falls most "
+        f"({first[loses]:.4f} to {last[loses]:.4f}).",
     ]
