@@ -15,10 +15,11 @@ from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.draws import draws_of
+from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.progress import CountedSteps
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -101,10 +102,13 @@ def draw_pieces(
     by = "" if sampler is None else f" by {sampler.label}"
     label = f"samples of class {case.class_name(target_class)} at w = {guidance.label}, {who} conditionals{by}"
     num_dims = denoiser.num_dims if start is None else int((start == denoiser.num_tokens).sum())
-    return [
-        Piece(draw.key, draw.make, label, used.num_rows(draw.num_samples, num_dims, guidance), shared=True)
-        for draw in draws
-    ]
+    steps = used.calls(num_dims)
+    costs = [used.num_rows(draw.num_samples, num_dims, guidance) for draw in draws]
+    return [Piece(draw.key, partial(_drawn, draw, steps), label, cost, shared=True) for draw, cost in zip(draws, costs)]
+
+
+def _drawn(draw: Draw, steps: int) -> Tensor:
+    return draw.make(CountedSteps(steps))
 
 
 def samples_of(made: Made, pieces: Sequence[Piece]) -> Tensor:

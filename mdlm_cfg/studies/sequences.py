@@ -54,6 +54,7 @@ neighbours that are drawn at once do not see each other."""
 OF_NOISE = """\
 How far apart sets of {num:,} sequences of one distribution are. "class": independent samples of the class against its \
 own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
+MORE = "± is one standard error, of {num:,} sequences: more by num_samples=."
 DENOISER = '"exact" or "learned"'
 W = "guidance strength"
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
@@ -389,7 +390,7 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
     )
     dashed = {"set": CLASS}
     views: list[View] = [
-        Table(["w", "set"], [*MEASURED, "tv_exact_2"], note="± is one standard error."),
+        Table(["w", "set"], [*MEASURED, "tv_exact_2"], note=MORE.format(num=plan.num_samples)),
         Curve("w", "posterior", ["set"], "The class posterior of guided sequences.", dashed=dashed),
         Curve("w", "log_prob", ["set"], "How likely guided sequences are in their class.", dashed=dashed),
         Curve("w", "tv_class_2", ["set"], "Pairs of neighbours: distance to the class's own.", dashed=dashed),

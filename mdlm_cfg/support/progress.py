@@ -57,11 +57,13 @@ class Lines:
 
     Attributes:
         console: of bars as well, so that lines stand above a bar.
+        share: of the piece of work under way that is done, where it says so (`CountedSteps`); else 0.
     """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self._last = time.monotonic()
+        self.share = 0.0
 
     def say(self, line: str, style: str | None = None) -> None:
         """Print a line."""
@@ -77,9 +79,28 @@ class Lines:
 LINES = Lines()
 
 
+class CountedSteps:
+    """Says which share of the piece of work under way is done: called at its start, and after each step.
+
+    Args:
+        steps: how many there are.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._done = -1
+
+    def __call__(self, state: object) -> None:
+        """The start, or one more step."""
+        self._done += 1
+        LINES.share = min(self._done / self.steps, 1.0)
+
+
 @contextmanager
 def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
     """What says a piece of work, and repeats it with the time it has taken whenever `QUIET` seconds pass in silence.
+
+    And with the time that it will still take, where its share is known.
 
     Args:
         every: seconds between looks at the clock.
@@ -92,12 +113,15 @@ def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
         nonlocal piece, begun
         piece = line.partition(" (about ")[0]
         begun = time.monotonic()
+        LINES.share = 0.0
         LINES.say(line, "dim")
 
     def watch() -> None:
         while not ended.wait(every):
             if piece and LINES.are_due:
-                LINES.say(f"{piece}: {clock(time.monotonic() - begun)} so far", "dim")
+                passed = time.monotonic() - begun
+                left = time_left(passed, LINES.share)
+                LINES.say(f"{piece}: {clock(passed)} so far{f', about {left}' if left else ''}", "dim")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -72,6 +72,24 @@ def test_work_that_says_nothing_is_told_of_now_and_then(
     assert all(re.fullmatch(r"laws: 0:01 so far", line) for line in lines[1:])
 
 
+def test_steps_that_are_counted_give_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET", 0.05)
+    with signs_of_life(every=0.01) as say:
+        say("samples")
+        step = progress.CountedSteps(4)
+        for _ in range(3):  # the start, and two steps
+            step(None)
+        time.sleep(0.3)
+        say("other work")
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    of_samples, of_other = lines[1 : lines.index("other work")], lines[lines.index("other work") + 1 :]
+    assert of_samples and all(re.fullmatch(r"samples: 0:0\d so far, about 0:0\d left", line) for line in of_samples)
+    assert of_other and all(re.fullmatch(r"other work: 0:0\d so far", line) for line in of_other)
+
+
 def test_training_is_told_of_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
