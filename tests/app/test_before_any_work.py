@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_failing_job_of_a_sweep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("-m", "denoiser=exact", "data=toy_1d_disjoint", "num_samples=20", f"runs={tmp_path}")
     assert run("eval", *arguments, "w=[-2],[0],[-3]") == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
     assert len(lines) == 2 and "w=[-2]" in lines[0] and "w=[-3]" in lines[1]
     assert "w = -2.0 is not allowed" in lines[0] and "w = -3.0 is not allowed" in lines[1]
     assert len(list(tmp_path.rglob("report.json"))) == 1  # the job between them was done
