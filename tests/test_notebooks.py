@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("antibody", "guidance_in_2d", "guided_mnist", "score_error_or_guidance", "what_does_my_decoder_sample")
+NAMES = ("antibody", "guidance_in_2d", "guided_mnist", "network_or_guidance", "what_does_my_decoder_sample")
 EXTRAS = {"antibody": "antiberty"}  # a notebook that needs a package of an extra, and minutes
 SMALL: dict[str, dict[str, Any]] = {
     "antibody": {
@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_moves": 1,
     },
     "guidance_in_2d": {"strengths": [0.0, 2.0], "num_strengths": 3, "num_times": 5},
-    "score_error_or_guidance": {
+    "network_or_guidance": {
         "strengths": [0.0, 1.0, 2.0],
         "checkpoints": [1, 2],
         "width": 8,

@@ -184,8 +184,8 @@ def best_schedule(
         objective: "kl", KL(p_{z,w} || law); "tv"; or a differentiable function of the law, such as `trade_off(...)`.
         kind, policy: of the chain; a policy of None is the kind's own.
         denoiser: whose chain it is, such as a learned one; default the exact one.
-        more_starts: strengths (D of them each) to descend from too, such as what is best for other scores: what is
-            found is never worse than any start.
+        more_starts: further strengths (D each) to descend from, such as the best ones of another denoiser; the result
+            is never worse than any start.
 
     Raises:
         UserError: an unknown objective, kind, policy or class; a w that is not allowed.

@@ -16,7 +16,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 
 class MixedDenoiser:
-    """One denoiser for the classes, another for the null class: whose share of the score error is it?
+    """One denoiser for the classes, another for the null class: which of the two has what share of the error?
 
     A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
     infinite. There the class is restricted to the mixture's support, and renormalised.
@@ -64,7 +64,7 @@ class StateError:
     kl_unconditional: float
 
 
-def score_error_by_state(
+def conditionals_error_by_state(
     target: TableMixture,
     denoiser: Denoiser,
     guidance: Guidance,

@@ -1,8 +1,8 @@
 """The error ledger: a trained sampler's total error taken apart, line by line (theory, section 8).
 
-L0 = p(. | z); L1 = the tilted law; L2 = exact scores in exact time; L3 = learned scores in exact time; L2' and L3' =
-the same under a K-step sampler; L4 = n samples of that sampler. All but L4 are exact laws, so every line is a distance
-between two of them and nothing is estimated but the sampling noise.
+L0 = p(. | z); L1 = the tilted law; L2 = exact conditionals in exact time; L3 = learned conditionals in exact time;
+L2' and L3' = the same under a K-step sampler; L4 = n samples of that sampler. All but L4 are exact laws, so every line
+is a distance between two of them, and only the sampling noise is estimated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.schedules import Schedule, Steps
-from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, score_error_by_state
+from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, conditionals_error_by_state
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
@@ -45,9 +45,9 @@ R = TypeVar("R")
 LINES = {
     "guidance effect": ("L0", "L2"),
     "gap to tilted": ("L1", "L2"),
-    "score error": ("L2", "L3"),
+    "error of the network": ("L2", "L3"),
     "discretisation error": ("L3", "L3'"),
-    "discretisation error, exact scores": ("L2", "L2'"),
+    "discretisation error, exact conditionals": ("L2", "L2'"),
     "sampling noise": ("L3'", "L4"),
     "total": ("L2", "L4"),
 }
@@ -59,10 +59,10 @@ class LedgerLaws:
 
     Attributes:
         target, guidance, target_class: whose laws these are.
-        learned: the network as a table; None where the judged denoiser is the target's own: then L3 is L2, and there
-            is nothing to say of a score error.
+        learned: the network as a table; None where the judged denoiser is the target's own: then L3 is L2, and the
+            conditionals have no error.
         laws: L0 to L3 by name, float64 (N,)*D; no L1 for a schedule.
-        score_share: the score error if only the conditional, only the unconditional network were learned.
+        error_share: the error if only the conditional or only the unconditional were learned, by name.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
         policy: which coordinate comes next in L2 and L3; None is the kind's own order.
@@ -73,7 +73,7 @@ class LedgerLaws:
     guidance: Guidance
     target_class: int
     laws: dict[str, Tensor]
-    score_share: dict[str, float]
+    error_share: dict[str, float]
     states: list[StateError]
     visit_error: list[tuple[float, float]]
     policy: Policy | None = None
@@ -134,8 +134,8 @@ class Ledger:
 
     @property
     def bound(self) -> float:
-        """score error + discretisation error + sampling noise: the triangle inequality's bound on the total."""
-        return self.tv["score error"] + self.tv["discretisation error"] + self.tv["sampling noise"]
+        """The triangle inequality's bound on the total: the sum of the three errors."""
+        return self.tv["error of the network"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
 def ledger_laws(
@@ -172,7 +172,7 @@ def ledger_laws(
         name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
         for name, d in swapped.items()
     }
-    states, visit_error = score_error_by_state(target, learned, guidance, target_class, policy=policy)
+    states, visit_error = conditionals_error_by_state(target, learned, guidance, target_class, policy=policy)
     return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error, policy)
 
 

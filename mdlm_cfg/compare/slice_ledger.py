@@ -1,7 +1,8 @@
 """The error ledger of a slice: a few free coordinates, all others known (theory, sections 8 and 13).
 
 The lines are those of `mdlm_cfg.compare.ledger`. Where the truth is known all of them are there; of a network on data
-that nobody knows exactly, the score error is not, and the total is that of samples against the network's own law.
+that nobody knows exactly, the error of the
+conditionals is absent, and the total compares the samples with the network's own law.
 """
 
 from __future__ import annotations

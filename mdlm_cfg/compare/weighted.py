@@ -42,7 +42,7 @@ def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -
     """From about how many samples on weighted ones are nearer to the reference than unweighted ones (n large).
 
     The chain's samples stop at TV(law, reference); weighted ones go on to TV(weights.law, reference), which is 0 for
-    exact scores and the tilted law, and start further away the fewer are effective.
+    exact conditionals and the tilted law, and start further away the fewer are effective.
 
     Args:
         weights: of the chain. law: of the chain, as it is.

@@ -16,7 +16,7 @@ from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
 MAIN = {  # what is shown, by its name in report.json; everything is in the csv
     "tv_class_exact": "guidance effect",
     "tv_tilted_exact": "gap to tilted",
-    "tv_exact_learned": "score error",
+    "tv_exact_learned": "error of the network",
     "tv_exact_samples": "samples to exact",
     FLOOR: "noise floor",
     "accuracy": "accuracy",

@@ -41,7 +41,7 @@ TABLES_TRAINING = (
 LAWS = (
     Panel("guidance effect: TV, class to exact", ("eval/tv_class_exact",), AXIS),
     Panel("gap: TV, tilted to exact", ("eval/tv_tilted_exact",), AXIS),
-    Panel("score error: TV, exact to learned", ("eval/tv_exact_learned",), AXIS),
+    Panel("error of the network: TV, exact to learned", ("eval/tv_exact_learned",), AXIS),
     Panel("samples to exact, and noise floor: TV", ("eval/tv_exact_samples", "eval/noise_floor_learned"), AXIS),
 )
 IMAGES = (

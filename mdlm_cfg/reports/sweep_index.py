@@ -13,7 +13,7 @@ from mdlm_cfg.support.atomic import atomic_write
 
 MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
     "test/nelbo": "NELBO",
-    "tv_exact_learned": "score error",
+    "tv_exact_learned": "error of the network",
     "accuracy": "accuracy",
     "recall": "recall",
     "tv_tilted_exact": "gap to tilted",

@@ -44,7 +44,7 @@ MARGIN = 3  # known pixels around the hidden ones in the picture
 SURE = 0.99  # posterior probability from which the known pixels determine the class
 ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
-MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "score_error")
+MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "conditionals_error")
 IMAGE = "place of the image among the test data"
 TARGET = "z: the class that is guided to"
 W = "guidance strength"
@@ -75,7 +75,7 @@ class SliceRow:
     ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     truth_rank: int = col("their rank", "1 plus the number of completions that are more probable")
-    score_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+    conditionals_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
     tv_samples: float = col("samples", "TV of the plan's own samples, to the exact distribution if known", unit="TV")
     noise_floor: float = col("noise floor", "the mean TV of as many perfect samples", unit="TV")
     closes: bool = col("balances", "whether the error budget of the plan's own samples balances")
@@ -90,7 +90,7 @@ class MeanRow:
     tv_tilted: float = col("TV to tilted", "to the tilted distribution", unit="TV")
     ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    score_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+    conditionals_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class BudgetRow:
     discretisation_error: float = col("discretisation error", "of the sampler's steps", unit="TV")
     sampling_noise: float = col("sampling noise", "samples to the distribution of the steps", unit="TV")
     expected_sampling_noise: float = col("expected noise", "its mean", unit="TV")
-    score_error: float | None = col("error of the network", "where the truth is known", unit="TV")
+    conditionals_error: float | None = col("error of the network", "where the truth is known", unit="TV")
     guidance_effect: float | None = col("guidance effect", "exact conditionals, to w = 0", unit="TV")
     gap_to_tilted: float | None = col("gap to tilted", "exact conditionals", unit="TV")
 
@@ -431,7 +431,7 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
         ess=found.ess,
         truth_probability=truth,
         truth_rank=int((found.law > truth).sum()) + 1,
-        score_error=own.tv.get("score error") if case.has_learned else None,
+        conditionals_error=own.tv.get("error of the network") if case.has_learned else None,
         tv_samples=own.tv["total"],
         noise_floor=own.expected_noise,
         closes=own.closes,
@@ -453,7 +453,7 @@ def _budget(s: Slice, guidance: Guidance, ledger: SliceLedger) -> BudgetRow:
         discretisation_error=tv["discretisation_error"],
         sampling_noise=tv["sampling_noise"],
         expected_sampling_noise=ledger.expected_noise,
-        score_error=tv.get("score_error"),
+        conditionals_error=tv.get("conditionals_error"),
         guidance_effect=tv.get("guidance_effect"),
         gap_to_tilted=tv.get("gap_to_tilted"),
     )
@@ -486,7 +486,7 @@ def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[Completion
 
 
 def _distances(rows: Sequence[SliceRow]) -> Block:
-    values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "score_error"]
+    values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
     return Block("distances", rows, "Hidden pixels", READING, views=[table], group="", printed=True)
 
@@ -567,7 +567,7 @@ def _between(rows: Sequence[BetweenRow]) -> Block:
 
 
 def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
-    values = ["closes", "total", "predicted_low", "predicted_high", "score_error", "discretisation_error"]
+    values = ["closes", "total", "predicted_low", "predicted_high", "conditionals_error", "discretisation_error"]
     table = Table(["image", "target_class", "w", "sampler"], [*values, "sampling_noise"])
     text = BUDGETS.format("exact" if case.target is not None else "network's own exact")
     return Block("ledger", rows, "The error budget", text, views=[table], group="Error budget")
@@ -593,7 +593,7 @@ def _of(row: SliceRow) -> tuple[int, int]:
 
 
 def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> str:
-    errors = [(row.score_error, row) for row in rows if row.score_error is not None]
+    errors = [(row.conditionals_error, row) for row in rows if row.conditionals_error is not None]
     if not errors:
         return "The data are not known exactly, so neither is the error of the network: the numbers are of its own law."
     worst, at = max(errors, key=lambda pair: pair[0])

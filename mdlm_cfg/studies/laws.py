@@ -51,7 +51,7 @@ The tilted distribution, proportional to p(x)^(-w) p(x | class)^(1+w), is what g
 The exact guided distribution is the one in which the guided chain ends when both conditionals are exact and time is \
 continuous. In one dimension the two agree; in more dimensions they generally do not. The learned distribution is the \
 one in which the same chain ends with the network's conditionals. It is computed exactly, so its distance to the exact \
-guided distribution is the error of the learned conditionals alone.
+guided distribution is the error of the network alone.
 
 A histogram of n samples is never at distance 0 from the distribution they are drawn from: the noise floor is the mean \
 distance of n exact samples."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.by_state import StateError
-from mdlm_cfg.compare.ledger import LINES, Ledger, LedgerLaws, ledger_laws, ledger_of
+from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
@@ -24,14 +24,22 @@ from mdlm_cfg.targets.table import TableMixture
 NOTHING = 1e-12  # what is smaller is rounding
 COST = 2.0  # of one budget, beside the samples of one strength
 STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
-COLUMNS = {line: line.replace(", exact scores", " exact").replace(" ", "_").replace(",", "") for line in LINES}
+COLUMNS = {
+    "guidance effect": "guidance_effect",
+    "gap to tilted": "gap_to_tilted",
+    "error of the network": "conditionals_error",
+    "discretisation error": "discretisation_error",
+    "discretisation error, exact conditionals": "discretisation_error_exact",
+    "sampling noise": "sampling_noise",
+    "total": "total",
+}
 W = "guidance strength, or a schedule by its name"
 GROUP = "Error budget"
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
 distribution, L3 that of the evaluated denoiser, L2' and L3' the same after the sampler's steps, and L4 the samples. \
-Guidance effect = TV(L0, L2); gap to tilted = TV(L1, L2); error of the network = TV(L2, L3); discretisation error = \
-TV(L3, L3'); sampling noise = TV(L3', L4); total = TV(L2, L4). Total variation is a metric, so the errors bound the \
+Guidance effect = TV(L0, L2); gap to tilted = TV(L1, L2); error of the network = TV(L2, L3); discretisation error \
+= TV(L3, L3'); sampling noise = TV(L3', L4); total = TV(L2, L4). Total variation is a metric, so the errors bound the \
 total. The exact distributions predict the total: the budget balances if the sampled total lies in the predicted \
 central 99%."""
 
@@ -49,7 +57,7 @@ class LedgerRow:
     total: float = col("total", "TV(L2, L4)", unit="TV")
     predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
     predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
-    score_error: float | None = col("error of the network", "TV(L2, L3)", unit="TV")
+    conditionals_error: float | None = col("error of the network", "TV(L2, L3)", unit="TV")
     discretisation_error: float = col("discretisation error", "TV(L3, L3')", unit="TV")
     sampling_noise: float = col("sampling noise", "TV(L3', L4)", unit="TV")
     sampling_noise_low: float = col("low", "of the 95% bootstrap interval of the sampling noise", unit="TV")
@@ -58,10 +66,10 @@ class LedgerRow:
     guidance_effect: float = col("guidance effect", "TV(L0, L2)", unit="TV")
     gap_to_tilted: float | None = col("gap to tilted", "TV(L1, L2); absent for a schedule", unit="TV")
     discretisation_error_exact: float | None = col("discretisation error, exact", "TV(L2, L2')", unit="TV")
-    score_error_conditional: float | None = col(
+    conditionals_error_conditional: float | None = col(
         "error, conditional only", "with only the conditional learned", unit="TV"
     )
-    score_error_unconditional: float | None = col(
+    conditionals_error_unconditional: float | None = col(
         "error, null only", "with only the null conditional learned", unit="TV"
     )
 
@@ -181,7 +189,7 @@ def ledger_samplers(target: TableMixture, own: Sampler) -> list[Sampler]:
 def _row(entry: Ledger, judged: str) -> LedgerRow:
     tv = {COLUMNS[line]: value for line, value in entry.tv.items()}
     learned = judged == LEARNED
-    share = entry.shared.score_share
+    share = entry.shared.error_share
     return LedgerRow(
         w=entry.guidance,
         denoiser=judged,
@@ -192,7 +200,7 @@ def _row(entry: Ledger, judged: str) -> LedgerRow:
         total=tv["total"],
         predicted_low=entry.predicted_total.low,
         predicted_high=entry.predicted_total.high,
-        score_error=tv["score_error"] if learned else None,
+        conditionals_error=tv["conditionals_error"] if learned else None,
         discretisation_error=tv["discretisation_error"],
         sampling_noise=tv["sampling_noise"],
         sampling_noise_low=entry.noise.low,
@@ -201,13 +209,13 @@ def _row(entry: Ledger, judged: str) -> LedgerRow:
         guidance_effect=tv["guidance_effect"],
         gap_to_tilted=tv.get("gap_to_tilted"),
         discretisation_error_exact=tv["discretisation_error_exact"] if learned else None,
-        score_error_conditional=share.get("conditional"),
-        score_error_unconditional=share.get("unconditional"),
+        conditionals_error_conditional=share.get("conditional"),
+        conditionals_error_unconditional=share.get("unconditional"),
     )
 
 
 def _lines(entry: Ledger, judged: str) -> list[LineRow]:
-    absent = () if judged == LEARNED else ("score error", "discretisation error, exact scores")
+    absent = () if judged == LEARNED else ("error of the network", "discretisation error, exact conditionals")
     return [
         LineRow(
             w=entry.guidance,
@@ -225,10 +233,10 @@ def _lines(entry: Ledger, judged: str) -> list[LineRow]:
 
 
 def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluation) -> list[Block]:
-    values = ["closes", "total", "predicted_low", "predicted_high", "score_error", "discretisation_error"]
+    values = ["closes", "total", "predicted_low", "predicted_high", "conditionals_error", "discretisation_error"]
     values += ["sampling_noise", "guidance_effect", "gap_to_tilted"]
     note = "The first row of each w is of the report's own samples; the other rows draw samples of their own."
-    errors = ["score_error", "discretisation_error", "sampling_noise", "total"]
+    errors = ["conditionals_error", "discretisation_error", "sampling_noise", "total"]
     own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
     moments = Table(["w", "sampler", "line"], ["mean", "covariance_frobenius", "covariance_spectral", "kl"])
@@ -251,10 +259,10 @@ def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
     text = "Weighted by how often the exact chain visits them, the worst first."
     kls = ["kl_conditional", "kl_unconditional"]
     listed = Table(["w", "state"], ["visits", *kls])
-    by_level = Curve("level", kls, caption="Error of the conditionals by level.", panels="w")
+    by_level = Curve("level", kls, caption="Error of the network by level.", panels="w")
     return [
         Block("worst_states", states, "Where the network is most wrong", text, views=[listed], group=GROUP),
-        Block("visited_kl", visits, "Error of the conditionals by level", views=[by_level], group=GROUP),
+        Block("visited_kl", visits, "Error of the network by level", views=[by_level], group=GROUP),
     ]
 
 

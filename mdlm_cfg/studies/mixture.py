@@ -20,9 +20,9 @@ from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_mo
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
-from mdlm_cfg.studies.score_error import ScoreRow, score_block, score_pieces, score_rows, score_sentence
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -115,10 +115,10 @@ class DistinctRow:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """The score error of a network, and guided samples by class and strength beside exact ones.
+    """The error of the network, and guided samples by class and strength beside exact ones.
 
     Args:
-        num_test: test images for the score error. num_draws: masks for each.
+        num_test: test images for the error of the network. num_draws: masks for each.
 
     Raises:
         UserError: fewer than two test images, or no masks.
@@ -131,7 +131,7 @@ class Mixtures:
     rows: ClassVar[Mapping[str, type]] = {
         "distances": SetRow,
         "by_class": ClassRow,
-        "score_error": ScoreRow,
+        "conditionals_error": ConditionalsRow,
         "pixels": PixelRow,
         "components": ComponentRow,
         "distinctness": DistinctRow,
@@ -144,8 +144,8 @@ class Mixtures:
             raise UserError(f"study.num_draws = {self.num_draws} is not allowed: it must be at least 1")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The score error, the components' distinctness, and the sets of samples, compared."""
-        yield from score_pieces(case, self.num_test, self.num_draws)
+        """The error of the network, the components' distinctness, and the sets of samples, compared."""
+        yield from error_pieces(case, self.num_test, self.num_draws)
         for how in (WHOLE, PARTIAL):
             make = partial(_distinctness, case, how)
             yield Piece(_distinct_key(case, how), make, f"distinctness of components by {how} images", 0.0)
@@ -157,7 +157,7 @@ class Mixtures:
 
     def findings(self, case: Case, made: Made) -> Findings:
         """The network's error, sets of samples, pixels and components."""
-        scores = score_rows(case, made, self.num_test, self.num_draws)
+        errors = error_rows(case, made, self.num_test, self.num_draws)
         compared = {g: made[_compared_key(case, g)] for g in case.plan.guidances}
         by_class = [
             ClassRow(g, name, **row, target_class=k, class_name=case.class_name(k))
@@ -180,7 +180,7 @@ class Mixtures:
         samples = {g: _sets(case, made, g) for g in case.plan.guidances}
         blocks = [
             _distances(case, sets),
-            *([score_block(scores, "images of the mixture itself", "image")] if scores else []),
+            *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
             _by_class(by_class),
             _pixels(case, pixels, compared, samples),
             _components(components, compared, made[_distinct_key(case, PARTIAL)]),
@@ -190,7 +190,7 @@ class Mixtures:
         return Findings(
             plan=case.plan,
             blocks=blocks,
-            verdict=verdict_of(scores, sets, pixels, components),
+            verdict=verdict_of(errors, sets, pixels, components),
             facts={"data": {"name": case.data.name, "classes": list(case.classes)}},
             arrays={
                 f"{name}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for name, x in own.items()
@@ -409,7 +409,7 @@ def _shown(case: Case, samples: Mapping[Guidance, Mapping[str, Tensor]]) -> list
 
 
 def verdict_of(
-    scores: Sequence[ScoreRow],
+    errors: Sequence[ConditionalsRow],
     sets: Sequence[SetRow],
     pixels: Sequence[PixelRow],
     components: Sequence[ComponentRow],
@@ -417,7 +417,7 @@ def verdict_of(
     """Whether the network is trained, how far its samples are from exact ones, and what guidance does."""
     strongest = max((row.w for row in sets), key=lambda w: w.constant)
     energy = {row.set: row.energy for row in sets if row.w == strongest}
-    said = [score_sentence(scores, "image")] if scores else []
+    said = [error_sentence(errors, "image")] if errors else []
     if LEARNED in energy:
         said.append(
             f"At w = {strongest.label} the network's samples {_differ(energy[LEARNED], energy[FLOOR])} from exact "

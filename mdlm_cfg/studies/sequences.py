@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
+from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned_key, aligned_piece, listing, symbols_of, word_in
@@ -29,6 +29,8 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
+TITLE = "Error of the network"
+ERRORS = ("conditionals_error", "conditionals_error_se", "conditionals_kl", "conditionals_kl_se")
 SURE = 2.0  # standard errors from which a difference is more than chance
 FLOOR = "floor"
 CLASS = "class"
@@ -99,16 +101,16 @@ class OrderRow(Measured):
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """The score error of the network on test sequences."""
+class ConditionalsRow:
+    """The error of the network on test sequences."""
 
     label: str = col("label", '"conditional": with the class, or "null"', index=True)
     nelbo: float = col("network", "its NELBO", unit="nats", digits=2)
     exact_nelbo: float = col("exact", "the NELBO of the exact conditionals, by the same masks", unit="nats", digits=2)
-    score_error: float = col("difference", "of the two", unit="nats", digits=2)
-    score_error_se: float = col("difference, ±", "its standard error over sequences", unit="nats", digits=2)
-    score_kl: float = col("as KL", "the same expectation with less noise", unit="nats", digits=2)
-    score_kl_se: float = col("as KL, ±", "its standard error over sequences", unit="nats", digits=2)
+    conditionals_error: float = col("difference", "of the two", unit="nats", digits=2)
+    conditionals_error_se: float = col("difference, ±", "its standard error over sequences", unit="nats", digits=2)
+    conditionals_kl: float = col("as KL", "the same expectation with less noise", unit="nats", digits=2)
+    conditionals_kl_se: float = col("as KL, ±", "its standard error over sequences", unit="nats", digits=2)
     entropy: float = col("entropy", "mean -ln p(x | z) of the same sequences", unit="nats", digits=2)
     num_sequences: int = col("sequences", "test sequences")
     num_draws: int = col("masks", "for each sequence")
@@ -128,10 +130,10 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Score error, guided samples against exact ones, and orders and steps against each other.
+    """The error of the network, guided samples against exact ones, and orders and steps against each other.
 
     Args:
-        num_test: test sequences for the score error; num_draws: masks for each.
+        num_test: test sequences for the error of the network; num_draws: masks for each.
         compare: whether other orders and numbers of steps are compared; most of the time goes there.
 
     Raises:
@@ -152,7 +154,7 @@ class Sequences:
     )
     rows: ClassVar[Mapping[str, type]] = {
         "distances": SetRow,
-        "score_error": ScoreRow,
+        "conditionals_error": ConditionalsRow,
         "samplers": OrderRow,
         "noise": NoiseRow,
     }
@@ -173,13 +175,13 @@ class Sequences:
             )
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """Score error, the class itself, every set, other samplers, and the few sequences that are read."""
+        """The error of the network, the class itself, every set, other samplers, and a few sequences to read."""
         z = case.one_class
         if case.has_learned:
             for label in LABELS:
                 cost = float(self.num_test * self.num_draws)
-                make = partial(self._score, case, label)
-                yield Piece(self._score_key(case, label), make, f"score error, {label}", cost)
+                make = partial(self._error, case, label)
+                yield Piece(self._error_key(case, label), make, f"error of the network, {label}", cost)
         yield Piece(_class_key(case), partial(_of_class, case), "samples of the class itself", 0.0)
         for guidance in case.plan.guidances:
             for name in _drawn(case):
@@ -204,23 +206,23 @@ class Sequences:
         samplers = others(case.target.num_dims)
         return [(guidance, who, sampler) for guidance in ends for who in case.denoisers for sampler in samplers]
 
-    def _score_key(self, case: Case, label: str) -> Key:
-        return ("score error", label, self.num_test, self.num_draws, case.plan.seed)
+    def _error_key(self, case: Case, label: str) -> Key:
+        return ("error of the network", label, self.num_test, self.num_draws, case.plan.seed)
 
-    def _score(self, case: Case, label: str) -> list[float]:
-        """The measured columns of a ScoreRow."""
+    def _error(self, case: Case, label: str) -> list[float]:
+        """The measured columns of a ConditionalsRow."""
         x, classes = (part[: self.num_test] for part in case.data.test_examples())
         labels = classes if label == "conditional" else None
         masks = generator_for("masks", label, case.plan.seed)
-        e = score_error(case.target, case.denoisers[LEARNED], x, labels, self.num_draws, masks)
+        e = conditionals_error(case.target, case.denoisers[LEARNED], x, labels, self.num_draws, masks)
         nats = [e.nelbo, e.exact_nelbo, e.difference, e.difference_se, e.kl, e.kl_se, e.entropy]
         return [*nats, e.num_images, e.num_draws]
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """Score errors, sets, noise, orders, and sequences to read."""
-        scores = []
+        """The error of the network, sets, noise, orders, and sequences to read."""
+        errors = []
         if case.has_learned:
-            scores = [ScoreRow(label, *made[self._score_key(case, label)]) for label in LABELS]
+            errors = [ConditionalsRow(label, *made[self._error_key(case, label)]) for label in LABELS]
         noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made[_class_key(case)]["tvs"].items()]
         for g in case.plan.guidances:
             noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made[_noise_key(case, g)].items()]
@@ -236,11 +238,11 @@ class Sequences:
             )
             for g, who, sampler in self._compared(case)
         ]
-        blocks = [_to_read(case, made), _guided(case, sets), *_scores(case, scores), *_orders(case, orders)]
+        blocks = [_to_read(case, made), _guided(case, sets), *_errors(case, errors), *_orders(case, orders)]
         return Findings(
             plan=case.plan,
             blocks=[*blocks, _noise(case, noise)],
-            verdict=verdict_of(scores, sets, orders, noise),
+            verdict=verdict_of(errors, sets, orders, noise),
             facts={"data": {"name": case.data.name, "classes": [case.one_class]}},
             arrays=_arrays(case, made),
         )
@@ -407,17 +409,17 @@ def _grams(to: str) -> list[str]:
     return [f"tv_{to}_1", f"tv_{to}_3"]
 
 
-def _scores(case: Case, rows: Sequence[ScoreRow]) -> list[Block]:
+def _errors(case: Case, rows: Sequence[ConditionalsRow]) -> list[Block]:
     if not rows:
         return []
     text = (
         f"On {rows[0].num_sequences:,} test sequences, {rows[0].num_draws} masks each, the same for the network and "
         "the exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the "
-        "same score error with less noise."
+        "same error with less noise."
     )
-    values = ["nelbo", "exact_nelbo", "entropy", "score_error", "score_error_se", "score_kl", "score_kl_se"]
+    values = ["nelbo", "exact_nelbo", "entropy", *ERRORS]
     views: list[View] = [Table(["label"], values, note="In nats per sequence.")]
-    return [Block("score_error", rows, "Score error", text, views=views, logged=values[3:], group="Score error")]
+    return [Block("conditionals_error", rows, TITLE, text, views=views, logged=ERRORS, group=TITLE)]
 
 
 def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
@@ -452,10 +454,10 @@ def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
 
 
 def verdict_of(
-    scores: Sequence[ScoreRow], sets: Sequence[SetRow], orders: Sequence[OrderRow], noise: Sequence[NoiseRow]
+    errors: Sequence[ConditionalsRow], sets: Sequence[SetRow], orders: Sequence[OrderRow], noise: Sequence[NoiseRow]
 ) -> list[str]:
     """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost."""
-    said = [_of_score(row) for row in scores]
+    said = [_of_error(row) for row in errors]
     w = max((row.w for row in sets), key=lambda guidance: guidance.constant)
     own = {row.set: row for row in sets if row.w == w}
     said.append(_of_guidance(own[EXACT], own[CLASS], w))
@@ -466,12 +468,12 @@ def verdict_of(
     return [*said, *([_of_orders(exact, w)] if exact else [])]
 
 
-def _of_score(row: ScoreRow) -> str:
-    if row.score_kl <= SURE * row.score_kl_se:
-        return f"{LABELS[row.label].capitalize()}, no score error of the network can be shown."
+def _of_error(row: ConditionalsRow) -> str:
+    if row.conditionals_kl <= SURE * row.conditionals_kl_se:
+        return f"{LABELS[row.label].capitalize()}, the learned conditionals have no error that can be shown."
     return (
-        f"The score error is {row.score_kl:.2f} ± {row.score_kl_se:.2f} nats per sequence {LABELS[row.label]}, where "
-        f"the entropy is {row.entropy:.1f}."
+        f"The error of the network is {row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per sequence "
+        f"{LABELS[row.label]}, where the entropy is {row.entropy:.1f}."
     )
 
 

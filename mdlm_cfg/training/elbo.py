@@ -28,8 +28,8 @@ Net = Callable[[Tensor, Tensor], Tensor]
 def exactly(net: Net, device: torch.device) -> Iterator[Net]:
     """Autocast off inside, and for the network alone what it was outside.
 
-    Under autocast every matrix product is rounded to half precision: of a network that is what is asked for, of
-    targets and weights it would be a bias larger than the score error they are to reach.
+    Under autocast every matrix product is rounded to half precision: in the network this is intended, but
+    in targets and weights it would be a bias larger than the error of the network to be reached.
     """
     enabled = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type)

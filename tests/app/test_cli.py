@@ -125,7 +125,7 @@ def test_bernoulli_mixture_of_images_end_to_end(images: Path, tmp_path: Path) ->
     )
     assert run("train", *arguments, "logger=csv", f"runs={tmp_path}") == 0
     found = json.loads((newest_run(tmp_path).parent.parent / "report" / "report.json").read_text())
-    assert found["score_error"][0]["score_error_se"] > 0
+    assert found["conditionals_error"][0]["conditionals_error_se"] > 0
 
 
 def test_resuming_by_command_line_is_bitwise(runs: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_ledger_is_of_the_cosine_steps(normalized: Asked) -> None:
         sampler = Sampler(entry["sampler"], entry["steps"], entry["schedule"])
         generator = generator_for("ledger", 0, *guidance.key(target.num_dims), z, sampler.label)
         expected = error_ledger(target, target.denoiser(), guidance, z, sampler, num_samples=200, generator=generator)
-        assert entry["kind"] == "normalized" and entry["score_error"] is None
+        assert entry["kind"] == "normalized" and entry["conditionals_error"] is None
         for line in ("guidance effect", "gap to tilted", "discretisation error"):
             assert abs(entry[COLUMNS[line]] - expected.tv[line]) < 1e-12
         if entry not in own:  # the plan's own is judged by the samples of the report

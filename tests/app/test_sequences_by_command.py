@@ -32,7 +32,7 @@ def test_a_network_is_trained_and_judged(trained: Path) -> None:
     found = report_in(trained / "hmm_dialects")
     assert found["data"]["grid_shape"] == [12] and found["data"]["num_tokens"] == 27
     assert {row["set"] for row in found["distances"]} == {"exact", "floor", "learned", "class"}
-    assert [row["num_sequences"] for row in found["score_error"]] == [20, 20]
+    assert [row["num_sequences"] for row in found["conditionals_error"]] == [20, 20]
     assert {(row["sampler"], row["calls"]) for row in found["samplers"]} == {
         ("first_hitting", 12),
         ("event_leaping", 8),
@@ -40,7 +40,7 @@ def test_a_network_is_trained_and_judged(trained: Path) -> None:
     }
     assert found["test"]["test/nelbo"] > 0 and found["verdict"]
     page = next(trained.rglob("report.html")).read_text()
-    assert page.index("Verdict") < page.index("Score error") and "Example sequences" in page
+    assert page.index("Verdict") < page.index("Error of the network") and "Example sequences" in page
 
 
 def test_it_is_judged_again_without_the_comparison(trained: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_ones_own_mixture_is_judged_with_exact_scores(tmp_path: Path) -> None:
     arguments = ("denoiser=exact", "data=hmm", f"data.path={path}", "w=[0,2]", "num_samples=8", "target_class=1")
     assert run("eval", *arguments, f"out={out}") == 0
     found = report_in(out)
-    assert found["data"]["classes"] == [1] and found["plan"]["classes"] == [1] and "score_error" not in found
+    assert found["data"]["classes"] == [1] and found["plan"]["classes"] == [1] and "conditionals_error" not in found
 
 
 def test_what_sequences_cannot_answer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_what_sequences_cannot_answer_is_refused(tmp_path: Path, capsys: pytest.
     for arguments, words in [
         (["data=hmm", f"data.path={path}"], "a row of transition sums to 1.4"),
         (["data=hmm", f"data.path={tmp_path / 'none.npz'}"], "there is no file"),
-        (["data=hmm_motif", "paper=1d_overlap"], "is about a table of probabilities, and hmm_motif is none"),
+        (["data=hmm_motif", "paper=1d_overlap"], "is about a table of probabilities"),
         (["data=hmm_motif", "target_class=2"], "class 2 is out of range"),
         (["data=hmm_motif", "data.target.fidelity=2"], "fidelity = 2"),
         (

@@ -78,7 +78,7 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
     assert [row["report"] for row in rows] == ["00_seed-0/report.html", "", "02_seed-2/report.html"]
     assert (sweep / rows[2]["report"]).is_file() and rows[2]["other"] == "3.0"
     text = (sweep / "index.md").read_text()
-    assert "score error w=2" in text and "| 0.2500 | [report](02_seed-2/report.html)" in text
+    assert "error of the network w=2" in text and "| 0.2500 | [report](02_seed-2/report.html)" in text
     assert f"python compare.py {sweep}" in capsys.readouterr().out
 
 

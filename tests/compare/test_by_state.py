@@ -11,7 +11,7 @@ from oracle import Chain
 
 from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
 from mdlm_cfg.chain.policies import Confidence, Uniform
-from mdlm_cfg.compare.by_state import MixedDenoiser, score_error_by_state
+from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.ledger import LINES, ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import (
     expected_sampling_tv,
@@ -48,7 +48,7 @@ def test_errors_are_visits_times_divergences(policy) -> None:
     learned = Inconsistent(2, 3, 2)
     guidance = Guidance(1.5)
     n = 2
-    states, by_level = score_error_by_state(target, learned, guidance, 1, 10**6, policy)
+    states, by_level = conditionals_error_by_state(target, learned, guidance, 1, 10**6, policy)
     visits = visits_of(target, guidance, 1, policy)
     exact = target.denoiser()
     expected = {}
@@ -77,11 +77,11 @@ def test_errors_are_visits_times_divergences(policy) -> None:
     weights = [s.visits * (s.kl_conditional + s.kl_unconditional) for s in states]
     assert weights == sorted(weights, reverse=True)
     for most in range(1, len(states)):
-        assert score_error_by_state(target, learned, guidance, 1, most, policy) == (states[:most], by_level)
+        assert conditionals_error_by_state(target, learned, guidance, 1, most, policy) == (states[:most], by_level)
     for half in (MixedDenoiser(learned, exact), MixedDenoiser(exact, learned)):  # one conditional is wrong, one is not
-        whole, _ = score_error_by_state(target, half, guidance, 1, 10**6, policy)
-        assert score_error_by_state(target, half, guidance, 1, 3, policy)[0] == whole[:3]
-    assert len(score_error_by_state(random_target(3, 3), Inconsistent(3, 3, 2), guidance, 1)[0]) == 20
+        whole, _ = conditionals_error_by_state(target, half, guidance, 1, 10**6, policy)
+        assert conditionals_error_by_state(target, half, guidance, 1, 3, policy)[0] == whole[:3]
+    assert len(conditionals_error_by_state(random_target(3, 3), Inconsistent(3, 3, 2), guidance, 1)[0]) == 20
 
 
 def test_a_split_denoiser_asks_the_one_for_classes_and_the_other_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +150,8 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
         assert found.covariance[line]["frobenius"] == pytest.approx(float((c - own_c).norm() / own_c.norm()), abs=1e-9)
     for name, swapped in (("conditional", (learned, exact)), ("unconditional", (exact, learned))):
         share = total_variation(laws["L2"], terminal_law(MixedDenoiser(*swapped), guidance, z, policy))
-        assert shared.score_share[name] == pytest.approx(share, abs=1e-12)
-    states, by_level = score_error_by_state(target, learned, guidance, z, policy=made.policy)
+        assert shared.error_share[name] == pytest.approx(share, abs=1e-12)
+    states, by_level = conditionals_error_by_state(target, learned, guidance, z, policy=made.policy)
     assert shared.states == states and shared.visit_error == by_level
     assert found.expected_noise == pytest.approx(expected_sampling_tv(laws["L3'"], 400), rel=1e-12)
     assert len(visit_law(exact, guidance, z, policy)) == 3

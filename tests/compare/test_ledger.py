@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.policies import Confidence
-from mdlm_cfg.compare.by_state import score_error_by_state
+from mdlm_cfg.compare.by_state import conditionals_error_by_state
 from mdlm_cfg.compare.ledger import ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.push import visit_law
@@ -40,16 +40,16 @@ def test_lines_obey_the_triangle_inequality(seed, w, run):
     ledger = error_ledger(target, learned, Guidance(w), 0, *run, num_samples=500, generator=generator)
     tv = ledger.tv
     assert tv["total"] <= ledger.bound + 1e-12
-    assert tv["score error"] <= tv["total"] + tv["discretisation error"] + tv["sampling noise"] + 1e-12
+    assert tv["error of the network"] <= tv["total"] + tv["discretisation error"] + tv["sampling noise"] + 1e-12
     assert ledger.noise.value == tv["sampling noise"]
     if run[0] == "first_hitting":
         assert tv["discretisation error"] == 0
 
 
-def test_an_exact_denoiser_has_no_score_error():
+def test_an_exact_denoiser_has_no_conditionals_error():
     target = random_target(3, 3, seed=1, zeros=0.3)
     ledger = error_ledger(target, target.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert ledger.tv["score error"] < 1e-12 and max(ledger.shared.score_share.values()) < 1e-12
+    assert ledger.tv["error of the network"] < 1e-12 and max(ledger.shared.error_share.values()) < 1e-12
     assert all(abs(a) + abs(b) < 1e-12 for a, b in ledger.shared.visit_error)
     assert ledger.closes
 
@@ -68,8 +68,12 @@ def test_shares_swap_one_conditional_at_a_time():
             return answers[1] if classes is None else torch.where((classes == 2)[:, None, None], *reversed(answers))
 
     ledger = error_ledger(target, OnlyNull(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert ledger.shared.score_share["conditional"] < 1e-12
-    assert abs(ledger.shared.score_share["unconditional"] - ledger.tv["score error"]) < 1e-12 < ledger.tv["score error"]
+    assert ledger.shared.error_share["conditional"] < 1e-12
+    assert (
+        abs(ledger.shared.error_share["unconditional"] - ledger.tv["error of the network"])
+        < 1e-12
+        < ledger.tv["error of the network"]
+    )
 
 
 def test_the_predicted_interval_covers_the_sampled_total():
@@ -99,7 +103,7 @@ def test_the_prediction_against_drawn_samples():
 def test_the_first_states_error_is_its_kl():
     target = random_target(5, 1, k=2, seed=6)
     other = perturbed(target, 2.0)
-    states, by_level = score_error_by_state(target, other.denoiser(), Guidance(1.0), 1)
+    states, by_level = conditionals_error_by_state(target, other.denoiser(), Guidance(1.0), 1)
     p = target.class_pmfs[1]
     q = other.class_pmfs[1]
     assert states[0].state == (5,) and states[0].visits == 1
@@ -114,14 +118,14 @@ def test_a_schedule_of_w_has_no_tilted_law_and_a_ledger_all_the_same():
     ledger = error_ledger(target, learned, guidance, 0, generator=torch.Generator().manual_seed(0))
     assert "L1" not in ledger.laws and "gap to tilted" not in ledger.tv
     score = total_variation(terminal_law(target.denoiser(), guidance, 0), terminal_law(learned, guidance, 0))
-    assert abs(ledger.tv["score error"] - score) < 1e-12 and ledger.closes
+    assert abs(ledger.tv["error of the network"] - score) < 1e-12 and ledger.closes
 
 
 def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
     target = random_target(3, 2, seed=7, zeros=0.6)
     full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
     ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert all(0 <= share <= 1 for share in ledger.shared.score_share.values())
+    assert all(0 <= share <= 1 for share in ledger.shared.error_share.values())
 
 
 @pytest.mark.parametrize("sampler", [Sampler(policy="confidence"), Sampler("event_leaping", events=2, policy="margin")])
@@ -144,7 +148,7 @@ def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
     own = error_ledger(target, learned, guidance, 1, num_samples=100)
     assert total_variation(own.laws["L3"], ledger.laws["L3"]) > 0.02
     visits = visit_law(target.denoiser(), guidance, 1, sampler.policy)
-    _, by_level = score_error_by_state(target, learned, guidance, 1, policy=sampler.policy)
+    _, by_level = conditionals_error_by_state(target, learned, guidance, 1, policy=sampler.policy)
     assert ledger.shared.visit_error == by_level and len(by_level) == len(visits) - 1
     with pytest.raises(ValueError, match="cannot be entered in a ledger of the order normalized"):
         ledger_of(own.shared, sampler, 100)
@@ -152,7 +156,7 @@ def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
 
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
 @pytest.mark.parametrize("strength", [2.0, linear_ramp(0, 2)], ids=str)
-def test_the_targets_own_denoiser_is_judged_without_a_score_error(strength, policy):
+def test_the_targets_own_denoiser_is_judged_without_a_conditionals_error(strength, policy):
     target = random_target(3, 2, k=3, seed=8)
     guidance = Guidance(strength)
     own = ledger_laws(target, None, guidance, 2, policy)
@@ -160,10 +164,10 @@ def test_the_targets_own_denoiser_is_judged_without_a_score_error(strength, poli
     assert own.target is target and own.learned is None and own.guidance is guidance
     assert own.target_class == 2 and own.policy is policy and set(own.laws) == set(learned.laws)
     assert all(torch.allclose(own.laws[name], law, atol=1e-12) for name, law in learned.laws.items())
-    assert (own.score_share, own.states, own.visit_error) == ({}, [], [])
+    assert (own.error_share, own.states, own.visit_error) == ({}, [], [])
     made = Sampler("event_leaping", events=2, policy=policy)
     found, same = (ledger_of(laws, made, 500, generator_for("own")) for laws in (own, learned))
-    assert found.tv["score error"] == 0 and found.tv["discretisation error"] > 0.001
+    assert found.tv["error of the network"] == 0 and found.tv["discretisation error"] > 0.001
     assert found.tv == pytest.approx(same.tv, abs=1e-12)
 
 

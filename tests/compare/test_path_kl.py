@@ -91,7 +91,7 @@ def test_states_are_the_worst_and_sum_to_the_levels():
 
 
 def test_the_worst_states_of_all_levels_come_first_and_none_that_is_never_passed():
-    # learned scores are wrong at every level, and the class does not reach every state
+    # learned conditionals are wrong at every level, and the class does not reach every state
     target = random_target(3, 3, seed=5, zeros=0.6)
     found = path_kl(target, Guidance(1.0), 1, denoiser=Inconsistent(3, 3, 2), most=10**6)
     weights = [s.visits * s.kl for s in found.states]
@@ -105,6 +105,6 @@ def test_the_worst_states_of_all_levels_come_first_and_none_that_is_never_passed
 def test_learned_conditionals_and_schedules_can_be_held_against_it():
     target = random_target(2, 2, seed=6)
     found = path_kl(target, Guidance([0.5, 2.0]), 0, w=2.0, denoiser=Inconsistent(2, 2, 2))
-    assert found.by_level[1] > 1e-3  # learned scores are wrong at the last level too
+    assert found.by_level[1] > 1e-3  # learned conditionals are wrong at the last level too
     with pytest.raises(ValueError, match="is a schedule"):
         path_kl(target, Guidance([0.5, 2.0]), 0)

@@ -36,11 +36,11 @@ def test_with_a_known_truth_it_is_the_ledger_of_bayes_table(sampler: Sampler) ->
     whole = error_ledger(bayes(target), parts[0], guidance, 1, sampler, generator=generator_for("whole"))
     for name in ("L0", "L1", "L2", "L3", "L2'", "L3'"):
         assert float((found.laws[name] - whole.laws[name]).abs().max()) < 1e-12, name
-    exact_lines = ("guidance effect", "gap to tilted", "score error", "discretisation error")
-    for line in (*exact_lines, "discretisation error, exact scores"):
+    exact_lines = ("guidance effect", "gap to tilted", "error of the network", "discretisation error")
+    for line in (*exact_lines, "discretisation error, exact conditionals"):
         assert found.tv[line] == pytest.approx(whole.tv[line], abs=1e-12)
     assert set(found.tv) == set(whole.tv)
-    assert found.closes and found.tv["score error"] > 0.05
+    assert found.closes and found.tv["error of the network"] > 0.05
     assert found.sampler is sampler and found.num_samples == 2000
     assert found.tv["total"] == pytest.approx(total_variation(found.laws["L2"], found.laws["L4"]))
 

@@ -105,7 +105,7 @@ def test_weights_pay_from_where_the_expected_distances_cross(monkeypatch: pytest
     for decades, expected in ((last - 1, None), (last, 10**last), (last + 1, 10**last)):
         monkeypatch.setattr("mdlm_cfg.compare.weighted.MOST_DECADES", decades)
         assert break_even_samples(weights, law, tilted) == expected
-    assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact scores is none
+    assert expected_weighted_tv(weights, tilted, 1e14) < 1e-6  # the bias of exact conditionals is none
     assert expected_tv(law, tilted, 1e14) == pytest.approx(total_variation(law, tilted), abs=1e-6)
 
 

@@ -8,12 +8,12 @@ from helpers import Inconsistent, random_target
 
 from mdlm_cfg import Guidance, Sampler, error_ledger
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
+from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import bayes_classify, class_nelbos, draw_counts
 from mdlm_cfg.compare.ledger import predicted_sample_tv
 from mdlm_cfg.compare.likelihood import likelihood, nelbo_bound
 from mdlm_cfg.compare.metrics import multinomial_counts, sampled_tv
 from mdlm_cfg.compare.mixtures import distinctness
-from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.compare.slice_ledger import slice_ledger
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -41,7 +41,7 @@ USES = {
     "NELBO": lambda g: nelbo_bound(LEARNED, X, CLASSES, generator=g).value,
     "images of components": lambda g: distinctness(MIXTURE, 0, 20, False, g),
     "partial images of components": lambda g: distinctness(MIXTURE, 0, 20, True, g),
-    "score error": lambda g: score_error(MIXTURE, LEARNED, X, CLASSES, generator=g).nelbo,
+    "error of the network": lambda g: conditionals_error(MIXTURE, LEARNED, X, CLASSES, generator=g).nelbo,
     "multinomial counts": lambda g: multinomial_counts(LAW.flatten(), 50, 20, g),
     "bootstrap": lambda g: sampled_tv(LAW, X, generator=g).low,
     "predicted distance": lambda g: predicted_sample_tv(LAW, LAW, 50, generator=g).value,

@@ -1,4 +1,4 @@
-"""A mixture of 4 x 4 images: the exact denoiser has no score error, its samples match the floor, all is reported."""
+"""A mixture of 4 x 4 images: the exact denoiser has no error, its samples match the floor, and all is reported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from helpers import Blurred, bernoulli_mixture, block_of, found_by
 
 from mdlm_cfg import Guidance, Sampler, UserError
 from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.mixtures import component_usage, rank_correlation
-from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures, component_row, distinct_row
@@ -53,19 +53,19 @@ def blurred() -> Findings:
     return evaluation_of(0.4)
 
 
-def test_the_exact_denoiser_has_no_score_error() -> None:
+def test_the_exact_denoiser_has_no_conditionals_error() -> None:
     target = mixture()
     x, classes = target.sample(200, generator_for("x"))
     for labels in (classes, None):
-        found = score_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
+        found = conditionals_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
         assert found.difference == found.difference_se == found.kl == 0
         assert found.nelbo == found.exact_nelbo == pytest.approx(found.entropy, abs=1.0)
 
 
-def test_both_estimates_of_the_score_error_agree_and_kl_is_less_noisy() -> None:
+def test_both_estimates_of_the_conditionals_error_agree_and_kl_is_less_noisy() -> None:
     target = mixture()
     x, classes = target.sample(3000, generator_for("x"))
-    found = score_error(target, Blurred(target, 0.2), x, classes, generator=generator_for("masks"))
+    found = conditionals_error(target, Blurred(target, 0.2), x, classes, generator=generator_for("masks"))
     assert found.kl > 0.1
     assert abs(found.difference - found.kl) < 4 * found.difference_se
     assert found.kl_se < found.difference_se
@@ -76,7 +76,7 @@ def test_both_estimates_of_the_score_error_agree_and_kl_is_less_noisy() -> None:
 def test_the_exact_nelbo_is_the_entropy_on_average() -> None:
     target = mixture(side=2)
     x, classes = target.sample(2000, generator_for("x"))
-    found = score_error(target, target.denoiser(), x, classes, 16, generator_for("masks"))
+    found = conditionals_error(target, target.denoiser(), x, classes, 16, generator_for("masks"))
     assert found.exact_nelbo == pytest.approx(found.entropy, abs=0.02)
 
 
@@ -97,8 +97,8 @@ def test_a_wrong_denoiser_is_told_from_the_floor(blurred: Findings) -> None:
         learned, floor = (one(blurred, "distances", w, name) for name in ("learned", "floor"))
         assert learned.energy > floor.energy + 0.03
         assert learned.mean_rms > 1.5 * floor.mean_rms
-    conditional, null = block_of(blurred, "score_error")
-    assert conditional.score_error > 0.3 and null.conditionals == "null"
+    conditional, null = block_of(blurred, "conditionals_error")
+    assert conditional.conditionals_error > 0.3 and null.conditionals == "null"
     assert conditional.uniform == pytest.approx(16 * np.log(2))
 
 
@@ -112,7 +112,7 @@ def test_independent_values_have_the_frequencies_of_the_images(blurred: Findings
     x = data_of(mixture()).test_examples()[0]
     share = (x.double().sum(0) + 1) / (len(x) + 2)
     expected = -torch.where(x == 1, share, 1 - share).log().sum(1).mean()
-    assert block_of(blurred, "score_error")[1].independent == pytest.approx(float(expected))
+    assert block_of(blurred, "conditionals_error")[1].independent == pytest.approx(float(expected))
 
 
 def test_private_values_and_distinct_components_gain(blurred: Findings) -> None:
@@ -152,7 +152,7 @@ def test_sets_are_those_of_the_plans_generators_compared_by_hand() -> None:
         difference = (x.double().mean(dim=0) - y.double().mean(dim=0)).square().mean().sqrt()
         assert rows[at].target_class == k and rows[at].mean_rms == pytest.approx(float(difference))
     assert one(found, "distances", 1.5, "learned").energy == pytest.approx(sum(row.energy for row in rows) / 2)
-    assert block_of(found, "score_error")[0].num_examples == 20
+    assert block_of(found, "conditionals_error")[0].num_examples == 20
 
 
 def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: Findings) -> None:
@@ -179,7 +179,10 @@ def test_the_page_and_the_numbers(blurred: Findings, tmp_path: Path) -> None:
         (w, name) for w in (0, 3) for name in ("exact", "learned")
     ]
     assert blurred.numbers()["energy_learned_w3"] == one(blurred, "distances", 3.0, "learned").energy
-    assert blurred.numbers()["score_error_conditional"] == block_of(blurred, "score_error")[0].score_error
+    assert (
+        blurred.numbers()["conditionals_error_conditional"]
+        == block_of(blurred, "conditionals_error")[0].conditionals_error
+    )
     sections = sections_of(blurred, tmp_path)
     pictures = [picture.path for section in sections for picture in section.pictures]
     assert len(pictures) == 8 and all(path.stat().st_size > 1000 for path in pictures)
@@ -187,7 +190,7 @@ def test_the_page_and_the_numbers(blurred: Findings, tmp_path: Path) -> None:
 
 def test_what_was_not_learned_is_absent() -> None:
     exact = evaluation_of(None, plan_of(Guidance(0.0), Guidance(3.0), n=20))
-    assert "score_error" not in exact.to_dict()
+    assert "conditionals_error" not in exact.to_dict()
     assert not any("learned" in name or "score" in name for name in exact.numbers())
     assert {row.set for row in block_of(exact, "distances")} == {"floor", "class"}
 

@@ -28,7 +28,7 @@ Rows = Sequence[dict[str, Any]]
 def written(
     folder: Path, errors: dict[Any, float], seed: int = 0, classes: int = 1, more: Rows = (), **config: Any
 ) -> None:
-    """A run's folder with a report of these score errors by w; class k's is k higher. `more` are further rows."""
+    """A run's folder with a report of these errors by w; class k's is k higher. `more` are further rows."""
     (folder / "report").mkdir(parents=True)
     (folder / "resolved_config.yaml").write_text(yaml.safe_dump({"seed": seed, "runs": str(folder), **config}))
     rows = [

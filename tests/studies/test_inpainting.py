@@ -92,7 +92,7 @@ def test_exact_and_unguided_the_hidden_pixels_follow_bayes() -> None:
         for w in (0.0, 2.0):
             tilted = ((1 + w) * own - w * whole).softmax(0)
             (row,) = at(findings, "distances", s, w)
-            assert row.score_error is None
+            assert row.conditionals_error is None
             assert row.tv_tilted == pytest.approx(total_variation(law_at(findings, s, w).flatten(), tilted), abs=1e-12)
             likelihoods = [target.log_prob(images, torch.full((16,), k)).logsumexp(0) for k in range(3)]
             posterior = (torch.stack(likelihoods) + target.class_weights.log()).softmax(0)
@@ -126,8 +126,8 @@ def test_figures_are_those_of_the_slice(blurred: Findings) -> None:
         weights = tilted_weights(slice_denoiser(learned, s.state), guidance, 2, "confidence")
         laws.append(law)
         assert float((law_at(blurred, s, guidance.constant) - law).abs().max()) < 1e-12
-        assert row.score_error == pytest.approx(total_variation(law, truth), abs=1e-12)
-        assert row.score_error > 0.01
+        assert row.conditionals_error == pytest.approx(total_variation(law, truth), abs=1e-12)
+        assert row.conditionals_error > 0.01
         assert row.ess == pytest.approx(weights.ess)
         assert row.tv_tilted == pytest.approx(total_variation(weights.law, law), abs=1e-12)
         assert row.guidance_effect == pytest.approx(total_variation(laws[0], law), abs=1e-12)
@@ -152,15 +152,17 @@ def test_ledgers_close_and_their_samples_are_of_the_whole_denoiser(blurred: Find
     assert own.total == pytest.approx(total_variation(truth, drawn), abs=1e-12)
     assert own.discretisation_error == 0 and own.sampler == plan.sampler
     assert few.sampler == Sampler("event_leaping", 2) and few.discretisation_error > 0
-    assert None not in (own.score_error, own.gap_to_tilted, own.guidance_effect)
+    assert None not in (own.conditionals_error, own.gap_to_tilted, own.guidance_effect)
 
 
-def test_without_a_known_truth_nothing_is_said_of_the_score_error(tmp_path: Path) -> None:
+def test_without_a_known_truth_nothing_is_said_of_the_conditionals_error(tmp_path: Path) -> None:
     findings = found(Blurred(mixture(), 0.4), known=False)
-    assert all(row.score_error is None for name in ("distances", "means", "ledger") for row in block_of(findings, name))
+    assert all(
+        row.conditionals_error is None for name in ("distances", "means", "ledger") for row in block_of(findings, name)
+    )
     assert all(row.gap_to_tilted is None and row.guidance_effect is None for row in block_of(findings, "ledger"))
     assert all(row.closes for row in block_of(findings, "ledger"))
-    assert not any(name.startswith("score_error") for name in findings.numbers())
+    assert not any(name.startswith("conditionals_error") for name in findings.numbers())
     sections = sections_of(findings, tmp_path)
     assert not any("error of the network" in section.table.columns for section in sections if section.table)
 
@@ -178,7 +180,7 @@ def test_everything_is_json_and_has_a_page(blurred: Findings, tmp_path: Path) ->
     assert [len(section.pictures) for section in sections if section.pictures] == [2]
     assert all(picture.path.is_file() for section in sections for picture in section.pictures)
     (row,) = at(blurred, "distances", s, 2.0)
-    assert blurred.numbers()["score_error_w2"] == row.score_error
+    assert blurred.numbers()["conditionals_error_w2"] == row.conditionals_error
 
 
 def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Findings) -> None:
@@ -246,7 +248,7 @@ def test_the_verdict_says_whether_the_known_pixels_determine_the_class(
     blurred: Findings, posterior: float, effect: float, determined: bool, changed: bool
 ) -> None:
     rows = [
-        replace(row, posterior=posterior, guidance_effect=effect * (row.w.constant > 0), score_error=None)
+        replace(row, posterior=posterior, guidance_effect=effect * (row.w.constant > 0), conditionals_error=None)
         for row in block_of(blurred, "distances")
     ]
     judgement, about, *_ = verdict_of(rows, block_of(blurred, "ledger"), "exact")
@@ -258,8 +260,12 @@ def test_the_verdict_says_whether_the_known_pixels_determine_the_class(
 
 def test_the_error_of_the_network_is_judged_by_the_effect_of_guidance(blurred: Findings) -> None:
     rows = block_of(blurred, "distances")
-    small = verdict_of([replace(row, score_error=0.5 * rows[1].guidance_effect) for row in rows], [], "learned")[0]
-    large = verdict_of([replace(row, score_error=2.0 * rows[1].guidance_effect) for row in rows], [], "learned")[0]
+    small = verdict_of([replace(row, conditionals_error=0.5 * rows[1].guidance_effect) for row in rows], [], "learned")[
+        0
+    ]
+    large = verdict_of([replace(row, conditionals_error=2.0 * rows[1].guidance_effect) for row in rows], [], "learned")[
+        0
+    ]
     assert "Train longer" in large and "Train longer" not in small
 
 

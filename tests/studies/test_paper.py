@@ -233,7 +233,7 @@ def test_what_was_not_learned_is_absent(name: str) -> None:
     alone = shipped(name)
     assert {claim.learned for claim in alone.claims} == {"-"}
     for _, columns, rows in alone.tables:
-        assert columns == ["region", "w", "exact", "samples with exact scores"]
+        assert columns == ["region", "w", "exact", "samples with exact conditionals"]
         assert all(len(row) == len(columns) for row in rows)
     learned = judge(name, target, perturbed(target, 0.1).denoiser())
     assert any(claim.learned != "-" for claim in learned.claims)
@@ -287,10 +287,10 @@ def test_five_dimensions_beside_the_papers_table() -> None:
     assert [claim.learned for claim in result.claims] == ["-", "-"]
     assert result.claims[0].verdict == "holds"
     # one state of probability 1.7e-5: of 10,000 samples two or more hit it with 1 - (1 + 0.17) exp(-0.17) = 0.013
-    steps = float(rows["exact scores, 50 steps"][7])
+    steps = float(rows["exact conditionals, 50 steps"][7])
     chance = 1 - (1 + 10 * steps) * math.exp(-10 * steps)
     assert f"have probability {chance:.2f}" in result.claims[1].verdict
-    assert result.claims[1].verdict.endswith("little of it, the rest is score error")
+    assert result.claims[1].verdict.endswith("little of it, the rest is the error of the network")
     # turned: a law that favours the overlap, and data on which guidance has nothing to do
     assert hypercube(target, None, plan, reverse=True).claims[0].verdict == "does not hold"
     mostly_one = TableMixture(target.class_pmfs, torch.tensor([0.001, 0.999]))
@@ -304,7 +304,10 @@ def test_five_dimensions_beside_a_network() -> None:
     result = hypercube(target, other.denoiser(), plan_of(2.0, n=100, classes=(1,)))
     rows = {row[1]: row[2:] for row in result.tables[0][2]}
     assert rows["learned"] != rows["exact"] and "10,000 samples of the network, 50 steps" in rows
-    assert f"score alone {rows['learned'][5]}, with 50 steps {rows['learned, 50 steps'][5]}" in result.claims[1].learned
+    assert (
+        f"conditionals alone {rows['learned'][5]}, with 50 steps {rows['learned, 50 steps'][5]}"
+        in result.claims[1].learned
+    )
 
 
 def test_what_an_experiment_is_not_about_is_refused() -> None:

@@ -158,7 +158,7 @@ def learned_line_for_exact(patch, _) -> None:
     def entry(shared, *more):
         made = right(shared, *more)
         line = "discretisation error"
-        other = "discretisation error, exact scores"
+        other = "discretisation error, exact conditionals"
         return dataclasses.replace(made, tv=made.tv | {line: made.tv[other]})
 
     patch.setattr(ledger, "ledger_of", entry)

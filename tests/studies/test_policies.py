@@ -121,7 +121,7 @@ def test_unguided_and_exact_one_at_a_time_every_policy_gives_the_class(both: Fin
     assert max(abs(row.kl_class) for row in rows) < EXACT
     assert max(row.tv_class for row in of(both, Guidance(0.0), "exact", 2)) > 0.01  # two at a time do not
     learned = [row.tv_class for row in of(both, Guidance(0.0), "learned", 1)]
-    assert max(learned) - min(learned) > 0.005  # and with learned scores the order matters
+    assert max(learned) - min(learned) > 0.005  # and with learned conditionals the order matters
 
 
 def test_all_at_once_knows_no_order(both: Findings) -> None:

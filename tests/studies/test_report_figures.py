@@ -20,7 +20,7 @@ from torch import Tensor
 from mdlm_cfg import Guidance, TableMixture, error_ledger, sample, stepped_law, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.schedules import Schedule
-from mdlm_cfg.compare.by_state import score_error_by_state
+from mdlm_cfg.compare.by_state import conditionals_error_by_state
 from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv
 from mdlm_cfg.compare.geometry import limit_law, regions
 from mdlm_cfg.compare.ledger import LINES, predicted_sample_tv
@@ -271,7 +271,7 @@ def test_ledger(case: Case) -> None:
         generator = generator_for("ledger", SEED, case.kind, f"{w:g}", z, label)
         x = drawn(case, w)
         laws["L4"] = histogram(x, N)
-        absent = ("score error", "discretisation error, exact scores") if case.judged == "exact" else ()
+        absent = ("error of the network", "discretisation error, exact conditionals") if case.judged == "exact" else ()
         lines = {line: pair for line, pair in LINES.items() if line not in absent}
         for line, (a, b) in lines.items():
             same(own[COLUMNS[line]], tv(laws[a], laws[b]), line)
@@ -283,7 +283,7 @@ def test_ledger(case: Case) -> None:
         same(own["expected_sampling_noise"], expected_sampling_tv(laws["L3'"], NUM))
         assert own["closes"] == (predicted.low <= tv(laws["L2"], laws["L4"]) <= predicted.high)
         if case.judged == "learned":
-            states, by_level = score_error_by_state(target(), network(), Guidance(w, case.kind), z)
+            states, by_level = conditionals_error_by_state(target(), network(), Guidance(w, case.kind), z)
             kls = ("kl_conditional", "kl_unconditional")
             levels = [row for row in found(case)["visited_kl"] if row["w"] == w]
             same([[row[name] for name in kls] for row in levels], by_level, "visits")
@@ -327,7 +327,7 @@ def test_ledger_of_the_standard_samplers(case: Case) -> None:
             num_samples=NUM,
             generator=generator,
         )
-        absent = ("score error", "discretisation error, exact scores") if case.judged == "exact" else ()
+        absent = ("error of the network", "discretisation error, exact conditionals") if case.judged == "exact" else ()
         for line, value in expected.tv.items():
             if line not in absent:
                 same(entry[COLUMNS[line]], value, line)

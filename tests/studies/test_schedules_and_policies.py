@@ -217,13 +217,13 @@ def test_ledger(case: Case) -> None:
         }
         expected = {
             "guidance effect": tv(laws["L0"], laws["L2"]),
-            "score error": tv(laws["L2"], laws["L3"]),
+            "error of the network": tv(laws["L2"], laws["L3"]),
             "discretisation error": tv(laws["L3"], laws["L3'"]),
             "sampling noise": tv(laws["L3'"], laws["L4"]),
             "total": tv(laws["L2"], laws["L4"]),
         }
         for line, value in expected.items():
-            if line != "score error" or case.judged == "learned":
+            if line != "error of the network" or case.judged == "learned":
                 assert entry[COLUMNS[line]] == pytest.approx(value, abs=EXACT), line
         assert (entry["gap_to_tilted"] is None) == (not isinstance(name, float))
         assert entry["predicted_low"] <= entry["predicted_high"] and entry["closes"] in (True, False)
@@ -323,5 +323,5 @@ def test_the_ledger_closes_for_schedules_and_policies(kind: str, sampler: Sample
     )
     assert ledger.closes and ledger.tv["total"] <= ledger.bound
     assert "gap to tilted" not in ledger.tv and "L1" not in ledger.laws
-    assert ledger.tv["score error"] > 0.01 and math.isfinite(ledger.noise.value)
+    assert ledger.tv["error of the network"] > 0.01 and math.isfinite(ledger.noise.value)
     assert torch.equal(ledger.laws["L0"], target().class_pmf(Z))

@@ -102,16 +102,19 @@ def test_long_sequences_are_drawn_in_few_calls_too() -> None:
     assert labels["event_leaping, 8 steps, cosine, confidence"] == 8 and labels["first_hitting, fixed_order"] == 128
 
 
-def test_the_score_error_is_the_excess_over_all_partial_states(blurred: Findings) -> None:
+def test_the_conditionals_error_is_the_excess_over_all_partial_states(blurred: Findings) -> None:
     target = mixture()
     exact = exact_nelbos(Blurred(target, 0.4), target.table())
-    for row, name in zip(block_of(blurred, "score_error"), ("excess", "excess_null"), strict=True):
-        assert abs(row.score_kl - exact[name]) < 4.5 * row.score_kl_se and row.score_kl > 20 * row.score_kl_se
-        assert abs(row.score_error - exact[name]) < 4.5 * row.score_error_se
+    for row, name in zip(block_of(blurred, "conditionals_error"), ("excess", "excess_null"), strict=True):
+        assert (
+            abs(row.conditionals_kl - exact[name]) < 4.5 * row.conditionals_kl_se
+            and row.conditionals_kl > 20 * row.conditionals_kl_se
+        )
+        assert abs(row.conditionals_error - exact[name]) < 4.5 * row.conditionals_error_se
         assert row.num_sequences == 600  # all that the test set has
     nothing = found(0.0, plan_of(Guidance(0.0), n=10), Sequences(compare=False))
-    assert all(abs(row.score_kl) < 1e-15 for row in block_of(nothing, "score_error"))
-    assert "no score error" in nothing.verdict[0]
+    assert all(abs(row.conditionals_kl) < 1e-15 for row in block_of(nothing, "conditionals_error"))
+    assert "no error" in nothing.verdict[0]
 
 
 def test_distances_are_those_of_the_sets(blurred: Findings) -> None:
@@ -207,7 +210,7 @@ def test_rows_are_flat_and_everything_is_json(blurred: Findings) -> None:
     assert blurred.numbers()["posterior_learned_w3"] == at(blurred, 3.0, "learned").posterior
     assert blurred.arrays["learned_w3"].shape == (2000, 4) and blurred.arrays["aligned_exact_w0"].shape == (4, 4)
     exact = found(None, plan_of(Guidance(1.0), n=20), Sequences(compare=False))
-    assert not {"score_error", "samplers"} & exact.to_dict().keys()
+    assert not {"conditionals_error", "samplers"} & exact.to_dict().keys()
     assert not any("learned" in name or "score" in name for name in exact.numbers())
 
 

@@ -89,7 +89,7 @@ def with_samples(exact: str, learned: str, samples: str, denoiser: Denoiser | No
         the exact and the learned value, one of them with what its samples say.
     """
     if denoiser is None:
-        return f"{exact}; samples with exact scores: {samples}", learned
+        return f"{exact}; samples with exact conditionals: {samples}", learned
     found = f"the network's samples: {samples}"
     return exact, found if learned == ABSENT else f"{learned}; {found}"
 

@@ -38,7 +38,7 @@ class AtStrength:
 
     Attributes:
         found: what guidance it is of.
-        exact: of the exact chain. stepped: of the paper's 50 steps with exact scores.
+        exact: of the exact chain. stepped: of the paper's 50 steps with exact conditionals.
         learned, learned_stepped: of the network's own chain and steps; None where nothing was learned.
         sampled: of 10,000 samples in 50 steps, the network's where there is one.
     """
@@ -52,10 +52,10 @@ class AtStrength:
 
     def rows(self) -> list[list[str]]:
         """One per law that there is, and the paper's own measurement."""
-        whose = "with exact scores" if self.learned_stepped is None else "of the network"
+        whose = "with exact conditionals" if self.learned_stepped is None else "of the network"
         values = {
             "exact": self.exact,
-            f"exact scores, {PAPER_STEPS} steps": self.stepped,
+            f"exact conditionals, {PAPER_STEPS} steps": self.stepped,
             "learned": self.learned,
             f"learned, {PAPER_STEPS} steps": self.learned_stepped,
             f"{PAPER_SAMPLES:,} samples {whose}, {PAPER_STEPS} steps": self.sampled,
@@ -125,34 +125,34 @@ def _falls(at: AtStrength) -> Claim:
 
 
 def _fifth(at: AtStrength) -> Claim:
-    """Which part of the paper's k = 5, w = 2 entry is score, steps or sampling: there is one such state."""
+    """How much of the paper's k = 5, w = 2 entry, a single state, comes from network, steps and sampling."""
     exact = at.exact[5]
     steps = at.stepped[5]
     sampled = at.sampled[5]
     one_hit = 1000 / PAPER_SAMPLES
     measured = PAPER_5D[2.0][5]
     text = (
-        f"exact {exact:.3f}, {measured / exact:.0f} times smaller; {PAPER_STEPS} steps with exact scores {steps:.3f}, "
-        f"so the steps add {steps - exact:.3f}; {PAPER_SAMPLES:,} samples of the exact law hit it "
+        f"exact {exact:.3f}, {measured / exact:.0f} times smaller; {PAPER_STEPS} steps with exact conditionals "
+        f"{steps:.3f}, so the steps add {steps - exact:.3f}; {PAPER_SAMPLES:,} samples of the exact law hit it "
         f"{exact / one_hit:.2f} times on average, one hit being {one_hit:.3f}"
     )
     learned = ABSENT
     if at.learned is not None and at.learned_stepped is not None:
         learned = (
-            f"our network: score alone {at.learned[5]:.3f}, with {PAPER_STEPS} steps {at.learned_stepped[5]:.3f}; its "
-            f"{PAPER_SAMPLES:,} samples {sampled:.3f}"
+            f"our network: conditionals alone {at.learned[5]:.3f}, with {PAPER_STEPS} steps "
+            f"{at.learned_stepped[5]:.3f}; its {PAPER_SAMPLES:,} samples {sampled:.3f}"
         )
     elif at.learned_stepped is None:
-        text += f"; {PAPER_SAMPLES:,} samples with exact scores {sampled:.3f}"
+        text += f"; {PAPER_SAMPLES:,} samples with exact conditionals {sampled:.3f}"
     hits = round(measured / one_hit)
     chance = 1 - sum(_poisson(steps / one_hit, n) for n in range(hits))
     return Claim(
         f"w = 2, k = 5 (a single state): the paper measures {measured:.3f}.",
         text,
         learned,
-        f"{hits} hits ({measured:.3f}) or more have probability {chance:.3f} under exact scores and {PAPER_STEPS} "
-        "steps: steps and sampling explain "
-        + ("the entry" if chance > 0.05 else "little of it, the rest is score error"),
+        f"{hits} hits ({measured:.3f}) or more have probability {chance:.3f} under exact conditionals and "
+        f"{PAPER_STEPS} steps: steps and sampling explain "
+        + ("the entry" if chance > 0.05 else "little of it, the rest is the error of the network"),
     )
 
 

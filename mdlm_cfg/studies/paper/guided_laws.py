@@ -1,4 +1,4 @@
-"""Laws of several guidances side by side, and claims on a number of theirs: of exact scores and of learned ones."""
+"""Laws of several guidances side by side, and claims on one of their numbers, for exact and learned conditionals."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Number = Callable[[Laws, str], float]
 
 @dataclass(frozen=True)
 class Both:
-    """The same laws by exact scores and, where there is a network, by its own: one entry for each w > 0."""
+    """The same laws by exact conditionals and, where there is a network, by its own: one entry for each w > 0."""
 
     exact: list[Laws]
     learned: list[Laws]
@@ -79,17 +79,17 @@ class Both:
         rows = [
             [
                 f"{laws.w:g}",
-                scores,
+                whose,
                 name,
                 *(_shown(v) for v in (laws.gap(name), laws.effect(name), laws.mistaken(name), laws.entropy(name))),
             ]
-            for scores, found in (("exact", self.exact), ("learned", self.learned))
+            for whose, found in (("exact", self.exact), ("learned", self.learned))
             for laws in found
             for name in names
         ]
         columns = [
             "w",
-            "scores",
+            "conditionals",
             "guidance",
             "TV to the tilted law",
             "TV to the class",

@@ -61,7 +61,7 @@ def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Deno
                 verdict(effect > SAME),
             )
         )
-    samples = "samples with exact scores" if denoiser is None else "samples of the network"
+    samples = "samples with exact conditionals" if denoiser is None else "samples of the network"
     return PaperResult(claims, [_table(evaluation, parts, samples)])
 
 

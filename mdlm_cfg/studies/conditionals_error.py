@@ -10,18 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
+from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
-from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Piece
 from mdlm_cfg.support.seeds import generator_for
 
 CONDITIONALS = ("conditional", "null")
+TITLE = "Error of the network"
 SURE = 2.0  # standard errors from which a difference is more than chance
 
 
 @dataclass(frozen=True)
-class ScoreRow:
+class ConditionalsRow:
     """The NELBO of the network beside that of the exact conditionals, on the same test examples by the same masks."""
 
     conditionals: str = col("conditionals", '"conditional": with the class, "null": without', index=True)
@@ -29,17 +30,17 @@ class ScoreRow:
     exact_nelbo: float = col("exact", "NELBO of the exact conditionals", unit="nats", digits=3)
     entropy: float = col("entropy", "mean -log p of the examples, which exact_nelbo estimates", unit="nats", digits=3)
     independent: float = col("independent values", "mean -log p under the same marginals, independent", unit="nats")
-    score_error: float = col("score error", "nelbo less exact_nelbo", unit="nats", digits=3)
-    score_error_se: float = col("standard error", "of that, over examples", unit="nats", digits=3)
-    score_kl: float = col("score error, as KL", "the same expectation with less noise", unit="nats", digits=3)
-    score_kl_se: float = col("its standard error", "over examples", unit="nats", digits=3)
+    conditionals_error: float = col("error", "nelbo less exact_nelbo", unit="nats", digits=3)
+    conditionals_error_se: float = col("standard error", "of that, over examples", unit="nats", digits=3)
+    conditionals_kl: float = col("error as KL", "the same expectation with less noise", unit="nats", digits=3)
+    conditionals_kl_se: float = col("its standard error", "over examples", unit="nats", digits=3)
     uniform: float = col("uniform values", "D ln N", unit="nats")
     num_examples: int = col("examples", "test examples")
     num_draws: int = col("masks", "for each example")
 
 
-def score_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
-    """The score error with the class and without, where there is a network.
+def error_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
+    """The error of the network with the class and without it, where there is a network.
 
     Args:
         num_test: test examples. num_draws: masks for each.
@@ -47,20 +48,20 @@ def score_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
     if not case.has_learned:
         return
     for name in CONDITIONALS:
-        make = partial(_score, case, name, num_test, num_draws)
-        label = f"score error on {num_test:,} test examples, {name} conditionals"
+        make = partial(_error, case, name, num_test, num_draws)
+        label = f"error of the network on {num_test:,} test examples, {name} conditionals"
         yield Piece(_key(case, name, num_test, num_draws), make, label, cost=num_draws * num_test)
 
 
 def _key(case: Case, name: str, num_test: int, num_draws: int) -> Key:
-    return ("score error", name, num_test, num_draws, case.plan.seed)
+    return ("error of the network", name, num_test, num_draws, case.plan.seed)
 
 
-def _score(case: Case, name: str, num_test: int, num_draws: int) -> dict[str, Any]:
+def _error(case: Case, name: str, num_test: int, num_draws: int) -> dict[str, Any]:
     x, labels = (part[:num_test] for part in case.data.test_examples())
     classes = labels if name == "conditional" else None
     generator = generator_for("masks", name, case.plan.seed)
-    found = score_error(case.target, case.denoisers[LEARNED], x, classes, num_draws, generator)
+    found = conditionals_error(case.target, case.denoisers[LEARNED], x, classes, num_draws, generator)
     return vars(found) | {"independent": _independent(x, classes, case.data.num_tokens)}
 
 
@@ -70,8 +71,8 @@ def _independent(x: Tensor, classes: Tensor | None, num_tokens: int) -> float:
     return math.fsum(float(independent_nelbos(part, part, num_tokens).sum()) for part in parts) / len(x)
 
 
-def score_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[ScoreRow]:
-    """What `score_pieces` found; none without a network."""
+def error_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[ConditionalsRow]:
+    """What `error_pieces` found; none without a network."""
     if not case.has_learned:
         return []
     uniform = case.target.num_dims * math.log(case.data.num_tokens)
@@ -79,16 +80,16 @@ def score_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[Sc
     for name in CONDITIONALS:
         found = made[_key(case, name, num_test, num_draws)]
         rows.append(
-            ScoreRow(
+            ConditionalsRow(
                 conditionals=name,
                 nelbo=found["nelbo"],
                 exact_nelbo=found["exact_nelbo"],
                 entropy=found["entropy"],
                 independent=found["independent"],
-                score_error=found["difference"],
-                score_error_se=found["difference_se"],
-                score_kl=found["kl"],
-                score_kl_se=found["kl_se"],
+                conditionals_error=found["difference"],
+                conditionals_error_se=found["difference_se"],
+                conditionals_kl=found["kl"],
+                conditionals_kl_se=found["kl_se"],
                 uniform=uniform,
                 num_examples=found["num_images"],
                 num_draws=found["num_draws"],
@@ -97,8 +98,8 @@ def score_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[Sc
     return rows
 
 
-def score_block(rows: Sequence[ScoreRow], tested: str, unit: str) -> Block:
-    """How the page shows score errors.
+def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Block:
+    """How the page shows the error of the network.
 
     Args:
         tested: what they were measured on, such as "images of the mixture itself". unit: one of them.
@@ -106,29 +107,29 @@ def score_block(rows: Sequence[ScoreRow], tested: str, unit: str) -> Block:
     row = rows[0]
     text = (
         f"On {row.num_examples:,} {tested}, {row.num_draws} masks each, the same for the network and the exact "
-        "conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same score "
+        "conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same "
         "error with less noise. Independent values have the frequencies of these examples and no structure."
     )
     models = ["nelbo", "exact_nelbo", "entropy", "independent", "uniform"]
-    errors = ["score_error", "score_error_se", "score_kl", "score_kl_se"]
+    errors = ["conditionals_error", "conditionals_error_se", "conditionals_kl", "conditionals_kl_se"]
     views = [
         Table(["conditionals"], models, note=f"Negative ELBO in nats per {unit}."),
         Table(["conditionals"], errors, note=f"Nats per {unit}; standard errors are over {unit}s."),
     ]
-    return Block("score_error", rows, "Score error", text, [], views, errors, "Score error", printed=True)
+    return Block("conditionals_error", rows, TITLE, text, views=views, logged=errors, group=TITLE, printed=True)
 
 
-def score_sentence(rows: Sequence[ScoreRow], unit: str) -> str:
+def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     """Whether the network is trained, by its NELBO with the class."""
     row = next(row for row in rows if row.conditionals == "conditional")
     own = f"its NELBO is {row.nelbo:.2f} nats per {unit}"
-    margin = SURE * row.score_error_se
+    margin = SURE * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
         return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f})."
     structure = row.independent - row.exact_nelbo
-    said = f"{row.score_error:.2f} ± {row.score_error_se:.2f} nats per {unit}"
+    said = f"{row.conditionals_error:.2f} ± {row.conditionals_error_se:.2f} nats per {unit}"
     if structure <= margin:
-        return f"The score error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
+        return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
     if row.independent - row.nelbo <= margin:
         return (
             f"The network is barely trained: {own}, no better than independent values of each class "
@@ -136,6 +137,6 @@ def score_sentence(rows: Sequence[ScoreRow], unit: str) -> str:
         )
     learned = min(1.0, (row.independent - row.nelbo) / structure)
     return (
-        f"The score error of the network is {said}. Between independent values ({row.independent:.2f}) and the exact "
-        f"conditionals ({row.exact_nelbo:.2f}) it has learned {learned:.0%}."
+        f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "
+        f"exact conditionals ({row.exact_nelbo:.2f}) the network has learned {learned:.0%}."
     )

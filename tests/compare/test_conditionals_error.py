@@ -1,4 +1,4 @@
-"""The score error of a mixture's denoiser: image by image by hand, and its expectation over all masks."""
+"""The error of a denoiser's conditionals: image by image by hand, and its expectation over all masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import draw_counts
-from mdlm_cfg.compare.score_error import score_error
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -59,7 +59,7 @@ def test_it_is_what_the_same_masks_give_by_hand(with_classes: bool) -> None:
     draws = 4
     denoiser = Blurred(target, 0.3)
     x, classes = target.sample(20, generator_for("x"))
-    found = score_error(target, denoiser, x, classes if with_classes else None, generator=generator_for("m"))
+    found = conditionals_error(target, denoiser, x, classes if with_classes else None, generator=generator_for("m"))
     masks = generator_for("m")
     counts = draw_counts(20, draws, 3, masks).flatten()
     states = mask_uniform(x.repeat_interleave(draws, 0), counts, 2, masks).tolist()
@@ -84,7 +84,7 @@ def test_many_images_and_many_masks_have_the_expectation_over_all_masks(num: int
     target = target_of()
     denoiser = Blurred(target, 0.3)
     x, classes = target.sample(num, generator_for("x"))
-    found = score_error(target, denoiser, x, classes, draws, generator_for("m"))
+    found = conditionals_error(target, denoiser, x, classes, draws, generator_for("m"))
     subsets = [subset for m in (1, 2, 3) for subset in combinations(range(3), m)]
     by_image = {}
     for b, k in zip(x.tolist(), classes.tolist()):
@@ -101,10 +101,10 @@ def test_many_images_and_many_masks_have_the_expectation_over_all_masks(num: int
     assert found.num_images == num and found.num_draws == draws
 
 
-def test_the_exact_denoiser_has_no_score_error() -> None:
+def test_the_exact_denoiser_has_no_conditionals_error() -> None:
     target = target_of(dims=6)
     x, classes = target.sample(200, generator_for("x"))
     for labels in (classes, None):
-        found = score_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
+        found = conditionals_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
         assert found.difference == found.difference_se == found.kl == 0
         assert found.nelbo == found.exact_nelbo

@@ -1,4 +1,4 @@
-"""The score error of a denoiser of a mixture with exact conditionals: its NELBO less the exact one, in nats."""
+"""The error of learned conditionals where the mixture has exact ones: the NELBO less the exact one, in nats."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BATCH = 500  # partial states per call of the denoisers
 
 
 @dataclass(frozen=True)
-class ScoreError:
-    """The score error of a denoiser, in nats per image (or sequence), with standard errors over them.
+class ConditionalsError:
+    """The error of a denoiser's conditionals, in nats per image or sequence, with standard errors over these.
 
     Attributes:
         nelbo: of the denoiser; exact_nelbo: of the exact one, by the same masks.
@@ -39,14 +39,14 @@ class ScoreError:
     num_draws: int
 
 
-def score_error(
+def conditionals_error(
     target: BernoulliMixture | HiddenMarkovMixture,
     denoiser: Denoiser,
     x: Tensor,
     classes: Tensor | None,
     num_draws: int = 4,
     generator: torch.Generator | None = None,
-) -> ScoreError:
+) -> ConditionalsError:
     """NELBO of a denoiser less that of the exact one, on the same images by the same masks (theory, section 9).
 
     Args:
@@ -74,7 +74,7 @@ def score_error(
         parts.append(costs.reshape(3, -1, num_draws).mean(dim=2))
     nelbo, exact_nelbo, kl = torch.cat(parts, dim=1)
     entropy = -target.log_prob(x, labels)
-    return ScoreError(
+    return ConditionalsError(
         float(nelbo.mean()),
         float(exact_nelbo.mean()),
         *_mean_and_error(nelbo - exact_nelbo),
