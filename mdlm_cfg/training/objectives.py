@@ -137,9 +137,11 @@ class Pooled(Objective):
     """One mask for some of the batch's points, the whole batch for targets (`pooled_nelbo`): few different points only.
 
     Args:
-        label_dropout, label_smoothing: see `Objective`.
+        label_dropout: see `Objective`. label_smoothing: see `smoothed_targets`.
         rows: data points masked at a step; the batch should be much larger.
-        tilts: f of the classes that they are drawn from, equally many of each (`mdlm_cfg.training.tilting`).
+        tilts: f of the classes that they are drawn from, equally many of each (`mdlm_cfg.training.tilting`). Tilts and
+            targets are of one batch, whose sampling error biases what is learned if f > 0; a batch that holds
+            all data once, as that of experiment=tiny_mnist, has none.
 
     Raises:
         UserError: rows < 1, or a tilt out of its range.
