@@ -6,8 +6,10 @@ DEVICE is cuda or cpu; left out, a GPU where there is one.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from bench.decoders import decoder_figures
 from bench.laws import law_figures
 from bench.ratio import Figure, copy_rate, matmul_rate
 from bench.sampling import sampling_figures
@@ -24,6 +26,8 @@ from bench.training import training_figures
 from mdlm_cfg.support.machine import keep_freed_memory
 
 VERSIONS = ("torch", "scipy", "lightning", "mdlm-cfg")
+WIDTH = 80  # columns of a terminal
+COLUMNS = (10, 11, 10, 8, 5)  # of the numbers, at the right
 HEADS = ("what", "against", "seconds", "the other", "ratio", "goal", "met")
 
 
@@ -59,19 +63,35 @@ def row(figure: Figure) -> list[str]:
     return [figure.what, figure.yardstick, *times, f"{figure.ratio:.2f}{sign}", goal, met]
 
 
+def lines(figure: Figure, first: bool) -> list[str]:
+    """A figure in `WIDTH` columns: what was timed, where it is the `first` of its kind, and below that a comparison."""
+    what, against, *numbers = row(figure)
+    head = textwrap.wrap(what, WIDTH) if first else []
+    left = textwrap.wrap(against, WIDTH - sum(COLUMNS) - 2)
+    ends = ["".join(f"{number:>{width}}" for number, width in zip(numbers, COLUMNS)), *[""] * (len(left) - 1)]
+    return [*head, *(f"  {part:<{WIDTH - sum(COLUMNS) - 2}}{end}".rstrip() for part, end in zip(left, ends))]
+
+
+def load() -> str:
+    """How busy the machine is, for people: seconds count for little where that is more than this program's own load."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    one, five, fifteen = os.getloadavg()
+    return f"{one:.1f}, {five:.1f}, {fifteen:.1f} over 1, 5 and 15 minutes, on {os.cpu_count()} cores"
+
+
 def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> str:
     """The table, under what it was measured on."""
-    lines = [", ".join(f"{name}: {value}" for name, value in about.items()), ""]
-    lines += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    lines += ["| " + " | ".join(row(figure)) + " |" for figure in figures]
-    return "\n".join(lines) + "\n"
+    written = [", ".join(f"{name}: {value}" for name, value in about.items()), ""]
+    written += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    written += ["| " + " | ".join(row(figure)) + " |" for figure in figures]
+    return "\n".join(written) + "\n"
 
 
 def main(folder: Path, device: torch.device) -> None:
     """Measure on a device, print as it goes, and write the files."""
     keep_freed_memory()  # as the commands do
-    console = Console()
-    about = machine()
+    about = {"load average before": load()} | machine()
     bandwidth = copy_rate(device)
     flops = matmul_rate(device)
     product = "float32 product" if device.type == "cpu" else "bfloat16 product"
@@ -80,19 +100,25 @@ def main(folder: Path, device: torch.device) -> None:
         "copy (GB/s)": round(bandwidth / 1e9, 1),
         f"{product} (GFLOP/s)": round(flops / 1e9),
     }
-    console.print(about)
+    for name, value in about.items():
+        print(f"{name}: {value}")
+    print(f"{'':<{WIDTH - sum(COLUMNS)}}{''.join(f'{head:>{width}}' for head, width in zip(HEADS[2:], COLUMNS))}")
     figures: list[Figure] = []
     parts: Iterator[Figure] = chain(
-        law_figures(bandwidth, device), training_figures(flops, device), sampling_figures(device)
+        law_figures(bandwidth, device),
+        decoder_figures(device),
+        training_figures(flops, device),
+        sampling_figures(device),
     )
     for figure in parts:
+        first = not figures or figures[-1].what != figure.what
         figures.append(figure)
-        console.print("  ".join(row(figure)), highlight=False)
+        print("\n".join(lines(figure, first)), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     plain = [asdict(figure) | {"ratio": figure.ratio, "met": figure.is_met} for figure in figures]
     (folder / "bench.json").write_text(json.dumps({"machine": about, "figures": plain}, indent=1), encoding="utf-8")
     (folder / "bench.md").write_text(markdown(figures, about), encoding="utf-8")
-    console.print(f"written: {folder / 'bench.json'}, {folder / 'bench.md'}")
+    print(f"written: {folder / 'bench.json'}, {folder / 'bench.md'}")
 
 
 if __name__ == "__main__":

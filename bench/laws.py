@@ -17,10 +17,9 @@ from scipy.sparse.linalg import expm_multiply
 from torch import Tensor
 
 from bench.ratio import Figure, in_turns, seconds
-from mdlm_cfg import Correction, Guidance, Sampler, TableMixture, law_at, terminal_law
+from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.laws import TabulatedDenoiser
-from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 
 GUIDANCE = Guidance(2.0)
@@ -84,7 +83,6 @@ def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
         for (n, d), goal in AGAINST_SCIPY.items():
             yield from _against_scipy(n, d, goal)
     yield _learned(device)
-    yield from _decoders(device)
 
 
 def _problem(n: int, d: int) -> tuple[Denoiser, scipy.sparse.csr_matrix, np.ndarray]:
@@ -142,26 +140,6 @@ def _learned(device: torch.device) -> Figure:
     pair = in_turns(lambda: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, 0), alone)
     what = f"law of a network, {table.num_states} partial states, asked and pushed"
     return Figure(what, "its bare calls on as many rows", *pair, "lower", 1.25)
-
-
-def _decoders(device: torch.device) -> Iterator[Figure]:
-    """Laws of decoders, of remasking and of corrections on 9 binary coordinates, in seconds, against their goals."""
-    denoiser = random_table(2, 9, device).denoiser()
-    against = "the seconds that it may take"
-    goals = {
-        Sampler("sampled_confidence", events=1): 2.0,
-        Sampler("threshold"): 2.0,
-        Sampler("entropy_bound"): 2.0,
-        Sampler("remdm", 16, remasking="cap(0.2)"): 20.0,
-    }
-    for sampler, goal in goals.items():
-        took = seconds(partial(sampler.law, denoiser, GUIDANCE, 0), 3)
-        yield Figure(f"law of {sampler.label}, N = 2, D = 9", against, took, goal, "lower", 1.0)
-    own = terminal_law(denoiser, GUIDANCE, 0)
-    for correction in (Correction(1), Correction(3), Correction(2, accept=True), Correction(3, accept=True)):
-        kernel = correction_kernel(denoiser, GUIDANCE, 0, correction)
-        took = seconds(partial(kernel.move, own), 3)
-        yield Figure(f"one move of {correction}, N = 2, D = 9", against, took, 0.05, "lower", 1.0)
 
 
 def small_laws() -> None:

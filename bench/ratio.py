@@ -59,6 +59,11 @@ def in_turns(ours: Work, theirs: Work, repeats: int = REPEATS) -> tuple[float, f
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
+def once(work: Work) -> float:
+    """Seconds of one run, with nothing to warm up: for work that takes long."""
+    return _once(work, 1)
+
+
 def _times(work: Work) -> int:
     """How many runs of some work one measurement is of."""
     work()
