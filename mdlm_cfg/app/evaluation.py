@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from mdlm_cfg.app.report_cache import (
     NUMBERS,
@@ -108,18 +109,19 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, keep), say)
         with part_folder(report.folder, "report") as part:
-            written = _write(findings, report, part)
+            written, sections = _write(findings, report, part)
             take_places(part, report.folder, earlier)
     except KeyboardInterrupt:
         say_kept(report.folder, keep)
         raise
     remove_earlier(report.folder, earlier)
     keep.clear()
+    _print(sections, findings.verdict, report)
     return written
 
 
-def _write(findings: Findings, report: Report, part: Path) -> Written:
-    """The page and the files of findings, written into the folder `part`, and what the terminal says of them."""
+def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, list[Section]]:
+    """The page and the files of findings, written into the folder `part`; and the sections of the page."""
     plain = findings.to_dict()
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
@@ -138,19 +140,17 @@ def _write(findings: Findings, report: Report, part: Path) -> Written:
     data = {"data": report.data | plain.get("data", {}), "files": files}
     write_json(report.head() | plain | data, part / NUMBERS)
     write_page(part / PAGE, report.title, sections, report.run)
-    _print(sections, findings.verdict, report)
-    return Written(
-        report.folder / PAGE, findings.numbers(), plain.get("distances", rows), plain.get("ledger", []), pictures
-    )
+    ledger = plain.get("ledger", [])
+    return Written(report.folder / PAGE, findings.numbers(), plain.get("distances", rows), ledger, pictures), sections
 
 
 def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) -> None:
-    report.console.print(f"\n{report.title}", style="bold", highlight=False, markup=False)
+    report.console.print(Text(f"\n{report.title}"), style="bold")
     for section in sections:
         if section.table is not None and section.printed:
             print_table(section.table, section.title, report.console)
     for line in verdict:
-        report.console.print(line, highlight=False, markup=False)
+        report.console.print(Text(line))
 
 
 TEST_ROWS = {

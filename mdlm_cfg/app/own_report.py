@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import naming_way_out, out_folder
+from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.settings import checked_study
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance
@@ -66,12 +67,13 @@ def report(
     _check_denoiser(denoiser)
     if sampler is not None and not isinstance(sampler, Sampler):
         raise UserError(f"sampler = {sampler!r} is not a sampler: give one such as Sampler('event_leaping', steps=16)")
+    refuse_empty("out", out)
     data = _data_of(denoiser, target, name, class_names, value_names)
     is_small = (denoiser.num_tokens + 1) ** denoiser.num_dims * denoiser.num_tokens <= LEARNED_LAW_ENTRIES
     plan = Plan(
         guidances=_guidances(w, guidance),
         sampler=sampler or Sampler(),
-        num_samples=num_samples or (MANY if is_small else FEW),
+        num_samples=num_samples if num_samples is not None else MANY if is_small else FEW,
         seed=seed,
         classes=None if target_class is None else (target_class,),
     )
@@ -125,6 +127,8 @@ def _data_of(
         ("class_names", class_names, denoiser.num_classes),
         ("value_names", value_names, denoiser.num_tokens),
     ):
+        if isinstance(names, str) or not all(isinstance(one, str) for one in names or ()):
+            raise UserError(f"{what} = {names!r} must be a list of texts")
         if names is not None and len(names) != num:
             raise UserError(f"{what} has {len(names)} names, and must have {num}")
     return UnknownData(
@@ -144,11 +148,15 @@ def _name_of(denoiser: Any) -> str:
 
 
 def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
-    """One guidance for each strength."""
+    """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
     strengths = [w] if isinstance(w, int | float | str | Guidance) or callable(w) else w
     try:
         given = list(strengths)
     except TypeError:
         raise UserError(f"w = {w!r} is not a list of strengths: give numbers, such as w=[0, 1, 2]") from None
     read = [parse_strength(one) if isinstance(one, str) else one for one in given]
-    return tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
+    found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
+    kinds = list(dict.fromkeys(str(one.kind) for one in found))
+    if len(kinds) > 1:
+        raise UserError(f"w has guidance of the kinds {', '.join(kinds)}, and a report is of one: write one for each")
+    return found

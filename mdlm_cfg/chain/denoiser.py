@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -108,8 +109,14 @@ def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: 
 
 
 def check_class(target_class: int | None, num_classes: int) -> None:
-    """Raise UserError unless the class is None or one of 0..K-1."""
-    if target_class is not None and not 0 <= target_class < num_classes:
+    """Raise UserError unless the class is None or a whole number 0..K-1."""
+    if target_class is None:
+        return
+    try:
+        index(target_class)
+    except TypeError:
+        raise UserError(f"class {target_class!r} is not a whole number: classes are 0 to {num_classes - 1}") from None
+    if not 0 <= target_class < num_classes:
         raise UserError(
             f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
         )

@@ -236,7 +236,11 @@ def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
 
 
 def _check_strength(w: float) -> float:
-    if not (-1 <= w <= MAX_STRENGTH):
+    try:
+        is_allowed = -1 <= w <= MAX_STRENGTH
+    except TypeError:
+        raise UserError(f"guidance strength w = {w!r} is not a number: give one such as 2.0, or a schedule") from None
+    if not is_allowed:
         raise UserError(
             f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; the limit "
             "of infinite w is mdlm_cfg.limit_law"

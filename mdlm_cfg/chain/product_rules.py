@@ -56,11 +56,16 @@ class Compose(ProductRule):
     weights: Mapping[int, float] | Sequence[tuple[int, float]]
 
     def __post_init__(self) -> None:
-        pairs = self.weights.items() if isinstance(self.weights, Mapping) else self.weights
-        pairs = [(k, weight) for k, weight in pairs]
+        try:
+            pairs = list(self.weights.items() if isinstance(self.weights, Mapping) else self.weights)
+            pairs = [(k, weight) for k, weight in pairs]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"compose takes weights by class, such as {{1: 1.0, 7: 0.5}}, not {self.weights!r}"
+            ) from None
         for k, weight in pairs:
             _check_whole("compose", k)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= MAX_POWER:
+            if not _is_number(weight) or not abs(weight) <= MAX_POWER:
                 raise UserError(
                     f"compose gives class {k} the weight {weight!r}, which must be a number from {-MAX_POWER:g} to "
                     f"{MAX_POWER:g}"
@@ -96,6 +101,12 @@ class Auto(ProductRule):
 
     weak: Denoiser
 
+    def __post_init__(self) -> None:
+        if not callable(self.weak) or not hasattr(self.weak, "num_tokens"):
+            raise UserError(
+                f"the rule auto needs a weaker denoiser, and was given one of type {type(self.weak).__name__}"
+            )
+
     def terms(self, w: float, target_class: int | None) -> list[Term]:
         """See `ProductRule.terms`."""
         return [Term(1 + w, target_class), Term(-w, target_class, self.weak)]
@@ -130,7 +141,7 @@ class Tempered(ProductRule):
     rule: ProductRule | None = None
 
     def __post_init__(self) -> None:
-        if not 1 / MAX_POWER <= self.temperature <= MAX_POWER:
+        if not _is_number(self.temperature) or not 1 / MAX_POWER <= self.temperature <= MAX_POWER:
             raise UserError(
                 f"tempered takes a temperature from {1 / MAX_POWER:g} to {MAX_POWER:g}, not {self.temperature!r}"
             )
@@ -150,6 +161,10 @@ class Tempered(ProductRule):
     def __str__(self) -> str:
         inner = "" if self.rule is None else f"; {self.rule}"
         return f"tempered({exact_number(self.temperature)}{inner})"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_whole(what: str, k: object) -> None:

@@ -26,6 +26,7 @@ from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
+MOST_POWER = 1e5  # of a conditional: that power of its rounding, about 1e-15, stays below 1e-9
 NUM_PROBES = 16  # partial states at which a denoiser or a classifier is looked at, for a key
 
 
@@ -151,9 +152,24 @@ class ProductRule(Rule):
         others = [term.denoiser for term in self.terms(0.0, None) if term.denoiser is not None]
         return all(hasattr(denoiser, "log_marginals") for denoiser in others)
 
+    def checked_terms(self, w: float, target_class: int | None) -> list[Term]:
+        """The terms.
+
+        Raises:
+            UserError: a power above `MOST_POWER`, which would show the rounding of its conditional.
+        """
+        terms = self.terms(w, target_class)
+        powers = [term.power for term in terms if not abs(term.power) <= MOST_POWER]
+        if powers:
+            raise UserError(
+                f"the rule {self} at w = {exact_number(w)} takes a conditional to the power {powers[0]:.6g}, and a "
+                f"power is at most {MOST_POWER:g}: give smaller weights, a higher temperature or a smaller w"
+            )
+        return terms
+
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
         """Raise UserError where a class does not exist, or a denoiser is one of another space."""
-        for term in self.terms(0.0, target_class):
+        for term in self.checked_terms(0.0, target_class):
             check_class(term.target_class, denoiser.num_classes)
             if term.denoiser is not None:
                 check_same_space(term.denoiser, denoiser, self)
@@ -161,7 +177,7 @@ class ProductRule(Rule):
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
         """See `Rule.log_rho`."""
         self.check(denoiser, target_class)
-        every_w = [self.terms(w, target_class) for w in table]
+        every_w = [self.checked_terms(w, target_class) for w in table]
         used = [k for k, terms in enumerate(zip(*every_w)) if any(term.power for term in terms)]
         log_probs = _asked(denoiser, tokens, [every_w[0][k] for k in used])
         num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
@@ -176,7 +192,7 @@ class ProductRule(Rule):
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """See `Rule.log_tilted`."""
         self.check(denoiser, target_class)
-        terms = [term for term in self.terms(w, target_class) if term.power]
+        terms = [term for term in self.checked_terms(w, target_class) if term.power]
         logs = [log_joint(term.denoiser or denoiser, term.target_class, self) for term in terms]
         return powers_of(logs, [torch.tensor(term.power, dtype=torch.float64) for term in terms])
 

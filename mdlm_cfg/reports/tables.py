@@ -16,6 +16,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
@@ -52,22 +53,29 @@ def format_strength(w: float | str) -> str:
 
 
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
-    """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower."""
+    """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower.
+
+    All text is shown as it is: a name may hold what rich would read as markup or as an emoji.
+    """
     console = console or Console()
     if _width(table) > console.width:
         lines = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
         turned = Table(lines[0], lines[1:], table.note)
         table = min(table, turned, key=_width)
     rich_table = RichTable(
-        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=Text(title, "table.title") if title else None,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for k, (name, width) in enumerate(zip(table.columns, _widths(table))):
-        rich_table.add_column(textwrap.fill(name, width), justify="left" if k == 0 else "right")
+        rich_table.add_column(Text(textwrap.fill(name, width)), justify="left" if k == 0 else "right")
     for row in table.rows:
-        rich_table.add_row(*row)
+        rich_table.add_row(*map(Text, row))
     console.print(rich_table)
     if table.note:
-        console.print(table.note, style="dim", highlight=False)
+        console.print(Text(table.note), style="dim", highlight=False)
 
 
 def _width(table: Table) -> int:

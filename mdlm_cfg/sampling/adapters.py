@@ -50,6 +50,7 @@ class SchedulerSampler:
 
     def __post_init__(self) -> None:
         _check_callable(self.make, "make", "makes a scheduler from the mask's id")
+        _check_arguments(self.arguments)
 
     def __call__(
         self,
@@ -76,10 +77,12 @@ class SchedulerSampler:
         scheduler.set_timesteps(calls, **_taken(scheduler.set_timesteps, offered))
         given = _taken(scheduler.step, offered) | dict(self.arguments)
         x = all_masked(num_samples, denoiser.num_dims, mask_id, device)
+        if not hasattr(scheduler, "timesteps"):
+            raise UserError(f"{type(scheduler).__name__} is not a scheduler: set_timesteps leaves it no timesteps")
         for t in scheduler.timesteps:
             logits = guided_logits(denoiser, guidance, x, target_class)
             found = scheduler.step(logits, t, x, **given)
-            x = found[0] if isinstance(found, tuple) else found.prev_sample
+            x = found[0] if isinstance(found, tuple) else getattr(found, "prev_sample", found)
             _check_tokens(x, (num_samples, denoiser.num_dims), mask_id, type(scheduler).__name__)
         refuse_masks(x, mask_id, type(scheduler).__name__)
         return x
@@ -113,6 +116,11 @@ class GenerateSampler:
 
     def __post_init__(self) -> None:
         _check_callable(self.generate, "generate", "takes a model and a prompt, as LLaDA's does")
+        _check_arguments(self.arguments)
+        for name in ("block_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} = {value!r} must be a whole number of at least 1, or None")
 
     def __call__(
         self,
@@ -137,7 +145,7 @@ class GenerateSampler:
                 "least 0, and the temperature as an argument of the loop"
             )
         block_length = d if self.block_length is None else self.block_length
-        if block_length < 1 or d % block_length:
+        if d % block_length:
             raise UserError(f"block_length = {block_length} must divide the number of coordinates, {d}")
         label = denoiser.num_classes if target_class is None else target_class
         blocks = d // block_length
@@ -208,6 +216,11 @@ def _taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str
 def _check_callable(found: Any, name: str, what: str) -> None:
     if not callable(found):
         raise UserError(f"{name} = {found!r} must be a function or class that {what}")
+
+
+def _check_arguments(arguments: Any) -> None:
+    if not isinstance(arguments, Mapping):
+        raise UserError(f'arguments = {arguments!r} must be a mapping, such as {{"temperature": 1.0}}')
 
 
 def _check_tokens(found: Any, shape: tuple[int, int], most: int, name: str) -> None:

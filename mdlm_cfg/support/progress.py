@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 QUIET = 15.0  # seconds between lines where there is no terminal for a bar
 
@@ -68,7 +69,7 @@ class Lines:
     def say(self, line: str, style: str | None = None) -> None:
         """Print a line."""
         self._last = time.monotonic()
-        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(line), style=style, soft_wrap=True)
 
     @property
     def are_due(self) -> bool:
@@ -138,9 +139,10 @@ def share_shown(what: str) -> Iterator[Callable[[float], None]]:
     console = LINES.console
     start = time.monotonic()
     if console.is_terminal:
-        columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
+        name = TextColumn("{task.description}", markup=False)
+        columns = name, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=1.0, left="")
+            task = bar.add_task(what, total=1.0, left="")  # its text is shown as it is
             yield lambda done: bar.update(task, completed=done, left=time_left(time.monotonic() - start, done))
         return
 

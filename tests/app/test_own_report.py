@@ -137,6 +137,13 @@ def test_sequences_and_networks_too(tmp_path: Path) -> None:
         {"w": [-2]},
         {"guidance": "fast"},
         {"target_class": 2},
+        {"target_class": "1"},
+        {"w": [None]},
+        {"w": [Guidance(1.0), Guidance(1.0, "normalized")]},
+        {"num_samples": 0},
+        {"out": ""},
+        {"class_names": "ab"},
+        {"value_names": [1, 2, 3]},
         {"num_samples": 1},
         {"class_names": ["one"]},
         {"target": TARGET, "value_names": list("abc")},
@@ -148,6 +155,24 @@ def test_wrong_arguments_are_user_errors_and_leave_nothing(arguments: dict[str, 
     with pytest.raises(UserError):
         mdlm_cfg.report(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("odd", ["[/b]", "[red]x", ":smile:", "{}", "$$", "\u202eabc"])
+def test_names_are_shown_as_they_are(odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"class_names": [odd, "other"], "value_names": [odd, "b", "c"], "name": odd}
+    written = mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path, num_samples=10, **names)
+    assert written.path.is_file()
+    assert capsys.readouterr().out.count(odd) >= 3  # in the title, the table and the verdict
+
+
+def test_a_report_is_in_its_place_before_its_tables_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no terminal")
+
+    monkeypatch.setattr("mdlm_cfg.app.evaluation.print_table", fail)
+    with pytest.raises(RuntimeError):
+        mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path / "here", num_samples=10)
+    assert json.loads((tmp_path / "here" / "report.json").read_text())["distances"]
 
 
 def test_a_sampler_with_steps_is_evaluated_as_it_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
 from mdlm_cfg.chain.rule_names import parse_rule
-from mdlm_cfg.chain.rules import CFG, Rule
+from mdlm_cfg.chain.rules import CFG, ProductRule, Rule
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.path_kl import ideal_denoiser, path_kl
 from mdlm_cfg.laws.stepped import freeze
@@ -319,6 +319,10 @@ def test_what_a_rule_cannot_use_is_refused() -> None:
         lambda: Compose({}),
         lambda: AdaptiveCFG(k=1, share=0.5),
         lambda: Tempered(-1.0),
+        lambda: Tempered("1"),
+        lambda: Compose(3),
+        lambda: Compose([1, 2]),
+        lambda: Auto(None),
         lambda: Negative(True),
         lambda: ByClassifier(type("C", (), {"num_classes": 3, "__call__": lambda self, x: x})(), taylor=True),
         lambda: Guidance(1.0, rule=ByClassifier(TablePosterior(random_target(2, 3, k=2)))).log_rates(
@@ -327,6 +331,24 @@ def test_what_a_rule_cannot_use_is_refused() -> None:
     ):
         with pytest.raises(UserError):
             make()
+
+
+@pytest.mark.parametrize(
+    "rule", [Compose({0: 20.0}), Compose({0: 1e4, 1: -1e4}), Tempered(1e-2), Tempered(0.1, Compose({1: 2.0}))]
+)
+def test_powers_that_would_show_rounding_are_refused(rule: ProductRule) -> None:
+    guidance = Guidance(1e4, rule=rule)
+    for ask in (lambda: terminal_law(EXACT, guidance, 0), lambda: guidance.log_rates(EXACT, torch.full((1, D), N), 0)):
+        with pytest.raises(UserError):
+            ask()
+    with pytest.raises(UserError):
+        rule.log_tilted(EXACT, 1e4, 0)
+
+
+@pytest.mark.parametrize("w", [None, "2", {}])
+def test_a_strength_that_is_no_number_is_refused(w: object) -> None:
+    with pytest.raises(UserError):
+        Guidance(w)
 
 
 def test_rules_tell_guidances_apart() -> None:

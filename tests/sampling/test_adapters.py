@@ -197,7 +197,10 @@ class Words(OneAtATime):
 
 
 def test_what_has_not_the_interface_or_leaves_masks_is_refused() -> None:
-    for own in (SchedulerSampler(Never), SchedulerSampler(Words), SchedulerSampler(lambda mask: object())):
+    no_timesteps = SimpleNamespace(set_timesteps=lambda n: None, step=lambda logits, t, x: (x,))
+    no_sample = SimpleNamespace(set_timesteps=lambda n: None, timesteps=[0], step=lambda logits, t, x: {"x": x})
+    made = (Never, Words, lambda mask: object(), lambda mask: no_timesteps, lambda mask: no_sample)
+    for own in map(SchedulerSampler, made):
         with pytest.raises(UserError):
             draws(own, n=5)
     too_large = GenerateSampler(lambda model, prompt, **given: torch.full((len(prompt), 4), 9))
@@ -210,6 +213,11 @@ def test_what_has_not_the_interface_or_leaves_masks_is_refused() -> None:
     for make in (SchedulerSampler, GenerateSampler):
         with pytest.raises(UserError):
             make("a name")
+        with pytest.raises(UserError):
+            make(loop, arguments=3)
+    for wrong in ({"batch_size": -1}, {"batch_size": 0}, {"block_length": 1.5}):
+        with pytest.raises(UserError):
+            GenerateSampler(loop, **wrong)
 
 
 @pytest.mark.slow  # whoever has diffusers waits seconds for it
