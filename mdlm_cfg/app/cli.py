@@ -111,10 +111,9 @@ def _run_task(name: str, task: Task) -> None:
         code = INTERRUPTED
     except SystemExit as error:
         code = int(error.code or 0)
-    except UnicodeDecodeError as error:
-        failures.append(Failure("", unreadable(error, sys.argv[1:], CONFIGS)))
     except Exception as error:
-        failures.append(Failure("", error, suggestion(str(error), CONFIGS, name)))
+        found = unreadable(error, sys.argv[1:], CONFIGS)
+        failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:

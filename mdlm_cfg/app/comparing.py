@@ -11,6 +11,9 @@ from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.folders import new_run_folder
 
+PAGE = "comparison.html"
+ROWS = "comparison.csv"
+RECORD = "comparison.json"  # names the files that were written
 HELP = """\
 Put reports side by side: what differs in their configurations, and what they measured over w, averaged over seeds.
 
@@ -43,6 +46,7 @@ def _run(given: Sequence[str]) -> None:
 def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from rich.console import Console
 
+    from mdlm_cfg.app.report_cache import written_together
     from mdlm_cfg.reports.comparison_report import comparison_sections
     from mdlm_cfg.reports.page import write_page
     from mdlm_cfg.reports.tables import print_table, write_csv
@@ -54,10 +58,11 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     found = compare(paths)
     folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")
     folder.mkdir(parents=True, exist_ok=True)
-    sections = comparison_sections(found, folder)
-    write_csv(found.rows(), folder / "comparison.csv")
-    page = write_page(folder / "comparison.html", "mdlm_cfg: comparison", sections, {"of": " ".join(paths)})
+    with written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
+        sections = comparison_sections(found, part)
+        write_csv(found.rows(), part / ROWS)
+        write_page(part / PAGE, "mdlm_cfg: comparison", sections, {"of": " ".join(paths)})
     for section in sections:
         if section.table is not None:
             print_table(section.table, section.title, Console())
-    print(f"comparison: {page}")
+    print(f"comparison: {folder / PAGE}")

@@ -102,6 +102,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
         message = _hydra_line(str(error))
+        if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
+            message += "; settings of the whole command need # @package _global_ as the first line of that file"
         return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":

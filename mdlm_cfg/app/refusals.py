@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
@@ -34,23 +36,50 @@ def check_config(name: str, chosen: str | None, config: Container[str]) -> None:
         )
 
 
-def unreadable(error: UnicodeDecodeError, arguments: Sequence[str], configs: Path) -> UserError | UnicodeDecodeError:
-    """The error of a configuration file that is not text in UTF-8, which hydra's own does not name.
+def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
+    """The error of a configuration file that is not text in UTF-8, or no mapping, which hydra's own does not name.
 
     Args:
-        error: what was raised; it is returned if all configuration files can be read.
+        error: what was raised; it is returned if it is another one, or if no such file is found.
         arguments: of the command line. configs: the folder of this package's own files.
     """
-    for folder in (*_folders(arguments), configs):
-        for path in sorted(folder.rglob("*.yaml")):
-            try:
-                path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as found:
-                line = found.object[: found.start].count(b"\n") + 1
-                return UserError(f"{path}, line {line}, is not text in UTF-8: save the file in that encoding")
-            except OSError:
-                continue
+    if isinstance(error, OSError) and "Invalid loaded object type" in str(error):
+        check = _not_a_mapping
+    elif isinstance(error, UnicodeDecodeError):
+        check = _not_text
+    elif isinstance(error, ValueError) and str(error).startswith("Invalid defaults list"):
+        return UserError(f"{error}: write it as lines that begin with a dash")
+    else:
+        return error
+    paths = [path for folder in (*_folders(arguments), configs) for path in sorted(folder.rglob("*.yaml"))]
+    asked = {argument.rpartition("=")[2].rpartition("/")[2] for argument in arguments}
+    for path in sorted(paths, key=lambda path: path.stem not in asked):
+        if path.is_file() and (said := check(path)):
+            return UserError(said)
     return error
+
+
+def _not_text(path: Path) -> str | None:
+    """What is wrong with a file that is not text in UTF-8."""
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as found:
+        line = found.object[: found.start].count(b"\n") + 1
+        return f"{path}, line {line}, is not text in UTF-8: save the file in that encoding"
+    except OSError:
+        return None
+    return None
+
+
+def _not_a_mapping(path: Path) -> str | None:
+    """What is wrong with a file of YAML that holds a number or a truth value in place of settings."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    if found is None or isinstance(found, Mapping | list | str):
+        return None
+    return f"{path} holds {found!r} alone: write settings in it, as lines such as seed: 3"
 
 
 def _folders(arguments: Sequence[str]) -> Iterator[Path]:

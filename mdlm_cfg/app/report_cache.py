@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
-from mdlm_cfg.support.atomic import naming
+from mdlm_cfg.reports.tables import write_json
+from mdlm_cfg.support.atomic import naming, part_folder
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.base import content_hash
@@ -21,12 +23,17 @@ NUMBERS = "report.json"
 KEPT = "kept"  # a folder beside the report, until that is written
 
 
-def files_of(folder: Path) -> set[str]:
-    """The files that the report in this folder names as its own; none where there is no report of mdlm_cfg."""
+def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
+    """The files that a record of mdlm_cfg in this folder names; none where there is no such record.
+
+    Args:
+        record: the JSON file with the "files" of a report, of samples or of a comparison.
+    """
     try:
-        report = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-        names = [str(name) for name in report["files"]]
-        if not str(report["title"]).startswith("mdlm_cfg: ") or not {"run", "data", "test"} <= report.keys():
+        found = json.loads((folder / record).read_text(encoding="utf-8"))
+        names = [str(name) for name in found["files"]]
+        of_report = {"run", "data", "test"} if record == NUMBERS else set()
+        if not str(found["title"]).startswith("mdlm_cfg: ") or not of_report <= found.keys():
             return set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
@@ -34,36 +41,58 @@ def files_of(folder: Path) -> set[str]:
 
 
 def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> None:
-    """Raise UserError where a report would replace a file that no report of mdlm_cfg wrote."""
+    """Raise UserError where a command would replace a file that none of mdlm_cfg wrote there."""
     for name in names:
         if (folder / name).exists() and name not in earlier:
             raise UserError(
-                f"{folder / name} was not written by a report of mdlm_cfg: move it, or give another folder, out=FOLDER"
+                f"{folder / name} is not a file that mdlm_cfg wrote there: move it, or give another folder, out=FOLDER"
             )
 
 
-def take_places(part: Path, folder: Path, earlier: set[str]) -> None:
+def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
     """Move the files of a report from the folder where they were written into its own.
 
-    The list of files goes first: whatever interrupts the rest, the next evaluation knows these files as a report's.
+    The record of files goes first: whatever interrupts the rest, the next command knows these files as ours.
 
     Raises:
         UserError: one of them would replace a file that no report wrote; nothing is moved then.
     """
-    names = sorted((path.name for path in part.iterdir()), key=lambda name: name != NUMBERS)
+    names = sorted((path.name for path in part.iterdir()), key=lambda name: name != record)
     check_places_for(names, folder, earlier)
     for name in names:
         with naming(folder / name):
             (part / name).replace(folder / name)
 
 
-def remove_earlier(folder: Path, earlier: set[str]) -> None:
+def remove_earlier(folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
     """Remove the files of an earlier report that the new one has not replaced, and no others, once it is there.
 
     What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
     """
-    for name in earlier - files_of(folder):
+    for name in earlier - files_of(folder, record):
         (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(folder: Path, record: str, title: str, names: Iterable[str]) -> Iterator[Path]:
+    """A hidden folder for the files of a command, which take their places in `folder` together, with a record of them.
+
+    An earlier command's files are replaced, and those that the new one did not write are removed; no others are.
+
+    Args:
+        record: the name of the JSON file that lists them. title: of it. names: some that will be written.
+
+    Raises:
+        UserError: one of the files, or of `names`, would replace one that mdlm_cfg did not write.
+    """
+    earlier = files_of(folder, record)
+    check_places_for((*names, record), folder, earlier)
+    with part_folder(folder, record) as part:
+        yield part
+        files = sorted(path.name for path in part.iterdir())
+        write_json({"title": f"mdlm_cfg: {title}", "files": [*files, record]}, part / record)
+        take_places(part, folder, earlier, record)
+    remove_earlier(folder, earlier, record)
 
 
 def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:

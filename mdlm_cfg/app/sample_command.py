@@ -17,7 +17,7 @@ from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.folders import folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
-from mdlm_cfg.app.report_cache import kept_in
+from mdlm_cfg.app.report_cache import check_places_for, files_of, kept_in, written_together
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
@@ -40,12 +40,14 @@ from mdlm_cfg.training.data.text import BLANK
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 
+RECORD = "samples.json"  # names the files that were written
+FILES = ("samples.npz", "samples.png", "samples.csv", "samples.txt", RECORD)
 MOST_COLUMNS = 40  # of images of several classes, over all strengths
 Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of the values
 
 
 def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
-    """Draw samples of every class and strength that was asked for, and write them.
+    """Draw samples of every class and strength that was asked for, and write them, over no file of anybody else's.
 
     Args:
         config: of sample.yaml. overrides: of the command line. job: the folder, of a job of a sweep.
@@ -65,16 +67,20 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
         guidance.rule.check(run.denoiser, k)
     made = Made()
     out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
+    check_places_for(FILES, out, files_of(out, RECORD))
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
     pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}
     keep = kept_in(out, run.data, run.denoiser)
     if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, keep):
         return Outcome()
-    written = _write(_drawn(run, plan, pieces, keep if len(keep) else keep_nothing), classes, run, out)
+    drawn = _drawn(run, plan, pieces, keep if len(keep) else keep_nothing)
+    out.mkdir(parents=True, exist_ok=True)
+    with written_together(out, RECORD, "samples", FILES) as part:
+        written = _write(drawn, classes, run, part)
     keep.clear()
     for path in written:
-        print(f"samples: {path}")
+        print(f"samples: {out / path.name}")
     return Outcome()
 
 
@@ -122,7 +128,6 @@ def _drawn(
 
 def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, out: Path) -> list[Path]:
     """samples.npz; samples.png of images, and what it shows as samples.csv; samples.txt where values have names."""
-    out.mkdir(parents=True, exist_ok=True)
     class_names, value_names = _names_of(run)
     smallest = np.min_scalar_type(run.denoiser.num_tokens - 1)
     grids = {key: x.numpy().astype(smallest) for key, x in samples.items()}

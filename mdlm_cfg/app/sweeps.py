@@ -30,6 +30,7 @@ RUNNING = "running"
 DONE = "done"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
+INDEX = ("index.csv", "index.md")
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
@@ -210,6 +211,7 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     made = Made()
     if "hydra.sweep.dir" in fixed:
         folder = made.folder(str(fixed["hydra.sweep.dir"]))
+        _check_index(folder)
     else:
         shown = [item for item in given if item.is_sweep_override()]
         shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
@@ -218,6 +220,13 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
     made.file(folder / HYDRAS)
     return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made)
+
+
+def _check_index(folder: Path) -> None:
+    """Raise UserError where the index of a sweep would replace a file that no sweep wrote."""
+    for name in INDEX:
+        if (folder / name).exists() and not records_of(folder):
+            raise UserError(f"{folder / name} is not the index of a sweep: move it, or give another hydra.sweep.dir")
 
 
 def check_has_jobs(sweep: Sweep) -> None:

@@ -118,3 +118,20 @@ def test_the_command_is_a_module() -> None:
     found = subprocess.run([sys.executable, "-m", "mdlm_cfg.sample", "--help"], capture_output=True, text=True)
     assert found.returncode == 0 and found.stderr == ""
     assert "target_class=3 w=2 n=64" in found.stdout and "trainer=ddp" in found.stdout
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "samples.png", "samples.csv", "samples.txt", "samples.json"])
+def test_samples_replace_no_file_of_anybody_elses(
+    toy: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    refusal(capsys, "sample", f"ckpt_path={toy}", "w=1", "n=2", f"out={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_samples_replace_earlier_ones_and_leave_what_is_beside_them(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for w in (0, 1):
+        assert run("sample", f"ckpt_path={toy}", f"w={w}", "n=2", f"out={tmp_path}") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.json", "samples.npz"]
+    assert set(arrays(tmp_path)) == {"w1", "classes"}

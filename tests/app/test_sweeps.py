@@ -212,3 +212,12 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     """train.py in a process of its own."""
     root = Path(__file__).parent.parent.parent
     return subprocess.run([sys.executable, "train.py", *arguments], cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["index.csv", "index.md"])
+def test_an_index_replaces_no_file_of_anybody_elses(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"

@@ -247,6 +247,23 @@ def test_the_command_explains_itself_and_refuses(tmp_path: Path, capsys: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_comparison_replaces_an_earlier_one_and_no_file_of_anybody_elses(tmp_path: Path) -> None:
+    report = tmp_path / "a"
+    written(report, {0: 0.5, 2: 0.7})
+    out = tmp_path / "out"
+    for _ in range(2):
+        main([str(report), f"out={out}"])
+    ours = {path.name for path in out.iterdir()}
+    for name in ours:
+        mine = tmp_path / f"mine_{name}"
+        mine.mkdir()
+        (mine / name).write_text("mine")
+        with pytest.raises(SystemExit) as ended:
+            main([str(report), f"out={mine}"])
+        assert ended.value.code == 2
+        assert [path.name for path in mine.iterdir()] == [name] and (mine / name).read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("-m", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "seed=0,1", "num_samples=20,80")
