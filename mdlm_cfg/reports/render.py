@@ -12,7 +12,7 @@ from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
 from mdlm_cfg.reports.panel import panel_looks
 from mdlm_cfg.reports.pictures import Drawing, save
 from mdlm_cfg.reports.pictures.bars import BarGroups
-from mdlm_cfg.reports.pictures.lines import Lines
+from mdlm_cfg.reports.pictures.lines import NOTHING, Lines
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
@@ -201,6 +201,8 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
                 band[1].append(getattr(row, view.high))
             if y_name in view.dashed or any(getattr(row, k, None) == value for k, value in view.dashed.items()):
                 dashed.add(series)
+    if all(abs(v) <= NOTHING for series in panels.values() for _, y in series.values() for v in y):
+        return None  # a picture of zeros: the tables have them
     bands = {key: band for key, band in bands.items() if len(band[0]) == len(panels[key[0]][key[1]][0])}
     if max((len(x) for series in panels.values() for x, _ in series.values()), default=0) < 2:
         return None

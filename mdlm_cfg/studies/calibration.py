@@ -41,18 +41,19 @@ NUM_REFERENCE = 20_000  # samples of the class that the usage of the tilted dist
 CLEAR = 2  # standard errors
 SAME = 1e-9  # of a total variation, or nats
 READING = """\
-A strength for each number of unmasked coordinates, chosen so that the guided conditionals give the samples aimed at \
-the smallest cross entropy at that level: a convex problem in one number. The sum over levels is the NELBO of the \
-guided conditionals. What calibration gives is how far the NELBO falls from that of the constant strength w."""
+Each number of unmasked coordinates (a level) has a strength of its own: the one at which the guided conditionals have \
+the smallest cross entropy on the target samples. That is a convex problem in one number. The sum over levels is the \
+NELBO of the guided conditionals. The gain is the NELBO with the constant strength w less that with calibrated \
+strengths, in nats."""
 OF_TABLES = """\
-The samples aimed at are the tilted distribution of strength w, and all is exact, by sums over all partial states. \
+The target is the tilted distribution of strength w, and all is exact, by sums over all partial states. \
 The chain unmasks in the order of its kind of guidance."""
 OF_TARGETS = """\
-The samples aimed at are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
+The target samples are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
 Strengths are fitted to one set and judged by another; {groups} groups of neighbouring levels have one each. \
 A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not determine."""
 OF_EXAMPLES = """\
-The samples aimed at are data of the class, as they are: they have no p(z | x), and an example that tells its class \
+The target samples are data of the class, as they are: they have no p(z | x), and an example that tells its class \
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
 compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and judged by the \
 other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
@@ -70,22 +71,22 @@ class ClassRow:
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
     target_class: str = col("class", CLASS, index=True)
-    nelbo: float = col("NELBO", "of the conditionals guided with constant w, on what is aimed at", unit="nats")
-    nelbo_calibrated: float = col("calibrated", AFTER, unit="nats")
+    nelbo: float = col("NELBO", "of the conditionals guided with constant w, on the target", unit="nats")
+    nelbo_calibrated: float = col("NELBO, calibrated", AFTER, unit="nats")
     gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
     tv_class: float | None = col("TV to the class", "of the guided chain; of tables", unit="TV", default=None)
-    tv_class_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    tv_class_calibrated: float | None = col("TV to the class, calibrated", AFTER, unit="TV", default=None)
     tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV", default=None)
-    tv_tilted_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV", default=None)
     usage_tv: float | None = col(
         "TV of the usage", "of components, of samples to the tilted distribution; of mixtures", unit="TV", default=None
     )
-    usage_tv_calibrated: float | None = col("calibrated", AFTER, unit="TV", default=None)
+    usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV", default=None)
     usage_floor: float | None = col("noise floor", "of the usage, for as many samples", unit="TV", default=None)
     class_posterior: float | None = col("mean p(z | x)", "of samples; of mixtures", default=None)
-    class_posterior_calibrated: float | None = col("calibrated", AFTER, default=None)
-    class_posterior_tilted: float | None = col("tilted", "mean p(z | x) of the tilted distribution", default=None)
+    class_posterior_calibrated: float | None = col("mean p(z | x), calibrated", AFTER, default=None)
+    class_posterior_tilted: float | None = col("mean p(z | x), tilted", "of the tilted distribution", default=None)
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class MeanRow:
     gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
     tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV")
-    tv_tilted_calibrated: float | None = col("calibrated", AFTER, unit="TV")
+    tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV")
     usage_tv: float | None = col("TV of the usage", "of components, of samples; of mixtures", unit="TV")
-    usage_tv_calibrated: float | None = col("calibrated", AFTER, unit="TV")
+    usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV")
     classes: int = col("classes", "over which means are taken")
 
 

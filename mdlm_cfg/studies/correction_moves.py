@@ -322,8 +322,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         nearest = min(chain, key=lambda row: row.tv_tilted)
         said.append(
             f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} end nearest to the '
-            f"tilted distribution ({best.tv_tilted:.4f}); with any number of calls, "
-            f"{phrase(nearest.moves, nearest.move)} ({nearest.tv_tilted:.4f} with {nearest.calls:g})."
+            f"tilted distribution ({best.tv_tilted:.4f}){_with_more_calls(best, nearest)}."
         )
     apart = [row.move for row in ends if row.gap < CONNECTED]
     if apart:
@@ -339,6 +338,13 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
             "from it."
         )
     return said
+
+
+def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
+    if nearest.tv_tilted >= best.tv_tilted - NOTHING:
+        return ""
+    moves = phrase(nearest.moves, nearest.move)
+    return f"; with any number of calls, {moves} do ({nearest.tv_tilted:.4f} with {nearest.calls:g} calls)"
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:

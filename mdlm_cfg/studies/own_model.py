@@ -47,9 +47,11 @@ class ModelRow:
     entropy: float | None = col("entropy", "of the distribution", unit="nats")
     tv_samples: float | None = col("samples", "TV(distribution, histogram of samples)", unit="TV")
     noise_floor: float | None = col("noise floor", "mean TV of as many perfect samples", unit="TV")
-    diversity: float = col("differ from each other", "positions, two samples of the class", unit="share", digits=3)
+    diversity: float = col("differing positions", "of two samples of the class, mean", unit="share", digits=3)
     values_changed: float = col(
-        "single values", "TV between single values of samples at w = 0 and at this w, mean over positions", unit="TV"
+        "change of single values",
+        "TV between single values of samples at w = 0 and at this w, mean over positions",
+        unit="TV",
     )
 
 
@@ -187,7 +189,7 @@ def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     views: list[View] = [
         Table(["w", "class_name"], shown, note=note),
         Curve("w", first, by, "What guidance changes, against w."),
-        *([Curve("w", "tv_orders", by, "The order of unmasking matters by so much.")] if _is_exact(case) else []),
+        *([Curve("w", "tv_orders", by, "Distance between two orders, against w.")] if _is_exact(case) else []),
     ]
     text = UNKNOWN if _is_exact(case) else TOO_MANY
     return Block("distances", rows, "What guidance does", text, views=views, logged=shown, group="", printed=True)

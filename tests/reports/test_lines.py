@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
+from itertools import pairwise
 
-from mdlm_cfg.reports.pictures.lines import Lines
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from mdlm_cfg.reports.pictures.lines import TITLE, Lines
+from mdlm_cfg.reports.style import RC, empty_figure
 
 
 def test_small_multiples_share_a_scale_that_holds_all_lines() -> None:
@@ -13,6 +18,18 @@ def test_small_multiples_share_a_scale_that_holds_all_lines() -> None:
     assert {axes.get_ylim() for axes in grid.flat} == {grid[0, 0].get_ylim()}
     low, high = grid[0, 0].get_ylim()
     assert low == 0 and high >= 2.1
-    for axes in grid.flat:
-        widest = max(len(line) for line in axes.get_title(loc="left").split("\n"))
-        assert widest <= 26
+
+
+def test_a_title_of_the_longest_line_does_not_reach_the_next_panel() -> None:
+    first = "start = sampled_confidence, {} a step"
+    assert len(first.format(0)) == TITLE
+    panels = {f"{first.format(k)} and more": {"y": ([0.0, 1.0], [0.1, 0.1 + k])} for k in range(4)}
+    with rc_context(RC):
+        figure = empty_figure()
+        grid = Lines(panels, "x", "y").draw(figure)
+        figure.draw_without_rendering()
+    for axes, following in pairwise(grid.flat):
+        shown = axes.get_title(loc="left")
+        assert shown.split("\n") == [shown[:TITLE], "and more"]
+        (title,) = (text for text in axes.findobj(Text) if text.get_text() == shown)
+        assert title.get_window_extent().x1 < following.get_window_extent().x0

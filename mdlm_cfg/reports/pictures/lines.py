@@ -24,7 +24,7 @@ NOTHING = 1e-13  # smaller values are rounding; a logarithmic axis has no place 
 BESIDE = 36  # letters of a legend that stands beside the panel
 ABOVE = 80  # letters of a line of a legend above the panel
 LINE = 0.2  # inches of such a line
-TITLE = 26  # letters of a line of the title of a small multiple
+TITLE = 36  # letters of a line of the title of a small multiple
 MAX_MARKERS = 30  # a curve with more points is drawn without markers
 ACROSS = 4  # small multiples beside each other
 
@@ -99,7 +99,7 @@ class Lines:
         for axes in grid.flat[max(0, num - across) : num]:
             axes.set_xlabel(plain(self.x_label))
             axes.xaxis.set_tick_params(labelbottom=True)
-        if len(labels) + len(self.levels) > 1:
+        if len(self.names) + len(self.levels) > 1:
             draw_legend(figure, grid)
         return grid
 
