@@ -36,11 +36,11 @@ TRAINING = (
 )
 TABLES_TRAINING = (
     Panel("NELBO above the entropy (nats)", ("val/excess", "val/excess_null")),
-    Panel("TV of the network's law to the exact one", ("val/tv_w0", "val/tv_w1", "val/tv_w2", "val/tv_w4")),
+    Panel("TV of the learned to the exact distribution", ("val/tv_w0", "val/tv_w1", "val/tv_w2", "val/tv_w4")),
 )
 LAWS = (
     Panel("guidance effect: TV, class to exact", ("eval/tv_class_exact",), AXIS),
-    Panel("gap: TV, tilted to exact", ("eval/tv_tilted_exact",), AXIS),
+    Panel("gap to tilted: TV, tilted to exact", ("eval/tv_tilted_exact",), AXIS),
     Panel("error of the network: TV, exact to learned", ("eval/tv_exact_learned",), AXIS),
     Panel("samples to exact, and noise floor: TV", ("eval/tv_exact_samples", "eval/noise_floor_learned"), AXIS),
 )
@@ -52,14 +52,14 @@ IMAGES = (
 SECTIONS = {
     "Training": TRAINING,
     "Training on a table": TABLES_TRAINING,
-    "Exact laws over w": LAWS,
+    "Exact distributions over w": LAWS,
     "Samples of images over w": IMAGES,
 }
 PICTURES = (
     "train_pictures/drawn",
-    "eval_pictures/laws",
-    "eval_pictures/distances",
-    "eval_pictures/ledger",
+    "eval_pictures/pictures",
+    "eval_pictures/distances_1",
+    "eval_pictures/ledger_1",
     "eval_pictures/samples",
 )
 

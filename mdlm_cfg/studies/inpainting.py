@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -39,6 +39,8 @@ CHOICES = (PATCH, BY_VARIANCE)
 NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
 FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
 LISTED = 10  # completions of each strength in the table
+NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
+MOST_SHOWN = 2  # images that the verdict and the unfolded part of a page speak of
 SHOWN = 4  # of them in the picture
 MARGIN = 3  # known pixels around the hidden ones in the picture
 SURE = 0.99  # posterior probability from which the known pixels determine the class
@@ -314,12 +316,13 @@ class Inpainting:
         ]
         budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
         num_states = (case.data.num_tokens + 1) ** self.num_free
+        first = {_of(row) for row in most_changed(rows)}
         return Findings(
             plan=case.plan,
             blocks=[
                 _distances(rows),
                 _means(case, rows),
-                *(_pictures(case, s, {g: one for t, g, one in found if t is s}) for s in slices),
+                *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
                 _completions([row for s, g, one in found for row in completions_of(s, g, one.law)]),
                 _marginals(case, [row for s, g, one in found for row in marginals_of(s, g, one.law)]),
                 _between(between),
@@ -488,7 +491,8 @@ def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[Completion
 def _distances(rows: Sequence[SliceRow]) -> Block:
     values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
-    return Block("distances", rows, "Hidden pixels", READING, views=[table], group="", printed=True)
+    group = "" if len({_of(row) for row in rows}) <= MOST_SHOWN else NUMBERS  # pictures come before a long table
+    return Block("distances", rows, "Hidden pixels", READING, views=[table], group=group, printed=True)
 
 
 def _means(case: Case, rows: Sequence[SliceRow]) -> Block:
@@ -499,10 +503,10 @@ def _means(case: Case, rows: Sequence[SliceRow]) -> Block:
         over: dict[str, Any] = {name: None if None in values else fmean(values) for name, values in found.items()}
         means.append(MeanRow(guidance, **over))
     views = [Table(["w"], MEANS)]
-    return Block("means", means, "Means over images", views=views, logged=MEANS, group="Hidden pixels in numbers")
+    return Block("means", means, "Means over images", views=views, logged=MEANS, group=NUMBERS)
 
 
-def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found]) -> Block:
+def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Container[tuple[int, int]]) -> Block:
     """The image, and its surroundings of the hidden pixels as they are and as they become at every strength."""
     top = case.data.num_tokens - 1 or 1
     known = s.x.double().index_fill(0, s.hidden, math.nan) / top
@@ -533,7 +537,7 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found]) -> Block:
         f"Test image {s.image}, guided to class {case.class_name(s.target_class)}",
         text,
         views=views,
-        group="",
+        group="" if (s.image, s.target_class) in first else "More images",
     )
 
 
@@ -557,13 +561,13 @@ def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
     note = "The probability of each value of a pixel; that of 0 is what is missing to 1."
     table = Table(["pixel", "value", "true"], ["probability"], "w", note, where={"value": some})
     per = ("image", "target_class")
-    return Block("marginals", rows, "Single pixels", "", per, [table], group="Hidden pixels in numbers")
+    return Block("marginals", rows, "Single pixels", "", per, [table], group=NUMBERS)
 
 
 def _between(rows: Sequence[BetweenRow]) -> Block:
     table = Table(["w"], ["tv"], "other", "Total variation between the distributions of two strengths.")
     per = ("image", "target_class")
-    return Block("between", rows, "Between strengths", "", per, [table], group="Hidden pixels in numbers")
+    return Block("between", rows, "Between strengths", "", per, [table], group=NUMBERS)
 
 
 def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
@@ -575,17 +579,28 @@ def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
 
 def verdict_of(rows: Sequence[SliceRow], budgets: Sequence[BudgetRow], judged: str) -> list[str]:
     """Whether the network is good enough, whether guidance matters for these pixels, and whether budgets balance."""
-    top = max((row.w for row in rows), key=lambda guidance: guidance.constant)
-    strongest = [row for row in rows if row.w == top]
+    strongest = _strongest(rows)
     said = [_of_the_network(rows, strongest)] if judged == LEARNED else []
     said.append(_of_the_guidance(strongest))
-    said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in strongest]
+    said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in most_changed(rows)]
     missed = sum(not row.closes for row in budgets)
     if missed:
         said.append(f"{missed} of {len(budgets)} error budgets do not balance; one in a hundred is expected not to.")
     else:
         said.append(f"All {len(budgets)} error budgets balance: each sampled total is in its predicted 99% interval.")
     return said
+
+
+def _strongest(rows: Sequence[SliceRow]) -> list[SliceRow]:
+    top = max((row.w for row in rows), key=lambda guidance: guidance.constant)
+    return [row for row in rows if row.w == top]
+
+
+def most_changed(rows: Sequence[SliceRow]) -> list[SliceRow]:
+    """The rows at the largest strength of the images that guidance changes most: those that a page begins with."""
+    strongest = _strongest(rows)
+    chosen = sorted(strongest, key=lambda row: -row.guidance_effect)[:MOST_SHOWN]
+    return [row for row in strongest if row in chosen]
 
 
 def _of(row: SliceRow) -> tuple[int, int]:
