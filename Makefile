@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	touch $(STAMP) $(RUNNING)
 
 demo: $(RUNNING)
-	$(BIN)/python train.py
+	$(BIN)/python train.py logger=csv
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
