@@ -57,12 +57,13 @@ def test_normalized_cosine_steps_are_what_was_asked_for(z: int, tmp_path: Path) 
         )
         law = stepped_law(exact, guidance, z, "tau_leaping", 8, "cosine")[inside]
         shared = ledger_laws(target, None, guidance, z)
-        assert abs(own["tv"]["discretisation error"] - total_variation(law, end)) < 1e-12
-        assert abs(own["tv"]["gap to tilted"] - total_variation(shared.laws["L1"], end)) < 1e-12
-        assert abs(own["tv"]["guidance effect"] - total_variation(target.class_pmf(z), end)) < 1e-12
+        assert abs(own["discretisation_error"] - total_variation(law, end)) < 1e-12
+        assert abs(own["gap_to_tilted"] - total_variation(shared.laws["L1"], end)) < 1e-12
+        assert abs(own["guidance_effect"] - total_variation(target.class_pmf(z), end)) < 1e-12
     expected = tv_decay(target, z, [Guidance(w, "normalized") for w in STRENGTHS], TAUS)
-    assert found["decay"]["statement"] == expected.statement and not found["decay"]["double_exponential"]
-    assert [v for row in found["decay"]["log_tv"] for v in row] == pytest.approx(expected.log_tv.flatten().tolist())
+    (fit,) = found["decay_fit"]
+    assert fit["statement"] == expected.statement and not fit["double_exponential"]
+    assert [row["log_tv"] for row in found["decay_curves"]] == pytest.approx(expected.log_tv.flatten().tolist())
 
 
 @pytest.mark.slow
