@@ -96,14 +96,16 @@ def _run_task(name: str, task: Task) -> None:
     code = 0
     try:
         check_keys(sys.argv[1:])
-        given = with_objects(with_options(last_of_each(quoted(sys.argv[1:])), name, CONFIGS))
+        typed = last_of_each(quoted(sys.argv[1:]))
+        given = with_objects(with_options(typed, name, CONFIGS))
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         arguments = for_any_data(given) if name == "eval" else arguments
         sweep = sweep_of(given)
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]
         sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
-        failures += _main(name, task, sweep, full, set(arguments) - set(given) if name == "train" else set())
+        recipe = set(arguments) - set(given) if name == "train" else set()
+        failures += _main(name, task, sweep, full, recipe, typed)
         if sweep is not None:
             check_has_jobs(sweep)
     except KeyboardInterrupt:
@@ -123,11 +125,15 @@ def _run_task(name: str, task: Task) -> None:
         sys.exit(code)
 
 
-def _main(name: str, task: Task, sweep: Sweep | None, full: bool, recipe: Collection[str]) -> list[Failure]:
+def _main(
+    name: str, task: Task, sweep: Sweep | None, full: bool, recipe: Collection[str], typed: Sequence[str]
+) -> list[Failure]:
     """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run.
 
     Args:
         recipe: arguments that nobody gave: the recipe of the data. No folder and no page names them.
+        typed: the arguments as they were given. Lightning starts the other processes of a run with them; they compose
+            the same configuration, which they could not from arguments in the form that hydra takes.
     """
     failures = []
 
@@ -148,6 +154,7 @@ def _main(name: str, task: Task, sweep: Sweep | None, full: bool, recipe: Collec
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
                 exit_with([Failure("", error)])
             return job.run(lambda folder: task(config, overrides, folder), full, decided)
+        sys.argv[1:] = typed
         try:
             check_config(name, settings.job.config_name, cfg)
             config = settings_of(name, cfg)

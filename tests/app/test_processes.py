@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY, TOY, refusal
+from commands import TINY, TOY, refusal, run
 
 from mdlm_cfg.training.runs import CHECKPOINT, newest_run
 
@@ -50,6 +50,25 @@ def test_a_sweep_of_several_processes_is_refused_before_any_work(
     said = refusal(capsys, "train", "-m", *TOY, *settings, "seed=0,1", f"runs={tmp_path}")
     assert "a sweep (-m) runs its jobs in one" in said and "docs/scaling.md" in said
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.csv"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        HMM,
+        (*TOY, "study=decay", "study.strengths=[0,1]"),
+        (*TOY, "sampler._target_=mdlm_cfg.Sampler", "sampler.steps=3"),
+    ],
+)
+def test_the_other_processes_compose_the_same_settings(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning starts them with the arguments in sys.argv."""
+    found: list[tuple[object, list[str]]] = []
+    monkeypatch.setattr("mdlm_cfg.app.commands.train", lambda settings, *_: found.append((settings, sys.argv[1:])))
+    assert run("train", *arguments, f"runs={tmp_path}") == 0
+    assert run("train", *found[0][1]) == 0
+    assert found[0][0] == found[1][0]
 
 
 @pytest.mark.slow
