@@ -25,7 +25,7 @@ from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.refusals import check_config, check_keys, unreadable
 from mdlm_cfg.app.schema import register
-from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, sweep_of
+from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
@@ -115,7 +115,8 @@ def _run_task(name: str, task: Task) -> None:
         code = int(error.code or 0)
     except Exception as error:
         found = unreadable(error, sys.argv[1:], CONFIGS)
-        failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
+        if sweep is None or not is_of_failed_jobs(error, sweep):
+            failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:

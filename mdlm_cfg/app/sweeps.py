@@ -238,6 +238,12 @@ def check_has_jobs(sweep: Sweep) -> None:
         )
 
 
+def is_of_failed_jobs(error: Exception, sweep: Sweep) -> bool:
+    """Whether a sweeper says no more than that none of its jobs has a value; each job says itself why."""
+    states = {record["state"] for record in records_of(sweep.folder)}
+    return isinstance(error, ValueError) and str(error) == "No trials are completed yet." and states == {FAILED}
+
+
 def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     """Show the index of a sweep that is over, and return what there is to say of the jobs that failed.
 

@@ -241,8 +241,7 @@ class Inpainting:
         if not 1 <= self.num_free <= d:
             raise UserError(f"study.num_free = {self.num_free} is not allowed: it must be 1 to {d}")
         refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
-        if plan.sampler.policy is not None:
-            plan.sampler.policy.check(self.num_free)
+        self._check_sampler(plan.sampler, d)
         if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:
             raise UserError(
                 f"the distribution of {plan.sampler.label} on {self.num_free} pixels is out of reach: hide fewer"
@@ -250,6 +249,23 @@ class Inpainting:
         if any(guidance.filters for guidance in plan.guidances):
             raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
         self.pairs(case)
+
+    def _check_sampler(self, sampler: Sampler, num_dims: int) -> None:
+        """Refuse numbers of events and orders for all pixels, where only some of them are hidden."""
+        if isinstance(sampler.events, tuple) and self.num_free < num_dims:
+            raise UserError(
+                f"events = {list(sampler.events)} are for all {num_dims} pixels, and study=inpainting hides "
+                f"{self.num_free}: give one number, such as events=1, or steps and a noise schedule"
+            )
+        if sampler.policy is None:
+            return
+        try:
+            sampler.policy.check(self.num_free)
+        except UserError as error:
+            raise UserError(
+                f"the policy {sampler.policy} names pixels of the whole image, and study=inpainting hides "
+                f"{self.num_free} that are drawn by the seed: choose one that names none, such as confidence"
+            ) from error
 
     def pairs(self, case: Case) -> list[tuple[int, int]]:
         """Which test image is guided to which class: (place, class).

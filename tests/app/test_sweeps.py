@@ -208,6 +208,18 @@ def test_optuna_minimises_the_validation_nelbo(tmp_path: Path) -> None:
     assert f"best: optimizer.lr={best['best_params']['optimizer.lr']}" in found.stdout
 
 
+@pytest.mark.parametrize(("choice", "states"), [("-1,-2", {"failed"}), ("1e-3,-1", {"failed", "done"})])
+@pytest.mark.slow
+def test_optuna_goes_on_after_trials_that_fail(choice: str, states: set[str], tmp_path: Path) -> None:
+    arguments = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1")
+    found = script(*QUICK, *arguments, f"optimizer.lr=choice({choice})", f"runs={tmp_path}")
+    rows = index_of(only(tmp_path / "multirun"))
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert len(rows) == 6 and {row["state"] for row in rows} == states
+    errors = [line for line in found.stderr.splitlines() if line.startswith("error")]
+    assert len(errors) == [row["state"] for row in rows].count("failed")
+
+
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     """train.py in a process of its own."""
     root = Path(__file__).parent.parent.parent

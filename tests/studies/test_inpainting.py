@@ -14,7 +14,7 @@ from helpers import Blurred, bernoulli_mixture, block_of, found_by, random_targe
 from helpers import data_of as known_data
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, UserError, slice_denoiser, terminal_law
+from mdlm_cfg import Blocks, FixedOrder, Guidance, Sampler, UserError, slice_denoiser, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.likelihood import class_posterior
@@ -319,6 +319,9 @@ def test_images_by_place_and_by_class() -> None:
         ({"image_class": 5}, plan_of(), "no test image of class 5"),
         ({}, plan_of((9,)), "class 9 is out of range"),
         ({}, Plan((Guidance(1.0, top_p=0.9),), Sampler(), 10), "leave temperature and top_p at 1"),
+        ({}, plan_of(sampler=Sampler("event_leaping", events=(18, 18))), "give one number"),
+        ({}, plan_of(sampler=Sampler(policy=FixedOrder(range(36)))), "names pixels of the whole image"),
+        ({}, plan_of(sampler=Sampler(policy=Blocks([range(18), range(18, 36)]))), "names pixels of the whole image"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_any_work(settings: dict[str, Any], plan: Plan, message: str) -> None:
