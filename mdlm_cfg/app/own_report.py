@@ -12,6 +12,7 @@ from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import naming_way_out, out_folder
 from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.settings import checked_study
+from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import parse_strength
@@ -86,8 +87,9 @@ def report(
                 folder = new_run_folder("runs", data.name, made=made)
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
         about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())
-        written = evaluate(data, denoiser, plan, about, study)
-    print(f"report: {written.path}")
+        with steady_streams():
+            written = evaluate(data, denoiser, plan, about, study)
+            print(f"report: {written.path}")
     return written
 
 

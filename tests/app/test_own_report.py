@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,14 @@ def test_names_are_shown_as_they_are(odd: str, tmp_path: Path, capsys: pytest.Ca
     written = mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path, num_samples=10, **names)
     assert written.path.is_file()
     assert capsys.readouterr().out.count(odd) >= 3  # in the title, the table and the verdict
+
+
+def test_a_console_that_cannot_encode_shows_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(bytes_shown, encoding="ascii"))
+    names = ["\u65e5", "other"]
+    written = mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path, num_samples=10, class_names=names)
+    assert written.path.is_file() and b"\\u65e5" in bytes_shown.getvalue()
 
 
 def test_a_report_is_in_its_place_before_its_tables_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
