@@ -1,14 +1,14 @@
 """study=correction_moves: how far mask-and-refill moves bring samples towards the tilted distribution (theory, 19).
 
-Of a table, where everything is exact. `MixtureMoves` is for a Bernoulli mixture in many dimensions, by samples;
-`CorrectionMoves` is whichever of the two the data call for.
+Of a table, where everything is exact. By samples, `MixtureMoves` is for a Bernoulli mixture in many dimensions and
+`ImageMoves` for a network of images. `CorrectionMoves` is whichever of them the data call for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,12 +25,11 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.image_moves import ImageMoves
 from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece, Study
 from mdlm_cfg.studies.protocol import check as check_study
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
-from mdlm_cfg.targets.table import TableMixture
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -359,23 +358,27 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     ]
 
 
+KINDS: tuple[Any, ...] = (TableMoves, MixtureMoves, ImageMoves)
+
+
 @dataclass(frozen=True)
 class CorrectionMoves:
-    """How far mask-and-refill moves bring samples to the tilted distribution: of a table, or of a Bernoulli mixture.
+    """What mask-and-refill moves make of samples: of a table, of a Bernoulli mixture, or of images by a network.
 
     Args:
-        sizes, moves, starts: see `TableMoves` and `MixtureMoves`; None is what suits the data.
-        num_reference: see `MixtureMoves`.
+        sizes, moves, starts: see `TableMoves` and `MovedSets`; None is what suits the data.
+        num_reference: see `MixtureMoves`. classifier: see `ImageMoves`.
     """
 
     sizes: Sequence[int] | None = None
     moves: Sequence[int] | None = None
     starts: Sequence[Started] | None = None
     num_reference: int = MixtureMoves.num_reference
+    classifier: bool = True
     needs: ClassVar[Needs] = Needs(
-        target=(TableMixture, BernoulliMixture),
-        what="data whose tilted distribution is known",
-        example="data=tiny_mnist_3x3 or data=bernoulli_mnist",
+        what="tables, Bernoulli mixtures and images",
+        example="data=tiny_mnist_3x3, data=bernoulli_mnist or data=mnist",
+        accepts=lambda data: any(kind.needs.fits(data) for kind in KINDS),
     )
     rows: ClassVar[Mapping[str, type]] = {}
 
@@ -385,11 +388,10 @@ class CorrectionMoves:
         Raises:
             UserError: as that study.
         """
-        given = {name: getattr(self, name) for name in ("sizes", "moves", "starts")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if TableMoves.needs.fits(case.data):
-            return TableMoves(**given)
-        return MixtureMoves(**given, num_reference=self.num_reference)
+        kind = next(kind for kind in KINDS if kind.needs.fits(case.data))
+        known = {f.name for f in fields(kind)}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in known}
+        return kind(**{name: value for name, value in given.items() if value is not None})
 
     def check(self, case: Case) -> None:
         """As the study of these data."""

@@ -160,26 +160,13 @@ class Images:
         strength = w if isinstance(w, str) else w.key(math.prod(case.data.grid_shape))
         return ("judged", strength, plan.sampler.key, plan.num_samples, plan.seed, case.classes, self.classifier)
 
-    def _judges(self, case: Case) -> tuple[list[Judge], ImageClassifier | None]:
-        """What judges images; made once, and only where something is not judged yet."""
-        key = ("judges",)
-        if key not in case.made:
-            classifier = None
-            if self.classifier:
-                if CLASSIFIER not in case.made:
-                    case.made[CLASSIFIER] = _trained(case.data)
-                classifier = case.made[CLASSIFIER]
-            case.made[key] = judges_of(case.data, classifier, case.classes, case.plan.seed), classifier
-        judges, classifier = case.made[key]
-        return judges, classifier
-
     def _judged(self, case: Case, guidance: Guidance) -> tuple[list[Row], Row]:
-        judges, classifier = self._judges(case)
+        judges, classifier = judging(case, self.classifier)
         return judge_all(judges, list(_samples(case, case.made, guidance)), classifier)
 
     def _held_out(self, case: Case) -> dict[str, Any]:
         """Test images as judged, the classifier's accuracy on all of them, and moments of training images."""
-        judges, classifier = self._judges(case)
+        judges, classifier = judging(case, self.classifier)
         by_class, pooled = judge_all(judges, held_out(case), classifier)
         return {
             "judged": (by_class, pooled),
@@ -229,6 +216,20 @@ class Images:
         return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], _baselines(case, x[chosen], own)), judges
 
 
+def judging(case: Case, with_classifier: bool) -> tuple[list[Judge], ImageClassifier | None]:
+    """What judges images of every class; made once, and only where something is not judged yet."""
+    key = ("judges",)
+    if key not in case.made:
+        classifier = None
+        if with_classifier:
+            if CLASSIFIER not in case.made:
+                case.made[CLASSIFIER] = _trained(case.data)
+            classifier = case.made[CLASSIFIER]
+        case.made[key] = judges_of(case.data, classifier, case.classes, case.plan.seed), classifier
+    judges, classifier = case.made[key]
+    return judges, classifier
+
+
 def _trained(data: Any) -> ImageClassifier:
     with share_shown("training the classifier") as show:
         return classifier_for(data, progress=lambda step, steps, _: show(step / steps))
@@ -236,12 +237,14 @@ def _trained(data: Any) -> ImageClassifier:
 
 def held_out(case: Case) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many: uint8 (n, D) each."""
-    # in random order: the first half of MNIST's is cleaner
+    return [held_out_of(case, k)[: case.plan.num_samples] for k in case.classes]
+
+
+def held_out_of(case: Case, k: int) -> Tensor:
+    """All test images of a class in random order, since the first half of MNIST's is cleaner: uint8 (m, D)."""
     x, labels = case.data.test_examples()
     order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
-    x = x[order]
-    labels = labels[order]
-    return [x[labels == k][: case.plan.num_samples] for k in case.classes]
+    return x[order][labels[order] == k]
 
 
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:

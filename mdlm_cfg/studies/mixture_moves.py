@@ -6,22 +6,19 @@ It is what `study=correction_moves` is for such data (theory, section 19).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.corrections import Correction
-from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
-from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.common import BERNOULLI, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
+from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -64,58 +61,32 @@ MEASURED = ("usage_tv", "usage_floor", "components", "accuracy", "log_likelihood
 
 
 @dataclass(frozen=True)
-class MixtureMoves:
+class MixtureMoves(MovedSets):
     """Component usage, accuracy and likelihood after moves, from several samplers, by size and number of moves.
 
     Args:
-        sizes: k, the numbers of coordinates that a move masks; None is 1 alone.
-        moves: the numbers of moves after which sets are judged, from 0; None is a quarter of D, and D.
-        starts: the samplers that moves follow, as in `TableMoves`.
+        sizes, moves, starts: as in `MovedSets`; sizes of None are 1 alone.
         num_reference: samples of the class that the tilted distribution is estimated from.
 
     Raises:
         UserError: numbers out of range, or what is no sampler.
     """
 
-    sizes: Sequence[int] | None = None
-    moves: Sequence[int] | None = None
     starts: Sequence[Started] = STARTS
     num_reference: int = 20_000
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
     rows: ClassVar[Mapping[str, type]] = {"sets": MovedSetRow}
 
-    def __post_init__(self) -> None:
-        check_sizes(self.sizes)
-        if self.moves is not None:
-            object.__setattr__(self, "moves", check_moves(self.moves))
-        object.__setattr__(self, "starts", starts_of(self.starts))
-
     def check(self, case: Case) -> None:
         """Refuse classes of weight 0, and moves or samplers that do not fit the data."""
         check_reference(self.num_reference)
         for z in case.classes:
             check_positive_class(case.target, z)
-        for start in self.compared_starts(case):
-            start.check(case.target.num_dims)
-        for correction in self.corrections(case):
-            correction.check(case.target.num_dims)
-
-    def compared_starts(self, case: Case) -> list[Sampler]:
-        """The samplers that moves follow, each once; the plan's own is last."""
-        return list(dict.fromkeys([*starts_of(self.starts), replace(case.plan.sampler, correction=None)]))
-
-    def corrections(self, case: Case) -> list[Correction]:
-        """The moves that are compared: every size, and the plan's own."""
-        return list(dict.fromkeys([*(Correction(size=k) for k in self.sizes or [1]), *own_move(case.plan.sampler)]))
-
-    def stages(self, case: Case) -> tuple[int, ...]:
-        """The numbers of moves after which sets are judged, rising from 0."""
-        d = case.target.num_dims
-        return check_moves([d // 4, d]) if self.moves is None else tuple(self.moves)
+        super().check(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The samples of all starts, which any process may draw, and what every move makes of them."""
+        """References, and the sets of all starts and moves."""
         for guidance in case.plan.guidances:
             for z in case.classes:
                 key = self._reference_key(case, guidance, z)
@@ -123,40 +94,16 @@ class MixtureMoves:
                     key, partial(self._reference, case, guidance, z), f"reference of class {z}", self.num_reference
                 )
                 for who in case.denoisers:
-                    for start in self.compared_starts(case):
-                        yield from _draws(case, guidance, z, who, start)
-                        for correction in self.corrections(case):
-                            yield self._move_piece(case, guidance, z, who, start, correction)
+                    yield from self.pieces_of_sets(case, guidance, z, who)
 
-    def _move_piece(
-        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
-    ) -> Piece:
-        asked = (guidance.key(case.target.num_dims), z, start.key, str(correction), self.stages(case))
-        key = ("moved sets", who, *asked, case.plan.num_samples, case.plan.seed)
-        label = f"moves of {name_of_move(correction)} after {start.label}, class {z}, {who}, w = {guidance.label}"
-        last = replace(correction, moves=self.stages(case)[-1])
-        cost = case.plan.num_samples * last.calls(case.target.num_dims) * guidance.rows(case.target.num_dims)
-        return Piece(key, partial(self._moved, case, guidance, z, who, start, correction), label, cost)
+    def judge_key(self, case: Case) -> Key:
+        """The size of the reference."""
+        return self.num_reference
 
-    def _moved(
-        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
-    ) -> list[dict[str, float]]:
-        """What the mixture sees after each number of moves."""
-        denoiser = case.denoisers[who]
-        device = device_of(denoiser)
-        names = ("moves", guidance, z, who, start.key, str(correction))
-        generator = case.plan.generator(*names, num_dims=denoiser.num_dims, device=device)
+    def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, float]:
+        """What the mixture sees."""
         reference = case.made[self._reference_key(case, guidance, z)]["usage"]
-        x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device)
-        found = []
-        done = 0
-        for number in self.stages(case):
-            more = replace(correction, moves=number - done)
-            x = more.draw(denoiser, guidance, z, x, generator=generator, made=done)
-            done = number
-            seen = _seen(case.target, x.cpu(), None, z)
-            found.append(_numbers(seen, reference, case.plan.num_samples))
-        return found
+        return _numbers(_seen(case.target, x, None, z), reference, case.plan.num_samples)
 
     def _reference_key(self, case: Case, guidance: Guidance, z: int) -> Key:
         return ("reference of moves", guidance.key(case.target.num_dims), z, self.num_reference, case.plan.seed)
@@ -174,28 +121,10 @@ class MixtureMoves:
                 seen = [made[self._reference_key(case, g, z)] for z in case.classes]
                 known = [_numbers(one, one["usage"], case.plan.num_samples) for one in seen]
                 rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
-                for start in self.compared_starts(case):
-                    for correction in self.corrections(case):
-                        found = [made[self._move_piece(case, g, z, who, start, correction).key] for z in case.classes]
-                        rows += self._rows(case, (g, who), start, correction, found)
+                rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
         text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "num_reference": self.num_reference}
         return Findings(case.plan, blocks_of(rows, text), verdict_of(rows), facts)
-
-    def _rows(
-        self, case: Case, asked: tuple[Guidance, str], start: Sampler, correction: Correction, found: Sequence[Any]
-    ) -> list[MovedSetRow]:
-        d = case.target.num_dims
-        rows = []
-        for k, number in enumerate(self.stages(case)):
-            calls = start.calls(d) + replace(correction, moves=number).calls(d)
-            index = (*asked, start.label, name_of_move(correction), number)
-            rows.append(MovedSetRow(*index, calls, *_mean([of_class[k] for of_class in found])))
-        return rows
-
-
-def _draws(case: Case, guidance: Guidance, z: int, who: str, start: Sampler) -> list[Piece]:
-    return draw_pieces(case, who, guidance, z, name=who, sampler=start)
 
 
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:

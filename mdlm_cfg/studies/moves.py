@@ -1,17 +1,25 @@
-"""What the studies of correction moves share: their settings as they are checked, and how a move is named."""
+"""What the studies of correction moves share: settings as they are checked, how a move is named, sets after moves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from mdlm_cfg.chain.corrections import Correction
+from mdlm_cfg.chain.denoiser import device_of
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.plan import refuse_namesakes
+from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
 from mdlm_cfg.support.errors import UserError
 
 Started = Sampler | Mapping[str, Any]
+SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
 
 
 def check_sizes(sizes: Sequence[int] | None) -> None:
@@ -81,3 +89,115 @@ def phrase(number: int, move: str) -> str:
 
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True)
+class MovedSets:
+    """Sets of samples after a number of moves, from several samplers. A subclass says how a set is judged.
+
+    Args:
+        sizes: k, the numbers of coordinates that a move masks; None is what the subclass compares by default.
+        moves: the numbers of moves after which sets are judged, from 0; None is a quarter of D, and D.
+        starts: the samplers that moves follow: each a `Sampler`, or its arguments as a mapping. The plan's own sampler
+            is one of them, and the moves of its own correction are compared too.
+
+    Raises:
+        UserError: numbers out of range, or what is no sampler.
+    """
+
+    sizes: Sequence[int] | None = None
+    moves: Sequence[int] | None = None
+    starts: Sequence[Started] = ({"name": "first_hitting"},)
+
+    def __post_init__(self) -> None:
+        check_sizes(self.sizes)
+        if self.moves is not None:
+            object.__setattr__(self, "moves", check_moves(self.moves))
+        object.__setattr__(self, "starts", starts_of(self.starts))
+
+    def check(self, case: Case) -> None:
+        """Refuse moves and samplers that do not fit the data."""
+        for start in self.compared_starts(case):
+            start.check(case.num_dims)
+        for correction in self.corrections(case):
+            correction.check(case.num_dims)
+
+    def compared_starts(self, case: Case) -> list[Sampler]:
+        """The samplers that moves follow, each once; the plan's own is last."""
+        return list(dict.fromkeys([*starts_of(self.starts), replace(case.plan.sampler, correction=None)]))
+
+    def corrections(self, case: Case) -> list[Correction]:
+        """The moves that are compared: every size, and the plan's own."""
+        own = own_move(case.plan.sampler)
+        return list(dict.fromkeys([*map(self.move_of, self.sizes or self.default_sizes(case.num_dims)), *own]))
+
+    def stages(self, case: Case) -> tuple[int, ...]:
+        """The numbers of moves after which sets are judged, rising from 0."""
+        return check_moves([case.num_dims // 4, case.num_dims]) if self.moves is None else tuple(self.moves)
+
+    def default_sizes(self, num_dims: int) -> Sequence[int]:
+        """The sizes that are compared where none are given."""
+        return (1,)
+
+    def move_of(self, size: int) -> Correction:
+        """A move of so many coordinates."""
+        return Correction(size=size)
+
+    def judge_key(self, case: Case) -> Key:
+        """Plain values that decide how sets are judged."""
+        raise NotImplementedError
+
+    def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> Any:
+        """What is seen of samples, int64 (n, D) on the CPU; plain values and tensors."""
+        raise NotImplementedError
+
+    def pieces_of_sets(self, case: Case, guidance: Guidance, z: int, who: str) -> Iterator[Piece]:
+        """The samples of all starts, which any process may draw, and what is seen of them after every move."""
+        for start in self.compared_starts(case):
+            yield from _draws(case, guidance, z, who, start)
+            for correction in self.corrections(case):
+                yield self._move_piece(case, guidance, z, who, start, correction)
+
+    def _move_piece(
+        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
+    ) -> Piece:
+        d = case.num_dims
+        asked = (guidance.key(d), z, start.key, str(correction), self.stages(case), self.judge_key(case))
+        key = ("moved sets", who, *asked, case.plan.num_samples, case.plan.seed)
+        label = f"moves of {name_of_move(correction)} after {start.label}, class {z}, {who}, w = {guidance.label}"
+        last = replace(correction, moves=self.stages(case)[-1])
+        cost = case.plan.num_samples * last.calls(d) * guidance.rows(d)
+        return Piece(key, partial(self._moved, case, guidance, z, who, start, correction), label, cost)
+
+    def _moved(
+        self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
+    ) -> list[Any]:
+        """What is seen after each number of moves."""
+        denoiser = case.denoisers[who]
+        device = device_of(denoiser)
+        names = ("moves", guidance, z, who, start.key, str(correction))
+        generator = case.plan.generator(*names, num_dims=denoiser.num_dims, device=device)
+        x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device)
+        found = []
+        done = 0
+        for number in self.stages(case):
+            more = replace(correction, moves=number - done)
+            x = more.draw(denoiser, guidance, z, x, generator=generator, made=done)
+            done = number
+            found.append(self.judged(case, guidance, z, x.cpu()))
+        return found
+
+    def each_set(self, case: Case, made: Made, guidance: Guidance, who: str) -> Iterator[tuple[SetIndex, list[Any]]]:
+        """Every set by what tells it apart, with what is seen of each class."""
+        d = case.num_dims
+        for start in self.compared_starts(case):
+            for correction in self.corrections(case):
+                found = [made[self._move_piece(case, guidance, z, who, start, correction).key] for z in case.classes]
+                for k, number in enumerate(self.stages(case)):
+                    calls = start.calls(d) + replace(correction, moves=number).calls(d)
+                    index = (start.label, name_of_move(correction), number, calls)
+                    yield index, [of_class[k] for of_class in found]
+
+
+def _draws(case: Case, guidance: Guidance, z: int, who: str, start: Sampler) -> list[Piece]:
+    return draw_pieces(case, who, guidance, z, name=who, sampler=start)

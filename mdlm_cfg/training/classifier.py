@@ -132,9 +132,12 @@ class ImageClassifier(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 (n,), of images (n, D) with values 0..N-1."""
-        features = self.features(x)
-        with torch.no_grad():
-            return self.head(features).argmax(dim=1)
+        return self.log_probs(x).argmax(dim=1)
+
+    @torch.no_grad()
+    def log_probs(self, x: Tensor) -> Tensor:
+        """ln p(z | x), float64 (n, K), of images (n, D) with values 0..N-1."""
+        return self.head(self.features(x)).double().log_softmax(dim=1)
 
     def accuracy(self, x: Tensor, classes: Tensor) -> float:
         """The share of images (n, D) that are given their class, int64 (n,)."""

@@ -32,6 +32,7 @@ from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
+from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies
 from mdlm_cfg.studies.profile import ProfileStudy
@@ -41,6 +42,7 @@ from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.targets.data import KnownData
 
 OTHERS = {  # of images, of documents, of fixed experiments and of many targets: each has its own test file
+    "ImageMoves": "test_image_moves.py",
     "Images": "test_image_evaluation.py",
     "Corpus": "test_corpus.py",
     "Paper": "test_paper.py",
@@ -61,6 +63,7 @@ CASES: dict[str, tuple[Any, Any, Plan]] = {
     "LedgerStudy": (LedgerStudy(), TABLE, PLAN),
     "LikelihoodStudy": (LikelihoodStudy(num_images=4, orders=2), PIXELS, ALL_CLASSES),
     "MixtureCorrection": (MixtureCorrection(num_reference=100), PIXELS, PLAN),
+    "MixtureMoves": (MixtureMoves(moves=[3], starts=[Sampler()], num_reference=100), PIXELS, PLAN),
     "Mixtures": (Mixtures(), PIXELS, PLAN),
     "Policies": (Policies(), TABLE, PLAN),
     "ProfileStudy": (ProfileStudy(), TABLE, PLAN),

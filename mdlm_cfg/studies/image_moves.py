@@ -1,0 +1,269 @@
+"""study=correction_moves of images of which nothing is known exactly: samples of a network after moves, beside data.
+
+A classifier and distances judge the sets, as in `images.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.corrections import Correction
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.sampling.smc import group_ess
+from mdlm_cfg.studies.common import as_images
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, held_out_of, judging
+from mdlm_cfg.studies.moves import MovedSets, Started, phrase
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+
+HELD_OUT = "test images"
+SHOWN = 8  # samples of a set in the picture
+FAR = ("energy_features", "energy_pixels")  # distances, the first that there is decides
+NEARLY = 0.9  # relative ESS from which the data of a class stand for its tilted distribution
+PARTS = 16  # of the coordinates of an image, one of which a large move masks
+STARTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "first_hitting"},
+    {"name": "event_leaping", "steps": 64},
+    {"name": "sampled_confidence", "steps": 64},
+)
+READING = """\
+A move masks k coordinates of a finished sample and refills them by the same guided chain. Moves of one coordinate \
+are Gibbs sampling. Larger moves refill all their coordinates at once, from one call, and leave nothing invariant. \
+Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal \
+rows of the network. Energy distances are to training images of the class, and 0 on average for images from the same \
+distribution."""
+W = "guidance strength"
+
+
+@dataclass(frozen=True)
+class ImageSetRow:
+    """A set of samples after a number of moves, or sets of test images in its place; a mean over classes."""
+
+    w: Guidance = col("w", W, index=True)
+    start: str = col("start", f'the sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
+    move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
+    moves: int = col("moves", "how many", index=True)
+    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    accuracy: float | None = col("accuracy", "share that the classifier assigns to the intended class", unit="share")
+    precision: float | None = col("precision", "share of images near data, in the classifier's features", unit="share")
+    recall: float | None = col("recall", "share of data near images, in the classifier's features", unit="share")
+    energy_features: float | None = col("energy distance, features", "to training images of the class")
+    energy_pixels: float | None = col("energy distance, pixels", "to training images of the class")
+    diversity: float | None = col("diversity", "pixels in which two images of a class differ", unit="pixels", digits=1)
+
+
+MEASURED = ("accuracy", "precision", "recall", "energy_features", "energy_pixels", "diversity")
+
+
+@dataclass(frozen=True)
+class ImageMoves(MovedSets):
+    """Images of a network after moves, judged beside test images, from several samplers, by size and number of moves.
+
+    Args:
+        sizes, moves, starts: as in `MovedSets`; sizes of None are 1 and a sixteenth of the coordinates.
+        classifier: whether a classifier judges them, as in `Images`.
+
+    Raises:
+        UserError: numbers out of range, or what is no sampler.
+    """
+
+    starts: Sequence[Started] = STARTS
+    classifier: bool = True
+    name: ClassVar[str] = "correction_moves"
+    needs: ClassVar[Needs] = Images.needs
+    rows: ClassVar[Mapping[str, type]] = {"sets": ImageSetRow}
+
+    def default_sizes(self, num_dims: int) -> Sequence[int]:
+        """One coordinate, and a sixteenth of them."""
+        return sorted({1, max(1, num_dims // PARTS)})
+
+    def move_of(self, size: int) -> Correction:
+        """A move of so many coordinates that costs one call."""
+        return Correction(size=size, parallel=size > 1)
+
+    def judge_key(self, case: Case) -> Key:
+        """Whether there is a classifier, and the classes that are judged."""
+        return self.classifier, case.classes
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """Test images judged, and the sets of all starts and moves."""
+        for z in case.classes:
+            make = partial(self._held_out, case, z)
+            yield Piece(self._held_out_key(case, z), make, f"judging test images of class {z}", 0.0)
+            for guidance in case.plan.guidances:
+                yield from self.pieces_of_sets(case, guidance, z, LEARNED)
+
+    def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, Any]:
+        """Numbers of the set, and its first images."""
+        return {"numbers": self._numbers(case, z, x), "shown": x[:SHOWN].to(torch.uint8)}
+
+    def _numbers(self, case: Case, z: int, x: Tensor) -> dict[str, float | None]:
+        judges, classifier = judging(case, self.classifier)
+        row = judges[case.classes.index(z)].row(x, classifier)
+        return {name: row[name] for name in MEASURED}
+
+    def _held_out_key(self, case: Case, z: int) -> Key:
+        return ("test images of moves", z, self.judge_key(case), case.plan.num_samples, case.plan.seed)
+
+    def _held_out(self, case: Case, z: int) -> dict[str, Any]:
+        """Disjoint sets of as many test images, and what the classifier says of them all: ln p(z | x), (m,)."""
+        x = held_out_of(case, z)
+        n = min(case.plan.num_samples, len(x))
+        sets = [self._numbers(case, z, part) for part in x.split(max(n, 1)) if len(part) == n]
+        _, classifier = judging(case, self.classifier)
+        log_p = None if classifier is None else classifier.log_probs(x)[:, z]
+        return {"sets": sets, "shown": x[:SHOWN], "log_p": log_p}
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength, start, move and number of moves, and one for test images."""
+        held_out = [made[self._held_out_key(case, z)] for z in case.classes]
+        data = _mean([numbers for one in held_out for numbers in one["sets"]])
+        rows = []
+        pictures = {}
+        for g in case.plan.guidances:
+            rows.append(ImageSetRow(g, HELD_OUT, "", 0, 0, *data))
+            found = dict(self.each_set(case, made, g, LEARNED))
+            rows += [ImageSetRow(g, *at, *_mean([one["numbers"] for one in seen])) for at, seen in found.items()]
+            pictures[g] = {at: seen[0]["shown"] for at, seen in found.items()}
+        text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}. {READING}"
+        blocks = [
+            blocks_of(rows, f"{text} {BY_FEATURES}" if self.classifier else text),
+            _shown(case, held_out[0]["shown"], pictures),
+        ]
+        noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
+        said = verdict_of(rows, noise) + _of_tilting(case, held_out)
+        facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "noise": noise}
+        return Findings(case.plan, blocks, said, facts)
+
+
+def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:
+    """The mean of every measured column over the rows that have it."""
+    known = [_known(rows, name) for name in MEASURED]
+    return [math.fsum(values) / len(values) if values else None for values in known]
+
+
+def _known(rows: Sequence[Mapping[str, float | None]], name: str) -> list[float]:
+    return [value for row in rows if (value := row[name]) is not None]
+
+
+def _noise(sets: Sequence[Sequence[Mapping[str, float | None]]], name: str) -> float | None:
+    """The root mean square of an energy distance of test images, averaged over classes: it is 0 but for chance."""
+    known = [_known(of_class, name) for of_class in sets]
+    if not all(known):
+        return None
+    variances = [math.fsum(value**2 for value in values) / len(values) for values in known]
+    return math.sqrt(math.fsum(variances)) / len(variances)
+
+
+def blocks_of(rows: Sequence[ImageSetRow], text: str) -> Block:
+    """Curves against calls, a panel for each sampler, and the table of all sets."""
+    data = rows[0]
+    sets = list(dict.fromkeys(row.start for row in rows if row.start != HELD_OUT))
+    views: list[View] = []
+    for name in ("energy_features", "energy_pixels", "accuracy", "recall"):
+        level = getattr(data, name)
+        if level is not None:
+            more: dict[str, Any] = {"panels": "start", "where": {"start": sets}, "levels": {HELD_OUT: level}}
+            views.append(Curve("calls", name, ["move"], "Against all calls, a panel for each sampler.", **more))
+    names = [name for name in MEASURED if getattr(data, name) is not None]
+    views.append(Table(["start", "move", "moves"], ["calls", *names]))
+    return Block("sets", rows, "Samples after moves", text, ["w"], views, names, group="", printed=True)
+
+
+def _shown(case: Case, data: Tensor, pictures: Mapping[Guidance, Mapping[Any, Tensor]]) -> Block:
+    """The first samples of the first class, before and after: a line for each start and move."""
+    top = case.data.num_tokens - 1
+    views = []
+    for g, sets in pictures.items():
+        lines = list(dict.fromkeys((start, move) for start, move, *_ in sets))
+        stages = list(dict.fromkeys(at[2] for at in sets))
+        shape = (len(lines), SHOWN, *case.data.grid_shape)
+        images = {HELD_OUT: np.full(shape, np.nan), **{f"{k} moves": np.full(shape, np.nan) for k in stages}}
+        images[HELD_OUT][:, : len(data)] = as_images(case, data) / top
+        for (start, move, number, _), x in sets.items():
+            images[f"{number} moves"][lines.index((start, move)), : len(x)] = as_images(case, x) / top
+        names = [f"{start}, {move}" for start, move in lines]
+        views.append(Mosaic(images, names, f"Class {case.class_name(case.classes[0])}, w = {g.label}."))
+    return Block("shown", [], "Samples before and after moves", views=views, group="")
+
+
+def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -> list[str]:
+    """For every strength whether moves bring samples nearer to the data, and what is nearest at equal calls."""
+    name = next((name for name in FAR if noise[name] is not None), None)
+    if name is None:
+        return ["There are too few test images to say what is chance."]
+    said = []
+    for g in dict.fromkeys(row.w for row in rows):
+        data, *sets = [row for row in rows if row.w == g]
+        if any(row.moves for row in sets):
+            said += _of_strength(g, sets, name, float(noise[name] or 0.0))
+        said += _of_nearest(g, data, min(sets, key=lambda row: _far(row, name)))
+    return said
+
+
+def _far(row: ImageSetRow, name: str) -> float:
+    return float(getattr(row, name))
+
+
+def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: float) -> list[str]:
+    """What the moves change after a sampler, at best and at worst, and whether they are worth their calls."""
+    unmoved = [row for row in sets if not row.moves]
+    moved = [row for row in sets if row.moves]
+    before = {(row.start, row.move): _far(row, name) for row in unmoved}
+    gains = {row: before[row.start, row.move] - _far(row, name) for row in moved}
+    best = max(moved, key=gains.__getitem__)
+    worst = min(moved, key=gains.__getitem__)
+    chance = SURE * noise
+    what = f"energy distance in {name.removeprefix('energy_')}"
+
+    def change(row: ImageSetRow) -> str:
+        values = f"{before[row.start, row.move]:.4f} before, {_far(row, name):.4f} after"
+        return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values}; chance {chance:.4f})'
+
+    does = "bring samples nearer to the data" if gains[best] > chance else "bring samples no nearer to the data"
+    said = [f"At w = {g.label} moves {does}: at best {change(best)}."]
+    if gains[worst] < -chance:
+        said.append(f"Some move samples away from the data: {change(worst)}.")
+    near = min(moved, key=lambda row: _far(row, name))
+    plain = min((row for row in unmoved if row.calls <= near.calls), key=lambda row: _far(row, name))
+    gain = _far(plain, name) - _far(near, name)
+    worth = "pay for their calls" if gain > chance else "do not pay for their calls"
+    said.append(
+        f"Moves {worth}: the nearest set with moves has {_far(near, name):.4f} with {near.calls} calls, the nearest "
+        f'without has {_far(plain, name):.4f} with {plain.calls} ("{plain.start}").'
+    )
+    return said
+
+
+def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow) -> list[str]:
+    """Accuracy and recall of the nearest set, beside test images."""
+    if row.accuracy is None or row.recall is None or data.accuracy is None or data.recall is None:
+        return []
+    moves = f" with {phrase(row.moves, row.move)}" if row.moves else ""
+    return [
+        f'The nearest set at w = {g.label} is "{row.start}"{moves}: the classifier assigns {row.accuracy:.1%} of it to '
+        f"the intended class, {data.accuracy:.1%} of test images; recall is {row.recall:.2f}, of test images "
+        f"{data.recall:.2f}."
+    ]
+
+
+def _of_tilting(case: Case, held_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the data of a class stand for its tilted distribution, p(x | z) p(z | x)^w normalised."""
+    known = [one["log_p"] for one in held_out if one["log_p"] is not None and len(one["log_p"])]
+    if not known:
+        return []
+    w = max(g.constant for g in case.plan.guidances)
+    ess = min(float(group_ess(w * log_p[None])) for log_p in known)
+    stand = "nearly" if ess >= NEARLY else "not"
+    return [
+        f"Weights p(class | image)^{w:g} of test images, by the classifier, have a relative ESS of {ess:.4f}: the "
+        f"tilted distribution is {stand} that of the data of the class."
+    ]
