@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.images import (
     energy_distance,
+    energy_error,
     mean_pixel_distance,
     moment_difference,
     nearest_image,
@@ -91,6 +92,14 @@ class Judge:
             "recall": recall,
             "energy_features": energy_distance(features, self.features),
         }
+
+    def energy_error(self, x: Tensor, classifier: Classifier | None) -> float | None:
+        """The standard error of the energy distance in features, or of that in pixels without a classifier."""
+        if len(x) < 2:
+            return None
+        if classifier is None or self.features is None:
+            return energy_error(x, self.train[:MAX_REFERENCE]) / self.top
+        return energy_error(classifier.features(x), self.features)
 
     def nearby(self, num: int) -> Tensor:
         """The first `num` reference features: precision and recall want sets of one size."""

@@ -7,6 +7,8 @@ white images the number of pixels in which they differ. Its square root is the E
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -138,19 +140,33 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
         raise UserError(f"an energy distance needs at least 2 points of each kind, not {len(x)} and {len(y)}")
     x = x.double()
     y = y.double()
-    within = sum(_euclidean_sum(a, a) / (len(a) * (len(a) - 1)) for a in (x, y))
-    return 2 * _euclidean_sum(x, y) / (len(x) * len(y)) - within
+    within = sum(float(_distance_sums(a, a).sum()) / (len(a) * (len(a) - 1)) for a in (x, y))
+    return 2 * float(_distance_sums(x, y).sum()) / (len(x) * len(y)) - within
 
 
-def _euclidean_sum(x: Tensor, y: Tensor) -> float:
-    """The sum of all Euclidean distances between two sets; a point to itself counts exactly 0."""
-    total = 0.0
+def energy_error(x: Tensor, y: Tensor) -> float:
+    """The standard error of `energy_distance` by the choice of x, to first order; it vanishes at equal distributions.
+
+    The standard deviation over x of 2 (E|x - y| - E|x - x'|), over the square root of n.
+
+    Args:
+        x, y: as of `energy_distance`.
+    """
+    x = x.double()
+    y = y.double()
+    influence = 2 * (_distance_sums(x, y) / len(y) - _distance_sums(x, x) / (len(x) - 1))
+    return float(influence.std()) / math.sqrt(len(x))
+
+
+def _distance_sums(x: Tensor, y: Tensor) -> Tensor:
+    """The sum of the Euclidean distances of every x to all y, float64 (n,); a point to itself counts exactly 0."""
+    total = []
     for start, part in zip(range(0, len(x), CHUNK), x.split(CHUNK)):
         squared = part.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (part @ y.T)
         if x is y:
             squared.diagonal(start).zero_()
-        total += float(squared.clamp_(min=0.0).sqrt().sum())
-    return total
+        total.append(squared.clamp_(min=0.0).sqrt().sum(dim=1))
+    return torch.cat(total)
 
 
 def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch.Generator | None = None) -> Tensor:

@@ -56,11 +56,12 @@ class ImageSetRow:
     precision: float | None = col("precision", "share of images near data, in the classifier's features", unit="share")
     recall: float | None = col("recall", "share of data near images, in the classifier's features", unit="share")
     energy_features: float | None = col("energy distance, features", "to training images of the class")
+    energy_se: float | None = col("standard error", "of that, or of that in pixels without a classifier")
     energy_pixels: float | None = col("energy distance, pixels", "to training images of the class")
     diversity: float | None = col("diversity", "pixels in which two images of a class differ", unit="pixels", digits=1)
 
 
-MEASURED = ("accuracy", "precision", "recall", "energy_features", "energy_pixels", "diversity")
+MEASURED = ("accuracy", "precision", "recall", "energy_features", "energy_se", "energy_pixels", "diversity")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class ImageMoves(MovedSets):
 
     def _numbers(self, case: Case, z: int, x: Tensor) -> dict[str, float | None]:
         judges, classifier = judging(case, self.classifier)
-        row = judges[case.classes.index(z)].row(x, classifier)
+        judge = judges[case.classes.index(z)]
+        row = judge.row(x, classifier) | {"energy_se": judge.energy_error(x, classifier)}
         return {name: row[name] for name in MEASURED}
 
     def _held_out_key(self, case: Case, z: int) -> Key:
@@ -125,7 +127,7 @@ class ImageMoves(MovedSets):
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, start, move and number of moves, and one for test images."""
         held_out = [made[self._held_out_key(case, z)] for z in case.classes]
-        data = _mean([numbers for one in held_out for numbers in one["sets"]])
+        data = _mean([dict(zip(MEASURED, _mean(one["sets"]))) for one in held_out])
         rows = []
         pictures = {}
         for g in case.plan.guidances:
@@ -145,9 +147,13 @@ class ImageMoves(MovedSets):
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:
-    """The mean of every measured column over the rows that have it."""
-    known = [_known(rows, name) for name in MEASURED]
-    return [math.fsum(values) / len(values) if values else None for values in known]
+    """The mean of every measured column over the rows that have it; of standard errors, that of the mean."""
+    found = []
+    for name in MEASURED:
+        values = _known(rows, name)
+        total = math.hypot(*values) if name == "energy_se" else math.fsum(values)
+        found.append(total / len(values) if values else None)
+    return found
 
 
 def _known(rows: Sequence[Mapping[str, float | None]], name: str) -> list[float]:
@@ -213,29 +219,38 @@ def _far(row: ImageSetRow, name: str) -> float:
     return float(getattr(row, name))
 
 
+def _chance(a: ImageSetRow, b: ImageSetRow, noise: float) -> float:
+    """A difference of two distances that may be chance; that sets have samples in common is not counted on."""
+    return SURE * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, noise, noise)
+
+
 def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: float) -> list[str]:
     """What the moves change after a sampler, at best and at worst, and whether they are worth their calls."""
     unmoved = [row for row in sets if not row.moves]
     moved = [row for row in sets if row.moves]
-    before = {(row.start, row.move): _far(row, name) for row in unmoved}
-    gains = {row: before[row.start, row.move] - _far(row, name) for row in moved}
+    before = {(row.start, row.move): row for row in unmoved}
+    gains = {row: _far(before[row.start, row.move], name) - _far(row, name) for row in moved}
     best = max(moved, key=gains.__getitem__)
     worst = min(moved, key=gains.__getitem__)
-    chance = SURE * noise
     what = f"energy distance in {name.removeprefix('energy_')}"
 
     def change(row: ImageSetRow) -> str:
-        values = f"{before[row.start, row.move]:.4f} before, {_far(row, name):.4f} after"
-        return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values}; chance {chance:.4f})'
+        old = before[row.start, row.move]
+        values = f"{_far(old, name):.4f} before, {_far(row, name):.4f} after; chance {_chance(old, row, noise):.4f}"
+        return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values})'
 
-    does = "bring samples nearer to the data" if gains[best] > chance else "bring samples no nearer to the data"
+    def surely(row: ImageSetRow) -> bool:
+        return abs(gains[row]) > _chance(before[row.start, row.move], row, noise)
+
+    nearer = gains[best] > 0 and surely(best)
+    does = "bring samples nearer to the data" if nearer else "bring samples no nearer to the data"
     said = [f"At w = {g.label} moves {does}: at best {change(best)}."]
-    if gains[worst] < -chance:
+    if gains[worst] < 0 and surely(worst):
         said.append(f"Some move samples away from the data: {change(worst)}.")
     near = min(moved, key=lambda row: _far(row, name))
     plain = min((row for row in unmoved if row.calls <= near.calls), key=lambda row: _far(row, name))
     gain = _far(plain, name) - _far(near, name)
-    worth = "pay for their calls" if gain > chance else "do not pay for their calls"
+    worth = "pay for their calls" if gain > _chance(plain, near, noise) else "do not pay for their calls"
     said.append(
         f"Moves {worth}: the nearest set with moves has {_far(near, name):.4f} with {near.calls} calls, the nearest "
         f'without has {_far(plain, name):.4f} with {plain.calls} ("{plain.start}").'

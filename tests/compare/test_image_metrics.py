@@ -15,6 +15,7 @@ from mdlm_cfg.compare.images import (
     class_nelbos,
     draw_counts,
     energy_distance,
+    energy_error,
     leading_component,
     mean_pixel_distance,
     moment_difference,
@@ -230,3 +231,13 @@ def test_leading_component_is_as_long_as_its_standard_deviation() -> None:
         covariance = torch.cov(0.1 * torch.randn(4, 9, generator=g, dtype=torch.float64))
         found = leading_component(covariance)
         assert found.sum() > 0 and torch.allclose(covariance @ found, found.square().sum() * found)
+
+
+def test_the_error_of_an_energy_distance_is_its_spread_over_samples() -> None:
+    """Over 400 sets from another distribution than the reference's, to 15%: four standard errors of a spread."""
+    g = torch.Generator().manual_seed(0)
+    reference = torch.randn(100, 2, generator=g, dtype=torch.float64)
+    sets = [1 + 2 * torch.randn(60, 2, generator=g, dtype=torch.float64) for _ in range(400)]
+    spread = float(torch.tensor([energy_distance(x, reference) for x in sets]).std())
+    errors = torch.tensor([energy_error(x, reference) for x in sets])
+    assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)
