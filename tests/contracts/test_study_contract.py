@@ -45,6 +45,7 @@ OTHERS = {  # of images, of documents, of fixed experiments and of many targets:
     "ImageMoves": "test_image_moves.py",
     "Images": "test_image_evaluation.py",
     "Corpus": "test_corpus.py",
+    "OwnModel": "../app/test_own_report.py",
     "Paper": "test_paper.py",
     "Benchmark": "test_benchmark.py",
 }
