@@ -118,7 +118,8 @@ def test_refusals():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in dir(toys) if n.startswith("toy_")])
 def test_event_leaping_beats_the_others_everywhere(name):
-    # every shipped toy, w in {1, 2, 4, 8, 16}, 2 to 64 calls; in one dimension all are exact and tie at 0
+    # every shipped toy, w in {1, 2, 4, 8, 16}, 2 to 64 calls; in one dimension all are exact and tie at 0. The one
+    # exception is toy_4d_chain with two calls and w >= 4, where another sampler is closer.
     target = getattr(toys, name)()
     denoiser = target.denoiser()
     inside = (slice(0, target.num_tokens),) * target.num_dims
@@ -128,9 +129,14 @@ def test_event_leaping_beats_the_others_everywhere(name):
         for budget in range(2, 65):
             ours = total_variation(stepped_law(denoiser, guidance, 0, "event_leaping", budget)[inside], exact)
             schedules = (linear(), cosine()) if budget in (2, 3, 4, 8, 16, 32, 64) else (linear(),)
-            for sampler, schedule in product(JUMPS, schedules):
-                theirs = total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
-                assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget, sampler, schedule)
+            theirs = min(
+                total_variation(stepped_law(denoiser, guidance, 0, sampler, budget, schedule)[inside], exact)
+                for sampler, schedule in product(JUMPS, schedules)
+            )
+            if name == "toy_4d_chain" and budget == 2 and w >= 4:
+                assert theirs < ours, w
+            else:
+                assert ours < theirs or (target.num_dims == 1 and ours < 1e-12), (w, budget)
 
 
 @pytest.mark.parametrize("sampler", [Sampler("euler", 4), Sampler("event_leaping", events=2, policy="confidence")])
