@@ -20,7 +20,7 @@ class Figure:
 
     Attributes:
         what: was timed, and with what sizes.
-        yardstick: what it is held against.
+        yardstick: the time it is compared with.
         seconds: median of ours. against: median of the yardstick's, or its bound.
         better: "higher" if the figure is how many times as fast we are, "lower" if it is our time over a bound.
         goal: of the ratio, as docs/performance.md states it; None for none.

@@ -1,4 +1,4 @@
-"""Models of time and memory, each held against three sizes: python -m bench.scaling [NAME ...] (docs/scaling.md).
+"""Models of time and memory, each compared with three sizes: python -m bench.scaling [NAME ...] (docs/scaling.md).
 
 A model has one constant, which the middle size sets; the ratios of the other two say how far it carries. Every size
 runs in a process of its own, so that its largest resident memory is its own.

@@ -20,7 +20,7 @@ from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.draws import Draw
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, run
-from mdlm_cfg.support.cache import Keep
+from mdlm_cfg.support.cache import AnyCache
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -124,9 +124,9 @@ def block_of(findings: Findings, name: str) -> list[Any]:
 without_pixels = partial(sections_of, backend="none")
 
 
-def samples_of(draws: Sequence[Draw], keep: Keep) -> Tensor:
+def samples_of(draws: Sequence[Draw], cache: AnyCache) -> Tensor:
     """The samples of all pieces, (n, D)."""
-    return torch.cat([keep(draw.key, draw.make) for draw in draws])
+    return torch.cat([cache(draw.key, draw.make) for draw in draws])
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:

@@ -144,7 +144,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
 
 
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is in an allocation of Slurm, and is none of its tasks.
+    """Whether this process is in an allocation of Slurm, but is not one of its tasks.
 
     So it is in the shell of `salloc`, in `srun --pty bash`, and in a batch script that does not call `srun`. Lightning
     would take it for one of SLURM_NTASKS, and wait for the others.

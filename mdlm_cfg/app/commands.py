@@ -294,7 +294,7 @@ def _fit(
         if not trainer.interrupted:
             raise
         left = path if path.is_file() else before
-        how = "before anything was saved" if left is None else f"go on from here with ckpt_path={left}"
+        how = "before anything was saved" if left is None else f"resume with ckpt_path={left}"
         print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
@@ -309,7 +309,7 @@ def _fit(
         path = before
     if trainer.is_global_zero:
         if not trained:
-            print(f"nothing was left to train in {path}: its epochs, steps or time are used up", file=sys.stderr)
+            print(f"nothing is left to train in {path}: its epochs, steps or time are used up", file=sys.stderr)
         print(f"checkpoint: {path}")
     return numbers, path
 

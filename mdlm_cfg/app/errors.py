@@ -112,11 +112,11 @@ def sentence(error: BaseException) -> str | None:
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
-        return f"wandb does not take this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
+        return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
     if _is_of_another_process(error):
         return (
             f"another process of this command has ended, or cannot be reached ({_line(str(error))[:200]}): see what it "
-            "said; with ckpt_path=auto training goes on from its last checkpoint"
+            "said; ckpt_path=auto resumes training from the last checkpoint"
         )
     if is_lack_of_memory(error):
         return "there is not enough memory for this: use a smaller batch_size, network or data, or a larger machine"

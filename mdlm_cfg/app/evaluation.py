@@ -14,11 +14,11 @@ from rich.text import Text
 
 from mdlm_cfg.app.report_cache import (
     NUMBERS,
+    cache_in,
     check_places_for,
     files_of,
-    kept_in,
     remove_earlier,
-    say_kept,
+    say_cached,
     take_places,
 )
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -43,7 +43,7 @@ TABLE_FILE = "report.csv"
 
 @dataclass(frozen=True)
 class Report:
-    """Where an evaluation goes, and what it says beside its own findings.
+    """The folder of an evaluation, and the sections it adds to its findings.
 
     Attributes:
         folder: for the files.
@@ -104,18 +104,18 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     remove_parts(report.folder)  # of an evaluation that was killed while it wrote
     earlier = files_of(report.folder)
     check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, earlier)
-    keep = kept_in(report.folder, report.data, denoiser)
+    cache = cache_in(report.folder, report.data, denoiser)
     try:
         with signs_of_life() as say:
-            findings = run(study, Case.of(data, denoiser, plan, keep), say)
+            findings = run(study, Case.of(data, denoiser, plan, cache), say)
         with part_folder(report.folder, "report") as part:
             written, sections = _write(findings, report, part)
             take_places(part, report.folder, earlier)
     except KeyboardInterrupt:
-        say_kept(report.folder, keep)
+        say_cached(report.folder, cache)
         raise
     remove_earlier(report.folder, earlier)
-    keep.clear()
+    cache.clear()
     _print(sections, findings.verdict, report)
     return written
 

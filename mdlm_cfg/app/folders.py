@@ -1,4 +1,4 @@
-"""Where a run goes on from, and where it goes."""
+"""The checkpoint that a run resumes from, and the folder it writes to."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
 def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) -> Path | None:
-    """What training goes on from, if anything: the checkpoint that was named, or the one that `AUTO` finds.
+    """What training resumes from, if anything: the checkpoint that was named, or the one that `AUTO` finds.
 
     Args:
-        job: the folder of a job of a sweep: one that was begun there goes on unasked.
+        job: the folder of a job of a sweep: one that was begun there resumes by default.
     """
     is_first = is_first_process()
     name = config.name or data_name
@@ -35,8 +35,8 @@ def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) 
     found = found or unfinished_run(config.runs, name, plain(config), is_first)
     if is_first:
         where = Path(config.runs, name)
-        anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting anew"
-        print(anew if found is None else f"going on with {found}", file=sys.stderr)
+        anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting a new one"
+        print(anew if found is None else f"resuming {found}", file=sys.stderr)
     return found
 
 
@@ -50,7 +50,7 @@ def run_folder(
 ) -> Iterator[tuple[Path, Made]]:
     """A folder with the resolved configuration, which this process alone works on inside, and what was made for it.
 
-    It is a new one, a job's own, or with `AUTO` that of the run that goes on. Processes other than the first only need
+    It is a new one, a job's own, or with `AUTO` that of the resumed run. Processes other than the first only need
     its name.
 
     Raises:

@@ -16,26 +16,26 @@ from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
     "train": """\
-Train a denoiser, test it, and judge it against what is known exactly.
+Train a denoiser, test it, and compare it with what is known exactly.
 
     python train.py                                    the default toy, in about half a minute
     python train.py data=toy_5d_hypercube w=[0,1,2]    other data, other guidance strengths
     python train.py experiment=mnist                   a recipe: data, network and settings together
     python train.py -m seed=0,1,2 'w=[0,2],[0,4]'      a sweep: every combination (quote commas within brackets)
-    python train.py ckpt_path=runs/.../last.ckpt       go on with a run that was interrupted
-    python train.py experiment=mnist ckpt_path=auto    go on with the newest unfinished one of this configuration""",
+    python train.py ckpt_path=runs/.../last.ckpt       resume an interrupted run
+    python train.py experiment=mnist ckpt_path=auto    resume the newest unfinished run of this configuration""",
     "eval": """\
-Judge a trained network, or an exact denoiser, under guidance.
+Evaluate a trained network, or an exact denoiser, under guidance.
 
     python eval.py                                     the newest run
     python eval.py ckpt_path=FILE w=[0,1,8]            another run, other strengths
     python eval.py sampler=tau_leaping steps=16 guidance=normalized target_class=1
     python eval.py 'w=[2,ramp(0,4),interval(4,0.3,0.9)]' 'policy=fixed_order(1,0)'
-    python eval.py denoiser=exact data=toy_2d_overlap  exact laws: nothing is trained""",
+    python eval.py denoiser=exact data=toy_2d_overlap  exact conditionals: nothing is trained""",
     "sample": """\
-Draw guided samples of a trained network: samples.npz, a picture of images, lines of text.
+Draw guided samples from a trained network: samples.npz, a picture of images, lines of text.
 
-    python -m mdlm_cfg.sample                          64 of every class, of the newest run
+    python -m mdlm_cfg.sample                          64 of every class, from the newest run
     python -m mdlm_cfg.sample ckpt_path=RUN target_class=3 w=2 n=64 out=threes
     python -m mdlm_cfg.sample 'w=[0,1,2]' sampler=event_leaping steps=32 seed=1""",
 }

@@ -1,4 +1,4 @@
-"""A sampler, guidance, policy or denoiser of one's own, named on the command line: `sampler._target_=my_package.Mine`.
+"""A user's own sampler, guidance, policy or denoiser on the command line: `sampler._target_=my_package.Mine`.
 
 A setting that is a word ("euler") names what the package offers. A setting with `_target_` names something of the
 user's own, with its arguments beside it. It is imported only if the command line names it.
@@ -181,7 +181,9 @@ def _named(settings: Mapping[str, Any], what: str, trusted: Collection[str]) -> 
         given = ", ".join(f"{what}.{key}" for key in settings)
         raise UserError(f"{given} belongs to something of your own: name it with {what}._target_=package.module.Name")
     if name not in trusted:
-        raise UserError(f"{what}._target_={name} is what the checkpoint says: give it again, or it is not imported")
+        raise UserError(
+            f"{what}._target_={name} comes from the checkpoint: name it on the command line too, or it is not imported"
+        )
     return str(name), thing_named(str(name), what), {key: value for key, value in settings.items() if key != TARGET}
 
 

@@ -1,4 +1,4 @@
-"""The whole report of a denoiser of one's own, by one call in Python."""
+"""The whole report of any denoiser, in one call from Python."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|schedule|remasking|correction|guidan
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is none of a grid, and stands for `Interval` here
+HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is not a grid; here it stands for `Interval`
     *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
 )
 

@@ -1,4 +1,4 @@
-"""What an earlier evaluation has left in a report's folder: a report to replace, or samples to go on from."""
+"""What an earlier evaluation has left in a report's folder: a report to replace, or samples to continue from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mdlm_cfg.training.data.base import content_hash
 from mdlm_cfg.training.runs import stamp
 
 NUMBERS = "report.json"
-KEPT = "kept"  # a folder beside the report, until that is written
+CACHE = "cache"  # a folder beside the report, until that is written
 
 
 def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
@@ -95,13 +95,13 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
     remove_earlier(folder, earlier, record)
 
 
-def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
-    """What an interrupted evaluation of the same weights, data and version has kept in a report's folder.
+def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
+    """The cache in a report's folder, which an interrupted evaluation of the same weights, data and version has filled.
 
     A denoiser that is not a network has no weights to recognise it by: nothing of it is reused.
 
     Args:
-        data: what they say of themselves.
+        data: their description.
     """
     who: object = "exact"
     if isinstance(denoiser, NetDenoiser):
@@ -109,11 +109,13 @@ def kept_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) ->
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex
-    return Cache(folder / KEPT, (stamp()["version"], data.get("fingerprint"), who))
+    return Cache(folder / CACHE, (stamp()["version"], data.get("fingerprint"), who))
 
 
-def say_kept(folder: Path, keep: Cache) -> None:
-    """How to go on from what an interrupted evaluation has."""
-    if len(keep):
+def say_cached(folder: Path, cache: Cache) -> None:
+    """Say how to continue an interrupted evaluation."""
+    if len(cache):
         again = f"the same settings and out={folder} (eval.py), or ckpt_path=auto (train.py)"
-        print(f"interrupted; the samples so far are in {keep.folder}: go on from them with {again}", file=sys.stderr)
+        print(
+            f"interrupted; the samples so far are in {cache.folder}: continue from them with {again}", file=sys.stderr
+        )

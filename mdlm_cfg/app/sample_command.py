@@ -17,7 +17,7 @@ from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
 from mdlm_cfg.app.folders import folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
-from mdlm_cfg.app.report_cache import check_places_for, files_of, kept_in, written_together
+from mdlm_cfg.app.report_cache import check_places_for, files_of, cache_in, written_together
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, merged, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
 from mdlm_cfg.app.sweeps import Outcome
@@ -30,7 +30,7 @@ from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.atomic import atomic_write
-from mdlm_cfg.support.cache import Keep, keep_nothing
+from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import names_in
@@ -71,14 +71,14 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
     pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}
-    keep = kept_in(out, run.data, run.denoiser)
-    if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, keep):
+    cache = cache_in(out, run.data, run.denoiser)
+    if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, cache):
         return Outcome()
-    drawn = _drawn(run, plan, pieces, keep if len(keep) else keep_nothing)
+    drawn = _drawn(run, plan, pieces, cache if len(cache) else no_cache)
     out.mkdir(parents=True, exist_ok=True)
     with written_together(out, RECORD, "samples", FILES) as part:
         written = _write(drawn, classes, run, part)
-    keep.clear()
+    cache.clear()
     for path in written:
         print(f"samples: {out / path.name}")
     return Outcome()
@@ -99,7 +99,7 @@ def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Pl
 
 
 def _drawn(
-    run: LoadedRun, plan: Plan, pieces: Mapping[tuple[Guidance, int], Sequence[Draw]], keep: Keep
+    run: LoadedRun, plan: Plan, pieces: Mapping[tuple[Guidance, int], Sequence[Draw]], cache: AnyCache
 ) -> dict[str, Tensor]:
     """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; those that are kept are not drawn."""
     dims = run.denoiser.num_dims
@@ -118,7 +118,7 @@ def _drawn(
         for g, cost in costs.items():
             on_step = partial(drawn, cost)
             sets = [
-                torch.cat([keep(one.key, partial(one.make, on_step)) for one in those])
+                torch.cat([cache(one.key, partial(one.make, on_step)) for one in those])
                 for (guidance, _), those in pieces.items()
                 if guidance is g
             ]

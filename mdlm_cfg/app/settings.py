@@ -177,7 +177,7 @@ def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[st
             merged = moved(merged, saved["path"], config.data["path"])
         elif parts[0] == "data":
             if parts[1] not in saved:
-                raise UserError(f"{key} is no setting of the run's data: choose one of {', '.join(sorted(saved))}")
+                raise UserError(f"{key} is not a setting of the run's data: choose one of {', '.join(sorted(saved))}")
             merged = _replaced(merged, config.data, parts[1:])
     return merged
 
@@ -198,7 +198,7 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> A
     """The study that data have where none is asked for by name; None where there is none.
 
     Args:
-        paper: a paper's experiment whose claims are held against the laws of a table.
+        paper: a paper's experiment whose claims are checked against the laws of a table.
         classifier: whether one judges images.
 
     Raises:
@@ -256,7 +256,9 @@ def _own_things(own: Any, given: Any) -> Any:
         UserError: names that were not given on the command line, or that stand for nothing.
     """
     if own != given:
-        raise UserError(f"study.own={own} is what the checkpoint says: give it again, or nothing is imported")
+        raise UserError(
+            f"study.own={own} comes from the checkpoint: name it on the command line too, or it is not imported"
+        )
     things = own if isinstance(own, list) else [own]
     things = [thing_named(one, "study.own") if isinstance(one, str) else one for one in things]
     return things if isinstance(own, list) else things[0]
@@ -293,7 +295,7 @@ def checked_study(
     """
     is_named = asked is not None and not isinstance(asked, Mapping)
     if is_named and paper is not None:
-        raise UserError(f"paper={paper} belongs to the study of a table: leave study away, or paper")
+        raise UserError(f"paper={paper} belongs to the study of a table: leave one of them out")
     study: Any = asked if is_named else study_of(data, paper, classifier)
     if study is None:
         raise UserError(

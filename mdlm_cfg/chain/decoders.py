@@ -193,7 +193,7 @@ def as_blocks(policy: Policy | None, name: str) -> Blocks | None:
     if policy is None or (isinstance(policy, Blocks) and policy.within == Uniform()):
         return policy
     raise UserError(
-        f"{name} takes no policy {policy}: it chooses coordinates by itself, and takes blocks alone, such as "
+        f"{name} takes no policy {policy}: it chooses the coordinates itself and takes only blocks, such as "
         "policy=blocks(0,1|2,3)"
     )
 

@@ -87,7 +87,7 @@ def log_first(tier: Tensor | None, log_weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class KindPolicy(Policy):
-    """The order that a kind of guidance has by itself: in proportion to the kind's total rates."""
+    """The default order of a kind of guidance: in proportion to the kind's total rates."""
 
     kind: Kind
 

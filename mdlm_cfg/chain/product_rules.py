@@ -50,7 +50,7 @@ class Compose(ProductRule):
         weights: of every class, a mapping or pairs; a class once.
 
     Raises:
-        UserError: no class, one twice, or a weight that is no number from -1e4 to 1e4.
+        UserError: no class, one class twice, or a weight that is not a number from -1e4 to 1e4.
     """
 
     weights: Mapping[int, float] | Sequence[tuple[int, float]]

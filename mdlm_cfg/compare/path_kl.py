@@ -1,7 +1,7 @@
 """The ideal guided conditionals, and where a rule of guidance departs from them (theory, section 11).
 
 The chain that ends in the tilted law with no weights is that of the tilted table's own conditionals. A rule of guidance
-is held against it state by state: the divergence of the paths is a sum over partial states,
+is compared with it state by state: the divergence of the paths is a sum over partial states,
 
     KL(ideal paths || guided paths) = sum over x_U of visits(x_U) sum_i pi(i | x_U) KL(ideal_i || r_i),
 

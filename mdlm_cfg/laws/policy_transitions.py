@@ -52,7 +52,7 @@ class LevelChoices:
 
 
 def policy_or_own(policy: Policy | str | None, guidance: Guidance) -> Policy:
-    """A policy by its name or itself; for None, the one that the kind of guidance has by itself."""
+    """A policy, given as itself or by its name; for None, the default order of the kind of guidance."""
     return KindPolicy(guidance.kind) if policy is None else policy_of(policy)
 
 

@@ -12,7 +12,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditional
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
-from mdlm_cfg.support.cache import Keep, keep_nothing
+from mdlm_cfg.support.cache import AnyCache, no_cache
 
 
 @contextmanager
@@ -30,7 +30,7 @@ class TabulatedDenoiser:
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
-        keep: has the answers of work that was interrupted. about: what tells this denoiser from others there.
+        cache: has the answers of work that was interrupted. about: what tells this denoiser from others there.
         shown: a context that is entered while the denoiser is asked; it gives a function of the share done, 0 to 1.
         device: where the table is, and with it its laws; the denoiser is asked where it is itself.
     """
@@ -38,7 +38,7 @@ class TabulatedDenoiser:
     def __init__(
         self,
         denoiser: Denoiser,
-        keep: Keep = keep_nothing,
+        cache: AnyCache = no_cache,
         about: object = "",
         shown: Callable[[], AbstractContextManager[Callable[[float], object]]] = unseen,
         device: torch.device | str = "cpu",
@@ -50,7 +50,7 @@ class TabulatedDenoiser:
         self.num_known = getattr(denoiser, "num_known", 0)  # of a slice
         self.num_classes = denoiser.num_classes
         self.device = torch.device(device)
-        self._keep = keep
+        self._cache = cache
         self._about = about
         self._shown = shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
@@ -77,7 +77,7 @@ class TabulatedDenoiser:
         """Log-probabilities of all states in C order under class k, ((N+1)^D, D, N)."""
         if k not in self._tables:
             labels = tuple(label for label in dict.fromkeys((k, self.num_classes)) if label not in self._tables)
-            made = self._keep(("conditionals", self._about, *labels), lambda: self._ask(labels))
+            made = self._cache(("conditionals", self._about, *labels), lambda: self._ask(labels))
             self._tables |= zip(labels, made)
         return self._tables[k]
 

@@ -116,7 +116,9 @@ class MuonAdamW(torch.optim.Optimizer):
             UserError: the state of another optimizer.
         """
         if set(state_dict) != set(self.parts):
-            raise UserError("the state is another optimizer's: go on with the optimizer that training began with")
+            raise UserError(
+                "the state belongs to another optimizer: resume with the optimizer that training began with"
+            )
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self._share_groups()

@@ -1,1 +1,1 @@
-"""What is computed for a report, one folder for each sort of data."""
+"""The computations of a report: one file for each study."""

@@ -50,14 +50,14 @@ The target is the tilted distribution of strength w, and all is exact, by sums o
 The chain unmasks in the order of its kind of guidance."""
 OF_TARGETS = """\
 The target samples are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
-Strengths are fitted to one set and judged by another; {groups} groups of neighbouring levels have one each. \
+Strengths are fitted to one set and tested on another; {groups} groups of neighbouring levels have one each. \
 A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not determine."""
 OF_EXAMPLES = """\
-The target samples are data of the class, as they are: they have no p(z | x), and an example that tells its class \
+The target samples are data of the class, as they are: they have no p(z | x), and an example whose class is certain \
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
-compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and judged by the \
+compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and tested on the \
 other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
-around 0. The network has seen neither half."""
+around 0. The network was trained on neither half."""
 W = "constant strength, that of the tilted distribution where there is one"
 WHO = '"exact" or "learned"'
 CLASS = "its name, or its number where it has none"
@@ -337,7 +337,7 @@ def _mean(rows: Sequence[ClassRow], name: str) -> float | None:
 def verdict_of(
     means: Sequence[MeanRow], levels: Sequence[LevelRow], is_exact_study: bool, of_examples: bool
 ) -> list[str]:
-    """How much calibration gives, whether it brings the distribution nearer, and whether strengths rise."""
+    """How much calibration gains, whether it brings the distribution nearer, and whether strengths rise."""
     said = []
     for who in dict.fromkeys(row.denoiser for row in means):
         own = [row for row in means if row.denoiser == who]

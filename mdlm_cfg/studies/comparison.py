@@ -168,7 +168,7 @@ def _declared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[st
 
 
 def _undeclared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The same of a report of version 2: what is no number, or is one of `ABOUT`, says what a row is about."""
+    """The same of a report of version 2: a column without numbers, or one of `ABOUT`, is an index."""
     rows = list(map(_without_nested, report["distances"]))
     return rows, tuple(dict.fromkeys(k for row in rows for k, v in row.items() if k in ABOUT or not _is_number(v)))
 

@@ -72,7 +72,7 @@ def _independent(x: Tensor, classes: Tensor | None, num_tokens: int) -> float:
 
 
 def error_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[ConditionalsRow]:
-    """What `error_pieces` found; none without a network."""
+    """The rows that `error_pieces` computed; none without a network."""
     if not case.has_learned:
         return []
     uniform = case.target.num_dims * math.log(case.data.num_tokens)

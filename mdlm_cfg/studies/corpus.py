@@ -1,4 +1,4 @@
-"""study=corpus: guided samples of sequences that are known by examples only, beside held-out sequences."""
+"""study=corpus: guided samples of sequences known by examples only, beside held-out sequences."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ SURE = 2.0  # standard errors from which a difference is more than chance
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
 STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")
 READING = """\
-{num:,} samples per class and strength, by {sampler}, guidance of the kind “{kind}”, seed {seed}. The row "data" is of \
-held-out sequences in the samples' place: the noise floor. There is no other judge of the class than the network \
-itself. It assigns a sequence to the class of the smallest NELBO, with {draws} masks that all classes share. The row \
-of held-out sequences shows how good a judge it is.
+{num:,} samples per class and strength, by {sampler}, guidance of the kind “{kind}”, seed {seed}. The row "data" is \
+of held-out sequences in the samples' place: the noise floor. The network itself is the only classifier: it assigns a \
+sequence to the class of the smallest NELBO, with {draws} masks that all classes share. The row of held-out sequences \
+shows how well it classifies.
 
-Two columns are shares of positions: those in which two sequences of a class differ, and those in which a sequence \
-differs from the nearest training sequence of its class (near 0 where it is a copy). The others are the total \
-variation between the distribution of n neighbouring values, at any place, and that of the class's training \
-sequences."""
+Two columns are shares of positions: the positions in which two sequences of a class differ, and those in which a \
+sequence differs from the nearest training sequence of its class (near 0 for a copy). The others are the total \
+variation between the distribution of n neighbouring values, at any place, and that of the training \
+sequences of the class."""
 TO_READ = """\
 Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
-the first strength: what guidance changed, there or earlier in the order."""
+the first strength: a change by guidance, there or earlier in the order."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SetRow:
     tv_2: float | None = col("pairs", "the same of neighbouring pairs; absent where too many", unit="TV", digits=3)
     tv_3: float | None = col("triples", "the same of three neighbours; absent where too many", unit="TV", digits=3)
     num_sequences: int = col("sequences", "of each class; of held-out ones the fewest of a class")
-    num_classified: int = col("classified", "sequences whose class the network was asked for, in all")
+    num_classified: int = col("classified", "sequences that the network classified, in all")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Corpus:
             )
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """Held-out sequences measured, samples drawn and measured, and the few that are read."""
+        """The pieces that measure held-out sequences, draw and measure samples, and draw a few to read."""
         cost = float(self.num_draws * case.data.num_classes * self._each(case))
         for k in case.classes:
             make = partial(self._measured, case, HELD_OUT, k)
@@ -184,8 +184,8 @@ class Corpus:
         note = "Means over classes; the last columns are total variations." + _left_out(left_out)
         if held.num_sequences < plan.num_samples:
             note += (
-                f" A class has no more than {held.num_sequences:,} held-out sequences, fewer than samples: their total "
-                "variations are then too large."
+                f" A class has no more than {held.num_sequences:,} held-out sequences, fewer than there are samples: "
+                "their total variations are then too large."
             )
         shown = [name for name in ("accuracy", "diversity", "tv_2") if getattr(rows[0], name) is not None]
         views: list[View] = [Table(["w"], STATISTICS, note=note), *(_curve(name, held) for name in shown)]
@@ -272,7 +272,9 @@ def _to_read(case: Case, made: Made) -> Block:
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
-    note = "The share that the network itself assigns to the class. Fewer than two sequences are not measured (-)."
+    note = (
+        "The share that the network assigns to the class. Classes with fewer than two sequences are not measured (-)."
+    )
     whole = Table(["w", "class_name"], [*STATISTICS[1:], "num_sequences"])
     views: list[View] = [Table(["w"], ["accuracy"], "class_name", note), whole]
     return Block("by_class", rows, "By class", views=views, group="By class")
@@ -330,12 +332,12 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
 
 
 def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[str]:
-    """The class that the network sees, and whether it is a judge at all."""
+    """The class that the network sees, and whether it can classify at all."""
     said = []
     chance = 1 / num_classes
     if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
         said.append(
-            f"The network is no judge of the class: it recognises {held.accuracy:.1%} of held-out sequences, and "
+            f"The network cannot classify sequences: it recognises {held.accuracy:.1%} of held-out sequences, and "
             f"guessing recognises {chance:.1%}."
         )
     shares = f"the intended class to {_at(ends, 'accuracy', '.1%', 'of samples')} ({_of_held(held, 'accuracy', '.1%')})"

@@ -1,4 +1,4 @@
-"""study=correction: what it costs to sample the tilted distribution, by importance weights and by resampling.
+"""study=correction: the cost of sampling the tilted distribution, by importance weights and by resampling.
 
 Of a table, where all is known exactly (theory, section 11). `MixtureCorrection` is for a Bernoulli mixture in many
 dimensions; `Correction` is whichever of the two the data call for.
@@ -44,10 +44,10 @@ ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where i
 NOTHING = 1e-9  # a total variation that is rounding
 SURPRISING = 4  # standard errors
 WEIGHTS = """\
-Each finished sample is weighted by W, the product of the normalisers Z of the coordinates it unmasked. With exact \
-conditionals the weighted distribution is the tilted one, whatever the order of unmasking. With learned conditionals \
-it is their tilted distribution, averaged over orders. The relative effective sample size (ESS), (E W)^2 / E W^2, is \
-the share of the samples that is left; it is known exactly before any sample is drawn."""
+Each finished sample is weighted by W, the product of the normalisers Z of the coordinates that it unmasked. With \
+exact conditionals the weighted distribution is the tilted one, whatever the order of unmasking. With learned \
+conditionals it is their tilted distribution, averaged over orders. The relative effective sample size (ESS), (E W)^2 \
+/ E W^2, is the effective share of the samples; it is known exactly before any sample is drawn."""
 RESAMPLED = """\
 Sequential Monte Carlo resamples a group of samples whenever its relative ESS falls below the threshold. E W, the sum \
 over x of p(x)^(-w) p(x | class)^(1+w), is still estimated without bias. The error is the relative standard error of \
@@ -136,7 +136,7 @@ class TableCorrection:
     }
 
     def check(self, case: Case) -> None:
-        """Refuse what has no weights, a class without a tilted distribution, and tables that are too large."""
+        """Refuse guidance without weights, a class without a tilted distribution, and tables that are too large."""
         target = case.target
         plan = case.plan
         for guidance in plan.guidances:
@@ -361,7 +361,7 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     note = "Total variation is to the tilted distribution. The last column is an estimate for many samples."
     for names in alike(rows):
         note += f" The orders {', '.join(names)} have the same numbers on these data."
-    caption = "The share of the samples that importance weights leave, exactly. Orders that coincide are one line."
+    caption = "The exact relative ESS of the importance weights. Orders that coincide share one line."
     panels = "denoiser" if has_learned else None
     views: list[View] = [
         Table(index, ["ess", "cost", "tv_guided", *weighted, "pays_from"], note=note),
@@ -400,7 +400,7 @@ def verdict_of(
 def _of_weights(cost: CostRow) -> str:
     head = f"At w = {cost.w.label} ({cost.policy})"
     if cost.tv_guided < NOTHING:
-        return f"{head} the guided chain ends in the tilted distribution, and nothing is to be corrected."
+        return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
     head += (
         f" guidance with {cost.denoiser} conditionals ends {cost.tv_guided:.4f} from the tilted distribution (total "
         "variation)"

@@ -46,7 +46,7 @@ CONNECTED = 1e-9  # a spectral gap below which moves do not reach every state
 WORTH = 0.5  # share of the distance that moves must remove to be recommended
 READING = """\
 A move masks k coordinates of a finished sample and refills them by the same guided chain. With exact conditionals \
-and k = 1 this is Gibbs sampling: it converges to the tilted distribution, whatever the samples were before. With \
+and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With \
 larger k it ends elsewhere, unless moves are accepted or rejected by a Metropolis rule. Moves of k = D draw new \
 samples of the guided chain. Accepting or rejecting moves of one coordinate would change nothing.
 
@@ -74,7 +74,7 @@ class MoveRow:
 
 @dataclass(frozen=True)
 class EndRow:
-    """Where the moves end, and how fast they get there."""
+    """The distribution that the moves converge to, and how fast."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
@@ -82,7 +82,7 @@ class EndRow:
     invariant: bool = col("leaves tilted invariant", "with exact conditionals")
     calls: int = col("calls a move", "for each of the two conditionals")
     gap: float = col("spectral gap", "1 - |second eigenvalue| of a move; of a sweep, for a sequential scan")
-    tv_tilted: float = col("stationary TV to tilted", "of the distribution that moves leave as it is", unit="TV")
+    tv_tilted: float = col("stationary TV to tilted", "of the distribution that moves leave invariant", unit="TV")
     tv_own: float = col("stationary TV to own tilted", "to the tilted one of the same conditionals", unit="TV")
 
 
@@ -97,7 +97,7 @@ class TableMoves:
             is one of them, and the moves of its own correction are compared too.
 
     Raises:
-        UserError: numbers out of range, or what is no sampler.
+        UserError: numbers out of range, or an entry that is not a sampler.
     """
 
     sizes: Sequence[int] | None = None
@@ -290,7 +290,7 @@ def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
 
 
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
-    """What the most moves of the first size remove: from the guided chain, and from the sampler that is farthest."""
+    """How much the most moves of the first size remove, after the guided chain and after the farthest sampler."""
     most = max(row.moves for row in rows)
     own = [row for row in rows if row.move == rows[0].move]
     before = {row.start: row.tv_tilted for row in own if row.moves == 0}
@@ -333,7 +333,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     if stop:
         worst = max(stop, key=lambda row: row.tv_tilted)
         said.append(
-            f"Moves of {worst.move} do not leave the tilted distribution as it is: they end {worst.tv_tilted:.4f} "
+            f"Moves of {worst.move} do not leave the tilted distribution invariant: they end {worst.tv_tilted:.4f} "
             "from it."
         )
     return said
@@ -347,7 +347,7 @@ def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
-    """What moves of the first size leave with learned conditionals, where exact ones leave less."""
+    """The distance that moves of the first size leave with learned conditionals, where exact ones leave less."""
     pair = {row.denoiser: row for row in reversed(ends)}
     if LEARNED not in pair or pair[LEARNED].tv_tilted <= pair[EXACT].tv_tilted + NOTHING:
         return []

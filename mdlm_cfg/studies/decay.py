@@ -27,10 +27,10 @@ MOST_STATES = 20  # neutral states that are listed
 SMALLEST = 1e-12  # of -ln TV that is drawn
 COST = 3.0  # of one kind, beside the samples of one strength
 READING = """\
-tau is the time on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to the \
-terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is neutral \
-if its masked coordinates say nothing more about the class: p(. | x_U, z) = p(. | x_U). From neutral states guidance \
-cannot speed anything up."""
+tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \
+the terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is \
+neutral if its masked coordinates hold no more information about the class: p(. | x_U, z) = p(. | x_U). From neutral \
+states guidance cannot speed anything up."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class DecayStudy:
             for kind in own_kinds(case.plan):
                 make = partial(tv_decay, target, case.one_class, [Guidance(w, kind) for w in self.strengths], TAUS)
                 yield Piece(
-                    ("decay", str(kind), self.strengths), make, f"convergence in time, {kind}", COST, kept=False
+                    ("decay", str(kind), self.strengths), make, f"convergence in time, {kind}", COST, cached=False
                 )
 
     def findings(self, case: Case, made: Made) -> Findings:

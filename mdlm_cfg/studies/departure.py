@@ -36,7 +36,7 @@ RULE = "a kind of guidance, or an unmasking policy, by name"
 
 @dataclass(frozen=True)
 class RuleRow:
-    """How far one rule is from the ideal, in sum."""
+    """The total departure of one rule from the ideal."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
@@ -153,7 +153,7 @@ class Departures:
 
 
 def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:
-    """The tables of the page; rules that are the ideal everywhere have no part in the tables of levels and states."""
+    """The tables of the page; rules that equal the ideal everywhere are left out of the tables of levels and states."""
     departing = {(r.w, r.denoiser, r.rule) for r in rules if r.departure > NOTHING}
     shown = [row for row in levels if (row.w, row.denoiser, row.rule) in departing]
     worst = [row for row in states if (row.w, row.denoiser, row.rule) in departing and row.cost > NOTHING]

@@ -35,7 +35,7 @@ SURE = 2.0  # standard errors from which a difference is more than chance
 MODELS = ("network", "independent pixels", "uniform values")
 SUMS = "Means over classes, but precision and recall are of all classes together."
 READING = """\
-The row "data" is of test images in the samples' place: what the data themselves would score. For differences it is \
+The row "data" is of test images in the samples' place: the values of the data themselves. For differences it is \
 the noise floor. Pixel means and covariances are compared with those of training images of the class. Diversity is the \
 mean number of pixels in which two samples of a class differ. Samples that copy the training set would be much nearer \
 to it than test images are."""
@@ -73,7 +73,7 @@ class ClassRow(ImageRow):
 class NelboRow:
     """How well a model predicts test images, given their class."""
 
-    model: str = col("model", '"network", or what it is compared with', index=True)
+    model: str = col("model", '"network", or the model it is compared with', index=True)
     nelbo: float = col("NELBO", "negative ELBO given the class; of the others minus the log-probability", unit="nats")
     excess: float = col("over the network's", "this less the network's, of the same images", unit="nats", digits=2)
     excess_se: float = col("standard error", "of that difference, over images", unit="nats", digits=2)
@@ -100,7 +100,7 @@ class Images:
     """Samples of images by class and strength, judged beside as many test images by the same numbers.
 
     Args:
-        classifier: whether a classifier judges them, which is trained first where there is none of these images yet.
+        classifier: whether a classifier judges them, which is trained first if these images have none yet.
             Without one, what it measures is left out.
         num_classified: test images that the network itself classifies by NELBO, at random; 0 leaves that out, and with
             it the judgement whether the network is trained.
@@ -358,13 +358,13 @@ def _of_judges(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> l
     group = "Network and classifier on test images"
     if nelbos:
         text = (
-            "The network's NELBO given the class, beside two models that know nothing of structure: independent pixels "
-            "with the frequencies of the class's training images, and uniform values. All are of the same test images."
+            "The network's NELBO given the class, beside two models without structure: independent pixels "
+            "with the frequencies of the class's training images, and uniform values. All use the same test images."
         )
         views = [Table(["model"], ["nelbo", "excess", "excess_se"], note="Nats per image.")]
         blocks.append(Block("nelbo", nelbos, "NELBO beside simple models", text, [], views, ["nelbo"], group))
     if classifiers:
-        text = 'The classifier that judges samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
+        text = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
         views = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
         title = "Accuracy on test images"
         blocks.append(Block("classifiers", classifiers, title, text, [], views, ["test_accuracy"], group))
@@ -468,12 +468,12 @@ def training_sentence(rows: Sequence[NelboRow]) -> str:
 
 def _of_classifier(row: JudgeRow) -> list[str]:
     """A warning where the classifier is not good enough to judge samples by."""
-    right = f"it is right on {row.test_accuracy:.1%} of test images, and always naming the commonest class on "
+    right = f"it is right on {row.test_accuracy:.1%} of test images, and always choosing the most common class on "
     right += f"{row.commonest:.1%}"
     if row.commonest == 1:
-        return ["All test images are of one class: what the classifier says of samples is not tested."]
+        return ["All test images are of one class: the classifier cannot be tested."]
     if row.is_useless:
-        return [f"The classifier cannot judge samples: {right}. Disregard accuracy, precision and recall."]
+        return [f"The classifier is too weak for samples: {right}. Disregard accuracy, precision and recall."]
     if row.test_accuracy < GOOD:
-        return [f"The classifier judges samples only roughly: {right}."]
+        return [f"The classifier classifies samples only roughly: {right}."]
     return []

@@ -48,19 +48,19 @@ ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
 MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "conditionals_error")
 IMAGE = "place of the image among the test data"
-TARGET = "z: the class that is guided to"
+TARGET = "z: the class guided to"
 W = "guidance strength"
 READING = """\
-All other pixels of the image are known. The denoiser is asked for all partial states of the hidden pixels, with the \
-class and without, so their distribution is exact at every strength. A completion is one set of values of all hidden \
-pixels. The effect of guidance is the total variation between the distribution and that at w = 0.
+All other pixels of the image are known. The denoiser is evaluated at all partial states of the hidden pixels, with \
+the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
+hidden pixels. The effect of guidance is the total variation between the distribution and that at w = 0.
 
 The posterior is the probability of the class, given the known pixels. Where it is near 1, the class adds nothing to \
-what the known pixels say: both conditionals are the same, and guidance changes nothing."""
+the known pixels: both conditionals are the same, and guidance changes nothing."""
 BUDGETS = """\
-The samples of the plan's own sampler are drawn by the denoiser of the whole image; those of the other sampler by the \
-denoiser of the hidden pixels alone. The total is their distance to the {} distribution. A budget balances if the \
-total lies in the central 99% that the exact distribution of the sampler's steps predicts."""
+The plan's own sampler draws from the denoiser of the whole image, the other sampler from the denoiser of the hidden \
+pixels alone. The total is their distance to the {} distribution. A budget balances if the total lies in the central \
+99% that the exact distribution of the sampler's steps predicts."""
 
 
 @dataclass(frozen=True)
@@ -311,14 +311,14 @@ class Inpainting:
         for s in self.slices(case):
             of = f"test image {s.image}"
             ask = partial(_ask, case, s)
-            yield Piece(("slice", *s.key), ask, f"{of}: {states:,.0f} partial states", 2 * states, kept=False)
+            yield Piece(("slice", *s.key), ask, f"{of}: {states:,.0f} partial states", 2 * states, cached=False)
             known = len(s.x) - self.num_free
             label = f"{of}: posterior of its class"
             yield Piece(_posterior_key(case, s), partial(_posterior, case, s), label, known * case.data.num_classes)
             for guidance in case.plan.guidances:
                 yield from _draws(case, s, guidance)
                 label = f"{of}: distributions at w = {guidance.label}"
-                yield Piece(_found_key(case, s, guidance), partial(_found, case, s, guidance), label, 0.0, kept=False)
+                yield Piece(_found_key(case, s, guidance), partial(_found, case, s, guidance), label, 0.0, cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Distances, marginals, completions and an error budget for each image and strength."""
@@ -383,7 +383,7 @@ def _ask(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
     """The judged denoiser of the hidden pixels, and the exact one where it is known, both asked for every state."""
     tables: dict[str, TabulatedDenoiser] = {}
     for who in case.denoisers:
-        table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.keep, (who, s.key))
+        table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.cache, (who, s.key))
         table(torch.full((1, table.num_dims), table.num_tokens), torch.tensor([s.target_class]))
         tables[who] = table
     return tables[case.judged], tables.get(EXACT)
@@ -574,7 +574,7 @@ def _completions(rows: Sequence[CompletionRow]) -> Block:
 
 def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
     some = list(range(1, case.data.num_tokens)) or [0]
-    note = "The probability of each value of a pixel; that of 0 is what is missing to 1."
+    note = "The probability of each value of a pixel; that of 0 is one minus the sum."
     table = Table(["pixel", "value", "true"], ["probability"], "w", note, where={"value": some})
     per = ("image", "target_class")
     return Block("marginals", rows, "Single pixels", "", per, [table], group=NUMBERS)
@@ -626,7 +626,7 @@ def _of(row: SliceRow) -> tuple[int, int]:
 def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> str:
     errors = [(row.conditionals_error, row) for row in rows if row.conditionals_error is not None]
     if not errors:
-        return "The data are not known exactly, so neither is the error of the network: the numbers are of its own law."
+        return "The data are not known exactly, so neither is the error of the network: the numbers are its own."
     worst, at = max(errors, key=lambda pair: pair[0])
     effect = max(row.guidance_effect for row in strongest)
     found = (
@@ -642,7 +642,7 @@ def _of_the_guidance(strongest: Sequence[SliceRow]) -> str:
     """Whether guidance changes anything, and whether the known pixels are the reason."""
     w = strongest[0].w
     if w.constant == 0:
-        return "Only w = 0 was asked for, so there is no guidance to judge: give w=[0,1,2]."
+        return "Only w = 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
     most = max(strongest, key=lambda row: row.guidance_effect)
     moved = [row for row in strongest if row.guidance_effect >= SMALL]
     size = f"{_short(most.guidance_effect)} in total variation"

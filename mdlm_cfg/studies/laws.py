@@ -299,7 +299,7 @@ def side_by_side(e: TableEvaluation) -> PanelGrid:
         return PanelGrid(panels, "Every distribution, one panel for each w.", True, ("value x", ""), e.value_names)
     support = plane_of(e.class_law) > 0
     panels = law_panels(rows, e.law_names, (support, support & (plane_of(e.others_law) > 0)))
-    caption = "The blue line surrounds the class's support; it is dotted where other classes have support too."
+    caption = "The blue line surrounds the class's support; it is dotted where other classes have support as well."
     if e.num_dims > 2:
         caption += " Shown are marginals of the first two coordinates."
     return PanelGrid(panels, caption, True, ("$x_1$", "$x_2$"), e.value_names)
@@ -407,7 +407,7 @@ def _of_the_network(worst: float, at: str, effect: float, top: StrengthEvaluatio
     if own < effect:
         return (
             f"The error of the network is {own / effect:.0%} of the effect of guidance at w = {top.guidance.label}: "
-            f"train longer before you read small effects off it. For {head}."
+            f"train longer before you study small effects with it. For {head}."
         )
     return (
         f"The network is not trained well enough: at w = {top.guidance.label} its error ({own:.4f}) exceeds the effect "
@@ -425,7 +425,7 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
         return f"{head} guidance does not change the class."
     moved = f"{head} guidance changes the class by {effect:.4f} (total variation)"
     if gap is None:
-        return f"{moved}; no tilted distribution is known of it."
+        return f"{moved}; its tilted distribution is not known."
     if gap < NOTHING:
         return f"{moved}; the result is the tilted distribution."
     return f"{moved}; the result is {gap:.4f} from the tilted distribution."

@@ -53,7 +53,7 @@ class LedgerRow:
     sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
     calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
     num_samples: int = col("samples", "n")
-    closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
+    closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
     total: float = col("total", "TV(L2, L4)", unit="TV")
     predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
     predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
@@ -133,7 +133,7 @@ class LedgerStudy:
         for guidance in case.plan.guidances:
             make = partial(_budgets, case, guidance, samplers)
             label = f"error budget at w = {guidance.label}"
-            yield Piece(_key(case, guidance), make, label, COST * len(samplers), kept=False)
+            yield Piece(_key(case, guidance), make, label, COST * len(samplers), cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength and sampler, and the same in other distances."""
@@ -235,7 +235,7 @@ def _lines(entry: Ledger, judged: str) -> list[LineRow]:
 def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluation) -> list[Block]:
     values = ["closes", "total", "predicted_low", "predicted_high", "conditionals_error", "discretisation_error"]
     values += ["sampling_noise", "guidance_effect", "gap_to_tilted"]
-    note = "The first row of each w is of the report's own samples; the other rows draw samples of their own."
+    note = "The first row of each w uses the report's own samples; the other rows draw their own."
     errors = ["conditionals_error", "discretisation_error", "sampling_noise", "total"]
     own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
@@ -281,8 +281,8 @@ def _of_the_sampler(row: LedgerRow) -> str:
     if row.discretisation_error < NOTHING:
         return f"The sampler ({row.sampler.label}) samples the guided chain exactly."
     return (
-        f"At w = {row.w.label} what the sampler ({row.sampler.label}) draws is {row.discretisation_error:.4f} from the "
-        f"guided chain of the same conditionals (total variation, exact)."
+        f"At w = {row.w.label} the distribution of the sampler ({row.sampler.label}) is "
+        f"{row.discretisation_error:.4f} from the guided chain of the same conditionals (total variation, exact)."
     )
 
 

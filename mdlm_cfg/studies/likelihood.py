@@ -42,7 +42,7 @@ The NELBO is of all {:,} test examples, with {} masks each. How far k random ord
 them, along the same orders with the class and without. Each example is compared with itself, which has far less noise \
 than the NELBO of so few examples."""
 ONE_ORDER = """\
-A policy that leaves nothing to chance gives every example one order, and the likelihood is the product along it \
+A deterministic policy gives every example one order, and the likelihood is the product along it \
 (arXiv 2603.01367). With exact conditionals all orders agree."""
 DENOISER = '"exact" or "learned"'
 LABEL = '"conditional": with the class, the mean over classes; "null": without a class'
@@ -142,9 +142,9 @@ class LikelihoodStudy:
     def check(self, case: Case) -> None:
         """Refuse a class, filters of values, and data that nobody knows or has learned."""
         if case.plan.classes is not None:
-            raise UserError("study=likelihood is of all classes together: give target_class=null")
+            raise UserError("study=likelihood covers all classes together: give target_class=null")
         if any(guidance.filters for guidance in case.plan.guidances):
-            raise UserError("study=likelihood is of conditionals as they are: leave temperature and top_p away")
+            raise UserError("study=likelihood evaluates unchanged conditionals: leave temperature and top_p out")
         if not case.denoisers:
             raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
 
@@ -313,7 +313,7 @@ def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
 def _part_block(part: Sequence[PartRow], values: Sequence[str]) -> list[Block]:
     if not part:
         return []
-    text = "The same bounds of the examples that are taken apart, without the NELBO of all others."
+    text = "The same bounds for the examples evaluated along every order, without the NELBO of the others."
     table = Table(["label", "orders"], values)
     return [Block("part", part, "The examples taken apart", text, views=[table], group="Orders")]
 
@@ -379,7 +379,7 @@ def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
     gap = _known(row.order_gap)
     head = f"{LABELS[row.label]}, the network"
     if math.isinf(nll):
-        return [f"{head} gives probability 0 to examples that the data have: its NLL is infinite."]
+        return [f"{head} gives probability 0 to examples of the data: its NLL is infinite."]
     above = nll - entropy
     said = f"{head} equals the data: its NLL is the entropy, {entropy:.5f} nats"
     if above >= SAME:
@@ -422,7 +422,7 @@ def verdict_of_bounds(
                 f"bound is then {_nats(best.nats, best.nats_se)}, {best.bits_per_dim:.4f} bits per dimension."
             )
         else:
-            said.append(f"{nelbo}; that orders disagree cannot be shown ({best.orders} orders: {fall} below it).")
+            said.append(f"{nelbo}; no disagreement of orders can be shown ({best.orders} orders: {fall} below it).")
         if row.entropy is not None:
             said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
         named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in orders if o.label == row.label]

@@ -47,8 +47,8 @@ A value of a pixel is private to a class where it is more than 1.5 times as prob
 mixture, foreign where it is less than 1 / 1.5 times as probable, and shared between. If guidance acts as in two \
 dimensions, it makes private values more probable, and the more so the stronger it is."""
 PIXEL_NOTE = """\
-Mean changes of the probability of a pixel's value, guided samples less the class. At w = 0 all is noise. The tilt is \
-the change that tilting each pixel alone would make at first order."""
+Mean changes of the probability of a pixel's value, guided samples less the class. At w = 0 all changes are noise. \
+The tilt is the change that tilting each pixel alone would make at first order."""
 COMPONENT_TEXT = """\
 A component counts as more distinct the more reliably its images identify the class: E log p(x | z) / p(x), by whole \
 images or by partial images of every size, on which guidance acts. Where whole images always identify the class, \
@@ -424,7 +424,7 @@ def verdict_of(
             f"guided samples (energy distance {energy[LEARNED]:.4f}; noise floor {energy[FLOOR]:.4f})."
         )
     if strongest.constant == 0:
-        return [*said, "No guided strength was asked for: nothing is said of what guidance does."]
+        return [*said, "No strength above 0 was given, so the effect of guidance is not shown."]
     said.append(
         f"At w = {strongest.label} exact guided samples {_differ(energy[CLASS], energy[FLOOR])} from the unguided "
         f"class (energy distance {energy[CLASS]:.4f}; noise floor {energy[FLOOR]:.4f})."

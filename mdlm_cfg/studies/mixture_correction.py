@@ -49,7 +49,7 @@ exact posterior; total variation to that of the reference. Its noise floor is th
 distribution."""
 NORMALIZERS = """\
 ln E W, estimated in three ways. The error is the relative standard error of E W, from the spread of independent \
-groups. Where few samples carry most of the weight, the error is too small and the estimate too low."""
+groups. Where few samples carry most of the weight, both the error and the estimate are too small."""
 W = "guidance strength"
 CLASS = "its name, or its number where it has none"
 SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'

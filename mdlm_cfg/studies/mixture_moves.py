@@ -29,9 +29,9 @@ STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "remdm", "steps": 32, "remasking": "cap(0.2)"},
 )
 READING = """\
-A move masks k coordinates of a finished sample and refills them by the same guided chain. The sets are samples. \
-The mixture judges them, since it knows the probability of every image, of its class and of its component. Calls are \
-those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal rows of \
+A move masks k coordinates of a finished sample and refills them by the same guided chain. The sets are samples. The \
+mixture evaluates them: it gives the probability of every image, of its class and of its component. Calls are those \
+of the sampler and of all moves, for each of the two conditionals: sets with equal calls need equally many rows of \
 the network."""
 NOTE = """\
 Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
@@ -69,7 +69,7 @@ class MixtureMoves(MovedSets):
         num_reference: samples of the class that the tilted distribution is estimated from.
 
     Raises:
-        UserError: numbers out of range, or what is no sampler.
+        UserError: numbers out of range, or an entry that is not a sampler.
     """
 
     starts: Sequence[Started] = STARTS

@@ -43,7 +43,7 @@ def starts_of(starts: Sequence[Started]) -> tuple[Sampler, ...]:
     """The samplers that moves follow.
 
     Raises:
-        UserError: none, what is no sampler, or one with a correction of its own.
+        UserError: an empty list, an entry that is not a sampler, or one with a correction of its own.
     """
     if isinstance(starts, str | Mapping) or not starts:
         raise UserError(f"study.starts = {starts!r} must be a list of samplers, such as [{{name:threshold}}]")
@@ -51,9 +51,7 @@ def starts_of(starts: Sequence[Started]) -> tuple[Sampler, ...]:
     for one in starts:
         found.append(one if isinstance(one, Sampler) else _sampler(one))
         if found[-1].correction is not None:
-            raise UserError(
-                f"study.starts has {found[-1].label}, which has moves of its own: leave its correction away"
-            )
+            raise UserError(f"study.starts has {found[-1].label}, which has moves of its own: leave its correction out")
     refuse_namesakes("samplers of study.starts", {one: one.label for one in found})
     return tuple(found)
 

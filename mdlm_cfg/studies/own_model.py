@@ -1,4 +1,4 @@
-"""The report of a denoiser whose data are not known: what guidance does to it, and what its samples show."""
+"""The report of a denoiser whose data are not known: the effect of guidance on it, and its samples."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SHOWN_CLASSES = 4  # of which states and samples are listed
 SAME = 0.01  # a TV between two orders below which they count as one
 W = "guidance strength, or a schedule by its name"
 UNKNOWN = """\
-Nothing is known of the data, so this report says what guidance does to the model, and not how good the model is. All \
-distances of the first columns are exact: the guided chain is followed over all partial states."""
-TOO_MANY = "There are too many partial states for exact distributions of this model: the report is of samples alone."
+The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
+distances in the first columns are exact: the guided chain is followed over all partial states."""
+TOO_MANY = "There are too many partial states for exact distributions of this model: the report uses samples only."
 TO_READ = """\
 Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
 the first strength."""
@@ -68,7 +68,7 @@ class StateRow:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """What guidance does to a denoiser, with nothing but the denoiser.
+    """The effect of guidance on a denoiser, from the denoiser alone.
 
     Where its (N+1)^D partial states can be enumerated, distributions are exact: the effect of guidance, the difference
     between two orders of unmasking (0 at w = 0 for conditionals of one joint distribution), and the samplers.
@@ -232,8 +232,8 @@ def verdict_of(rows: Sequence[ModelRow]) -> list[str]:
             )
         else:
             said.append(
-                "The conditionals agree on no distribution: without guidance, an order by confidence and not at random "
-                f"changes class {worst.class_name} by {gap:.4f} (total variation)."
+                "The conditionals do not agree on one distribution: without guidance, an order by confidence instead "
+                f"of a random one changes class {worst.class_name} by {gap:.4f} (total variation)."
             )
     most = max(rows, key=lambda row: row.tv_unguided or 0.0)
     said.append(f"Guidance changes class {most.class_name} most, by {most.tv_unguided:.4f} at w = {most.w.label}.")

@@ -1,4 +1,4 @@
-"""What is to be studied, made once at the edge and handed on whole."""
+"""The plan of a study, made once at the edge and passed on as one value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdlm_cfg.support.seeds import generator_for
 
 
 def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
-    """Raise UserError where two different things have one name: a report could not tell them apart.
+    """Raise UserError where two different things have one name: a report could not distinguish them.
 
     Args:
         what: they are, in the plural. names: of every thing.

@@ -44,12 +44,12 @@ With w other than 0 the distribution aimed at is the tilted one, and the conditi
 strengths; a step then also costs what guided conditionals differ from the tilted distribution's own."""
 EXACTLY = "Everything is exact, by sums over all partial states."
 BY_SAMPLES = """\
-h(l) is the cross entropy of the conditionals on samples. Steps are judged by the nearest profile that never rises: \
-the best steps are found on one set of samples, and what every schedule costs is measured on another. Standard errors \
+h(l) is the cross entropy of the conditionals on samples. Steps are chosen by the nearest profile that never rises: \
+the best steps are found on one set of samples, and the cost of every schedule is measured on another. Standard errors \
 are those of the profile as it is measured, which makes them too large. Calibrated strengths are fitted to the set \
 that costs are measured on, which makes the costs of guided steps a little too small."""
 OF_EXAMPLES = """\
-These data are known by examples alone, so that there is no tilted distribution: all is of the class, w = 0."""
+These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0."""
 W = "guidance strength of the tilted distribution; 0 is the class"
 WHO = '"exact" or "learned"'
 
@@ -257,7 +257,7 @@ def _blocks(
 
 
 def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
-    """What the best steps save, and what one step costs."""
+    """The nats that the best steps save, and the cost of one step."""
     said = []
     for total in totals:
         own = [row for row in costs if (row.w, row.denoiser) == (total.w, total.denoiser)]

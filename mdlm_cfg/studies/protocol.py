@@ -16,7 +16,7 @@ from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.cache import Keep, keep_nothing
+from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
 from mdlm_cfg.targets.data import Data, class_name
@@ -34,11 +34,11 @@ class Piece:
 
     Attributes:
         key: plain values that decide what it makes. Two pieces of one key are made once.
-        make: returns tensors and plain values (tuples, lists and dictionaries of them), which are kept for resuming.
+        make: returns tensors and plain values (tuples, lists and dictionaries of them), which are stored for resuming.
         label: what is under way, in a few words.
         cost: in any unit that the pieces of one study share.
         shared: whether any process may make it, in any order; it then returns a tensor on the CPU.
-        kept: whether it is kept for resuming; only plain values and tensors can be.
+        cached: whether the result is stored for resuming; only plain values and tensors can be.
     """
 
     key: Key
@@ -46,18 +46,18 @@ class Piece:
     label: str
     cost: float = 1.0
     shared: bool = False
-    kept: bool = True
+    cached: bool = True
 
 
 @dataclass
 class Case:
-    """What a study is asked about, resolved once.
+    """The input of a study, resolved once.
 
     Attributes:
         data: the data, set up. plan: guidances, sampler, samples, classes, seed.
         denoisers: "exact", where the data are known exactly, and "learned", where there is a network.
         classes: z; the plan's, or all of them.
-        keep: returns what an interrupted evaluation made before.
+        cache: returns what an interrupted evaluation made before.
         made: what the pieces have made so far, by key. A later piece may read it.
     """
 
@@ -65,11 +65,11 @@ class Case:
     plan: Plan
     denoisers: Mapping[str, Denoiser]
     classes: tuple[int, ...]
-    keep: Keep = keep_nothing
+    cache: AnyCache = no_cache
     made: dict[Key, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(data: Data, denoiser: Denoiser | None, plan: Plan, keep: Keep = keep_nothing) -> Case:
+    def of(data: Data, denoiser: Denoiser | None, plan: Plan, cache: AnyCache = no_cache) -> Case:
         """The case of data, a learned denoiser (None: the exact one alone) and a plan.
 
         Raises:
@@ -84,7 +84,7 @@ class Case:
         for k in plan.classes or ():
             check_class(k, data.num_classes)
         classes = tuple(range(data.num_classes)) if plan.classes is None else plan.classes
-        return Case(data, plan, denoisers, classes, keep)
+        return Case(data, plan, denoisers, classes, cache)
 
     @property
     def target(self) -> Any:
@@ -133,7 +133,7 @@ class Case:
         d = denoiser.num_dims
         if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
             return None
-        return TabulatedDenoiser(denoiser, self.keep, shown=lambda: share_shown("asking the network about all states"))
+        return TabulatedDenoiser(denoiser, self.cache, shown=lambda: share_shown("asking the network about all states"))
 
 
 def _check_space(data: Any, denoiser: Denoiser) -> None:
@@ -192,9 +192,9 @@ class Needs:
         if self.learned == "required" and not case.has_learned:
             raise UserError(f"study={name} needs a trained network: train one on {data.name}, or give ckpt_path=")
         if self.learned == "never" and case.has_learned:
-            raise UserError(f"study={name} is about exact conditionals alone: give denoiser=exact")
+            raise UserError(f"study={name} uses exact conditionals only: give denoiser=exact")
         if self.one_class and len(plan.classes or ()) > 1:
-            raise UserError(f"study={name} is about one class at a time, not {list(plan.classes or ())}: give one")
+            raise UserError(f"study={name} evaluates one class at a time, not {list(plan.classes or ())}: give one")
         schedules = [guidance.label for guidance in plan.guidances if guidance.is_schedule]
         if self.numbers and schedules:
             raise UserError(f"w = {schedules[0]} is a schedule, and study={name} takes numbers only, such as w=[0,1,2]")
@@ -265,7 +265,7 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
     for key, piece in pieces.items():
         progress(piece.label)
         if key not in case.made:
-            case.made[key] = case.keep(key, piece.make) if piece.kept else piece.make()
+            case.made[key] = case.cache(key, piece.make) if piece.cached else piece.make()
     return replace(study.findings(case, case.made), num_dims=_dims(case.data))
 
 

@@ -142,7 +142,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     """Which method has the least discretisation error at the largest strength, where there is any.
 
     Args:
-        own: the sampler that was asked for: what is said first is how far it ends, beside others with as many calls.
+        own: the plan's own sampler: the first sentence compares it with others that use as many calls.
     """
     numbers = [row.w for row in rows if not row.w.is_schedule]
     if not numbers:
@@ -163,7 +163,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
 
 
 def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
-    """How far the sampler that was asked for ends, and the nearest of the others with at most as many calls."""
+    """The distance of the plan's own sampler, and of the nearest other one with at most as many calls."""
     head = f'At w = {own.w.label}, "{own.sampler.label}" ends {own.tv:.4f} from the chain in continuous time'
     others = [row for row in rows if row is not own and row.calls <= own.calls]
     if not others:

@@ -36,27 +36,27 @@ FLOOR = "floor"
 CLASS = "class"
 LABELS = {"conditional": "with the class", "null": "without a class"}
 READING = """\
-{num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each sequence \
-is measured exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the class. Pairs \
-are neighbouring values at any place, compared by total variation with the class's own distribution, which is known \
-exactly, and with the exact guided samples.
+{num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each \
+sequence is measured exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the \
+class. Pairs are neighbouring values at any place, compared by total variation with the class's own distribution, \
+which is known exactly, and with the exact guided samples.
 
-The set "floor" is exact guided samples again, and "class" is of samples of the class itself, unguided. The noise of \
-so few samples is in every distance. Of "floor" to "exact" and of "class" to the class the distance is noise alone, \
-and the mean over {draws} draws."""
+The set "floor" is a second set of exact guided samples, and "class" holds samples of the class itself, unguided. \
+Every distance contains the noise of so few samples. The distances of "floor" to "exact" and of "class" to the class \
+are noise alone; they are means over {draws} draws."""
 TO_READ = """\
 The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
-strength: what guidance changed, there or earlier in the order."""
+strength: a change by guidance, there or earlier in the order."""
 OF_WORD = " Capital letters are the motif {word}, with at least {right} of its {letters} letters right."
 OF_ORDERS = """\
 The same guidance with other orders and fewer calls of the denoiser, {num:,} sequences each. {dims} calls unmask one \
 position at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact conditionals every \
-order of one at a time samples the class exactly. With guidance the order matters. With several positions a call, \
-neighbours that are drawn at once do not see each other."""
+order, one position at a time, samples the class exactly. With guidance the order matters. With several positions per \
+call, neighbours that are drawn together are independent."""
 OF_NOISE = """\
 How far apart sets of {num:,} sequences of one distribution are. "class": independent samples of the class against its \
 own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
-MORE = "± is one standard error, of {num:,} sequences: more by num_samples=."
+MORE = "± is one standard error, of {num:,} sequences; raise num_samples= for more."
 DENOISER = '"exact" or "learned"'
 W = "guidance strength"
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
@@ -433,7 +433,7 @@ def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
         Curve("calls", "log_prob", by, "Log-likelihood against calls.", panels="w", log_x=True, dashed=dashed),
         Curve("calls", "tv_class_2", by, "Pairs to the class, against calls.", panels="w", log_x=True, dashed=dashed),
     ]
-    return [Block("samplers", rows, "Which order, and how many at a time", text, views=views, group="Orders and calls")]
+    return [Block("samplers", rows, "Orders and numbers of calls", text, views=views, group="Orders and calls")]
 
 
 def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:

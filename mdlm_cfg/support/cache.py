@@ -1,4 +1,4 @@
-"""What long work has finished, by what it is: the same work begun again does not make it again."""
+"""A cache of finished pieces of long work, so that an interrupted command does not repeat them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ SUFFIX = ".tensor"
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
 
 
-class Keep(Protocol):
-    """Makes something, or has it from before."""
+class AnyCache(Protocol):
+    """A cache, or `no_cache`."""
 
     def __call__(self, key: object, make: Callable[[], Made]) -> Made:
-        """What this key stands for.
+        """The value of a key, made by `make` unless it is cached.
 
         Args:
-            key: plain values that decide it, nothing else does. make: is called where it is not there.
+            key: plain values that alone decide the value. make: returns the value.
         """
         ...
 
 
-def keep_nothing(key: object, make: Callable[[], Made]) -> Made:
-    """Makes it, always."""
+def no_cache(key: object, make: Callable[[], Made]) -> Made:
+    """The value, always made anew."""
     return make()
 
 
 class Cache:
-    """Keeps tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
+    """Stores tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
 
     Args:
-        folder: made when the first is kept.
-        about: plain values that decide all of them alike: the weights, the data, the version.
+        folder: made when the first value is stored.
+        about: plain values that all of them depend on: the weights, the data, the version.
     """
 
     def __init__(self, folder: Path, about: object) -> None:
@@ -45,7 +45,7 @@ class Cache:
         self.about = about
 
     def __call__(self, key: object, make: Callable[[], Made]) -> Made:
-        """See `Keep`."""
+        """See `AnyCache`."""
         path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
         if path.is_file():
             with suppress(Damaged):  # it is made again
@@ -56,11 +56,11 @@ class Cache:
         return value
 
     def __len__(self) -> int:
-        """How many there are of an earlier attempt, or of this one."""
+        """The number of cached values."""
         return sum(1 for _ in self.folder.glob(f"*{SUFFIX}"))
 
     def clear(self) -> None:
-        """Remove them: whoever needed them is done."""
+        """Remove all values."""
         for path in self.folder.glob(f"*{SUFFIX}"):
             path.unlink(missing_ok=True)
         remove_parts(self.folder)

@@ -50,7 +50,7 @@ def load(path: str | Path, device: str | None = None) -> Any:
     """What `store` wrote; no code of the file is run (torch's weights_only=True).
 
     torch does not look at the checksums that it writes: one bit that fell over on a disk would be another weight. The
-    file is read once: what is looked at is what is taken, and an error of the disk is none of what is in it.
+    file is read once: the bytes that are checked are those that are used, and a disk error is not blamed on them.
 
     Args:
         device: where its tensors are put; None: where they were.

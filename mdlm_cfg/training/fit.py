@@ -28,7 +28,7 @@ class NotBegun(UserError):
 
 
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
-    """The steps that are behind a checkpoint, if training can go on from it.
+    """The steps that are behind a checkpoint, if training can resume from it.
 
     Network, objective, data and the kind of optimizer must be the checkpoint's; everything else may change.
 
@@ -63,7 +63,7 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         ]
         if changes:
             raise UserError(
-                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it cannot change on the way"
+                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it must stay the same in a run"
             )
     return int(checkpoint["global_step"])
 
@@ -131,7 +131,7 @@ def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator
         if begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError | MisconfigurationException):
             raise
         raise NotBegun(
-            f"training cannot go on from the checkpoint {path}: its contents were changed, or another version of "
+            f"training cannot resume from the checkpoint {path}: its contents were changed, or another version of "
             f"mdlm_cfg or Lightning wrote it"
         ) from error
 

@@ -34,16 +34,16 @@ class Piece(Protocol):
         ...
 
 
-def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, keep: Cache) -> None:
-    """Make all pieces, each in one of the trainer's processes, and keep them where whoever needs them finds them.
+def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, cache: Cache) -> None:
+    """Make all pieces, each in one of the trainer's processes, and store them in the cache.
 
-    Every process calls this with the same pieces; afterwards all are kept. Pieces that are there already are not made
+    Every process calls this with the same pieces; afterwards the cache has them all. Pieces that it has already are not made
     again.
 
     Args:
-        trainer: of one process or several, on one machine or more that share the folder of `keep`.
+        trainer: of one process or several, on one machine or more that share the folder of `cache`.
         net: the network that the pieces ask, on the process' own device; None where there is none.
-        keep: the first process's counts.
+        cache: the first process's counts.
 
     Raises:
         UserError: the processes do not have the same weights, data and version.
@@ -52,7 +52,7 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     device = None if net is None else next(net.parameters()).device
     with interrupts_given_back():
-        trainer.predict(_Worker(pieces, net, keep), numbers, return_predictions=False)
+        trainer.predict(_Worker(pieces, net, cache), numbers, return_predictions=False)
     trainer.strategy.barrier()
     if net is not None:
         net.to(device)  # Lightning leaves everything on the CPU
@@ -61,23 +61,23 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
 class _Worker(LightningModule):
     """Makes the pieces that it is given: Lightning gives every process its own, and none to two of them."""
 
-    def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, keep: Cache) -> None:
+    def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, cache: Cache) -> None:
         super().__init__()
         self.pieces = pieces
         self.net = net
-        self.keep = keep
+        self.cache = cache
 
     def configure_model(self) -> None:
         """Every process draws with the whole network, also where training shared its weights out."""
 
     def on_predict_start(self) -> None:
         """The first process says where; what it is about must be the same for all."""
-        about = self.keep.about
-        self.keep = self.trainer.strategy.broadcast(self.keep)
-        if self.keep.about != about:
+        about = self.cache.about
+        self.cache = self.trainer.strategy.broadcast(self.cache)
+        if self.cache.about != about:
             raise UserError("the processes of this evaluation found different checkpoints: give ckpt_path=FILE")
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         piece = self.pieces[int(batch)]
         with torch.autocast(self.device.type, enabled=False):  # of training: what a piece needs of it, it says itself
-            self.keep(piece.key, piece.make)
+            self.cache(piece.key, piece.make)

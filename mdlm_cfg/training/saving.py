@@ -86,7 +86,7 @@ class Interrupts:
 class Checkpoints(Checkpoint):
     """Saves last.ckpt after every epoch, at a steady interval within one, and at an interrupt; best.ckpt beside it.
 
-    Both hold everything that training goes on from, and the averaged weights as their `state_dict`; never weights that
+    Both hold everything that training resumes from, and the averaged weights as their `state_dict`; never weights that
     are not finite. The best is that of the lowest validation NELBO with the class so far.
 
     Args:

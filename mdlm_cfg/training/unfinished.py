@@ -1,4 +1,4 @@
-"""Which runs are unfinished, and which of them a run of the same configuration goes on with."""
+"""Unfinished runs, and which of them a command with the same configuration resumes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def working_on(folder: Path, made: Made) -> Iterator[None]:
         if not is_ours:
             raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
         with atomic_write(made.file(folder / MARK)) as file:
-            file.write(b"the run in this folder is unfinished: ckpt_path=auto goes on with it\n")
+            file.write(b"the run in this folder is unfinished: ckpt_path=auto resumes it\n")
         yield
 
 
 def mark_finished(folder: Path) -> None:
-    """Say that a run is over: nothing goes on with it."""
+    """Mark a run as finished: nothing resumes it."""
     for name in (MARK, LOCK):
         (folder / name).unlink(missing_ok=True)
 
@@ -61,7 +61,7 @@ def finish_the_same(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint of a run's folder that a run of this configuration goes on with; None where it has none yet.
+    """The checkpoint of a run's folder that a run of this configuration resumes from; None where it has none yet.
 
     Raises:
         UserError: another configuration was begun there, or another process works there.
@@ -76,11 +76,11 @@ def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
 
 
 def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_first: bool = True) -> Path | None:
-    """The checkpoint of the unfinished run that was begun, or gone on with, last; None where there is none.
+    """The checkpoint of the unfinished run that was begun or resumed last; None where there is none.
 
     Args:
         root, name: runs are in root/name.
-        config: of the run that would go on with it: all settings that decide its result must be the same.
+        config: of the run that would resume it: all settings that decide its result must be the same.
         is_first: of the processes of a run. The others follow the first one, which works on it already.
     """
     found = sorted(Path(root, name).glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)

@@ -1,4 +1,4 @@
-"""Training that goes on from a checkpoint: bit for bit what it would have been without the interruption."""
+"""Training that resumes from a checkpoint: bit for bit as without the interruption."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run(folder: Path, seed: int, optimizer: str, minutes: float | None, resume: 
 
 
 def resume_checks(seed: int) -> list[Check]:
-    """Every step's checkpoint of a run, gone on from, for every optimizer: the largest difference at the end."""
+    """Training resumed from every step's checkpoint, for every optimizer: the largest difference at the end."""
     found = []
     with quiet(), tempfile.TemporaryDirectory() as name:
         for optimizer in OPTIMIZERS:

@@ -434,7 +434,7 @@ def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     path = newest_run(tmp_path)
-    assert process.returncode == 130 and f"go on from here with ckpt_path={path}" in said
+    assert process.returncode == 130 and f"resume with ckpt_path={path}" in said
     assert load_run(path).step > 0
 
 

@@ -20,7 +20,7 @@ from mdlm_cfg.training.runs import CONFIG, newest_run
 from mdlm_cfg.training.unfinished import LOCK, MARK
 
 OURS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", CONFIG, MARK, LOCK, "metrics.csv", "report.json", "wandb/x")
-THEIRS = ("notes.txt", ".hidden", f".notes.txt.{2**30}{PART}x", "kept/mine.txt", "multirun.yaml")
+THEIRS = ("notes.txt", ".hidden", f".notes.txt.{2**30}{PART}x", "cache/mine.txt", "multirun.yaml")
 CONTENTS = [(), ("checkpoints/",), ("empty/inside/",), OURS[:1], OURS[2:5], (*OURS, *THEIRS)]
 
 

@@ -93,7 +93,7 @@ def test_two_processes_train_draw_and_judge_as_one(tmp_path: Path) -> None:
         command("-m mdlm_cfg.sample", *more, "n=5", "w=1", f"out={tmp_path / name}", folder=tmp_path)
         drawn.append(np.load(tmp_path / name / "samples.npz"))
     assert np.array_equal(drawn[0]["w1"], drawn[1]["w1"]) and drawn[0]["w1"].shape[1] == 5
-    assert not list(tmp_path.rglob("other_ranks")) and not list(tmp_path.rglob("kept"))
+    assert not list(tmp_path.rglob("other_ranks")) and not list(tmp_path.rglob("cache"))
 
 
 @pytest.mark.slow

@@ -61,20 +61,20 @@ def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
         assert run("train", *GOING_ON, runs) == 130
     path = newest_run(tmp_path)
     said = capsys.readouterr().err
-    assert "starting anew" in said and f"ckpt_path={path}" in said
+    assert "starting a new one" in said and f"ckpt_path={path}" in said
     assert torch.load(path, weights_only=True)["global_step"] == 5  # the step that it came in is finished
     rows = (path.parent.parent / "metrics.csv").read_text().splitlines()
 
     other = (*GOING_ON, runs, "optimizer.lr=1e-4")  # another configuration is another run
-    assert run("train", *other) == 0 and "starting anew" in capsys.readouterr().err
+    assert run("train", *other) == 0 and "starting a new one" in capsys.readouterr().err
     assert run("train", *GOING_ON, runs, "threads=null") == 0  # how many threads is no part of it
-    assert f"going on with {path}" in capsys.readouterr().err
+    assert f"resuming {path}" in capsys.readouterr().err
     folder = path.parent.parent
     assert torch.load(path, weights_only=True)["global_step"] == 6
     assert (folder / "metrics.csv").read_text().splitlines()[: len(rows) - 1] != [] and not (folder / MARK).exists()
     steps = [line.split(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert len(steps) > len(rows)
-    assert run("train", *GOING_ON, runs) == 0 and "starting anew" in capsys.readouterr().err  # it is finished
+    assert run("train", *GOING_ON, runs) == 0 and "starting a new one" in capsys.readouterr().err  # it is finished
     assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
 
 
@@ -282,7 +282,7 @@ def test_a_disk_that_becomes_full_while_a_report_is_written(
     left = {path.name for path in tmp_path.iterdir()}
     assert not any(file.endswith(".part") for file in left)
     if name == "report.json":
-        assert left == {*before, "kept"}  # what was drawn, for the same command once there is room
+        assert left == {*before, "cache"}  # what was drawn, for the same command once there is room
         assert (tmp_path / name).read_bytes() == before[name]
     else:
         assert name not in left
@@ -324,7 +324,7 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
     arguments = ("eval", f"runs={images}")
     assert run(*arguments, f"out={out}") == 130
     said = capsys.readouterr().err
-    assert f"out={out}" in said and {path.name for path in out.iterdir()} == {"kept"}
+    assert f"out={out}" in said and {path.name for path in out.iterdir()} == {"cache"}
     assert drawn == [(0, 0), (0, 1), (1, 0)]
     drawn = []
     stop_at = -1

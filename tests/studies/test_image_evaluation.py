@@ -139,7 +139,7 @@ def test_what_is_drawn_may_be_shared_and_nothing_is_made_twice(
 
     def again() -> dict[str, Any]:
         case = case_of(data, target().denoiser(), plan, classifier)
-        case.keep = keep
+        case.cache = keep
         return run(Images(num_classified=2, num_draws=1), case).to_dict()
 
     first = again()

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.protocol import Case, Study
 from mdlm_cfg.studies.protocol import run as run_study
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
-from mdlm_cfg.support.cache import Cache, keep_nothing
+from mdlm_cfg.support.cache import Cache, no_cache
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
@@ -111,7 +111,7 @@ def test_a_study_goes_on_from_what_it_has(name: str, tmp_path: Path) -> None:
             assert stops < 2 * pieces
     assert stops >= 1 and len(kept) > 0
     again = run(stopped_after(0, kept))  # nothing of it is made twice
-    alone = run(keep_nothing)
+    alone = run(no_cache)
     assert resumed.to_dict() == alone.to_dict() == again.to_dict()
     assert set(alone.arrays) == set(resumed.arrays)
     assert all((alone.arrays[key] == value).all() for key, value in resumed.arrays.items())

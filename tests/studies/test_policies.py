@@ -194,7 +194,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["study.gumbel=hot"], "must be of type float"),
         (["policy=fixed_order(2,0,1)"], "must hold each of 0..1 once"),
         (["w=[[1,2,3]]"], "there must be 2"),
-        (["paper=2d_overlap"], "leave study away"),
+        (["paper=2d_overlap"], "leave one of them out"),
     ):
         assert message in refusal(capsys, "eval", "study=policies", *arguments[:4], f"out={tmp_path / 'no'}", *more)
     assert not (tmp_path / "no").exists()

@@ -11,14 +11,14 @@ import pytest
 import torch
 from helpers import samples_of
 
-from mdlm_cfg.app.report_cache import kept_in
+from mdlm_cfg.app.report_cache import cache_in
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.atomic import atomic_write
-from mdlm_cfg.support.cache import Cache, keep_nothing
+from mdlm_cfg.support.cache import Cache, no_cache
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
 PLAN = Plan((Guidance(1.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=5, seed=1)
@@ -95,7 +95,7 @@ def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
     for _ in range(2):
         for plan, guidance, k, who in asked:
             draws = draws_of(plan, denoiser, guidance, k, who)
-            assert torch.equal(samples_of(draws, keep), samples_of(draws, keep_nothing))
+            assert torch.equal(samples_of(draws, keep), samples_of(draws, no_cache))
         assert len(keep) == len(asked)
 
 
@@ -105,15 +105,15 @@ def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
         return NetDenoiser(GridTransformer(2, (2,), 2, width=16, depth=1, num_heads=2))
 
     data = {"fingerprint": "a"}
-    kept_in(tmp_path, data, network(0))("key", lambda: torch.zeros(1))
-    found = kept_in(tmp_path, data, network(0))("key", lambda: torch.ones(1))
+    cache_in(tmp_path, data, network(0))("key", lambda: torch.zeros(1))
+    found = cache_in(tmp_path, data, network(0))("key", lambda: torch.ones(1))
     assert float(found) == 0
     for other in (
-        kept_in(tmp_path, data, network(1)),
-        kept_in(tmp_path, {"fingerprint": "b"}, network(0)),
-        kept_in(tmp_path, data, None),
-        kept_in(tmp_path, data, toy_2d_overlap().denoiser()),
-        kept_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
+        cache_in(tmp_path, data, network(1)),
+        cache_in(tmp_path, {"fingerprint": "b"}, network(0)),
+        cache_in(tmp_path, data, None),
+        cache_in(tmp_path, data, toy_2d_overlap().denoiser()),
+        cache_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
     ):
         assert float(other("key", lambda: torch.ones(1))) == 1
 

@@ -95,5 +95,5 @@ def test_a_disk_that_cannot_be_read_is_told_as_such(tmp_path: Path, monkeypatch:
 def test_other_errors_are_still_told_as_damage(checkpoint: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     other: Any = RuntimeError("Error(s) in loading state_dict")
     for use in OF_TORCH:
-        with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"damaged|do not fit|cannot go on"):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"damaged|do not fit|cannot resume"):
             use(patch, other, checkpoint, tmp_path)

@@ -19,7 +19,7 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies import draws as module
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.cache import Cache, keep_nothing
+from mdlm_cfg.support.cache import Cache, no_cache
 from mdlm_cfg.training.predicting import share_work
 
 TESTS = Path(__file__).parent.parent
@@ -77,7 +77,7 @@ def check(folder: Path) -> None:
     assert len(keep) == sum(len(draws) for draws in sets) == 24
     for draws in sets:
         assert [draw.num_samples for draw in draws] == [10, 10, 5]
-        assert torch.equal(torch.cat([keep(draw.key, never) for draw in draws]), samples_of(draws, keep_nothing))
+        assert torch.equal(torch.cat([keep(draw.key, never) for draw in draws]), samples_of(draws, no_cache))
     assert not (folder / "of another process").exists()
 
 

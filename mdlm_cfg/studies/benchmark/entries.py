@@ -1,4 +1,4 @@
-"""What the benchmark judges: an entry is a sampler, and the guidance that it is run with."""
+"""Entries of the benchmark: an entry is a sampler and the guidance that it runs with."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _scheduled(name: str, kind: Kind, w: float) -> Guidance:
 
 
 def entry_of(own: Any) -> Entry:
-    """An entry from what somebody has: see `ALLOWED`.
+    """An entry made from any of the allowed objects: see `ALLOWED`.
 
     Kinds and rules are run by event-leaping, which ends in their own chain.
 
@@ -144,7 +144,7 @@ def entry_of(own: Any) -> Entry:
     if isinstance(own, Rule):
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, rule=own))
     if not callable(own):
-        raise UserError(f"{own!r} cannot be judged: give {ALLOWED}")
+        raise UserError(f"{own!r} cannot be an entry: give {ALLOWED}")
     name = _name_of(own)
     if _num_arguments(own) == 1:
         return Entry(name, Sampler(EVENT_LEAPING, 1), own)
@@ -155,7 +155,7 @@ def _made(own: type) -> Any:
     try:
         return own()
     except TypeError as error:
-        raise UserError(f"{own.__name__} cannot be made without arguments ({error}): give one that is made") from error
+        raise UserError(f"{own.__name__} cannot be made without arguments ({error}): give an object") from error
 
 
 def _name_of(own: Any) -> str:

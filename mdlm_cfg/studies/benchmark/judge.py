@@ -1,4 +1,4 @@
-"""How entries are judged: by the exact law of their steps, or by samples where there is nothing but samples."""
+"""How entries are measured: by the exact law of their steps, or by samples where no law is available."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Counted:
 
 
 class Bench:
-    """One target at one strength: what all entries are judged by, made once.
+    """One target at one strength: the references for all entries, computed once.
 
     Args:
         target: the denoiser and the class's law. guidance: of the constant w, of a kind that does not matter.
@@ -73,11 +73,11 @@ class Bench:
         return {"class": self.target.class_law, "chain": self._ends[kind], "tilted": self._tilted}
 
     def judge(self, entry: Entry, calls: Sequence[int]) -> Iterator[Cell]:
-        """The entry at every number of calls that it can do with."""
+        """The entry at every number of calls that it can use."""
         guidance = entry.guidance(self.w)
         if not isinstance(guidance, Guidance):
             raise UserError(
-                f"{entry.name}({self.w:g}) returned {type(guidance).__name__}, and a function of w must return a "
+                f"{entry.name}({self.w:g}) returned {type(guidance).__name__}, but a function of w must return a "
                 "Guidance; one that draws samples takes (denoiser, guidance, target_class, num_samples, generator)"
             )
         before: Hashable = None
@@ -135,7 +135,7 @@ class Bench:
         x = draw(denoiser, guidance, z, n, generator)
         if not isinstance(x, Tensor) or x.shape != (n, denoiser.num_dims) or x.dtype != torch.int64:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise UserError(f"{entry.name} drew {got}, and must draw int64 of shape {(n, denoiser.num_dims)}")
+            raise UserError(f"{entry.name} drew {got}, but it must draw int64 of shape {(n, denoiser.num_dims)}")
         noise = expected_sampling_tv(histogram(x, denoiser.num_tokens), n)
         found: Cell = {"used": float(denoiser.calls(n))}
         for name, reference in self.references(guidance.kind).items():

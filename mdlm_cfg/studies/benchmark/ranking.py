@@ -23,8 +23,8 @@ class ResultRow:
     entry: str = col("entry", "by name", index=True)
     target: str = col("target", "by name", index=True)
     w: float = col("w", "guidance strength", index=True)
-    calls: int = col("calls", "calls of the denoiser that it may make, for each of the two conditionals", index=True)
-    used: float = col("calls made", "in expectation, where their number depends on what is drawn")
+    calls: int = col("calls", "allowed calls of the denoiser, for each of the two conditionals", index=True)
+    used: float = col("calls made", "the expected number where it depends on the draws")
     tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
     tv_chain: float = col("TV to the chain", "to the guided chain of its kind at constant w", unit="TV")
     tv_tilted: float = col("TV to the tilted distribution", "total variation to p_{z,w}", unit="TV")
@@ -50,7 +50,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class RankingRow:
-    """An entry's place in the ranking of one reference and one number of calls."""
+    """An entry's rank for one reference and one number of calls."""
 
     against: str = col("to", '"tilted", "chain" or "class"', index=True)
     calls: int = col("calls", "that entries may make", index=True)
@@ -98,7 +98,7 @@ class OwnRow:
 
 @dataclass(frozen=True)
 class BenchmarkFindings(Findings):
-    """What the benchmark found: `Findings` with rankings to ask for."""
+    """The benchmark's findings, and rankings computed from them."""
 
     def ranking(self, calls: int | None = None, against: str = "tilted") -> list[RankingRow]:
         """Entries by their mean TV to a reference, over all targets and strengths alike, best first.
@@ -208,7 +208,7 @@ def _ranking(
 
 
 def means_of(results: Sequence[ResultRow], num_targets: int) -> list[MeanRow]:
-    """The mean over the targets of every entry that makes do with the calls on all of them."""
+    """The mean over the targets of every entry that needs no more than these calls on any of them."""
     found: defaultdict[tuple[float, str, int], list[ResultRow]] = defaultdict(list)
     for row in results:
         found[row.w, row.entry, row.calls].append(row)

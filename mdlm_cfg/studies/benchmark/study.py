@@ -1,4 +1,4 @@
-"""study=benchmark: everything that samples, on the same targets, by exact distributions (docs/benchmark.md)."""
+"""study=benchmark: all samplers and kinds of guidance on fixed targets, by exact laws (docs/benchmark.md)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def benchmark(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> BenchmarkFindings:
-    """Judge samplers, policies, guidance rules and schedules, beside all that is built in (docs/benchmark.md).
+    """Evaluate samplers, policies, guidance rules and schedules beside all built-in ones (docs/benchmark.md).
 
     At every strength and number of denoiser calls, the exact TV and KL of what an entry samples to the class, to the
     guided chain in continuous time, and to the tilted distribution.
@@ -104,7 +104,7 @@ def benchmark(
 
 
 def entries_of(own: Sequence[Any]) -> list[Entry]:
-    """One's own entries, and then what is built in.
+    """The user's own entries, then the built-in ones.
 
     Raises:
         UserError: something that is not an entry, or two of one name.
@@ -153,7 +153,7 @@ class Benchmark:
     }
 
     def check(self, case: Case) -> None:
-        """Refuse settings that the benchmark would not heed.
+        """Refuse settings that the benchmark would ignore.
 
         Raises:
             UserError: those, and what `benchmark` says.
@@ -183,15 +183,15 @@ class Benchmark:
             for guidance in case.plan.guidances:
                 make = partial(_results, target, guidance, case.plan, entries, calls)
                 label = f"benchmark: {target.name}, w = {guidance.label}"
-                yield Piece(self._key(target, guidance), make, label, _cost(target), kept=not self._own)
+                yield Piece(self._key(target, guidance), make, label, _cost(target), cached=not self._own)
 
     def _key(self, target: Target, guidance: Guidance) -> Key:
-        """The version decides what is built in; what is one's own is not kept."""
+        """The version stands for the built-in entries; the user's own are not cached."""
         calls = tuple(check_calls(self._calls))
         return ("benchmark", VERSION, tuple(target.describe().values()), guidance.constant, calls)
 
     def findings(self, case: Case, made: Made) -> BenchmarkFindings:
-        """Rankings, the error against calls, every target by itself, the targets, and all results."""
+        """Rankings, the error against calls, each target, and all results."""
         entries = entries_of(self._own)
         calls = check_calls(self._calls)
         strengths = [guidance.constant for guidance in case.plan.guidances]
@@ -300,7 +300,7 @@ def _targets_block(targets: Sequence[Target]) -> Block:
 
 
 def verdict_of(rankings: Sequence[RankingRow], calls: Sequence[int]) -> list[str]:
-    """Who is nearest to each reference, and where one's own stands."""
+    """The nearest entries to each reference, and the ranks of the user's own."""
     said = []
     for against, what in WHAT.items():
         for most in ranked_of(calls):
@@ -325,12 +325,12 @@ def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
 def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
     head = f"With {calls_of(row.calls)}, {row.entry}"
     if row.rank is None:
-        return f"{head} has no place by its distance to {what}: it needs more calls on some target."
+        return f"{head} has no rank by its distance to {what}: it needs more calls on some target."
     placed = [other for other in rows if other.rank is not None]
     ties = sum(other.rank == row.rank for other in placed) - 1
     shared = f", which it shares with {ties} other{'s'[: ties > 1]}," if ties else ""
     between = "" if row.best == row.worst else f" (by its samples {row.best} to {row.worst})"
-    return f"{head} has place {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({row.error:.4f})."
+    return f"{head} has rank {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({row.error:.4f})."
 
 
 def _scope(num_entries: int, targets: Sequence[str], strengths: Sequence[float], complete: bool) -> str:

@@ -1,1 +1,1 @@
-"""What arXiv 2506.10971 says, held against exact laws."""
+"""The claims of arXiv 2506.10971, compared with exact laws."""

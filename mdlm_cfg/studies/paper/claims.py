@@ -1,4 +1,4 @@
-"""Claims of arXiv 2506.10971, held against exact laws, a trained network's exact law, and samples.
+"""Claims of arXiv 2506.10971, compared with exact laws, a trained network's exact law, and samples.
 
 One function per experiment (experiment=paper/... in the configs) makes claims, each with the exact value, the learned
 value and a verdict that is computed, not written. Here is what they are made of.

@@ -113,7 +113,7 @@ def _shown(value: float) -> str:
 
 
 def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:
-    """Of a claim that holds at the strengths `where` among those that it was asked at."""
+    """The verdict on a claim that holds at the strengths `where` among all that were tested."""
     if not where or len(where) == len(asked):
         return verdict(bool(where))
     return f"holds at w = {', '.join(f'{w:g}' for w in where)} alone"

@@ -46,7 +46,7 @@ def saved_dataset(
         loading: see `Loading`.
 
     Raises:
-        UserError: a folder that is none of a data set, or has no such column.
+        UserError: a folder that does not hold a data set, or has no such column.
     """
     features = features_of(Path(dataset))
     if column is None:
@@ -118,7 +118,7 @@ def features_of(folder: Path) -> dict[str, Any]:
     try:
         features = json.loads((part / "dataset_info.json").read_text(encoding="utf-8"))["features"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no data set that `datasets` saved (dataset_info.json): {HOW}") from error
+        raise UserError(f"{folder} is not a data set that `datasets` saved (dataset_info.json): {HOW}") from error
     return features if isinstance(features, dict) else {}
 
 

@@ -140,10 +140,10 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
 def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("there is no folder .*save_to_disk", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    refused("is no data set that `datasets` saved", tmp_path / "empty")
+    refused("is not a data set that `datasets` saved", tmp_path / "empty")
     for text in ("{", "[]", '{"features": 3}'):
         (tmp_path / "empty" / "dataset_info.json").write_text(text)
-        refused("is no data set|has no column image or input_ids: it has none", tmp_path / "empty")
+        refused("is not a data set|has no column image or input_ids: it has none", tmp_path / "empty")
     test = Dataset.from_dict({"input_ids": IDS.tolist(), "label": LABELS})
     DatasetDict({"test": test}).save_to_disk(str(tmp_path / "dict"))
     refused("has no part train: it has test", tmp_path / "dict")
