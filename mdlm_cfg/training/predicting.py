@@ -37,8 +37,8 @@ class Piece(Protocol):
 def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, cache: Cache) -> None:
     """Make all pieces, each in one of the trainer's processes, and store them in the cache.
 
-    Every process calls this with the same pieces; afterwards the cache has them all. Pieces that it has already are not made
-    again.
+    Every process calls this with the same pieces; afterwards the cache has them all. Pieces that it has
+    already are not made again.
 
     Args:
         trainer: of one process or several, on one machine or more that share the folder of `cache`.
