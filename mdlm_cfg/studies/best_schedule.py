@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rises, trade_off
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.common import TABLE, WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.by_value import value_key
@@ -39,7 +39,6 @@ strength w throughout. The ramp goes from 0, for the first coordinate, to w for 
 All distributions are those of the guided chain in continuous time, one coordinate after another{order}. They are \
 computed exactly: nothing is sampled."""
 W = "strength of the constant schedule and of the tilted distribution"
-WHO = '"exact" or "learned"'
 SCHEDULE = f'"{CONSTANT}", "{RAMP}", "{BEST}", or "{EXACTS_BEST}": on learned conditionals, the best one for exact ones'
 
 

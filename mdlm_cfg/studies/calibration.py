@@ -19,7 +19,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import (
     GROUPS,
@@ -59,7 +59,6 @@ compared with. They are fitted to one half of the test data, at most {num:,} exa
 other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
 around 0. The network was trained on neither half."""
 W = "constant strength, that of the tilted distribution where there is one"
-WHO = '"exact" or "learned"'
 CLASS = "its name, or its number where it has none"
 AFTER = "the same with calibrated strengths"
 

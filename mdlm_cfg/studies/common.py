@@ -29,6 +29,13 @@ TABLE: dict[str, Any] = {
     "example": "data=toy_5d_hypercube",
 }
 
+# the meanings of columns that many studies have
+STRENGTH = "guidance strength"
+SCHEDULED = "guidance strength, or a schedule by its name"
+WHO = '"exact" or "learned"'
+SAMPLER = "with its steps, schedule and policy"
+CALLS = "calls of the denoiser, for each of the two conditionals"
+
 
 BERNOULLI: dict[str, Any] = {
     "target": (BernoulliMixture,),

@@ -25,13 +25,12 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
-from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.common import STRENGTH, TABLE, check_guided_class
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece, Study
-from mdlm_cfg.studies.protocol import check as check_study
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, ByCase, Case, Key, Made, Needs, Piece, Study
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -52,14 +51,13 @@ RESAMPLED = """\
 Sequential Monte Carlo resamples a group of samples whenever its relative ESS falls below the threshold. E W, the sum \
 over x of p(x)^(-w) p(x | class)^(1+w), is still estimated without bias. The error is the relative standard error of \
 that estimate, from the spread of the groups."""
-W = "guidance strength"
 
 
 @dataclass(frozen=True)
 class SampleRow:
     """The mean distance of sets of n samples to the tilted distribution."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     num_samples: int = col("n", "samples in a set", index=True)
     num_sets: int = col("sets", "independent sets, over which means are taken")
     tv_guided: float = col("guided", "samples as the chain draws them", unit="TV")
@@ -76,7 +74,7 @@ class SampleRow:
 class CostRow:
     """The exact effect of weighting the finished samples of one chain."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     policy: str = col("order", "of unmasking", index=True)
     own: bool = col("own", "whether it is the order of the plan")
@@ -94,7 +92,7 @@ class CostRow:
 class ResamplingRow:
     """Sequential Monte Carlo with the plan's number of samples."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     num_samples: int = col("n", "samples")
     num_groups: int = col("groups", "independent groups")
     exact_log_normalizer: float = col("ln E W", "exactly", unit="nats")
@@ -107,7 +105,7 @@ class ResamplingRow:
 class StepRow:
     """Sequential Monte Carlo, one step of it."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
     num_resampled: int = col("groups resampled", "at this step")
@@ -459,7 +457,7 @@ def percent(share: float) -> str:
 
 
 @dataclass(frozen=True)
-class Correction:
+class Correction(ByCase):
     """What it costs to sample the tilted distribution: of a table, or of a Bernoulli mixture in many dimensions.
 
     Args:
@@ -482,15 +480,3 @@ class Correction:
         if TableCorrection.needs.fits(case.data):
             return TableCorrection(self.policies, self.threshold, self.num_groups)
         return MixtureCorrection(self.threshold, self.num_groups, self.num_reference)
-
-    def check(self, case: Case) -> None:
-        """As the study of these data."""
-        check_study(self.study(case), case)
-
-    def pieces(self, case: Case) -> Iterable[Piece]:
-        """Those of the study of these data."""
-        return self.study(case).pieces(case)
-
-    def findings(self, case: Case, made: Made) -> Findings:
-        """Those of the study of these data."""
-        return self.study(case).findings(case, made)

@@ -23,13 +23,12 @@ from mdlm_cfg.laws.stationary import spectral_gap, stationary_law
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.common import STRENGTH, TABLE, WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.image_moves import ImageMoves
 from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece, Study
-from mdlm_cfg.studies.protocol import check as check_study
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, ByCase, Case, Key, Made, Needs, Piece, Study
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -52,8 +51,6 @@ samples of the guided chain. Accepting or rejecting moves of one coordinate woul
 
 All distributions are exact: nothing is sampled. Calls are those of the sampler and of all moves, for each of the two \
 conditionals."""
-W = "guidance strength"
-WHO = '"exact" or "learned"'
 MOVE = "coordinates that a move masks, and how it is made"
 
 
@@ -61,7 +58,7 @@ MOVE = "coordinates that a move masks, and how it is made"
 class MoveRow:
     """The exact distribution after a number of moves, beside the tilted distribution."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
     start: str = col("start", "the sampler that the moves follow", index=True)
     move: str = col("move", MOVE, index=True)
@@ -76,7 +73,7 @@ class MoveRow:
 class EndRow:
     """The distribution that the moves converge to, and how fast."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
     move: str = col("move", MOVE, index=True)
     invariant: bool = col("leaves tilted invariant", "with exact conditionals")
@@ -362,8 +359,8 @@ KINDS: tuple[Any, ...] = (TableMoves, MixtureMoves, ImageMoves)
 
 
 @dataclass(frozen=True)
-class CorrectionMoves:
-    """What mask-and-refill moves make of samples: of a table, of a Bernoulli mixture, or of images by a network.
+class CorrectionMoves(ByCase):
+    """The effect of mask-and-refill moves on samples of a table, of a Bernoulli mixture, or of images by a network.
 
     Args:
         sizes, moves, starts: see `TableMoves` and `MovedSets`; None is what suits the data.
@@ -392,15 +389,3 @@ class CorrectionMoves:
         known = {f.name for f in fields(kind)}
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in known}
         return kind(**{name: value for name, value in given.items() if value is not None})
-
-    def check(self, case: Case) -> None:
-        """As the study of these data."""
-        check_study(self.study(case), case)
-
-    def pieces(self, case: Case) -> Iterable[Piece]:
-        """Those of the study of these data."""
-        return self.study(case).pieces(case)
-
-    def findings(self, case: Case, made: Made) -> Findings:
-        """Those of the study of these data."""
-        return self.study(case).findings(case, made)

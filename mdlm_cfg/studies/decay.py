@@ -13,7 +13,7 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.decay import Decay, tv_decay
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import STRENGTH, check_guided_class
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -38,7 +38,7 @@ class DecayRow:
     """How fast the chain of one kind converges at one strength."""
 
     kind: str = col("kind", "of guidance", index=True)
-    w: float = col("w", "guidance strength", index=True)
+    w: float = col("w", STRENGTH, index=True)
     tau_5: float = col("tau at TV 0.05", "time until the total variation is 0.05")
     sooner: float = col("sooner by", "share of the time at the smallest strength", digits=3)
     end: float = col("-ln TV at the last tau", "at the largest tau of the curve")
@@ -49,7 +49,7 @@ class DecayCurveRow:
     """The total variation at one time."""
 
     kind: str = col("kind", "of guidance", index=True)
-    w: float = col("w", "guidance strength", index=True)
+    w: float = col("w", STRENGTH, index=True)
     tau: float = col("tau", "time", index=True)
     log_tv: float = col("ln TV", "to the terminal distribution")
     decay: float | None = col("-ln TV", "absent where it is rounding")

@@ -14,7 +14,7 @@ from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.common import SCHEDULED, TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
@@ -30,7 +30,6 @@ chain visits them, is the KL divergence of the paths. It is an upper bound of th
 distribution to the distribution in which the rule ends.
 
 In one dimension, and for the last coordinate, guidance with exact conditionals is the ideal."""
-W = "guidance strength, or a schedule by its name"
 RULE = "a kind of guidance, or an unmasking policy, by name"
 
 
@@ -38,7 +37,7 @@ RULE = "a kind of guidance, or an unmasking policy, by name"
 class RuleRow:
     """The total departure of one rule from the ideal."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     rule: str = col("rule", RULE, index=True)
     tilted_w: float = col("ideal w", "strength of the tilted distribution that the rule is compared with")
@@ -51,7 +50,7 @@ class RuleRow:
 class LevelRow:
     """How far one rule is from the ideal, at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     rule: str = col("rule", RULE, index=True)
     level: int = col("unmasked", "coordinates that are unmasked already", index=True)
@@ -62,7 +61,7 @@ class LevelRow:
 class StateRow:
     """One of the partial states where a rule departs most."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     rule: str = col("rule", RULE, index=True)
     state: str = col("partial state", "its coordinates", index=True)

@@ -26,7 +26,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import COLUMNS
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
@@ -49,7 +49,6 @@ SMALL = 0.01  # total variation below which guidance changes almost nothing
 MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "conditionals_error")
 IMAGE = "place of the image among the test data"
 TARGET = "z: the class guided to"
-W = "guidance strength"
 READING = """\
 All other pixels of the image are known. The denoiser is evaluated at all partial states of the hidden pixels, with \
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
@@ -69,7 +68,7 @@ class SliceRow:
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     image_class: int = col("its class", "the class that the image has")
     posterior: float = col("posterior", "p(z | known pixels); by one order of the network where it is not known")
     guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
@@ -87,7 +86,7 @@ class SliceRow:
 class MeanRow:
     """Means over all images at one strength."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
     tv_tilted: float = col("TV to tilted", "to the tilted distribution", unit="TV")
     ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
@@ -101,7 +100,7 @@ class BetweenRow:
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     other: float = col("other w", "the other strength", index=True)
     tv: float = col("TV", "between the two", unit="TV")
 
@@ -112,7 +111,7 @@ class MarginalRow:
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     pixel: int = col("pixel", "its place in the flattened image", index=True)
     value: int = col("value", "0..N-1", index=True)
     true: bool = col("true", "whether the image has this value")
@@ -125,7 +124,7 @@ class CompletionRow:
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     rank: int = col("rank", "1 is the most probable", index=True)
     values: list[int] = col("values", "of the hidden pixels, in the order of their places")
     true: bool = col("true", "whether these are the hidden values")
@@ -138,8 +137,8 @@ class BudgetRow:
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", W, index=True)
-    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
+    sampler: Sampler = col("sampler", SAMPLER, index=True)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
     total: float = col("total", "samples to the exact distribution, or to the network's own", unit="TV")

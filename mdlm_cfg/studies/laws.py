@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import SCHEDULED, check_guided_class
 from mdlm_cfg.studies.evaluation import (
     LAWS,
     TABLE_NEEDS,
@@ -42,7 +42,6 @@ SMALL = 0.1  # a learned distribution whose error is below this share of the gui
 MAX_PAIRED = 6  # coordinates up to which the marginals of every two are shown
 LIKELIEST = 6  # images of a distribution that are shown
 TITLES = {"class": "class", "tilted": "tilted", "exact": "exact guided", "learned": "learned", "samples": "samples"}
-W = "guidance strength, or a schedule by its name"
 READING = """\
 Guidance of strength w raises the probability of states that are more likely in this class than in the whole mixture: \
 w = 0 is the class itself. (Codebases that use a guidance scale gamma have gamma = 1 + w.)
@@ -66,7 +65,7 @@ and what it becomes; kind "normalized" changes only what it becomes."""
 class DistanceRow:
     """One strength: what guidance does, what the network has wrong, and the samples beside their noise floor."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     tv_class_exact: float = col("guidance effect", "TV(class, exact guided)", unit="TV")
     tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")
     tv_exact_learned: float | None = col("error of the network", "TV(exact guided, learned)", unit="TV")
@@ -87,7 +86,7 @@ class DistanceRow:
 class MomentRow:
     """Mean and covariance of one distribution."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     law: str = col("distribution", f"one of {', '.join(LAWS)}", index=True)
     mean: list[float] = col("mean", "of every coordinate, in units of the values")
     covariance: list[list[float]] = col("covariance", "in units of the values squared")
@@ -100,7 +99,7 @@ class MomentRow:
 class StrengthRow:
     """The strength of a schedule at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
     strength: float = col("strength", "w at that number")
 

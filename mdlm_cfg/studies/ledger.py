@@ -14,7 +14,7 @@ from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_class
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
@@ -33,7 +33,6 @@ COLUMNS = {
     "sampling noise": "sampling_noise",
     "total": "total",
 }
-W = "guidance strength, or a schedule by its name"
 GROUP = "Error budget"
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
@@ -48,10 +47,10 @@ central 99%."""
 class LedgerRow:
     """The error budget of one strength and sampler, in total variation."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
-    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
-    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    sampler: Sampler = col("sampler", SAMPLER, index=True)
+    calls: int = col("calls", CALLS)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
     total: float = col("total", "TV(L2, L4)", unit="TV")
@@ -78,9 +77,9 @@ class LedgerRow:
 class LineRow:
     """One line of a budget in other distances."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
-    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    sampler: Sampler = col("sampler", SAMPLER, index=True)
     line: str = col("line", "of the budget", index=True)
     kl: float | None = col("KL", "of the first distribution from the second; inf without common support", unit="nats")
     mean: float | None = col("mean", "Euclidean difference, relative to the first distribution")
@@ -92,7 +91,7 @@ class LineRow:
 class StateRow:
     """A partial state where the network is most wrong."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     state: str = col("partial state", "its coordinates", index=True)
     visits: float = col("visits", "probability that the exact chain visits it")
     kl_conditional: float = col("KL, class", "KL(exact || learned) of the class's conditionals", unit="nats")
@@ -103,7 +102,7 @@ class StateRow:
 class VisitRow:
     """The error of the network's conditionals at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     level: int = col("unmasked", "coordinates that are unmasked already", index=True)
     kl_conditional: float = col("KL, class", "sum over states of visits times KL(exact || learned)", unit="nats")
     kl_unconditional: float = col("KL, null", "the same of the null conditionals", unit="nats")

@@ -15,6 +15,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exact_nll, likelihood, nelbo_bound
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
@@ -44,7 +45,6 @@ than the NELBO of so few examples."""
 ONE_ORDER = """\
 A deterministic policy gives every example one order, and the likelihood is the product along it \
 (arXiv 2603.01367). With exact conditionals all orders agree."""
-DENOISER = '"exact" or "learned"'
 LABEL = '"conditional": with the class, the mean over classes; "null": without a class'
 
 
@@ -52,7 +52,7 @@ LABEL = '"conditional": with the class, the mean over classes; "null": without a
 class LikelihoodRow:
     """The likelihood of one denoiser."""
 
-    denoiser: str = col("denoiser", DENOISER, index=True)
+    denoiser: str = col("denoiser", WHO, index=True)
     label: str = col("label", LABEL, index=True)
     entropy: float | None = col("entropy", "of the data: no NLL is below; absent where unknown", unit="nats", digits=5)
     entropy_se: float | None = col("entropy, ±", "standard error of -ln p(x) over the test examples", unit="nats")
@@ -66,7 +66,7 @@ class LikelihoodRow:
 class BoundRow:
     """The bound of the NLL from several random orders."""
 
-    denoiser: str = col("denoiser", DENOISER, index=True)
+    denoiser: str = col("denoiser", WHO, index=True)
     label: str = col("label", LABEL, index=True)
     orders: int = col("orders", "k, random", index=True)
     nats: float = col("bound", "-E ln of the mean of q along k orders", unit="nats")
@@ -90,7 +90,7 @@ class BoundRow:
 class OrderRow:
     """The likelihood along the order of one policy."""
 
-    denoiser: str = col("denoiser", DENOISER, index=True)
+    denoiser: str = col("denoiser", WHO, index=True)
     label: str = col("label", LABEL, index=True)
     policy: str = col("policy", "the order of unmasking", index=True)
     nats: float = col("NLL", "of a table exactly, with ties shared equally; else of one order", unit="nats", digits=5)

@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import BERNOULLI, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
@@ -63,7 +63,7 @@ of usage, which falls as guidance concentrates on few components."""
 class SetRow:
     """A set of samples beside guided samples of the exact conditionals; means over classes."""
 
-    w: Guidance = col("w", "guidance strength", index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SETS, index=True)
     mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference of means")
     covariance: float = col("covariance (relative)", "Frobenius norm of the difference, over the exact samples' own")
@@ -83,7 +83,7 @@ class ClassRow(SetRow):
 class PixelRow:
     """How guidance changes the probability of pixels' values, by how private they are to the class."""
 
-    w: Guidance = col("w", "guidance strength", index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
     correlation: float | None = col("correlation", "of log-ratio, class to mixture, and change", digits=3)
     tilt_correlation: float | None = col("with the tilt", "of change and what tilting each pixel would do", digits=3)
@@ -97,7 +97,7 @@ class PixelRow:
 class ComponentRow:
     """Which components guidance uses, by how distinct they are."""
 
-    w: Guidance = col("w", "guidance strength", index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
     rank_correlation_partial: float | None = col("rank correlation (partial images)", "of gain, distinctness", digits=3)
     rank_correlation_whole: float | None = col("rank correlation (whole images)", "absent without a ranking", digits=3)

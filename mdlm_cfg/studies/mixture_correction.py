@@ -25,7 +25,7 @@ from mdlm_cfg.sampling.reference import (
     tilted_reference,
 )
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
-from mdlm_cfg.studies.common import BERNOULLI
+from mdlm_cfg.studies.common import BERNOULLI, STRENGTH
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.seeds import generator_for
@@ -50,7 +50,6 @@ distribution."""
 NORMALIZERS = """\
 ln E W, estimated in three ways. The error is the relative standard error of E W, from the spread of independent \
 groups. Where few samples carry most of the weight, both the error and the estimate are too small."""
-W = "guidance strength"
 CLASS = "its name, or its number where it has none"
 SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
 
@@ -59,7 +58,7 @@ SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
 class SetRow:
     """A set of samples, as the exact mixture sees it."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     usage_tv: float = col("component usage", "TV to the usage of the reference; 0 for the reference", unit="TV")
@@ -72,7 +71,7 @@ class SetRow:
 class NormalizerRow:
     """One estimate of ln E W."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
     target_class: str = col("class", CLASS, index=True)
     num_samples: int = col("n", "samples")
@@ -85,7 +84,7 @@ class NormalizerRow:
 class UsageRow:
     """The share of one component in one set; the components that the reference uses most come first."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     component: int = col("component", "its number within the class", index=True)
@@ -96,7 +95,7 @@ class UsageRow:
 class ClassStepRow:
     """Sequential Monte Carlo, one step of it."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     target_class: str = col("class", CLASS, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")

@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
-from mdlm_cfg.studies.common import BERNOULLI
+from mdlm_cfg.studies.common import BERNOULLI, CALLS, STRENGTH
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
@@ -37,19 +37,18 @@ NOTE = """\
 Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
 samples are weighted samples of the class. The noise floor is that of as many of them. Accuracy: share of samples \
 whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in nats."""
-W = "guidance strength"
 
 
 @dataclass(frozen=True)
 class MovedSetRow:
     """A set of samples after a number of moves, as the exact mixture sees it; a mean over classes."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     start: str = col("start", f'the sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
     move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
     moves: int = col("moves", "how many", index=True)
-    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    calls: int = col("calls", CALLS)
     usage_tv: float = col("usage", "TV to the usage of the tilted distribution", unit="TV")
     usage_floor: float = col("noise floor", "expected of as many samples of the tilted distribution", unit="TV")
     components: float = col("components", "exp of the entropy of the usage", digits=2)

@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import Confidence
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.sequences import entropy_of, mean_pairwise_difference
 from mdlm_cfg.studies.aligned import SHOWN, aligned_key, aligned_piece, listing, symbols_of
-from mdlm_cfg.studies.common import draw_pieces, law_key, law_piece, samples_of
+from mdlm_cfg.studies.common import SCHEDULED, draw_pieces, law_key, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import Samplers, is_small
@@ -23,7 +23,6 @@ from mdlm_cfg.studies.samplers import Samplers, is_small
 LIKELIEST = 6  # states of a class that are listed
 SHOWN_CLASSES = 4  # of which states and samples are listed
 SAME = 0.01  # a TV between two orders below which they count as one
-W = "guidance strength, or a schedule by its name"
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: the guided chain is followed over all partial states."""
@@ -37,7 +36,7 @@ the first strength."""
 class ModelRow:
     """One class at one strength: exactly where its states can be enumerated, and by samples."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
     tv_unguided: float | None = col("guidance effect", "TV(distribution at w = 0, at this w), exact", unit="TV")
@@ -59,7 +58,7 @@ class ModelRow:
 class StateRow:
     """One of the most probable states of a class."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
     state: str = col("state", "its values, in order", index=True)

@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import TABLE, check_guided_class
+from mdlm_cfg.studies.common import CALLS, SCHEDULED, TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
@@ -38,11 +38,11 @@ order matters. It also matters with several coordinates per step, and with learn
 class PolicyRow:
     """The exact distribution of one policy, beside the class and the tilted distribution."""
 
-    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     policy: str = col("policy", "order of unmasking", index=True)
     together: int = col("per step", "coordinates unmasked in one step, the state being frozen", index=True)
-    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    calls: int = col("calls", CALLS)
     tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
     kl_class: float = col("KL from the class", "KL(class || distribution); inf without common support", unit="nats")
     tv_tilted: float | None = col("TV to the tilted distribution", "absent for a schedule, which has none", unit="TV")

@@ -18,7 +18,7 @@ from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import FIT, NUM_EXAMPLES, TEST, check_num_examples, check_samples, fitted_profile
 from mdlm_cfg.studies.likelihood import is_exact
@@ -51,7 +51,6 @@ that costs are measured on, which makes the costs of guided steps a little too s
 OF_EXAMPLES = """\
 These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0."""
 W = "guidance strength of the tilted distribution; 0 is the class"
-WHO = '"exact" or "learned"'
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ time left, resuming and sharing over processes follow from the pieces.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -267,6 +268,26 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
         if key not in case.made:
             case.made[key] = case.cache(key, piece.make) if piece.cached else piece.make()
     return replace(study.findings(case, case.made), num_dims=_dims(case.data))
+
+
+class ByCase(ABC):
+    """A study that does the work of another one, which depends on the case."""
+
+    @abstractmethod
+    def study(self, case: Case) -> Study:
+        """The study that does the work."""
+
+    def check(self, case: Case) -> None:
+        """Check that study."""
+        check(self.study(case), case)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """The pieces of that study."""
+        return self.study(case).pieces(case)
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """The findings of that study."""
+        return self.study(case).findings(case, made)
 
 
 @dataclass(frozen=True)

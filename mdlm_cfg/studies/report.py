@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.paper.study import Paper
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Study, Together
+from mdlm_cfg.studies.protocol import ByCase, Case, Needs, Study, Together
 from mdlm_cfg.studies.samplers import Samplers, is_small
 
 
 @dataclass(frozen=True)
-class TableReport:
+class TableReport(ByCase):
     """The report of data given as a table.
 
     Args:
@@ -30,8 +29,8 @@ class TableReport:
     needs: ClassVar[Needs] = TABLE_NEEDS
     rows: ClassVar[Mapping[str, type]] = {}
 
-    def parts(self, case: Case) -> Together:
-        """What the report is made of; distributions of steps are left out where they take minutes."""
+    def study(self, case: Case) -> Study:
+        """The studies of the report; distributions of steps are left out where they take minutes."""
         studies: list[Study] = [Laws()]
         if self.paper is not None:
             studies.append(Paper(self.paper))
@@ -39,15 +38,3 @@ class TableReport:
         if is_small(case.target.num_tokens, case.target.num_dims):
             studies.append(Samplers())
         return Together([*studies, LedgerStudy()])
-
-    def check(self, case: Case) -> None:
-        """Check every study."""
-        self.parts(case).check(case)
-
-    def pieces(self, case: Case) -> Iterable[Piece]:
-        """The pieces of all studies; those that several share are made once."""
-        return self.parts(case).pieces(case)
-
-    def findings(self, case: Case, made: Made) -> Findings:
-        """The findings of all studies, one after the other."""
-        return self.parts(case).findings(case, made)

@@ -13,7 +13,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import check_guided_class
+from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_class
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -31,11 +31,11 @@ NOTHING = 1e-13
 class SamplerRow:
     """How far a sampler ends from the chain in continuous time, exactly."""
 
-    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+    w: Guidance = col("w", SCHEDULED, index=True)
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
-    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    sampler: Sampler = col("sampler", SAMPLER, index=True)
     method: str = col("method", "the sampler without its number of steps")
-    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
+    calls: int = col("calls", CALLS)
     tv: float = col("TV to continuous time", "between the distributions after the steps and of the chain", unit="TV")
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned_key, aligned_piece, listing, symbols_of, word_in
-from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
+from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
@@ -29,8 +29,6 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
-TITLE = "Error of the network"
-ERRORS = ("conditionals_error", "conditionals_error_se", "conditionals_kl", "conditionals_kl_se")
 SURE = 2.0  # standard errors from which a difference is more than chance
 FLOOR = "floor"
 CLASS = "class"
@@ -57,8 +55,6 @@ OF_NOISE = """\
 How far apart sets of {num:,} sequences of one distribution are. "class": independent samples of the class against its \
 own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
 MORE = "± is one standard error, of {num:,} sequences; raise num_samples= for more."
-DENOISER = '"exact" or "learned"'
-W = "guidance strength"
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
 
 
@@ -85,7 +81,7 @@ class SetRow(Measured):
     tv_exact_1: float | None = col("values to exact", "to the exact guided samples", unit="TV", digits=3)
     tv_exact_2: float | None = col("pairs to exact", "the same of neighbouring pairs", unit="TV", digits=3)
     tv_exact_3: float | None = col("triples to exact", "the same of three neighbours", unit="TV", digits=3)
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact", "floor" (exact again), "learned", or "class" (unguided)', index=True)
 
 
@@ -93,27 +89,11 @@ class SetRow(Measured):
 class OrderRow(Measured):
     """A set by another order or number of calls."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", DENOISER, index=True)
-    sampler: Sampler = col("sampler", "with its steps, schedule and policy", index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    sampler: Sampler = col("sampler", SAMPLER, index=True)
     order: str = col("order", "the policy, or tau_leaping")
-    calls: int = col("calls", "of the denoiser, for each of the two conditionals")
-
-
-@dataclass(frozen=True)
-class ConditionalsRow:
-    """The error of the network on test sequences."""
-
-    label: str = col("label", '"conditional": with the class, or "null"', index=True)
-    nelbo: float = col("network", "its NELBO", unit="nats", digits=2)
-    exact_nelbo: float = col("exact", "the NELBO of the exact conditionals, by the same masks", unit="nats", digits=2)
-    conditionals_error: float = col("difference", "of the two", unit="nats", digits=2)
-    conditionals_error_se: float = col("difference, ±", "its standard error over sequences", unit="nats", digits=2)
-    conditionals_kl: float = col("as KL", "the same expectation with less noise", unit="nats", digits=2)
-    conditionals_kl_se: float = col("as KL, ±", "its standard error over sequences", unit="nats", digits=2)
-    entropy: float = col("entropy", "mean -ln p(x | z) of the same sequences", unit="nats", digits=2)
-    num_sequences: int = col("sequences", "test sequences")
-    num_draws: int = col("masks", "for each sequence")
+    calls: int = col("calls", CALLS)
 
 
 @dataclass(frozen=True)
@@ -177,11 +157,7 @@ class Sequences:
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The error of the network, the class itself, every set, other samplers, and a few sequences to read."""
         z = case.one_class
-        if case.has_learned:
-            for label in LABELS:
-                cost = float(self.num_test * self.num_draws)
-                make = partial(self._error, case, label)
-                yield Piece(self._error_key(case, label), make, f"error of the network, {label}", cost)
+        yield from error_pieces(case, self.num_test, self.num_draws)
         yield Piece(_class_key(case), partial(_of_class, case), "samples of the class itself", 0.0)
         for guidance in case.plan.guidances:
             for name in _drawn(case):
@@ -206,23 +182,9 @@ class Sequences:
         samplers = others(case.target.num_dims)
         return [(guidance, who, sampler) for guidance in ends for who in case.denoisers for sampler in samplers]
 
-    def _error_key(self, case: Case, label: str) -> Key:
-        return ("error of the network", label, self.num_test, self.num_draws, case.plan.seed)
-
-    def _error(self, case: Case, label: str) -> list[float]:
-        """The measured columns of a ConditionalsRow."""
-        x, classes = (part[: self.num_test] for part in case.data.test_examples())
-        labels = classes if label == "conditional" else None
-        masks = generator_for("masks", label, case.plan.seed)
-        e = conditionals_error(case.target, case.denoisers[LEARNED], x, labels, self.num_draws, masks)
-        nats = [e.nelbo, e.exact_nelbo, e.difference, e.difference_se, e.kl, e.kl_se, e.entropy]
-        return [*nats, e.num_images, e.num_draws]
-
     def findings(self, case: Case, made: Made) -> Findings:
         """The error of the network, sets, noise, orders, and sequences to read."""
-        errors = []
-        if case.has_learned:
-            errors = [ConditionalsRow(label, *made[self._error_key(case, label)]) for label in LABELS]
+        errors = error_rows(case, made, self.num_test, self.num_draws)
         noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made[_class_key(case)]["tvs"].items()]
         for g in case.plan.guidances:
             noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made[_noise_key(case, g)].items()]
@@ -238,7 +200,8 @@ class Sequences:
             )
             for g, who, sampler in self._compared(case)
         ]
-        blocks = [_to_read(case, made), _guided(case, sets), *_errors(case, errors), *_orders(case, orders)]
+        of_error = [error_block(errors, "test sequences", "sequence")] if errors else []
+        blocks = [_to_read(case, made), _guided(case, sets), *of_error, *_orders(case, orders)]
         return Findings(
             plan=case.plan,
             blocks=[*blocks, _noise(case, noise)],
@@ -409,19 +372,6 @@ def _grams(to: str) -> list[str]:
     return [f"tv_{to}_1", f"tv_{to}_3"]
 
 
-def _errors(case: Case, rows: Sequence[ConditionalsRow]) -> list[Block]:
-    if not rows:
-        return []
-    text = (
-        f"On {rows[0].num_sequences:,} test sequences, {rows[0].num_draws} masks each, the same for the network and "
-        "the exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the "
-        "same error with less noise."
-    )
-    values = ["nelbo", "exact_nelbo", "entropy", *ERRORS]
-    views: list[View] = [Table(["label"], values, note="In nats per sequence.")]
-    return [Block("conditionals_error", rows, TITLE, text, views=views, logged=ERRORS, group=TITLE)]
-
-
 def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
     if not rows:
         return []
@@ -470,10 +420,10 @@ def verdict_of(
 
 def _of_error(row: ConditionalsRow) -> str:
     if row.conditionals_kl <= SURE * row.conditionals_kl_se:
-        return f"{LABELS[row.label].capitalize()}, the learned conditionals have no error that can be shown."
+        return f"{LABELS[row.conditionals].capitalize()}, the learned conditionals have no error that can be shown."
     return (
         f"The error of the network is {row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per sequence "
-        f"{LABELS[row.label]}, where the entropy is {row.entropy:.1f}."
+        f"{LABELS[row.conditionals]}, where the entropy is {row.entropy:.1f}."
     )
 
 

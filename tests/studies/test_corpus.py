@@ -190,7 +190,7 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, t
         lambda tokens, classes: torch.full((len(tokens), D, N), -math.log(N), dtype=torch.float64), N, D, 2
     )
     said = found_by(Corpus(200, 2), data, blind, plan_of(0.0, 1.0)).verdict
-    assert "no judge" in said[0] and "no clear difference" in said[1]
+    assert "cannot classify" in said[0] and "no clear difference" in said[1]
 
 
 def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:

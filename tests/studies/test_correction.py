@@ -140,7 +140,7 @@ def test_weights_are_said_to_help_only_where_they_do() -> None:
         (0.1, 0.0, 99_991, ["correct this", "0.5%", "200 samples", "about 100,000 samples", "more than the 1,000"]),
         (0.1, 0.05, 1, ["reduce this to 0.0500", "with any number of samples"]),
         (0.1, 0.05, None, ["reduce this to 0.0500", "not to pay off"]),
-        (0.0, 0.0, None, ["nothing is to be corrected"]),
+        (0.0, 0.0, None, ["nothing to correct"]),
     ],
 )
 def test_the_verdict_follows_the_numbers(
