@@ -318,7 +318,7 @@ def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) ->
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (3, "cannot be judged"),
+        (3, "cannot be an entry"),
         (FixedOrder([0, 1]), "0..2 once"),
         (Entry("policy rate", Sampler()), "two entries are called"),
         (Target, "without arguments"),

@@ -262,7 +262,7 @@ def test_what_cannot_be_answered_is_refused_before_any_work(
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("denoiser=exact", "data=toy_1d_overlap", "w=[2]", "num_samples=100", f"out={tmp_path}")
+    more = ("denoiser=exact", "data=toy_1d_overlap", "w=[2]", "target_class=1", "num_samples=100", f"out={tmp_path}")
     assert run("eval", "experiment=correction", *more) == 0
     plain = json.loads((tmp_path / "report.json").read_text())
     assert plain["verdict"][0] in " ".join(capsys.readouterr().out.split())
