@@ -140,3 +140,16 @@ def chi_square_p_value(x: Tensor, law: Tensor) -> float:
     keep = expected > 0
     statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum()
     return float(chi2.sf(float(statistic), int(keep.sum()) - 1))
+
+
+def rarely_slow() -> TableMixture:
+    """After the value 0 alone of the first coordinate the second says nothing of the class; guidance avoids it."""
+    first = torch.tensor([[0.2, 0.4, 0.4], [0.9, 0.05, 0.05]], dtype=torch.float64)
+    then = torch.tensor(
+        [
+            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
+            [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]],
+        ],
+        dtype=torch.float64,
+    )
+    return TableMixture(first[:, :, None] * then, torch.tensor([0.02, 0.98], dtype=torch.float64))

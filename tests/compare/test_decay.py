@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, random_target, rarely_slow
 from oracle import Chain
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, law_at
@@ -181,19 +181,6 @@ def test_a_chain_that_stops_short_is_refused_by_the_name_of_its_class():
 
     with pytest.raises(ValueError, match="under class 1 ends in states with masks with probability 1"):
         slowest_exit(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)
-
-
-def rarely_slow() -> TableMixture:
-    """After the value 0 alone of the first coordinate the second says nothing of the class; guidance avoids it."""
-    first = torch.tensor([[0.2, 0.4, 0.4], [0.9, 0.05, 0.05]], dtype=torch.float64)
-    then = torch.tensor(
-        [
-            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
-            [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]],
-        ],
-        dtype=torch.float64,
-    )
-    return TableMixture(first[:, :, None] * then, torch.tensor([0.02, 0.98], dtype=torch.float64))
 
 
 def noise_beside() -> TableMixture:

@@ -9,7 +9,7 @@ from itertools import permutations, product
 import mpmath
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, random_target, rarely_slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
@@ -56,19 +56,6 @@ def log_survival(denoiser: Denoiser, w: float, z: int, kind: str, taus: tuple[fl
                     share = chance * mpmath.fprod(e / (e - own) for k, e in enumerate(exits) if k != j)
                     found = [sofar + share * mpmath.exp(-own * tau) for sofar, tau in zip(found, taus)]
         return [float(mpmath.log(one)) for one in found]
-
-
-def rarely_slow() -> TableMixture:
-    """A 3x3 mixture whose slowest state guidance avoids: after it, both classes go on in the same way."""
-    first = torch.tensor([[0.2, 0.4, 0.4], [0.9, 0.05, 0.05]], dtype=torch.float64)
-    then = torch.tensor(
-        [
-            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
-            [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]],
-        ],
-        dtype=torch.float64,
-    )
-    return TableMixture(first[:, :, None] * then, torch.tensor([0.02, 0.98], dtype=torch.float64))
 
 
 def close(target_or_denoiser: TableMixture | Denoiser, w: float, kind: str = "rate") -> bool:
