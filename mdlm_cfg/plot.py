@@ -172,7 +172,7 @@ def _by_row(found: Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]]) ->
 
 
 def _labels(entries: Sequence[Ledger]) -> list[str]:
-    """What tells the entries apart: strengths, samplers, or their place."""
+    """The label of each entry: its strength, sampler, or position."""
     for labels in (
         [f"w = {entry.guidance.label}" for entry in entries],
         [entry.sampler.label for entry in entries],

@@ -1,4 +1,4 @@
-"""What train.py and eval.py do, from their settings on."""
+"""The work of train.py and eval.py, given their settings."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def _eval_loggers(config: EvalSchema, out: Path, run: str, judged: Mapping[str, 
 
 
 def _outcome(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
-    """What a sweep records of a command."""
+    """The outcome of a command that a sweep records."""
     numbers = {**(test or {}), **({} if written is None else written.numbers)}
     finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return Outcome(value, finite, None if written is None else written.path)
@@ -315,7 +315,7 @@ def _fit(
 
 
 def _last_good(saving: Checkpoints, before: Path | None) -> str:
-    """What is left after training has failed."""
+    """A sentence on the checkpoints left after training has failed."""
     for path in (saving.last, saving.best, before):
         if path is not None and path.is_file():
             return f"the last good checkpoint is {path}"
@@ -361,7 +361,7 @@ def _describe(run: LoadedRun) -> dict[str, Any]:
 
 
 def start(config: Settings) -> None:
-    """What every command begins with: quiet warnings, threads, and a seed that is allowed."""
+    """The start of every command: quiet warnings, threads, and a check of the seed."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

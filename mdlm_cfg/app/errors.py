@@ -1,4 +1,4 @@
-"""What a command says when something goes wrong: one sentence and exit code 2 for what a user can fix.
+"""Error messages of commands: one sentence and exit code 2 for errors that a user can fix.
 
 Everything else is a fault of this package, and keeps its traceback.
 """
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Account:
-    """What is said of a failure: plain text, which can be kept in a file.
+    """The message of a failure: plain text, which can be stored in a file.
 
     Attributes:
         code: to exit with. said: one sentence. text: for the terminal, with a traceback where there is to be one.
@@ -60,7 +60,7 @@ class Account:
 
 
 def account_of(failure: Failure, full: bool = False) -> Account:
-    """What to say of a failure.
+    """The message of a failure.
 
     Args:
         full: with its traceback in every case (HYDRA_FULL_ERROR=1).
@@ -90,7 +90,7 @@ def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None
 
 
 def sentence(error: BaseException) -> str | None:
-    """What a user did wrong, as one line; None for anything else."""
+    """A user's error in one line; None for any other error."""
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, OverrideParseException):
@@ -124,7 +124,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def in_own_code(error: BaseException) -> str | None:
-    """Where an error came from in code that the command line names; None where it came from elsewhere.
+    """The place of an error in code that the command line names; None if it came from elsewhere.
 
     A call whose arguments do not fit a function counts as an error in that function.
     """

@@ -62,7 +62,7 @@ class Report:
     console: Console
 
     def head(self) -> dict[str, Any]:
-        """What report.json begins with."""
+        """The first entries of report.json."""
         return {"title": self.title, "run": self.run, "data": self.data, "test": self.test}
 
 
@@ -83,7 +83,7 @@ class Written:
 
 
 def title_of(data_name: str, study: Study, who: str = "") -> str:
-    """What a page is called: the data, the study, and whose conditionals these are where it is no trained network."""
+    """The title of a page: the data, the study, and the conditionals if they are not those of a trained network."""
     what = name_of(study).replace("_", " ")
     return f"mdlm_cfg: {', '.join(part for part in (data_name, what, who) if part)}"
 

@@ -22,7 +22,7 @@ AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
 def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) -> Path | None:
-    """What training resumes from, if anything: the checkpoint that was named, or the one that `AUTO` finds.
+    """The checkpoint that training resumes from, if any: the named one, or the one that `AUTO` finds.
 
     Args:
         job: the folder of a job of a sweep: one that was begun there resumes by default.

@@ -1,4 +1,4 @@
-"""What `--help` prints, and what a mistyped option may have meant: answered from the configuration files alone.
+"""The text of `--help`, and suggestions for mistyped options: both from the configuration files alone.
 
 Nothing heavy is imported: the answer comes within a second.
 """
@@ -80,7 +80,7 @@ def _indent(text: str) -> str:
 
 
 def suggestion(message: str, configs: Path, name: str) -> str:
-    """What a user may have meant, given what hydra says of an option: " did you mean ...?", or nothing."""
+    """A suggestion for an option that hydra rejects: " did you mean ...?", or nothing."""
     unknown_key = re.search(r"Key '(\w+)' is not in|[Cc]ould not override '([\w.]+)'", message)
     unknown_option = re.search(r"Could not find '([\w/]+)/([\w.-]+)'", message)
     if unknown_option:

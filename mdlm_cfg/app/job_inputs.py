@@ -1,4 +1,4 @@
-"""What decides the result of a job of a sweep: its settings, and what is in the files that they name."""
+"""The inputs that decide the result of a job of a sweep: its settings, and the contents of the files they name."""
 
 from __future__ import annotations
 

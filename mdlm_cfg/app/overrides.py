@@ -17,7 +17,7 @@ CALL_IN_QUOTES = re.compile(r"'([A-Za-z_]\w*\([^']*\))'")
 
 
 def values_of(override: Override, options: Sequence[str] = ()) -> list[object]:
-    """What an override gives: one value, or several where they are swept; quotes are taken off.
+    """The values of an override: one, or several in a sweep; without quotes.
 
     Args:
         options: of the group that it is about, which `glob` chooses from.

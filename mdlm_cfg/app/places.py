@@ -1,4 +1,4 @@
-"""Where a configuration says that things are: refused where it is empty text, and absolute where it is recorded."""
+"""The paths in a configuration: empty ones are refused, and recorded ones are absolute."""
 
 from __future__ import annotations
 

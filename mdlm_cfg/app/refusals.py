@@ -1,4 +1,4 @@
-"""What of a command line hydra itself would answer with a traceback: refused in a sentence instead."""
+"""Command lines that hydra itself would answer with a traceback: refused in a sentence instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier evaluation has left in a report's folder: a report to replace, or samples to continue from."""
+"""The contents of a report's folder from an earlier evaluation: a report to replace, or samples to continue from."""
 
 from __future__ import annotations
 

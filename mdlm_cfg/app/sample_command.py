@@ -1,4 +1,4 @@
-"""What `python -m mdlm_cfg.sample` does: guided samples of a trained network, as arrays, as a picture, as text."""
+"""The work of `python -m mdlm_cfg.sample`: guided samples of a trained network as arrays, as a picture, as text."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> I
 
 
 def _names_of(run: LoadedRun) -> Names:
-    """What the data call classes and values; nothing where they are not here any more."""
+    """The data's names of classes and values; none if the data are no longer here."""
     try:
         data = build_data(run.config["data"])
     except (UserError, KeyError, OSError):

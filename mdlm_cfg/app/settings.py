@@ -250,7 +250,7 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
 
 
 def _own_things(own: Any, given: Any) -> Any:
-    """What a name, or each name of a list, stands for; settings with `_target_` are made with the study.
+    """The object of a name, or of each name in a list; settings with `_target_` are made with the study.
 
     Raises:
         UserError: names that were not given on the command line, or that stand for nothing.

@@ -57,7 +57,7 @@ def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoi
 
 
 def sampling_trainer(settings: dict[str, Any] | None, net: nn.Module | None = None) -> Trainer | None:
-    """What has the processes that draw, where they were asked for; the network goes where this process draws.
+    """The trainer of the processes that draw, if any were requested; the network moves to this process's device.
 
     Args:
         settings: of the trainer; None for this process alone.

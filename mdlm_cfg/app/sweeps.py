@@ -37,7 +37,7 @@ BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command ended with.
+    """The outcome of a command.
 
     Attributes:
         value: what a sweeper minimises: the validation NELBO with the class, in nats; None where nothing was trained.
@@ -174,7 +174,7 @@ class Job:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a job has said of itself; empty where there is none."""
+    """The record of a job; empty if there is none."""
     try:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -182,7 +182,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def records_of(sweep: Path) -> list[dict[str, Any]]:
-    """What every job of a sweep has said of itself, with its `folder`, by number."""
+    """The records of all jobs of a sweep, with their `folder`, by number."""
     found = [read_record(path.parent) | {"folder": path.parent.name} for path in sweep.glob(f"*/{RECORD}")]
     return sorted((record for record in found if "state" in record), key=lambda record: record["job"])
 

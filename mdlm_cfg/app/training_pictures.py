@@ -1,4 +1,4 @@
-"""What the averaged network draws while it trains, on wandb by step: laws of small tables, samples of images."""
+"""Pictures of the averaged network during training, on wandb by step: laws of small tables, samples of images."""
 
 from __future__ import annotations
 

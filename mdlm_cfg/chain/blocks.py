@@ -50,12 +50,12 @@ class BlockedLattice:
 
     @cached_property
     def rows(self) -> list[slice]:
-        """Where the rows of each outer level are."""
+        """The slices of the rows of each outer level."""
         return _slices(self.outer)
 
     @cached_property
     def columns(self) -> list[slice]:
-        """Where the columns of each inner level are."""
+        """The slices of the columns of each inner level."""
         return _slices(lattice_of(self.num_tokens, self.num_inner))
 
     @cached_property

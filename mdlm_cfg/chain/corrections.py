@@ -277,7 +277,7 @@ def parse_correction(text: Any) -> Correction:
 
 
 def _parts(text: str) -> list[str]:
-    """What stands between the commas of a text that are in no brackets."""
+    """The parts of a text between the commas outside of brackets."""
     found = [""]
     depth = 0
     for sign in text:

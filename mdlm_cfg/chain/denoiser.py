@@ -34,7 +34,7 @@ class Denoiser(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it takes tokens, and answers; samplers and laws follow it."""
+        """The device of its tokens and answers; samplers and laws follow it."""
         ...
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
@@ -123,7 +123,7 @@ def check_class(target_class: int | None, num_classes: int) -> None:
 
 
 def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
-    """What a denoiser answers, held to its contract: float64 (B, D, N), no gradient.
+    """The checked answer of a denoiser: float64 (B, D, N), no gradient.
 
     The rows of masked coordinates may sum to 1 within 1e-6, or 1e-2 of an answer in float16 or bfloat16, and are
     always normalised again: their logarithms then sum to 0 to float64 rounding, whatever the answer's type.
@@ -177,7 +177,7 @@ def _check_rows(totals: Tensor, tolerance: float, tokens: Tensor, classes: Tenso
 
 
 def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What `ask(tokens, k)` answers for the rows of each label k, in the rows' order.
+    """The answers of `ask(tokens, k)` for the rows of each label k, in the rows' order.
 
     On an accelerator, which is not asked which labels there are, every label is asked for every row.
 

@@ -14,7 +14,7 @@ def all_masked(num: int, num_dims: int, mask_id: int, device: torch.device | Non
 
 
 def device_of_generator(generator: torch.Generator | None) -> torch.device:
-    """Where a generator draws; the CPU for none."""
+    """The device of a generator; the CPU for None."""
     return torch.device("cpu") if generator is None else generator.device
 
 

@@ -49,7 +49,7 @@ JUMPS: dict[str, JumpRule] = {"tau_leaping": tau_leaping, "euler": euler, "d_cfg
 
 
 class Step(ABC):
-    """What a sampler does with a state, once the guided rates are known: it may unmask, mask again and replace.
+    """A sampler's step from a state, given the guided rates: it may unmask, mask again and replace.
 
     A denoiser says nothing of a coordinate that is unmasked, so what happens to one does not depend on the state: it
     moves by itself, by one matrix (`unmasked_moves`). What masked coordinates do depends on their rates (`moves`).

@@ -42,7 +42,7 @@ class Region:
 
     @property
     def meaning(self) -> str:
-        """What its states have in common, in words."""
+        """The common property of its states, in words."""
         if self.shared:
             return "states of another class too"
         if not self.overlapping:

@@ -46,7 +46,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Judge:
-    """What images of one class are judged against.
+    """The references that images of one class are compared with.
 
     Attributes:
         target_class: k. top: N - 1, white.

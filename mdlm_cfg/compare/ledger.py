@@ -55,7 +55,7 @@ LINES = {
 
 @dataclass(frozen=True)
 class LedgerLaws:
-    """What of a ledger does not depend on the sampler: computed once, and handed to every entry.
+    """The part of a ledger that does not depend on the sampler: computed once, and passed to every entry.
 
     Attributes:
         target, guidance, target_class: whose laws these are.
@@ -85,7 +85,7 @@ class LedgerLaws:
 
     @property
     def denoisers(self) -> dict[str, Denoiser]:
-        """Whose laws they are, by "L2" and, where something was learned, "L3"."""
+        """The denoisers of the laws "L2" and, where something was learned, "L3"."""
         exact: dict[str, Denoiser] = {"L2": self.target.denoiser()}
         return exact if self.learned is None else exact | {"L3": self.learned}
 

@@ -1,4 +1,4 @@
-"""What guidance does to a Bernoulli mixture, pixel by pixel and component by component.
+"""The effect of guidance on a Bernoulli mixture, pixel by pixel and component by component.
 
 In two dimensions guidance amplifies what is private to a class and suppresses what it shares with others. Here the
 same is asked in many: of pixels, whose values are private as far as they are likelier in the class than in the whole

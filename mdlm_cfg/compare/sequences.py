@@ -26,7 +26,7 @@ NEG_INF = float("-inf")
 
 @dataclass(frozen=True)
 class SequenceStatistics:
-    """What a set of sequences is like, as seen from one class z of the mixture.
+    """Statistics of a set of sequences under one class z of the mixture.
 
     Attributes:
         posterior: mean p(z | x), and its standard error; of sequences that the whole mixture allows.

@@ -50,7 +50,7 @@ class SliceLedger:
 def slice_laws(
     learned: Denoiser, exact: Denoiser | None, guidance: Guidance, target_class: int, sampler: Sampler
 ) -> dict[str, Tensor]:
-    """What of a slice's ledger needs no samples: L3 and L3', and L0 to L2 and L2' where the truth is known.
+    """The part of a slice's ledger without samples: L3 and L3', and L0 to L2 and L2' where the truth is known.
 
     Args:
         learned: the slice of the judged denoiser, best as a table. exact: the same slice of the exact one, or None.

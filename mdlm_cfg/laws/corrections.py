@@ -124,7 +124,7 @@ def _choices(
     lattice: Lattice,
     masks: int,
 ) -> Iterator[tuple[Subset, Choice]]:
-    """What the chain does next, for every set of so many masked coordinates."""
+    """The next transition of the chain, for every set of so many masked coordinates."""
     n = lattice.num_tokens
     d = lattice.num_dims
     level = d - masks

@@ -22,7 +22,7 @@ ROUNDING = 1e-12  # of a probability that is 0
 
 @dataclass(frozen=True)
 class Choice:
-    """What the chain does next where the coordinates of a set S are masked, over all finished states x.
+    """The next transition of the chain if the coordinates of a set S are masked, over all finished states x.
 
     Attributes:
         pi: the policy's probability that i in S is next, (|S|, N^D). value: r_i(x_i). log_z: log Z_i.

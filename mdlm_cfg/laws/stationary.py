@@ -1,4 +1,4 @@
-"""Where the moves of a correction end, and how fast they get there (theory, section 19)."""
+"""The stationary laws of a correction's moves, and how fast they are reached (theory, section 19)."""
 
 from __future__ import annotations
 

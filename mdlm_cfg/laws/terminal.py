@@ -1,4 +1,4 @@
-"""Where the guided chain ends, exactly; and where it is often believed to end (theory, sections 3 and 4)."""
+"""The exact terminal law of the guided chain, and the tilted law it is often believed to have (theory, 3 and 4)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class NetDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is: tokens that are there already are not moved."""
+        """The network's device: tokens that are there already are not moved."""
         return next(self.net.parameters()).device
 
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -92,7 +92,7 @@ class NetClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.net.parameters()).device
 
     def __call__(self, tokens: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def _pictures(view: View, rows: Rows, path: Path, backend: str) -> list[Picture]
 
 
 def drawing_of(view: View, rows: Rows) -> Drawing | None:
-    """What a view shows of rows, ready to be drawn; None where there is nothing to draw."""
+    """A view of rows, ready to be drawn; None if there is nothing to draw."""
     make = DRAWN.get(type(view))
     return None if make is None else make(view, rows_of(view, rows))
 

@@ -115,7 +115,7 @@ def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]
 
 
 def numbers_of(picture: Path) -> Path:
-    """Where the numbers of a picture lie."""
+    """The path of a picture's numbers."""
     return picture.with_suffix(".csv")
 
 

@@ -50,7 +50,7 @@ def _flat(folder: Path, record: Record) -> dict[str, Any]:
 
 
 def _table(records: Sequence[Record], folder: Path | None = None) -> Table:
-    """What is shown; with links to folders and reports where it lies beside them."""
+    """The table of the index; with links to folders and reports if it is stored beside them."""
     names = _shown(records)
     rows = []
     for record in records:
@@ -75,7 +75,7 @@ def _head(name: str) -> str:
 
 
 def _report(folder: Path, record: Record) -> str:
-    """Where the report is, seen from the sweep's folder."""
+    """The report's path, relative to the sweep's folder."""
     if record["report"] is None:
         return ""
     path = Path(record["report"])

@@ -1,4 +1,4 @@
-"""What a run shows on wandb of an evaluation: the same findings as everywhere else."""
+"""The findings of an evaluation on wandb: the same as everywhere else."""
 
 from __future__ import annotations
 

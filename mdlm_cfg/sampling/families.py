@@ -1,4 +1,4 @@
-"""What samplers there are, which options each takes, and which steps it makes (theory, sections 6 and 16 to 18)."""
+"""All samplers, with the options and the steps of each (theory, sections 6 and 16 to 18)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Options:
 
     @property
     def family(self) -> Family:
-        """What belongs to its name."""
+        """The family of its name."""
         return FAMILIES.get(self.name, OWN)
 
     @property

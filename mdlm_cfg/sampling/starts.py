@@ -1,4 +1,4 @@
-"""Where samples start: all masked, or from partial states of your own (theory, section 13)."""
+"""Initial states of samples: all masked, or given partial states (theory, section 13)."""
 
 from __future__ import annotations
 

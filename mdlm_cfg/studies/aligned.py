@@ -46,7 +46,7 @@ def _aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Ten
 
 
 def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:
-    """What each of the N values is written as: its name, else a letter, else its number."""
+    """The text for each of the N values: its name, else a letter, else its number."""
     if value_names is None:
         return list(SYMBOLS[:num_tokens]) if num_tokens <= len(SYMBOLS) else [str(v) for v in range(num_tokens)]
     return ["".join(c if c.isprintable() else UNPRINTABLE for c in FILLER.get(name, name)) for name in value_names]

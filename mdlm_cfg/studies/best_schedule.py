@@ -44,7 +44,7 @@ SCHEDULE = f'"{CONSTANT}", "{RAMP}", "{BEST}", or "{EXACTS_BEST}": on learned co
 
 @dataclass(frozen=True)
 class ScheduleRow:
-    """Where the guided chain ends under one schedule."""
+    """The terminal distribution of the guided chain under one schedule."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)

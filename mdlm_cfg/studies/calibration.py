@@ -65,7 +65,7 @@ AFTER = "the same with calibrated strengths"
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What calibrated strengths change for one class."""
+    """The effect of calibrated strengths on one class."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
@@ -107,7 +107,7 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class MeanRow:
-    """What calibrated strengths give: means over the classes."""
+    """The effect of calibrated strengths: means over the classes."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
@@ -182,7 +182,7 @@ class CalibrationStudy:
         return list(found.strengths), list(found.standard_errors)
 
     def fitted(self, case: Case, who: str, z: int, guidance: Guidance) -> Calibration:
-        """What was fitted for one class and strength."""
+        """The fit for one class and strength."""
         strengths, errors = case.made[self._key(case, "fit", who, z, guidance)]
         return Calibration(tuple(strengths), tuple(errors))
 
@@ -207,7 +207,7 @@ class CalibrationStudy:
         return (found.before, found.after, found.covariance)
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """What calibration gives each class and in the mean, and the strengths."""
+        """The effect of calibration by class and on average, and the strengths."""
         classes: list[ClassRow] = []
         levels: list[LevelRow] = []
         for who, z, g in self._asked(case):

@@ -1,4 +1,4 @@
-"""What several studies share: what they need of a table, keys of pieces, and pieces that compute distributions."""
+"""Shared parts of studies: their needs, keys of pieces, and pieces that compute distributions."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str] = ()) -> list[str]:
-    """What guidance did to the class that the network sees, to the n-grams and to the variety.
+    """The effect of guidance on the class that the network sees, the n-grams and the diversity.
 
     Args:
         rows: of every strength, then of held-out sequences.

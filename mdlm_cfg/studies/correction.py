@@ -113,7 +113,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class TableCorrection:
-    """What it costs to sample the tilted distribution of a table, by importance weights and by resampling.
+    """The cost of sampling the tilted distribution of a table, by importance weights and by resampling.
 
     Args:
         policies: orders of unmasking whose effective sample sizes are compared with that of the plan's own order.
@@ -458,7 +458,7 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Correction(ByCase):
-    """What it costs to sample the tilted distribution: of a table, or of a Bernoulli mixture in many dimensions.
+    """The cost of sampling the tilted distribution of a table, or of a Bernoulli mixture in many dimensions.
 
     Args:
         policies: see `TableCorrection`. threshold, num_groups: see both. num_reference: see `MixtureCorrection`.

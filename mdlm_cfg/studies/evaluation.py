@@ -213,7 +213,7 @@ def _samples(case: Case, guidance: Guidance) -> Tensor:
 
 
 def evaluation_of(case: Case) -> TableEvaluation:
-    """What the pieces of `evaluation_pieces` say of a case; put together once."""
+    """The results of the pieces of `evaluation_pieces` for a case; assembled once."""
     key = ("evaluation",)
     if key not in case.made:
         case.made[key] = _evaluation(case)

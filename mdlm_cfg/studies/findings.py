@@ -1,4 +1,4 @@
-"""What a study found: rows of declared columns. JSON, CSV, wandb names, tables, pictures and docs all follow from them.
+"""The findings of a study: rows of declared columns, from which JSON, CSV, wandb names, tables and pictures follow.
 
 A row is a frozen dataclass whose fields are made by `col`. Rows of one class form a `Block`. A block says how it is
 shown by views; a view is a value, and nothing here draws. `mdlm_cfg.reports.render` turns blocks into pages.
@@ -226,7 +226,7 @@ class Block:
         return [plain_row(row) for row in self.rows]
 
     def columns(self) -> dict[str, dict[str, Any]]:
-        """What the columns of `plain` mean, by name: head, unit, doc and whether it is an index."""
+        """The meaning of the columns of `plain`, by name: head, unit, doc and whether it is an index."""
         if not self.rows:
             return {}
         return columns_of(self.rows[0])
@@ -293,7 +293,7 @@ def key_word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found.
+    """The findings of a study.
 
     Attributes:
         plan: what was asked for.
@@ -336,7 +336,7 @@ class Findings:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """What report.json holds: version, plan, facts, a table for each block, their columns, the verdict."""
+        """The contents of report.json: version, plan, facts, a table for each block, their columns, the verdict."""
         tables = {block.name: block.plain() for block in self.blocks if block.rows}
         columns = {block.name: block.columns() for block in self.blocks if block.rows}
         head = {"version": REPORT_VERSION, "plan": self.plan.describe(self.num_dims), **self.facts}

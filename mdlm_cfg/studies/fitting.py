@@ -164,7 +164,7 @@ def fitted_profile(
 
 @dataclass(frozen=True)
 class Fit:
-    """What `w=calibrated(w)` and `schedule=profile(w)` mean for a denoiser of some data, and a class.
+    """The fit of `w=calibrated(w)` and `schedule=profile(w)` to a denoiser of some data and a class.
 
     Args:
         data: set up. denoiser: a learned one; None is the exact one of the data.

@@ -204,7 +204,7 @@ class Images:
         )
 
     def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
-        """What test images say of the network and of the classifiers."""
+        """The network and the classifiers on test images."""
         x, labels = case.data.test_examples()
         judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, _commonest(labels), len(x))]
         if not self._num_classified(case.data):

@@ -177,12 +177,12 @@ class Slice(NamedTuple):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What decides the distributions of the hidden pixels."""
+        """The values that decide the distributions of the hidden pixels."""
         return (self.image, self.target_class, tuple(self.state.tolist()))
 
 
 class Found(NamedTuple):
-    """What is computed of a slice at one strength.
+    """The results for a slice at one strength.
 
     Attributes:
         law, unguided, tilted: of the hidden pixels by the judged denoiser, at w, at w = 0 and tilted, float64 (N,)*|S|.

@@ -288,7 +288,7 @@ class MixtureCorrection:
 
 
 def _plain(found: Weighted) -> tuple[Any, ...]:
-    """What `_weighted_of` makes samples of again: binary values, on the CPU."""
+    """The stored form of samples for `_weighted_of`: binary values, on the CPU."""
     moved = Weighted(found.x.to("cpu", torch.uint8), found.log_weights.cpu(), *astuple(found)[2:])
     return (moved.x, moved.log_weights, moved.num_groups, list(moved.num_resampled), list(moved.ess_on_the_way))
 

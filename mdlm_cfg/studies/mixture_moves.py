@@ -179,7 +179,7 @@ def verdict_of(rows: Sequence[MovedSetRow]) -> list[str]:
 
 
 def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow]) -> list[str]:
-    """What the most moves change, and the nearest and the farthest of all sets."""
+    """The change by the largest number of moves, and the nearest and the farthest of all sets."""
     most = max(row.moves for row in rows)
     before = {(row.start, row.move): row for row in rows if row.moves == 0}
     after = [row for row in rows if row.moves == most]

@@ -81,7 +81,7 @@ class TotalRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a list of steps costs."""
+    """The cost of a list of steps."""
 
     w: Guidance = col("w", W, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
@@ -268,7 +268,7 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
 
 
 def _saved(head: str, rows: Sequence[CostRow]) -> str:
-    """What the best steps save over the cheapest others of as many calls, where that is most."""
+    """The largest saving of the best steps over the cheapest others with as many calls."""
     best = {row.calls: row for row in rows if row.schedule == BEST}
     saved = []
     for k, row in best.items():

@@ -1,4 +1,4 @@
-"""What a study is, and the one loop that runs every study.
+"""The protocol of a study, and the one loop that runs every study.
 
 A study declares what it needs, names the pieces of its work, and makes findings of what the pieces gave. Progress, the
 time left, resuming and sharing over processes follow from the pieces.
@@ -104,7 +104,7 @@ class Case:
 
     @property
     def judged(self) -> str:
-        """Whose samples are evaluated: "learned" where there is a learned denoiser, else "exact"."""
+        """The denoiser whose samples are evaluated: "learned" if there is a learned one, else "exact"."""
         return LEARNED if self.has_learned else EXACT
 
     @property
@@ -148,7 +148,7 @@ def _check_space(data: Any, denoiser: Denoiser) -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a study needs of its case. One checker serves all studies.
+    """The needs of a study. One checker serves all studies.
 
     Attributes:
         target: sorts of exact target that it is made for; empty: none is needed.

@@ -60,7 +60,7 @@ MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a set of sequences is like; absent where nothing is left to average over, or n-grams are too many."""
+    """Statistics of a set of sequences; absent if nothing is left to average over, or n-grams are too many."""
 
     posterior: float | None = col("p(z | x)", "mean over sequences that the mixture allows", digits=3)
     posterior_se: float | None = col("p(z | x), ±", "its standard error", digits=3)
@@ -439,7 +439,7 @@ def _show(value: float | None, digits: int) -> str:
 
 
 def _of_guidance(exact: SetRow, own: SetRow, w: Guidance) -> str:
-    """What exact guidance does to the class posterior and to the likelihood."""
+    """The effect of exact guidance on the class posterior and the likelihood."""
     surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
     than = {1: "surer of their class than", 0: "as sure of their class as", -1: "less sure of their class than"}[surer]
     likelier = _clear(exact.log_prob, own.log_prob, exact.log_prob_se, own.log_prob_se)

@@ -1,1 +1,1 @@
-"""What every package uses: errors, seeds, progress, files written whole, what the machine does fast."""
+"""Shared by all packages: errors, seeds, progress, files written whole, the speed of the machine."""

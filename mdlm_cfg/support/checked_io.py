@@ -47,7 +47,7 @@ def store_if_possible(value: object, path: Path, what: str) -> bool:
 
 
 def load(path: str | Path, device: str | None = None) -> Any:
-    """What `store` wrote; no code of the file is run (torch's weights_only=True).
+    """The value that `store` wrote; no code of the file is run (torch's weights_only=True).
 
     torch does not look at the checksums that it writes: one bit that fell over on a disk would be another weight. The
     file is read once: the bytes that are checked are those that are used, and a disk error is not blamed on them.

@@ -1,4 +1,4 @@
-"""What the machine at hand does fast."""
+"""The fast operations of this machine."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ def _seconds(work: Callable[[], object], wait: Callable[[], None], budget: float
 
 
 def _wait(kind: str) -> Callable[[], None]:
-    """What waits until a kind of device has done what it was given."""
+    """A function that waits until a kind of device has finished its work."""
     module = getattr(torch, kind, None)
     return getattr(module, "synchronize", lambda: None)

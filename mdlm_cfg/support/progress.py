@@ -99,9 +99,9 @@ class CountedSteps:
 
 @contextmanager
 def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
-    """What says a piece of work, and repeats it with the time it has taken whenever `QUIET` seconds pass in silence.
+    """A context that announces a piece of work, and repeats it with the time taken after every `QUIET` silent seconds.
 
-    And with the time that it will still take, where its share is known.
+    It also gives the remaining time where the share done is known.
 
     Args:
         every: seconds between looks at the clock.

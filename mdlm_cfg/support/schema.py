@@ -63,7 +63,7 @@ class SamplingSchema:
 
 @dataclass
 class EvaluationSchema(SamplingSchema):
-    """What train.py and eval.py evaluate."""
+    """The evaluation settings of train.py and eval.py."""
 
     num_samples: int = setting("result", 10_000)
     classifier: bool = setting("result", True)
@@ -73,7 +73,7 @@ class EvaluationSchema(SamplingSchema):
 
 @dataclass
 class Schema(EvaluationSchema):
-    """What train.py and eval.py share."""
+    """The shared settings of train.py and eval.py."""
 
     data: dict[str, Any] = setting("result", MISSING, inside=OPERATIONAL_DATA)
     runs: str = setting("place", "runs")
@@ -146,7 +146,7 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def role_of(key: str) -> Role:
-    """What a setting decides; one that no command has is taken to decide the result.
+    """The role of a setting; an unknown setting counts as deciding the result.
 
     Args:
         key: such as "seed" or "trainer.max_epochs".

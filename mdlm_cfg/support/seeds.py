@@ -1,4 +1,4 @@
-"""Where randomness comes from: one function from what it is for to a generator."""
+"""Random generators: one function from a purpose to its generator."""
 
 from __future__ import annotations
 

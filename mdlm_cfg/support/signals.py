@@ -12,7 +12,7 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interrupts_given_back() -> Iterator[None]:
-    """Whatever handles SIGINT and SIGTERM within does not stay behind.
+    """Restores the handlers of SIGINT and SIGTERM at the end.
 
     Lightning ignores SIGINT while it shuts down after an interrupt, and leaves it so where training had not begun or
     had ended: the next Ctrl-C of the same process would go unheard. Only the main thread can set handlers.

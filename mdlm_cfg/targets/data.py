@@ -1,4 +1,4 @@
-"""What studies may ask of data, whether these are read from files or drawn from a known distribution."""
+"""The interface of data for studies, whether read from files or drawn from a known distribution."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Data(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint and a report record of them: plain numbers, strings and lists."""
+        """The description in checkpoints and reports: plain numbers, strings and lists."""
         ...
 
 
@@ -165,7 +165,7 @@ class UnknownData:
 
 
 def description_of(data: Data) -> dict[str, Any]:
-    """What is recorded of any data: plain numbers, strings and lists."""
+    """The description of any data: plain numbers, strings and lists."""
     return {
         "name": data.name,
         "num_tokens": data.num_tokens,

@@ -137,7 +137,7 @@ def dialects(num_dims: int = 128, apart: float = 1.0) -> HiddenMarkovMixture:
 
 
 def _transition(follows: Mapping[str, Mapping[str, float]]) -> Tensor:
-    """What follows what, rows summing to 1: (S, S)."""
+    """Transition probabilities, rows summing to 1: (S, S)."""
     rows = torch.tensor([[follows[a].get(b, 0.0) for b in SOUNDS] for a in SOUNDS], dtype=torch.float64)
     return rows / rows.sum(dim=1, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""What happens around training: averaged weights and the progress bar."""
+"""Callbacks of training: averaged weights and the progress bar."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def _columns() -> list[ProgressColumn]:
 
 
 def _nowhere(share: float) -> None:
-    """What nobody asked to see."""
+    """A progress function that shows nothing."""
 
 
 def _progress(module: LightningModule) -> float:

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 class MetricsLog(Logger):
-    """What is logged, in `folder/metrics.csv`: the file is always whole, whatever ends the process.
+    """Logs to `folder/metrics.csv`: the file is always whole, whatever ends the process.
 
     Args:
         folder: of the run; it must be there, and one that has gone is an error.

@@ -27,7 +27,7 @@ NEVER = 2**62  # a step that is not reached
 
 
 def compiled(net: nn.Module) -> nn.Module:
-    """What asks the same network in fewer and longer steps; on a GPU its kernels become one CUDA graph."""
+    """The same network, compiled to fewer and longer kernels; on a GPU they become one CUDA graph."""
     return cast(nn.Module, torch.compile(net, mode="reduce-overhead"))
 
 

@@ -178,7 +178,7 @@ def newest_run(root: str | Path) -> Path:
 
 
 def stamp() -> dict[str, Any]:
-    """What a checkpoint says of its writer."""
+    """A checkpoint's record of the program that wrote it."""
     try:
         version = metadata.version("mdlm-cfg")
     except metadata.PackageNotFoundError:  # run from its sources

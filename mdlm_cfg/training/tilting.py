@@ -1,4 +1,4 @@
-r"""Where training looks: at the partial states that guidance visits, beside those of the data (theory, section 9).
+r"""Training on the partial states that guidance visits, beside those of the data (theory, section 9).
 
 The conditional p(x_i | x_U, z) minimises the expected cross entropy under every distribution of the partial state x_U
 and the label z, as long as the target is the conditional of the data given both. So partial states may be those of

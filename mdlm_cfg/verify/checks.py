@@ -1,4 +1,4 @@
-"""What a check is, and the statistics that decide it: each check is a number that must lie within limits."""
+"""Checks, and the statistics that decide them: each check is a number that must lie within limits."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def slice_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def table_checks(world: World, seed: int) -> Iterator[Check]:
-    """What a table has: its tilted law, likelihoods, information profile, departures and calibrated strengths."""
+    """Checks of a table: its tilted law, likelihoods, information profile, departures and calibrated strengths."""
     target = world.target
     strength = number_strength(world, seed)
     z = world.target_class

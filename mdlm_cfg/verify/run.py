@@ -98,7 +98,7 @@ class Verification:
 
 
 def environment() -> dict[str, str]:
-    """What the checks ran with."""
+    """The settings and versions of a session."""
     from mdlm_cfg import __version__
 
     return {

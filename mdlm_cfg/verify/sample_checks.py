@@ -1,4 +1,4 @@
-"""What samplers draw against their laws, by p-values: uniform where a sampler draws what its law says."""
+"""Samples compared with their laws by p-values, which are uniform if a sampler follows its law."""
 
 from __future__ import annotations
 

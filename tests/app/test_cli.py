@@ -176,7 +176,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["w=[0"], "no viable alternative"),
         (["w=much"], "the strength 'much' cannot be read; write a number, ramp(start,end)"),
         (["target_class=2"], "class 2 is out of range: there are 2 classes"),
-        (["guidance=odd"], "choose one of rate, normalized"),
+        (["guidance=odd"], "choose a kind, rate or normalized"),
         (["sampler=odd"], "choose one of first_hitting"),
         (["schedule=odd"], "choose one of linear, cosine, exponential"),
         (["steps=5"], "first_hitting takes no steps"),

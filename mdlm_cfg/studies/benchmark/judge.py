@@ -95,7 +95,7 @@ class Bench:
                 yield {"entry": entry.name, "target": self.target.name, "w": self.w, "calls": most, **found}
 
     def _decides(self, entry: Entry, sampler: Sampler | Draw, calls: int) -> Hashable:
-        """What decides the distribution at a number of calls."""
+        """The values that decide the distribution at a number of calls."""
         if isinstance(sampler, Sampler):
             return value_key([*sampler.plan(self.target.num_dims), sampler.correction])
         return calls if entry.takes_calls else 0
@@ -113,7 +113,7 @@ class Bench:
         return found
 
     def _chain(self, given: Guidance) -> FrozenChain:
-        """What is frozen for one sampler serves all others of its guidance."""
+        """The frozen chain of one sampler serves all others with its guidance."""
         chain = next((chain for chain in self._chains if chain.guidance == given), None)
         if chain is None:
             chain = freeze(self.target.denoiser, given, self.target.target_class)

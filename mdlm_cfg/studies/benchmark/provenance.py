@@ -1,4 +1,4 @@
-"""Where the benchmark's two files come from.
+"""The origin of the benchmark's two files.
 
 `python -m mdlm_cfg.studies.benchmark.provenance [FOLDER]` makes them again, from MNIST in data/.
 

@@ -1,4 +1,4 @@
-"""What the benchmark finds as rows: every result, and the rankings that follow from them."""
+"""The rows of the benchmark: every result, and the rankings that follow from them."""
 
 from __future__ import annotations
 

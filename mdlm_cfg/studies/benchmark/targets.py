@@ -36,7 +36,7 @@ GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine 
 
 @dataclass(frozen=True)
 class Target:
-    """What samplers are judged on.
+    """A target that samplers are evaluated on.
 
     Attributes:
         name: for people and files.

@@ -83,7 +83,7 @@ def learned_per_w(evaluation: TableEvaluation, value: Callable[[Tensor, Strength
 
 
 def with_samples(exact: str, learned: str, samples: str, denoiser: Denoiser | None) -> tuple[str, str]:
-    """What samples say, in the column of whose samples they are.
+    """The numbers of samples, in the column of the conditionals they follow.
 
     Returns:
         the exact and the learned value, one of them with what its samples say.

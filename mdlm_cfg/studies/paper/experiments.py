@@ -29,7 +29,7 @@ FROM_ZERO = ("1d_overlap", "2d_projection", "2d_overlap")  # their claims compar
 
 
 def paper_of(name: str) -> str:
-    """Whose claims an experiment holds against the laws."""
+    """The paper whose claims an experiment compares with the laws."""
     return "arXiv 2507.08965" if name.startswith("2507_08965") else "arXiv 2506.10971"
 
 

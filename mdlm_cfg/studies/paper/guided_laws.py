@@ -135,7 +135,7 @@ def laws_of(
 
 
 def terminal(evaluation: TableEvaluation, guidance: Callable[[float], Guidance]) -> LawOf:
-    """Where the chain ends under the guidance of a strength w."""
+    """The terminal law of the chain under guidance of strength w."""
     z = evaluation.target_class
     policy = evaluation.plan.sampler.policy
     return lambda denoiser, w: terminal_law(denoiser, guidance(w), z, policy)

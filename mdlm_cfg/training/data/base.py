@@ -1,4 +1,4 @@
-"""What all data modules share: loaders, where an epoch's randomness comes from, and a description.
+"""Shared parts of all data modules: loaders, the randomness of an epoch, and a description.
 
 Every module has, after `setup()`: `name`, `num_tokens`, `num_classes`, `grid_shape` (the product is D), `target` (the
 exactly known distribution, or None), `class_names`, `value_names` and `describe()`. Training batches depend on (seed,
@@ -195,7 +195,7 @@ class DiffusionData(LightningDataModule):
         return self.target.fingerprint()
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint records of its data: plain ints, strings and lists."""
+        """The description of data in a checkpoint: plain ints, strings and lists."""
         return description_of(self)
 
 

@@ -1,4 +1,4 @@
-"""Where named image data sets come from: the disk, torchvision's mirrors, or a package that holds their files."""
+"""Sources of named image data sets: the disk, torchvision's mirrors, or a package that holds their files."""
 
 from __future__ import annotations
 

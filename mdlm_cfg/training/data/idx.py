@@ -164,7 +164,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def inventory(folder: Path) -> str:
-    """What is in a folder, in a few words, for a message."""
+    """The contents of a folder in a few words, for a message."""
     if not folder.is_dir():
         return "there is no such folder"
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())

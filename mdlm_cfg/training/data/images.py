@@ -106,7 +106,7 @@ class ImageData(ExampleData):
         return (binarize(images, "static") * 255 if how == "static" else images), test, how
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint records of its data: plain ints, strings and lists."""
+        """The description of data in a checkpoint: plain ints, strings and lists."""
         return super().describe() | {"binarization": self.binarization}
 
 
