@@ -14,6 +14,7 @@ from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.compare.ledger import ledger_laws, ledger_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -71,7 +72,9 @@ def judged(target: TableMixture, num_draws: int) -> MaskedDiffusion:
         "num_draws": num_draws,
         "seed": 0,
     }
-    module = build_module(config, {"num_tokens": 3, "grid_shape": [2], "num_classes": 2, "name": "", "fingerprint": ""})
+    module = build_module(
+        TrainSchema(**config), {"num_tokens": 3, "grid_shape": [2], "num_classes": 2, "name": "", "fingerprint": ""}
+    )
     with torch.no_grad():  # rows that are far from uniform: NELBOs that differ from point to point
         for parameter in module.net.parameters():
             parameter.mul_(3)
