@@ -22,6 +22,10 @@ KRYLOV = 160  # vectors of the eigenvalue's search
 EXHAUSTED = 1e-12  # of a vector that only rounding is left of
 
 
+class NotSettled(UserError):
+    """Moves that mix too slowly for a power iteration."""
+
+
 @checked_at_the_end()
 def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction) -> Tensor:
     """The law that a correction's moves leave invariant, by power iteration from the guided chain's own law.
@@ -37,7 +41,7 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
         float64 (N,)*D, summing to 1.
 
     Raises:
-        UserError: as `correction_kernel`; or an iteration that does not settle.
+        UserError: as `correction_kernel`. NotSettled: after `MAX_MOVES` moves.
     """
     kernel = correction_kernel(denoiser, guidance, target_class, correction)
     law = terminal_law(denoiser, guidance, target_class)
@@ -50,7 +54,7 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
         if change <= max(CLOSE * (1 - slowness), NOISE):  # what is still to come is a geometric series
             return law
         before = change
-    raise UserError(
+    raise NotSettled(
         f"{correction} has not settled after {MAX_MOVES} moves (the last one changed the law by {before:.2g} in TV): "
         "it mixes too slowly for a power iteration; choose a larger size, with accept"
     )

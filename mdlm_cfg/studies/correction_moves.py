@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
-from mdlm_cfg.laws.stationary import spectral_gap, stationary_law
+from mdlm_cfg.laws.stationary import NotSettled, spectral_gap, stationary_law
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
@@ -69,6 +70,9 @@ class MoveRow:
     removed: float | None = col("removed", "share of the start's TV to tilted; absent where that is 0")
 
 
+STATIONARY = "of the distribution that moves leave invariant; absent where moves mix too slowly to find it"
+
+
 @dataclass(frozen=True)
 class EndRow:
     """The distribution that the moves converge to, and how fast."""
@@ -79,8 +83,8 @@ class EndRow:
     invariant: bool = col("leaves tilted invariant", "with exact conditionals")
     calls: int = col("calls a move", "for each of the two conditionals")
     gap: float = col("spectral gap", "1 - |second eigenvalue| of a move; of a sweep, for a sequential scan")
-    tv_tilted: float = col("stationary TV to tilted", "of the distribution that moves leave invariant", unit="TV")
-    tv_own: float = col("stationary TV to own tilted", "to the tilted one of the same conditionals", unit="TV")
+    tv_tilted: float | None = col("stationary TV to tilted", STATIONARY, unit="TV")
+    tv_own: float | None = col("stationary TV to own tilted", "to the tilted one of the same conditionals", unit="TV")
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,10 @@ class TableMoves:
                     after.append((total_variation(tilted, law), total_variation(own, law)))
                 law = kernel.move(law, number)
             found.append(after)
-        end = stationary_law(denoiser, guidance, z, correction)
-        ends = (total_variation(tilted, end), total_variation(own, end))
+        ends: tuple[float, float] | tuple[None, None] = (None, None)
+        with suppress(NotSettled):
+            end = stationary_law(denoiser, guidance, z, correction)
+            ends = (total_variation(tilted, end), total_variation(own, end))
         return {"after": found, "end": ends, "gap": max(spectral_gap(denoiser, guidance, z, correction), 0.0)}
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -326,13 +332,14 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
             f"Moves of {'; '.join(apart)} do not connect all states (spectral gap 0): where they end depends on "
             "where they begin. Use a larger k."
         )
-    stop = [row for row in ends if row.tv_tilted > NOTHING and row.denoiser == EXACT and not row.invariant]
+    stop = [
+        (row.tv_tilted, row.move)
+        for row in ends
+        if row.tv_tilted is not None and row.tv_tilted > NOTHING and row.denoiser == EXACT and not row.invariant
+    ]
     if stop:
-        worst = max(stop, key=lambda row: row.tv_tilted)
-        said.append(
-            f"Moves of {worst.move} do not leave the tilted distribution invariant: they end {worst.tv_tilted:.4f} "
-            "from it."
-        )
+        worst, move = max(stop)
+        said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {worst:.4f} from it.")
     return said
 
 
@@ -344,14 +351,15 @@ def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
-    """The distance that moves of the first size leave with learned conditionals, where exact ones leave less."""
-    pair = {row.denoiser: row for row in reversed(ends)}
-    if LEARNED not in pair or pair[LEARNED].tv_tilted <= pair[EXACT].tv_tilted + NOTHING:
+    """What moves of the first size leave with learned conditionals, where exact ones leave less."""
+    first = {row.denoiser: row for row in reversed(ends)}
+    learned = first[LEARNED].tv_tilted if LEARNED in first else None
+    exact = first[EXACT].tv_tilted if EXACT in first else None
+    if learned is None or exact is None or learned <= exact + NOTHING:
         return []
-    learned = pair[LEARNED]
     return [
-        f"With learned conditionals moves of {learned.move} end {learned.tv_tilted:.4f} from the tilted "
-        f"distribution of the data, with exact ones {pair[EXACT].tv_tilted:.4f}: corrections do not repair the network."
+        f"With learned conditionals moves of {first[LEARNED].move} end {learned:.4f} from the tilted distribution of "
+        f"the data, with exact ones {exact:.4f}: corrections do not repair the network."
     ]
 
 

@@ -77,6 +77,19 @@ def test_invariant_moves_end_in_the_tilted_law_and_a_restart_in_the_guided_one()
     assert restart.gap == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("denoiser", [None, Blurred(TARGET, 0.3)])
+def test_moves_that_do_not_settle_have_no_end_and_all_other_rows(
+    denoiser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = found(denoiser)
+    monkeypatch.setattr("mdlm_cfg.laws.stationary.MAX_MOVES", 1)
+    findings = found(denoiser)
+    ends: list[EndRow] = block_of(findings, "ends")
+    slow = [row for row in ends if row.w == W and not row.tv_tilted]
+    assert slow and all(row.tv_own is None for row in slow)
+    assert rows_of(findings) == rows_of(whole) and findings.verdict
+
+
 def test_distances_of_learned_conditionals_are_to_both_tilted_laws() -> None:
     learned = Blurred(TARGET, 0.2)
     (row,) = rows_of(found(learned), w=W, denoiser="learned", start="first_hitting", move="k = 1", moves=4)
