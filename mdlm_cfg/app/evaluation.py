@@ -162,7 +162,7 @@ TEST_ROWS = {
 }
 TEST_TEXT = """\
 Negative ELBO in nats per data point, with the class and without one. Total variation is between the learned \
-distribution and the exact one of guidance of kind "rate", of the class where it is largest."""
+distribution and the exact one, of the class where it is largest, for the kind of guidance that training was given."""
 
 
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:

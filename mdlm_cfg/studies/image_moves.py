@@ -18,7 +18,7 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.smc import group_ess
-from mdlm_cfg.studies.common import as_images
+from mdlm_cfg.studies.common import STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, held_out_of, judging
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
@@ -40,14 +40,13 @@ are Gibbs sampling. Larger moves refill all their coordinates at once, from one 
 Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal \
 rows of the network. Energy distances are to training images of the class, and 0 on average for images from the same \
 distribution."""
-W = "guidance strength"
 
 
 @dataclass(frozen=True)
 class ImageSetRow:
     """A set of samples after a number of moves, or sets of test images in its place; a mean over classes."""
 
-    w: Guidance = col("w", W, index=True)
+    w: Guidance = col("w", STRENGTH, index=True)
     start: str = col("start", f'the sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
     move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
     moves: int = col("moves", "how many", index=True)
