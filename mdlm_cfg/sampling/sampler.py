@@ -114,13 +114,17 @@ class Sampler(Options):
         """
         return self.family.plan(self, num_dims)
 
-    def check(self, num_dims: int) -> None:
-        """Raise UserError unless it can be made of D coordinates, and leaves no masks."""
+    def check(self, num_dims: int, num_masked: int | None = None) -> None:
+        """Raise UserError unless it can be made of D coordinates, and leaves no masks.
+
+        Args:
+            num_masked: how many coordinates are masked at the start; None is all.
+        """
         self.check_finishes()
         if self.policy is not None:
             self.policy.check(num_dims)
         if isinstance(self.events, tuple):
-            self.counts(num_dims)
+            self.counts(num_dims if num_masked is None else num_masked)
         if self.correction is not None:
             self.correction.check(num_dims)
 
@@ -199,11 +203,11 @@ class Sampler(Options):
     ) -> tuple[Tensor, Tensor]:
         """All steps: the finished states, and, if weighted, the log of the product of the Z_i on their way (else 0)."""
         check_class(target_class, denoiser.num_classes)
-        self.check(denoiser.num_dims)
+        x, most = starts(denoiser, num_samples, start)
+        self.check(denoiser.num_dims, most)
         self.check_guidance(guidance)
         mask_id = denoiser.num_tokens
         given = self.effective_guidance(guidance)
-        x, most = starts(denoiser, num_samples, start)
         free = x == mask_id
         self._check_free(free, start)
         log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.training import objectives
 from mdlm_cfg.training.elbo import averaged_objective, nelbo, paired_nelbo, pooled_nelbo
-from mdlm_cfg.training.objectives import Objective
+from mdlm_cfg.training.objectives import Classifying, Objective
 from mdlm_cfg.verify.checks import Check, difference, z_value
 from mdlm_cfg.verify.oracle import tables
 from mdlm_cfg.verify.oracle.chains import Rows, State
@@ -32,9 +33,10 @@ class OneParameterNet(nn.Module):
 
     Args:
         logits, direction: (K + 1, N+1, ..., N+1, D, N).
+        class_logits: of the class given a partial state, (N+1, ..., N+1, K).
     """
 
-    def __init__(self, logits: np.ndarray, direction: np.ndarray) -> None:
+    def __init__(self, logits: np.ndarray, direction: np.ndarray, class_logits: np.ndarray) -> None:
         super().__init__()
         self.num_tokens = N
         self.num_dims = D
@@ -42,6 +44,11 @@ class OneParameterNet(nn.Module):
         self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.logits = torch.from_numpy(logits)
         self.direction = torch.from_numpy(direction)
+        self.class_logits = torch.from_numpy(class_logits)
+
+    def class_log_probs(self, one_hot: Tensor) -> Tensor:
+        """Log-probabilities (B, K) of the class, from one-hot rows (B, D, N + 1)."""
+        return self.class_logits[tuple(one_hot.argmax(dim=-1).T)].log_softmax(dim=-1)
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """Log-probabilities (B, D, N)."""
@@ -58,7 +65,8 @@ class Truth:
         shape = (K + 1, *[N + 1] * D, D, N)
         self.logits = rng.standard_normal(shape)
         self.direction = rng.standard_normal(shape)
-        self.net = OneParameterNet(self.logits, self.direction)
+        self.class_logits = rng.standard_normal((*[N + 1] * D, K))
+        self.net = OneParameterNet(self.logits, self.direction, self.class_logits)
         self.cells = (self.weights[:, None] * self.pmfs.reshape(K, -1)).flatten()
         self.value = self.nelbos(0.0)
         self.slope = (self.nelbos(STEP) - self.nelbos(-STEP)) / (2 * STEP)
@@ -73,6 +81,17 @@ class Truth:
 
         conditional = sum(a * tables.nelbo(of_label(k), self.pmfs[k]) for k, a in enumerate(self.weights))
         return np.array([conditional, tables.nelbo(of_label(K), np.tensordot(self.weights, self.pmfs, axes=1))])
+
+    def class_cost(self) -> float:
+        """The cross entropy of the class given a partial state, its number of masks uniform on 0 to D, in nats."""
+        probs = np.exp(self.class_logits) / np.exp(self.class_logits).sum(axis=-1, keepdims=True)
+        total = 0.0
+        for masks in product((False, True), repeat=D):
+            chance = 1 / ((D + 1) * math.comb(D, sum(masks)))
+            for k, *x in product(range(K), *[range(N)] * D):
+                state = tuple(N if is_masked else v for v, is_masked in zip(x, masks))
+                total -= chance * self.weights[k] * self.pmfs[(k, *x)] * math.log(probs[(*state, k)])
+        return total
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Independent data (B, D) and classes (B,)."""
@@ -136,9 +155,10 @@ def objective_checks(seed: int, repeats: int) -> list[Check]:
     """The loss of every registered objective, and its derivative, against the weighted NELBO."""
     truth = Truth(seed)
     share = np.array([1 - SHARE, SHARE])
-    truths = [float(share @ truth.value), float(share @ truth.slope)]
     found: list[Check] = []
     for name, objective in registered_objectives():
+        more = objective.class_weight * truth.class_cost() if isinstance(objective, Classifying) else 0.0
+        truths = [float(share @ truth.value) + more, float(share @ truth.slope)]
         draws = []
         for k in range(repeats):
             g = torch_generator("objectives", seed, name, k)

@@ -88,7 +88,7 @@ def test_a_disk_that_cannot_be_read_is_told_as_such(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError) as found:
         load_run(tmp_path / "last.ckpt")
     assert sentence(found.value) == (
-        f"{tmp_path / 'last.ckpt'} cannot be used: Input/output error; choose another place, or mend this one"
+        f"{tmp_path / 'last.ckpt'} cannot be used: Input/output error; choose another place, or repair this one"
     )
 
 
