@@ -300,7 +300,7 @@ class Together:
 
     studies: Sequence[Study]
     name: str = "report"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(rules=True)  # each study says what it needs itself
 
     def check(self, case: Case) -> None:
         """Check every study."""

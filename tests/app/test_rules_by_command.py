@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -193,3 +194,12 @@ def is_refused(need: Callable[[], object]) -> bool:
 def test_a_network_is_trained_under_a_rule(tmp_path: Path) -> None:
     options = ("guidance=tempered(0.8)", "logger=csv", "evaluate=false", f"runs={tmp_path}")
     assert run("train", *TOY, *options) == 0
+
+
+@pytest.mark.parametrize("text", ["negative(2)", "classifier", "tempered(0.7)"])
+def test_the_default_report_takes_rules(data: list[str], text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = [item for item in data if item != "study=laws"]
+    assert run("eval", *whole, f"guidance={text}", "w=[0,2]", f"out={out}") == 0
+    report = json.loads((out / "report.json").read_text())
+    assert {"distances", "ledger", "samplers", "geometry"} <= report.keys()
