@@ -15,7 +15,25 @@ from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 
 
-class NetDenoiser:
+class _Wrapped:
+    """A network that is asked in batches, and where its parameters are."""
+
+    def __init__(self, net: nn.Module, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        self.net = net
+        self.batch_size = batch_size
+        self.num_tokens = cast(int, net.num_tokens)
+        self.num_dims = cast(int, net.num_dims)
+        self.num_classes = cast(int, net.num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """The network's device: tokens that are there already are not moved."""
+        return next(self.net.parameters()).device
+
+
+class NetDenoiser(_Wrapped):
     """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 where the tokens are, no gradients.
 
     Rows are normalised again in float64: a float32 row sums to 1 only to 1e-7, and guidance raises it to the
@@ -32,19 +50,8 @@ class NetDenoiser:
     """
 
     def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        self.net = net
-        self.batch_size = batch_size
+        super().__init__(net, batch_size)
         self.bf16 = bf16
-        self.num_tokens = cast(int, net.num_tokens)
-        self.num_dims = cast(int, net.num_dims)
-        self.num_classes = cast(int, net.num_classes)
-
-    @property
-    def device(self) -> torch.device:
-        """The network's device: tokens that are there already are not moved."""
-        return next(self.net.parameters()).device
 
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`.
@@ -69,7 +76,7 @@ class NetDenoiser:
         return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
 
 
-class NetClassifier:
+class NetClassifier(_Wrapped):
     """Wraps the class head of a network as a classifier of partial states, with float64 answers.
 
     Args:
@@ -78,22 +85,13 @@ class NetClassifier:
         batch_size: most partial states per call of the network.
 
     Raises:
-        UserError: a network that has no class head.
+        UserError: a network that has no class head, or batch_size < 1.
     """
 
     def __init__(self, net: nn.Module, batch_size: int = 1024) -> None:
         if not has_class_head(net):
             raise UserError("the network has no class head: train it with net.class_head=true objective=classifier")
-        self.net = net
-        self.batch_size = batch_size
-        self.num_tokens = cast(int, net.num_tokens)
-        self.num_dims = cast(int, net.num_dims)
-        self.num_classes = cast(int, net.num_classes)
-
-    @property
-    def device(self) -> torch.device:
-        """The network's device."""
-        return next(self.net.parameters()).device
+        super().__init__(net, batch_size)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Log-probabilities (B, K) of partial states, int64 (B, D), on the device of the tokens."""
