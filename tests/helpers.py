@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +127,26 @@ without_pixels = partial(sections_of, backend="none")
 def samples_of(draws: Sequence[Draw], cache: AnyCache) -> Tensor:
     """The samples of all pieces, (n, D)."""
     return torch.cat([cache(draw.key, draw.make) for draw in draws])
+
+
+def law_by_jumps(n: int, d: int, jumps: Callable[[tuple[int, ...]], Iterable[tuple[int, int, float]]]) -> Tensor:
+    """The law of a jump chain by a sum over all orders and values.
+
+    Args:
+        jumps: of a partial state, n being the mask: (coordinate, value, chance) of each jump out of it.
+    """
+    mass = {(n,) * d: 1.0}
+    for _ in range(d):
+        following: dict[tuple[int, ...], float] = {}
+        for state, here in mass.items():
+            for i, v, chance in jumps(state):
+                after = (*state[:i], v, *state[i + 1 :])
+                following[after] = following.get(after, 0.0) + here * chance
+        mass = following
+    law = torch.zeros([n] * d, dtype=torch.float64)
+    for state, here in mass.items():
+        law[state] = here
+    return law
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:

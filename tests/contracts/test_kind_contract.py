@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, law_by_jumps, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, UserError, limit_law, terminal_law
@@ -52,29 +53,21 @@ def test_the_share_follows_from_the_rate_and_ignores_a_common_factor(kind: Kind)
 
 
 def by_enumeration(denoiser: Inconsistent, guidance: Guidance, kind: Kind, z: int) -> Tensor:
-    """The law of the jump chain by a sum over all orders and values, one partial state after another."""
+    """The law of the jump chain of a kind's rates."""
     n = denoiser.num_tokens
     d = denoiser.num_dims
-    law = torch.zeros([n] * d, dtype=torch.float64)
-    mass = {(n,) * d: 1.0}
-    for _ in range(d):
-        following: dict[tuple[int, ...], float] = {}
-        for state, here in mass.items():
-            x = torch.tensor([state])
-            conditional = denoiser(x, torch.tensor([z]))[0]
-            unconditional = denoiser(x, None)[0]
-            log_rho = (1 + guidance.constant) * conditional - guidance.constant * unconditional
-            masked = [i for i in range(d) if state[i] == n]
-            log_z = log_rho[masked].logsumexp(dim=-1)
-            rate = kind.log_rate(log_z).exp()
-            for (place, i), v in product(enumerate(masked), range(n)):
-                chance = float(rate[place] / rate.sum() * (log_rho[i, v] - log_z[place]).exp())
-                after = (*state[:i], v, *state[i + 1 :])
-                following[after] = following.get(after, 0.0) + here * chance
-        mass = following
-    for state, here in mass.items():
-        law[state] = here
-    return law
+
+    def jumps(state: tuple[int, ...]) -> Iterator[tuple[int, int, float]]:
+        x = torch.tensor([state])
+        conditional = denoiser(x, torch.tensor([z]))[0]
+        log_rho = (1 + guidance.constant) * conditional - guidance.constant * denoiser(x, None)[0]
+        masked = [i for i in range(d) if state[i] == n]
+        log_z = log_rho[masked].logsumexp(dim=-1)
+        rate = kind.log_rate(log_z).exp()
+        for (place, i), v in product(enumerate(masked), range(n)):
+            yield i, v, float(rate[place] / rate.sum() * (log_rho[i, v] - log_z[place]).exp())
+
+    return law_by_jumps(n, d, jumps)
 
 
 @kinds

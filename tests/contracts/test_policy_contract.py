@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, law_by_jumps, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, terminal_law
@@ -72,25 +73,19 @@ def test_policies_with_other_names_are_others() -> None:
 
 
 def by_enumeration(denoiser: Inconsistent, policy: Policy, z: int) -> Tensor:
-    """The law at w = 0 by a sum over all orders and values, one coordinate at a time."""
+    """The law at w = 0, one coordinate at a time."""
     n = denoiser.num_tokens
-    mass = {(n,) * D: 1.0}
-    for _ in range(D):
-        following: dict[tuple[int, ...], float] = {}
-        for state, here in mass.items():
-            log_r = denoiser(torch.tensor([state]), torch.tensor([z]))[0]
-            masked = torch.tensor([value == n for value in state])
-            log_r = log_r.masked_fill(~masked[:, None], NEG_INF)
-            first = choice(policy, log_r.logsumexp(dim=-1)[None], log_r[None])[0]
-            for i, v in product(range(D), range(n)):
-                if masked[i] and first[i] > 0:
-                    after = (*state[:i], v, *state[i + 1 :])
-                    following[after] = following.get(after, 0.0) + here * float(first[i] * log_r[i, v].exp())
-        mass = following
-    law = torch.zeros([n] * D, dtype=torch.float64)
-    for state, here in mass.items():
-        law[state] = here
-    return law
+
+    def jumps(state: tuple[int, ...]) -> Iterator[tuple[int, int, float]]:
+        log_r = denoiser(torch.tensor([state]), torch.tensor([z]))[0]
+        masked = torch.tensor([value == n for value in state])
+        log_r = log_r.masked_fill(~masked[:, None], NEG_INF)
+        first = choice(policy, log_r.logsumexp(dim=-1)[None], log_r[None])[0]
+        for i, v in product(range(D), range(n)):
+            if masked[i] and first[i] > 0:
+                yield i, v, float(first[i] * log_r[i, v].exp())
+
+    return law_by_jumps(n, D, jumps)
 
 
 @policies
