@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +18,7 @@ from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
-from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 
 OBJECTIVES = ("kl", "tv", "trade_off")
@@ -151,14 +149,9 @@ class BestScheduleStudy:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser. That of learned conditionals reads that of exact ones."""
-        for guidance in case.plan.guidances:
-            for who in case.denoisers:
-                label = f"the best strengths for {who} conditionals at w = {guidance.label}"
-                yield Piece(self._key(case, guidance, who), partial(self._reached, case, guidance, who), label)
-
-    def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
-        asked = (self.objective, self.entropy_weight, value_key(case.plan.sampler.policy), case.one_class)
-        return ("best_schedule", who, guidance.key(case.target.num_dims), *asked)
+        for g, who in case.by_denoiser():
+            label = f"the best strengths for {who} conditionals at w = {g.label}"
+            yield case.piece(self._reached, g, who, label=label)
 
     def _goal(self, case: Case) -> str | Objective:
         if self.objective == "trade_off":
@@ -170,13 +163,13 @@ class BestScheduleStudy:
         w = guidance.constant
         z = case.one_class
         policy = case.plan.sampler.policy
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         strengths = {
             CONSTANT: [w] * denoiser.num_dims,
             RAMP: list(Guidance(LinearRamp(0.0, w)).table(denoiser.num_dims)),
         }
         if who == LEARNED and EXACT in case.denoisers:
-            strengths[EXACTS_BEST] = case.made[self._key(case, guidance, EXACT)][BEST][0]
+            strengths[EXACTS_BEST] = case.made.of(self._reached, guidance, EXACT)[BEST][0]
         found = best_schedule(
             case.target,
             w,
@@ -205,7 +198,7 @@ class BestScheduleStudy:
             distributions.append(DistributionRow(g, None, TILTED, *_quality(tilted, posterior)))
             arrays[f"{TILTED}_{g.identifier}"] = tilted.numpy()
             for who in case.denoisers:
-                reached = made[self._key(case, g, who)]
+                reached = made.of(self._reached, g, who)
                 for name, (_, law) in reached.items():
                     tv = total_variation(tilted, law)
                     kl = kl_divergence(tilted, law)

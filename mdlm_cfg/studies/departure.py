@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 from mdlm_cfg.chain.denoiser import name_state
@@ -14,9 +13,9 @@ from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import SCHEDULED, TABLE, check_guided_class
+from mdlm_cfg.studies.common import SCHEDULED, TABLE, WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 
 MOST_STATES = 10  # partial states that are listed, the worst first
@@ -34,12 +33,23 @@ RULE = "a kind of guidance, or an unmasking policy, by name"
 
 
 @dataclass(frozen=True)
-class RuleRow:
-    """The total departure of one rule from the ideal."""
+class OfRule:
+    """One rule at one strength."""
 
     w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
     rule: str = col("rule", RULE, index=True)
+
+    @property
+    def key(self) -> tuple[Guidance, str, str]:
+        """The strength, the denoiser and the rule."""
+        return (self.w, self.denoiser, self.rule)
+
+
+@dataclass(frozen=True)
+class RuleRow(OfRule):
+    """The total departure of one rule from the ideal."""
+
     tilted_w: float = col("ideal w", "strength of the tilted distribution that the rule is compared with")
     departure: float = col("path KL", "KL(ideal paths || guided paths)", unit="nats")
     kl_tilted: float = col("KL", "KL(tilted || distribution of the rule)", unit="nats")
@@ -47,23 +57,17 @@ class RuleRow:
 
 
 @dataclass(frozen=True)
-class LevelRow:
+class LevelRow(OfRule):
     """How far one rule is from the ideal, at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
-    rule: str = col("rule", RULE, index=True)
     level: int = col("unmasked", "coordinates that are unmasked already", index=True)
     kl: float = col("KL to the ideal", "sum over the level of visits times KL", unit="nats")
 
 
 @dataclass(frozen=True)
-class StateRow:
+class StateRow(OfRule):
     """One of the partial states where a rule departs most."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
-    rule: str = col("rule", RULE, index=True)
     state: str = col("partial state", "its coordinates", index=True)
     visits: float = col("visits", "probability that the ideal chain visits it")
     kl: float = col("KL", "KL(ideal || rule) at that state", unit="nats")
@@ -110,15 +114,8 @@ class Departures:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
-        for guidance in case.plan.guidances:
-            for name in case.denoisers:
-                make = partial(self._departures, case, guidance, name)
-                label = f"path KL to the ideal, {name} conditionals, w = {guidance.label}"
-                yield Piece(self._key(case, guidance, name), make, label)
-
-    def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
-        strength = guidance.key(case.target.num_dims)
-        return ("departure", name, strength, self.tilted_w(guidance, case), case.one_class)
+        for g, who in case.by_denoiser():
+            yield case.piece(self._departures, g, who, label=f"path KL to the ideal, {who} conditionals, w = {g.label}")
 
     def _departures(self, case: Case, guidance: Guidance, name: str) -> list[tuple[Any, ...]]:
         """For every rule: path KL, KL, TV, KL by level, and the worst states."""
@@ -126,7 +123,7 @@ class Departures:
         z = case.one_class
         w = self.tilted_w(guidance, case)
         tilted = tilted_law(target, w, z)
-        source = case.table(name) or case.denoisers[name]
+        source = case.denoiser(name)
         made = []
         for rule, given, policy in rules_of(guidance, case.plan.sampler.policy):
             found = path_kl(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
@@ -141,21 +138,20 @@ class Departures:
         rules: list[RuleRow] = []
         levels: list[LevelRow] = []
         states: list[StateRow] = []
-        for g in case.plan.guidances:
-            for name in case.denoisers:
-                for rule, total, kl, tv, by_level, worst in made[self._key(case, g, name)]:
-                    rules.append(RuleRow(g, name, rule, self.tilted_w(g, case), total, kl, tv))
-                    levels += [LevelRow(g, name, rule, k, max(value, 0.0)) for k, value in enumerate(by_level)]
-                    states += [StateRow(g, name, rule, state, v, value, v * value) for state, v, value in worst]
+        for g, who in case.by_denoiser():
+            for rule, total, kl, tv, by_level, worst in made.of(self._departures, g, who):
+                rules.append(RuleRow(g, who, rule, self.tilted_w(g, case), total, kl, tv))
+                levels += [LevelRow(g, who, rule, k, max(value, 0.0)) for k, value in enumerate(by_level)]
+                states += [StateRow(g, who, rule, state, v, value, v * value) for state, v, value in worst]
         blocks = blocks_of(rules, levels, states)
         return Findings(case.plan, blocks, verdict_of(rules, levels, states), {"target_class": case.one_class})
 
 
 def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:
     """The tables of the page; rules that equal the ideal everywhere are left out of the tables of levels and states."""
-    departing = {(r.w, r.denoiser, r.rule) for r in rules if r.departure > NOTHING}
-    shown = [row for row in levels if (row.w, row.denoiser, row.rule) in departing]
-    worst = [row for row in states if (row.w, row.denoiser, row.rule) in departing and row.cost > NOTHING]
+    departing = {row.key for row in rules if row.departure > NOTHING}
+    shown = [row for row in levels if row.key in departing]
+    worst = [row for row in states if row.key in departing and row.cost > NOTHING]
     dashed = {"denoiser": LEARNED}
     strengths = list(dict.fromkeys(w for w, _, _ in departing)) or [row.w for row in rules]
     ideal = [row.w.label for row in rules if row.w not in strengths]
@@ -194,8 +190,7 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     else:
         most = f"{worst.rule} departs most ({_path(worst, levels)})"
         said = [f"{head} {best.rule} departs least from the ideal ({_path(best, levels)}) and {most}."]
-    own = [s for s in states if (s.w, s.denoiser, s.rule) == (worst.w, EXACT, worst.rule)]
-    state = max(own, key=lambda s: s.cost)
+    state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
     said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
@@ -221,7 +216,7 @@ def _of_learned(row: RuleRow, levels: Sequence[LevelRow]) -> str:
 
 
 def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:
-    return [x.kl for x in levels if (x.w, x.denoiser, x.rule) == (row.w, row.denoiser, row.rule)]
+    return [level.kl for level in levels if level.key == row.key]
 
 
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, SCHEDULED, TABLE, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
 
@@ -74,30 +74,35 @@ class Policies:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser: the distributions of all policies."""
-        target = case.target
-        steps = steps_of(target.num_tokens, target.num_dims)
-        policies = self.compared(case)
-        for guidance in case.plan.guidances:
-            for name in case.denoisers:
-                make = partial(_distances, case, guidance, name, policies, steps)
-                label = f"{len(policies)} policies, {name} conditionals, w = {guidance.label}"
-                yield Piece(self._key(case, guidance, name), make, label)
+        num = len(self.compared(case))
+        for g, who in case.by_denoiser():
+            label = f"{num} policies, {who} conditionals, w = {g.label}"
+            yield case.piece(self._distances, g, who, label=label)
 
     def compared(self, case: Case) -> list[Policy]:
         """The policies that are compared."""
         return compared_policies(case.target.num_dims, self.gumbel, case.plan.sampler.policy)
 
-    def _key(self, case: Case, guidance: Guidance, name: str) -> Key:
-        policies = tuple(map(str, self.compared(case)))
-        return ("policies", name, guidance.key(case.target.num_dims), case.one_class, policies)
+    def _distances(self, case: Case, guidance: Guidance, who: str) -> list[tuple[Any, ...]]:
+        """The columns from `policy` on, of every policy and number of coordinates per step."""
+        target = case.target
+        z = case.one_class
+        of_class = target.class_pmf(z)
+        tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
+        found = []
+        for policy, k in product(self.compared(case), steps_of(target.num_tokens, target.num_dims)):
+            law = law_of(case.denoiser(who), guidance, z, policy, k)
+            distances = total_variation(of_class, law), kl_divergence(of_class, law)
+            to_tilted: Any = (None, None)
+            if tilted is not None:
+                to_tilted = total_variation(tilted, law), kl_divergence(tilted, law)
+            found.append((str(policy), k, -(-target.num_dims // k), *distances, *to_tilted))
+        return found
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser, policy and number of coordinates per step."""
         rows = [
-            PolicyRow(guidance, name, *found)
-            for guidance in case.plan.guidances
-            for name in case.denoisers
-            for found in made[self._key(case, guidance, name)]
+            PolicyRow(g, who, *found) for g, who in case.by_denoiser() for found in made.of(self._distances, g, who)
         ]
         views = [view for to in ("tilted", "class") for view in _views(to)]
         block = Block(
@@ -122,32 +127,6 @@ def _views(to: str) -> list[Any]:
         Curve("together", f"tv_{to}", ["policy"], f"Exact total variation to {reference}."),
         Table(["policy"], [f"kl_{to}"], "together", f"KL from {reference} to the distribution of the policy, in nats."),
     ]
-
-
-def _distances(
-    case: Case, guidance: Guidance, name: str, policies: Sequence[Policy], steps: Sequence[int]
-) -> list[tuple[Any, ...]]:
-    """The measured columns of every policy and number of coordinates per step."""
-    target = case.target
-    z = case.one_class
-    of_class = target.class_pmf(z)
-    tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
-    found = []
-    for policy in policies:
-        for k in steps:
-            law = law_of(case.table(name) or case.denoisers[name], guidance, z, policy, k)
-            found.append(
-                (
-                    str(policy),
-                    k,
-                    -(-target.num_dims // k),
-                    total_variation(of_class, law),
-                    kl_divergence(of_class, law),
-                    None if tilted is None else total_variation(tilted, law),
-                    None if tilted is None else kl_divergence(tilted, law),
-                )
-            )
-    return found
 
 
 def law_of(denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy, together: int) -> Tensor:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import product
 from typing import Any, ClassVar, Protocol
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
@@ -26,7 +30,6 @@ LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is asked abou
 EXACT = "exact"
 LEARNED = "learned"
 Key = Hashable
-Made = Mapping[Key, Any]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ class Piece:
     cached: bool = True
 
 
+class Made(dict[Key, Any]):
+    """What the pieces of a case have made so far, by key."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def of(self, make: Callable[..., Any], *at: Any) -> Any:
+        """What the piece `case.piece(make, *at)` made."""
+        return self[self.case.key_of(make, *at)]
+
+
 @dataclass
 class Case:
     """The input of a study, resolved once.
@@ -67,7 +82,10 @@ class Case:
     denoisers: Mapping[str, Denoiser]
     classes: tuple[int, ...]
     cache: AnyCache = no_cache
-    made: dict[Key, Any] = field(default_factory=dict)
+    made: Made = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.made = Made(self)
 
     @staticmethod
     def of(data: Data, denoiser: Denoiser | None, plan: Plan, cache: AnyCache = no_cache) -> Case:
@@ -115,6 +133,32 @@ class Case:
     def class_name(self, k: int) -> str:
         """The name of a class for people: its own, or its number."""
         return class_name(self.data, k)
+
+    def by_denoiser(self) -> Iterator[tuple[Guidance, str]]:
+        """Each strength with each denoiser."""
+        return product(self.plan.guidances, self.denoisers)
+
+    def piece(self, make: Callable[..., Any], *at: Any, label: str, cost: float = 1.0, **how: bool) -> Piece:
+        """The piece that makes `make(case, *at)`; `made.of(make, *at)` is what it made.
+
+        Args:
+            make: a function, or a method of the study. at: what sets this piece apart from others of the same function.
+            label, cost, how: see `Piece`.
+        """
+        return Piece(self.key_of(make, *at), partial(make, self, *at), label, cost, **how)
+
+    def key_of(self, make: Callable[..., Any], *at: Any) -> Key:
+        """The values that may decide `make(case, *at)`: the function, the study's settings, the plan's, and `at`."""
+        plan = self.plan
+        study = getattr(make, "__self__", None)
+        settings = () if study is None else tuple(value_key(getattr(study, f.name)) for f in fields(study))
+        values = (one.key(self.num_dims) if isinstance(one, Guidance) else value_key(one) for one in at)
+        drawn = (plan.sampler.key, plan.num_samples, plan.seed, self.classes, tuple(self.denoisers))
+        return (make.__qualname__, *settings, *drawn, *values)
+
+    def denoiser(self, who: str) -> Denoiser:
+        """A denoiser, whose answers to all partial states are known where they are few enough (`table`)."""
+        return self.table(who) or self.denoisers[who]
 
     def table(self, who: str) -> Denoiser | None:
         """A denoiser whose answers to all partial states are known, asked once; None where there are too many.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
@@ -17,7 +16,7 @@ from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_clas
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -62,18 +61,13 @@ class Samplers:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
-        for guidance in case.plan.guidances:
-            for who in self._compared_denoisers(case):
-                label = f"samplers at equal cost, {who} conditionals, w = {guidance.label}"
-                yield Piece(self._key(case, guidance, who), partial(self._distances, case, guidance, who), label, COST)
+        for g, who in self._asked(case):
+            label = f"samplers at equal cost, {who} conditionals, w = {g.label}"
+            yield case.piece(self._distances, g, who, label=label, cost=COST)
 
-    def _compared_denoisers(self, case: Case) -> list[str]:
-        """Those that are small enough for the distribution of their own steps."""
-        return [who for who in case.denoisers if case.table(who) is not None]
-
-    def _key(self, case: Case, guidance: Guidance, who: str) -> Key:
-        keys = tuple(sampler.key for sampler in self.compared(case.plan))
-        return ("samplers", who, guidance.key(case.num_dims), keys, case.one_class)
+    def _asked(self, case: Case) -> list[tuple[Guidance, str]]:
+        """Each strength with the denoisers that are small enough for the distribution of their own steps."""
+        return [(g, who) for g, who in case.by_denoiser() if case.table(who) is not None]
 
     def compared(self, plan: Plan) -> list[Sampler]:
         """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.
@@ -90,7 +84,7 @@ class Samplers:
         return samplers
 
     def _distances(self, case: Case, guidance: Guidance, who: str) -> list[float]:
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         z = case.one_class
         chains: dict[Guidance, FrozenChain] = {}
         ends = {}
@@ -110,9 +104,8 @@ class Samplers:
         num_dims = case.num_dims
         rows = [
             SamplerRow(g, who, sampler, method_of(sampler), sampler.calls(num_dims), tv)
-            for g in case.plan.guidances
-            for who in self._compared_denoisers(case)
-            for sampler, tv in zip(self.compared(case.plan), made[self._key(case, g, who)])
+            for g, who in self._asked(case)
+            for sampler, tv in zip(self.compared(case.plan), made.of(self._distances, g, who))
         ]
         curve = Curve(
             x="calls",
