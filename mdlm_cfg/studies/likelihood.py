@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import partial
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exa
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
@@ -49,11 +49,17 @@ LABEL = '"conditional": with the class, the mean over classes; "null": without a
 
 
 @dataclass(frozen=True)
-class LikelihoodRow:
-    """The likelihood of one denoiser."""
+class OfLabel:
+    """One denoiser, with the class or without."""
 
     denoiser: str = col("denoiser", WHO, index=True)
     label: str = col("label", LABEL, index=True)
+
+
+@dataclass(frozen=True)
+class LikelihoodRow(OfLabel):
+    """The likelihood of one denoiser."""
+
     entropy: float | None = col("entropy", "of the data: no NLL is below; absent where unknown", unit="nats", digits=5)
     entropy_se: float | None = col("entropy, ±", "standard error of -ln p(x) over the test examples", unit="nats")
     nll: float | None = col("NLL", "of the uniform order; absent where it is out of reach", unit="nats", digits=5)
@@ -63,11 +69,9 @@ class LikelihoodRow:
 
 
 @dataclass(frozen=True)
-class BoundRow:
+class BoundRow(OfLabel):
     """The bound of the NLL from several random orders."""
 
-    denoiser: str = col("denoiser", WHO, index=True)
-    label: str = col("label", LABEL, index=True)
     orders: int = col("orders", "k, random", index=True)
     nats: float = col("bound", "-E ln of the mean of q along k orders", unit="nats")
     nats_se: float = col("±", "its standard error", unit="nats")
@@ -87,11 +91,9 @@ class BoundRow:
 
 
 @dataclass(frozen=True)
-class OrderRow:
+class OrderRow(OfLabel):
     """The likelihood along the order of one policy."""
 
-    denoiser: str = col("denoiser", WHO, index=True)
-    label: str = col("label", LABEL, index=True)
     policy: str = col("policy", "the order of unmasking", index=True)
     nats: float = col("NLL", "of a table exactly, with ties shared equally; else of one order", unit="nats", digits=5)
     nats_se: float | None = col("±", "its standard error; absent where it is exact", unit="nats")
@@ -151,33 +153,58 @@ class LikelihoodStudy:
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Of a table one for each denoiser and label; of other data NELBOs, orders and the truth of each label."""
         if is_exact(case):
-            for who in case.denoisers:
-                for label in LABELS:
-                    make = partial(_of_table, case, who, label, self.orders)
-                    yield Piece(self._table_key(case, who, label), make, f"likelihoods, {who} conditionals, {label}")
+            for who, label in product(case.denoisers, LABELS):
+                yield case.piece(self._of_table, who, label, label=f"likelihoods, {who} conditionals, {label}")
             return
-        x, classes = case.data.test_examples()
-        part = _part_of(len(x), self.num_images, case.plan.seed)
-        cost = float(len(part) * x.shape[1])
-        for label, labels in ((CONDITIONAL, classes), (NULL, None)):
-            truth = partial(_truth, case.target, x, labels)
-            yield Piece(("truth", label), truth, f"likelihood of the data's own distribution, {label}", 0.0)
-            masks = partial(_nelbo, case, x, labels)
-            what = f"NELBO of {len(x):,} test examples, {label}"
-            yield Piece(("nelbo", label, case.plan.seed), masks, what, float(len(x) * NUM_DRAWS))
-            own = None if labels is None else labels[part]
+        num = len(case.data.test_examples()[0])
+        part = min(self.num_images, num)
+        for label in LABELS:
+            what = f"likelihood of the data's own distribution, {label}"
+            yield case.piece(self._truth, label, label=what, cost=0.0)
+            what = f"NELBO of {num:,} test examples, {label}"
+            yield case.piece(self._nelbo, label, label=what, cost=num * NUM_DRAWS)
             for policy in (None, *POLICIES):
                 orders = self.orders if policy is None else 1
-                along = partial(_along, case, x[part], own, orders, policy)
-                what = f"{policy or orders} orders of {len(part)} test examples, {label}"
-                yield Piece(self._key(case, label, policy), along, what, orders * cost)
+                what = f"{policy or orders} orders of {part} test examples, {label}"
+                yield case.piece(self._along, label, policy, label=what, cost=orders * part * case.num_dims)
 
-    def _table_key(self, case: Case, who: str, label: str) -> Key:
-        return ("likelihood", who, label, self.orders, case.plan.seed)
+    def _of_table(self, case: Case, who: str, label: str) -> tuple[Any, ...]:
+        """Entropy, NLL, NELBO; (k, bound - NLL, standard error) for each k; (policy, NLL) for each policy."""
+        target = case.target
+        denoiser = case.denoiser(who)
+        parts: list[tuple[float, int | None]] = [(1.0, None)]
+        if label == CONDITIONAL:
+            parts = [(a, k) for k, a in enumerate(target.class_weights.tolist()) if a > 0]
+        exact = [(a, exact_likelihood(target, denoiser, k)) for a, k in parts]
+        policies = [(name, sum(a * exact_nll(target, denoiser, k, name) for a, k in parts)) for name in TABLE_POLICIES]
+        entropy = sum(a * found.entropy for a, found in exact)
+        nll = sum(a * found.nll for a, found in exact)
+        nelbo = sum(a * found.nelbo for a, found in exact)
+        return entropy, nll, nelbo, _excesses(target, denoiser, label, self.orders, case.plan.seed), policies
 
-    def _key(self, case: Case, label: str, policy: str | None) -> Key:
+    def _truth(self, case: Case, label: str) -> tuple[float, ...] | None:
+        """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
+        if not isinstance(case.target, BernoulliMixture):
+            return None
+        return astuple(Bound.of(-case.target.log_prob(*_labelled(case, label))))
+
+    def _nelbo(self, case: Case, label: str) -> tuple[float, ...]:
+        masks = generator_for("likelihood masks", case.plan.seed)
+        return astuple(nelbo_bound(case.denoisers[case.judged], *_labelled(case, label), NUM_DRAWS, masks))
+
+    def _along(self, case: Case, label: str, policy: str | None) -> Tensor:
+        """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
+        denoiser = case.denoisers[case.judged]
+        seed = case.plan.seed
+        x, classes = _labelled(case, label)
+        part = torch.randperm(len(x), generator=generator_for("likelihood images", seed))[: self.num_images]
+        own = None if classes is None else classes[part]
         orders = self.orders if policy is None else 1
-        return ("orders", label, self.num_images, orders, policy or "uniform", case.plan.seed)
+        stream = ("orders", seed) if policy is None else ("ties", seed, policy)
+        generator = generator_for(*stream, device=device_of(denoiser))
+        with share_shown(f"orders of {policy or 'chance'}") as show:
+            found = likelihood(denoiser, x[part], own, orders, policy=policy, generator=generator, progress=show)
+        return found.log_probs.cpu()
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Likelihoods, bounds from k orders, and likelihoods along one order."""
@@ -190,16 +217,14 @@ class LikelihoodStudy:
         bounds: list[BoundRow] = []
         orders: list[OrderRow] = []
         bits = 1 / (case.target.num_dims * math.log(2))
-        for who in case.denoisers:
-            for label in LABELS:
-                entropy, nll, nelbo, excesses, policies = made[self._table_key(case, who, label)]
-                likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
-                for k, excess, error in excesses:
-                    value = nll + excess
-                    fall = _less(nelbo, nll + excess)
-                    bounds.append(BoundRow(who, label, k, value, error, value * bits, fall, error))
-                for policy, value in policies:
-                    orders.append(OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None))
+        for who, label in product(case.denoisers, LABELS):
+            entropy, nll, nelbo, excesses, policies = made.of(self._of_table, who, label)
+            likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
+            for k, excess, error in excesses:
+                value = nll + excess
+                bounds.append(BoundRow(who, label, k, value, error, value * bits, _less(nelbo, value), error))
+            for policy, value in policies:
+                orders.append(OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None))
         blocks = _blocks(likelihoods, bounds, orders, OF_TABLES.format(TABLE_SAMPLES))
         verdict = verdict_of_table(likelihoods, orders)
         return Findings(case.plan, blocks, verdict, {"num_samples": TABLE_SAMPLES})
@@ -209,19 +234,19 @@ class LikelihoodStudy:
         bounds: list[BoundRow] = []
         orders: list[OrderRow] = []
         part: list[PartRow] = []
-        num_dims = math.prod(case.data.grid_shape)
+        num_dims = case.num_dims
         num_test = len(case.data.test_examples()[0])
         for label in LABELS:
-            nelbo = Bound(*made["nelbo", label, case.plan.seed])
-            truth, truth_se = made["truth", label] or (None, None)
+            nelbo = Bound(*made.of(self._nelbo, label))
+            truth, truth_se = made.of(self._truth, label) or (None, None)
             row = LikelihoodRow(case.judged, label, truth, truth_se, None, nelbo.value, nelbo.standard_error, None)
             likelihoods.append(row)
-            random = Likelihood.of(made[self._key(case, label, None)])
+            random = Likelihood.of(made.of(self._along, label, None))
             for k, alone in random.bounds.items():
                 bounds.append(BoundRow(case.judged, label, k, *_below(nelbo, random.fall(k), num_dims)))
                 part.append(PartRow(label, k, *astuple(alone)))
             for policy in POLICIES:
-                one = Likelihood.of(made[self._key(case, label, policy)])
+                one = Likelihood.of(made.of(self._along, label, policy))
                 fall = Bound.of(random.of_each(1) - one.of_each(1))
                 orders.append(OrderRow(case.judged, label, policy, *_below(nelbo, fall, num_dims)))
         num = min(self.num_images, num_test)
@@ -239,19 +264,10 @@ def is_exact(case: Case) -> bool:
     return (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES
 
 
-def _of_table(case: Case, who: str, label: str, most: int) -> tuple[Any, ...]:
-    """Entropy, NLL, NELBO; (k, bound - NLL, standard error) for each k; (policy, NLL) for each policy."""
-    target = case.target
-    denoiser = case.table(who) or case.denoisers[who]
-    parts: list[tuple[float, int | None]] = [(1.0, None)]
-    if label == CONDITIONAL:
-        parts = [(a, k) for k, a in enumerate(target.class_weights.tolist()) if a > 0]
-    exact = [(a, exact_likelihood(target, denoiser, k)) for a, k in parts]
-    policies = [(name, sum(a * exact_nll(target, denoiser, k, name) for a, k in parts)) for name in TABLE_POLICIES]
-    entropy = sum(a * found.entropy for a, found in exact)
-    nll = sum(a * found.nll for a, found in exact)
-    nelbo = sum(a * found.nelbo for a, found in exact)
-    return entropy, nll, nelbo, _excesses(target, denoiser, label, most, case.plan.seed), policies
+def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:
+    """All test examples, int64 (n, D), and their classes where the label is with the class."""
+    x, classes = case.data.test_examples()
+    return x.long(), classes if label == CONDITIONAL else None
 
 
 def _excesses(
@@ -268,34 +284,6 @@ def _excesses(
     return [(k, *astuple(Bound.of(found.of_each(k).cpu() - own))) for k in found.bounds]
 
 
-def _part_of(num: int, most: int, seed: int) -> Tensor:
-    """Which test examples are taken apart."""
-    return torch.randperm(num, generator=generator_for("likelihood images", seed))[:most]
-
-
-def _nelbo(case: Case, x: Tensor, labels: Tensor | None) -> tuple[float, ...]:
-    masks = generator_for("likelihood masks", case.plan.seed)
-    return astuple(nelbo_bound(case.denoisers[case.judged], x.long(), labels, NUM_DRAWS, masks))
-
-
-def _truth(target: Any, x: Tensor, classes: Tensor | None) -> tuple[float, ...] | None:
-    """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
-    if not isinstance(target, BernoulliMixture):
-        return None
-    return astuple(Bound.of(-target.log_prob(x.long(), classes)))
-
-
-def _along(case: Case, x: Tensor, classes: Tensor | None, orders: int, policy: str | None) -> Tensor:
-    """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
-    denoiser = case.denoisers[case.judged]
-    seed = case.plan.seed
-    stream = ("orders", seed) if policy is None else ("ties", seed, policy)
-    generator = generator_for(*stream, device=device_of(denoiser))
-    with share_shown(f"orders of {policy or 'chance'}") as show:
-        found = likelihood(denoiser, x.long(), classes, orders, policy=policy, generator=generator, progress=show)
-    return found.log_probs.cpu()
-
-
 def _less(a: float, b: float) -> float:
     """a - b, where two infinite values differ by nothing."""
     return 0.0 if a == b else a - b
@@ -308,14 +296,6 @@ def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
     """
     bound = Bound(nelbo.value - fall.value, math.hypot(nelbo.standard_error, fall.standard_error))
     return *astuple(bound), bound.bits_per_dim(num_dims).value, *astuple(fall)
-
-
-def _part_block(part: Sequence[PartRow], values: Sequence[str]) -> list[Block]:
-    if not part:
-        return []
-    text = "The same bounds for the examples evaluated along every order, without the NELBO of the others."
-    table = Table(["label", "orders"], values)
-    return [Block("part", part, "The examples taken apart", text, views=[table], group="Orders")]
 
 
 def _blocks(
@@ -340,25 +320,20 @@ def _blocks(
     )
     values = ["nats", "nats_se", "bits_per_dim", "fall", "fall_se"]
     views: list[View] = [Table([*index, "orders"], values), curve]
-    head = Block(
-        "likelihoods",
-        likelihoods,
-        "Likelihoods",
-        f"{READING}\n\n{how}",
-        views=[Table(index, measured)],
-        logged=("nll", "nelbo", "order_gap"),
-        group="",
-        printed=True,
-    )
-    along = Block(
-        "orders", orders, "Along one order", ONE_ORDER, views=[Table([*index, "policy"], values)], group="Orders"
-    )
-    return [
-        head,
-        Block("bounds", bounds, "Bounds from several orders", views=views, logged=("nats",), group="Orders"),
-        along,
-        *_part_block(part, values[:2]),
+    logged = ("nll", "nelbo", "order_gap")
+    text = f"{READING}\n\n{how}"
+    table = Table(index, measured)
+    along = Table([*index, "policy"], values)
+    blocks = [
+        Block("likelihoods", likelihoods, "Likelihoods", text, (), [table], logged, group="", printed=True),
+        Block("bounds", bounds, "Bounds from several orders", "", (), views, ("nats",), group="Orders"),
+        Block("orders", orders, "Along one order", ONE_ORDER, views=[along], group="Orders"),
     ]
+    if part:
+        text = "The same bounds for the examples evaluated along every order, without the NELBO of the others."
+        alone = Table(["label", "orders"], values[:2])
+        blocks.append(Block("part", part, "The examples taken apart", text, views=[alone], group="Orders"))
+    return blocks
 
 
 def verdict_of_table(likelihoods: Sequence[LikelihoodRow], orders: Sequence[OrderRow]) -> list[str]:
