@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.protocol import Case, Key, Piece
+from mdlm_cfg.studies.protocol import Case, Piece
 from mdlm_cfg.support.seeds import generator_for
 
 SHOWN = 4  # sequences of a class
@@ -25,21 +24,15 @@ FILLER = {"<blank>": "·"}  # names that would be longer than what they stand fo
 UNPRINTABLE = "?"
 
 
-def aligned_key(case: Case, who: str, guidance: Guidance, target_class: int) -> Key:
-    """The key of the piece `aligned_piece`."""
-    num_dims = case.denoisers[who].num_dims
-    return ("aligned", who, guidance.key(num_dims), target_class, case.plan.seed)
-
-
 def aligned_piece(case: Case, who: str, guidance: Guidance, target_class: int) -> Piece:
-    """A few sequences of a class, (m, D) on the CPU; their random numbers are the same at every strength."""
-    make = partial(_aligned, case, who, guidance, target_class)
+    """The piece of `aligned`."""
     label = f"class {case.class_name(target_class)} by the same random numbers, w = {guidance.label}, {who}"
     cost = ALIGNED.num_rows(SHOWN, case.denoisers[who].num_dims, guidance)
-    return Piece(aligned_key(case, who, guidance, target_class), make, label, cost)
+    return case.piece(aligned, who, guidance, target_class, label=label, cost=cost)
 
 
-def _aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tensor:
+def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tensor:
+    """A few sequences of a class, (m, D) on the CPU; their random numbers are the same at every strength."""
     denoiser = case.denoisers[who]
     generator = generator_for("aligned", case.plan.seed, target_class, device=device_of(denoiser))
     return ALIGNED.draw(denoiser, guidance, target_class, SHOWN, generator).cpu()

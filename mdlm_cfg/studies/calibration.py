@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -32,7 +31,7 @@ from mdlm_cfg.studies.fitting import (
 )
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.mixture_correction import seen_of
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -158,39 +157,30 @@ class CalibrationStudy:
         """For each denoiser, class and strength: the fit, what it gains, and what it changes in samples or laws."""
         for who, z, g in self._asked(case):
             about = f"{who} conditionals, class {case.class_name(z)}, w = {g.label}"
-            yield Piece(self._key(case, "fit", who, z, g), partial(self._fit, case, who, z, g), f"strengths, {about}")
-            gain = partial(self._gain, case, who, z, g)
-            yield Piece(self._key(case, "gain", who, z, g), gain, f"likelihoods, {about}")
+            yield case.piece(self._fit, who, z, _aim(case, g), label=f"strengths, {about}")
+            yield case.piece(self._gain, who, z, g, label=f"likelihoods, {about}")
             if is_exact(case):
-                change = partial(_distances, self, case, who, z, g)
-                yield Piece(self._key(case, "distances", who, z, g), change, f"distributions, {about}")
+                yield case.piece(_distances, self, who, z, g, label=f"distributions, {about}")
             elif isinstance(case.target, BernoulliMixture):
-                seen = partial(_usage, self, case, who, z, g)
-                yield Piece(self._key(case, "usage", who, z, g), seen, f"samples, {about}", 20.0)
+                yield case.piece(_usage, self, who, z, g, label=f"samples, {about}", cost=20.0)
 
     def _asked(self, case: Case) -> Iterable[tuple[str, int, Guidance]]:
         return ((who, z, g) for who in case.denoisers for z in _classes(case) for g in case.plan.guidances)
 
-    def _key(self, case: Case, what: str, who: str, z: int, guidance: Guidance) -> Key:
-        plan = case.plan
-        w = _aim(case, guidance) if what == "fit" else guidance.key()
-        more = (plan.sampler.key, plan.num_samples) if what in ("usage", "distances") else ()
-        return ("calibration", what, who, z, w, self.num_examples, self.groups, plan.seed, *more)
-
-    def _fit(self, case: Case, who: str, z: int, guidance: Guidance) -> tuple[list[float], list[float]]:
-        found = fitted_strengths(case, who, z, _aim(case, guidance), self.num_examples, self.groups)
+    def _fit(self, case: Case, who: str, z: int, w: float) -> tuple[list[float], list[float]]:
+        found = fitted_strengths(case, who, z, w, self.num_examples, self.groups)
         return list(found.strengths), list(found.standard_errors)
 
     def fitted(self, case: Case, who: str, z: int, guidance: Guidance) -> Calibration:
         """The fit for one class and strength."""
-        strengths, errors = case.made[self._key(case, "fit", who, z, guidance)]
+        strengths, errors = case.made.of(self._fit, who, z, _aim(case, guidance))
         return Calibration(tuple(strengths), tuple(errors))
 
     def _gain(self, case: Case, who: str, z: int, guidance: Guidance) -> tuple[torch.Tensor, ...]:
         after = self.fitted(case, who, z, guidance).strengths
         before = [guidance.constant] * len(after)
         if is_exact(case):
-            denoiser = case.table(who) or case.denoisers[who]
+            denoiser = case.denoiser(who)
             found = exact_gain(case.target, guidance.constant, z, denoiser, before=before, after=after)
             return (found.before, found.after, found.covariance)
         part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
@@ -211,10 +201,10 @@ class CalibrationStudy:
         classes: list[ClassRow] = []
         levels: list[LevelRow] = []
         for who, z, g in self._asked(case):
-            gain = Gain(*made[self._key(case, "gain", who, z, g)])
+            gain = Gain(*made.of(self._gain, who, z, g))
             changed: dict[str, float] = {}
-            for what in ("distances", "usage"):
-                changed |= made.get(self._key(case, what, who, z, g), {})
+            for make in (_distances, _usage):
+                changed |= made.get(case.key_of(make, self, who, z, g), {})
             nelbos = float(gain.before.sum()), float(gain.after.sum())
             classes.append(ClassRow(g, who, case.class_name(z), *nelbos, *gain.of(), **changed))
             levels += self._levels(case, who, z, g, gain)
@@ -285,9 +275,9 @@ def _pair(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guida
     return {"": guidance, "_calibrated": replace(guidance, w=Calibrated(guidance.constant, values))}
 
 
-def _distances(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+def _distances(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guidance) -> dict[str, float]:
     """Total variations of the guided chain, with both lists of strengths."""
-    denoiser = case.table(who) or case.denoisers[who]
+    denoiser = case.denoiser(who)
     tilted = tilted_law(case.target, guidance.constant, z)
     found = {}
     for end, given in _pair(study, case, who, z, guidance).items():
@@ -297,7 +287,7 @@ def _distances(study: CalibrationStudy, case: Case, who: str, z: int, guidance: 
     return found
 
 
-def _usage(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+def _usage(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guidance) -> dict[str, float]:
     """The usage of components and the mean p(z | x) of samples, with both lists of strengths."""
     target: BernoulliMixture = case.target
     denoiser = case.denoisers[who]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,7 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.draws import Draw, draws_of
-from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
-from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import CountedSteps
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -63,26 +62,24 @@ def check_guided_class(case: Case) -> None:
         )
 
 
-def law_key(who: str, guidance: Guidance, target_class: int, policy: Policy | None, num_dims: int) -> Key:
-    """The key of the piece `law_piece`."""
-    return ("law", who, guidance.key(num_dims), target_class, value_key(policy))
-
-
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:
+    """The piece of `law`; the answers of the denoiser must fit in a table."""
+    label = f"distribution of the {who} chain at w = {guidance.label}"
+    return case.piece(law, who, guidance, target_class, policy, label=label)
+
+
+def law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor:
     """The exact terminal distribution of the guided chain of a denoiser, (N,)*D.
 
     Args:
-        who: "exact" or "learned"; its answers must fit in a table.
-        policy: the order of unmasking; None is that of the guidance itself.
+        who: "exact" or "learned". policy: the order of unmasking; None is that of the guidance itself.
     """
-    num_dims = case.denoisers[who].num_dims
-    make: Callable[[], Tensor] = partial(_law, case, who, guidance, target_class, policy)
-    label = f"distribution of the {who} chain at w = {guidance.label}"
-    return Piece(law_key(who, guidance, target_class, policy, num_dims), make, label)
+    return terminal_law(case.denoiser(who), guidance, target_class, policy)
 
 
-def _law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor:
-    return terminal_law(case.table(who) or case.denoisers[who], guidance, target_class, policy)
+def law_made(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor | None:
+    """What the piece `law_piece` made; None where there was none."""
+    return case.made.get(case.key_of(law, who, guidance, target_class, policy))
 
 
 def draw_pieces(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,11 +12,18 @@ from torch import Tensor
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.findings import Block, Table, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
 from mdlm_cfg.support.seeds import generator_for
 
 CONDITIONALS = ("conditional", "null")
 TITLE = "Error of the network"
+COLUMNS = {  # by the names that `ConditionalsError` gives them
+    "difference": "conditionals_error",
+    "difference_se": "conditionals_error_se",
+    "kl": "conditionals_kl",
+    "kl_se": "conditionals_kl_se",
+    "num_images": "num_examples",
+}
 SURE = 2.0  # standard errors from which a difference is more than chance
 
 
@@ -48,13 +54,8 @@ def error_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
     if not case.has_learned:
         return
     for name in CONDITIONALS:
-        make = partial(_error, case, name, num_test, num_draws)
         label = f"error of the network on {num_test:,} test examples, {name} conditionals"
-        yield Piece(_key(case, name, num_test, num_draws), make, label, cost=num_draws * num_test)
-
-
-def _key(case: Case, name: str, num_test: int, num_draws: int) -> Key:
-    return ("error of the network", name, num_test, num_draws, case.plan.seed)
+        yield case.piece(_error, name, num_test, num_draws, label=label, cost=num_draws * num_test)
 
 
 def _error(case: Case, name: str, num_test: int, num_draws: int) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def _error(case: Case, name: str, num_test: int, num_draws: int) -> dict[str, An
     classes = labels if name == "conditional" else None
     generator = generator_for("masks", name, case.plan.seed)
     found = conditionals_error(case.target, case.denoisers[LEARNED], x, classes, num_draws, generator)
-    return vars(found) | {"independent": _independent(x, classes, case.data.num_tokens)}
+    columns = {COLUMNS.get(name, name): value for name, value in vars(found).items()}
+    return columns | {"independent": _independent(x, classes, case.data.num_tokens)}
 
 
 def _independent(x: Tensor, classes: Tensor | None, num_tokens: int) -> float:
@@ -76,26 +78,8 @@ def error_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[Co
     if not case.has_learned:
         return []
     uniform = case.target.num_dims * math.log(case.data.num_tokens)
-    rows = []
-    for name in CONDITIONALS:
-        found = made[_key(case, name, num_test, num_draws)]
-        rows.append(
-            ConditionalsRow(
-                conditionals=name,
-                nelbo=found["nelbo"],
-                exact_nelbo=found["exact_nelbo"],
-                entropy=found["entropy"],
-                independent=found["independent"],
-                conditionals_error=found["difference"],
-                conditionals_error_se=found["difference_se"],
-                conditionals_kl=found["kl"],
-                conditionals_kl_se=found["kl_se"],
-                uniform=uniform,
-                num_examples=found["num_images"],
-                num_draws=found["num_draws"],
-            )
-        )
-    return rows
+    found = {name: made.of(_error, name, num_test, num_draws) for name in CONDITIONALS}
+    return [ConditionalsRow(conditionals=name, uniform=uniform, **columns) for name, columns in found.items()]
 
 
 def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Block:

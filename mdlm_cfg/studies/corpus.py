@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +15,10 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import bayes_classify
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
-from mdlm_cfg.studies.aligned import aligned_key, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of
 from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
@@ -106,15 +105,15 @@ class Corpus:
         """The pieces that measure held-out sequences, draw and measure samples, and draw a few to read."""
         cost = float(self.num_draws * case.data.num_classes * self._each(case))
         for k in case.classes:
-            make = partial(self._measured, case, HELD_OUT, k)
-            yield Piece(self._key(case, HELD_OUT, k), make, f"held-out sequences of {case.class_name(k)}", cost)
+            yield case.piece(
+                self._measured, HELD_OUT, k, label=f"held-out sequences of {case.class_name(k)}", cost=cost
+            )
         for guidance in case.plan.guidances:
             for k in case.classes:
                 yield from draw_pieces(case, LEARNED, guidance, k)
             for k in case.classes:
-                make = partial(self._measured, case, guidance, k)
                 label = f"measuring samples of {case.class_name(k)} at w = {guidance.label}"
-                yield Piece(self._key(case, guidance, k), make, label, cost)
+                yield case.piece(self._measured, guidance, k, label=label, cost=cost)
         for k in case.classes[:SHOWN_CLASSES]:
             for guidance in case.plan.guidances:
                 yield aligned_piece(case, LEARNED, guidance, k)
@@ -122,12 +121,6 @@ class Corpus:
     def _each(self, case: Case) -> int:
         """How many sequences of a class are classified."""
         return math.ceil(self.num_classified / len(case.classes))
-
-    def _key(self, case: Case, w: Guidance | str, target_class: int) -> Key:
-        plan = case.plan
-        strength = w if isinstance(w, str) else (w.key(math.prod(case.data.grid_shape)), plan.sampler.key)
-        asked = (plan.num_samples, plan.seed, target_class, self._each(case), self.num_draws)
-        return ("measured", strength, *asked)
 
     def _measured(self, case: Case, w: Guidance | str, target_class: int) -> dict[str, Any]:
         """The columns of a row, of the sequences of one class; None for what so few do not have."""
@@ -152,7 +145,7 @@ class Corpus:
         """Means over classes, every class, and sequences to read."""
         sets: list[Guidance | str] = [*case.plan.guidances, HELD_OUT]
         by_class = [
-            ClassRow(w=w, **made[self._key(case, w, k)], target_class=k, class_name=case.class_name(k))
+            ClassRow(w=w, **made.of(self._measured, w, k), target_class=k, class_name=case.class_name(k))
             for w in sets
             for k in case.classes
         ]
@@ -249,7 +242,7 @@ def _samples(case: Case, made: Made, guidance: Guidance, target_class: int) -> T
 
 
 def _aligned(case: Case, made: Made, target_class: int) -> dict[Guidance, Tensor]:
-    return {g: made[aligned_key(case, LEARNED, g, target_class)] for g in case.plan.guidances}
+    return {g: made.of(aligned, LEARNED, g, target_class) for g in case.plan.guidances}
 
 
 def _to_read(case: Case, made: Made) -> Block:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,8 +29,7 @@ from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, ByCase, Case, Key, Made, Needs, Piece, Study
-from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, ByCase, Case, Made, Needs, Piece, Study
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -153,21 +151,10 @@ class TableCorrection:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """For each strength the exact costs, with each denoiser, and the samples."""
-        for guidance in case.plan.guidances:
+        for g in case.plan.guidances:
             for who in case.denoisers:
-                label = f"exact weights of {who} conditionals at w = {guidance.label}"
-                yield Piece(self._cost_key(case, guidance, who), partial(self._costs, case, guidance, who), label)
-            label = f"weighted and resampled samples at w = {guidance.label}"
-            yield Piece(self._sample_key(case, guidance), partial(self._samples, case, guidance), label)
-
-    def _cost_key(self, case: Case, guidance: Guidance, who: str) -> Key:
-        policies = (*self.policies, value_key(case.plan.sampler.policy))
-        return ("correction costs", who, guidance.key(case.target.num_dims), case.one_class, policies)
-
-    def _sample_key(self, case: Case, guidance: Guidance) -> Key:
-        plan = case.plan
-        how = (plan.sampler.key, plan.num_samples, plan.seed, case.one_class, self.threshold, self.num_groups)
-        return ("correction samples", case.judged, guidance.key(case.target.num_dims), *how)
+                yield case.piece(self._costs, g, who, label=f"exact weights of {who} conditionals at w = {g.label}")
+            yield case.piece(self._samples, g, label=f"weighted and resampled samples at w = {g.label}")
 
     def _costs(self, case: Case, guidance: Guidance, who: str) -> list[tuple[Any, ...]]:
         """The columns of `CostRow` from `policy` on: the plan's own order first, then the others."""
@@ -232,8 +219,8 @@ class TableCorrection:
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
             for who in case.denoisers:
-                costs += [CostRow(g, who, *found) for found in made[self._cost_key(case, g, who)]]
-            drawn = made[self._sample_key(case, g)]
+                costs += [CostRow(g, who, *found) for found in made.of(self._costs, g, who)]
+            drawn = made.of(self._samples, g)
             samples += [SampleRow(g, *found) for found in drawn["rows"]]
             resampling.append(ResamplingRow(g, *drawn["resampling"]))
             steps += [StepRow(g, k + 1, *found) for k, found in enumerate(drawn["steps"])]
@@ -310,7 +297,7 @@ class Aim:
     @classmethod
     def of(cls, case: Case, guidance: Guidance, who: str, policy: Policy | None) -> Aim:
         """The chain of one denoiser under one policy."""
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         tilted = tilted_law(case.target, guidance.constant, case.one_class)
         return cls(denoiser, guidance, case.one_class, policy, tilted)
 

@@ -10,13 +10,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mdlm_cfg.chain.corrections import Correction
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
@@ -29,7 +27,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.image_moves import ImageMoves
 from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, ByCase, Case, Key, Made, Needs, Piece, Study
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, ByCase, Case, Made, Needs, Piece, Study
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -136,34 +134,22 @@ class TableMoves:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """For each strength and denoiser: the distributions of all starts, and what every move makes of them."""
-        for guidance in case.plan.guidances:
-            for who in case.denoisers:
-                for start in self.compared_starts(case):
-                    label = f"distribution of {start.label}, {who} conditionals, w = {guidance.label}"
-                    law = partial(_started, case, guidance, who, start)
-                    yield Piece(self._start_key(case, guidance, who, start), law, label)
-                for correction in self.corrections(case):
-                    label = f"moves of {name_of_move(correction)}, {who} conditionals, w = {guidance.label}"
-                    make = partial(self._moved, case, guidance, who, correction)
-                    yield Piece(self._move_key(case, guidance, who, correction), make, label, 2.0)
-
-    def _start_key(self, case: Case, guidance: Guidance, who: str, start: Sampler) -> Key:
-        return ("start of moves", who, guidance.key(case.target.num_dims), case.one_class, start.key)
-
-    def _move_key(self, case: Case, guidance: Guidance, who: str, correction: Correction) -> Key:
-        starts = tuple(start.key for start in self.compared_starts(case))
-        asked = (guidance.key(case.target.num_dims), case.one_class, str(correction), starts, tuple(self.moves))
-        return ("moves", who, *asked)
+        for g, who in case.by_denoiser():
+            about = f"{who} conditionals, w = {g.label}"
+            for start in self.compared_starts(case):
+                yield case.piece(_started, g, who, start, label=f"distribution of {start.label}, {about}")
+            for one in self.corrections(case):
+                yield case.piece(self._moved, g, who, one, label=f"moves of {name_of_move(one)}, {about}", cost=2.0)
 
     def _moved(self, case: Case, guidance: Guidance, who: str, correction: Correction) -> dict[str, Any]:
         """TV to both tilted laws after each number of moves, by start; where moves end, and the spectral gap."""
-        denoiser = _denoiser(case, who)
+        denoiser = case.denoiser(who)
         z = case.one_class
         tilted, own = _references(case, guidance, who)
         kernel = correction_kernel(denoiser, guidance, z, correction)
         found = []
         for start in self.compared_starts(case):
-            law, _ = case.made[self._start_key(case, guidance, who, start)]
+            law, _ = case.made.of(_started, guidance, who, start)
             after = []
             for number in range(max(self.moves) + 1):
                 if number in self.moves:
@@ -180,15 +166,14 @@ class TableMoves:
         """A row for each strength, denoiser, start, move and number of moves; and where the moves end."""
         rows: list[MoveRow] = []
         ends: list[EndRow] = []
-        for g in case.plan.guidances:
-            for who in case.denoisers:
-                for correction in self.corrections(case):
-                    found = made[self._move_key(case, g, who, correction)]
-                    rows += self._rows_of(case, made, g, who, correction, found["after"])
-                    one = replace(correction, moves=1)
-                    calls = one.calls(case.target.num_dims)
-                    about = (g, who, name_of_move(one), one.is_invariant, calls, found["gap"])
-                    ends.append(EndRow(*about, *found["end"]))
+        for g, who in case.by_denoiser():
+            for correction in self.corrections(case):
+                found = made.of(self._moved, g, who, correction)
+                rows += self._rows_of(case, made, g, who, correction, found["after"])
+                one = replace(correction, moves=1)
+                calls = one.calls(case.target.num_dims)
+                about = (g, who, name_of_move(one), one.is_invariant, calls, found["gap"])
+                ends.append(EndRow(*about, *found["end"]))
         text = READING + self._left_out(case)
         facts = {"target_class": case.one_class}
         return Findings(case.plan, blocks_of(rows, ends, text), verdict_of(rows, ends), facts)
@@ -198,7 +183,7 @@ class TableMoves:
     ) -> list[MoveRow]:
         rows = []
         for start, after in zip(self.compared_starts(case), found):
-            _, before = made[self._start_key(case, g, who, start)]
+            _, before = made.of(_started, g, who, start)
             first = after[0][0]
             for number, (tilted, own) in zip(self.moves, after):
                 calls = before + replace(correction, moves=number).calls(case.target.num_dims)
@@ -225,13 +210,9 @@ def _orders(num_dims: int, size: int) -> int:
     return math.perm(num_dims, size)
 
 
-def _denoiser(case: Case, who: str) -> Denoiser:
-    return case.table(who) or case.denoisers[who]
-
-
 def _started(case: Case, guidance: Guidance, who: str, start: Sampler) -> tuple[Tensor, float]:
     """The exact law of a sampler, and its expected calls."""
-    asked = (_denoiser(case, who), guidance, case.one_class)
+    asked = (case.denoiser(who), guidance, case.one_class)
     return start.law(*asked), start.expected_calls(*asked)
 
 
@@ -240,7 +221,7 @@ def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tenso
     tilted = tilted_law(case.target, guidance.constant, case.one_class)
     if who == EXACT:
         return tilted, tilted
-    return tilted, tilted_weights(_denoiser(case, who), guidance, case.one_class, "uniform").law
+    return tilted, tilted_weights(case.denoiser(who), guidance, case.one_class, "uniform").law
 
 
 def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> list[Block]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -94,10 +93,10 @@ class DecayStudy:
         target = case.target
         if (target.num_tokens + 1) ** target.num_dims <= MAX_STATES:
             for kind in own_kinds(case.plan):
-                make = partial(tv_decay, target, case.one_class, [Guidance(w, kind) for w in self.strengths], TAUS)
-                yield Piece(
-                    ("decay", str(kind), self.strengths), make, f"convergence in time, {kind}", COST, cached=False
-                )
+                yield case.piece(self._decay, kind, label=f"convergence in time, {kind}", cost=COST, cached=False)
+
+    def _decay(self, case: Case, kind: Kind) -> Decay:
+        return tv_decay(case.target, case.one_class, [Guidance(w, kind) for w in self.strengths], TAUS)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Times, curves, the fit, and neutral states."""

@@ -149,7 +149,7 @@ class Departures:
 
 def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:
     """The tables of the page; rules that equal the ideal everywhere are left out of the tables of levels and states."""
-    departing = {row.key for row in rules if row.departure > NOTHING}
+    departing = [row.key for row in rules if row.departure > NOTHING]
     shown = [row for row in levels if row.key in departing]
     worst = [row for row in states if row.key in departing and row.cost > NOTHING]
     dashed = {"denoiser": LEARNED}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,9 +24,9 @@ from mdlm_cfg.compare.metrics import (
     total_variation,
 )
 from mdlm_cfg.laws.terminal import tilted_law
-from mdlm_cfg.studies.common import TABLE, check_guided_class, law_key, law_piece
+from mdlm_cfg.studies.common import TABLE, check_guided_class, law_made, law_piece
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
 from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.table import TableMixture
@@ -193,23 +192,14 @@ def evaluation_pieces(case: Case) -> Iterable[Piece]:
         yield law_piece(case, EXACT, guidance, z, plan.sampler.policy)
         if case.has_learned and case.table(LEARNED) is not None:
             yield law_piece(case, LEARNED, guidance, z, plan.sampler.policy)
-        label = f"{plan.num_samples:,} samples at w = {guidance.label}"
-        yield Piece(samples_key(case, guidance), partial(_samples, case, guidance), label)
-
-
-def samples_key(case: Case, guidance: Guidance) -> Key:
-    """The key of the samples of one guidance."""
-    plan = case.plan
-    strength = guidance.key(case.target.num_dims)
-    return ("samples", case.judged, strength, plan.sampler.key, plan.num_samples, plan.seed, case.one_class)
+        yield case.piece(_samples, guidance, label=f"{plan.num_samples:,} samples at w = {guidance.label}")
 
 
 def _samples(case: Case, guidance: Guidance) -> Tensor:
     plan = case.plan
     z = case.one_class
     generator = plan.generator("table samples", guidance, z, num_dims=case.target.num_dims)
-    denoiser = case.table(case.judged) or case.denoisers[case.judged]
-    return plan.sampler.draw(denoiser, guidance, z, plan.num_samples, generator)
+    return plan.sampler.draw(case.denoiser(case.judged), guidance, z, plan.num_samples, generator)
 
 
 def evaluation_of(case: Case) -> TableEvaluation:
@@ -245,10 +235,9 @@ def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
     if guidance.has_tilted:
         laws["tilted"] = tilted_law(target, guidance, z)
     for who in case.denoisers:
-        key = law_key(who, guidance, z, policy, target.num_dims)
-        if key in case.made:
-            laws[who] = case.made[key]
-    x = case.made[samples_key(case, guidance)]
+        if (law := law_made(case, who, guidance, z, policy)) is not None:
+            laws[who] = law
+    x = case.made.of(_samples, guidance)
     generator = case.plan.generator("bootstrap", guidance, z, num_dims=target.num_dims)
     resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // max(laws[EXACT].numel(), len(x))))
     sample_tv = {

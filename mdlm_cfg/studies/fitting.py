@@ -124,7 +124,7 @@ def fitted_strengths(
 ) -> Calibration:
     """The calibrated strengths of a denoiser: exact on a small table, else by levels in groups from samples."""
     if is_exact(case):
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         found = calibrated_strengths(case.target, w, target_class, denoiser)
         return Calibration(tuple(found), (0.0,) * len(found))
     denoiser = case.denoisers[who]
@@ -148,7 +148,7 @@ def fitted_profile(
 ) -> InformationProfile:
     """The information profile of a denoiser: exact on a small table, else from samples; guided unless w = 0."""
     if is_exact(case):
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         return exact_information_profile(case.target, target_class, w, denoiser)
     part = part_of(case, which, who, target_class, w, num_examples)
     return information_profile(

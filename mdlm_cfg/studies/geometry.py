@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.studies.common import check_guided_class
@@ -84,8 +84,7 @@ class GeometryStudy:
         """The distributions, and the limit of infinite strength of every kind."""
         yield from evaluation_pieces(case)
         for kind in own_kinds(case.plan):
-            make = partial(limit_law, case.target, case.one_class, kind)
-            yield Piece(("limit", str(kind), case.one_class), make, f"limit of infinite w, {kind}")
+            yield case.piece(_limit, kind, label=f"limit of infinite w, {kind}")
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Rows for every distribution, and curves against w."""
@@ -101,13 +100,17 @@ class GeometryStudy:
             for r in e.results
             if who in r.laws
         ]
-        found += [(math.inf, str(k), EXACT, made["limit", str(k), case.one_class]) for k in own_kinds(case.plan)]
+        found += [(math.inf, str(kind), EXACT, made.of(_limit, kind)) for kind in own_kinds(case.plan)]
         parts = regions_of(case)
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
         overlap = overlap_of(e) if e.num_dims > 2 else []
         blocks = [_regions_block(masses, e), _spread_block(spread), *_overlap_block(overlap)]
         return Findings(case.plan, blocks, verdict_of(masses))
+
+
+def _limit(case: Case, kind: Kind) -> Tensor:
+    return limit_law(case.target, case.one_class, kind)
 
 
 def regions_of(case: Case) -> list[Region]:

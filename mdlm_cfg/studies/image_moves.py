@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from mdlm_cfg.studies.common import STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, held_out_of, judging
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 
 HELD_OUT = "test images"
 SHOWN = 8  # samples of a set in the picture
@@ -89,15 +88,10 @@ class ImageMoves(MovedSets):
         """A move of so many coordinates that costs one call."""
         return Correction(size=size, parallel=size > 1)
 
-    def judge_key(self, case: Case) -> Key:
-        """Whether there is a classifier, and the classes that are judged."""
-        return self.classifier, case.classes
-
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images judged, and the sets of all starts and moves."""
         for z in case.classes:
-            make = partial(self._held_out, case, z)
-            yield Piece(self._held_out_key(case, z), make, f"judging test images of class {z}", 0.0)
+            yield case.piece(self._held_out, z, label=f"judging test images of class {z}", cost=0.0)
             for guidance in case.plan.guidances:
                 yield from self.pieces_of_sets(case, guidance, z, LEARNED)
 
@@ -111,9 +105,6 @@ class ImageMoves(MovedSets):
         row = judge.row(x, classifier) | {"energy_se": judge.energy_error(x, classifier)}
         return {name: row[name] for name in MEASURED}
 
-    def _held_out_key(self, case: Case, z: int) -> Key:
-        return ("test images of moves", z, self.judge_key(case), case.plan.num_samples, case.plan.seed)
-
     def _held_out(self, case: Case, z: int) -> dict[str, Any]:
         """Disjoint sets of as many test images, and what the classifier says of them all: ln p(z | x), (m,)."""
         x = held_out_of(case, z)
@@ -125,7 +116,7 @@ class ImageMoves(MovedSets):
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, start, move and number of moves, and one for test images."""
-        held_out = [made[self._held_out_key(case, z)] for z in case.classes]
+        held_out = [made.of(self._held_out, z) for z in case.classes]
         data = _mean([dict(zip(MEASURED, _mean(one["sets"]))) for one in held_out])
         rows = []
         pictures = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -137,28 +136,18 @@ class Images:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images judged, then samples, then their judgement, then test images classified by NELBO."""
-        yield Piece(self._judged_key(case, HELD_OUT), partial(self._held_out, case), "judging test images", 0.0)
+        yield case.piece(self._held_out, label="judging test images", cost=0.0)
         for guidance in case.plan.guidances:
             for k in case.classes:
                 yield from draw_pieces(case, LEARNED, guidance, k)
-            label = f"judging samples at w = {guidance.label}"
-            yield Piece(self._judged_key(case, guidance), partial(self._judged, case, guidance), label, 0.0)
-        num = self._num_classified(case.data)
-        if num:
-            make = partial(_class_nelbos, case, num, self.num_draws)
+            yield case.piece(self._judged, guidance, label=f"judging samples at w = {guidance.label}", cost=0.0)
+        if num := self._num_classified(case.data):
+            label = f"classification of {num} test images by NELBO"
             cost = num * self.num_draws * case.data.num_classes
-            yield Piece(self._nelbos_key(case), make, f"classification of {num} test images by NELBO", cost)
+            yield case.piece(_class_nelbos, num, self.num_draws, label=label, cost=cost)
 
     def _num_classified(self, data: Data) -> int:
         return min(self.num_classified, len(data.test_examples()[0]))
-
-    def _nelbos_key(self, case: Case) -> Key:
-        return ("class nelbos", self._num_classified(case.data), self.num_draws, case.plan.seed)
-
-    def _judged_key(self, case: Case, w: Guidance | str) -> Key:
-        plan = case.plan
-        strength = w if isinstance(w, str) else w.key(math.prod(case.data.grid_shape))
-        return ("judged", strength, plan.sampler.key, plan.num_samples, plan.seed, case.classes, self.classifier)
 
     def _judged(self, case: Case, guidance: Guidance) -> tuple[list[Row], Row]:
         judges, classifier = judging(case, self.classifier)
@@ -177,8 +166,8 @@ class Images:
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Samples, numbers and a verdict."""
-        reference = made[self._judged_key(case, HELD_OUT)]
-        judged = {g: made[self._judged_key(case, g)] for g in case.plan.guidances} | {HELD_OUT: reference["judged"]}
+        reference = made.of(self._held_out)
+        judged = {g: made.of(self._judged, g) for g in case.plan.guidances} | {HELD_OUT: reference["judged"]}
         rows = [ImageRow(w, **pooled) for w, (_, pooled) in judged.items()]
         by_class = [
             ClassRow(w, **row, target_class=k, class_name=case.class_name(k))
@@ -207,9 +196,9 @@ class Images:
         """The network and the classifiers on test images."""
         x, labels = case.data.test_examples()
         judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, _commonest(labels), len(x))]
-        if not self._num_classified(case.data):
+        if not (num := self._num_classified(case.data)):
             return [], judges
-        chosen, nelbos = made[self._nelbos_key(case)]
+        chosen, nelbos = made.of(_class_nelbos, num, self.num_draws)
         own = labels[chosen].long()
         hits = float((nelbos.argmin(dim=1) == own).double().mean())
         judges.append(JudgeRow("nelbo", hits, _commonest(own), len(own)))

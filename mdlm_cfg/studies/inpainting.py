@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
@@ -309,22 +308,21 @@ class Inpainting:
         states = float((case.data.num_tokens + 1) ** self.num_free)
         for s in self.slices(case):
             of = f"test image {s.image}"
-            ask = partial(_ask, case, s)
-            yield Piece(("slice", *s.key), ask, f"{of}: {states:,.0f} partial states", 2 * states, cached=False)
-            known = len(s.x) - self.num_free
-            label = f"{of}: posterior of its class"
-            yield Piece(_posterior_key(case, s), partial(_posterior, case, s), label, known * case.data.num_classes)
+            label = f"{of}: {states:,.0f} partial states"
+            yield case.piece(_ask, s, label=label, cost=2 * states, cached=False)
+            cost = (len(s.x) - self.num_free) * case.data.num_classes
+            yield case.piece(_posterior, s, label=f"{of}: posterior of its class", cost=cost)
             for guidance in case.plan.guidances:
                 yield from _draws(case, s, guidance)
                 label = f"{of}: distributions at w = {guidance.label}"
-                yield Piece(_found_key(case, s, guidance), partial(_found, case, s, guidance), label, 0.0, cached=False)
+                yield case.piece(_found, s, guidance, label=label, cost=0.0, cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Distances, marginals, completions and an error budget for each image and strength."""
         slices = self.slices(case)
-        found = [(s, g, made[_found_key(case, s, g)]) for s in slices for g in case.plan.guidances]
-        rows = [_row(case, s, g, one, float(made[_posterior_key(case, s)])) for s, g, one in found]
-        pairs = [(s, g, one, h, made[_found_key(case, s, h)]) for s, g, one in found for h in case.plan.guidances]
+        found = [(s, g, made.of(_found, s, g)) for s in slices for g in case.plan.guidances]
+        rows = [_row(case, s, g, one, float(made.of(_posterior, s))) for s, g, one in found]
+        pairs = [(s, g, one, h, made.of(_found, s, h)) for s, g, one in found for h in case.plan.guidances]
         between = [
             BetweenRow(s.image, s.target_class, g, h.constant, total_variation(one.law, other.law))
             for s, g, one, h, other in pairs
@@ -388,10 +386,6 @@ def _ask(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
     return tables[case.judged], tables.get(EXACT)
 
 
-def _posterior_key(case: Case, s: Slice) -> tuple[Any, ...]:
-    return ("posterior of the slice", *s.key, case.plan.seed)
-
-
 def _posterior(case: Case, s: Slice) -> float:
     """p(z | known pixels), of the exact conditionals where there are any."""
     denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
@@ -406,14 +400,9 @@ def _draws(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
     return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
 
 
-def _found_key(case: Case, s: Slice, guidance: Guidance) -> tuple[Any, ...]:
-    plan = case.plan
-    return ("hidden pixels", *s.key, guidance.key(len(s.x)), plan.sampler.key, plan.num_samples, plan.seed)
-
-
 def _found(case: Case, s: Slice, guidance: Guidance) -> Found:
     """Distributions, weights and error budgets at one strength."""
-    table, exact = case.made["slice", *s.key]
+    table, exact = case.made.of(_ask, s)
     plan = case.plan
     z = s.target_class
     own = samples_of(case.made, _draws(case, s, guidance))[:, s.hidden].long()

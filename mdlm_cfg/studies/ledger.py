@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 from mdlm_cfg.chain.denoiser import name_state
@@ -17,7 +16,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_class
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.targets.table import TableMixture
 
@@ -130,14 +129,13 @@ class LedgerStudy:
         yield from evaluation_pieces(case)
         samplers = ledger_samplers(case.target, case.plan.sampler)
         for guidance in case.plan.guidances:
-            make = partial(_budgets, case, guidance, samplers)
             label = f"error budget at w = {guidance.label}"
-            yield Piece(_key(case, guidance), make, label, COST * len(samplers), cached=False)
+            yield case.piece(_budgets, guidance, label=label, cost=COST * len(samplers), cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength and sampler, and the same in other distances."""
         e = evaluation_of(case)
-        entries: list[Ledger] = [entry for guidance in case.plan.guidances for entry in made[_key(case, guidance)]]
+        entries: list[Ledger] = [entry for g in case.plan.guidances for entry in made.of(_budgets, g)]
         rows = [_row(entry, e.judged) for entry in entries]
         lines = [row for entry in entries for row in _lines(entry, e.judged)]
         shared = list({id(entry.shared): entry.shared for entry in entries}.values())
@@ -152,11 +150,7 @@ def has_ledger(e: TableEvaluation) -> bool:
     return e.plan.sampler.exact_in_time or kernel_entries(e.num_tokens, e.num_dims) <= MAX_ENTRIES
 
 
-def _key(case: Case, guidance: Guidance) -> Key:
-    return ("budgets", guidance.key(case.target.num_dims), case.one_class)
-
-
-def _budgets(case: Case, guidance: Guidance, samplers: Sequence[Sampler]) -> list[Ledger]:
+def _budgets(case: Case, guidance: Guidance) -> list[Ledger]:
     """The budget of the plan's own sampler first, from the samples that are there; then of the other samplers."""
     e = evaluation_of(case)
     if not has_ledger(e):
@@ -168,7 +162,7 @@ def _budgets(case: Case, guidance: Guidance, samplers: Sequence[Sampler]) -> lis
     result = next(result for result in e.results if result.guidance == guidance)
     shared = ledger_laws(case.target, learned, guidance, z, plan.sampler.policy)
     entries = []
-    for sampler in samplers:
+    for sampler in ledger_samplers(case.target, plan.sampler):
         generator = plan.generator("ledger", guidance, z, sampler.label, num_dims=case.target.num_dims)
         samples = result.samples if sampler is plan.sampler else None
         entries.append(ledger_of(shared, sampler, plan.num_samples, generator, samples))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from mdlm_cfg.compare.mixtures import component_picture, component_usage, distin
 from mdlm_cfg.studies.common import BERNOULLI, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -147,18 +146,16 @@ class Mixtures:
         """The error of the network, the components' distinctness, and the sets of samples, compared."""
         yield from error_pieces(case, self.num_test, self.num_draws)
         for how in (WHOLE, PARTIAL):
-            make = partial(_distinctness, case, how)
-            yield Piece(_distinct_key(case, how), make, f"distinctness of components by {how} images", 0.0)
+            yield case.piece(_distinctness, how, label=f"distinctness of components by {how} images", cost=0.0)
         for guidance in case.plan.guidances:
             for pieces in _draws(case, guidance).values():
                 yield from (piece for of_class in pieces for piece in of_class)
-            label = f"comparison of samples at w = {guidance.label}"
-            yield Piece(_compared_key(case, guidance), partial(_compared, case, guidance), label, 0.0)
+            yield case.piece(_compared, guidance, label=f"comparison of samples at w = {guidance.label}", cost=0.0)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """The network's error, sets of samples, pixels and components."""
         errors = error_rows(case, made, self.num_test, self.num_draws)
-        compared = {g: made[_compared_key(case, g)] for g in case.plan.guidances}
+        compared = {g: made.of(_compared, g) for g in case.plan.guidances}
         by_class = [
             ClassRow(g, name, **row, target_class=k, class_name=case.class_name(k))
             for g, found in compared.items()
@@ -170,7 +167,7 @@ class Mixtures:
             for g, found in compared.items()
             for name, rows in found["sets"].items()
         ]
-        distinct = [distinct_row(how, made[_distinct_key(case, how)]) for how in (WHOLE, PARTIAL)]
+        distinct = [distinct_row(how, made.of(_distinctness, how)) for how in (WHOLE, PARTIAL)]
         pixels = [pixel_row(g, name, p) for g, found in compared.items() for name, p in found["pixels"].items()]
         components = [
             component_row(g, name, c, distinct[0])
@@ -183,7 +180,7 @@ class Mixtures:
             *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
             _by_class(by_class),
             _pixels(case, pixels, compared, samples),
-            _components(components, compared, made[_distinct_key(case, PARTIAL)]),
+            _components(components, compared, made.of(_distinctness, PARTIAL)),
             _distinct(distinct),
             *_shown(case, samples),
         ]
@@ -226,10 +223,6 @@ def _sets(case: Case, made: Made, guidance: Guidance) -> dict[str, Tensor]:
     return {name: x for name, x in _drawn(case, made, guidance).items() if name != AGAIN}
 
 
-def _distinct_key(case: Case, how: str) -> Key:
-    return ("distinct", how, case.classes, case.plan.seed)
-
-
 def _distinctness(case: Case, how: str) -> Tensor:
     """E log p(x | z) / p(x) in nats of every component of the classes, float64 (classes, C)."""
     seed = case.plan.seed
@@ -251,12 +244,6 @@ def distinct_row(how: str, values: Tensor) -> DistinctRow:
     return DistinctRow(how, float(values.mean()), spread)
 
 
-def _compared_key(case: Case, guidance: Guidance) -> Key:
-    plan = case.plan
-    strength = guidance.key(case.target.num_dims)
-    return ("compared sets", strength, plan.sampler.key, plan.num_samples, plan.seed, case.classes)
-
-
 def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     """Sets beside the exact one, by class, and what guidance does to pixels and components."""
     target: BernoulliMixture = case.target
@@ -264,7 +251,7 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     learned = {LEARNED: drawn[LEARNED]} if LEARNED in drawn else {}
     others = learned | {FLOOR: drawn[AGAIN], CLASS: _unguided(case, guidance)}
     described = {EXACT: torch.cat([drawn[EXACT], drawn[AGAIN]], dim=1)} | learned
-    distinct = [case.made[_distinct_key(case, how)] for how in (WHOLE, PARTIAL)]
+    distinct = [case.made.of(_distinctness, how) for how in (WHOLE, PARTIAL)]
     components = {}
     for name, x in described.items():
         usage = torch.stack([component_usage(target, one, k) for one, k in zip(x, case.classes)])

@@ -5,9 +5,8 @@ It is what `study=correction` is for such data (theory, section 11).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from mdlm_cfg.sampling.reference import (
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI, STRENGTH
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -152,16 +151,14 @@ class MixtureCorrection:
         """Three sets of samples for each strength and class; any process may draw them."""
         for guidance in case.plan.guidances:
             for z in case.classes:
-                made = {REFERENCE: self._reference, "weighted": self._weighted, "resampled": self._resampled}
-                for what, make in made.items():
+                for what, make in self._makers.items():
                     label = f"{what} samples of class {case.class_name(z)}, w = {guidance.label}"
                     cost = 0.1 if what == REFERENCE else 1.0
-                    yield Piece(self._key(case, what, guidance, z), partial(make, case, guidance, z), label, cost, True)
+                    yield case.piece(make, guidance, z, label=label, cost=cost, shared=True)
 
-    def _key(self, case: Case, what: str, guidance: Guidance, z: int) -> Key:
-        how = {REFERENCE: (self.num_reference,), "resampled": (self.threshold, self.num_groups)}.get(what, ())
-        asked = (guidance.key(case.target.num_dims), case.plan.sampler.key, case.plan.num_samples, case.plan.seed, z)
-        return (f"{what} samples", case.judged, *asked, *how)
+    @property
+    def _makers(self) -> dict[str, Callable[..., Any]]:
+        return {REFERENCE: self._reference, "weighted": self._weighted, "resampled": self._resampled}
 
     def _reference(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
         generator = case.plan.generator("reference", guidance, z, num_dims=case.target.num_dims)
@@ -170,35 +167,29 @@ class MixtureCorrection:
     def _weighted(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
         denoiser = case.denoisers[case.judged]
         plan = case.plan
-        where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
-        generator = plan.generator("weighted samples", guidance, z, **where)
+        generator = _generator(case, "weighted samples", guidance, z)
         drawn = plan.sampler.draw_weighted(denoiser, guidance, z, plan.num_samples, generator)
         return _plain(Weighted(*drawn, self.num_groups))
 
     def _resampled(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
-        denoiser = case.denoisers[case.judged]
-        plan = case.plan
-        where: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
         found = sequential_monte_carlo(
-            denoiser,
+            case.denoisers[case.judged],
             guidance,
             z,
-            plan.num_samples,
-            policy=plan.sampler.policy,
+            case.plan.num_samples,
+            policy=case.plan.sampler.policy,
             threshold=self.threshold,
             num_groups=self.num_groups,
-            generator=plan.generator("resampled samples", guidance, z, **where),
+            generator=_generator(case, "resampled samples", guidance, z),
         )
         return _plain(found)
 
     def weighted_sets(self, case: Case, made: Made, guidance: Guidance, z: int) -> dict[str, Weighted]:
         """Every set of samples of one class at one strength, by name."""
-        reference, weighted, resampled = (
-            _weighted_of(made[self._key(case, what, guidance, z)]) for what in (REFERENCE, "weighted", "resampled")
-        )
+        drawn = {what: _weighted_of(made.of(make, guidance, z)) for what, make in self._makers.items()}
         own, _ = case.target.sample(case.plan.num_samples, generator_for("class samples", case.plan.seed, z), z)
-        sets = {REFERENCE: reference, "class": _even(own), "guided": _even(weighted.x)}
-        return {**sets, "weighted": weighted, "resampled": resampled}
+        even = {"class": _even(own), "guided": _even(drawn["weighted"].x)}
+        return {name: (drawn | even)[name] for name in (REFERENCE, *SETS)}
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Every set beside the reference, estimates of the normaliser, and images."""
@@ -238,53 +229,32 @@ class MixtureCorrection:
             Mosaic(blocks, PICTURED, f"Class {name}: a line for each set; weighted sets are drawn by their weights.")
             for name, blocks in images.items()
         ]
-        return [
-            Block(
-                name="distances",
-                rows=rows["distances"],
-                title="Samples and the tilted distribution",
-                text=text,
-                views=[Table(["w", "target_class", "set"], values, note=NOTE)],
-                logged=["usage_tv", "class_posterior"],
-                group="",
-                printed=True,
-            ),
-            Block("images", [], "Samples", views=shown, group="Samples"),
-            Block(
-                name="usage",
-                rows=rows["usage"],
-                title="Usage of the components",
-                per=["target_class", "w"],
-                views=[Bars("component", "usage", ["set"], "The share of each of the components of the class.")],
-                group="Components",
-            ),
-            *self._weight_blocks(rows),
-        ]
-
-    def _weight_blocks(self, rows: Mapping[str, Sequence[Any]]) -> list[Block]:
+        usage = [Bars("component", "usage", ["set"], "The share of each of the components of the class.")]
+        per = ["target_class", "w"]
+        index = ["w", "target_class", "set"]
         caption = (
             f"The groups' mean relative ESS at each step, before any resampling (threshold {self.threshold:g}, "
             f"{self.num_groups} groups)."
         )
-        estimates = Table(["w", "target_class", "set"], ["num_samples", "log_normalizer", "relative_error", "ess"])
+        title = "Samples and the tilted distribution"
+        main = [Table(index, values, note=NOTE)]
+        logged = ["usage_tv", "class_posterior"]
+        estimates = [Table(index, ["num_samples", "log_normalizer", "relative_error", "ess"])]
+        steps = [Curve("unmasked", "ess_on_the_way", ["w", "target_class"], caption)]
+        how: dict[str, Any] = {"group": "Weights"}
         return [
-            Block(
-                name="normalizers",
-                rows=rows["normalizers"],
-                title="The normaliser",
-                text=NORMALIZERS,
-                views=[estimates],
-                logged=["ess"],
-                group="Weights",
-            ),
-            Block(
-                name="steps",
-                rows=rows["steps"],
-                title="Relative ESS on the way",
-                views=[Curve("unmasked", "ess_on_the_way", ["w", "target_class"], caption)],
-                group="Weights",
-            ),
+            Block("distances", rows["distances"], title, text, [], main, logged, group="", printed=True),
+            Block("images", [], "Samples", views=shown, group="Samples"),
+            Block("usage", rows["usage"], "Usage of the components", "", per, usage, group="Components"),
+            Block("normalizers", rows["normalizers"], "The normaliser", NORMALIZERS, [], estimates, ["ess"], **how),
+            Block("steps", rows["steps"], "Relative ESS on the way", views=steps, **how),
         ]
+
+
+def _generator(case: Case, what: str, guidance: Guidance, z: int) -> torch.Generator:
+    """The generator of samples of the judged denoiser, where that is."""
+    denoiser = case.denoisers[case.judged]
+    return case.plan.generator(what, guidance, z, num_dims=denoiser.num_dims, device=device_of(denoiser))
 
 
 def _plain(found: Weighted) -> tuple[Any, ...]:

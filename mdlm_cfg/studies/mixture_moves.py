@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +18,7 @@ from mdlm_cfg.sampling.reference import check_positive_class, check_reference, t
 from mdlm_cfg.studies.common import BERNOULLI, CALLS, STRENGTH
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
-from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 REFERENCE = "tilted distribution"
@@ -88,24 +87,14 @@ class MixtureMoves(MovedSets):
         """References, and the sets of all starts and moves."""
         for guidance in case.plan.guidances:
             for z in case.classes:
-                key = self._reference_key(case, guidance, z)
-                yield Piece(
-                    key, partial(self._reference, case, guidance, z), f"reference of class {z}", self.num_reference
-                )
+                yield case.piece(self._reference, guidance, z, label=f"reference of class {z}", cost=self.num_reference)
                 for who in case.denoisers:
                     yield from self.pieces_of_sets(case, guidance, z, who)
 
-    def judge_key(self, case: Case) -> Key:
-        """The size of the reference."""
-        return self.num_reference
-
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, float]:
         """What the mixture sees."""
-        reference = case.made[self._reference_key(case, guidance, z)]["usage"]
+        reference = case.made.of(self._reference, guidance, z)["usage"]
         return _numbers(_seen(case.target, x, None, z), reference, case.plan.num_samples)
-
-    def _reference_key(self, case: Case, guidance: Guidance, z: int) -> Key:
-        return ("reference of moves", guidance.key(case.target.num_dims), z, self.num_reference, case.plan.seed)
 
     def _reference(self, case: Case, guidance: Guidance, z: int) -> dict[str, Any]:
         generator = case.plan.generator("reference", guidance, z, num_dims=case.target.num_dims)
@@ -115,12 +104,11 @@ class MixtureMoves(MovedSets):
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser, start, move and number of moves, and one for the reference."""
         rows = []
-        for g in case.plan.guidances:
-            for who in case.denoisers:
-                seen = [made[self._reference_key(case, g, z)] for z in case.classes]
-                known = [_numbers(one, one["usage"], case.plan.num_samples) for one in seen]
-                rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
-                rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
+        for g, who in case.by_denoiser():
+            seen = [made.of(self._reference, g, z) for z in case.classes]
+            known = [_numbers(one, one["usage"], case.plan.num_samples) for one in seen]
+            rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
+            rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
         text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "num_reference": self.num_reference}
         return Findings(case.plan, blocks_of(rows, text), verdict_of(rows), facts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.plan import refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Key, Made, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.errors import UserError
 
 Started = Sampler | Mapping[str, Any]
@@ -141,10 +140,6 @@ class MovedSets:
         """A move of so many coordinates."""
         return Correction(size=size)
 
-    def judge_key(self, case: Case) -> Key:
-        """Plain values that decide how sets are judged."""
-        raise NotImplementedError
-
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> Any:
         """What is seen of samples, int64 (n, D) on the CPU; plain values and tensors."""
         raise NotImplementedError
@@ -160,12 +155,10 @@ class MovedSets:
         self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
     ) -> Piece:
         d = case.num_dims
-        asked = (guidance.key(d), z, start.key, str(correction), self.stages(case), self.judge_key(case))
-        key = ("moved sets", who, *asked, case.plan.num_samples, case.plan.seed)
         label = f"moves of {name_of_move(correction)} after {start.label}, class {z}, {who}, w = {guidance.label}"
         last = replace(correction, moves=self.stages(case)[-1])
         cost = case.plan.num_samples * last.calls(d) * guidance.rows(d)
-        return Piece(key, partial(self._moved, case, guidance, z, who, start, correction), label, cost)
+        return case.piece(self._moved, guidance, z, who, start, correction, label=label, cost=cost)
 
     def _moved(
         self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
@@ -190,7 +183,7 @@ class MovedSets:
         d = case.num_dims
         for start in self.compared_starts(case):
             for correction in self.corrections(case):
-                found = [made[self._move_piece(case, guidance, z, who, start, correction).key] for z in case.classes]
+                found = [made.of(self._moved, guidance, z, who, start, correction) for z in case.classes]
                 for k, number in enumerate(self.stages(case)):
                     calls = start.calls(d) + replace(correction, moves=number).calls(d)
                     index = (start.label, name_of_move(correction), number, calls)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.policies import Confidence
+from mdlm_cfg.chain.policies import Confidence, Policy
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.sequences import entropy_of, mean_pairwise_difference
-from mdlm_cfg.studies.aligned import SHOWN, aligned_key, aligned_piece, listing, symbols_of
-from mdlm_cfg.studies.common import SCHEDULED, draw_pieces, law_key, law_piece, samples_of
+from mdlm_cfg.studies.aligned import SHOWN, aligned, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.common import SCHEDULED, draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import Samplers, is_small
@@ -94,7 +94,7 @@ class OwnModel:
         """A row for each class and strength."""
         rows = [_row(case, made, g, k) for g in case.plan.guidances for k in case.classes]
         shown = [(g, k) for g in case.plan.guidances for k in case.classes[:SHOWN_CLASSES]]
-        states = [row for g, k in shown for row in _likeliest(case, made, g, k)]
+        states = [row for g, k in shown for row in _likeliest(case, g, k)]
         blocks = [_distances(case, rows), _states(states), _to_read(case, made)]
         verdict = verdict_of(rows)
         if _has_samplers(case):
@@ -127,11 +127,9 @@ def _with_unguided(case: Case) -> list[Guidance]:
     return list(dict.fromkeys([_unguided(case), *case.plan.guidances]))
 
 
-def _law(case: Case, made: Made, guidance: Guidance, k: int, policy: object = None) -> Tensor | None:
+def _law(case: Case, guidance: Guidance, k: int, policy: Policy | None = None) -> Tensor | None:
     """The exact distribution of a class, in the plan's order or in another; None where there is none."""
-    order = case.plan.sampler.policy if policy is None else policy
-    law: Tensor | None = made.get(law_key(LEARNED, guidance, k, order, case.num_dims))  # type: ignore[arg-type]
-    return law
+    return law_made(case, LEARNED, guidance, k, policy or case.plan.sampler.policy)
 
 
 def _samples(case: Case, made: Made, guidance: Guidance, k: int) -> Tensor:
@@ -139,9 +137,9 @@ def _samples(case: Case, made: Made, guidance: Guidance, k: int) -> Tensor:
 
 
 def _row(case: Case, made: Made, guidance: Guidance, k: int) -> ModelRow:
-    law = _law(case, made, guidance, k)
-    unguided = _law(case, made, _unguided(case), k)
-    confident = _law(case, made, guidance, k, Confidence())
+    law = _law(case, guidance, k)
+    unguided = _law(case, _unguided(case), k)
+    confident = _law(case, guidance, k, Confidence())
     x = _samples(case, made, guidance, k)
     n = case.data.num_tokens
     at_zero = _value_shares(_samples(case, made, _unguided(case), k), n)
@@ -165,8 +163,8 @@ def _value_shares(x: Tensor, num_tokens: int) -> Tensor:
     return torch.stack(shares).double() / len(x)
 
 
-def _likeliest(case: Case, made: Made, guidance: Guidance, k: int) -> list[StateRow]:
-    law = _law(case, made, guidance, k)
+def _likeliest(case: Case, guidance: Guidance, k: int) -> list[StateRow]:
+    law = _law(case, guidance, k)
     if law is None:
         return []
     symbols = symbols_of(case.data.num_tokens, case.data.value_names)
@@ -203,7 +201,7 @@ def _to_read(case: Case, made: Made) -> Block:
     symbols = symbols_of(case.data.num_tokens, case.data.value_names)
     parts = []
     for k in case.classes[:SHOWN_CLASSES]:
-        by_w = {f"w = {g.label}": made[aligned_key(case, LEARNED, g, k)] for g in case.plan.guidances}
+        by_w = {f"w = {g.label}": made.of(aligned, LEARNED, g, k) for g in case.plan.guidances}
         for at in range(SHOWN):
             rows = {name: x[at] for name, x in by_w.items()}
             parts.append(f"class {case.class_name(k)}: sample {at + 1}\n{listing(rows, symbols)}")

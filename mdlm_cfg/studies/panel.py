@@ -9,7 +9,6 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +22,7 @@ from mdlm_cfg.compare.geometry import Region, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Piece
-from mdlm_cfg.support.by_value import value_key
+from mdlm_cfg.studies.protocol import LEARNED, Case, Piece
 
 MAX_STATES = 1024  # of a distribution that is shown: 32 x 32, or 1024 values in one dimension
 MAX_NUMBERS = 250_000  # probabilities of a panel, beside which their differences stand
@@ -165,12 +163,10 @@ class Arrays:
 
 def panel_pieces(case: Case) -> Iterable[Piece]:
     """One piece for each class; none where a table has no panel."""
-    classes = _classes(case)
     guidances = _guidances(case.plan)
-    for k in classes:
-        make = partial(_laws_of_class, case, k, guidances)
+    for k in _classes(case):
         label = f"interactive panel, class {case.class_name(k)}"
-        yield Piece(_key(case, k, guidances), make, label, cost=COST * len(guidances))
+        yield case.piece(_laws_of_class, k, guidances, label=label, cost=COST * len(guidances))
 
 
 def panel_of(case: Case) -> InteractivePanel | None:
@@ -183,7 +179,7 @@ def panel_of(case: Case) -> InteractivePanel | None:
     kinds = list(dict.fromkeys(guidance.kind for guidance in guidances))
     laws = []
     for k in classes:
-        found = case.made[_key(case, k, guidances)]
+        found = case.made.of(_laws_of_class, k, guidances)
         laws += [PanelLaw(k, g, one["laws"], one["still_masked"]) for g, one in zip(guidances, found)]
     return InteractivePanel(
         classes=classes,
@@ -195,12 +191,6 @@ def panel_of(case: Case) -> InteractivePanel | None:
         strengths=[guidance.label for guidance in guidances[: len(guidances) // len(kinds)]],
         laws=laws,
     )
-
-
-def _key(case: Case, k: int, guidances: Sequence[Guidance]) -> Key:
-    asked = tuple(guidance.key(case.target.num_dims) for guidance in guidances)
-    policy = case.plan.sampler.policy
-    return ("panel", k, asked, value_key(policy), case.has_learned)
 
 
 def _classes(case: Case) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import ClassVar
 
@@ -22,7 +21,7 @@ from mdlm_cfg.studies.common import WHO, check_guided_class
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import FIT, NUM_EXAMPLES, TEST, check_num_examples, check_samples, fitted_profile
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -128,14 +127,10 @@ class ProfileStudy:
         for g, who in _asked(case):
             for which in (FIT, TEST):
                 label = f"profile of the {who} conditionals at w = {g.label}"
-                yield Piece(self._key(case, g, who, which), partial(self._profile, case, g, who, which), label)
+                yield case.piece(self._profile, g, who, which, label=label)
             if _has_law(case, who):
                 label = f"exact costs of steps, {who} conditionals, w = {g.label}"
-                yield Piece(self._key(case, g, who, "exact"), partial(self._exact, case, g, who), label, 4.0)
-
-    def _key(self, case: Case, guidance: Guidance, who: str, what: str) -> Key:
-        asked = (guidance.constant, case.one_class, self.num_examples, case.plan.seed)
-        return ("profile", who, what, *asked, *(self.calls if what == "exact" else ()))
+                yield case.piece(self._exact, g, who, label=label, cost=4.0)
 
     def _profile(self, case: Case, guidance: Guidance, who: str, which: str) -> tuple[torch.Tensor, ...]:
         found = fitted_profile(case, who, case.one_class, guidance.constant, which, self.num_examples)
@@ -143,7 +138,7 @@ class ProfileStudy:
 
     def _profiles(self, case: Case, made: Made, guidance: Guidance, who: str) -> tuple[InformationProfile, ...]:
         """The profile that the best steps are found by, and the one that costs are of."""
-        fit, test = (InformationProfile(*made[self._key(case, guidance, who, which)]) for which in (FIT, TEST))
+        fit, test = (InformationProfile(*made.of(self._profile, guidance, who, which)) for which in (FIT, TEST))
         return fit.decreasing(), test
 
     def _steps(self, case: Case, made: Made, guidance: Guidance, who: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -162,7 +157,7 @@ class ProfileStudy:
         z = case.one_class
         tilted = tilted_law(case.target, guidance.constant, z)
         strengths = Guidance(PerCount(fit.strengths.tolist()), "normalized")  # type: ignore[arg-type]
-        denoiser = case.table(who) or case.denoisers[who]
+        denoiser = case.denoiser(who)
         chain = freeze(denoiser, strengths, z)
         samplers = [Sampler(EVENT_LEAPING, events=sizes) for _, sizes in self._steps(case, case.made, guidance, who)]
         return [kl_divergence(tilted, one.law(denoiser, strengths, z, chain)) for one in samplers]
@@ -182,7 +177,7 @@ class ProfileStudy:
             totals.append(TotalRow(g, who, *(x for one in sums for x in (one.value, one.standard_error))))
             steps = self._steps(case, made, g, who)
             falling = test.decreasing()
-            exact = made.get(self._key(case, g, who, "exact"), [None] * len(steps))
+            exact = made.get(case.key_of(self._exact, g, who), [None] * len(steps))
             for (name, sizes), kl in zip(steps, exact):
                 cost: Measured = falling.plan(sizes).cost
                 row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))

@@ -152,9 +152,14 @@ class Case:
         plan = self.plan
         study = getattr(make, "__self__", None)
         settings = () if study is None else tuple(value_key(getattr(study, f.name)) for f in fields(study))
-        values = (one.key(self.num_dims) if isinstance(one, Guidance) else value_key(one) for one in at)
         drawn = (plan.sampler.key, plan.num_samples, plan.seed, self.classes, tuple(self.denoisers))
-        return (make.__qualname__, *settings, *drawn, *values)
+        return (make.__qualname__, *settings, *drawn, self._plain(at))
+
+    def _plain(self, value: Any) -> Key:
+        """A value as plain ones: a guidance by its strengths on D coordinates."""
+        if isinstance(value, list | tuple):
+            return tuple(map(self._plain, value))
+        return value.key(self.num_dims) if isinstance(value, Guidance) else value_key(value)
 
     def denoiser(self, who: str) -> Denoiser:
         """A denoiser, whose answers to all partial states are known where they are few enough (`table`)."""

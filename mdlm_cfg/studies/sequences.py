@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,11 +16,11 @@ from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.aligned import WRONG, aligned_key, aligned_piece, listing, symbols_of, word_in
+from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, listing, symbols_of, word_in
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Key, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -158,14 +157,13 @@ class Sequences:
         """The error of the network, the class itself, every set, other samplers, and a few sequences to read."""
         z = case.one_class
         yield from error_pieces(case, self.num_test, self.num_draws)
-        yield Piece(_class_key(case), partial(_of_class, case), "samples of the class itself", 0.0)
+        yield case.piece(_of_class, label="samples of the class itself", cost=0.0)
         for guidance in case.plan.guidances:
             for name in _drawn(case):
                 yield from _draws(case, guidance, name)
             for name in _drawn(case):
                 yield _measuring(case, guidance, name)
-            split = partial(_split_noise, case, guidance)
-            yield Piece(_noise_key(case, guidance), split, f"noise of the samples at w = {guidance.label}", 0.0)
+            yield case.piece(_noise_of, guidance, label=f"noise of the samples at w = {guidance.label}", cost=0.0)
         for guidance, who, sampler in self._compared(case):
             yield from _draws(case, guidance, who, sampler)
             yield _measuring(case, guidance, who, sampler)
@@ -185,13 +183,13 @@ class Sequences:
     def findings(self, case: Case, made: Made) -> Findings:
         """The error of the network, sets, noise, orders, and sequences to read."""
         errors = error_rows(case, made, self.num_test, self.num_draws)
-        noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made[_class_key(case)]["tvs"].items()]
+        noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made.of(_of_class)["tvs"].items()]
         for g in case.plan.guidances:
-            noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made[_noise_key(case, g)].items()]
+            noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made.of(_noise_of, g).items()]
         sets = [_set_row(case, made, g, name, noise) for g in case.plan.guidances for name in (*_drawn(case), CLASS)]
         orders = [
             OrderRow(
-                **_without_exact(made[_measured_key(case, g, who, sampler)]),
+                **_without_exact(made.of(_measured, g, who, sampler)),
                 w=g,
                 denoiser=who,
                 sampler=sampler,
@@ -225,10 +223,6 @@ def _sequences(case: Case, guidance: Guidance, name: str, sampler: Sampler | Non
     return samples_of(case.made, _draws(case, guidance, name, sampler)).long()
 
 
-def _class_key(case: Case) -> Key:
-    return ("class", case.plan.num_samples, case.plan.seed, case.one_class)
-
-
 def _of_class(case: Case) -> dict[str, Any]:
     """Samples of the class (n, D), and by n the TV of n-grams of several such sets to the class's own distribution."""
     target = case.target
@@ -246,11 +240,7 @@ def _of_class(case: Case) -> dict[str, Any]:
     return {"x": first, "tvs": tvs}
 
 
-def _noise_key(case: Case, guidance: Guidance) -> Key:
-    return ("noise", *(piece.key for name in (EXACT, FLOOR) for piece in _draws(case, guidance, name)))
-
-
-def _split_noise(case: Case, guidance: Guidance) -> dict[int, list[float]]:
+def _noise_of(case: Case, guidance: Guidance) -> dict[int, list[float]]:
     """By n, the TV between n-grams of random halves of all exact guided samples, over several splits."""
     x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, FLOOR)])
     generator = case.plan.generator("splits", guidance, case.one_class, num_dims=case.target.num_dims)
@@ -266,17 +256,14 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
     return sum(values) / len(values), min(values), max(values)
 
 
-def _measured_key(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Key:
-    return ("measured", *(piece.key for piece in _draws(case, guidance, name, sampler)))
-
-
 def _measuring(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Piece:
-    def make() -> dict[str, Any]:
-        return _measure(case, guidance, _sequences(case, guidance, name, sampler))
-
     by = "" if sampler is None else f" by {sampler.label}"
     label = f"measuring {name} samples at w = {guidance.label}{by}"
-    return Piece(_measured_key(case, guidance, name, sampler), make, label, float(case.plan.num_samples))
+    return case.piece(_measured, guidance, name, sampler, label=label, cost=case.plan.num_samples)
+
+
+def _measured(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> dict[str, Any]:
+    return _measure(case, guidance, _sequences(case, guidance, name, sampler))
 
 
 def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
@@ -301,10 +288,10 @@ def _without_exact(columns: Mapping[str, Any]) -> dict[str, Any]:
 def _set_row(case: Case, made: Made, guidance: Guidance, name: str, noise: Sequence[NoiseRow]) -> SetRow:
     """A set; distances that are noise alone are means over several draws, and "exact" has none to itself."""
     if name == CLASS:
-        columns = _measure(case, guidance, made[_class_key(case)]["x"])
+        columns = _measure(case, guidance, made.of(_of_class)["x"])
         columns |= {f"tv_class_{row.length}": row.tv for row in noise if row.to == CLASS}
     else:
-        columns = dict(made[_measured_key(case, guidance, name)])
+        columns = dict(made.of(_measured, guidance, name, None))
     if name == EXACT:
         columns |= {f"tv_exact_{n}": None for n in (1, 2, 3)}
     if name == FLOOR:
@@ -335,7 +322,7 @@ def _to_read(case: Case, made: Made) -> Block:
     guidances = case.plan.guidances
     parts = []
     for who in case.denoisers:
-        by_w = {g: made[aligned_key(case, who, g, case.one_class)] for g in guidances}
+        by_w = {g: made.of(aligned, who, g, case.one_class) for g in guidances}
         for k in range(len(by_w[guidances[0]])):
             rows = {f"w = {g.label}": x[k] for g, x in by_w.items()}
             parts.append(f"{who} conditionals, sequence {k + 1}\n{listing(rows, symbols, word=word)}")
@@ -395,11 +382,11 @@ def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:
 def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
     """The samples of every set, (n, D), and the aligned ones, (m, D): the smallest whole numbers that hold them."""
     small = torch.uint8 if case.target.num_tokens <= 256 else torch.int32
-    found = {CLASS: made[_class_key(case)]["x"]}
+    found = {CLASS: made.of(_of_class)["x"]}
     for g in case.plan.guidances:
         found |= {f"{name}_{g.identifier}": _sequences(case, g, name) for name in _drawn(case)}
         for who in case.denoisers:
-            found[f"aligned_{who}_{g.identifier}"] = made[aligned_key(case, who, g, case.one_class)]
+            found[f"aligned_{who}_{g.identifier}"] = made.of(aligned, who, g, case.one_class)
     return {name: x.to(small).numpy() for name, x in found.items()}
 
 
