@@ -92,14 +92,21 @@ def train(
 
 
 def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | Path) -> bool:
-    """Train from a checkpoint on; whether there was anything to train."""
+    """Train from a checkpoint on; whether there was anything to train.
+
+    Where there was not, the checkpoint's own validation counts: it is logged already.
+    """
     checkpoint = read_checkpoint(ckpt_path)
     skip_seen(data, batches_seen(checkpoint))
+    trained = False
     if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
-        return False
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-    return trainer.global_step > int(checkpoint["global_step"])
+    else:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        trained = trainer.global_step > int(checkpoint["global_step"])
+    if module.val_nelbo is None and not trained:
+        module.val_nelbo = checkpoint.get("val_nelbo")
+    return trained
 
 
 class _Begun(Callback):

@@ -84,6 +84,7 @@ class MaskedDiffusion(LightningModule):
         self.is_compiled = is_compiled
         self._asked = (self.net,)  # a tuple, for a compiled network is not to be another part of this module
         self.val_nelbo: float | None = None
+        self._validated_step: int | None = None
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
         self._minutes = 0.0
@@ -182,8 +183,9 @@ class MaskedDiffusion(LightningModule):
         return self._minutes + (time.monotonic() - self._started) / 60
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what wrote it, and after how long."""
-        checkpoint.update(stamp() | {"minutes": self.minutes()})
+        """Say what wrote it, after how long, and the validation NELBO of these weights if it is known."""
+        nelbo = self.val_nelbo if self._validated_step == self.global_step else None
+        checkpoint.update(stamp() | {"minutes": self.minutes(), "val_nelbo": nelbo})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._minutes = float(checkpoint.get("minutes", 0.0))
@@ -212,6 +214,7 @@ class MaskedDiffusion(LightningModule):
                 "training has diverged; lower optimizer.lr"
             )
         self.val_nelbo = conditional
+        self._validated_step = self.global_step
         self.log_dict({"val/nelbo": conditional, "val/nelbo_null": null}, prog_bar=True, batch_size=1)
 
     def on_test_epoch_start(self) -> None:

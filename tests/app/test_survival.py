@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -76,6 +77,21 @@ def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
     assert len(steps) > len(rows)
     assert run("train", *GOING_ON, runs) == 0 and "starting a new one" in capsys.readouterr().err  # it is finished
     assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
+
+
+def test_a_run_that_ends_between_training_and_its_test_logs_each_validation_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logged(name: str) -> list[dict[str, str]]:
+        with next(tmp_path.glob(f"{name}/*/metrics.csv")).open(newline="") as file:
+            return [{key: row[key] for key in row if key != "val/minutes"} for row in csv.DictReader(file)]
+
+    assert run("train", *GOING_ON, f"runs={tmp_path}", "name=whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedDiffusion, "on_test_epoch_start", lambda self: interrupt())
+        assert run("train", *GOING_ON, f"runs={tmp_path}", "name=again") == 130
+    assert run("train", *GOING_ON, f"runs={tmp_path}", "name=again") == 0
+    assert logged("again") == logged("whole")
 
 
 HOLD = """
