@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from docutils.utils.math.latex2mathml import tex2mathml
+from markdown_it import MarkdownIt
 
 import mdlm_cfg
 
@@ -51,6 +52,65 @@ def test_every_formula_can_be_drawn(folder: str) -> None:
     assert len(formulas) > 3
     for formula in formulas:
         assert "<math" in tex2mathml(formula), formula
+
+
+def math_traps(markdown: str) -> list[str]:
+    """The formulas of a page that GitHub would not draw.
+
+    GitHub reads Markdown first, and draws what is left between dollar signs (github/markup issues 1575 and 1688). So a
+    formula must pass through Markdown unchanged, keep to one line, stand between spaces or before punctuation, be a
+    paragraph of its own where it is displayed, and use no macro that GitHub forbids.
+    """
+    found = []
+    for part in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if part.type != "inline":
+            continue
+        written = CODE.sub("`", part.content)
+        left = "".join({"text": one.content, "softbreak": "\n"}.get(one.type, "`") for one in part.children or [])
+        for match in FORMULA.finditer(written):
+            formula = match[0]
+            is_whole = formula == written.strip() if match[1] else "\n" not in formula
+            if formula not in left or not is_whole or FORBIDDEN.search(formula):
+                found.append(formula)
+        drawn = [match[0] for match in DRAWN.finditer(left)]
+        found += [] if "".join(drawn).count("$") == written.count("$") else [written]
+    return found
+
+
+CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
+FORBIDDEN = re.compile(r"\\(operatorname|mbox|phantom|(re)?newcommand|DeclareMathOperator|def|href|require)\b")
+DRAWN = re.compile(r"(?<![^\s(])(\$\$[^$]+\$\$|\$(?!\s)[^$\n]*[^$\s]\$)(?![^\s.,;:?!)])")
+TRAPS = (
+    r"$\{1, 2\}$",  # Markdown takes a backslash before punctuation
+    r"$a \, b$",
+    r"$\mathbf{x}_{i}$ and $\mathbf{y}_{i}$",  # emphasis between the lines
+    r"$a^*$ and $b^*$",
+    r"$[a](b)$",
+    r"$a <b> c$",
+    "| a |\n|---|\n| $p(x | z)$ |",
+    "$a +\nb$",
+    "so $$ a $$ follows",
+    r"$\operatorname{KL}$",
+    "a$x$",
+    "the $i$th",
+    "**$x$**",
+    "$ x$",
+    "from 3 $ to $x$",
+)
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_github_would_not_draw_is_found(trap: str) -> None:
+    assert math_traps(trap)
+
+
+def test_github_draws_every_formula() -> None:
+    texts = {str(path): path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts |= {f"{path} {k}": "".join(c["source"]) for k, c in enumerate(cells) if c["cell_type"] == "markdown"}
+    assert {name: found for name, text in texts.items() if (found := math_traps(text))} == {}
+    assert math_traps("$$\na_i = b_i\n$$\n\nwhere ($a_i$, $b$) is `$HOME` in $c$.") == []
 
 
 def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
