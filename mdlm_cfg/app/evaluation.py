@@ -26,11 +26,12 @@ from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import sections_of, table_files
-from mdlm_cfg.reports.tables import Table, format_number, print_table, write_arrays, write_csv, write_json
+from mdlm_cfg.reports.tables import Table, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
 from mdlm_cfg.support.atomic import part_folder, remove_parts
+from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
@@ -168,17 +169,21 @@ distribution and the exact one, of the class where it is largest, for the kind o
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
     """The results of the test, by what they are called in words."""
     found = {name.removeprefix("test/"): value for name, value in numbers.items()}
-    rows = []
+    names: list[str] = []
+    numbers_of: list[tuple[float | None, float | None]] = []
     for name, words in TEST_ROWS.items():
         null = name.replace("nelbo", "nelbo_null") if "exact" not in name and "nelbo" in name else f"{name}_null"
         if name in found or null in found:
-            rows.append([words, format_number(found.pop(name, None)), format_number(found.pop(null, None))])
+            names.append(words)
+            numbers_of.append((found.pop(name, None), found.pop(null, None)))
     for name, value in found.items():
         w = re.fullmatch(r"tv_w(.+)", name)
-        rows.append([name if w is None else f"TV, worst class, w = {w[1]}", format_number(value), ""])
-    if not rows:
+        names.append(name if w is None else f"TV, worst class, w = {w[1]}")
+        numbers_of.append((value, None))
+    if not names:
         return []
-    table = Table(("of the test set", "with the class", "without"), rows)
+    columns = (format_column(column) for column in zip(*numbers_of))
+    table = Table(("of the test set", "with the class", "without"), list(zip(names, *columns)))
     return [Section("Test set", TEST_TEXT, table, group="Training")]
 
 

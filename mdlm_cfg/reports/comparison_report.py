@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines, Points
-from mdlm_cfg.reports.tables import Table, format_number, format_strength
+from mdlm_cfg.reports.tables import Table, format_strength
 from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
+from mdlm_cfg.support.numbers import format_column
 
 MAIN = {  # what is shown, by its name in report.json; everything is in the csv
     "tv_class_exact": "guidance effect",
@@ -54,10 +57,10 @@ def _differences(found: Comparison) -> Section:
 def _measured(found: Comparison, folder: Path) -> Section:
     shown = [name for name in MAIN if name in found.measured] or found.measured[:MOST]
     about = _telling(found)
-    rows = [
-        [found.labels[row[SETTING]], *(_text(row[key]) for key in about), *(_cell(row, name) for name in shown)]
-        for row in found.means.to_dict("records")
+    heads = [
+        [found.labels[row[SETTING]], *(_text(row[key]) for key in about)] for row in found.means.to_dict("records")
     ]
+    rows = [[*head, *line] for head, line in zip(heads, _lines_of(found.means, shown))]
     note = (
         "Means over seeds ± one standard error; reports of one seed, and classes, are averaged first. Different sets "
         "of samples, denoisers and policies are never averaged. The noise floor is the mean distance of as many "
@@ -80,9 +83,8 @@ def _test_names(found: Comparison) -> Sequence[str]:
 
 def _tests(found: Comparison) -> Section:
     names = _test_names(found)
-    rows = [
-        [found.labels[row[SETTING]], *(_cell(row, name) for name in names)] for row in found.test.to_dict("records")
-    ]
+    labels = [found.labels[setting] for setting in found.test[SETTING]]
+    rows = [[label, *line] for label, line in zip(labels, _lines_of(found.test, names))]
     return Section("Test sets", "", Table([SETTING, *(name.removeprefix("test/") for name in names)], rows))
 
 
@@ -113,8 +115,12 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, str) else format_strength(value)
 
 
-def _cell(row: Row, name: str) -> str:
-    if math.isnan(row[name]):
-        return ""
-    error = row[f"{name}_se"]
-    return format_number(row[name]) + ("" if math.isnan(error) else f" ± {format_number(error)}")
+def _lines_of(frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Means and their standard errors, line by line; a column and its errors have one format."""
+    columns = []
+    for name in names:
+        numbers = [None if math.isnan(v) else v for v in [*frame[name], *frame[f"{name}_se"]]]
+        texts = ["" if v is None else text for v, text in zip(numbers, format_column(numbers))]
+        halves = zip(texts[: len(frame)], texts[len(frame) :])
+        columns.append([f"{mean} ± {error}" if error else mean for mean, error in halves])
+    return list(zip(*columns)) if columns else [()] * len(frame)

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.tables import ABSENT, Table, format_number, markdown
+from mdlm_cfg.reports.tables import Table, markdown
 from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import ABSENT, format_column
 
 MANY = 64  # calls with which corrections come to their end
 HEAD = """\
@@ -76,11 +77,9 @@ def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: i
     asked = ("tilted", calls)
     means = {(row["entry"], row["w"]): row for row in report["means"] if (row["against"], row["calls"]) == asked}
     names = [row.entry for row in rows if (row.against, row.calls) == asked and row.rank is not None]
-    lines = []
-    for name in names:
-        used = max(means[name, w]["used"] for w in strengths)
-        lines.append([name, *(format_number(means[name, w]["tv"]) for w in strengths), f"{used:.2f}"])
-    return Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], lines)
+    columns = [format_column([means[name, w]["tv"] for name in names]) for w in strengths]
+    used = [f"{max(means[name, w]['used'] for w in strengths):.2f}" for name in names]
+    return Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], list(zip(names, *columns, used)))
 
 
 def _nearest_text(report: Mapping[str, Any]) -> str:
@@ -91,11 +90,11 @@ def _nearest_text(report: Mapping[str, Any]) -> str:
 
 def _nearest(report: Mapping[str, Any]) -> Table:
     found = {row["target"]: row for row in report["nearest"]}
+    nearest = [found.get(target["name"], {}) for target in report["targets"]]
     lines = []
-    for target in report["targets"]:
-        row = found.get(target["name"])
-        nearest = [ABSENT, ABSENT] if row is None else [row["nearest"], format_number(row["tv"])]
-        lines.append([target["name"], f"{target['num_tokens']}, {target['num_dims']}", *nearest, target["fingerprint"]])
+    for target, row, tv in zip(report["targets"], nearest, format_column([row.get("tv") for row in nearest])):
+        about = [target["name"], f"{target['num_tokens']}, {target['num_dims']}"]
+        lines.append([*about, row.get("nearest", ABSENT), tv, target["fingerprint"]])
     return Table(["target", "N, D", "nearest", "mean TV", "fingerprint"], lines)
 
 

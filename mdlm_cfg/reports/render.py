@@ -18,7 +18,7 @@ from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
 from mdlm_cfg.reports.style import colours_of, file_name
 from mdlm_cfg.reports.tables import Table as ShownTable
-from mdlm_cfg.reports.tables import format_number, write_csv
+from mdlm_cfg.reports.tables import write_csv
 from mdlm_cfg.studies.findings import (
     Bars,
     Block,
@@ -34,6 +34,7 @@ from mdlm_cfg.studies.findings import (
     View,
     word,
 )
+from mdlm_cfg.support.numbers import ABSENT, format_column
 
 Rows = Sequence[Any]
 MOST_SHOWN = 6  # numbers of a list in one cell
@@ -112,21 +113,26 @@ def _label(row: Any, name: str) -> str:
     return f"{about['head']} ({about['unit']})" if about["unit"] else str(about["head"])
 
 
-def cell(row: Any, name: str) -> str:
-    """One value of a row, as people read it."""
-    value = getattr(row, name)
+def cells(rows: Rows, name: str) -> list[str]:
+    """A column of rows, as people read it: measured numbers have one format."""
+    about = next(f.metadata for f in fields(rows[0]) if f.name == name)
+    values = [getattr(row, name) for row in rows]
+    is_measured = [isinstance(value, float) and not about["index"] for value in values]
+    numbers = format_column([value if of else None for value, of in zip(values, is_measured)], about["digits"])
+    return [number if of else _word(value) for value, of, number in zip(values, is_measured, numbers)]
+
+
+def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        about = next(f.metadata for f in fields(row) if f.name == name)
-        return word(value) if about["index"] else format_number(value, about["digits"])
     if isinstance(value, list | tuple):
         return _numbers(value)
-    return word(value) if value is not None else format_number(None)
+    return ABSENT if value is None else word(value)
 
 
 def _numbers(values: Sequence[Any]) -> str:
-    shown = [format_number(v, 3) if isinstance(v, float) else word(v) for v in values[:MOST_SHOWN]]
+    numbers = format_column([v if isinstance(v, float) else None for v in values[:MOST_SHOWN]], 3)
+    shown = [number if isinstance(v, float) else word(v) for v, number in zip(values, numbers)]
     return ", ".join(shown) + (f", … ({len(values)})" if len(values) > MOST_SHOWN else "")
 
 
@@ -142,19 +148,23 @@ def shown_table(view: Table, rows: Rows) -> ShownTable:
     if view.across is None:
         names = [*view.index, *view.values]
         kept = [name for name in names if name in view.index or any(getattr(r, name) is not None for r in rows)]
-        return ShownTable([heads[n] for n in kept], [[cell(row, n) for n in kept] for row in rows], view.note)
-    columns = list(dict.fromkeys(cell(row, view.across) for row in rows))
+        return ShownTable([heads[n] for n in kept], list(zip(*(cells(rows, n) for n in kept))), view.note)
+    keys = list(zip(*(cells(rows, name) for name in view.index))) or [()] * len(rows)
+    parts: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    for key, row, column in zip(keys, rows, cells(rows, view.across)):
+        parts.setdefault(column, []).append((key, row))
     values = [name for name in view.values if any(getattr(row, name) is not None for row in rows)] or view.values
-    lines: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
-    for row in rows:
-        line = lines.setdefault(tuple(cell(row, name) for name in view.index), {})
-        line |= {(cell(row, view.across), name): cell(row, name) for name in values}
+    table: dict[tuple[str, ...], dict[tuple[str, str], str]] = {key: {} for key in keys}
+    for column, own in parts.items():
+        for name in values:
+            for (key, _), text in zip(own, cells([row for _, row in own], name)):
+                table[key][column, name] = text
     over = view.heads.get(view.across, _head(rows[0], view.across))
-    asked = [(column, name) for column in columns for name in values]
+    asked = [(column, name) for column in parts for name in values]
     several = len(values) > 1
     titles = [f"{over} = {column}{f': {heads[name]}' if several else ''}" for column, name in asked]
-    table = [[*key, *(own.get(one, "") for one in asked)] for key, own in lines.items()]
-    return ShownTable([*(heads[name] for name in view.index), *titles], table, view.note)
+    lines = [[*key, *(own.get(one, "") for one in asked)] for key, own in table.items()]
+    return ShownTable([*(heads[name] for name in view.index), *titles], lines, view.note)
 
 
 def _pictures(view: View, rows: Rows, path: Path, backend: str) -> list[Picture]:

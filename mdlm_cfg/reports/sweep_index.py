@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mdlm_cfg.reports.tables import ABSENT, Table, format_number, markdown, print_table, write_csv
+from mdlm_cfg.reports.tables import Table, markdown, print_table, write_csv
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.numbers import ABSENT, format_column
 
 MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
     "test/nelbo": "NELBO",
@@ -52,15 +53,16 @@ def _flat(folder: Path, record: Record) -> dict[str, Any]:
 def _table(records: Sequence[Record], folder: Path | None = None) -> Table:
     """The table of the index; with links to folders and reports if it is stored beside them."""
     names = _shown(records)
+    columns = [format_column([record["numbers"].get(name) for record in records]) for name in names]
     rows = []
-    for record in records:
+    for record, numbers in zip(records, zip(*columns) if columns else [()] * len(records)):
         job = str(record["job"])
         where = "" if folder is None else _report(folder, record)
         cells = [job if folder is None else f"[{job}]({record['folder']})", " ".join(record["overrides"])]
-        cells += [record["state"], *(format_number(record["numbers"].get(name)) for name in names)]
+        cells += [record["state"], *numbers]
         rows.append(cells if folder is None else [*cells, f"[report]({where})" if where else ABSENT])
-    columns = ["job", "overrides", "state", *(_head(name) for name in names)]
-    return Table(columns if folder is None else [*columns, "report"], rows)
+    heads = ["job", "overrides", "state", *(_head(name) for name in names)]
+    return Table(heads if folder is None else [*heads, "report"], rows)
 
 
 def _shown(records: Sequence[Record]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ from rich.text import Text
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
-ABSENT = "-"
-ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0
-
 
 @dataclass(frozen=True)
 class Table:
@@ -32,19 +28,6 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
-
-
-def format_number(value: float | None, digits: int = 4) -> str:
-    """A number for people: fixed digits, scientific where those would hide it, "-" where there is none."""
-    if value is None:
-        return ABSENT
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) < ROUNDING:
-        return "0"
-    if abs(value) < 0.5 * 10 ** (1 - digits) or abs(value) >= 1e6:
-        return f"{value:.1e}"
-    return f"{value:.{digits}f}"
 
 
 def format_strength(w: float | str) -> str:

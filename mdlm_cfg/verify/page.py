@@ -15,8 +15,9 @@ from matplotlib import rc_context
 
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.style import CYCLE, GREY, INK, RC, new_figure, save_figure
-from mdlm_cfg.reports.tables import Table, format_number
+from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.numbers import format_number
 from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check
 from mdlm_cfg.verify.run import Verification
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -103,6 +104,22 @@ def test_a_table_has_a_line_for_each_index_and_a_column_for_each_value_across() 
     shown = shown_table(Table(["name"], ["value"], "w"), rows_of(["a", "b"], [0.25, None]))  # type: ignore[list-item]
     assert shown.columns == ["name", "w = 0", "w = 1"]
     assert shown.rows == [["a", "0.2500", "-"], ["b", "0.2500", "-"]]
+
+
+NUMBER = re.compile(r"-?\d+(?:\.(\d+))?(e[+-]\d+)?")
+
+
+@given(st.lists(st.one_of(st.none(), NUMBERS, st.floats(-1.0, 1.0), st.sampled_from([1.6e-4, 0.1159])), min_size=1))
+def test_a_column_has_one_format_that_hides_no_number(values: list[float | None]) -> None:
+    rows = [Row(Guidance(0.0), str(k), value) for k, value in enumerate(values)]
+    view = Table(["name"], ["value"]) if any(v is not None for v in values) else Table(["name"], ["name", "value"])
+    shown = dict(zip(values, [line[-1] for line in shown_table(view, rows).rows]))
+    numbers = {v: text for v, text in shown.items() if v is not None and np.isfinite(v) and abs(v) >= 1e-12}
+    written = [NUMBER.fullmatch(text) for text in numbers.values()]
+    assert all(written) and len({(len(m[1] or ""), bool(m[2])) for m in written if m}) <= 1
+    for value, text in numbers.items():
+        assert abs(float(text) - value) <= min(max(5e-5, 6e-3 * abs(value)), 0.5 * abs(value))
+    assert all(text == "0" for v, text in shown.items() if v is not None and abs(v) < 1e-12)
 
 
 def test_lines_hold_the_numbers_of_the_rows_and_coinciding_ones_are_one() -> None:

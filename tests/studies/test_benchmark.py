@@ -34,7 +34,6 @@ from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.page import write_page
-from mdlm_cfg.reports.tables import format_number
 from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
 from mdlm_cfg.studies.benchmark.entries import built_in
 from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
@@ -43,6 +42,7 @@ from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
 from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.support.numbers import format_number
 
 FINGERPRINTS = {
     "toy_1d_disjoint": "a14924100257f751",

@@ -30,7 +30,6 @@ from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import histogram, kl_divergence
 from mdlm_cfg.laws import TabulatedDenoiser
-from mdlm_cfg.reports.tables import format_number
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.laws import Laws
@@ -38,6 +37,7 @@ from mdlm_cfg.studies.ledger import COLUMNS, LedgerStudy
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Together
 from mdlm_cfg.studies.samplers import Samplers
+from mdlm_cfg.support.numbers import format_number
 from mdlm_cfg.support.seeds import generator_for
 
 N = 3

@@ -13,7 +13,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.evaluation import TableEvaluation
-from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, verdict
+from mdlm_cfg.studies.paper.claims import ABSENT, Claim, verdict
+from mdlm_cfg.support.numbers import format_column, format_number
 from mdlm_cfg.targets.table import TableMixture
 
 LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
@@ -76,18 +77,17 @@ class Both:
 
     def table(self, names: Sequence[str]) -> tuple[str, list[str], list[list[str]]]:
         """Every law's numbers."""
-        rows = [
-            [
-                f"{laws.w:g}",
-                whose,
-                name,
-                *(_shown(v) for v in (laws.gap(name), laws.effect(name), laws.mistaken(name), laws.entropy(name))),
-            ]
+        asked = [
+            (whose, laws, name)
             for whose, found in (("exact", self.exact), ("learned", self.learned))
             for laws in found
             for name in names
         ]
-        columns = [
+        measures = (Laws.gap, Laws.effect, Laws.mistaken, Laws.entropy)
+        columns = [format_column([of(laws, name) for _, laws, name in asked]) for of in measures]
+        heads = [(f"{laws.w:g}", whose, name) for whose, laws, name in asked]
+        rows = [[*head, *line] for head, line in zip(heads, zip(*columns))]
+        titles = [
             "w",
             "conditionals",
             "guidance",
@@ -96,20 +96,16 @@ class Both:
             "1 - E p(z given x)",
             "entropy (nats)",
         ]
-        return "The laws", columns, rows
+        return "The laws", titles, rows
 
 
 def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
     """Such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" where there are no laws."""
     parts = [
-        f"{', '.join(f'{name} {_shown(number(laws, name))}' for name in names)} (w = {laws.w:g})" for laws in found
+        f"{', '.join(f'{name} {format_number(number(laws, name))}' for name in names)} (w = {laws.w:g})"
+        for laws in found
     ]
     return "; ".join(parts) or ABSENT
-
-
-def _shown(value: float) -> str:
-    """Four digits, scientific where those would hide it."""
-    return f"{value:.1e}" if SAME < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:

@@ -1,0 +1,44 @@
+"""Numbers for people: one format in a column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+ABSENT = "-"
+ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0
+MOST_DIGITS = 6  # after the decimal point; what needs more is scientific
+LARGE = 1e6
+
+
+def format_column(values: Sequence[float | None], digits: int = 4) -> list[str]:
+    """The numbers of a column, all in one format.
+
+    They have `digits` digits after the decimal point, and up to 6 where the smallest would not show two of its own. If
+    that is still too few for the smallest, or the largest has more than six before the point, all are scientific.
+
+    Args:
+        values: None is shown as "-", and what is smaller than 1e-12 as "0".
+        digits: after the decimal point, at most 6.
+    """
+    sizes = [abs(v) for v in values if v is not None and math.isfinite(v) and abs(v) >= ROUNDING]
+    first = math.floor(math.log10(min(sizes, default=1.0)))  # place of the first digit of the smallest
+    if first < -MOST_DIGITS or max(sizes, default=0.0) >= LARGE:
+        form = ".2e"
+    else:
+        hidden = min(sizes, default=1.0) < 0.5 * 10 ** (1 - digits)
+        form = f".{min(1 - first, MOST_DIGITS) if hidden else digits}f"
+    return [_shown(value, form) for value in values]
+
+
+def _shown(value: float | None, form: str) -> str:
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return str(value)
+    return "0" if abs(value) < ROUNDING else f"{value:{form}}"
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """One number, as a column of its own."""
+    return format_column([value], digits)[0]
