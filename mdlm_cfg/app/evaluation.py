@@ -169,21 +169,17 @@ distribution and the exact one, of the class where it is largest, for the kind o
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
     """The results of the test, by what they are called in words."""
     found = {name.removeprefix("test/"): value for name, value in numbers.items()}
-    names: list[str] = []
-    numbers_of: list[tuple[float | None, float | None]] = []
+    rows = []
     for name, words in TEST_ROWS.items():
         null = name.replace("nelbo", "nelbo_null") if "exact" not in name and "nelbo" in name else f"{name}_null"
         if name in found or null in found:
-            names.append(words)
-            numbers_of.append((found.pop(name, None), found.pop(null, None)))
-    for name, value in found.items():
+            rows.append([words, *format_column([found.pop(name, None), found.pop(null, None)])])
+    for name, text in zip(found, format_column(list(found.values()))):
         w = re.fullmatch(r"tv_w(.+)", name)
-        names.append(name if w is None else f"TV, worst class, w = {w[1]}")
-        numbers_of.append((value, None))
-    if not names:
+        rows.append([name if w is None else f"TV, worst class, w = {w[1]}", text, ""])
+    if not rows:
         return []
-    columns = (format_column(column) for column in zip(*numbers_of))
-    table = Table(("of the test set", "with the class", "without"), list(zip(names, *columns)))
+    table = Table(("of the test set", "with the class", "without"), rows)
     return [Section("Test set", TEST_TEXT, table, group="Training")]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
 PANEL_FILE = "panel.csv"
+VERDICT = "Verdict"  # the title of the section that comes first
 LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
 SCALE = 0.77  # 10 points at 150 dots per inch are 16 pixels
 HERE = Path(__file__).parent
@@ -95,6 +96,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         lstrip_blocks=True,
     )
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
+    sections = first_screen(sections)
     first = [section for section in sections if not section.group]
     groups: dict[str, list[Section]] = {}
     for section in sections:
@@ -111,6 +113,19 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         panel_file=PANEL_FILE,
         scripts=[_code(name) for name in scripts],
     )
+
+
+def first_screen(sections: Sequence[Section]) -> list[Section]:
+    """The sections in the order of a page: the verdict, then what has a picture and is not folded, then the others.
+
+    A page on which nothing but the verdict would stand unfolded has its first group unfolded.
+    """
+    verdict = [section for section in sections if section.title == VERDICT]
+    others = [section for section in sections if section.title != VERDICT]
+    if others and all(section.group for section in others):
+        others = [replace(one, group="") if one.group == others[0].group else one for one in others]
+    others.sort(key=lambda section: not section.group and not (section.pictures or section.panel))
+    return [*verdict, *others]
 
 
 def _code(name: str) -> Markup:

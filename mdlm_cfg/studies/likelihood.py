@@ -326,7 +326,7 @@ def _blocks(
     along = Table([*index, "policy"], values)
     blocks = [
         Block("likelihoods", likelihoods, "Likelihoods", text, (), [table], logged, group="", printed=True),
-        Block("bounds", bounds, "Bounds from several orders", "", (), views, ("nats",), group="Orders"),
+        Block("bounds", bounds, "Bounds from several orders", "", (), views, ("nats",), group=""),
         Block("orders", orders, "Along one order", ONE_ORDER, views=[along], group="Orders"),
     ]
     if part:

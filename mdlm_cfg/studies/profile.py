@@ -251,19 +251,34 @@ def _blocks(
 
 
 def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
-    """The nats that the best steps save, and the cost of one step."""
+    """The cost of one step, and the nats that the best steps save."""
     said = []
-    for total in totals:
-        own = [row for row in costs if (row.w, row.denoiser) == (total.w, total.denoiser)]
-        head = f"At w = {total.w.label}, with {total.denoiser} conditionals,"
-        error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
-        said.append(f"{head} the total correlation is {total.total_correlation:.4f}{error} nats.")
-        said.append(_saved(head, own))
+    for who in dict.fromkeys(total.denoiser for total in totals):
+        own = [total for total in totals if total.denoiser == who]
+        head = f"With {who} conditionals the total correlation, which is the cost of a single step,"
+        said.append(f"{head} is {', '.join(map(_correlation, own))} nats at w = {_labels(own)}.")
+        saved = {total.w: _saved([row for row in costs if (row.w, row.denoiser) == (total.w, who)]) for total in own}
+        in_vain = [total for total in own if saved[total.w] is None]
+        if in_vain:
+            said.append(
+                f"With {who} conditionals the best steps save nothing measurable over uniform, cosine and exponential "
+                f"ones at w = {_labels(in_vain)}."
+            )
+        said += [f"With {who} conditionals at w = {w.label} {what}" for w, what in saved.items() if what is not None]
     return said
 
 
-def _saved(head: str, rows: Sequence[CostRow]) -> str:
-    """The largest saving of the best steps over the cheapest others with as many calls."""
+def _labels(totals: Sequence[TotalRow]) -> str:
+    return ", ".join(total.w.label for total in totals)
+
+
+def _correlation(total: TotalRow) -> str:
+    error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
+    return f"{total.total_correlation:.4f}{error}"
+
+
+def _saved(rows: Sequence[CostRow]) -> str | None:
+    """The largest saving of the best steps over the cheapest others with as many calls; None if there is none."""
     best = {row.calls: row for row in rows if row.schedule == BEST}
     saved = []
     for k, row in best.items():
@@ -272,12 +287,11 @@ def _saved(head: str, rows: Sequence[CostRow]) -> str:
             cheapest = min(others, key=lambda other: other.cost)
             saved.append((cheapest.cost - row.cost, row, cheapest))
     gain, row, other = max(saved, key=lambda one: one[0])
-    error = CLEAR * max(row.cost_se, other.cost_se)
-    if gain <= SAME + error:
-        return f"{head} the best steps save nothing that can be shown over uniform, cosine and exponential ones."
+    if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
+        return None
     return (
-        f"{head} the best steps save most with {row.calls} calls: {row.cost:.4f} nats by prediction, and "
-        f"{other.cost:.4f} for {other.schedule} steps, the cheapest others{_exactly(row, other)}."
+        f"the best steps save most with {row.calls} calls: {row.cost:.4f} nats by prediction, and {other.cost:.4f} for "
+        f"{other.schedule} steps, the cheapest others{_exactly(row, other)}."
     )
 
 

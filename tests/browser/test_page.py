@@ -233,6 +233,33 @@ def test_nothing_overflows_and_the_verdict_columns_are_in_view(name: str, width:
     page.screenshot(path=SCREENSHOTS / f"{name}_{width}.png", full_page=True)
 
 
+LETTER = 10 / 72 * 150  # the height of a picture's letters in its own pixels: 10 points at 150 dots per inch
+READABLE = 10.5  # pixels of the screen
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["2d", "cells", "sequences"])
+def test_letters_of_pictures_are_readable(name: str, width: int, opened: Opened) -> None:
+    page = opened(name, width)
+    page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+    scales = page.evaluate("[...document.images].map(image => image.clientWidth / image.naturalWidth)")
+    assert len(scales) >= 4 and min(scales) * LETTER >= READABLE
+
+
+def test_letters_of_the_documentations_pictures_are_readable_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    names = ("correction", "moves_mnist", "gallery_decay_1d")
+    images = "".join(f"<p><img src='{(docs / 'pictures' / name).as_uri()}.png'></p>" for name in names)
+    style = f"<style>img {{ max-width: 100%; height: auto; }}{(docs / 'site.css').read_text()}</style>"
+    (tmp_path / "page.html").write_text(f"{style}<div class='content' style='width: auto'>{images}</div>")
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    widths = page.evaluate("[...document.images].map(i => i.getBoundingClientRect().width / i.naturalWidth)")
+    assert len(widths) == 3 and min(widths) * LETTER >= READABLE
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
 def test_before_unfolding_a_page_is_at_most_five_screens_long(opened: Opened) -> None:
     page = opened("2d")
     assert page.evaluate("document.documentElement.scrollHeight") <= 5 * 900
