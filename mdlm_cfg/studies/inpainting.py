@@ -27,7 +27,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
-from mdlm_cfg.studies.ledger import COLUMNS
+from mdlm_cfg.studies.ledger import COLUMNS, balance_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
@@ -587,12 +587,8 @@ def verdict_of(rows: Sequence[SliceRow], budgets: Sequence[BudgetRow], judged: s
     said = [_of_the_network(rows, strongest)] if judged == LEARNED else []
     said.append(_of_the_guidance(strongest))
     said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in most_changed(rows)]
-    missed = sum(not row.closes for row in budgets)
-    if missed:
-        said.append(f"{missed} of {len(budgets)} error budgets do not balance; one in a hundred is expected not to.")
-    else:
-        said.append(f"All {len(budgets)} error budgets balance: each sampled total is in its predicted 99% interval.")
-    return said
+    missed = [f"image {row.image}, w = {row.w.label}, {row.sampler.label}" for row in budgets if not row.closes]
+    return [*said, balance_of(missed, len(budgets))]
 
 
 def _strongest(rows: Sequence[SliceRow]) -> list[SliceRow]:

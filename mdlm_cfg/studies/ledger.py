@@ -279,21 +279,20 @@ def _of_the_sampler(row: LedgerRow) -> str:
     )
 
 
+def balance_of(missed: Sequence[str], total: int) -> str:
+    """How many of `total` error budgets balance; `missed` names the others."""
+    if missed:
+        named = "; ".join(missed)
+        return f"{len(missed)} of {total} error budgets do not balance ({named}); one in a hundred is expected not to."
+    return f"Every error budget balances ({total} of {total}): each sampled total is in its predicted 99% interval."
+
+
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     """Whether the budgets balance; why there is none, where there is none."""
     if rows:
         said = [_of_the_sampler(row) for row in _own(e, rows)]
         missed = [f"w = {row.w.label}, {row.sampler.label}" for row in rows if not row.closes]
-        if not missed:
-            return [
-                *said,
-                f"All {len(rows)} error budgets balance: each sampled total is in its predicted 99% interval.",
-            ]
-        return [
-            *said,
-            f"{len(missed)} of {len(rows)} error budgets do not balance ({'; '.join(missed)}); one in a hundred is "
-            "expected not to.",
-        ]
+        return [*said, balance_of(missed, len(rows))]
     if e.follows is None:
         return []
     return [

@@ -381,12 +381,12 @@ def _known(value: float | None) -> float:
 def verdict_of_bounds(
     likelihoods: Sequence[LikelihoodRow], bounds: Sequence[BoundRow], orders: Sequence[OrderRow]
 ) -> list[str]:
-    """The lowest bound, what the orders disagree by, and the orders of policies, with the class and without."""
+    """The lowest bound, how far the orders disagree, and the orders of policies, with the class and without."""
     said = []
     for row in likelihoods:
         best = max((bound for bound in bounds if bound.label == row.label), key=lambda bound: bound.orders)
         nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
-        fall = f"{best.fall:.3g} ± {best.fall_se:.2g}"
+        fall = f"{best.fall:.4f} ± {best.fall_se:.4f}"
         if best.orders == 1:
             said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension.")
         elif abs(best.fall) < SAME:

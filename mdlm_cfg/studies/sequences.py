@@ -30,6 +30,7 @@ FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 SURE = 2.0  # standard errors from which a difference is more than chance
 FLOOR = "floor"
+COMPARED = {1: "more {} than", 0: "as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
 LABELS = {"conditional": "with the class", "null": "without a class"}
 READING = """\
@@ -428,24 +429,23 @@ def _show(value: float | None, digits: int) -> str:
 def _of_guidance(exact: SetRow, own: SetRow, w: Guidance) -> str:
     """The effect of exact guidance on the class posterior and the likelihood."""
     surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
-    than = {1: "surer of their class than", 0: "as sure of their class as", -1: "less sure of their class than"}[surer]
     likelier = _clear(exact.log_prob, own.log_prob, exact.log_prob_se, own.log_prob_se)
-    tail = {1: "are likelier there", 0: "are as likely there", -1: "are less likely there"}[likelier]
+    nats = f"{_show(exact.log_prob, 1)} and {_show(own.log_prob, 1)} nats"
     return (
-        f"At w = {w.label}, exact guided samples are {than} samples of the class itself "
-        f"(posterior {_show(exact.posterior, 3)}, the class {_show(own.posterior, 3)}), and {tail} "
-        f"({_show(exact.log_prob, 1)} nats, the class {_show(own.log_prob, 1)})."
+        f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
+        f"the class itself do (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the "
+        f"class they are {COMPARED[likelier].format('likely')} those ({nats})."
     )
 
 
 def _of_network(learned: SetRow, exact: SetRow, w: Guidance) -> str:
     """How the network's guided samples differ from exact guided ones."""
     better = _clear(learned.log_prob, exact.log_prob, learned.log_prob_se, exact.log_prob_se)
-    head = {1: "likelier than", 0: "as likely as", -1: "less likely than"}[better]
+    head = COMPARED[better].format("likely")
     return (
         f"At w = {w.label}, the network's sequences are {head} exact guided ones ({_show(learned.log_prob, 1)} and "
-        f"{_show(exact.log_prob, 1)} nats); their class posterior is {_show(learned.posterior, 3)}, of exact ones "
-        f"{_show(exact.posterior, 3)}."
+        f"{_show(exact.log_prob, 1)} nats); their class posterior is {_show(learned.posterior, 3)}, that of exact "
+        f"ones {_show(exact.posterior, 3)}."
     )
 
 
@@ -471,10 +471,10 @@ def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance)
 
 def _of_orders(rows: Sequence[OrderRow], w: Guidance) -> str:
     best, worst = (pick(rows, key=lambda row: row.log_prob or 0.0) for pick in (max, min))
-    head = f"Of {len(rows)} orders and numbers of calls with exact conditionals at w = {w.label},"
+    head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
     if not _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se):
         return f"{head} none is clearly better than another in log-likelihood."
     return (
         f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
-        f"{best.sampler.label} the likeliest ({_show(best.log_prob, 1)})."
+        f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
     )

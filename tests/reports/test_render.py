@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mdlm_cfg import Guidance, Sampler
-from mdlm_cfg.reports.page import render_page
+from mdlm_cfg.reports.page import Section, render_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
@@ -80,7 +80,7 @@ def test_any_names_and_numbers_are_shown(names: list[str], numbers: list[float])
     findings = Findings(PLAN, [block(rows, names)], ["Said."])
     with tempfile.TemporaryDirectory() as folder:
         sections = sections_of(findings, Path(folder), backend="none")
-        assert "<h3>Measured</h3>" in render_page("T", sections)
+        assert "<h2>Measured</h2>" in render_page("T", sections)
         for section in sections:
             for picture in section.pictures:
                 assert picture.path.is_file() and picture.numbers.is_file()
@@ -98,6 +98,20 @@ def test_any_names_are_drawn(names: list[str]) -> None:
             drawing = drawing_of(view, rows)
             if drawing is not None:
                 assert save(drawing, Path(folder) / f"{k}.png").stat().st_size > 500
+
+
+def test_the_first_screen_has_the_verdict_and_a_picture(tmp_path: Path) -> None:
+    rows = rows_of(["a"], [0.5, 0.25])
+    views = [Table(["w"], ["value"]), Curve("w", "value", ["name"])]
+    blocks = {group: Block(group, rows, f"Of {group}", "Words.", views=views, group=group) for group in ("one", "two")}
+    bare = Block("bare", rows, "A table", views=views[:1], group="")
+    shown = replace(blocks["one"], group="")
+    for unfolded, folded in (([], blocks), ([bare, shown], {"two": blocks["two"]}), ([shown, bare], {})):
+        sections = sections_of(Findings(PLAN, [*unfolded, *folded.values()], []), tmp_path, backend="none")
+        page = render_page("T", [Section("Verdict", "Said."), *sections]).partition("<h1>")[2]
+        at = [page.index(part) for part in ("<h2>Verdict", "<h2>Of one", "<img", "Words.", "<table")]
+        assert at == sorted(at)
+        assert page.count('<details class="group"') == len(folded) - (not unfolded)
 
 
 def test_a_table_has_a_line_for_each_index_and_a_column_for_each_value_across() -> None:
