@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 NEG_INF = float("-inf")
 
@@ -57,7 +58,8 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
         log_probs: (B, D, N).
         tokens: int64 (B, D), values 0..N with N the mask.
     """
-    values = torch.arange(log_probs.shape[-1], device=tokens.device)
-    copied = torch.where(values == tokens[..., None], 0.0, NEG_INF).to(log_probs.dtype)
-    is_masked = (tokens == log_probs.shape[-1])[..., None]
+    n = log_probs.shape[-1]
+    copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
+    # expanded beforehand: a choice that broadcasts over a short last axis takes several times as long
+    is_masked = (tokens == n)[..., None].expand_as(log_probs).contiguous()
     return torch.where(is_masked, log_probs, copied)

@@ -121,7 +121,7 @@ class CFG(Rule):
             num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
             w = constant_on((*table, 0.0), tokens.device)[num_unmasked]
             log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
-        label = ",".join(dict.fromkeys(map(exact_number, table)))
+        label = ",".join(map(exact_number, dict.fromkeys(table)))
         refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, label)
         return log_rho
 

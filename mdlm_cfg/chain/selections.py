@@ -37,8 +37,10 @@ class Selection:
 
     def draw(self, generator: torch.Generator | None) -> Tensor:
         """The coordinates that are taken, bool (B, m): by the order of exponential clocks of these weights."""
-        clocks = uniform(self.log_weight.shape, generator, self.log_weight.device).neg().log1p().neg().log()
-        clocks = clocks - self.log_weight
+        clocks = self._clocks(generator)
+        if self.tier is None and isinstance(self.count, int):
+            first = clocks.topk(min(self.count, clocks.shape[1]), dim=1, largest=False, sorted=False).indices
+            return torch.zeros_like(clocks, dtype=torch.bool).scatter_(1, first, True) & (self.log_weight > NEG_INF)
         order = clocks.argsort(dim=1)
         if self.tier is not None:
             order = order.gather(1, self.tier.gather(1, order).argsort(dim=1, stable=True))
@@ -47,6 +49,18 @@ class Selection:
         )
         count = self.count[:, None] if isinstance(self.count, Tensor) else self.count
         return (ranks < count) & (self.log_weight > NEG_INF)
+
+    def draw_first(self, generator: torch.Generator | None) -> Tensor:
+        """The coordinate that comes first, int64 (B, 1), by the same clocks as `draw`: any where none can be taken."""
+        clocks = self._clocks(generator)
+        if self.tier is not None:
+            clocks = clocks.masked_fill(self.tier > self.tier.amin(dim=1, keepdim=True), float("inf"))
+        return clocks.argmin(dim=1, keepdim=True)
+
+    def _clocks(self, generator: torch.Generator | None) -> Tensor:
+        """Logarithms of independent exponential clocks of the weights, (B, m)."""
+        u = uniform(self.log_weight.shape, generator, self.log_weight.device)
+        return u.neg_().log1p_().neg_().log_().sub_(self.log_weight)
 
     def chances(self) -> dict[Subset, Tensor]:
         """The probability (S,) of every subset of the m coordinates that may be taken, from rows (S, m)."""

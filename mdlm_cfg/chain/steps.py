@@ -174,7 +174,13 @@ class SelectFirstStep(Step):
         """See `Step.draw`."""
         log_z = unrolled_logsumexp(log_rates, dim=-1)
         places = torch.arange(x.shape[1], device=x.device)
-        chosen = self.selection(log_z, lambda: normalized(log_rates, log_z), places).draw(generator)
+        selection = self.selection(log_z, lambda: normalized(log_rates, log_z), places)
+        if isinstance(selection.count, int) and selection.count == 1:  # one value is enough
+            first = selection.draw_first(generator)
+            values = draw_values(log_rates, log_z, generator, first)
+            able = selection.log_weight.gather(1, first) > NEG_INF
+            return x.scatter(1, first, torch.where(able, values, x.gather(1, first)))
+        chosen = selection.draw(generator)
         return torch.where(chosen | log_z.isnan(), draw_values(log_rates, log_z, generator), x)
 
     def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
@@ -225,19 +231,27 @@ def normalized(log_rates: Tensor, log_z: Tensor) -> Tensor:
     return log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]
 
 
-def draw_values(log_rates: Tensor, log_z: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw_values(
+    log_rates: Tensor, log_z: Tensor, generator: torch.Generator | None, places: Tensor | None = None
+) -> Tensor:
     """A value v of every coordinate with probability rho_i(v) / Z_i, by inverting the cdf in float64.
 
     Args:
         log_rates: (B, D, N).
         log_z: (B, D), its logsumexp.
+        places: coordinates whose values are wanted, int64 (B, k): the same values as if all were; None is all.
 
     Returns:
-        int64 (B, D); any value at coordinates without any rate (unmasked ones), and the mask N where the rates are NaN,
-        so that what is wrong stays visible.
+        int64 (B, D), or (B, k); any value at coordinates without any rate (unmasked ones), and the mask N where the
+        rates are NaN, so that what is wrong stays visible.
     """
-    cdf = (log_rates - log_z.masked_fill(log_z == NEG_INF, 0.0)[..., None]).exp().cumsum(dim=-1)
-    drawn = uniform(log_z.shape, generator, log_z.device)[..., None] * cdf[..., -1:]
+    u = uniform(log_z.shape, generator, log_z.device)
+    if places is not None:
+        u = u.gather(1, places)
+        log_z = log_z.gather(1, places)
+        log_rates = log_rates.gather(1, places[..., None].expand(-1, -1, log_rates.shape[-1]))
+    cdf = normalized(log_rates, log_z).exp().cumsum(dim=-1)
+    drawn = u[..., None] * cdf[..., -1:]
     # the first value whose cdf exceeds the draw: one of probability 0 never is
     values = (cdf <= drawn).sum(dim=-1).clamp(max=log_rates.shape[-1] - 1)
     return values.masked_fill(log_z.isnan(), log_rates.shape[-1])

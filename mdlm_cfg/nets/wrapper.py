@@ -142,10 +142,11 @@ def check_network(net: object, name: str) -> None:
 @contextmanager
 def _eval_mode(net: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and every submodule's own mode again outside."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
+    training = [module for module in net.modules() if module.training]
+    if training:
+        net.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module in training:
+            module.training = True

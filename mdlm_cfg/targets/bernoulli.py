@@ -10,6 +10,7 @@ import hashlib
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
@@ -18,6 +19,7 @@ from mdlm_cfg.targets.table import TOLERANCE, TableMixture, sum_shown
 
 NEG_INF = float("-inf")
 MAX_TABLE_DIMS = 16
+ONE_HOT = torch.eye(3, 2, dtype=torch.float64)  # of the values 0 and 1, and the mask
 CHUNK = 4096  # samples drawn at a time
 UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
 
@@ -49,12 +51,12 @@ class BernoulliMixture:
         weights = _normalized("component_weights", component_weights, self.probabilities.shape[:2])
         self.component_weights = weights
         self.class_weights = _normalized("class_weights", class_weights, self.probabilities.shape[:1])
-        # log p and log(1 - p), (K * C, D), zeros replaced: `log_likelihood` counts what is impossible instead
-        flat = self.probabilities.flatten(0, 1)
-        self._log_on, self._log_off = (torch.where(p > 0, p, 1.0).log() for p in (flat, 1 - flat))
-        self._never_on = (flat == 0).double()
-        self._never_off = (flat == 1).double()
-        self._has_zeros = bool((self._never_on + self._never_off).any())
+        p = self.probabilities.flatten(0, 1)
+        self._of_values = torch.stack([1 - p, p], dim=2).flatten(1)
+        # logarithms with zeros replaced: `log_likelihood` counts what is impossible instead
+        self._log_of_values = torch.where(self._of_values > 0, self._of_values, 1.0).log()
+        self._impossible = (self._of_values == 0).double()
+        self._has_zeros = bool(self._impossible.any())
 
     def _rows(self, target_class: int | None) -> slice:
         """The components of a class among all K * C; of every class for None."""
@@ -73,6 +75,10 @@ class BernoulliMixture:
         """p of every component of a class, (C, D); of the whole mixture, (K * C, D), for None."""
         return self.probabilities.flatten(0, 1)[self._rows(target_class)]
 
+    def value_probabilities(self, target_class: int | None) -> Tensor:
+        """P(x_i = v | component) of every component of a class, (C, D * 2) with v the last; (K * C, D * 2) for None."""
+        return self._of_values[self._rows(target_class)]
+
     def log_likelihood(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
         """log p(x_U | component), float64 (B, C), or (B, K * C) for None.
 
@@ -80,12 +86,10 @@ class BernoulliMixture:
             tokens: partial states, int64 (B, D), values 0, 1 and the mask 2.
         """
         rows = self._rows(target_class)
-        on = (tokens == 1).double()
-        off = (tokens == 0).double()
-        log_p = on @ self._log_on[rows].T + off @ self._log_off[rows].T
+        seen = embedding(tokens, ONE_HOT).flatten(1)
+        log_p = seen @ self._log_of_values[rows].T
         if self._has_zeros:
-            impossible = on @ self._never_on[rows].T + off @ self._never_off[rows].T
-            log_p = log_p.masked_fill(impossible > 0, NEG_INF)
+            log_p = log_p.masked_fill(seen @ self._impossible[rows].T > 0, NEG_INF)
         return log_p
 
     def log_joint(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
@@ -226,8 +230,7 @@ class BernoulliDenoiser:
         log_prob = log_joint.logsumexp(dim=1, keepdim=True)
         dead = log_prob.isneginf()[:, 0]
         log_posterior = log_joint - log_prob.masked_fill(log_prob.isneginf(), 0.0)
-        p = self.target.component_probabilities(k)
-        log_probs = torch.stack([_log_mean(log_posterior, q) for q in (1 - p, p)], dim=2)
+        log_probs = _log_mean(log_posterior, self.target.value_probabilities(k)).view(*tokens.shape, 2)
         if bool(dead.any()):
             uniform = torch.full_like(log_probs[dead], 0.5).log()
             log_probs[dead] = uniform if k is None else self._conditionals(tokens[dead], None)
@@ -247,9 +250,9 @@ def _log_mean(log_weights: Tensor, values: Tensor) -> Tensor:
         (B, D); -inf where every term is 0.
     """
     means = log_weights.exp() @ values
-    out = means.log()
     if float(means.min()) >= UNDERFLOW:
-        return out
+        return means.log_()
+    out = means.log()
     possible = (log_weights > NEG_INF).double() @ (values > 0).double()
     for rows, columns in zip(*(i.split(CHUNK) for i in ((means < UNDERFLOW) & (possible > 0)).nonzero(as_tuple=True))):
         out[rows, columns] = (log_weights[rows] + values.T[columns].log()).logsumexp(dim=1)

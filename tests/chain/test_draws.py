@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 import torch
 
-from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Uniform
+from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, RatePolicy, Uniform
 from mdlm_cfg.chain.selections import subset_chances
-from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, tau_leaping, uniform
+from mdlm_cfg.chain.steps import EventStep, TimeStep, draw_values, normalized, tau_leaping, uniform
 from mdlm_cfg.support.seeds import generator_for
 
 NEG_INF = -math.inf
@@ -96,6 +97,21 @@ def test_a_step_by_a_policy_draws_what_it_sums_over(policy, count: int) -> None:
         assert float((found - expected).abs().max()) < 0.018
         moved = (drawn != 2).sum(dim=1)
         assert bool((moved == min(count, int((log_z[k] > NEG_INF).sum()))).all())
+
+
+@pytest.mark.parametrize("policy", [RatePolicy(), FixedOrder([2, 0, 1, 3]), Confidence()], ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_step_of_a_few_events_draws_what_sorting_all_clocks_gives(policy, count: int) -> None:
+    rates = torch.rand(300, 4, 5, generator=generator_for("rates"), dtype=torch.float64)
+    x = torch.where(torch.rand(300, 4, generator=generator_for("masks")) < 0.4, 1, 5)
+    log_rates = rates.log().masked_fill((x != 5)[..., None], NEG_INF)
+    log_z = log_rates.logsumexp(dim=-1)
+    step = EventStep(count, policy)
+    selection = step.selection(log_z, lambda: normalized(log_rates, log_z), torch.arange(4))
+    every_count = replace(selection, count=torch.full((300,), count))  # takes them by the order of all clocks
+    generator = generator_for("slow")
+    slow = torch.where(every_count.draw(generator), draw_values(log_rates, log_z, generator), x)
+    assert torch.equal(step.draw(x, log_rates, generator_for("slow")), slow)
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
