@@ -21,7 +21,7 @@ from mdlm_cfg.compare.decay import log_still_masked, tv_decay
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.reports.paper_report import to_markdown
-from mdlm_cfg.studies.paper import one_d
+from mdlm_cfg.studies.paper import claims
 from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.plan import Plan
@@ -198,16 +198,16 @@ def test_a_wrong_law_turns_the_verdict(name: str, claim: int, plant: Plant) -> N
 def test_a_wrong_chain_turns_the_verdict_on_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     overlap = toys.toy_1d_overlap()
     disjoint = toys.toy_1d_disjoint()
-    monkeypatch.setattr(one_d, "tv_decay", chain_of(perturbed(overlap, 0.1)))
+    monkeypatch.setattr(claims, "tv_decay", chain_of(perturbed(overlap, 0.1)))
     assert judge("1d_tv_vs_w", overlap).claims[0].verdict.startswith("does not hold (relative difference")
-    monkeypatch.setattr(one_d, "tv_decay", chain_of(unguided(overlap)))
+    monkeypatch.setattr(claims, "tv_decay", chain_of(unguided(overlap)))
     found = [claim.verdict for claim in judge("1d_tv_vs_w", overlap).claims]
     assert found[0].startswith("does not hold (") and found[1:] == [
         "does not hold",
         "does not hold here: the gain ends at 0%",
     ]
     other_weights = TableMixture(disjoint.class_pmfs, torch.tensor([0.4, 0.6]))
-    monkeypatch.setattr(one_d, "tv_decay", chain_of(other_weights))
+    monkeypatch.setattr(claims, "tv_decay", chain_of(other_weights))
     assert judge("1d_disjoint", disjoint).claims[1].verdict == "does not hold"
 
 

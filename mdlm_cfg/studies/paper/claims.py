@@ -17,9 +17,10 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import linear
-from mdlm_cfg.compare.decay import log_still_masked
+from mdlm_cfg.compare.decay import Decay, log_still_masked, tv_decay
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
+from mdlm_cfg.studies.findings import col
 from mdlm_cfg.targets.table import TableMixture
 
 ABSENT = "-"  # where nothing was learned
@@ -34,19 +35,12 @@ PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS, PAPER_SCHEDULE)
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper, and what became of it.
+    """One statement of a paper, and what became of it."""
 
-    Attributes:
-        statement: in our words, with where it stands in the paper.
-        exact: the value by exact laws, and by samples of the exact chain where nothing was learned. learned: by the
-            trained network's exact law, and where named by its samples; "-" where nothing was learned.
-        verdict: "holds", "does not hold", or in which sense; computed from the exact value.
-    """
-
-    statement: str
-    exact: str
-    learned: str
-    verdict: str
+    statement: str = col("the paper", "in our words, with where it stands", index=True)
+    exact: str = col("exact", "by exact distributions, and by samples of the exact chain")
+    learned: str = col("learned", "by the trained network's exact distribution, and by its samples")
+    verdict: str = col("verdict", "holds, does not hold, or in which sense; computed from the exact value")
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class PaperResult:
     """The claims of an experiment and tables to stand beside them: (title, columns, rows)."""
 
     claims: list[Claim]
-    tables: list[tuple[str, list[str], list[list[str]]]]
+    tables: Sequence[tuple[str, list[str], list[list[str]]]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -115,6 +109,30 @@ def gain_in_time(times: Sequence[float]) -> Claim:
         ABSENT,
         f"holds from w = {enough[0]:g}" if enough else f"does not hold here: the gain ends at {max(share):.0%}",
     )
+
+
+def decay_of(target: TableMixture, target_class: int) -> Decay:
+    """The decay of the exact chain at `DECAY_TAU`, for `DECAY_STRENGTHS`."""
+    return tv_decay(target, target_class, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
+
+
+def on_speed(
+    target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None, form: str
+) -> tuple[str, str, Decay]:
+    """The exact and the learned value of a claim on -ln TV at `DECAY_TAU`, and the decay of the exact chain.
+
+    Args:
+        form: of each of the exact chain's numbers v, by its w.
+    """
+    decay = decay_of(target, evaluation.target_class)
+    shown = [form.format(v=v, w=w) for v, w in zip((-decay.log_tv[:, 0]).tolist(), DECAY_STRENGTHS)]
+    exact, learned = with_samples(
+        f"-ln TV at tau = {DECAY_TAU:g}: {', '.join(shown)}",
+        still_masked(denoiser, evaluation.target_class),
+        masked_on_the_way(evaluation, denoiser or target.denoiser()),
+        denoiser,
+    )
+    return exact, learned, decay
 
 
 def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:

@@ -8,21 +8,20 @@ from itertools import pairwise
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.decay import tv_decay
 from mdlm_cfg.compare.geometry import local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import (
     ABSENT,
-    DECAY_GUIDANCES,
     DECAY_STRENGTHS,
     DECAY_TAU,
     SAME,
     Claim,
     PaperResult,
+    decay_of,
     gain_in_time,
     learned_per_w,
-    masked_on_the_way,
+    on_speed,
     per_w,
     still_masked,
     verdict,
@@ -35,9 +34,8 @@ def disjoint(target: TableMixture, evaluation: TableEvaluation, denoiser: Denois
     """Disjoint classes in one dimension: guidance changes the speed and nothing else."""
     z = evaluation.target_class
     unchanged = max(r.guidance_effect for r in evaluation.results)
-    decay = tv_decay(target, z, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
     expected = -math.log(float(target.class_weights[z]))
-    slope = decay.fit_slope[1]
+    slope = decay_of(target, z).fit_slope[1]
     exact, learned = with_samples(
         f"largest TV(class, guided) {unchanged:.1e}",
         learned_per_w(evaluation, lambda law, r: total_variation(r.laws["class"], law)),
@@ -58,8 +56,7 @@ def disjoint(target: TableMixture, evaluation: TableEvaluation, denoiser: Denois
                 still_masked(denoiser, z),
                 verdict(abs(slope - expected) < 1e-8),
             ),
-        ],
-        [],
+        ]
     )
 
 
@@ -95,27 +92,18 @@ def overlap(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
                 learned_per_w(evaluation, lambda law, _: moved(law)),
                 verdict(most < SAME),
             ),
-        ],
-        [],
+        ]
     )
 
 
 def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
     """The speed of convergence in one dimension."""
-    z = evaluation.target_class
     p = target.pmf
-    pz = target.class_pmf(z)
+    pz = target.class_pmf(evaluation.target_class)
     inside = pz > 0
     rates = [float((pz * (pz / p) ** w)[inside].sum()) for w in DECAY_STRENGTHS]
-    decay = tv_decay(target, z, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
-    found = (-decay.log_tv[:, 0]).tolist()
-    worst = max(abs(e / (DECAY_TAU * r) - 1) for e, r in zip(found, rates))
-    exact, learned = with_samples(
-        f"-ln TV at tau = {DECAY_TAU:g}: " + ", ".join(f"{e:.4g}" for e in found),
-        still_masked(denoiser, z),
-        masked_on_the_way(evaluation, denoiser or target.denoiser()),
-        denoiser,
-    )
+    exact, learned, decay = on_speed(target, evaluation, denoiser, "{v:.4g}")
+    worst = max(abs(e / (DECAY_TAU * r) - 1) for e, r in zip((-decay.log_tv[:, 0]).tolist(), rates))
     return PaperResult(
         [
             Claim(
@@ -131,6 +119,5 @@ def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
                 verdict(decay.double_exponential and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
             ),
             gain_in_time(decay.time_to_5_percent),
-        ],
-        [],
+        ]
     )

@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, evaluation_of, evaluation_pieces
-from mdlm_cfg.studies.findings import Block, Findings, Listing, Table, col
+from mdlm_cfg.studies.findings import Block, Findings, Listing, Table
+from mdlm_cfg.studies.paper.claims import Claim
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check, paper_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
-
-
-@dataclass(frozen=True)
-class ClaimRow:
-    """One statement of a paper, and what became of it."""
-
-    statement: str = col("the paper", "in our words, with where it stands", index=True)
-    exact: str = col("exact", "by exact distributions, and by samples of the exact chain")
-    learned: str = col("learned", "by the trained network's exact distribution, and by its samples")
-    verdict: str = col("verdict", "holds, does not hold, or in which sense; computed from the exact value")
 
 
 @dataclass(frozen=True)
@@ -33,7 +24,7 @@ class Paper:
     experiment: str
     name: ClassVar[str] = "paper"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"claims": ClaimRow}
+    rows: ClassVar[Mapping[str, type]] = {"claims": Claim}
 
     def check(self, case: Case) -> None:
         """Refuse an unknown experiment, and data or strengths that it says nothing of."""
@@ -47,11 +38,10 @@ class Paper:
         """A row for each claim, and the numbers beside them."""
         learned = case.table(LEARNED) if case.has_learned else None
         result = EXPERIMENTS[self.experiment](case.target, evaluation_of(case), learned)
-        rows = [ClaimRow(c.statement, c.exact, c.learned, c.verdict) for c in result.claims]
         text = f"What {paper_of(self.experiment)} states, beside exact distributions."
         views = [Table(["statement"], ["exact", "learned", "verdict"])]
         title = f"The paper: {self.experiment}"
-        blocks = [Block("claims", rows, title, text, views=views, group="The paper", printed=True)]
+        blocks = [Block("claims", result.claims, title, text, views=views, group="The paper", printed=True)]
         for title, columns, cells in result.tables:
             lines = [columns, *cells]
             widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]

@@ -8,25 +8,19 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.decay import tv_decay
 from mdlm_cfg.compare.geometry import Region, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.paper.claims import (
     ABSENT,
-    DECAY_GUIDANCES,
-    DECAY_STRENGTHS,
-    DECAY_TAU,
     SAME,
     Claim,
     PaperResult,
     gain_in_time,
     learned_per_w,
-    masked_on_the_way,
+    on_speed,
     per_w,
-    still_masked,
     verdict,
-    with_samples,
 )
 from mdlm_cfg.targets.table import TableMixture
 
@@ -107,15 +101,7 @@ def _table(evaluation: TableEvaluation, parts: list[Region], samples: str) -> tu
 
 def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
     """The speed of convergence in two dimensions, and where it stops growing."""
-    z = evaluation.target_class
-    decay = tv_decay(target, z, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
-    found = (-decay.log_tv[:, 0]).tolist()
-    exact, learned = with_samples(
-        f"-ln TV at tau = {DECAY_TAU:g}: " + ", ".join(f"{e:.4f} (w = {w:g})" for e, w in zip(found, DECAY_STRENGTHS)),
-        still_masked(denoiser, z),
-        masked_on_the_way(evaluation, denoiser or target.denoiser()),
-        denoiser,
-    )
+    exact, learned, decay = on_speed(target, evaluation, denoiser, "{v:.4f} (w = {w:g})")
     return PaperResult(
         [
             Claim(
@@ -125,6 +111,5 @@ def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
                 "holds" if decay.double_exponential else "holds for small w only: " + decay.statement,
             ),
             gain_in_time(decay.time_to_5_percent),
-        ],
-        [],
+        ]
     )
