@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,11 +22,9 @@ from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.overrides import for_any_data, last_of_each
 from mdlm_cfg.app.places import check_places
-from mdlm_cfg.app.processes import refuse_processes
 from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
-from mdlm_cfg.app.refusals import check_config, check_keys, unreadable
-from mdlm_cfg.app.schema import register
+from mdlm_cfg.app.refusals import check_config, check_keys, refuse_processes, unreadable
 from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
@@ -32,42 +32,32 @@ from mdlm_cfg.support.schema import SCHEMAS
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-Task = Callable[[Any, Sequence[str], Path | None], Outcome]  # settings, overrides, a job's folder
+WORK = {"train": "commands.train", "eval": "commands.judge", "sample": "sample_command.draw"}  # in mdlm_cfg.app
 
-register()
+for command, schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{command}_schema", node=schema)
 
 
 def train() -> None:
     """Train a network, test it, and judge it: `python train.py [data=...] [experiment=...]`."""
-
-    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
-        from mdlm_cfg.app import commands
-
-        return commands.train(config, overrides, folder)
-
-    _run("train", task)
+    _run("train")
 
 
 def evaluate() -> None:
     """Judge a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
-
-    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
-        from mdlm_cfg.app import commands
-
-        return commands.judge(config, overrides, folder)
-
-    _run("eval", task)
+    _run("eval")
 
 
 def sample() -> None:
     """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
+    _run("sample")
 
-    def task(config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
-        from mdlm_cfg.app import sample_command
 
-        return sample_command.draw(config, overrides, folder)
-
-    _run("sample", task)
+def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
+    """The work of a command, given its settings, the overrides of the command line, and the folder of a job."""
+    module, _, function = WORK[name].partition(".")
+    outcome: Outcome = getattr(import_module(f"mdlm_cfg.app.{module}"), function)(config, overrides, folder)
+    return outcome
 
 
 def settings_of(name: str, cfg: DictConfig) -> Any:
@@ -75,8 +65,8 @@ def settings_of(name: str, cfg: DictConfig) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), cfg))
 
 
-def _run(name: str, task: Task) -> None:
-    """Run a task under hydra, and end as `mdlm_cfg.app.errors` says (HYDRA_FULL_ERROR=1: with tracebacks).
+def _run(name: str) -> None:
+    """Run a command under hydra, and end as `mdlm_cfg.app.errors` says (HYDRA_FULL_ERROR=1: with tracebacks).
 
     A job of a sweep that fails does not end the others; every failure is named at the end.
     """
@@ -84,10 +74,10 @@ def _run(name: str, task: Task) -> None:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(name, CONFIGS), end="")
         else:
-            _run_task(name, task)
+            _run_work(name)
 
 
-def _run_task(name: str, task: Task) -> None:
+def _run_work(name: str) -> None:
     """As `_run`, once streams are steady and it is not help that is asked for."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
@@ -105,7 +95,7 @@ def _run_task(name: str, task: Task) -> None:
         sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         recipe = set(arguments) - set(given) if name == "train" else set()
-        failures += _main(name, task, sweep, full, recipe, typed)
+        failures += _main(name, sweep, full, recipe, typed)
         if sweep is not None:
             check_has_jobs(sweep)
     except KeyboardInterrupt:
@@ -126,9 +116,7 @@ def _run_task(name: str, task: Task) -> None:
         sys.exit(code)
 
 
-def _main(
-    name: str, task: Task, sweep: Sweep | None, full: bool, recipe: Collection[str], typed: Sequence[str]
-) -> list[Failure]:
+def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], typed: Sequence[str]) -> list[Failure]:
     """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run.
 
     Args:
@@ -154,13 +142,13 @@ def _main(
                 decided = job.check(config)
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
                 exit_with([Failure("", error)])
-            return job.run(lambda folder: task(config, overrides, folder), full, decided)
+            return job.run(lambda folder: _work(name, config, overrides, folder), full, decided)
         sys.argv[1:] = typed
         try:
             check_config(name, settings.job.config_name, cfg)
             config = settings_of(name, cfg)
             check_places(config)
-            task(config, overrides, None)
+            _work(name, config, overrides, None)
         except Exception as error:  # hydra would print all overrides
             failures.append(Failure("", error))
         return None

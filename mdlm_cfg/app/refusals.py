@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,6 +35,20 @@ def check_config(name: str, chosen: str | None, config: Container[str]) -> None:
             f"--config-name={chosen} is not a configuration of this command: it lacks {', '.join(missing)}; leave the "
             f"option out, or begin the defaults of that file with {name}"
         )
+
+
+def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
+    """Raise UserError for a job of a sweep that is to run in several processes.
+
+    Each of them would begin the sweep anew: Lightning starts them by the command line.
+    """
+    settings = trainer or {}
+    for name in ("devices", "num_nodes"):
+        if str(value := settings.get(name, 1)) != "1":
+            raise UserError(
+                f"trainer.{name}={value} means several processes for every job, and a sweep (-m) runs its jobs in one: "
+                "give trainer.devices=1, or run each setting as a command of its own (docs/scaling.md)"
+            )
 
 
 def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
