@@ -1,21 +1,24 @@
-"""The figures of docs/guidance.md, and its picture: python docs/guidance.py (about two minutes on two cores).
+"""The figures of docs/guidance.md, and its picture: python docs/guidance.py [RUN ...] (about two minutes on two cores).
 
-It prints every table of the page, and draws docs/pictures/guidance.png. Nothing is sampled: all is exact.
+It prints every table of the page, and draws docs/pictures/guidance.png. Nothing is sampled: all is exact. RUN is the
+folder of a network that was trained on the digits' table, which `python docs/guidance.py FILE.npz` writes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot
 from torch import Tensor
 
-from mdlm_cfg import Guidance, TableMixture, UserError, terminal_law, tilted_law
+from mdlm_cfg import Guidance, TableMixture, UserError, load_run, terminal_law, tilted_law
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -23,6 +26,7 @@ from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
 from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.benchmark.targets import target_of
 from mdlm_cfg.targets.posterior import TablePosterior
 
@@ -118,13 +122,17 @@ def at_entropy(target: TableMixture, name: str, rule: Rule, entropy_wanted: floa
     return (low + high) / 2
 
 
-def matched(target: TableMixture, lost: float) -> Iterator[list[object]]:
-    """Every rule at one entropy: w, TV to its tilted law and to the class, E p(class | x), and the error amplified."""
+def matched(target: TableMixture, lost: float, networks: Sequence[Denoiser] = ()) -> Iterator[list[object]]:
+    """Every rule at one entropy: w, TV to its tilted law and to the class, E p(class | x), and the errors amplified.
+
+    Args:
+        lost: nats of entropy that guidance takes from the class.
+        networks: trained on the target; their errors are shown beside independent ones.
+    """
     denoiser = target.denoiser()
-    erring = [Erring(denoiser, ERROR, seed) for seed in range(3)]
     wanted = entropy(target.class_pmf(Z)) - lost
-    unguided = [terminal_law(one, Guidance(0.0), Z) for one in erring]
-    free = sum(total_variation(target.class_pmf(Z), law) for law in unguided) / len(erring)
+    groups = [group for group in ([Erring(denoiser, ERROR, seed) for seed in range(3)], list(networks)) if group]
+    free = [away(target.class_pmf(Z), group, Guidance(0.0)) for group in groups]
     for name, rule in rules_of(target).items():
         try:
             w = at_entropy(target, name, rule, wanted)
@@ -137,10 +145,16 @@ def matched(target: TableMixture, lost: float) -> Iterator[list[object]]:
         guidance = guidance_of(name, rule, w)
         law = terminal_law(denoiser, guidance, Z)
         to_tilted = total_variation(law, tilted_law(target, guidance, Z)) if guidance.has_tilted else "none"
-        away = sum(total_variation(law, terminal_law(one, guidance, Z)) for one in erring) / len(erring)
         posterior = TablePosterior(target)(states_of(target))[:, Z].exp()
         right = float((law.flatten() * posterior).sum())
-        yield [name, w, to_tilted, total_variation(law, target.class_pmf(Z)), right, away, away / free]
+        moved = [away(law, group, guidance) for group in groups]
+        amplified = [number for one, base in zip(moved, free) for number in (one, one / base)]
+        yield [name, w, to_tilted, total_variation(law, target.class_pmf(Z)), right, *amplified]
+
+
+def away(law: Tensor, erring: Sequence[Denoiser], guidance: Guidance) -> float:
+    """The mean TV between a law and those of denoisers that err, under the same guidance."""
+    return sum(total_variation(law, terminal_law(one, guidance, Z)) for one in erring) / len(erring)
 
 
 def states_of(target: TableMixture) -> Tensor:
@@ -218,10 +232,17 @@ def draw(found: Sequence[Sequence], expanded: Sequence[Sequence], auto: Sequence
     figure.savefig(PICTURE, dpi=80)
 
 
-if __name__ == "__main__":
+def write_table(path: str, target: TableMixture) -> None:
+    """A table as `data=table` takes it."""
+    np.savez(path, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
+
+
+def show_all(networks: Sequence[Denoiser]) -> None:
+    """Every table, and the picture."""
     head = ["rule", "w", "TV to its tilted", "TV to class", "p(class)", "TV, erring", "over w = 0"]
-    found = list(matched(digits(), 0.5))
-    show("Digits 3, 8 and 1 on 3 x 3 cells: 0.5 nats below the class", head, found)
+    learned = ["TV, learned", "over w = 0"] if networks else []
+    found = list(matched(digits(), 0.5, networks))
+    show("Digits 3, 8 and 1 on 3 x 3 cells: 0.5 nats below the class", [*head, *learned], found)
     show("Two overlapping squares: 0.05 nats below the class", head, list(matched(toy(), 0.05)))
     target = digits()
     expanded = list(expansions(target))
@@ -230,3 +251,10 @@ if __name__ == "__main__":
     show("Auto-guidance", ["weak smoothed by", "w", "TV to class", "TV to its tilted", "entropy"], auto)
     show("Composition", ["classes", "overlap", "weight of each", "TV to its tilted", "entropy"], list(compositions()))
     draw(found, expanded, auto)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1].endswith(".npz"):
+        write_table(sys.argv[1], digits())
+    else:
+        show_all([TabulatedDenoiser(load_run(run).denoiser) for run in sys.argv[1:]])

@@ -10,16 +10,18 @@ from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from mdlm_cfg.app.guides import SETTINGS as GUIDES
 from mdlm_cfg.app.guides import UNKNOWN, Guides, guides_of
 from mdlm_cfg.app.own import guidances_of, parse_profile, sampler_of
 from mdlm_cfg.app.places import moved
 from mdlm_cfg.chain.classifier_rule import ByClassifier
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance_schedules import Calibrated, Strength, parse_strength, parse_strengths
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.laws.rates import refuse_dead_ends
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.fitting import Fit
@@ -112,17 +114,26 @@ def training_guides(config: Sampled) -> Guides:
 def check_rules(case: Case) -> None:
     """Raise UserError where a rule of guidance cannot be used with a denoiser or a class of a case.
 
-    The rates of small tables are all looked at: one of them may be infinite.
+    Rates may be infinite, or all of them 0. Those of small tables are all looked at, and of other exact conditionals
+    those of the state of masks: what happens in other states is refused where it happens.
     """
     classes = case.classes if case.plan.classes or not isinstance(case.target, TableMixture) else (case.one_class,)
     guided = [guidance for guidance in case.plan.guidances if guidance.rule != CFG()]
     for guidance, k, (who, denoiser) in product(guided, classes, case.denoisers.items()):
         guidance.rule.check(denoiser, k)
-        n = denoiser.num_tokens + 1
-        states = n**denoiser.num_dims
-        is_small = isinstance(case.target, TableMixture) and states <= SMALL_LATTICE
-        if who == EXACT and is_small and not isinstance(guidance.rule, ByClassifier):  # whose rates are never infinite
-            guidance.log_rho(denoiser, points_at(torch.arange(states), n, denoiser.num_dims), k)
+        if who == EXACT and not isinstance(guidance.rule, ByClassifier):  # whose rates are neither infinite nor all 0
+            tokens = _looked_at(case.target, denoiser)
+            log_rho = guidance.log_rho(denoiser, tokens, k)
+            refuse_dead_ends(log_rho, tokens, denoiser.num_tokens, guidance.rule)
+
+
+def _looked_at(target: object, denoiser: Denoiser) -> Tensor:
+    """All partial states of a small table, int64 (S, D); of anything else the state of masks."""
+    n = denoiser.num_tokens + 1
+    d = denoiser.num_dims
+    if isinstance(target, TableMixture) and n**d <= SMALL_LATTICE:
+        return points_at(torch.arange(n**d, device=device_of(denoiser)), n, d)
+    return torch.full((1, d), denoiser.num_tokens, device=device_of(denoiser))
 
 
 def merged(

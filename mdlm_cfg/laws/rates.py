@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class, name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.chain.lattice import Lattice, lattice_of
+from mdlm_cfg.chain.lattice import Lattice, lattice_of, strides
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
 from mdlm_cfg.support.errors import UserError
@@ -171,6 +171,35 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
         )
 
     raise_where(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
+
+
+def refuse_dead_ends(log_rho: Tensor, tokens: Tensor, num_tokens: int, rule: object) -> None:
+    """Raise UserError where the chain reaches a state with masks that nothing leaves, found by supports alone.
+
+    Args:
+        log_rho: of every state, (S, D, N).
+        tokens: partial states, int64 (S, D): all of them in C order, or the state of masks alone.
+        num_tokens: N.
+        rule: for the message.
+    """
+    num_dims = tokens.shape[1]
+    masked = tokens == num_tokens
+    possible = (log_rho > NEG_INF) & masked[..., None]
+    reached = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    reached[-1] = True
+    if len(tokens) > 1:
+        jumps = torch.arange(num_tokens, device=tokens.device) - num_tokens
+        moves = strides(num_tokens + 1, num_dims, tokens.device)[:, None] * jumps
+        for _ in range(num_dims):
+            states, coordinates, values = (possible & reached[:, None, None]).nonzero(as_tuple=True)
+            reached[states + moves[coordinates, values]] = True
+    stuck = (reached & masked.any(dim=1) & ~possible.flatten(1).any(dim=1)).nonzero()
+    if len(stuck):
+        state = name_state(tokens[stuck[-1, 0]].tolist(), num_tokens)
+        raise UserError(
+            f"the rule {rule} leaves no value possible in the partial state {state}, which the chain reaches: the "
+            "conditionals with positive powers have no state in common there; compose classes that overlap"
+        )
 
 
 def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:

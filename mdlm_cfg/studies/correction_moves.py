@@ -18,7 +18,7 @@ from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
-from mdlm_cfg.laws.stationary import NotSettled, spectral_gap, stationary_law
+from mdlm_cfg.laws.stationary import MAX_MOVES, NotSettled, spectral_gap, stationary_law
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
@@ -310,8 +310,13 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     apart = [row.move for row in ends if row.gap < CONNECTED]
     if apart:
         said.append(
-            f"Moves of {'; '.join(apart)} do not connect all states (spectral gap 0): where they end depends on "
-            "where they begin. Use a larger k."
+            f"Moves of {'; '.join(apart)} do not connect all states, or hardly (spectral gap below {CONNECTED:.0e}): "
+            "where they end depends on where they begin. Use a larger k."
+        )
+    slow = [f"{row.move} (spectral gap {row.gap:.2g})" for row in ends if row.tv_tilted is None]
+    if slow:
+        said.append(
+            f"Where moves of {'; '.join(slow)} end was not found: {MAX_MOVES:,} moves did not settle. Use a larger k."
         )
     stop = [
         (row.tv_tilted, row.move)

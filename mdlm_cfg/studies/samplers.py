@@ -23,6 +23,7 @@ BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
 STEPPED = (*JUMPS, EVENT_LEAPING)
 COST = 2.5  # of one strength and denoiser, beside the samples of one strength
+AFFORDED = 16  # calls, within which the verdict compares the methods
 NOTHING = 1e-13
 
 
@@ -143,15 +144,16 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     top = max(numbers, key=lambda guidance: guidance.one_strength)
     here = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser]
     said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
-    same = [row for row in here if row.calls == 16]
-    if not same or max(row.tv for row in same) <= NOTHING:
+    afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
+    nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
+    worst = max(nearest, key=lambda row: row.tv, default=None)
+    if worst is None or worst.tv <= NOTHING:
         return said
-    best = min(same, key=lambda row: row.tv)
-    worst = max(same, key=lambda row: row.tv)
+    best = min(nearest, key=lambda row: row.tv)
     return [
         *said,
-        f"At w = {top.label} and 16 calls, {best.method} has the least discretisation error ({best.tv:.4f}) and "
-        f"{worst.method} the largest ({worst.tv:.4f}).",
+        f"At w = {top.label} and with at most {AFFORDED} calls, {best.method} has the least discretisation error "
+        f"({best.tv:.4f} with {best.calls}) and {worst.method} the largest ({worst.tv:.4f} with {worst.calls}).",
     ]
 
 

@@ -21,6 +21,7 @@ from mdlm_cfg.support.errors import UserError
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
+LISTS = (list, tuple, Sequence)
 
 
 def names_in(settings: Any) -> set[str]:
@@ -134,9 +135,7 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
     hints = _hints(maker)
     for key, value in arguments.items():
         if key in hints and not fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", None) or str(hints[key])
-            wanted = str(hints[key]) if typing.get_args(hints[key]) else wanted
-            raise UserError(f"{what}.{key} = {value!r} must be of type {wanted}")
+            raise UserError(f"{what}.{key} = {value!r} must be {in_words(hints[key])}")
 
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
@@ -155,6 +154,35 @@ def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
+WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "texts"),
+    type(None): ("null", "null"),
+    Mapping: ("settings", "settings"),
+    dict: ("settings", "settings"),
+}
+
+
+def in_words(hint: Any, several: bool = False) -> str:
+    """What values a type has, such as "a list of whole numbers or null"; several of them: "whole numbers"."""
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
+    if hint in WORDS or origin in WORDS:
+        return WORDS[hint if hint in WORDS else origin][several]
+    if origin in (typing.Union, types.UnionType):
+        either = " or ".join(in_words(part) for part in parts)
+        return f"values that are each {either}" if several else either
+    if origin is typing.Literal:
+        return " or ".join(map(str, parts))
+    if origin in LISTS or hint in LISTS:
+        inner = f" of {in_words(parts[0], several=True)}" if parts and parts[0] is not Any else ""
+        return f"{'lists' if several else 'a list'}{inner}"
+    name = getattr(hint, "__name__", str(hint))
+    return f"objects of type {name}" if several else f"an object of type {name}"
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value is of a plain type; any value fits a type that is not plain."""
     origin = typing.get_origin(hint)
@@ -171,7 +199,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is str:
         return isinstance(value, str)
-    if origin in (list, tuple, Sequence):
+    if origin in LISTS:
         inner = parts[0] if parts else Any
         return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
     return True

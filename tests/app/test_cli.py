@@ -170,7 +170,7 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
         (["net.widht=3"], "Key 'widht' is not in"),
         (["+net.widht=3"], "net.widht is no argument of GridTransformer"),
         (["+trainer.widht=3"], "trainer.widht is no argument of Trainer"),
-        (["optimizer.lr=abc"], "optimizer.lr = 'abc' must be of type float"),
+        (["optimizer.lr=abc"], "optimizer.lr = 'abc' must be a number"),
         (["optimizer.lr=-1"], "learning rate -1"),
         (["w=[0,-2]"], "w = -2.0 is not allowed"),
         (["w=[0"], "no viable alternative"),

@@ -7,7 +7,7 @@ import math
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -39,6 +39,7 @@ from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.support.instantiate import in_words
 from mdlm_cfg.targets.data import KnownData
 
 OTHERS = {  # of images, of documents, of fixed experiments and of many targets: each has its own test file
@@ -105,6 +106,12 @@ def test_every_study_has_a_case() -> None:
     assert {study.__name__ for study in studies()} == {*CASES, *OTHERS}
     here = Path(__file__).parent.parent / "studies"
     assert all((here / file).is_file() for file in OTHERS.values())
+
+
+def test_the_types_of_settings_are_said_in_words() -> None:
+    for study in studies():
+        for name, hint in get_type_hints(study).items():
+            assert not set(in_words(hint)) & set("[]|.<>'"), (study, name)
 
 
 @names

@@ -87,7 +87,8 @@ def test_moves_that_do_not_settle_have_no_end_and_all_other_rows(
     ends: list[EndRow] = block_of(findings, "ends")
     slow = [row for row in ends if row.w == W and not row.tv_tilted]
     assert slow and all(row.tv_own is None for row in slow)
-    assert rows_of(findings) == rows_of(whole) and findings.verdict
+    assert rows_of(findings) == rows_of(whole)
+    assert all(f"{row.move} (spectral gap {row.gap:.2g})" in " ".join(findings.verdict) for row in slow)
 
 
 def test_distances_of_learned_conditionals_are_to_both_tilted_laws() -> None:

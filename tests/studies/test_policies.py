@@ -191,7 +191,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {r["policy"] for r in read["policies"]} >= {"confidence(temperature=1)", "blocks(0|1; confidence)"}
     for more, message in (
         (["study.gumbel=0"], "must be above 0"),
-        (["study.gumbel=hot"], "must be of type float"),
+        (["study.gumbel=hot"], "must be a number"),
         (["policy=fixed_order(2,0,1)"], "must hold each of 0..1 once"),
         (["w=[[1,2,3]]"], "there must be 2"),
         (["paper=2d_overlap"], "leave one of them out"),

@@ -135,3 +135,12 @@ def test_the_sampler_that_was_asked_for_is_spoken_of_first(own: Sampler) -> None
     found = found_by(Samplers((2, 16)), data_of(random_target(2, 3, seed=1)), None, replace(PLAN, sampler=own))
     (row,) = [row for row in block_of(found, "samplers") if row.sampler == own and row.w == Guidance(2.0)]
     assert own.label in found.verdict[0] and f"{row.tv:.4f}" in found.verdict[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sampler_that_needs_fewer_calls_is_among_those_compared(seed: int) -> None:
+    """Event-leaping with one event a step is exact with D calls; here no other sampler is."""
+    found = findings("samplers", random_target(2, 3, seed=seed), learned=False)
+    exact = [row for row in block_of(found, "samplers") if row.w == Guidance(2.0) and row.tv < ROUNDING]
+    assert {row.method for row in exact} == {"event_leaping"} and max(row.calls for row in exact) < 16
+    assert any("event_leaping has the least" in sentence for sentence in found.verdict)

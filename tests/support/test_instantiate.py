@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import fits, locate, make, names_in
+from mdlm_cfg.support.instantiate import fits, in_words, locate, make, names_in
 
 MODULE = """
 class Point:
@@ -39,9 +39,9 @@ def test_what_is_trusted_is_made_with_its_arguments(own: str) -> None:
     [
         ({"z": 1}, "point.z is no argument of Point: it takes x, y"),
         ({}, "point.x is missing: Point needs it"),
-        ({"x": "1"}, "point.x = '1' must be of type int"),
-        ({"x": True}, "point.x = True must be of type int"),
-        ({"x": 1, "y": None}, "point.y = None must be of type float"),
+        ({"x": "1"}, "point.x = '1' must be a whole number"),
+        ({"x": True}, "point.x = True must be a whole number"),
+        ({"x": 1, "y": None}, "point.y = None must be a number"),
     ],
 )
 def test_wrong_arguments_are_named(own: str, arguments: dict[str, Any], message: str) -> None:
@@ -95,3 +95,10 @@ def test_names_are_found_at_every_depth() -> None:
 )
 def test_plain_values_fit_plain_types(value: object, hint: object, expected: bool) -> None:
     assert fits(value, hint) is expected
+
+
+def test_types_of_different_values_have_different_words() -> None:
+    plain = [int, float, str, bool, int | None, int | str, Path]
+    hints: list[Any] = [*plain, *(Sequence[hint] for hint in plain), Sequence[Sequence[int]], Sequence[int] | None]
+    assert len({in_words(hint) for hint in hints}) == len(hints)
+    assert in_words(list[int]) == in_words(tuple[int, ...]) == in_words(Sequence[int])

@@ -62,13 +62,13 @@ def test_tabulated_denoiser_is_the_denoiser() -> None:
         ({"kind": "pooled", "rows": 0}, "objective.rows = 0"),
         ({"kind": "sampled", "rows": 5}, "objective.rows is no argument of Sampled"),
         ({"lr": -1.0}, "learning rate -1.0"),
-        ({"lr": "fast"}, "optimizer.lr = 'fast' must be of type float"),
+        ({"lr": "fast"}, "optimizer.lr = 'fast' must be a number"),
         ({"betas": [0.9]}, "betas"),
         ({"betas": [0.9, "b"]}, "optimizer.betas"),
         ({"warmup_steps": -1}, "warmup_steps -1"),
         ({"final_lr": 2.0}, "final_lr 2.0"),
         ({"num_draws": 0}, "num_draws"),
-        ({"width": 16.5}, "net.width = 16.5 must be of type int"),
+        ({"width": 16.5}, "net.width = 16.5 must be a whole number"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

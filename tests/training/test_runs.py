@@ -138,7 +138,7 @@ def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], ob
         (lambda c: c["hyper_parameters"].pop("optimizer"), "does not say optimizer"),
         (lambda c: c["hyper_parameters"]["net"].pop("_target_"), "does not say net._target_"),
         (lambda c: c["hyper_parameters"]["net"].update(odd=1), "net.odd is no argument of GridTransformer"),
-        (lambda c: c["hyper_parameters"]["net"].update(width="wide"), "net.width = 'wide' must be of type int"),
+        (lambda c: c["hyper_parameters"]["net"].update(width="wide"), "net.width = 'wide' must be a whole number"),
     ],
 )
 def test_older_foreign_and_incomplete_checkpoints_are_refused(
