@@ -31,6 +31,7 @@ MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 CLASSIFIER: Key = ("classifier",)
 GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
 SURE = 2.0  # standard errors from which a difference is more than chance
+ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
 MODELS = ("network", "independent pixels", "uniform values")
 SUMS = "Means over classes, but precision and recall are of all classes together."
 READING = """\
@@ -186,7 +187,7 @@ class Images:
         return Findings(
             plan=case.plan,
             blocks=blocks,
-            verdict=verdict_of(rows, nelbos, classifiers),
+            verdict=[*verdict_of(rows, nelbos, classifiers), *_of_few(rows, len(case.classes) * case.plan.num_samples)],
             facts=_facts(case, classifiers, self.num_draws),
             arrays={f"w{g.written:g}": as_images(case, x) for g, x in samples.items()},
             arrays_file="samples.npz",
@@ -453,6 +454,16 @@ def training_sentence(rows: Sequence[NelboRow]) -> str:
         f"The network has learned how pixels depend on each other: {own}, below the {independent.nelbo:.1f} of "
         f"independent pixels of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
     )
+
+
+def _of_few(rows: Sequence[ImageRow], num: int) -> list[str]:
+    """A warning where there are too few samples for shares of them."""
+    if num >= ENOUGH or all(row.precision is None for row in rows):
+        return []
+    return [
+        f"Precision, recall and accuracy are shares of {num} images each: their standard errors are up to "
+        f"{0.5 / math.sqrt(num):.2f}, and differences below twice that may be chance. Draw {ENOUGH} or more."
+    ]
 
 
 def _of_classifier(row: JudgeRow) -> list[str]:

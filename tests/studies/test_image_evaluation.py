@@ -93,6 +93,7 @@ def test_unguided_exact_samples_score_like_held_out_data_and_guided_ones_do_not(
     assert own.diversity == pytest.approx(floor.diversity, rel=0.05) and abs(own.energy_pixels) < 0.02
     assert guided.mean_rms > 1.15 * own.mean_rms and guided.energy_pixels > own.energy_pixels
     assert guided.accuracy >= own.accuracy
+    assert not any("standard error" in said for said in found.verdict)
 
 
 def test_samples_are_those_of_the_plans_generators_judged_by_hand(
@@ -112,6 +113,8 @@ def test_samples_are_those_of_the_plans_generators_judged_by_hand(
         row = block_of(found, "by_class")[at]
         assert (row.target_class, row.diversity) == (k, pytest.approx(float(pairs.sum() / (40 * 39))))
         assert row.accuracy == float((classifier.predict(x) == k).double().mean())
+    (warned,) = [said for said in found.verdict if "shares of 80 images" in said]
+    assert f"{0.5 / 80**0.5:.2f}" in warned
 
 
 def test_a_strengths_samples_do_not_depend_on_the_others(
