@@ -17,11 +17,12 @@ from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import OWN
+from mdlm_cfg.support.instantiate import OWN, in_words
 from mdlm_cfg.support.memory import is_lack_of_memory
+from mdlm_cfg.support.schema import TYPES
 
 # exit codes
 USER_ERROR = 2
@@ -102,6 +103,9 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
         message = _hydra_line(str(error))
+        wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
+        if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
+            return f"{wrong[1]} = {wrong[2]} must be {in_words(TYPES[wrong[1]])}"
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
         return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message

@@ -165,6 +165,8 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     """
 
     def explain(row: int, left: Tensor) -> str:
+        if float(left) > 1:
+            return f"a distribution sums to {float(left):.6g}: shares of a kind of guidance, times Z_i, must sum to 1"
         return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
             f"{1 - float(left):.3g}: the denoiser gives them nowhere to go"

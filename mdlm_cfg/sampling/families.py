@@ -71,6 +71,8 @@ class Options:
             if getattr(self, name) is not None and name not in self.family.takes:
                 because = OF_EVENTS if name in ("policy", "events") and self.family is OWN else self.family.because
                 raise UserError(f"{self.name} takes no {name} (got {getattr(self, name)}){because}")
+        if self.annealed and not self.choice_temperature:
+            raise UserError("annealed = True has no use without a choice_temperature above 0, which falls to 0 with it")
         if self.events is not None and (self.steps is not None or self.schedule is not None):
             raise UserError(
                 f"events = {self.events} stands in place of steps and a schedule: it says how many coordinates a step "
@@ -139,13 +141,17 @@ class Options:
             parts += [] if self.schedule is None else [str(self.schedule)]
         elif self.steps is not None:
             parts.append(f"{len(self.steps) - 1} steps on the grid {_grid_name(self.steps)}")
+        return ", ".join([*parts, *self.traits])
+
+    @property
+    def traits(self) -> list[str]:
+        """What decides its steps beside their number, schedule, policy and correction, for people."""
+        found = []
         if self.choice_temperature:
-            parts.append(
-                f"choice temperature {exact_number(self.choice_temperature)}{', annealed' if self.annealed else ''}"
-            )
-        parts += [exact_number(value) for value in (self.threshold, self.factor, self.gamma) if value is not None]
-        parts += [] if self.remasking is None else [str(self.remasking)]
-        return ", ".join(parts)
+            found.append(f"choice temperature {exact_number(self.choice_temperature)}")
+            found += ["annealed"] if self.annealed else []
+        found += [exact_number(value) for value in (self.threshold, self.factor, self.gamma) if value is not None]
+        return found if self.remasking is None else [*found, str(self.remasking)]
 
     def describe(self) -> dict[str, Any]:
         """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None).

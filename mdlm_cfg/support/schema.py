@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 Role = Literal["result", "selection", "seed", "operational", "place"]
 MISSING: Any = "???"  # omegaconf's mark of a setting that must be given
@@ -137,6 +137,7 @@ class SampleSchema(SamplingSchema):
 
 Settings = TrainSchema | EvalSchema | SampleSchema
 SCHEMAS: Mapping[str, type] = {"train": TrainSchema, "eval": EvalSchema, "sample": SampleSchema}
+TYPES: Mapping[str, Any] = {key: hint for schema in SCHEMAS.values() for key, hint in get_type_hints(schema).items()}
 _FIELDS: Mapping[str, Field] = {one.name: one for schema in SCHEMAS.values() for one in fields(schema)}
 
 

@@ -35,7 +35,7 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.page import write_page
 from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
-from mdlm_cfg.studies.benchmark.entries import built_in
+from mdlm_cfg.studies.benchmark.entries import built_in, entry_of
 from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
 from mdlm_cfg.studies.benchmark.ranking import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
@@ -459,6 +459,16 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bench_own_sampler.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def test_entries_that_differ_in_an_option_have_names_of_their_own() -> None:
+    samplers = [
+        *(Sampler("threshold", threshold=number) for number in (0.3, 0.5)),
+        *(Sampler("tau_leaping", 1, schedule) for schedule in ("linear", "cosine")),
+        *(Sampler("remdm", 1, remasking=rule) for rule in ("none", "cap(0.2)")),
+        *(Sampler("sampled_confidence", 1, choice_temperature=2.0, annealed=falls) for falls in (True, False)),
+    ]
+    assert len({entry_of(sampler).name for sampler in samplers}) == len(samplers)
 
 
 def test_the_command_judges_ones_own_by_their_names(own: Path) -> None:

@@ -136,7 +136,9 @@ def entry_of(own: Any) -> Entry:
     if isinstance(own, Entry):
         return own
     if isinstance(own, Sampler):
-        return Entry(", ".join([own.name, *map(str, filter(None, (own.policy, own.correction)))]), own)
+        schedule = None if own.schedule == own.family.schedule() else own.schedule
+        decides = (schedule, *own.traits, own.policy, own.correction)  # the number of calls is set
+        return Entry(", ".join([own.name, *map(str, filter(None, decides))]), own)
     if isinstance(own, Policy):
         return Entry(str(own), _by_policy(own))
     if isinstance(own, Kind):
