@@ -18,10 +18,11 @@ MANY = 64  # calls with which corrections come to their end
 HEAD = """\
 # Leaderboard
 
-Everything that samples, on {targets} at w = {strengths}: rank, and mean total variation between exact distributions.
-*Tilted* is the distribution that guidance is often believed to sample, *chain* the guided chain in continuous time. An
-entry has so many calls of the denoiser per conditional; "-" needs more on some target. What an entry is, how targets
-were chosen, and how to enter your own: [benchmark](benchmark.md).
+All samplers of the benchmark on {targets} at w = {strengths}: rank, and mean total variation (TV) between exact
+distributions. *Tilted* is the distribution that guidance is often believed to sample; *chain* is that of the guided
+chain in continuous time. Calls are of the denoiser, for each of its two conditionals; "-" means that an entry needs
+more calls on some target. What an entry is, what the targets are, and how to enter your own sampler:
+[benchmark](benchmark.md).
 
     python eval.py experiment=benchmark
     python -m mdlm_cfg.reports.leaderboard REPORT.json docs/leaderboard.md
@@ -68,8 +69,8 @@ def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Ta
 
 
 def _by_strength_text(calls: int) -> str:
-    what = f"Mean TV over the targets to the tilted distribution, with {calls_of(calls)}; at w = 0 that is the class."
-    return f"{what} Calls made are the mean over the targets, at the w that needs most.\n"
+    what = f"Mean TV to the tilted distribution over the targets, with {calls_of(calls)}; at w = 0 it is the class."
+    return f'{what} "Calls made" is the mean number over the targets, at the w that needs most.\n'
 
 
 def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: int) -> Table:
@@ -85,7 +86,7 @@ def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: i
 def _nearest_text(report: Mapping[str, Any]) -> str:
     calls = report["nearest"][0]["calls"] if report["nearest"] else 0
     what = "The entry with the smallest mean TV over w to the tilted distribution"
-    return f"{what}, with {calls_of(calls)}; of ties the first.\n"
+    return f"{what}, with {calls_of(calls)}; the first one in the case of ties.\n"
 
 
 def _nearest(report: Mapping[str, Any]) -> Table:
