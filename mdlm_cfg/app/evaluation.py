@@ -86,7 +86,7 @@ class Written:
 def title_of(data_name: str, study: Study, who: str = "") -> str:
     """The title of a page: the data, the study, and the conditionals if they are not those of a trained network."""
     what = name_of(study).replace("_", " ")
-    return f"mdlm_cfg: {', '.join(part for part in (data_name, what, who) if part)}"
+    return f"mdlm_cfg: {', '.join(part for part in dict.fromkeys((data_name, what, who)) if part)}"
 
 
 def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, study: Study) -> Written:
