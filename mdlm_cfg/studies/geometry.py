@@ -199,7 +199,7 @@ def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
     if not exact:
         return ["No strength is a number, and regions are followed over strengths: give w=[0,4], for instance."]
     if len({row.region for row in exact}) == 1:
-        return ["All points of the class's support overlap with other classes alike: no region can gain from another."]
+        return ["All points of the class's support lie in one region, so no region can gain from another."]
     kind = exact[0].kind
     strengths = sorted({float(row.w) for row in exact if row.kind == kind})
     if len(strengths) < 2 or strengths[0] > 0:
