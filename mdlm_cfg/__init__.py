@@ -1,4 +1,4 @@
-"""mdlm_cfg: masked discrete diffusion with classifier-free guidance, judged against exact solutions.
+"""mdlm_cfg: masked discrete diffusion with classifier-free guidance, compared with exact solutions.
 
 The names below are imported when they are first used: a command that only prints its help needs none of them.
 """

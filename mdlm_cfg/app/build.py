@@ -97,7 +97,7 @@ def build_loggers(
         job_type: "train" or "eval".
         config: of the whole, which wandb shows with the run.
         made: the record of what the command makes, for the loggers' files.
-        kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that goes on in its folder.
+        kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that is resumed in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours

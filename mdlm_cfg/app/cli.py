@@ -78,7 +78,7 @@ def _run(name: str) -> None:
 
 
 def _run_work(name: str) -> None:
-    """As `_run`, once streams are steady and it is not help that is asked for."""
+    """As `_run`, once streams are set up, unless help is requested."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     full = before not in (None, "", "0")
     failures: list[Failure | Account] = []

@@ -89,7 +89,7 @@ NOISE = (
     r".*WeightAveraging callback.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # numbers of every rank are reduced before
     r".*predict returned None.*",
-    r".*your dataloader is not resumable.*",  # it goes on where it was (tests/training/test_saving.py)
+    r".*your dataloader is not resumable.*",  # it continues where it was (tests/training/test_saving.py)
 )
 
 
@@ -152,7 +152,7 @@ def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) 
 def _study_after_training(
     config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
 ) -> Any:
-    """The study that follows training, checked; None where there is none, which is said unless it was asked for."""
+    """The study that follows training, checked; None, with a message unless that was configured, where there is none."""
     if not config.evaluate:
         return None
     if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config.paper)):
@@ -246,14 +246,14 @@ def _report(
 
 
 def _report_folder(config: EvalSchema, job: Path | None, judged: Mapping[str, Any], made: Made) -> Path | None:
-    """The folder that a report was asked for in, or a job's own, with the configuration `judged`; else None."""
+    """The folder given for a report, or a job's own, with the configuration `judged`; else None."""
     if job is not None:
         write_config(judged, job, made)
     return out_folder(config.out, made) or job
 
 
 def _eval_loggers(config: EvalSchema, out: Path, run: str, judged: Mapping[str, Any], made: Made) -> list[Logger]:
-    """The loggers that an evaluation was asked for; see `build_loggers`."""
+    """The loggers of an evaluation; see `build_loggers`."""
     return build_loggers(config.logger, out, run, "eval", judged, made, ALL_STEPS) if config.logger else []
 
 
@@ -265,7 +265,7 @@ def _outcome(written: Written | None, test: Mapping[str, float] | None = None, v
 
 
 def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> Any:
-    """The data to judge a run on: those it was trained on; refuses others asked for explicitly."""
+    """The data to evaluate a run on: those it was trained on; others that are named are refused."""
     saved = run.config.get("data")
     if not isinstance(saved, dict):
         if given_for(overrides, "data") is None:

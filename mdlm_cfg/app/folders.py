@@ -94,7 +94,7 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
 
 
 def out_folder(asked: str | Path | None, made: Made) -> Path | None:
-    """The folder that a report was asked for in, made if it is not there.
+    """The folder given for a report, made if it is not there.
 
     Raises:
         UserError: there is a file of that name, or it cannot be made.
@@ -109,7 +109,7 @@ def out_folder(asked: str | Path | None, made: Made) -> Path | None:
 
 
 def folder_below(root: str | Path, name: str, overrides: Sequence[str], made: Made) -> Path:
-    """A new folder for what the first process writes where no other was asked for; the others need none.
+    """A new folder for what the first process writes where none is given; the others need none.
 
     Raises:
         UserError: it cannot be made.

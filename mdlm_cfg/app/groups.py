@@ -33,7 +33,7 @@ def settings_text(name: str, configs: Path) -> str:
 
 
 def options_of(group: str, configs: Path) -> dict[str, Path]:
-    """The files of a group, by the names they are asked for by."""
+    """The files of a group by their names on the command line."""
     folder = configs / group
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 

@@ -76,7 +76,7 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
 def for_any_data(arguments: Sequence[str]) -> list[str]:
     """The arguments of eval.py, with data.KEY=... allowed for the data of a checkpoint, which hydra does not know.
 
-    The data of the file, which are judged without a checkpoint, have other keys than those that a run was trained on.
+    The data of the file, which need no checkpoint, have other keys than those that a run was trained on.
     """
     denoiser = given_for(arguments, "denoiser")
     is_learned = denoiser is None or values_of(denoiser) == ["learned"]

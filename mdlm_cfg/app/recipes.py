@@ -1,4 +1,4 @@
-"""The recipe of data that are named alone: which experiment trains on them, if no other is asked for."""
+"""The recipe of data that are named alone: which experiment trains on them, if no other is given."""
 
 from __future__ import annotations
 

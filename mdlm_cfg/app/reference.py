@@ -55,7 +55,7 @@ def reference(configs: Path) -> str:
 def settings(text: str) -> list[tuple[str, str, str]]:
     """(key, value as written, comment) of the settings that a file has at its top, in order.
 
-    A comment goes on in indented lines that are comments alone.
+    A comment continues in indented lines that are only comments.
     """
     found: list[tuple[str, str, str]] = []
     for line in text.splitlines():

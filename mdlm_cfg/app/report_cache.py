@@ -67,7 +67,7 @@ def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBE
 def remove_earlier(folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
     """Remove the files of an earlier report that the new one has not replaced, and no others, once it is there.
 
-    What is left of it could be taken for the new report's: a picture of another sampler, a law of another w.
+    Its remaining files could be mistaken for those of the new report: a picture of another sampler, a law of another w.
     """
     for name in earlier - files_of(folder, record):
         (folder / name).unlink(missing_ok=True)

@@ -47,7 +47,7 @@ Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of 
 
 
 def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
-    """Draw samples of every class and strength that was asked for, and write them, over no file of anybody else's.
+    """Draw samples of every given class and strength, and write them without replacing files of anybody else.
 
     Args:
         config: of sample.yaml. overrides: of the command line. job: the folder, of a job of a sweep.

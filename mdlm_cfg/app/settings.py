@@ -206,11 +206,11 @@ def key_of(override: str) -> str:
 
 
 def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Any:
-    """The study that data have where none is asked for by name; None where there is none.
+    """The study that data have where none is named; None where there is none.
 
     Args:
         paper: a paper's experiment whose claims are checked against the laws of a table.
-        classifier: whether one judges images.
+        classifier: whether one evaluates images.
 
     Raises:
         UserError: such an experiment, of other data.
@@ -229,7 +229,7 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> A
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
-    """The study that is asked for by name, with its own settings.
+    """The study that is named, with its own settings.
 
     Args:
         settings: with `_target_`; they may be those of a checkpoint. `own` is something of the user's own that is to be

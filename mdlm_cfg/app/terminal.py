@@ -14,7 +14,7 @@ GONE = (errno.EPIPE, errno.EIO)  # the reader has ended, such as `head`, or the 
 
 
 class SteadyStream:
-    """A text stream that goes on silently when its reader has gone.
+    """A text stream that continues silently when its reader has gone.
 
     Args:
         stream: a stream of this process. Everything but writing is left to it.

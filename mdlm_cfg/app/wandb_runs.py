@@ -51,7 +51,7 @@ def _check_login() -> None:
 def earlier_wandb_run(folder: Path) -> str | None:
     """The id of the wandb run whose files lie in the folder of a training run; None where there are none.
 
-    A run that goes on in its folder is one run on wandb.
+    A run that is resumed in its folder is one run on wandb.
     """
     found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
     return found[0].name.rpartition("-")[2] if found else None

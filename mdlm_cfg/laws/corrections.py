@@ -67,9 +67,9 @@ class CorrectionKernel:
 def correction_kernel(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction
 ) -> CorrectionKernel:
-    """Everything that the moves of a correction need, asked for once.
+    """Everything that the moves of a correction need, computed once.
 
-    The denoiser is asked for the partial states with at most `size` masks alone.
+    The denoiser is called only on the partial states with at most `size` masks.
 
     Raises:
         UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
@@ -100,7 +100,7 @@ def correction_kernel(
 
 
 def refuse_if_too_large(lattice: Lattice, correction: Correction) -> None:
-    """Raise UserError, before anything is asked for, if the moves would not fit into memory."""
+    """Raise UserError, before anything is computed, if the moves would not fit into memory."""
     d = lattice.num_dims
     size = correction.size
     if correction.accept:

@@ -81,7 +81,7 @@ def law_at(
         most = CONTOUR_NODES // 2
         if between.size > 1:  # to ask how much memory there is takes longer than a small law
             most = max(most, int(0.1 * memory_limit() / (48 * lattice.num_states)))
-        # on the device before anything is asked there: a later copy would wait for what was asked
+        # on the device before anything is computed there: a later copy would wait for it
         placed = [
             (nodes.to(device, non_blocking=True), weights.to(device, non_blocking=True), chosen)
             for nodes, weights, chosen in contours(flat[between], most)

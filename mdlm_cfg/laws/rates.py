@@ -21,7 +21,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.memory import memory_allowed
 
 NEG_INF = float("-inf")
-MAX_BATCH = 2**16  # partial states a denoiser is asked for at a time
+MAX_BATCH = 2**16  # partial states in one call of a denoiser
 LOST = 1e-6  # of a law's mass: more than rounding leaves of the largest
 SMALL_LAW = 2**25  # bytes that there always are: to ask how much there is takes longer than a small law
 MEMORY_SHARE = 0.7  # of the memory there is, that a law may take

@@ -160,7 +160,7 @@ class FrozenChain:
 
 @checked_at_the_end()
 def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> FrozenChain:
-    """The rates of a chain at every partial state, asked for once (theory, section 6).
+    """The rates of a chain at every partial state, computed once (theory, section 6).
 
     Raises:
         UserError: an unknown class, or a kernel too large to apply.

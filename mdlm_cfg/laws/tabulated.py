@@ -25,14 +25,14 @@ class TabulatedDenoiser:
     """The same conditionals as `denoiser`, held in memory for all (N+1)^D partial states.
 
     A law of a network asks for every partial state under two labels; laws at several strengths and classes ask again
-    for the same. Every label is tabulated when it is first asked for, and with it the null class, in the same calls;
-    no state is asked for twice, and none without a mask.
+    for the same. Every label is tabulated when it is first needed, and with it the null class, in the same calls;
+    no state is evaluated twice, and none without a mask.
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         cache: has the answers of work that was interrupted. about: what tells this denoiser from others there.
-        shown: a context that is entered while the denoiser is asked; it gives a function of the share done, 0 to 1.
-        device: where the table is, and with it its laws; the denoiser is asked where it is itself.
+        shown: a context that is entered while the denoiser is called; it gives a function of the share done, 0 to 1.
+        device: where the table is, and with it its laws; the denoiser is called where it is itself.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TabulatedDenoiser:
         shown: Callable[[], AbstractContextManager[Callable[[float], object]]] = unseen,
         device: torch.device | str = "cpu",
     ) -> None:
-        # of a table already made, share what it holds: nothing is asked or copied again
+        # of a table already made, share what it holds: nothing is computed or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens = denoiser.num_tokens
         self.num_dims = denoiser.num_dims

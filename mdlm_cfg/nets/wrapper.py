@@ -16,7 +16,7 @@ from mdlm_cfg.support.errors import UserError
 
 
 class _Wrapped:
-    """A network that is asked in batches, and where its parameters are."""
+    """A network that is called in batches, on the device of its parameters."""
 
     def __init__(self, net: nn.Module, batch_size: int) -> None:
         if batch_size < 1:
@@ -116,7 +116,7 @@ def check_network(net: object, name: str) -> None:
     """Raise UserError unless an object is a network that denoises, as far as one call of it can tell.
 
     Args:
-        net: is asked for the all-masked state under every label, in eval mode.
+        net: is called on the all-masked state under every label, in eval mode.
         name: of it, for messages.
     """
     if not isinstance(net, nn.Module):

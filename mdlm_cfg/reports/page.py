@@ -53,7 +53,7 @@ class Section:
     """A part of a page: plain text (an empty line starts a new paragraph), then a panel, a table, a listing, pictures.
 
     Attributes:
-        panel: what `panel_data` makes: laws to move through; one on a page.
+        panel: what `panel_data` makes: the data of the interactive panel; one on a page.
         listing: lines of letters of one width, shown as they are.
         printed: whether its table goes to the terminal too.
         group: the heading under which it is folded; "" stands unfolded.

@@ -1,4 +1,4 @@
-"""Sequences to read: a few at every strength by the same random numbers, position under position."""
+"""Example sequences: a few at every strength by the same random numbers, position under position."""
 
 from __future__ import annotations
 

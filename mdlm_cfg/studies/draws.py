@@ -20,7 +20,7 @@ from mdlm_cfg.studies.plan import Plan
 class Draw:
     """Some of the samples of one class at one strength by one denoiser: a piece of work for one process.
 
-    It depends on nothing else that is asked for, and on no other piece: whichever process draws it, the samples are
+    It depends on no other setting and on no other piece: whichever process draws it, the samples are
     the same.
 
     Attributes:

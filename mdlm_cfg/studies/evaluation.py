@@ -114,11 +114,11 @@ class TableEvaluation:
     """Distributions and distances of one class of a table, for every guidance of a plan.
 
     Attributes:
-        plan: what was asked for. target_class: z. num_classes: K.
+        plan: of the evaluation. target_class: z. num_classes: K.
         judged: whose samples these are: "learned" or "exact".
         class_law: p(. | z), (N,)*D.
         others_law: sum over the other classes of a_k p(. | k), (N,)*D: where the class overlaps with others.
-        results: one per guidance, in the order asked for.
+        results: one per guidance, in the order of the plan.
         value_names: of the N values, for people; None is numbers.
     """
 

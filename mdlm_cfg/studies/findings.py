@@ -296,7 +296,7 @@ class Findings:
     """The findings of a study.
 
     Attributes:
-        plan: what was asked for.
+        plan: of the study.
         blocks: the first one with rows is the main table: report.csv, and what `compare.py` reads first.
         verdict: sentences, the judgement first.
         facts: plain values beside the tables, by name.

@@ -64,11 +64,11 @@ MEASURED = ("accuracy", "precision", "recall", "energy_features", "energy_se", "
 
 @dataclass(frozen=True)
 class ImageMoves(MovedSets):
-    """Images of a network after moves, judged beside test images, from several samplers, by size and number of moves.
+    """Images of a network after moves, compared with test images, from several samplers, by size and number of moves.
 
     Args:
         sizes, moves, starts: as in `MovedSets`; sizes of None are 1 and a sixteenth of the coordinates.
-        classifier: whether a classifier judges them, as in `Images`.
+        classifier: whether a classifier evaluates them, as in `Images`.
 
     Raises:
         UserError: numbers out of range, or what is no sampler.
@@ -89,7 +89,7 @@ class ImageMoves(MovedSets):
         return Correction(size=size, parallel=size > 1)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """Test images judged, and the sets of all starts and moves."""
+        """Test images evaluated, and the sets of all starts and moves."""
         for z in case.classes:
             yield case.piece(self._held_out, z, label=f"judging test images of class {z}", cost=0.0)
             for guidance in case.plan.guidances:

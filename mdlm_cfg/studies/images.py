@@ -97,7 +97,7 @@ class JudgeRow:
 
 @dataclass(frozen=True)
 class Images:
-    """Samples of images by class and strength, judged beside as many test images by the same numbers.
+    """Samples of images by class and strength, compared with as many test images by the same numbers.
 
     Args:
         classifier: whether a classifier judges them, which is trained first if these images have none yet.

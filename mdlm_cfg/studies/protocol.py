@@ -26,7 +26,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
 from mdlm_cfg.targets.data import Data, class_name
 
-LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is asked about every partial state
+LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is evaluated on every partial state
 EXACT = "exact"
 LEARNED = "learned"
 Key = Hashable

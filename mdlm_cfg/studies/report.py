@@ -1,4 +1,4 @@
-"""The default report of a table: five small studies, each of which can be asked for alone, and a paper's claims."""
+"""The default report of a table: five small studies, each of which can be run alone, and a paper's claims."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class MaskedDiffusion(LightningModule):
         self._started = time.monotonic()
         self._minutes = 0.0
         self._watch: ExactWatch | None = None
-        self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as they were asked for
+        self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self._first_bad = torch.tensor(NEVER)
         self._batches = 0  # of the epoch, done
 
@@ -141,7 +141,7 @@ class MaskedDiffusion(LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """A resumed optimizer brings the settings it had: what was asked for now takes their place."""
+        """A resumed optimizer brings the settings it had: the present configuration replaces them."""
         if self.is_compiled:
             self._asked = (compiled(self.net),)
         self._started = time.monotonic()

@@ -59,7 +59,7 @@ class Objective:
         """Raise UserError unless a network can be trained so: called once, before any time is spent."""
 
     def num_rows(self, batch_size: int) -> int:
-        """The partial states that the network is asked about in a step on so many examples."""
+        """The partial states on which the network is called in a step on so many examples."""
         return 2 * batch_size
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:

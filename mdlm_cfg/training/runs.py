@@ -80,7 +80,7 @@ class LoadedRun:
             w: guidance strength (0 is the class itself; gamma = 1 + w in other codes), or a `Guidance`.
             n: how many.
             sampler, steps: see `mdlm_cfg.sampling.samples.sample`; first_hitting calls the network D times.
-            seed: the same seed gives the same samples, whatever else is asked for.
+            seed: the same seed gives the same samples, whatever else is drawn.
             on_step: see there.
 
         Returns:

@@ -27,7 +27,9 @@ from mdlm_cfg.training.runs import BEST, LAST
 
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
-WAITING = b"\ninterrupted: this step or validation is finished first; once more stops at once, and saves nothing\n"
+WAITING = (
+    b"\nInterrupted: finishing this step or validation, then saving. Interrupt again to stop now without saving.\n"
+)
 
 
 def check_saving(minutes: float | None, keep_steps: Sequence[int]) -> None:
@@ -187,7 +189,7 @@ class Checkpoints(Checkpoint):
         return trainer.global_step % ASKED_EVERY == 0 and bool(trainer.strategy.broadcast(is_due))
 
     def _keep_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep a checkpoint where one was asked for after so many steps."""
+        """Keep a checkpoint after a step that `keep_steps` names."""
         if trainer.global_step in self._keep_steps:
             self._keep_steps.discard(trainer.global_step)
             self._save(trainer, pl_module, self.last.with_name(f"step_{trainer.global_step}.ckpt"))

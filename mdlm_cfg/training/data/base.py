@@ -3,7 +3,7 @@
 Every module has, after `setup()`: `name`, `num_tokens`, `num_classes`, `grid_shape` (the product is D), `target` (the
 exactly known distribution, or None), `class_names`, `value_names` and `describe()`. Training batches depend on (seed,
 epoch, rank) alone, so a run that resumes at an epoch's start repeats what an uninterrupted one would have seen, bit by
-bit. Validation and test data do not depend on the seed: different runs are judged on the same.
+bit. Validation and test data do not depend on the seed: different runs are evaluated on the same.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class DiffusionData(LightningDataModule):
         raise NotImplementedError
 
     def _next_epoch(self) -> Iterator[Batch]:
-        """The batches of the epoch that is current when the first is asked for.
+        """The batches of the epoch that is current when the first is requested.
 
         A generator on purpose: a trainer that resumes makes its iterator before it has moved on to the next epoch.
         """

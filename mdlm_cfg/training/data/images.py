@@ -91,7 +91,7 @@ class ImageData(ExampleData):
         return binarize(stored, "dynamic", generator) if self.num_tokens == 2 else stored
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
-        """Training images as values whose `tokens` are what is asked for, the tokens of the test images, and how."""
+        """Training images as values whose `tokens` are the configured ones, the tokens of the test images, and how."""
         how = self.binarization
         images = found.train
         test = found.test
