@@ -152,7 +152,7 @@ def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) 
 def _study_after_training(
     config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
 ) -> Any:
-    """The study that follows training, checked; None, with a message unless that was configured, where there is none."""
+    """The study that follows training, checked; None where there is none, with a message unless that is configured."""
     if not config.evaluate:
         return None
     if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config.paper)):

@@ -177,7 +177,7 @@ class Corpus:
         note = "Means over classes; the last columns are total variations." + _left_out(left_out)
         if held.num_sequences < plan.num_samples:
             note += (
-                f" A class has no more than {held.num_sequences:,} held-out sequences, fewer than there are samples: "
+                f" No class has more than {held.num_sequences:,} held-out sequences, fewer than there are samples: "
                 "their total variations are then too large."
             )
         shown = [name for name in ("accuracy", "diversity", "tv_2") if getattr(rows[0], name) is not None]

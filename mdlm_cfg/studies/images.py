@@ -415,7 +415,7 @@ def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers
     ends = list(dict.fromkeys([min(guided, key=_strength), max(guided, key=_strength)]))
     data = rows[-1]
     if data.accuracy is None and all(row.accuracy is None for row in ends):
-        said.append(f"Two samples of a class differ in {_at(ends, data, 'diversity', '.1f')} pixels.")
+        said.append(f"Number of pixels in which two samples of a class differ: {_at(ends, data, 'diversity', '.1f')}.")
     else:
         shares = _at(ends, data, "accuracy", ".1%", "of test images")
         said.append(f"Share of samples that the classifier assigns to the intended class: {shares}.")

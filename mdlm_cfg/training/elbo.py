@@ -4,7 +4,7 @@ In its schedule-free form: draw the number of masked coordinates m uniformly fro
 size, and weight the summed cross entropy of the masked coordinates by D / m.
 
 Everything here follows the device of the data, and nothing waits for it there (on a CPU, where waiting costs nothing,
-work that comes to nothing is left out). A network is called as it is; the rest is exact, also under autocast: `exactly`.
+work without effect is left out). A network is called as it is; the rest is exact, under autocast too (`exactly`).
 """
 
 from __future__ import annotations
