@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, cast
 
+from torch import nn
+
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance
@@ -148,7 +150,8 @@ def policy_of(settings: Any, trusted: Collection[str]) -> Policy:
 
 
 def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]) -> Denoiser:
-    """A denoiser of the user's own: an object, what makes one, or a function (tokens, classes) -> log-probabilities.
+    """A denoiser of the user's own: an object, a torch module or a function (tokens, classes) -> log-probabilities, or
+    what makes one of these.
 
     Args:
         settings: with `_target_` and its arguments. data: set up; passed as `data`, and their exact distribution as
@@ -161,11 +164,15 @@ def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]
     dims = 1
     for side in data.grid_shape:
         dims *= side
-    if _takes(thing, ANSWER):
-        return cast(Denoiser, FunctionDenoiser(thing, data.num_tokens, dims, data.num_classes))
     filled = {key: value for key, value in (("data", data), ("target", data.target)) if _has_argument(thing, key)}
-    what = "a Denoiser, or a function of (tokens, classes)"
-    return _instance(thing, settings, "denoiser", trusted, Denoiser, what, **filled)
+    what = "a Denoiser, a torch module, or a function of (tokens, classes)"
+    wanted = (Denoiser, nn.Module)
+    found = thing if _takes(thing, ANSWER) else _instance(thing, settings, "denoiser", trusted, wanted, what, **filled)
+    if isinstance(found, nn.Module):
+        found.eval()
+    if isinstance(found, Denoiser):
+        return found
+    return cast(Denoiser, FunctionDenoiser(found, data.num_tokens, dims, data.num_classes))
 
 
 def _word(value: Any, what: str) -> str:
@@ -225,6 +232,6 @@ def _has_argument(thing: Any, name: str) -> bool:
 
 
 def _takes(thing: Any, names: tuple[str, ...]) -> bool:
-    """Whether something is a function that needs these arguments alone."""
+    """Whether something is a function, or an object that is called like one, and needs these arguments alone."""
     required = [name for name, one in _parameters(thing).items() if one.default is inspect.Parameter.empty]
-    return inspect.isfunction(thing) and tuple(required) == names
+    return not inspect.isclass(thing) and tuple(required) == names

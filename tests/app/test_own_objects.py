@@ -18,6 +18,7 @@ from mdlm_cfg.app.quoting import with_objects
 from mdlm_cfg.app.settings import build_study, merged, plan_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
@@ -33,6 +34,7 @@ import torch
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.findings import Block, Findings, Table, col
 from mdlm_cfg.studies.protocol import Case, Needs, Piece
 
@@ -58,6 +60,25 @@ def backwards(num_dims):
 
 def flat(tokens, classes):
     return torch.full((*tokens.shape, 4), 0.25).log()
+
+
+class Flat(torch.nn.Module):
+    def __init__(self, values=4):
+        super().__init__()
+        self.values = values
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, z):
+        return self.dropout(torch.ones(*x.shape, self.values)).log_softmax(dim=-1)
+
+
+class Called:
+    def __call__(self, tokens, classes):
+        return flat(tokens, classes)
+
+
+module = Flat()
+called = Called()
 
 
 def exact(target):
@@ -139,8 +160,10 @@ def test_a_denoiser_of_ones_own(own: str) -> None:
     found = denoiser_of(given, data, {f"{own}.exact"})
     assert torch.equal(found(tokens, torch.tensor([0])), target.denoiser()(tokens, torch.tensor([0])))
     data.num_tokens = 4
-    flat = denoiser_of({"_target_": f"{own}.flat"}, data, {f"{own}.flat"})
-    assert (flat.num_tokens, flat.num_dims, flat.num_classes) == (4, 1, 2)
+    for name, arguments in (("flat", {}), ("module", {}), ("called", {}), ("Flat", {}), ("Flat", {"values": 4})):
+        flat = denoiser_of({"_target_": f"{own}.{name}", **arguments}, data, {f"{own}.{name}"})
+        assert (flat.num_tokens, flat.num_dims, flat.num_classes) == (4, 1, 2)
+        assert torch.allclose(terminal_law(flat, Guidance(2.0), 0), torch.full((4,), 0.25, dtype=torch.float64))
     with pytest.raises(UserError):
         denoiser_of({"_target_": f"{own}.halved", "w": 1.0}, data, {f"{own}.halved"})
 
