@@ -33,10 +33,11 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 HEAD = """\
 # The paper as experiments
 
-What arXiv 2506.10971 says, and in the last blocks what arXiv 2507.08965 does, beside exact laws and a network trained
-here. Each block stands under the command that made it; `make paper` runs them all and writes this page. "exact" are
-values of exact laws; "learned" those of the trained network's own exact law, and where named of 10,000 samples in 50
-tau-leaping steps, as in the paper. w = 0 is the class.
+This page compares the statements of arXiv 2506.10971, and in the last blocks those of arXiv 2507.08965, with exact
+distributions (laws) and with a network trained here. Each block has the command that made it; `make paper` runs them all
+and writes this page. Values under "exact" come from exact distributions. Values under "learned" come from the exact
+distribution of the trained network and, where named, from 10,000 samples in 50 tau-leaping steps, as in the paper.
+w = 0 is the class without guidance.
 """
 
 
