@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from mdlm_cfg import TableMixture
 from mdlm_cfg.app import cli
 
 TINY = (
@@ -13,6 +18,8 @@ TINY = (
     *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "num_samples=50"),
 )
 TOY = (*TINY, "data=toy_1d_overlap", "data.batch_size=64", "data.steps_per_epoch=3", "data.num_test=50", "w=[0,2]")
+QUICK = (*TOY, "logger=csv", "evaluate=false")
+EXACT = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20")
 
 
 def run(command: str, *arguments: str) -> int:
@@ -39,3 +46,30 @@ def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -
     assert not any(line.startswith(("Traceback", "Error executing")) for line in lines), lines
     assert not any(text in lines[-1] for text in ("of type '", "<class", "collections.abc", "typing.")), lines[-1]
     return lines[-1]
+
+
+def report_in(folder: Path) -> dict[str, Any]:
+    """report.json of the one report in a folder or below it."""
+    (path,) = folder.rglob("report.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def table_file(folder: Path, target: TableMixture) -> tuple[str, str]:
+    """The options that give a table as data, which is written into a folder."""
+    path = folder / "table.npz"
+    np.savez(path, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
+    return "data=table", f"data.path={path}"
+
+
+def flat(values: Any) -> dict[str, Any]:
+    """Every single value of nested ones, by the way to it."""
+    if not isinstance(values, dict | list):
+        return {"": values}
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    return {f"{key}/{rest}": value for key, item in items for rest, value in flat(item).items()}
+
+
+def numbers(values: Any) -> dict[str, float]:
+    """Every single number of nested values, by the way to it."""
+    return {key: value for key, value in flat(values).items() if isinstance(value, int | float)}

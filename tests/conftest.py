@@ -1,4 +1,7 @@
-"""Makes tests/helpers.py importable, keeps small tests on one thread, which is faster, and lets none use a network."""
+"""Makes tests/helpers.py importable, keeps small tests on one thread, which is faster, and lets none use a network.
+
+And what several directories read: a small trained run, which is made once.
+"""
 
 import signal
 import socket
@@ -60,3 +63,32 @@ def interruptible() -> Iterator[None]:
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)  # for the tests to come
     assert after == before
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a module that was trained for an epoch on the small table of `harness`."""
+    from harness import small_data, small_module, small_trainer
+
+    folder = tmp_path_factory.mktemp("run")
+    small_trainer(folder, epochs=1).fit(small_module(small_data()), datamodule=small_data())
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A folder of synthetic digits, 8 x 8: class k has k bright columns, and everything else is noise."""
+    from idx_files import write_striped
+
+    write_striped(tmp_path / "MNIST" / "raw")
+    return str(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the toy in one dimension, which was judged: for commands that read it or add to it."""
+    from commands import TOY, run  # which takes seconds to import
+
+    folder = tmp_path_factory.mktemp("runs")
+    assert run("train", *TOY, "logger=csv", f"runs={folder}") == 0
+    return folder

@@ -13,8 +13,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from mdlm_cfg import TableMixture
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg import Denoiser, HiddenMarkovMixture, TableMixture
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.draws import Draw
@@ -102,6 +101,26 @@ def bernoulli_mixture(
     p = torch.sigmoid(sharpness * torch.randn(3, components, num_dims, generator=g, dtype=torch.float64))
     w = torch.rand(3, components, generator=g, dtype=torch.float64) + 0.5
     return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
+
+
+def random_hmm(
+    k: int = 2, s: int = 3, n: int = 3, d: int = 4, seed: int = 0, zeros: float = 0.0
+) -> HiddenMarkovMixture:
+    """K random hidden Markov chains of S hidden states; a share `zeros` of their probabilities is 0."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rows(*shape: int) -> Tensor:
+        values = torch.rand(*shape, generator=g, dtype=torch.float64) ** 2 + 1e-3
+        values = values.masked_fill(torch.rand(*shape, generator=g) < zeros, 0.0)
+        values[..., 0] += (values.sum(-1) == 0).double()
+        return values / values.sum(-1, keepdim=True)
+
+    return HiddenMarkovMixture(rows(k, s), rows(k, s, s), rows(k, s, n), rows(k), num_dims=d)
+
+
+def hidden_markov() -> HiddenMarkovMixture:
+    """Two classes of two hidden states, of which some values and steps are impossible."""
+    return random_hmm(s=2, d=3, seed=3, zeros=0.5)
 
 
 def data_of(target: Any, name: str = "small", **more: Any) -> Any:

@@ -40,3 +40,18 @@ def write_images(
         arrays += [random.integers(0, 256, (count, size, size), dtype=np.uint8), np.arange(count) % classes]
     write_dataset(folder, arrays, suffix)
     return arrays
+
+
+def write_striped(
+    folder: Path, num: int = 90, num_test: int = 30, size: tuple[int, int] = (8, 8), noise: int = 120
+) -> None:
+    """Write images of three classes: class k has 2 k bright columns, and everything else is noise below `noise`."""
+    random = np.random.default_rng(0)
+    arrays: list[np.ndarray] = []
+    for count in (num, num_test):
+        labels = np.arange(count, dtype=np.uint8) % 3
+        images = random.integers(0, noise, (count, *size), dtype=np.uint8)
+        for image, k in zip(images, labels, strict=True):
+            image[:, : 2 * k] = 255
+        arrays += [images, labels]
+    write_dataset(folder, arrays)

@@ -158,5 +158,5 @@ def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) 
         counts.append(max(1, min(round(left * u), left)))
         left -= counts[-1]
     if left:
-        raise UserError("a grid of clock times must end at inf to sample: before that, masks are left")
+        raise UserError(f"steps = {steps} must end at inf to sample: before that, masks are left")
     return counts

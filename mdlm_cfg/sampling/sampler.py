@@ -295,7 +295,7 @@ class Sampler(Options):
     def check_finishes(self) -> None:
         """Raise UserError if a grid of clock times ends early: samples would hold masks."""
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
-            raise UserError("a grid of clock times must end at inf to sample: before that, masks are left")
+            raise UserError(f"steps = {list(self.steps)} must end at inf to sample: before that, masks are left")
 
 
 def as_sampler(sampler: Sampler | str, steps: Steps | None = None, schedule: Schedule | str | None = None) -> Sampler:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY, TOY, refusal, run
+from commands import TINY, TOY, run
 
 from mdlm_cfg.training.runs import CHECKPOINT, newest_run
 
@@ -41,15 +41,6 @@ def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subp
         _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said
     return process
-
-
-@pytest.mark.parametrize("settings", [("trainer=ddp",), ("trainer.devices=2",)])
-def test_a_sweep_of_several_processes_is_refused_before_any_work(
-    settings: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = refusal(capsys, "train", "-m", *TOY, *settings, "seed=0,1", f"runs={tmp_path}")
-    assert "a sweep (-m) runs its jobs in one" in said and "docs/scaling.md" in said
-    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.csv"))
 
 
 @pytest.mark.parametrize(

@@ -4,130 +4,217 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import TOY, refusal, run
+from commands import EXACT, QUICK, TINY, TOY, refusal, run, table_file
+from helpers import random_target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from idx_files import write_images
 
 from mdlm_cfg.training.runs import newest_run
 
-EXACT = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[0,1]")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    assert run("train", *TOY, "logger=csv", "evaluate=false", f"runs={folder}") == 0
-    return folder
+BASES: dict[str, tuple[str, ...]] = {
+    "train": ("train", *TINY, "logger=csv"),
+    "train a toy": ("train", *TOY, "logger=csv"),
+    "eval": ("eval", *EXACT),
+    "eval a table": ("eval", *EXACT, "data=table", "target_class=1"),  # three classes of 2^4 states
+    "eval any": ("eval", "denoiser=exact"),
+    "eval a run": ("eval",),
+    "sample a run": ("sample",),
+}
+OF_TRAINING = """
+experiment=nope
+data=nope
+widht=3
+net.widht=3
++net.widht=3
++trainer.widht=3
+optimizer.lr=abc
+optimizer.lr=-1
+optimizer.betas=[0.9]
+optimizer=muon net.depth=0
+objective=odd
+objective._target_=mdlm_cfg.training.objectives.Odd
+objective._target_=mdlm_cfg.nets.optimizer.adamw
+objective.paired=true
+ema_decay=1
+net._target_=no_such_package.Net
+net.num_heads=3
+threads=0
+threads=100000
+trainer.accelerator=tpu
+trainer.accelerator=mps
+trainer.max_time=5
+max_time=soon
+max_time=00:00:00:00
+save_minutes=0
+save_minutes=-1
+=3
+name=${nope}
+runs=~/x
+-m experiment=glob(paper/1d*)
+-m seed=0,1 --cfg job
+logger=wandb logger.mode=odd
+ckpt_path=nowhere.ckpt
+data=table
+data=table data.path=nowhere.npz
+data=datasets data.path=nowhere
+data=images data.path=nowhere.npz
+data=toy_1d_overlap study=corpus
+objective=classifier data=toy_1d_overlap
+keep_steps=[0]
+w=calibrated
+w=[0,calibrated(2)]
+schedule=profile sampler=event_leaping
+-m trainer=ddp seed=0,1
+-m trainer.devices=2 seed=0,1
+"""
+OF_BOTH = """
+paper=1d_overlap data=toy_2d_overlap w=[0,1]
+paper=2d_overlap data=toy_1d_overlap
+paper=1d_overlap data=toy_1d_disjoint
+paper=1d_overlap data=toy_1d_overlap guidance=normalized
+paper=nothing
+w=[]
+w=[0
+w=[1,1]
+w=[0,-2]
+w=[1e308]
+w=much
+guidance=odd
+sampler=odd
+steps=5
+sampler=tau_leaping steps=1000000000
+sampler=euler steps=0
+sampler=euler steps=[0,1]
+sampler=euler steps=[0.5,inf]
+sampler=euler steps=[0,inf] schedule=cosine
+schedule=cosine
+schedule=nonsense
+target_class=2
+num_samples=0
+"""
+OF_EVALUATION = """
+denoiser=odd
+target_class=-1
+data=hmm data.path=nowhere.npz
+data=hmm_motif paper=1d_overlap
+data=hmm_motif target_class=2
+data=hmm_motif data.target.fidelity=2
+data=hmm_motif study=sequences study.num_test=0
+study=sequences
+study=policies study.gumbel=0
+study=policies study.gumbel=hot
+study=policies policy=fixed_order(2,0,1)
+study=policies w=[[1,2,3]]
+study=policies paper=2d_overlap
+study=inpainting study.num_free=3
+study=correction sampler=euler
+study=departure w=ramp(0,2)
+-m seed=0,1 out=somewhere
+"""
+OF_RULES = """
+guidance=compose(0:1e9)
+guidance=negative(9)
+guidance=negative(1)
+guidance=tempered(1e-9)
+guidance=negativ(2)
+guidance=auto
+guidance=auto weak.smoothing=0.2 weak.ckpt_path=somewhere
+guidance=auto weak.smoothing=0
+guidance=auto weak.smoothing=1.5
+guidance=auto weak.smoothing=much
+guidance=auto weak.ckpt_path=nowhere
+guidance=auto weak.ckpt_path=
+guidance=auto weak.ckpt_path=[1]
+guidance=auto +weak.sharpness=2
+weak.ckpt_path=somewhere
+guidance=negative(2) weak.smoothing=0.2
+guidance=classifier predictor.ckpt_path=nowhere
+predictor.ckpt_path=somewhere
+w=calibrated target_class=null
+w=calibrated(-2)
+w=calibrated(nan)
+w=calibrated(x)
+w=calibrated()
+w=[calibrated,calibrated(0)]
+w=calibrated(1) target_class=3
+w=calibrated(1) guidance=negative(0)
+schedule=profile sampler=event_leaping target_class=null
+schedule=profile
+schedule=profile sampler=euler
+schedule=profile sampler=remdm
+schedule=profile sampler=event_leaping events=2
+schedule=profile sampler=event_leaping steps=[0,1,inf]
+schedule=profile sampler=event_leaping steps=0
+schedule=profile(x) sampler=event_leaping
+schedule=profile(-2) sampler=event_leaping
+schedule=profile sampler=sampled_confidence policy='blocks(0,1|2,3)'
+schedule=profil sampler=event_leaping
+events=[2,1] sampler=event_leaping
+"""
+OF_A_RUN = """
+ckpt_path=nowhere.ckpt
+w=[-1.5]
+target_class=5
+data=toy_2d_overlap
+batch_size=0
+batch_size=-1
+num_samples=-1
+target_class=-1
+sampler=euler steps=0
+sampler=euler steps=-1
+"""
+OF_SAMPLES = """
+n=0
+target_class=2
+w=-2
+ckpt_path=nowhere
+targt_class=1
+sampler=odd
+seed=-1
+"""
+ROWS = [
+    (base, row)
+    for base, rows in [
+        *(("train", OF_TRAINING), ("train a toy", OF_BOTH), ("eval", OF_BOTH), ("eval", OF_EVALUATION)),
+        *(("eval a table", OF_RULES), ("eval a run", OF_A_RUN), ("sample a run", OF_SAMPLES)),
+    ]
+    for row in rows.split("\n")[1:-1]
+]
 
 
 def left_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_a_paper_about_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, more in (("eval", ["denoiser=exact"]), ("train", [*TOY, "logger=csv"])):
-        arguments = [*more, "paper=1d_overlap", "data=toy_2d_overlap", "w=[0,1]", f"runs={tmp_path}"]
-        said = refusal(capsys, command, *arguments)
-        assert "1d_overlap" in said and "D = 1" in said and "D = 2" in said
-    assert left_in(tmp_path) == []
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return table_file(tmp_path_factory.mktemp("table"), random_target(2, 4, 3, seed=8))
 
 
-def test_every_failing_job_of_a_sweep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    jobs = ("-m", *EXACT[:3], "w=1,-2,-3", f"runs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert run("eval", *jobs) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
-    assert len(lines) == 2
-    assert "w=-2" in lines[0] and "w = -2.0 is not allowed" in lines[0]
-    assert "w=-3" in lines[1] and "w = -3.0 is not allowed" in lines[1]
-    assert len(list(tmp_path.rglob("report.json"))) == 1  # the job that was right was done all the same
-
-
-@pytest.mark.parametrize("place", [1, 3])
-def test_a_sweep_may_be_asked_for_anywhere(place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    given_ = [*EXACT[:3], "w=-2,-3", f"runs={tmp_path}"]
-    assert run("eval", *given_[:place], "-m", *given_[place:]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
-    assert len(lines) == 2 and "w=-2" in lines[0] and "w=-3" in lines[1]
-
-
-def test_a_fault_among_jobs_is_not_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("base", "row"), ROWS)
+def test_it_is_refused_by_name(
+    base: str,
+    row: str,
+    runs: Path,
+    table: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def broken(*_: object) -> None:
-        raise ValueError("ours")
-
-    monkeypatch.setattr("mdlm_cfg.studies.laws.evaluation_of", broken)
-    jobs = ("-m", *EXACT[:3], "w=1,-2", f"runs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert run("eval", *jobs) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said and "ValueError: ours" in said and "w = -2.0 is not allowed" in said
-
-
-@pytest.mark.slow
-def test_settings_of_the_data_that_leave_the_distribution_alone(runs: Path, tmp_path: Path) -> None:
-    assert run("eval", f"runs={runs}", "data.num_test=100", "num_samples=20", f"out={tmp_path}") == 0
-    assert json.loads((tmp_path / "report.json").read_text())["judged"] == "learned"
-
-
-@pytest.mark.parametrize(
-    "name", ["no_such_package.data.Table", "mdlm_cfg.training.data.nothing.Table", "os.system", ""]
-)
-def test_an_unknown_module_in_a_checkpoint(
-    runs: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = torch.load(newest_run(runs), weights_only=True)
-    content["hyper_parameters"]["config"]["data"]["_target_"] = name
-    torch.save(content, tmp_path / "last.ckpt")
-    said = refusal(capsys, "eval", f"ckpt_path={tmp_path / 'last.ckpt'}")
-    assert "data" in said and name in said
-    assert left_in(tmp_path) == [tmp_path / "last.ckpt"]
-
-
-@pytest.mark.slow
-def test_a_grid_works_and_one_that_leaves_masks_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (*EXACT, "sampler=tau_leaping", f"runs={tmp_path}")
-    assert "must end at inf" in refusal(capsys, "eval", *arguments, "steps=[0,0.5,1]")
-    for steps in ("[0.5,inf]", "[0,2,1]", "[0,nan]", "[]", "abc", "2.5", "true", "-3", "[[0,1]]"):
-        assert "steps" in refusal(capsys, "eval", *arguments, f"steps={steps}")
-    assert left_in(tmp_path) == []
-    assert run("eval", *arguments, "steps=[0,0.5,1,inf]", f"out={tmp_path / 'out'}") == 0
-    assert (tmp_path / "out" / "report.json").is_file()
-
-
-def test_places_that_cannot_hold_a_report(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "taken"
-    file.write_text("mine")
-    for more in (EXACT, (f"runs={runs}",)):
-        said = refusal(capsys, "eval", *more, f"out={file}")
-        assert str(file) in said and "file" in said
-    for more in (("eval", *EXACT), ("train", *TOY, "logger=csv")):
-        assert str(file) in refusal(capsys, *more, f"runs={file}")
-        assert str(file) in refusal(capsys, *more, f"runs={file}/below")
-    assert file.read_text() == "mine" and left_in(tmp_path) == [file]
-
-
-def test_a_place_that_may_not_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    right = Path.mkdir
-
-    def denied(self: Path, *arguments: Any, **settings: Any) -> None:
-        if "shut" in self.parts:
-            raise PermissionError(13, "Permission denied", str(self))
-        right(self, *arguments, **settings)
-
-    # who runs the tests may be allowed everywhere: what counts is what is said of the file system's answer
-    monkeypatch.setattr(Path, "mkdir", denied)
-    for more in (("eval", *EXACT), ("train", *TOY, "logger=csv")):
-        said = refusal(capsys, *more, f"runs={tmp_path / 'shut'}")
-        assert str(tmp_path / "shut") in said and "Permission denied" in said
+    monkeypatch.chdir(tmp_path)
+    folder = runs if base.endswith("a run") else tmp_path
+    before = left_in(folder)
+    more = table if base == "eval a table" else ()
+    said = refusal(capsys, *BASES[base], f"runs={folder}", *more, *row.split())
+    assert any(part in said for part in re.findall(r"[a-z]{2,}|w|\d+", row))
+    assert left_in(folder) == before
 
 
 INTEGERS = ["abc", "1.5", "[]", "1e30", "nan", "''", "true", "{}", "[1]"]
@@ -150,35 +237,23 @@ NONSENSE: dict[str, list[str]] = {
     "sampler": ["''", "0", "nan", "first", "[]", "{}", "null"],
     "schedule": ["linear", "''", "0", "[]", "{}"],  # first_hitting takes none
     "steps": ["0", "5", "-1", "abc", "''", "[0,inf]", "{}"],  # nor steps
+    "sampler=euler steps": ["[0.5,inf]", "[0,2,1]", "[0,nan]", "[]", "abc", "2.5", "true", "-3", "[[0,1]]"],
     "num_samples": [*INTEGERS, "0", "-1", "null"],
     "seed": ["-1", "4294967296", "abc", "1.5", "[]", "''", "{}", "null", "1e30"],
     "paper": ["abc", "''", "0", "[]", "{}", "5d_hypercube"],
     "threads": ["0", "-1", "abc", "1.5", "[]", "''"],
     "denoiser": ["''", "0", "abc", "null", "[]"],
 }
-CASES = [(key, value) for key, values in NONSENSE.items() for value in values]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("key", "value"), CASES, ids=[f"{key}={value}" for key, value in CASES])
-def test_nonsense_is_refused_in_a_sentence(
-    key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", [f"{key}={value}" for key, values in NONSENSE.items() for value in values])
+def test_any_other_nonsense_is_refused(
+    asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [item for item in EXACT if not item.startswith(f"{key}=")]
-    said = refusal(capsys, "eval", *arguments, f"runs={tmp_path}", f"{key}={value}")
-    assert len(said) > 20
+    assert refusal(capsys, "eval", *EXACT, "w=[0,1]", f"runs={tmp_path}", *asked.split(" "))
     assert left_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("key", ["batch_size", "num_samples", "target_class", "steps"])
-@pytest.mark.parametrize("value", ["0", "-1"])
-def test_nonsense_beside_a_checkpoint(runs: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if (key, value) == ("target_class", "0"):
-        return
-    before = left_in(runs)
-    refusal(capsys, "eval", f"runs={runs}", "sampler=euler", f"{key}={value}")
-    assert left_in(runs) == before
 
 
 SCALARS = st.one_of(
@@ -208,7 +283,160 @@ def test_any_configuration_is_answered_or_refused_in_a_sentence(
         assert len(list(folder.rglob("report.json"))) == 1
 
 
-def test_the_environment_is_left_as_it_was(tmp_path: Path) -> None:
-    before = os.environ.get("HYDRA_FULL_ERROR", "0")
-    assert run("eval", *EXACT, "w=[-2]", f"runs={tmp_path}") == 2
-    assert os.environ["HYDRA_FULL_ERROR"] == before
+# files of configuration
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"w: 1\nseed: [8\nname: a\n", ", line 3,"),  # which is where it stops making sense
+        (b"seed: 8\nname:\ta\n\tb: c\n", ", line 2,"),
+        (b"seed: 8\nseed: 9\n", ", line 2,"),
+        (b"seed: 8\n\nname: \xe9\n", ", line 3,"),
+        (b"seed: 8\nname: {a\n", ", line 3,"),
+        (b"seed: 8 # \x01\n", ""),
+        ("seed: 3\n".encode("utf-16"), ""),
+        (b"5\n", ""),
+        (b"# @package _global_\n1.5\n", ""),
+        (b"seed: 3\n", None),  # without its package
+        (b"- 1\n", None),
+        (b"", None),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(
+    content: bytes, named: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    for name in ("another", "mine"):  # the file that was asked for is named among unreadable ones
+        (tmp_path / "experiment" / f"{name}.yaml").write_bytes(content)
+    for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        said = refusal(capsys, "train", *option, "experiment=mine", f"runs={tmp_path}")
+        where = f"{tmp_path / 'experiment' / 'mine.yaml'}{named}"
+        assert ("# @package _global_" if named is None else where) in said
+
+
+@pytest.mark.parametrize("content", ["defaults: 3\n", "- 1\n", "defaults:\n  - nothing: a\n"])
+def test_a_primary_file_of_nonsense_is_refused(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    assert refusal(capsys, "train", "--config-dir", str(tmp_path), "--config-name=mine")
+    assert "objective" in refusal(capsys, "train", "--config-name=eval", f"runs={tmp_path}")  # of another command
+
+
+# sweeps and faults
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_every_failing_job_is_named_and_the_others_are_done(
+    place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_ = [*EXACT, "w=-2,1,-3", f"runs={tmp_path}"]
+    assert run("eval", *given_[:place], "-m", *given_[place:]) == 2  # it may be asked for anywhere
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
+    assert len(lines) == 2 and "w=-2" in lines[0] and "w=-3" in lines[1]
+    assert len(list(tmp_path.rglob("report.json"))) == 1
+
+
+def test_faults_of_our_own_keep_their_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("ours")  # no UserError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mdlm_cfg.studies.laws.evaluation_of", broken)
+        for arguments in ((f"out={tmp_path / 'out'}",), ("-m", "w=1,-2", f"runs={tmp_path}")):
+            assert run("eval", *EXACT, *arguments) == 1
+            said = capsys.readouterr().err
+            assert "Traceback" in said and "ValueError: ours" in said
+    assert "w = -2.0" in said  # a fault among jobs hides no other error
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a user's error too, where it is asked for
+    assert run("eval", *EXACT, "w=[-2]") == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("error: ")
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+# checkpoints, data and places
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("net", "no_such_package.Net"),
+        ("data", "no_such_package.data.Table"),
+        ("data", "mdlm_cfg.training.data.nothing.Table"),
+        ("data", "mdlm_cfg.training.data.idx.subprocess.run"),
+        ("data", "mdlm_cfg.training.data.Path"),
+        ("data", "os.system"),
+        ("data", ""),
+        ("data", None),
+    ],
+)
+def test_a_checkpoint_that_names_what_is_not_there(
+    runs: Path, part: str, name: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(newest_run(runs), weights_only=True)
+    saved = content["hyper_parameters"] if part == "net" else content["hyper_parameters"]["config"]
+    if name is None:
+        del saved[part]
+    else:
+        saved[part]["_target_"] = name
+    torch.save(content, tmp_path / "last.ckpt")
+    said = refusal(capsys, "eval", f"ckpt_path={tmp_path / 'last.ckpt'}")
+    assert part in said and (name or "") in said
+    assert left_in(tmp_path) == [tmp_path / "last.ckpt"]
+
+
+def test_a_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "last.ckpt"
+    whole = newest_run(runs).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    for command in (("eval",), ("train", *TOY, "logger=csv", f"runs={tmp_path}")):
+        assert "cannot be read" in refusal(capsys, *command, f"ckpt_path={path}")
+
+
+def test_data_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path)
+    images = ("data=idx", f"data.path={tmp_path}")
+    assert "known exactly" in refusal(capsys, "eval", "denoiser=exact", *images)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut")
+    before = left_in(tmp_path)
+    said = refusal(capsys, "train", *TINY, *images, "logger=csv", f"runs={tmp_path}")
+    assert "train-images-idx3-ubyte" in said and left_in(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_setting_of_the_data_may_change_on_the_way(runs: Path, tmp_path: Path) -> None:
+    assert run("eval", f"runs={runs}", "data.num_test=100", "num_samples=20", f"out={tmp_path}") == 0
+    assert json.loads((tmp_path / "report.json").read_text())["judged"] == "learned"
+
+
+def test_places_that_cannot_hold_a_report(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    for more in (EXACT, (f"runs={runs}",)):
+        assert str(file) in refusal(capsys, "eval", *more, f"out={file}")
+    for more in (("eval", *EXACT), ("train", *QUICK)):
+        assert str(file) in refusal(capsys, *more, f"runs={file}")
+        assert str(file) in refusal(capsys, *more, f"runs={file}/below")
+    assert "no run" in refusal(capsys, "eval", f"runs={tmp_path}")
+    assert file.read_text() == "mine" and left_in(tmp_path) == [file]
+
+
+def test_a_place_that_may_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = Path.mkdir
+
+    def denied(self: Path, *arguments: Any, **settings: Any) -> None:
+        if "shut" in self.parts:
+            raise PermissionError(13, "Permission denied", str(self))
+        right(self, *arguments, **settings)
+
+    # who runs the tests may be allowed everywhere: what counts is what is said of the file system's answer
+    monkeypatch.setattr(Path, "mkdir", denied)
+    for more in (("eval", *EXACT), ("train", *QUICK)):
+        said = refusal(capsys, *more, f"runs={tmp_path / 'shut'}")
+        assert str(tmp_path / "shut") in said and "Permission denied" in said

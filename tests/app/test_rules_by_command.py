@@ -1,8 +1,7 @@
-"""Rules of guidance on the command line: the report is that of the rule, and what does not fit is refused."""
+"""Rules of guidance, calibrated strengths and fitted steps on the command line: the report is that of the functions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -10,30 +9,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TOY, refusal, run
+import torch
+from commands import EXACT, QUICK, refusal, report_in, run, table_file
 from helpers import data_of, random_target
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
+from mdlm_cfg import (
+    Guidance,
+    Sampler,
+    TableMixture,
+    UserError,
+    calibrated_strengths,
+    exact_information_profile,
+    terminal_law,
+    tilted_law,
+)
 from mdlm_cfg.app.settings import check_rules
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier
+from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
 from mdlm_cfg.chain.rules import Rule
+from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.nets import NetClassifier
+from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.targets.posterior import TablePosterior
 from mdlm_cfg.targets.toys import toy_1d_overlap
-from mdlm_cfg.training.runs import load_run
+from mdlm_cfg.training.runs import load_run, newest_run
 
 TARGET = random_target(3, 2, 3, seed=8)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
-    path = tmp_path / "table.npz"
-    np.savez(path, class_pmfs=TARGET.class_pmfs.numpy(), class_weights=TARGET.class_weights.numpy())
-    return ["denoiser=exact", "data=table", f"data.path={path}", "target_class=1", "num_samples=20", "study=laws"]
+    return [*EXACT, *table_file(tmp_path, TARGET), "target_class=1", "study=laws"]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +53,8 @@ def test_a_report_is_of_the_rule(data: list[str], text: str, rule: Rule, tmp_pat
     out = tmp_path / "out"
     assert run("eval", *data, f"guidance={text}", "w=[2]", f"out={out}") == 0
     guidance = Guidance(2.0, rule=rule)
-    laws = np.load(out / "laws.npz")
-    (exact,) = [laws[name] for name in laws.files if name.startswith("exact")]
-    (tilted,) = [laws[name] for name in laws.files if name.startswith("tilted")]
-    assert np.abs(exact - terminal_law(TARGET.denoiser(), guidance, 1).numpy()).max() < 1e-12
-    assert np.abs(tilted - tilted_law(TARGET, guidance, 1).numpy()).max() < 1e-12
+    assert np.abs(laws_of(out, "exact") - terminal_law(TARGET.denoiser(), guidance, 1).numpy()).max() < 1e-12
+    assert np.abs(laws_of(out, "tilted") - tilted_law(TARGET, guidance, 1).numpy()).max() < 1e-12
 
 
 SMOOTHED = TableMixture(0.6 * TARGET.class_pmfs + 0.4 / 3**2, TARGET.class_weights)
@@ -65,18 +72,16 @@ SMOOTHED = TableMixture(0.6 * TARGET.class_pmfs + 0.4 / 3**2, TARGET.class_weigh
 def test_exact_guides_come_from_the_table(data: list[str], more: Sequence[str], rule: Rule, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("eval", *data, *more, "w=[2]", f"out={out}") == 0
-    laws = np.load(out / "laws.npz")
-    (exact,) = [laws[name] for name in laws.files if name.startswith("exact")]
     expected = terminal_law(TARGET.denoiser(), Guidance(2.0, rule=rule), 1)
-    assert np.abs(exact - expected.numpy()).max() < 1e-12
+    assert np.abs(laws_of(out, "exact") - expected.numpy()).max() < 1e-12
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run with a class head, on the toy in one dimension; it keeps the checkpoint after two steps."""
     runs = tmp_path_factory.mktemp("runs")
-    options = ("objective=classifier", "net.class_head=true", "keep_steps=[2,6]", "logger=csv", "evaluate=false")
-    assert run("train", *TOY, *options, f"runs={runs}", "name=small") == 0
+    options = ("objective=classifier", "net.class_head=true", "keep_steps=[2,6]")
+    assert run("train", *QUICK, *options, f"runs={runs}", "name=small") == 0
     return next((runs / "small").iterdir())
 
 
@@ -112,63 +117,19 @@ def test_a_trained_classifier_guides_its_network_or_the_exact_one(trained: Path,
     assert np.abs(laws_of(tmp_path / "exact", "exact") - expected.numpy()).max() < 1e-6
 
 
-BAD = {
-    "class twice": ("guidance=compose(0:1,0:2)",),
-    "no weight": ("guidance=compose(0)",),
-    "a weight that is no number": ("guidance=compose(0:x)",),
-    "an infinite weight": ("guidance=compose(0:inf)",),
-    "a weight out of range": ("guidance=compose(0:1e9)",),
-    "a class that does not exist": ("guidance=negative(9)",),
-    "no class": ("guidance=negative()",),
-    "half a class": ("guidance=negative(1.5)",),
-    "the class itself": ("guidance=negative(1)",),
-    "k below 0": ("guidance=a_cfg(k=-1)",),
-    "a share above 1": ("guidance=a_cfg(share=2)",),
-    "temperature 0": ("guidance=tempered(0)",),
-    "a temperature out of range": ("guidance=tempered(1e-9)",),
-    "a rule that is no product": ("guidance=tempered(1; a_cfg(k=1))",),
-    "an unknown rule": ("guidance=negativ(2)",),
-    "an unknown expansion": ("guidance=classifier(hessian)",),
-    "no weak denoiser": ("guidance=auto",),
-    "two weak denoisers": ("guidance=auto", "weak.smoothing=0.2", "weak.ckpt_path=somewhere"),
-    "no smoothing": ("guidance=auto", "weak.smoothing=0"),
-    "too much smoothing": ("guidance=auto", "weak.smoothing=1.5"),
-    "smoothing that is no number": ("guidance=auto", "weak.smoothing=much"),
-    "a weak network that is not there": ("guidance=auto", "weak.ckpt_path=nowhere"),
-    "an empty path": ("guidance=auto", "weak.ckpt_path="),
-    "a path that is a list": ("guidance=auto", "weak.ckpt_path=[1]"),
-    "an unknown setting": ("guidance=auto", "+weak.sharpness=2"),
-    "a weak network without its rule": ("weak.ckpt_path=somewhere",),
-    "smoothing without its rule": ("guidance=negative(2)", "weak.smoothing=0.2"),
-    "a classifier that is not there": ("guidance=classifier", "predictor.ckpt_path=nowhere"),
-    "a classifier without its rule": ("predictor.ckpt_path=somewhere",),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_rules_that_do_not_fit_are_refused(
-    data: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert refusal(capsys, "eval", *data, *BAD[name], f"out={tmp_path / 'no'}")
-    assert not (tmp_path / "no").exists()
-
-
 def test_guides_of_another_space_and_without_a_class_head_are_refused(
-    trained: Path, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, runs: Path, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for asked in (
         ("guidance=auto", f"weak.ckpt_path={trained}"),
         ("guidance=classifier", f"predictor.ckpt_path={trained}"),
     ):
         assert refusal(capsys, "eval", *data, *asked, f"out={tmp_path / 'no'}")
-    options = ("logger=csv", "evaluate=false", f"runs={tmp_path / 'runs'}", "name=plain")
-    assert run("train", *TOY, *options) == 0
-    plain = next((tmp_path / "runs" / "plain").iterdir())
-    toy = ("denoiser=exact", "data=toy_1d_overlap", "guidance=classifier", f"predictor.ckpt_path={plain}")
-    assert refusal(capsys, "eval", *toy, f"out={tmp_path / 'no'}")
+    plain = newest_run(runs)
+    assert refusal(
+        capsys, "eval", *EXACT, "guidance=classifier", f"predictor.ckpt_path={plain}", f"out={tmp_path / 'no'}"
+    )
     assert not (tmp_path / "no").exists()
-    assert refusal(capsys, "train", *TOY, "objective=classifier", *options)
-    assert refusal(capsys, "train", *TOY, "keep_steps=[0]", *options)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -203,8 +164,7 @@ def is_refused(need: Callable[[], object]) -> bool:
 
 
 def test_a_network_is_trained_under_a_rule(tmp_path: Path) -> None:
-    options = ("guidance=tempered(0.8)", "logger=csv", "evaluate=false", f"runs={tmp_path}")
-    assert run("train", *TOY, *options) == 0
+    assert run("train", *QUICK, "guidance=tempered(0.8)", f"runs={tmp_path}") == 0
 
 
 @pytest.mark.parametrize("text", ["negative(2)", "classifier", "tempered(0.7)"])
@@ -212,5 +172,70 @@ def test_the_default_report_takes_rules(data: list[str], text: str, tmp_path: Pa
     out = tmp_path / "out"
     whole = [item for item in data if item != "study=laws"]
     assert run("eval", *whole, f"guidance={text}", "w=[0,2]", f"out={out}") == 0
-    report = json.loads((out / "report.json").read_text())
-    assert {"distances", "ledger", "samplers", "geometry"} <= report.keys()
+    assert {"distances", "ledger", "samplers", "geometry"} <= report_in(out).keys()
+
+
+OF_BITS = random_target(2, 4, 2, seed=8)
+Z = 1
+
+
+@pytest.fixture
+def bits(tmp_path: Path) -> list[str]:
+    return [*EXACT, *table_file(tmp_path, OF_BITS)]
+
+
+def test_calibrated_strengths_on_the_command_line(bits: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    own = ("study=laws", f"target_class={Z}", f"out={out}", "guidance=normalized")
+    assert run("eval", *bits, *own, "w=[2,calibrated(2),calibrated]") == 0
+    strengths = calibrated_strengths(OF_BITS, 2.0, Z)
+    plan = report_in(out)["plan"]["guidances"]
+    assert plan[1]["w"] == "calibrated(2)" and plan[1]["strengths"] == pytest.approx(strengths, abs=1e-12)
+    assert plan[2]["strengths"] == [0.0] * 4
+    rows = {row["w"]: row for row in report_in(out)["distances"]}
+    law = terminal_law(OF_BITS.denoiser(), Guidance(strengths, "normalized"), Z)
+    assert rows["calibrated(2)"]["tv_class_exact"] == pytest.approx(tv(OF_BITS.class_pmf(Z), law), abs=1e-12)
+
+
+@pytest.mark.parametrize(("schedule", "w"), [("profile", 0.0), ("profile(2)", 2.0)])
+def test_the_steps_of_a_profile_on_the_command_line(bits: list[str], schedule: str, w: float, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    steps = ("sampler=event_leaping", "steps=2", f"schedule={schedule}", f"target_class={Z}")
+    assert run("eval", *bits, *steps, "study=laws", "w=[0,2]", f"out={out}") == 0
+    sizes = exact_information_profile(OF_BITS, Z, w).best(2).sizes
+    assert report_in(out)["plan"]["events"] == list(sizes) and report_in(out)["plan"]["steps"] is None
+
+
+def test_examples_have_no_tilted_distribution_to_be_fitted_to() -> None:
+    examples = data_of(OF_BITS)
+    examples.target = None
+    examples.test_examples = lambda: OF_BITS.sample(2000, torch.Generator().manual_seed(0))
+    fit = Fit(examples, OF_BITS.denoiser(), Z)
+    assert len(fit.strengths(Calibrated()).values) == 4 and sum(fit.sizes(0.0, 2)) == 4
+    with pytest.raises(UserError):
+        fit.strengths(Calibrated(2.0))
+    with pytest.raises(UserError):
+        fit.sizes(2.0, 2)
+    with pytest.raises(UserError):
+        Guidance(Calibrated(2.0)).table(4)
+
+
+def test_a_trained_network_is_fitted_to(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    own = [item for item in QUICK if not item.startswith(("data=", "w="))]
+    assert run("train", *own, *table_file(tmp_path, OF_BITS), f"runs={runs}") == 0
+    ckpt = newest_run(runs).parent.parent
+    steps = ("sampler=event_leaping", "steps=2", "schedule=profile")
+    out = tmp_path / "out"
+    asked = (f"ckpt_path={ckpt}", f"target_class={Z}", *steps, "w=[0,calibrated(2)]", "n=50", f"out={out}")
+    assert run("sample", *asked) == 0
+    denoiser = load_run(ckpt).denoiser
+    strengths = calibrated_strengths(OF_BITS, 2.0, Z, denoiser)
+    sizes = exact_information_profile(OF_BITS, Z, 0.0, denoiser).best(2).sizes
+    again = tmp_path / "again"
+    given = (f"w=[[{','.join(map(repr, strengths))}]]", f"events=[{','.join(map(str, sizes))}]", f"out={again}")
+    numbers = (f"ckpt_path={ckpt}", f"target_class={Z}", "sampler=event_leaping", "n=50", *given)
+    assert run("sample", *numbers) == 0
+    with np.load(out / "samples.npz") as a, np.load(again / "samples.npz") as b:
+        (name,) = [name for name in b.files if name != "classes"]
+        assert torch.equal(torch.tensor(a["wcalibrated(2)"]), torch.tensor(b[name]))

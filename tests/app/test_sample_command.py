@@ -13,9 +13,8 @@ from commands import TINY, TOY, refusal, run
 from PIL import Image
 
 import mdlm_cfg
-from mdlm_cfg import Guidance, load_run, terminal_law
+from mdlm_cfg import Guidance, load_run, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
-from mdlm_cfg.sampling.samples import sample
 from mdlm_cfg.training.runs import newest_run
 
 
@@ -84,24 +83,6 @@ def test_text_is_lines(tmp_path: Path) -> None:
     assert [(w, label) for w, label, _ in written] == [("w0", "down")] * 5 + [("w0", "up")] * 5
     values = arrays(tmp_path / "out")["w0"].reshape(10, 4)
     assert [text for *_, text in written] == ["".join("abcd"[v] for v in row if v < 4) for row in values]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["n=0"], "n = 0 is not allowed"),
-        (["target_class=2"], "class 2 is out of range: there are 2 classes"),
-        (["w=-2"], "w = -2.0 is not allowed"),
-        (["ckpt_path=nowhere"], "there is no checkpoint at nowhere"),
-        (["targt_class=1"], "did you mean target_class?"),
-        (["sampler=odd"], "choose one of first_hitting"),
-        (["seed=-1"], "seed = -1 is not allowed"),
-    ],
-)
-def test_sample_refuses(toy: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(toy.rglob("*"))
-    assert message in refusal(capsys, "sample", f"runs={toy}", *arguments)
-    assert sorted(toy.rglob("*")) == before  # nothing is left behind
 
 
 def test_the_function_keeps_its_name_beside_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,149 @@
-"""What surrounds a command: Slurm, wandb, users without a name or a home, other processes, code of the user's own."""
+"""What surrounds a command: errors, streams, Slurm, users without a name or a home, code of the user's own."""
 
 from __future__ import annotations
 
+import errno
 import getpass
+import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from commands import TOY, refusal, run
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mdlm_cfg import UserError
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm
 from mdlm_cfg.app.commands import _name_the_user
-from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, sentence
-from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run, keep_wandb_files_in
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
+from mdlm_cfg.app.terminal import steady_streams
+from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.support.schema import TrainSchema
+
+
+def failed(settings: dict) -> InstantiationException:
+    with pytest.raises(InstantiationException) as found:
+        instantiate(settings)
+    return found.value
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("values"), TypeError("NoneType"), KeyError("x"), RuntimeError("a bug"), AssertionError()]
+)
+def test_any_other_error_is_a_fault_with_its_traceback(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentence(error) is None
+    with pytest.raises(SystemExit) as ended:
+        exit_with([Failure("", error)])
+    assert ended.value.code == FAULT
+    assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        exit_with([Failure("w=[1] seed=0", UserError("w is\nbad")), Failure("w=[2] seed=1", UserError("worse"))])
+    assert ended.value.code == USER_ERROR
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines == ["error in job 'w=[1] seed=0': w is bad", "error in job 'w=[2] seed=1': worse"]
+
+
+def test_one_fault_among_users_errors_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        exit_with([Failure("a", UserError("mend me")), Failure("b", ZeroDivisionError("ours"))])
+    shown = capsys.readouterr().err
+    assert ended.value.code == FAULT and "mend me" in shown and "ZeroDivisionError: ours" in shown
+
+
+def test_nothing_failed_nothing_exits() -> None:
+    exit_with([])
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR])
+def test_places_that_cannot_be_used_are_named(code: int) -> None:
+    said = sentence(OSError(code, "why", "runs/here"))
+    assert said is not None and said.startswith("runs/here cannot be used: why")
+
+
+def test_memory_is_a_sentence() -> None:
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ):
+        said = sentence(error)
+        assert said is not None and "not enough memory" in said
+
+
+def test_a_wrong_argument_of_a_configured_object_names_its_key() -> None:
+    said = sentence(failed({"_target_": "torch.nn.Linear", "in_features": 2, "out_feature": 2}))
+    assert said is not None and "out_feature" in said
+    said = sentence(failed({"_target_": "lightning.pytorch.Trainer", "accelerator": "abacus"}))
+    assert said is not None and "abacus" in said
+
+
+def test_a_fault_inside_our_own_constructor_is_not_the_users() -> None:
+    # a ValueError that is no UserError, raised in this package's own code
+    settings = {"_target_": "mdlm_cfg.support.progress.time_left", "seconds": float("nan"), "done": 0.5}
+    assert sentence(failed(settings)) is None
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip() != ""))
+def test_a_sentence_is_one_line(text: str) -> None:
+    said = sentence(UserError(text))
+    assert said is not None and "\n" not in said
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_text_can_be_written_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    with steady_streams():
+        print("é 日 ━ \udce9")
+        written = raw.getvalue()  # at the end of the line, and not of the command
+    shown = written.decode(encoding)
+    assert shown.endswith("\n") and ("é" in shown) == (encoding != "ascii") and ("日" in shown) == (encoding == "utf-8")
+
+
+def test_a_command_goes_on_without_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, writes = os.pipe()
+    stream = os.fdopen(writes, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    os.close(reads)
+    with steady_streams():
+        for _ in range(3):
+            print("a line" * 10_000)
+        print("the last one", flush=True)
+    stream.close()
+
+
+def test_any_other_fault_of_a_stream_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(OSError, match="No space left"), steady_streams():
+        print("a line")
+
+
+def test_help_goes_to_a_reader_that_takes_one_line() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']; from mdlm_cfg.app.cli import train; train()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 0
+
 
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"}
 
@@ -39,23 +167,6 @@ def test_training_in_an_allocation_is_as_elsewhere(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv(name, value)
     arguments = ("trainer.max_epochs=1", "data.steps_per_epoch=2", "evaluate=false", "logger=csv")
     assert run("train", *TOY, *arguments, f"runs={tmp_path}") == 0
-
-
-@pytest.mark.parametrize("name", ["a/b", "a:b", "a?", "x" * 129])
-def test_names_that_wandb_does_not_take_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"logger\.project"):
-        check_wandb({"project": name})
-    monkeypatch.setenv("WANDB_PROJECT", name)
-    with pytest.raises(UserError, match="WANDB_PROJECT"):
-        check_wandb({"project": "mine"})
-
-
-def test_a_training_run_keeps_its_run_on_wandb(tmp_path: Path) -> None:
-    assert earlier_wandb_run(tmp_path) is None
-    for number, name in enumerate(("offline-run-20260101_101010-abcd1234", "run-20260102_101010-abcd1234")):
-        (tmp_path / "wandb" / name).mkdir(parents=True)
-        os.utime(tmp_path / "wandb" / name, (number, number))
-    assert earlier_wandb_run(tmp_path) == "abcd1234"
 
 
 def test_users_without_a_name_or_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from commands import TOY, refusal, run
 
+from mdlm_cfg import UserError
 from mdlm_cfg.app import commands
 from mdlm_cfg.app.sweeps import RECORD, Outcome
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT
@@ -86,11 +86,6 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
 def test_a_sweep_that_never_began_leaves_no_folder(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert run("train", *QUICK, *arguments, f"runs={tmp_path}") == 2
     assert not list(tmp_path.glob("*/*"))
-
-
-def test_one_folder_for_all_reports_of_a_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refusal(capsys, "eval", "-m", "seed=0,1", "denoiser=exact", f"out={tmp_path}", f"runs={tmp_path}")
-    assert "one folder for all jobs of a sweep" in said and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,0 +1,265 @@
+"""What is typed on a command line: names of groups, quotes, recipes, help, and how it is shown again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import run
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_configs import composed
+
+from mdlm_cfg import Blocks, Confidence, FixedOrder, Interval, LinearRamp, PerCount, UserError
+from mdlm_cfg.app.cli import CONFIGS
+from mdlm_cfg.app.groups import settings_text, with_options
+from mdlm_cfg.app.help import did_you_mean, help_text, known_keys, suggestion
+from mdlm_cfg.app.overrides import as_typed, for_any_data
+from mdlm_cfg.app.quoting import quoted, with_objects
+from mdlm_cfg.app.recipes import recipe_of, with_recipe
+from mdlm_cfg.app.settings import plan_of
+
+KEPT = ["study=policies", "study=''", "study=[]", "study='1e30'", "study=policies,corpus", "study=glob(p*)"]
+KEPT += ["w=1e30", "-m", "~study", "~data"]
+
+
+def test_names_and_other_arguments_are_left_alone() -> None:
+    assert with_options(KEPT, "train", CONFIGS) == KEPT
+
+
+@pytest.mark.parametrize("value", ["1", "1e30", "-1e30", ".5", "1_000", "nan", "inf", "true", "{}", "{a:1}"])
+def test_what_hydra_reads_as_no_name_is_refused(value: str) -> None:
+    for argument in (f"study={value}", f"+study={value}", f"study={value},policies", f"data={value}"):
+        with pytest.raises(UserError, match="names no file: choose one of"):
+            with_options([argument], "train", CONFIGS)
+
+
+def test_null_is_the_default_of_some_groups_and_of_others_none() -> None:
+    assert with_options(["study=null", "seed=1"], "eval", CONFIGS) == ["seed=1"]
+    for argument in ("data=null", "study=null,policies", "study=range(1,3)"):
+        with pytest.raises(UserError, match="names no file"):
+            with_options([argument], "eval", CONFIGS)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from(["study", "data", "experiment", "+study", "net"]),
+    st.one_of(
+        st.text("1e0.+-_nainfx[]{}'\"ul,:", max_size=6),
+        st.floats().map(str),
+        st.integers().map(str),
+        st.sampled_from(["policies", "toy_1d_overlap", "null", "True", "0x1f", "1e5"]),
+    ),
+)
+def test_whatever_is_given_hydra_composes_it_or_says_why_not(key: str, value: str) -> None:
+    try:
+        arguments = with_options([f"{key}={value}"], "train", CONFIGS)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    # of a HydraException `sentence` makes one line
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), suppress(HydraException):
+        compose("train", arguments)
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_help_names_every_option_of_every_group_and_every_setting(name: str) -> None:
+    text = help_text(name, CONFIGS)
+    top = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    for entry in top["defaults"]:
+        if isinstance(entry, dict) and not next(iter(entry)).startswith("override"):
+            group = next(iter(entry))
+            for path in (CONFIGS / group).rglob("*.yaml"):
+                assert f"{group}={path.relative_to(CONFIGS / group).with_suffix('').as_posix()}" in text
+    for key in yaml.safe_load(settings_text(name, CONFIGS)):
+        assert f"\n  {key}:" in text
+    assert "optimizer=muon" not in help_text("eval", CONFIGS)  # a group that eval.py refuses
+
+
+def test_typos_are_answered_by_what_is_near() -> None:
+    assert "trainer" in suggestion(
+        "Could not override 'traner.max_epochs'.\nKey 'traner' is not in struct", CONFIGS, "train"
+    )
+    assert "toy_2d_overlap" in suggestion("Could not find 'data/toy_2d_overlp'", CONFIGS, "train")
+    assert "num_samples" in suggestion("Key 'num_sample' is not in struct", CONFIGS, "eval")
+    assert suggestion("Key 'zzzz' is not in struct", CONFIGS, "train") == ""
+    assert suggestion("something else", CONFIGS, "train") == ""
+    assert did_you_mean("abc", []) == ""
+
+
+def test_known_keys_hold_those_of_groups_and_of_the_file() -> None:
+    keys = known_keys(CONFIGS, "train")
+    assert {"trainer", "trainer.max_epochs", "max_epochs", "data.batch_size", "w", "seed"} <= keys
+    assert "hydra" not in keys and "_target_" not in keys
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["seed=3", "w=[0,1]"],
+        ["policy=blocks(0,1|2; confidence(temperature=0.5))"],
+        ["w=[ramp(0,4),2]"],
+        ["sampler._target_=my.Own", "sampler.steps=4"],
+        ["data.path=a folder/x"],
+        ["data.num_test=9"],
+    ],
+)
+def test_what_is_shown_can_be_typed_again(typed: list[str]) -> None:
+    assert shlex.split(" ".join(as_typed(for_any_data(with_objects(quoted(typed)))))) == typed
+
+
+def test_a_report_names_the_command_study_and_data(tmp_path: Path) -> None:
+    typed = ["denoiser=exact", "data=toy_1d_overlap", "study=decay", "w=[0,ramp(0,2)]", f"out={tmp_path}"]
+    assert run("eval", *typed) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert set(shlex.split(found["run"]["command"])) == {"eval.py", *typed}
+    assert {"toy_1d_overlap", "decay"} <= set(found["title"].replace(",", "").split())
+
+
+ISSUE = "w=[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0]]"
+
+
+def read(argument: str) -> Any:
+    """The value that hydra reads, after quoting; of a sweep, the values of its jobs."""
+    (override,) = OverridesParser.create().parse_overrides(quoted([argument]))
+    if override.is_sweep_override():
+        return list(override.sweep_iterator())
+    value = override.value()
+    return value if isinstance(value, list) else str(value)
+
+
+def test_without_quoting_hydra_refuses_it() -> None:
+    with pytest.raises(Exception, match=r"[Uu]nknown function 'ramp'"):
+        OverridesParser.create().parse_overrides([ISSUE])
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        (ISSUE, ["ramp(0,4)", "interval(4,0.3,0.9)", [0.58, 2.0]]),
+        ("w=[2,ramp(0, 4)]", [2, "ramp(0, 4)"]),
+        ("++w=ramp(0,4)", "ramp(0,4)"),
+        ("w=['ramp(0,4)',\"interval(1,0,1)\"]", ["ramp(0,4)", "interval(1,0,1)"]),  # quoted already
+        ("w=[nonsense(1)]", ["nonsense(1)"]),  # refused later, in a sentence of our own
+        ("policy=fixed_order(2,0,1)", "fixed_order(2,0,1)"),
+        ("policy=blocks(0,1|2,3;confidence(temperature=0.5))", "blocks(0,1|2,3;confidence(temperature=0.5))"),
+        ("policy=confidence", "confidence"),
+        ("remasking=loop(0.02, on=0.6)", "loop(0.02, on=0.6)"),
+        ("correction=correction(size=2,policy=fixed_order(1,0))", "correction(size=2,policy=fixed_order(1,0))"),
+        ("w=[int(2.5),2]", [2, 2]),  # a function of hydra's
+    ],
+)
+def test_what_hydra_reads(argument: str, expected: Any) -> None:
+    assert read(argument) == expected
+    assert quoted(quoted([argument])) == quoted([argument])
+
+
+@pytest.mark.parametrize(
+    ("argument", "jobs"),
+    [
+        ("w=ramp(0,4),[0,2],2", ["'ramp(0,4)'", "[0,2]", "2"]),
+        ("w=[ramp(0,4),2],[interval(4,0.3,0.9)]", ["['ramp(0,4)',2]", "['interval(4,0.3,0.9)']"]),
+        ("w=choice(ramp(0,4),2)", [r"ramp\(0\,4\)", "2"]),  # hydra's own way of quoting
+        ("policy=fixed_order(1,0),rate,blocks(0|1)", ["'fixed_order(1,0)'", "rate", "'blocks(0|1)'"]),
+    ],
+)
+def test_commas_outside_brackets_separate_jobs(argument: str, jobs: list[str]) -> None:
+    (override,) = OverridesParser.create().parse_overrides(quoted([argument]))
+    assert list(override.sweep_string_iterator()) == jobs
+
+
+def test_other_keys_stay_as_they_are() -> None:
+    arguments = ["data.path='a(b).npz'", "steps=[0,1,inf]", "-m", "seed=range(0,3)", "w=[0,1", "w=[ramp(0,4"]
+    assert quoted(arguments) == arguments
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "sh"])
+def test_single_quotes_pass_it_through_a_shell(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    words = [ISSUE, "policy=blocks(0,1|2,3;confidence)", "policy=confidence(temperature=0.5)"]
+    line = "printf '%s\\n' " + " ".join(f"'{word}'" for word in words)
+    found = subprocess.run([shell, "-c", line], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == words
+
+
+def test_from_the_command_line_to_the_plan() -> None:
+    arguments = ["w=[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0],2]", "policy=blocks(0|1;confidence(temperature=0.5))"]
+    plan = plan_of(composed(*quoted(arguments), "temperature=0.7", "top_p=0.9"))
+    assert [g.w for g in plan.guidances] == [LinearRamp(0, 4), Interval(4, 0.3, 0.9), PerCount([0.58, 2.0]), 2.0]
+    assert plan.sampler.policy == Blocks([[0], [1]], within=Confidence(0.5))
+    assert {(g.temperature, g.top_p) for g in plan.guidances} == {(0.7, 0.9)}
+    plan = plan_of(composed("w='[ramp(0,4),2]'", "policy='fixed_order(1,0)'", "events=2", "sampler=event_leaping"))
+    assert [g.w for g in plan.guidances] == [LinearRamp(0, 4), 2.0]
+    assert plan.sampler.policy == FixedOrder([1, 0]) and plan.sampler.events == 2 and plan.sampler.steps is None
+
+
+DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+
+
+def test_a_recipe_is_put_before_what_is_given() -> None:
+    assert with_recipe(["data=idx", "w=[0]"], CONFIGS) == ["experiment=mnist", "data=idx", "w=[0]"]
+    assert with_recipe(["-m", "data=mnist,idx"], CONFIGS) == ["experiment=mnist", "-m", "data=mnist,idx"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["data=toy_1d_overlap"], ["data=idx", "experiment=fashion_mnist"], ["data=table", "seed=1"], ["data=nothing"]],
+)
+def test_otherwise_nothing_is_added(arguments: list[str]) -> None:
+    assert with_recipe(arguments, CONFIGS) == arguments
+
+
+def test_a_sweep_over_data_of_several_recipes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"mnist: mnist; toy_2d_overlap: the defaults"):
+        with_recipe(["-m", "data=mnist,toy_2d_overlap"], CONFIGS)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_recipe_keeps_the_data_that_were_named(data: str) -> None:
+    recipe = recipe_of(data, CONFIGS)
+    given = with_recipe([f"data={data}"], CONFIGS)
+    assert given == ([f"data={data}"] if recipe is None else [f"experiment={recipe}", f"data={data}"])
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        alone = compose("train", [f"data={data}"])
+        config = compose("train", given)
+    assert config.data._target_ == alone.data._target_
+    if not data.startswith("toy") and recipe is not None:
+        assert config.objective._target_ != alone.objective._target_  # the default averages over all partial states
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe"),
+    [
+        (["data='text'", "data.path=x.txt"], "hmm"),
+        (['data="text"', "data.path=x.txt"], "hmm"),
+        (["-m", "data=choice(tiny_mnist_3x3,tiny_mnist_3x4)"], "tiny_mnist"),
+        (["-m", "data=choice('tiny_mnist_3x3',tiny_mnist_3x4)"], "tiny_mnist"),
+        (["-m", "data=glob(tiny_*)"], "tiny_mnist"),
+        (["-m", "data=glob([tiny_*],exclude=*4x4)"], "tiny_mnist"),
+        (["-m", "data=shuffle(mnist,idx)"], "mnist"),
+        (["-m", "data=sort(idx,mnist)"], "mnist"),
+        (["data=toy_2d_overlap", "data=text"], "hmm"),
+        (["data=glob(nothing*)"], None),
+        (["data=text", "experiment='hmm'"], None),
+        (["~data"], None),
+    ],
+)
+def test_the_recipe_is_that_of_what_hydra_will_take(given: list[str], recipe: str | None) -> None:
+    assert with_recipe(given, CONFIGS) == ([] if recipe is None else [f"experiment={recipe}"]) + given
+
+
+@pytest.mark.parametrize("data", ["glob(hmm_*)", "glob(*)", "choice('mnist',toy_2d_overlap)"])
+def test_data_of_different_recipes_are_refused_however_they_are_swept(data: str) -> None:
+    with pytest.raises(UserError):
+        with_recipe(["-m", f"data={data}"], CONFIGS)

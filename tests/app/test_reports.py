@@ -1,0 +1,119 @@
+"""eval.py writes what the study that was asked for finds, for the settings that were asked for, in every form."""
+
+from __future__ import annotations
+
+import csv
+import math
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import flat, report_in, run, table_file
+from helpers import found_by, random_target
+
+from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
+from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies.best_schedule import BestScheduleStudy
+from mdlm_cfg.studies.calibration import CalibrationStudy
+from mdlm_cfg.studies.correction import Correction
+from mdlm_cfg.studies.correction_moves import CorrectionMoves
+from mdlm_cfg.studies.decay import DecayStudy
+from mdlm_cfg.studies.departure import Departures
+from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.inpainting import Inpainting
+from mdlm_cfg.studies.laws import Laws
+from mdlm_cfg.studies.ledger import LedgerStudy
+from mdlm_cfg.studies.likelihood import LikelihoodStudy
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.policies import Policies
+from mdlm_cfg.studies.profile import ProfileStudy
+from mdlm_cfg.studies.report import TableReport
+from mdlm_cfg.studies.samplers import Samplers
+from mdlm_cfg.targets.data import KnownData
+
+TARGET = random_target(3, 2, 3, seed=5, zeros=0.2)
+Z = 2
+NUM = 100
+INF = float("inf")
+STUDIES: dict[str, tuple[Any, tuple[str, ...]]] = {  # with the settings of it that are given
+    "best_schedule": (BestScheduleStudy("trade_off", 0.5), ("study.objective=trade_off", "study.entropy_weight=0.5")),
+    "calibration": (CalibrationStudy(), ()),
+    "correction": (Correction(threshold=0.7), ("study.threshold=0.7",)),
+    "correction_moves": (CorrectionMoves(moves=[1, 3]), ("study.moves=[1,3]",)),
+    "decay": (DecayStudy((0.0, 2.0)), ("study.strengths=[0,2]",)),
+    "departure": (Departures(1.5), ("study.w=1.5",)),
+    "geometry": (GeometryStudy(), ()),
+    "inpainting": (Inpainting(num_free=1), ("study.num_free=1",)),
+    "laws": (Laws(), ()),
+    "ledger": (LedgerStudy(), ()),
+    "likelihood": (LikelihoodStudy(orders=4), ("study.orders=4",)),
+    "policies": (Policies(1.0), ("study.gumbel=1",)),
+    "profile": (ProfileStudy(), ()),
+    "samplers": (Samplers((2, 5)), ("study.budgets=[2,5]",)),
+}
+SAMPLERS: dict[str, Sampler] = {  # as options say them
+    "sampler=euler schedule=exponential": Sampler("euler", 50, "exponential"),
+    "sampler=tau_leaping schedule=cosine steps=8": Sampler("tau_leaping", 8, "cosine"),
+    "sampler=d_cfg steps=[0,0.5,1,inf]": Sampler("d_cfg", (0.0, 0.5, 1.0, INF)),
+    "policy=fixed_order(1,0)": Sampler(policy=FixedOrder([1, 0])),
+    "sampler=event_leaping events=2 policy=blocks(0|1;confidence(temperature=0.5))": Sampler(
+        "event_leaping", events=2, policy=Blocks([[0], [1]], within=Confidence(0.5))
+    ),
+}
+
+
+def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
+    """Run eval.py on the table, and compare all that it writes and says with the study's findings."""
+    given = ("denoiser=exact", *table_file(out.parent, TARGET), "data.num_test=50", f"num_samples={NUM}")
+    assert run("eval", *given, *asked, f"out={out}") == 0
+    expected = found_by(study, KnownData(TARGET, "table", num_test=50), None, plan)
+    found = report_in(out)
+    found["data"] = {key: found["data"][key] for key in expected.facts.get("data", {})}  # more is said of them
+    for name, values in expected.to_dict().items():
+        assert flat(found[name]) == pytest.approx(flat(values), abs=1e-12), name
+    assert set(found["files"]) == {path.name for path in out.iterdir()}
+    page = (out / "report.html").read_text()
+    for section in sections_of(expected, out.parent, "none"):
+        rows = section.table.rows if section.table is not None else []
+        assert all(f"<td>{escape(cell)}</td>" in page for row in rows for cell in row), section.title
+    with (out / "report.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(expected.rows())
+    if expected.arrays:
+        with np.load(out / expected.arrays_file) as arrays:
+            assert set(arrays) == set(expected.arrays)
+            assert all(np.abs(arrays[name] - value).max() < 1e-12 for name, value in expected.arrays.items())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, settings = STUDIES[name]
+    classes = None if name == "likelihood" else (Z,)  # it is of all classes
+    plan = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), NUM, classes=classes)
+    asked = (f"study={name}", *settings, "w=[0,2]", f"target_class={'null' if classes is None else Z}")
+    judged(tmp_path / "out", study, plan, *asked)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(sentence.split()) in said for sentence in report_in(tmp_path)["verdict"])
+
+
+def looks_like_a_number(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and math.isfinite(float(text.strip().rstrip("%")))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("options", SAMPLERS)
+def test_settings_of_the_plan(options: str, tmp_path: Path) -> None:
+    """By the default report of a table, and by its quickest part."""
+    whole = options.startswith("sampler=tau_leaping")
+    w = (Guidance(2.0, "normalized"), Guidance(linear_ramp(0.0, 4.0), "normalized"), Guidance([0.5, 2.0], "normalized"))
+    asked = ("guidance=normalized", "w=[2,ramp(0,4),[0.5,2]]", "target_class=2", "seed=7")
+    study = TableReport() if whole else LedgerStudy()
+    named = () if whole else ("study=ledger",)
+    judged(tmp_path / "out", study, Plan(w, SAMPLERS[options], NUM, 7, (Z,)), *options.split(), *asked, *named)
+    found = report_in(tmp_path)
+    for part in {"samplers", "ledger", "decay", "distances", "geometry"} & found.keys():
+        assert not any(looks_like_a_number(value) for value in flat(found[part]).values())
+    assert looks_like_a_number("1.2e-05") and looks_like_a_number("12%") and not looks_like_a_number("inf")

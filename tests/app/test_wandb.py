@@ -1,0 +1,156 @@
+"""Runs on wandb: an experiment and its evaluations are one group, without a connection nothing asks for one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import conftest as tests
+import pytest
+import wandb
+import yaml
+from commands import EXACT, QUICK, TOY, refusal, report_in, run
+from forks import code_of, fork
+
+from mdlm_cfg import UserError
+from mdlm_cfg.app import commands
+from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run
+from mdlm_cfg.training.runs import newest_run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What wandb runs were opened with, offline."""
+    calls: list[dict[str, Any]] = []
+    init = wandb.init
+
+    def remember(*positional: Any, **settings: Any) -> Any:
+        calls.append(settings)
+        return init(*positional, **settings)
+
+    monkeypatch.setattr(wandb, "init", remember)
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+@pytest.mark.slow
+def test_training_and_its_evaluations_are_one_group(
+    tmp_path: Path, opened: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", *TOY, f"runs={tmp_path}", "logger=wandb") == 0
+    assert wandb.run is None and "wandb: WARNING" not in capfd.readouterr().err
+    folder = newest_run(tmp_path).parent.parent
+    assert (folder / "metrics.csv").is_file()
+    assert run("eval", f"runs={tmp_path}", f"out={tmp_path / 'out'}") == 0
+    assert len(opened) == 1  # no wandb unless it is asked for
+    assert run("eval", f"runs={tmp_path}", "logger=wandb") == 0
+    assert wandb.run is None
+    assert [settings["job_type"] for settings in opened] == ["train", "eval"]
+    assert {settings["group"] for settings in opened} == {folder.parent.name}
+    for settings in opened:  # the configuration once, with the run that was judged
+        assert settings["config"]["run"] == f"{folder.parent.name}/{folder.name}"
+        assert settings["config"]["w"] == [0, 2] and "config" not in settings["config"]
+    assert all(settings["mode"] == "offline" for settings in opened)
+    assert len(list(folder.rglob("offline-run-*/*.wandb"))) == 2
+    (evaluation,) = (folder / "evaluations").iterdir()
+    with (evaluation / "metrics.csv").open() as file:
+        (row,) = list(csv.DictReader(file))
+    assert float(row["eval/tv_exact_learned_w2"]) == report_in(evaluation)["distances"][1]["tv_exact_learned"]
+
+
+@pytest.mark.slow
+def test_a_run_is_finished_after_a_failure(
+    tmp_path: Path, opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        assert wandb.run is not None
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "log_evaluation", fail)
+    assert run("eval", *EXACT, "logger=wandb", f"out={tmp_path}", f"runs={tmp_path}") == 1
+    assert opened and wandb.run is None
+
+
+def test_online_without_a_login_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    said = refusal(capsys, "train", *TOY, "logger=wandb", "logger.mode=online", f"runs={tmp_path}")
+    assert "wandb login" in said and "logger=csv" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a?", "x" * 129])
+def test_names_that_wandb_does_not_take_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"logger\.project"):
+        check_wandb({"project": name})
+    monkeypatch.setenv("WANDB_PROJECT", name)
+    with pytest.raises(UserError, match="WANDB_PROJECT"):
+        check_wandb({"project": "mine"})
+
+
+def test_a_training_run_keeps_its_run_on_wandb(tmp_path: Path) -> None:
+    assert earlier_wandb_run(tmp_path) is None
+    for number, name in enumerate(("offline-run-20260101_101010-abcd1234", "run-20260102_101010-abcd1234")):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        os.utime(tmp_path / "wandb" / name, (number, number))
+    assert earlier_wandb_run(tmp_path) == "abcd1234"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_no_connection_is_asked_for(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = pytest.importorskip("wandb.analytics.opentelemetry.opentelemetry_proxy")  # of wandb on itself
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(reports, "_DEFAULT_EXPORT_INTERVAL_MILLIS", 200)  # and not every minute
+
+    def work() -> int:
+        code = run("train", *QUICK, "logger=wandb", f"logger.mode={mode}", f"runs={tmp_path}")
+        time.sleep(2)
+        print(tests.ASKED)
+        return 3 if tests.ASKED else code
+
+    log = tmp_path / "log"
+    assert code_of(fork(work, log)) == 0, log.read_text()[-500:]
+
+
+def sweep_of_the_page() -> dict[str, Any]:
+    """The indented block of docs/wandb.md that begins with the program."""
+    text = (ROOT / "docs" / "wandb.md").read_text()
+    block = re.search(r"(?:^    .*\n)*^    program: .*\n(?:^    .*\n)*", text, re.MULTILINE)
+    assert block is not None
+    return dict(yaml.safe_load(textwrap.dedent(block[0])))
+
+
+def command_of(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What the agent runs with these values of the parameters, as wandb's agent puts it together."""
+    sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    filled = sweeps.create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
+    filled |= {"env": ["/usr/bin/env"], "interpreter": [sys.executable], "program": [str(ROOT / sweep["program"])]}
+    parts = sweeps.create_sweep_command(list(sweep["command"]))
+    return [word for part in parts for word in (filled[part[2:-1]] if part.startswith("${") else [part])]
+
+
+@pytest.mark.slow
+def test_the_agents_command_trains_a_run(tmp_path: Path) -> None:
+    sweep = sweep_of_the_page()
+    values = {"optimizer.lr": 0.002, "net.width": 32, "seed": 1}
+    assert set(sweep["parameters"]) == set(values)
+    small = [word for word in TOY if not word.startswith(tuple(f"{name}=" for name in (*values, "evaluate")))]
+    command = [*command_of(sweep, values), *small, f"runs={tmp_path}", "logger=wandb", "logger.mode=offline"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    (found,) = tmp_path.glob("*/*/resolved_config.yaml")
+    config = yaml.safe_load(found.read_text())
+    assert (config["optimizer"]["lr"], config["net"]["width"], config["seed"]) == (0.002, 32, 1)
+    assert sweep["metric"]["name"] in (found.parent / "metrics.csv").read_text().splitlines()[0].split(",")
