@@ -6,10 +6,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from idx_files import write_dataset
+from idx_files import write_striped
 
 from mdlm_cfg.training.classifier import (
     ClassifierSettings,
@@ -25,17 +24,9 @@ SMALL = ClassifierSettings(channels=(4, 8), num_features=16, epochs=6, batch_siz
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> BinaryImageData:
-    """Images of 9 x 10 of which class k has k bright rows, nearly without noise."""
+    """Images of 9 x 10 whose classes are nearly without noise."""
     folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    arrays: list[np.ndarray] = []
-    for num in (300, 60):
-        labels = np.arange(num, dtype=np.uint8) % 3
-        images = rng.integers(0, 60, (num, 9, 10), dtype=np.uint8)
-        for image, k in zip(images, labels, strict=True):
-            image[2 : 2 + 2 * k] = 255
-        arrays += [images, labels]
-    write_dataset(folder, arrays)
+    write_striped(folder, 300, 60, (9, 10), 60)
     module = BinaryImageData(str(folder), root=str(folder), batch_size=16, num_val=20)
     module.setup()
     return module

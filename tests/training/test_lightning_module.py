@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import CSVLogger
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.support.errors import UserError
@@ -42,14 +41,6 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
 def test_exact_nelbo_of_the_exact_denoiser_is_the_entropy() -> None:
     numbers = exact_nelbos(small_target().denoiser(), small_target())
     assert abs(numbers["excess"]) < 1e-12 and abs(numbers["excess_null"]) < 1e-12
-
-
-def test_tabulated_denoiser_is_the_denoiser() -> None:
-    denoiser = small_target().denoiser()
-    tokens = torch.tensor([[3, 3], [0, 3], [3, 2], [1, 1]])
-    classes = torch.tensor([0, 1, 2, 0])
-    for labels in (classes, None):
-        assert torch.equal(TabulatedDenoiser(denoiser)(tokens, labels), denoiser(tokens, labels))
 
 
 @pytest.mark.parametrize(
@@ -114,29 +105,6 @@ def test_the_average_is_made_where_the_model_trains(tmp_path: Path) -> None:
     assert average._average_model is not None
     assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
     assert {p.device.type for p in module.parameters()} == {"cpu"}
-
-
-@pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
-def test_resuming_at_an_epoch_is_bitwise(tmp_path: Path, kind: str) -> None:
-    class StopAfterOne(Callback):
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            trainer.should_stop = True
-
-    def checkpoint(folder: Path, stop: bool, resume: Path | None = None) -> dict[str, Any]:
-        data = small_data()
-        trainer = small_trainer(folder, epochs=3)
-        if stop:
-            trainer.callbacks.insert(0, StopAfterOne())
-        trainer.fit(small_module(data, kind), datamodule=data, ckpt_path=resume, weights_only=True)
-        return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-    whole = checkpoint(tmp_path / "whole", stop=False)
-    half = checkpoint(tmp_path / "half", stop=True)
-    rest = checkpoint(tmp_path / "rest", stop=False, resume=tmp_path / "half" / "checkpoints" / "last.ckpt")
-    assert half["global_step"] == 4 and whole["global_step"] == rest["global_step"] == 12
-    for key in ("state_dict", "current_model_state"):
-        for name, value in whole[key].items():
-            assert torch.equal(value, rest[key][name]), (key, name)
 
 
 def test_an_interrupt_leaves_a_checkpoint_with_the_averaged_weights(tmp_path: Path) -> None:

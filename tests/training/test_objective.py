@@ -79,21 +79,6 @@ def test_a_worse_denoiser_has_a_larger_nelbo_by_its_kl():
     assert abs(float(conditional) - target.conditional_entropy() - float(kl)) < 1e-12
 
 
-def test_masks_are_uniform_and_stratified():
-    generator = torch.Generator().manual_seed(0)
-    counts = stratified_counts(1000, 5, generator)
-    assert torch.bincount(counts, minlength=6).tolist() == [0, 200, 200, 200, 200, 200]
-    x = torch.arange(5).repeat(60_000, 1)
-    before = x.clone()
-    tokens = mask_uniform(x, torch.full((60_000,), 2), 9, generator)
-    assert torch.equal(x, before)
-    masked = tokens == 9
-    assert bool((masked.sum(1) == 2).all()) and bool((tokens[~masked] == x[~masked]).all())
-    pairs = (masked.double().T @ masked.double()) / 60_000  # every pair has probability 1 / C(5, 2)
-    off = pairs[~torch.eye(5, dtype=torch.bool)]
-    assert (off - 0.1).abs().max() < 5 * (0.1 * 0.9 / 60_000) ** 0.5
-
-
 def test_label_dropout_is_per_sample_and_leaves_the_batch_alone():
     classes = torch.arange(4).repeat(2500)
     before = classes.clone()

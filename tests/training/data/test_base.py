@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from harness import batches, ready
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -84,50 +80,6 @@ def test_held_out_samples_do_not_depend_on_the_seed() -> None:
     two = ready(table(seed=1))
     assert torch.equal(next(iter(one.test_dataloader()))[0], next(iter(two.test_dataloader()))[0])
     assert not torch.equal(one._val[0][:100], one._test[0][:100])
-
-
-class Recorder(LightningModule):
-    """Remembers a hash of every training batch, by epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: dict[int, list[int]] = {}
-
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        self.seen.setdefault(self.current_epoch, []).append(hash(batch[0].numpy().tobytes()))
-        return self.weight.sum()
-
-    def validation_step(self, batch: object, _: int) -> None:
-        """Validation takes place, and must not disturb the training batches."""
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.0)
-
-
-def fit(data: DiffusionData, folder: Path, epochs: int, resume: str | None = None) -> Recorder:
-    module = Recorder()
-    checkpoint = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        callbacks=[checkpoint],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, data, ckpt_path=resume)
-    return module
-
-
-@pytest.mark.parametrize("which", [0, 3])
-def test_resuming_at_an_epoch_repeats_an_uninterrupted_run(root: str, tmp_path: Path, which: int) -> None:
-    whole = fit(make_all(root)[which], tmp_path / "whole", 4).seen
-    fit(make_all(root)[which], tmp_path / "half", 2)
-    resumed = fit(make_all(root)[which], tmp_path / "half", 4, str(tmp_path / "half" / "last.ckpt")).seen
-    assert [len(whole[epoch]) for epoch in range(4)] == [5] * 4
-    assert len({h for hashes in whole.values() for h in hashes}) == 20
-    assert resumed == {epoch: whole[epoch] for epoch in (2, 3)}
 
 
 def test_fingerprints_tell_data_apart(root: str) -> None:
