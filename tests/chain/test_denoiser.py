@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, bernoulli_mixture, random_target
 from torch import nn
 
-from mdlm_cfg import Guidance, UserError, error_ledger, law_at, sample, stepped_law, terminal_law
-from mdlm_cfg.chain.denoiser import FunctionDenoiser, by_label, conditionals, name_state
+from mdlm_cfg import FunctionDenoiser, Guidance, UserError, error_ledger, law_at, sample, stepped_law, terminal_law
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals
 from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.compare.by_state import MixedDenoiser
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
+from mdlm_cfg.compare.likelihood import exact_likelihood
 from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS, Sampler
+from mdlm_cfg.studies.benchmark.targets import learned_rotation, rotation
 
 TARGET = random_target(3, 2, k=3, seed=21)
 Z = 2
@@ -149,11 +156,6 @@ def test_a_class_for_every_row() -> None:
         conditionals(FunctionDenoiser(wrong, 3, 2, 3), tokens, classes)
 
 
-def test_a_long_state_is_shortened() -> None:
-    assert name_state([0] * 13, 1) == "(" + "0, " * 12 + "...)"
-    assert name_state([0, 1, 0], 1) == "(0, mask, 0)" and name_state([0] * 12, 1).count("0") == 12
-
-
 class Net(nn.Module):
     """A module of a user's own: float32, with parameters that require gradients, unnormalised until the end."""
 
@@ -232,17 +234,6 @@ def test_labels_are_asked_for_their_rows_in_their_order(labels, waits, monkeypat
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 4.0, 1000.0, 1e4])
-def test_samples_hold_no_mask(sampler, w) -> None:
-    for target in (random_target(3, 3, k=2, seed=5, zeros=0.6), random_target(2, 3, k=2, seed=6, zeros=0.7)):
-        for kind in ("rate", "normalized"):
-            steps = 2 if sampler in WITH_STEPS else None
-            generator = torch.Generator().manual_seed(1)
-            x = sample(target.denoiser(), Guidance(w, kind), 1, 300, sampler, steps, generator=generator)
-            assert int(x.max()) < target.num_tokens and int(x.min()) >= 0
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
     # under class 0 the state (0, mask) is followed by what the class cannot be: its support and the row do not meet
     def answer(tokens, classes):
@@ -272,3 +263,93 @@ def test_a_histogram_of_masks_is_refused() -> None:
     for bad in (torch.tensor([[0, 1], [2, 4]]), torch.tensor([[0, 1], [-1, 3]])):
         with pytest.raises(UserError, match=r"samples hold the value (4|-1).* 0 to 3"):
             histogram(bad, 4)
+
+
+PAIR = random_target(3, 2, seed=1)
+EXACT = PAIR.denoiser()
+
+
+class Flat(nn.Module):
+    """The uniform distribution, as a network."""
+
+    num_tokens = 3
+    num_dims = 2
+    num_classes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens, classes):
+        return torch.zeros(*tokens.shape, 3).log_softmax(dim=-1) + 0 * self.weight
+
+
+DENOISERS: dict[str, Callable[[], Denoiser]] = {
+    "table": PAIR.denoiser,
+    "bernoulli": bernoulli_mixture(2).denoiser,
+    "hidden Markov": rotation(2).denoiser,
+    "function": lambda: FunctionDenoiser(EXACT, 3, 2, 2),
+    "network": lambda: NetDenoiser(Flat()),
+    "slice": lambda: slice_denoiser(random_target(3, 3).denoiser(), torch.tensor([3, 1, 3])),
+    "tabulated": lambda: TabulatedDenoiser(EXACT),
+    "mixed": lambda: MixedDenoiser(EXACT, EXACT),
+    "ideal": lambda: ideal_denoiser(PAIR, 1.0, 0),
+    "stored": lambda: learned_rotation().denoiser,
+}
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("label", [None, 0])
+def test_what_is_no_partial_state_is_refused(name, label) -> None:
+    denoiser = DENOISERS[name]()
+    n = denoiser.num_tokens
+    d = denoiser.num_dims
+    k = denoiser.num_classes
+    good = torch.full((3, d), n)
+    good[1, 0] = n - 1
+    labels = None if label is None else torch.full((3,), label)
+    assert denoiser(good, labels).shape == (3, d, n)
+    for token in (-1, n + 1, -(n + 1), 100):
+        bad = good.clone()
+        bad[2, d - 1] = token
+        with pytest.raises(UserError) as caught:
+            denoiser(bad, labels)
+        assert str(token) in str(caught.value) and str(d) in str(caught.value)
+    for shape in ((3, d + 1), (d,)):
+        with pytest.raises(UserError):
+            denoiser(torch.full(shape, n), labels)
+    for wrong in (-1, k + 1):
+        with pytest.raises(UserError) as caught:
+            denoiser(good, torch.tensor([0, wrong, 0]))
+        assert str(wrong) in str(caught.value)
+
+
+def off_by(excess: float, dtype: torch.dtype) -> FunctionDenoiser:
+    """The exact conditionals, with rows that sum to 1 + excess, in a type."""
+    return FunctionDenoiser(lambda tokens, classes: (EXACT(tokens, classes) + math.log1p(excess)).to(dtype), 3, 2, 2)
+
+
+TYPES = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_rows_are_normalised_again_or_refused(dtype) -> None:
+    state = torch.tensor([[3, 3], [1, 3]])
+    for sign in (-1, 1):
+        found = conditionals(off_by(sign * 0.3 * TYPES[dtype], dtype), state, 0)
+        masked = found[state == 3]
+        assert float(masked.logsumexp(dim=-1).abs().max()) < 1e-15 * 10
+        with pytest.raises(UserError) as caught:
+            conditionals(off_by(sign * 3 * TYPES[dtype], dtype), state, 0)
+        assert "coordinate 1" in str(caught.value) and "(mask, mask)" in str(caught.value)
+
+
+@pytest.mark.parametrize("excess", [-9e-7, -1e-9, 0.0, 1e-9, 9e-7])
+def test_no_likelihood_falls_below_the_entropy(excess) -> None:
+    found = exact_likelihood(PAIR, off_by(excess, torch.float64), 0)
+    pmf = PAIR.class_pmf(0)
+    entropy = -float(torch.special.xlogy(pmf, pmf).sum())
+    for value in (found.nll, found.nelbo):
+        assert value > entropy - 1e-12
+    law = terminal_law(off_by(excess, torch.float64), Guidance(3.0), 0)
+    assert float((law - terminal_law(EXACT, Guidance(3.0), 0)).abs().max()) < 1e-13

@@ -1,4 +1,4 @@
-"""Guidance as a value: what it says of itself, its strengths, and its rates state by state."""
+"""Guidance as a value: what it says of itself, its strengths, and its rates state by state and at the edges."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from itertools import product
 import pytest
 import torch
 from helpers import Inconsistent, random_target
+from hypothesis import given
+from hypothesis import strategies as st
 from oracle import guided
 
-from mdlm_cfg import FunctionDenoiser, Guidance, UserError
+from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import check_class, device_of, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, interval, linear_ramp
 from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Uniform
@@ -42,8 +44,8 @@ def test_strengths_by_number_of_unmasked_coordinates() -> None:
     assert progress == [0, 0.25, 0.5, 0.75, 1] and found == [0, 2.5, 5, 7.5, 10]
     assert Guidance(LinearRamp(1, 3)).table(1) == [3.0] and Guidance(0.5).table(3) == [0.5] * 3
     assert Guidance(-1.0).w == -1 and Guidance(MAX_STRENGTH).w == MAX_STRENGTH
-    for w in (-1 - 1e-9, MAX_STRENGTH * (1 + 1e-9)):
-        with pytest.raises(UserError, match="must be at least -1 and at most 10000"):
+    for w in (-1 - 1e-9, MAX_STRENGTH * (1 + 1e-9), math.inf, math.nan):
+        with pytest.raises(UserError, match="must be at least -1"):
             Guidance(w)
         with pytest.raises(UserError, match="must be at least -1"):
             Guidance([0.0, w]).table(2)
@@ -129,3 +131,46 @@ def test_names_for_people() -> None:
     for k in (-1, 3):
         with pytest.raises(UserError, match=rf"class {k} is out of range: there are 3 classes, 0 to 2"):
             check_class(k, 3)
+
+
+@given(w=st.floats(-1, 400), a=st.floats(1e-6, 1), b=st.floats(1e-6, 1))
+def test_geometric_mean_is_the_formula(w, a, b):
+    cond = torch.tensor([a], dtype=torch.float64).log()
+    uncond = torch.tensor([b], dtype=torch.float64).log()
+    expected = (1 + w) * math.log(a) - w * math.log(b)
+    assert math.isclose(float(geometric_mean(cond, uncond, w)), expected, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_supports_are_explicit():
+    inf = math.inf
+    cond = torch.tensor([-inf, -inf, -0.5], dtype=torch.float64)
+    uncond = torch.tensor([-inf, -1.0, -1.0], dtype=torch.float64)
+    for w in (-1.0, -0.5, 0.0, 0.7, 300.0):
+        log_rho = geometric_mean(cond, uncond, w)
+        assert log_rho[:2].tolist() == [-inf, -inf] and torch.isfinite(log_rho[2])
+    assert geometric_mean(torch.tensor([-1.0]), torch.tensor([-inf]), 1.0).tolist() == [inf]
+    pmfs = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    denoiser = TableMixture(pmfs, torch.tensor([0.0, 1.0])).denoiser()  # class 0 lies outside its mixture
+    with pytest.raises(UserError, match=r"infinite rate in the partial state \(mask\): class 0 has probability"):
+        Guidance(1.0).log_rates(denoiser, torch.full((1000, 1), 2), 0)
+    with pytest.raises(UserError, match="infinite rate"):
+        terminal_law(denoiser, Guidance(1.0), 0)
+    # under strong guidance too, where the first coordinates are as in the mixture and the pairs are not
+    pmfs = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.0, 0.5], [0.5, 0.0]]])
+    target = TableMixture(pmfs, torch.tensor([0.0, 1.0]))
+    said = r"w = 10000 .* partial state \(0, 0\): class 0 has"
+    with pytest.raises(UserError, match=said):
+        terminal_law(target.denoiser(), Guidance(1e4), 0)
+    with pytest.raises(UserError, match=said):
+        tilted_law(target, 1e4, 0)
+    with pytest.raises(UserError, match="infinite rate"):
+        tilted_law(target, 0.5, 0)
+
+
+def test_schedules_of_w():
+    assert [linear_ramp(1, 3)(p) for p in (0, 0.5, 1)] == [1, 2, 3]
+    assert [interval(2.0, 0.25, 0.75)(p) for p in (0, 0.25, 0.5, 0.75, 0.8)] == [0, 2, 2, 2, 0]
+    # a ramp reaches both its ends: of D coordinates, the first is unmasked at its start and the last at its end
+    assert Guidance(linear_ramp(0.0, 4.0)).table(2) == [0, 4]
+    assert Guidance(linear_ramp(0.0, 4.0)).table(5) == [0, 1, 2, 3, 4]
+    assert Guidance(interval(2.0, 0.5, 1.0)).table(3) == [0, 2, 2]

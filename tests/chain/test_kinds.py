@@ -18,22 +18,6 @@ RATE = KINDS["rate"]
 NORMALIZED = KINDS["normalized"]
 
 
-def test_total_rates() -> None:
-    log_z = Z.log()
-    assert RATE.log_rate(log_z) is log_z
-    assert NORMALIZED.log_rate(log_z).exp().tolist() == (Z > 0).double().tolist()
-
-
-@pytest.mark.parametrize("kind", KINDS.values(), ids=str)
-def test_the_share_is_the_chance_to_be_next_over_z(kind) -> None:
-    share = kind.share(Z).expand_as(Z)
-    for c, m, s in [(c, m, s) for c in range(2) for m in range(2) for s in range(3)]:
-        z = Z[c, :, s].tolist()
-        if min(z) > 0:
-            rates = z if kind == RATE else [1.0, 1.0]
-            assert float(share[c, m, s]) * z[m] == pytest.approx(rates[m] / sum(rates))
-
-
 def test_the_ratio_that_decides_in_the_limit_is_of_each_state() -> None:
     assert RATE.deciding_ratio(Z).tolist() == [[[3.0, 0.0, 2.0]] * 2, [[4.0, 7.0, 9.0]] * 2]
     assert torch.equal(NORMALIZED.deciding_ratio(Z), Z)

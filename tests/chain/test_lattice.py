@@ -1,4 +1,4 @@
-"""The layout of partial states, against loops over all of them."""
+"""The layout of partial states, against loops over all of them, and reductions over a short axis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of, points_at, strides, unrolled_sum
+from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of, points_at, strides
+from mdlm_cfg.chain.reductions import SHORT, unrolled_logsumexp, unrolled_sum
 
 SHAPES = [(2, 1), (3, 2), (2, 4), (1, 3), (3, 3)]
 
@@ -104,3 +105,21 @@ def test_places_are_those_of_c_order() -> None:
     assert flat_index(points.view(9, 9, 4), 3).tolist() == torch.arange(81).view(9, 9).tolist()
     assert torch.equal(points_at(torch.arange(81), 3, 4), points)
     assert torch.equal(points_at(torch.arange(81).view(9, 9) + 81, 3, 4), points.view(9, 9, 4))  # modulo 3^4
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, SHORT, SHORT + 1])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_equal_to_torch(size: int, dim: int) -> None:
+    shape = [3, 4, 2]
+    shape[dim] = size
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 300
+    values[values < -400] = -torch.inf
+    values[0, 0, 0] = -torch.inf
+    kept = values.clone()
+    assert torch.allclose(unrolled_logsumexp(values, dim), values.logsumexp(dim), rtol=1e-15, atol=0)
+    assert torch.allclose(unrolled_sum(values.exp(), dim), values.exp().sum(dim), rtol=1e-14, atol=0)
+    assert torch.equal(values, kept)
+
+
+def test_nothing_at_all_is_minus_infinity() -> None:
+    assert unrolled_logsumexp(torch.full((2, 3), -torch.inf), dim=1).tolist() == [-torch.inf] * 2

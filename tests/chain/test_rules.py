@@ -285,6 +285,7 @@ def test_rules_are_read_as_they_are_written() -> None:
         "negative",
         "negative(-1)",
         "negative(a)",
+        "negative(1.5)",
         "compose()",
         "compose(1)",
         "compose(1:x)",

@@ -85,3 +85,4 @@ def test_a_horizon_is_positive_and_finite_and_1_where_it_must_be(horizon: float)
         Schedule("cosine", 2.0)
     assert Schedule("linear", 1.0) == linear() and Schedule("exponential", 10.0) == exponential()
     assert [s.end for s in SCHEDULES] == [1.0, 1.0, 10.0, 3.0]
+    assert [str(s) for s in SCHEDULES] == ["linear", "cosine", "exponential", "exponential(T=3)"]

@@ -38,6 +38,7 @@ def examples() -> dict[str, Sampler]:
     found["gumbel"] = cold
     found["annealed"] = replace(cold, annealed=True)
     found["annealed cosine"] = Sampler("sampled_confidence", 2, choice_temperature=2.0, annealed=True)
+    found["grid"] = Sampler("euler", (0.0, 0.4, 1.5, float("inf")))
     found["events in turn"] = Sampler("event_leaping", events=[1, 2])
     found["events in turn, margin"] = Sampler("event_leaping", events=[2, 1], policy="margin")
     found["drawn events in turn"] = Sampler("sampled_confidence", events=[2, 1])
@@ -187,6 +188,9 @@ def test_what_it_does_not_take_is_refused(name: str) -> None:
         ("sampled_confidence", {"events": 1, "annealed": 1}),
         ("sampled_confidence", {}),
         ("remdm", {}),
+        ("tau_leaping", {}),
+        ("first_hitting", {"steps": 5}),
+        ("euler", {"steps": True}),
         ("remdm", {"steps": [0.0, float("inf")]}),
         ("remdm", {"steps": 4, "remasking": "cup(0.2)"}),
         ("remdm", {"steps": 4, "remasking": "cap"}),

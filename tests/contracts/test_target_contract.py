@@ -8,37 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import bernoulli_mixture, chi_square_p_value, random_target
+from helpers import bernoulli_mixture, chi_square_p_value, hidden_markov, random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, HiddenMarkovMixture, terminal_law
+from mdlm_cfg import Guidance, HiddenMarkovMixture, TableMixture, terminal_law
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData, description_of
-from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_1d_disjoint, toy_1d_overlap, toy_2d_overlap, toy_2d_projection
 
 
-def hidden_markov() -> HiddenMarkovMixture:
-    """Two classes of two hidden states; one class never emits the last value in its first state."""
-    g = generator_for("hidden Markov")
-
-    def rows(*shape: int) -> Tensor:
-        values = torch.rand(*shape, generator=g, dtype=torch.float64) + 0.1
-        return values / values.sum(dim=-1, keepdim=True)
-
-    emission = rows(2, 2, 3)
-    emission[0, 0, 2] = 0.0
-    emission[0, 0] /= emission[0, 0].sum()
-    return HiddenMarkovMixture(rows(2, 2), rows(2, 2, 2), emission, torch.tensor([0.3, 0.7]), num_dims=3)
-
-
 def table_of(target: Any) -> TableMixture:
-    """The same distribution as a table, of a target that has a way to make one."""
+    """The same distribution as a table."""
     if isinstance(target, TableMixture):
         return target
     return target.table() if isinstance(target, HiddenMarkovMixture) else target.to_table()
 
 
+SURE = torch.tensor([[[0.0, 0.3, 1.0], [0.5, 0.2, 1.0]], [[1.0, 0.6, 0.0], [0.1, 0.0, 0.7]]], dtype=torch.float64)
 TARGETS: dict[str, Any] = {
     "table": lambda: random_target(3, 3, 3, seed=2),
     "table with zeros": lambda: random_target(3, 3, 3, seed=12, zeros=0.5),
@@ -47,6 +34,7 @@ TARGETS: dict[str, Any] = {
     "toy_2d_overlap": toy_2d_overlap,
     "toy_2d_projection": toy_2d_projection,
     "Bernoulli mixture": lambda: bernoulli_mixture(4),
+    "Bernoulli mixture with zeros": lambda: BernoulliMixture(SURE, torch.full((2, 2), 0.5), torch.tensor([0.4, 0.6])),
     "hidden Markov": hidden_markov,
 }
 targets = pytest.mark.parametrize("name", TARGETS)
@@ -65,18 +53,20 @@ def test_its_conditionals_are_those_of_its_table(name: str) -> None:
     states = some_partial_states(target.num_tokens, target.num_dims)
     denoiser = target.denoiser()
     for z in (*range(target.num_classes), None):
-        pmf = table.class_pmf(z)
+        # where a class has nothing the mixture answers, and where that has nothing, the uniform distribution
+        pmfs = [table.class_pmf(z), table.pmf, torch.ones_like(table.pmf)]
         labels = None if z is None else torch.full((len(states),), z)
-        found = denoiser(states, labels).exp()
+        found = denoiser(states, labels)
         for x, answers in zip(states.tolist(), found):
-            inside = pmf[tuple(slice(None) if v == target.num_tokens else slice(v, v + 1) for v in x)]
-            if float(inside.sum()) == 0:
-                continue  # no conditional exists there
+            index = tuple(slice(None) if v == target.num_tokens else slice(v, v + 1) for v in x)
+            inside = next(pmf[index] for pmf in pmfs if float(pmf[index].sum()) > 0)
             for i, v in enumerate(x):
-                if v == target.num_tokens:
-                    rest = [axis for axis in range(target.num_dims) if axis != i]
-                    expected = inside.sum(dim=rest) / inside.sum() if rest else inside / inside.sum()
-                    assert torch.allclose(answers[i], expected, rtol=1e-9, atol=1e-14)
+                rest = [axis for axis in range(target.num_dims) if axis != i]
+                expected = inside.sum(dim=rest) / inside.sum() if rest else inside / inside.sum()
+                if v != target.num_tokens:  # copied
+                    expected = torch.nn.functional.one_hot(torch.tensor(v), target.num_tokens).double()
+                assert torch.allclose(answers[i].exp(), expected, rtol=1e-9, atol=1e-14)
+                assert torch.equal(answers[i] == float("-inf"), expected == 0)
 
 
 @targets

@@ -17,7 +17,6 @@ from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling import Sampler
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 KINDS = ("rate", "normalized")
 RAMP = linear_ramp(-0.5, 4.0)
@@ -32,14 +31,6 @@ STRENGTHS = {
     "interval": interval(3.0, 0.3, 0.7),
     "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
 }
-
-
-def bernoulli():
-    g = torch.Generator().manual_seed(3)
-    probabilities = torch.rand(3, 2, 3, generator=g, dtype=torch.float64)
-    weights = torch.rand(3, 2, generator=g)
-    classes = torch.rand(3, generator=g)
-    return BernoulliMixture(probabilities, weights.double().softmax(1), classes.double().softmax(0))
 
 
 DENOISERS = {  # N != D in all but one; the class asked for is the last and not the first
@@ -89,14 +80,6 @@ def test_no_class(name) -> None:
     for kind in KINDS:
         truth = Chain(denoiser, 3.0, kind, None).terminal_by_orders()
         assert_laws_equal(terminal_law(denoiser, Guidance(3.0, kind), None), truth)
-
-
-@pytest.mark.parametrize("z", [0, 1, 2])
-def test_classes_are_told_apart(z) -> None:
-    denoiser = DENOISERS["zeros-2-4"]()
-    truths = [Chain(denoiser, 2.0, "rate", k).terminal_by_orders() for k in range(3)]
-    assert_laws_equal(terminal_law(denoiser, Guidance(2.0), z), truths[z])
-    assert all(float((truths[z] - truths[k]).abs().sum()) > 0.1 for k in range(3) if k != z)
 
 
 @pytest.mark.parametrize("name", ["full-2-3", *LONG])
@@ -216,29 +199,3 @@ def test_default_schedules(sampler) -> None:
 def test_tilted_law(w, zeros) -> None:
     target = random_target(4, 2, k=3, seed=5, zeros=zeros)
     assert_laws_equal(tilted_law(target, w, 2), tilted(target.pmf, target.class_pmfs[2], w))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("w", [-1.0, 0.7, 9.0, RAMP], ids=["-1", "0.7", "9", "ramp"])
-def test_rates(kind, w) -> None:
-    for name in SOME:
-        denoiser = DENOISERS[name]()
-        z = last_class(denoiser)
-        n = denoiser.num_tokens
-        chain = Chain(denoiser, w, kind, z)
-        rates = Guidance(w, kind).log_rates(denoiser, torch.tensor(chain.states), z).exp()
-        for state, row in zip(chain.states, rates.tolist()):
-            for i in range(denoiser.num_dims):
-                truth = chain.rates[state].get(i, [0.0] * n)
-                assert all(math.isclose(a, b, rel_tol=1e-11, abs_tol=1e-300) for a, b in zip(row[i], truth))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sampler", ["first_hitting", *SAMPLERS])
-def test_a_bernoulli_mixture(kind, sampler) -> None:
-    denoiser = bernoulli().denoiser()
-    chain = Chain(denoiser, 2.0, kind, 1)
-    made = Sampler() if sampler == "first_hitting" else Sampler(sampler, 2, "cosine")
-    shares = fractions("cosine", 2)
-    truth = chain.terminal_by_orders() if sampler == "first_hitting" else chain.stepped(sampler, shares)[:2, :2, :2]
-    assert_laws_equal(made.law(denoiser, Guidance(2.0, kind), 1), truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise, permutations, product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from helpers import CASES, case_id, case_target, random_target
 
 from mdlm_cfg import Guidance, Sampler, law_at, stepped_law, terminal_law
 from mdlm_cfg.chain.schedules import Schedule, cosine, exponential, linear
-from mdlm_cfg.chain.selections import subset_chances
 from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
@@ -44,35 +43,6 @@ def test_a_grid_that_ends_early_leaves_the_mass_of_the_continuous_law():
     fine = stepped_law(denoiser, guidance, 0, "tau_leaping", torch.linspace(0, 0.6, 2001, dtype=torch.float64))
     assert (fine - law_at(denoiser, guidance, 0, 0.6)).abs().max() < 1e-3
     assert fine[-1].sum() > 0.05
-
-
-def test_normalized_guidance_makes_all_samplers_one():
-    denoiser = random_target(3, 2, seed=2).denoiser()
-    guidance = Guidance(2.0, "normalized")
-    tau, d_cfg = (stepped_law(denoiser, guidance, 0, s, 5) for s in ("tau_leaping", "d_cfg"))
-    assert (tau - d_cfg).abs().max() < 1e-14  # J = u for both
-
-
-def test_event_leaping_is_exact_at_one_event_a_step():
-    target = random_target(3, 3, seed=4)
-    law = stepped_law(target.denoiser(), Guidance(2.5), 0, "event_leaping", 3)
-    assert (law[:3, :3, :3] - terminal_law(target.denoiser(), Guidance(2.5), 0)).abs().max() < 1e-13
-
-
-def test_subset_chances_against_all_orders():
-    z = torch.tensor([[0.5, 2.0, 1.0, 7.0]], dtype=torch.float64)
-    chances = subset_chances(z.log(), 2)
-    for subset, chance in chances.items():
-        expected = 0.0
-        for order in permutations(subset):
-            left = 10.5
-            p = 1.0
-            for i in order:
-                p *= float(z[0, i]) / left
-                left -= float(z[0, i])
-            expected += p
-        assert abs(float(chance) - expected) < 1e-14
-    assert abs(sum(float(c) for c in chances.values()) - 1) < 1e-14
 
 
 @pytest.mark.parametrize("name", ["toy_1d_overlap", "toy_2d_projection", "toy_2d_overlap", "toy_5d_hypercube"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import Guidance, Sampler, error_ledger
+from mdlm_cfg import Guidance, Sampler, error_ledger, sample
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import bayes_classify, class_nelbos, draw_counts
@@ -15,6 +15,7 @@ from mdlm_cfg.compare.likelihood import likelihood, nelbo_bound
 from mdlm_cfg.compare.metrics import multinomial_counts, sampled_tv
 from mdlm_cfg.compare.mixtures import distinctness
 from mdlm_cfg.compare.slice_ledger import slice_ledger
+from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -27,8 +28,6 @@ MIXTURE = BernoulliMixture(
 )
 LAW = TARGET.class_pmf(0)
 X, CLASSES = TARGET.sample(30, generator_for("x"))
-STEPS = Sampler("tau_leaping", 2)
-EVENTS = Sampler("event_leaping", 2)
 
 USES = {
     "masks": lambda g: mask_uniform(X, torch.full((30,), 2), 2, g),
@@ -45,10 +44,13 @@ USES = {
     "multinomial counts": lambda g: multinomial_counts(LAW.flatten(), 50, 20, g),
     "bootstrap": lambda g: sampled_tv(LAW, X, generator=g).low,
     "predicted distance": lambda g: predicted_sample_tv(LAW, LAW, 50, generator=g).value,
-    "samples": lambda g: Sampler().draw(LEARNED, GUIDED, 0, 30, g),
     "weighted samples": lambda g: Sampler().draw_weighted(LEARNED, GUIDED, 0, 30, g)[1],
-    "samples by steps of time": lambda g: STEPS.draw(LEARNED, GUIDED, 0, 30, g),
-    "samples by steps of events": lambda g: EVENTS.draw(LEARNED, GUIDED, 0, 30, g),
+    **{
+        f"samples of {name}": lambda g, name=name: sample(
+            LEARNED, GUIDED, 0, 30, name, 3 if name in WITH_STEPS else None, generator=g
+        )
+        for name in SAMPLERS
+    },
     "ledger, samples": lambda g: error_ledger(TARGET, LEARNED, GUIDED, 0, num_samples=60, generator=g).laws["L4"],
     "ledger, bootstrap": lambda g: error_ledger(TARGET, LEARNED, GUIDED, 0, num_samples=60, generator=g).noise.low,
     "ledger of a slice": lambda g: (

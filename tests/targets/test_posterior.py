@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import bernoulli_mixture, random_target
-from test_hmm import random_hmm
+from helpers import bernoulli_mixture, random_hmm, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, UserError, terminal_law

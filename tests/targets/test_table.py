@@ -1,0 +1,113 @@
+"""Tables: what they refuse, how they are sampled in strata, and the shipped toys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import permutations
+from math import exp
+
+import pytest
+import torch
+from helpers import random_target
+
+from mdlm_cfg import Guidance, terminal_law, tilted_law
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets import toys
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.toys import toy_4d_chain
+
+
+@pytest.mark.parametrize("z", [0, 1])
+def test_the_chain_has_its_formulas_ratios(z: int) -> None:
+    p = toy_4d_chain().class_pmf(z)
+
+    def weight(*x: int) -> float:
+        sign = 1 - 2 * z
+        fields = sum(0.1 * (i + 1) * sign * (v - 1) for i, v in enumerate(x))
+        return exp(fields + sum(0.4 * (i + 1) for i in range(3) if x[i] == (x[i + 1] + z) % 3))
+
+    total = sum(weight(*x.tolist()) for x in torch.cartesian_prod(*[torch.arange(3)] * 4))
+    for x in ((0, 0, 0, 0), (2, 1, 0, 2), (1, 1, 2, 2), (0, 2, 1, 1)):
+        assert float(p[x]) == pytest.approx(weight(*x) / total)
+
+
+def test_no_two_coordinates_of_the_chain_are_alike_and_orders_of_unmasking_differ() -> None:
+    target = toy_4d_chain()
+    for order in permutations(range(4)):
+        if order != (0, 1, 2, 3):
+            assert total_variation(target.class_pmf(0), target.class_pmf(0).permute(order)) > 0.01
+    tilted = tilted_law(target, 2.0, 0)
+    ends = [
+        total_variation(terminal_law(target.denoiser(), Guidance(2.0), 0, policy), tilted)
+        for policy in ("rate", "uniform", "fixed_order", "confidence", "entropy")
+    ]
+    assert min(abs(a - b) for a in ends for b in ends if a is not b) > 1e-3
+
+
+OFF = 1 + 2.5e-6
+HALF = torch.full((2, 2), 0.5, dtype=torch.float64)
+ONE = torch.tensor([0.5, 0.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TableMixture(OFF * HALF, ONE),
+        lambda: TableMixture(HALF, OFF * ONE),
+        lambda: BernoulliMixture(torch.full((2, 2, 3), 0.5), OFF * HALF, ONE),
+        lambda: HiddenMarkovMixture(HALF, torch.full((2, 2, 2), OFF / 2), torch.full((2, 2, 2), 0.5), ONE, num_dims=3),
+    ],
+)
+def test_the_difference_from_1_is_printed(make: Callable[[], object]) -> None:
+    with pytest.raises(UserError, match=r"2\.5\d*e-06"):
+        make()
+
+
+def test_tables_are_checked():
+    good = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    with pytest.raises(ValueError, match=r"holds -0\.5"):
+        TableMixture(torch.tensor([[1.5, -0.5], [1.0, 0.0]]), torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"class 1 of class_pmfs sums to 1\.1"):
+        TableMixture(torch.tensor([[0.5, 0.5], [1.0, 0.1]]), torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"class_weights sums to 0\.9"):
+        TableMixture(good, torch.tensor([0.5, 0.4]))
+    with pytest.raises(ValueError, match="holds nan"):
+        TableMixture(good * math.nan, torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match="must have shape"):
+        TableMixture(good, torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="class 2 is out of range"):
+        TableMixture(good, torch.tensor([0.5, 0.5])).class_pmf(2)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(toys) if n.startswith("toy_")])
+def test_toys_are_mixtures(name):
+    target = getattr(toys, name)()
+    assert abs(float(target.pmf.sum()) - 1) < 1e-12
+    shared = (target.class_pmfs > 0).sum(dim=0).max()
+    assert (shared == 1) == (name in ("toy_1d_disjoint", "toy_2d_projection"))
+
+
+def test_lists_keep_their_digits():
+    target = TableMixture([[0.1, 0.9], [0.3, 0.7]], [0.4, 0.6])
+    assert target.class_pmfs.tolist() == [[0.1, 0.9], [0.3, 0.7]] and target.class_pmfs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("target_class", [None, 1])
+def test_stratified_samples_invert_the_cdf_one_by_one(target_class: int | None) -> None:
+    """Each draw is the first state whose cumulated probability exceeds (its stratum + its uniform) / n."""
+    target = random_target(3, 3, k=2, seed=7, zeros=0.4)
+    num = 300
+    x, classes = target.sample(num, torch.Generator().manual_seed(5), target_class, stratified=True)
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+    strata = torch.randperm(num, generator=generator)
+    joint = target.class_weights[:, None] * target.class_pmfs.flatten(1)
+    cdf = (joint.flatten() if target_class is None else target.class_pmf(target_class).flatten()).cumsum(0)
+    for row, own, u, stratum in zip(x.tolist(), classes.tolist(), uniform.tolist(), strata.tolist()):
+        cell = next(k for k, level in enumerate(cdf.tolist()) if level > (stratum + u) / num * float(cdf[-1]))
+        assert row == [cell // 9 % 3, cell // 3 % 3, cell % 3]
+        assert own == (cell // 27 if target_class is None else target_class)
