@@ -34,8 +34,8 @@ HEAD = """\
 # The paper as experiments
 
 This page compares the statements of arXiv 2506.10971, and in the last blocks those of arXiv 2507.08965, with exact
-distributions (laws) and with a network trained here. Each block has the command that made it; `make paper` runs them all
-and writes this page. Values under "exact" come from exact distributions. Values under "learned" come from the exact
+distributions (laws) and with a network trained here. Each block has the command that made it; `make paper` runs them
+all and writes this page. Values under "exact" come from exact distributions. Values under "learned" come from the exact
 distribution of the trained network and, where named, from 10,000 samples in 50 tau-leaping steps, as in the paper.
 w = 0 is the class without guidance.
 """
