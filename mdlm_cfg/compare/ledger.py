@@ -96,41 +96,51 @@ class LedgerLaws:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """The ledger of one target, class, guidance and sampler.
+class SampledLedger:
+    """The ledger of one class, guidance and sampler.
 
     Attributes:
-        shared: what does not depend on the sampler.
         sampler, num_samples: what was run.
-        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D; no L1 for a schedule.
-        tv, kl: by line (`LINES`), where it has both laws; KL of the first law to the second in nats, inf where the
-            second lacks support.
-        mean, covariance: by line, the difference relative to the first law of the line.
-        noise: TV(L3', L4) with its bootstrap interval; expected_noise: its expectation.
-        predicted_total: the expectation and the central 99% of TV(L2, L4) that the exact laws predict for n samples.
+        laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D, where they are known; no L1 for a schedule.
+        tv: by line (`LINES`), where it has both laws.
+        expected_noise: the expectation of TV(L3', L4).
+        predicted_total: the expectation and the central 99% of the total that the exact laws predict for n samples.
     """
 
-    shared: LedgerLaws
     sampler: Sampler
     num_samples: int
     laws: dict[str, Tensor]
     tv: dict[str, float]
-    kl: dict[str, float]
-    mean: dict[str, dict[str, float]]
-    covariance: dict[str, dict[str, float]]
-    noise: Estimate
     expected_noise: float
     predicted_total: Estimate
-
-    @property
-    def guidance(self) -> Guidance:
-        """Strength and kind."""
-        return self.shared.guidance
 
     @property
     def closes(self) -> bool:
         """Whether the sampled total lies within the interval that the exact lines predict."""
         return self.predicted_total.low <= self.tv["total"] <= self.predicted_total.high
+
+
+@dataclass(frozen=True)
+class Ledger(SampledLedger):
+    """The ledger of a table.
+
+    Attributes:
+        shared: what does not depend on the sampler.
+        kl: by line, of the first law to the second in nats, inf where the second lacks support.
+        mean, covariance: by line, the difference relative to the first law of the line.
+        noise: TV(L3', L4) with its bootstrap interval.
+    """
+
+    shared: LedgerLaws
+    kl: dict[str, float]
+    mean: dict[str, dict[str, float]]
+    covariance: dict[str, dict[str, float]]
+    noise: Estimate
+
+    @property
+    def guidance(self) -> Guidance:
+        """Strength and kind."""
+        return self.shared.guidance
 
     @property
     def bound(self) -> float:
@@ -212,10 +222,10 @@ def ledger_of(
         sampler=sampler,
         num_samples=len(x),
         laws=laws,
-        tv=_by_line(laws, total_variation),
-        kl=_by_line(laws, kl_divergence),
-        mean=_by_line(moments, lambda a, b: relative_difference(b[0], a[0])),
-        covariance=_by_line(moments, lambda a, b: relative_difference(b[1], a[1])),
+        tv=by_line(laws, total_variation),
+        kl=by_line(laws, kl_divergence),
+        mean=by_line(moments, lambda a, b: relative_difference(b[0], a[0])),
+        covariance=by_line(moments, lambda a, b: relative_difference(b[1], a[1])),
         noise=sampled_tv(laws["L3'"], x, generator=generator),
         expected_noise=expected_sampling_tv(laws["L3'"], len(x)),
         predicted_total=predicted_sample_tv(laws["L2"], laws["L3'"], len(x), generator=generator),
@@ -247,7 +257,7 @@ def error_ledger(
     return ledger_of(ledger_laws(target, denoiser, guidance, target_class, made.policy), made, num_samples, generator)
 
 
-def _by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:
+def by_line(values: dict[str, T], compare: Callable[[T, T], R]) -> dict[str, R]:
     """`compare` of the two laws of every line that has both."""
     return {line: compare(values[a], values[b]) for line, (a, b) in LINES.items() if a in values and b in values}
 

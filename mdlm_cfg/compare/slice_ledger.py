@@ -1,50 +1,24 @@
 """The error ledger of a slice: a few free coordinates, all others known (theory, sections 8 and 13).
 
 The lines are those of `mdlm_cfg.compare.ledger`. Where the truth is known all of them are there; of a network on data
-that nobody knows exactly, the error of the
-conditionals is absent, and the total compares the samples with the network's own law.
+that nobody knows exactly, the error of the conditionals is absent, and the total compares the samples with the
+network's own law.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.ledger import LINES, predicted_sample_tv
-from mdlm_cfg.compare.metrics import Estimate, expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.ledger import SampledLedger, by_line, predicted_sample_tv
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class SliceLedger:
-    """The ledger of one slice, class, guidance and sampler.
-
-    Attributes:
-        sampler, num_samples: what was run.
-        laws: by name as in `LINES`, float64 (N,)*|S|: L0 to L2 and L2' only where the truth is known.
-        tv: by line, of those whose laws are there; "total" is to L2, or to L3 where there is none.
-        expected_noise: the expectation of "sampling noise".
-        predicted_total: the expectation and the central 99% of the total that the exact laws predict.
-    """
-
-    sampler: Sampler
-    num_samples: int
-    laws: dict[str, Tensor]
-    tv: dict[str, float]
-    expected_noise: float
-    predicted_total: Estimate
-
-    @property
-    def closes(self) -> bool:
-        """Whether the sampled total lies within the interval that the exact lines predict."""
-        return self.predicted_total.low <= self.tv["total"] <= self.predicted_total.high
 
 
 def slice_laws(
@@ -72,8 +46,8 @@ def slice_laws(
 
 def slice_ledger(
     laws: Mapping[str, Tensor], sampler: Sampler, x: Tensor, generator: torch.Generator | None = None
-) -> SliceLedger:
-    """The ledger of samples of a slice.
+) -> SampledLedger:
+    """The ledger of samples of a slice; "total" is to L2, or to L3 where there is none.
 
     Args:
         laws: as `slice_laws`.
@@ -83,7 +57,6 @@ def slice_ledger(
     """
     reference = laws.get("L2", laws["L3"])
     entered = {**laws, "L4": histogram(x, reference.shape[0])}
-    tv = {line: total_variation(entered[a], entered[b]) for line, (a, b) in LINES.items() if {a, b} <= set(entered)}
-    tv["total"] = total_variation(reference, entered["L4"])
+    tv = by_line(entered, total_variation) | {"total": total_variation(reference, entered["L4"])}
     predicted = predicted_sample_tv(reference, laws["L3'"], len(x), generator=generator)
-    return SliceLedger(sampler, len(x), entered, tv, expected_sampling_tv(laws["L3'"], len(x)), predicted)
+    return SampledLedger(sampler, len(x), entered, tv, expected_sampling_tv(laws["L3'"], len(x)), predicted)

@@ -16,9 +16,9 @@ from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rises, trade_off
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import TABLE, WHO, check_guided_class
+from mdlm_cfg.studies.common import TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.support.errors import UserError
 
 OBJECTIVES = ("kl", "tv", "trade_off")

@@ -18,20 +18,20 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted
-from mdlm_cfg.studies.common import WHO, check_guided_class
+from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import (
+    FEWEST,
     GROUPS,
     NUM_EXAMPLES,
     TEST,
-    check_num_examples,
     check_samples,
     fitted_strengths,
     part_of,
 )
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.mixture_correction import seen_of
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -120,27 +120,19 @@ class MeanRow:
 
 
 @dataclass(frozen=True)
-class CalibrationStudy:
+class CalibrationStudy(Settings):
     """Calibrated strengths, and what they change: likelihoods, total variations, the usage of components.
 
     Args:
         num_examples: of each class, where distributions are sampled: to fit strengths to, and as many to judge them.
         groups: of neighbouring levels that share a strength, where it is fitted to samples.
-
-    Raises:
-        UserError: too few examples, or no groups.
     """
 
-    num_examples: int = NUM_EXAMPLES
-    groups: int = GROUPS
+    num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
+    groups: int = whole(GROUPS, least=1)
     name: ClassVar[str] = "calibration"
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True)
     rows: ClassVar[Mapping[str, type]] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
-
-    def __post_init__(self) -> None:
-        check_num_examples(self.num_examples)
-        if type(self.groups) is not int or self.groups < 1:
-            raise UserError(f"study.groups = {self.groups} is not allowed: it must be a whole number of at least 1")
 
     def check(self, case: Case) -> None:
         """Refuse classes that cannot be aimed at, examples that are too few, and filters of values."""

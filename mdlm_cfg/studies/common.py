@@ -12,12 +12,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.protocol import Case, Made, Piece
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import CountedSteps
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -41,25 +39,6 @@ BERNOULLI: dict[str, Any] = {
     "what": "a Bernoulli mixture",
     "example": "data=bernoulli_mnist",
 }
-
-
-def check_guided_class(case: Case) -> None:
-    """Refuse a class of a table without weight in the mixture, a rule that does not fit, and too many partial states.
-
-    Raises:
-        UserError: as said.
-    """
-    target = case.target
-    z = case.one_class
-    partial_state_lattice(target.denoiser(), z)
-    for guidance in case.plan.guidances:
-        guidance.rule.check(target.denoiser(), z)
-    strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
-    if target.class_weights[z] == 0 and strongest > 0:
-        raise UserError(
-            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance of strength w = "
-            f"{strongest:g} to it would be infinite: give it a weight, or choose another target_class"
-        )
 
 
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:

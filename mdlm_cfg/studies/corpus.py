@@ -18,8 +18,7 @@ from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwi
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of
 from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.seeds import generator_for
 
 HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
@@ -68,7 +67,7 @@ class ClassRow(SetRow):
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Settings):
     """Samples of every class at every strength: their n-grams, their variety, and the class that the network sees.
 
     Nothing but examples is known of such data, so the judge of the class is the network itself: it assigns a sequence
@@ -76,13 +75,10 @@ class Corpus:
 
     Args:
         num_classified: sequences of each strength whose class it is asked for; num_draws: masks for each.
-
-    Raises:
-        UserError: either is below 1.
     """
 
-    num_classified: int = 200
-    num_draws: int = 8
+    num_classified: int = whole(200, least=1)
+    num_draws: int = whole(8, least=1)
     needs: ClassVar[Needs] = Needs(
         what="data that are examples",
         example="data=text",
@@ -93,13 +89,6 @@ class Corpus:
         samples=FEWEST,
     )
     rows: ClassVar[Mapping[str, type]] = {"distances": SetRow, "by_class": ClassRow}
-
-    def __post_init__(self) -> None:
-        if self.num_classified < 1 or self.num_draws < 1:
-            raise UserError(
-                f"num_classified = {self.num_classified} and num_draws = {self.num_draws} of study=corpus are not "
-                "allowed: both must be at least 1"
-            )
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The pieces that measure held-out sequences, draw and measure samples, and draw a few to read."""

@@ -24,12 +24,23 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
-from mdlm_cfg.studies.common import STRENGTH, TABLE, check_guided_class
+from mdlm_cfg.studies.common import STRENGTH, TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, ByCase, Case, Made, Needs, Piece, Study
+from mdlm_cfg.studies.protocol import (
+    EXACT,
+    LEARNED,
+    LEARNED_LAW_ENTRIES,
+    ByCase,
+    Case,
+    Made,
+    Needs,
+    Piece,
+    Study,
+    check_guided_class,
+)
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture

@@ -22,11 +22,11 @@ from mdlm_cfg.laws.stationary import MAX_MOVES, NotSettled, spectral_gap, statio
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import STRENGTH, TABLE, WHO, check_guided_class
+from mdlm_cfg.studies.common import STRENGTH, TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.image_moves import ImageMoves
 from mdlm_cfg.studies.mixture_moves import MixtureMoves
-from mdlm_cfg.studies.moves import Started, check_moves, check_sizes, name_of_move, own_move, phrase, starts_of
+from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, ByCase, Case, Made, Needs, Piece, Study
 
 MOVES = (0, 2, 5, 10, 20, 40)
@@ -86,43 +86,21 @@ class EndRow:
 
 
 @dataclass(frozen=True)
-class TableMoves:
+class TableMoves(Moves):
     """The exact distance to the tilted distribution after moves, from several samplers, by size and number of moves.
 
     Args:
-        sizes: k, the numbers of coordinates that a move masks; None is 1, 2, 3 and all of them.
-        moves: the numbers of moves after which distances are given, from 0.
-        starts: the samplers that moves follow: each a `Sampler`, or its arguments as a mapping. The plan's own sampler
-            is one of them, and the moves of its own correction are compared too.
+        sizes, moves, starts: as in `Moves`; sizes of None are 1, 2, 3 and all coordinates.
 
     Raises:
         UserError: numbers out of range, or an entry that is not a sampler.
     """
 
-    sizes: Sequence[int] | None = None
-    moves: Sequence[int] = MOVES
+    moves: Sequence[int] | None = MOVES
     starts: Sequence[Started] = STARTS
     name: ClassVar[str] = "correction_moves"
-    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True)
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, guided=True)
     rows: ClassVar[Mapping[str, type]] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
-
-    def __post_init__(self) -> None:
-        check_sizes(self.sizes)
-        object.__setattr__(self, "moves", check_moves(self.moves))
-        object.__setattr__(self, "starts", starts_of(self.starts))
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to, and moves or samplers that do not fit the data."""
-        check_guided_class(case)
-        for start in self.compared_starts(case):
-            start.check(case.target.num_dims)
-        for correction in self.corrections(case):
-            correction.check(case.target.num_dims)
-
-    def compared_starts(self, case: Case) -> list[Sampler]:
-        """The samplers that moves follow, each once; the plan's own is last."""
-        own = replace(case.plan.sampler, correction=None)
-        return list(dict.fromkeys([*starts_of(self.starts), own]))
 
     def corrections(self, case: Case) -> list[Correction]:
         """The moves that are compared: every size, with accept/reject where that has few orders; and the plan's own."""
@@ -151,8 +129,8 @@ class TableMoves:
         for start in self.compared_starts(case):
             law, _ = case.made.of(_started, guidance, who, start)
             after = []
-            for number in range(max(self.moves) + 1):
-                if number in self.moves:
+            for number in range(self.stages(case)[-1] + 1):
+                if number in self.stages(case):
                     after.append((total_variation(tilted, law), total_variation(own, law)))
                 law = kernel.move(law, number)
             found.append(after)
@@ -185,7 +163,7 @@ class TableMoves:
         for start, after in zip(self.compared_starts(case), found):
             _, before = made.of(_started, g, who, start)
             first = after[0][0]
-            for number, (tilted, own) in zip(self.moves, after):
+            for number, (tilted, own) in zip(self.stages(case), after):
                 calls = before + replace(correction, moves=number).calls(case.target.num_dims)
                 removed = 1 - tilted / first if first > NOTHING else None
                 index = (g, who, start.label, name_of_move(correction), number)

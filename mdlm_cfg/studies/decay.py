@@ -12,7 +12,7 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.decay import Decay, tv_decay
-from mdlm_cfg.studies.common import STRENGTH, check_guided_class
+from mdlm_cfg.studies.common import STRENGTH
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -83,10 +83,6 @@ class DecayStudy:
             raise UserError(f"study.strengths = {list(self.strengths)} must be two or more numbers that increase")
         for w in self.strengths:
             Guidance(w)
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One for each kind of the plan whose own chain is asked for; none for large tables."""

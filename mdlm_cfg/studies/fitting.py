@@ -55,14 +55,6 @@ class Part:
     generator: torch.Generator
 
 
-def check_num_examples(num_examples: int) -> None:
-    """Raise UserError for a number of examples that says nothing."""
-    if type(num_examples) is not int or num_examples < FEWEST:
-        raise UserError(
-            f"study.num_examples = {num_examples} is not allowed: it must be a whole number of at least {FEWEST}"
-        )
-
-
 def check_samples(case: Case, target_class: int, num_examples: int) -> None:
     """Raise UserError unless there is a class to aim at, and where there are samples alone, enough of them."""
     target = case.target

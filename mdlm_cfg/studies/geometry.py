@@ -14,7 +14,6 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance
-from mdlm_cfg.studies.common import check_guided_class
 from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
@@ -75,10 +74,6 @@ class GeometryStudy:
     name: ClassVar[str] = "geometry"
     needs: ClassVar[Needs] = TABLE_NEEDS
     rows: ClassVar[Mapping[str, type]] = {"geometry": RegionRow, "spread": SpreadRow, "overlap": OverlapRow}
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The distributions, and the limit of infinite strength of every kind."""

@@ -19,8 +19,7 @@ from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
 from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data
@@ -96,7 +95,7 @@ class JudgeRow:
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Settings):
     """Samples of images by class and strength, compared with as many test images by the same numbers.
 
     Args:
@@ -105,14 +104,11 @@ class Images:
         num_classified: test images that the network itself classifies by NELBO, at random; 0 leaves that out, and with
             it the judgement whether the network is trained.
         num_draws: masks for each image and class.
-
-    Raises:
-        UserError: a negative number of images, or no masks.
     """
 
     classifier: bool = True
-    num_classified: int = 200
-    num_draws: int = 16
+    num_classified: int = whole(200, least=0)
+    num_draws: int = whole(16, least=1)
     needs: ClassVar[Needs] = Needs(
         what="images with one number for each pixel",
         example="data=mnist",
@@ -128,12 +124,6 @@ class Images:
         "nelbo": NelboRow,
         "classifiers": JudgeRow,
     }
-
-    def __post_init__(self) -> None:
-        if self.num_classified < 0:
-            raise UserError(f"study.num_classified = {self.num_classified} is not allowed: it must be at least 0")
-        if self.num_draws < 1:
-            raise UserError(f"study.num_draws = {self.num_draws} is not allowed: it must be at least 1")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images judged, then samples, then their judgement, then test images classified by NELBO."""

@@ -15,9 +15,10 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
+from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.compare.slice_ledger import SliceLedger, slice_laws, slice_ledger
+from mdlm_cfg.compare.slice_ledger import slice_laws, slice_ledger
 from mdlm_cfg.laws.rates import refuse_if_too_large
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
@@ -27,7 +28,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
-from mdlm_cfg.studies.ledger import COLUMNS, balance_of
+from mdlm_cfg.studies.ledger import balance_of, columns_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
@@ -192,7 +193,7 @@ class Found(NamedTuple):
     unguided: Tensor
     tilted: Tensor
     ess: float
-    ledgers: tuple[SliceLedger, SliceLedger]
+    ledgers: tuple[SampledLedger, SampledLedger]
 
 
 @dataclass(frozen=True)
@@ -445,25 +446,10 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
     )
 
 
-def _budget(s: Slice, guidance: Guidance, ledger: SliceLedger) -> BudgetRow:
-    tv = {COLUMNS[line]: value for line, value in ledger.tv.items()}
-    return BudgetRow(
-        image=s.image,
-        target_class=s.target_class,
-        w=guidance,
-        sampler=ledger.sampler,
-        num_samples=ledger.num_samples,
-        closes=ledger.closes,
-        total=tv["total"],
-        predicted_low=ledger.predicted_total.low,
-        predicted_high=ledger.predicted_total.high,
-        discretisation_error=tv["discretisation_error"],
-        sampling_noise=tv["sampling_noise"],
-        expected_sampling_noise=ledger.expected_noise,
-        conditionals_error=tv.get("conditionals_error"),
-        guidance_effect=tv.get("guidance_effect"),
-        gap_to_tilted=tv.get("gap_to_tilted"),
-    )
+def _budget(s: Slice, guidance: Guidance, ledger: SampledLedger) -> BudgetRow:
+    columns = columns_of(ledger)
+    del columns["discretisation_error_exact"]
+    return BudgetRow(image=s.image, target_class=s.target_class, w=guidance, **columns)
 
 
 def marginals_of(s: Slice, guidance: Guidance, law: Tensor) -> list[MarginalRow]:

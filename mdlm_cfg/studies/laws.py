@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.common import SCHEDULED, check_guided_class
+from mdlm_cfg.studies.common import SCHEDULED
 from mdlm_cfg.studies.evaluation import (
     LAWS,
     TABLE_NEEDS,
@@ -110,10 +110,6 @@ class Laws:
 
     needs: ClassVar[Needs] = TABLE_NEEDS
     rows: ClassVar[Mapping[str, type]] = {"distances": DistanceRow, "moments": MomentRow, "strengths": StrengthRow}
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Distributions and samples of every strength, and those of the interactive panel."""

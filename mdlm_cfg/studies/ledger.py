@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.by_state import StateError
-from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, ledger_laws, ledger_of
+from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, SampledLedger, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_class
+from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
@@ -32,6 +32,7 @@ COLUMNS = {
     "sampling noise": "sampling_noise",
     "total": "total",
 }
+OF_LEARNED = ("error of the network", "discretisation error, exact conditionals")  # lines of learned conditionals
 GROUP = "Error budget"
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
@@ -120,10 +121,6 @@ class LedgerStudy:
         "visited_kl": VisitRow,
     }
 
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
-
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The distributions and samples that every budget reads, and the budgets of each strength."""
         yield from evaluation_pieces(case)
@@ -179,36 +176,33 @@ def ledger_samplers(target: TableMixture, own: Sampler) -> list[Sampler]:
     return [own, *(sampler for sampler in others if sampler != own)]
 
 
+def columns_of(entry: SampledLedger, absent: Sequence[str] = ()) -> dict[str, Any]:
+    """The columns of a row of a budget; those of lines that are not there, or in `absent`, are None."""
+    return {column: None if line in absent else entry.tv.get(line) for line, column in COLUMNS.items()} | {
+        "sampler": entry.sampler,
+        "num_samples": entry.num_samples,
+        "closes": entry.closes,
+        "predicted_low": entry.predicted_total.low,
+        "predicted_high": entry.predicted_total.high,
+        "expected_sampling_noise": entry.expected_noise,
+    }
+
+
 def _row(entry: Ledger, judged: str) -> LedgerRow:
-    tv = {COLUMNS[line]: value for line, value in entry.tv.items()}
-    learned = judged == LEARNED
-    share = entry.shared.error_share
     return LedgerRow(
         w=entry.guidance,
         denoiser=judged,
-        sampler=entry.sampler,
         calls=entry.sampler.calls(entry.shared.target.num_dims),
-        num_samples=entry.num_samples,
-        closes=entry.closes,
-        total=tv["total"],
-        predicted_low=entry.predicted_total.low,
-        predicted_high=entry.predicted_total.high,
-        conditionals_error=tv["conditionals_error"] if learned else None,
-        discretisation_error=tv["discretisation_error"],
-        sampling_noise=tv["sampling_noise"],
         sampling_noise_low=entry.noise.low,
         sampling_noise_high=entry.noise.high,
-        expected_sampling_noise=entry.expected_noise,
-        guidance_effect=tv["guidance_effect"],
-        gap_to_tilted=tv.get("gap_to_tilted"),
-        discretisation_error_exact=tv["discretisation_error_exact"] if learned else None,
-        conditionals_error_conditional=share.get("conditional"),
-        conditionals_error_unconditional=share.get("unconditional"),
+        conditionals_error_conditional=entry.shared.error_share.get("conditional"),
+        conditionals_error_unconditional=entry.shared.error_share.get("unconditional"),
+        **columns_of(entry, () if judged == LEARNED else OF_LEARNED),
     )
 
 
 def _lines(entry: Ledger, judged: str) -> list[LineRow]:
-    absent = () if judged == LEARNED else ("error of the network", "discretisation error, exact conditionals")
+    absent = () if judged == LEARNED else OF_LEARNED
     return [
         LineRow(
             w=entry.guidance,

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exa
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
@@ -113,19 +113,16 @@ class PartRow:
 
 
 @dataclass(frozen=True)
-class LikelihoodStudy:
+class LikelihoodStudy(Settings):
     """NLL, NELBO, and what is between them, with the class and without; of the unguided chain, whatever w is.
 
     Args:
         orders: k, the most orders that a bound is from.
         num_images: test examples that are taken apart order by order, at orders * D rows each; of tables all is exact.
-
-    Raises:
-        UserError: fewer than one order, or than two examples.
     """
 
-    orders: int = 16
-    num_images: int = 16
+    orders: int = whole(16, least=1)
+    num_images: int = whole(16, least=2)
     name: ClassVar[str] = "likelihood"
     needs: ClassVar[Needs] = Needs()
     rows: ClassVar[Mapping[str, type]] = {
@@ -134,12 +131,6 @@ class LikelihoodStudy:
         "orders": OrderRow,
         "part": PartRow,
     }
-
-    def __post_init__(self) -> None:
-        if self.orders < 1:
-            raise UserError(f"study.orders = {self.orders} must be at least 1")
-        if self.num_images < 2:
-            raise UserError(f"study.num_images = {self.num_images} must be at least 2: one has no standard error")
 
     def check(self, case: Case) -> None:
         """Refuse a class, filters of values, and data that nobody knows or has learned."""

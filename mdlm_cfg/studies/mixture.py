@@ -21,8 +21,7 @@ from mdlm_cfg.compare.mixtures import component_picture, component_usage, distin
 from mdlm_cfg.studies.common import BERNOULLI, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -113,18 +112,15 @@ class DistinctRow:
 
 
 @dataclass(frozen=True)
-class Mixtures:
+class Mixtures(Settings):
     """The error of the network, and guided samples by class and strength beside exact ones.
 
     Args:
         num_test: test images for the error of the network. num_draws: masks for each.
-
-    Raises:
-        UserError: fewer than two test images, or no masks.
     """
 
-    num_test: int = 2000
-    num_draws: int = 4
+    num_test: int = whole(2000, least=2)
+    num_draws: int = whole(4, least=1)
     name: ClassVar[str] = "mixture"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
     rows: ClassVar[Mapping[str, type]] = {
@@ -135,12 +131,6 @@ class Mixtures:
         "components": ComponentRow,
         "distinctness": DistinctRow,
     }
-
-    def __post_init__(self) -> None:
-        if self.num_test < 2:
-            raise UserError(f"study.num_test = {self.num_test} is not allowed: it must be at least 2")
-        if self.num_draws < 1:
-            raise UserError(f"study.num_draws = {self.num_draws} is not allowed: it must be at least 1")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The error of the network, the components' distinctness, and the sets of samples, compared."""

@@ -89,12 +89,12 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 @dataclass(frozen=True)
-class MovedSets:
-    """Sets of samples after a number of moves, from several samplers. A subclass says how a set is evaluated.
+class Moves:
+    """Moves of several sizes that follow several samplers, and the numbers of moves after which something is measured.
 
     Args:
         sizes: k, the numbers of coordinates that a move masks; None is what the subclass compares by default.
-        moves: the numbers of moves after which sets are evaluated, from 0; None is a quarter of D, and D.
+        moves: the numbers of moves after which it is measured, from 0; None is a quarter of D, and D.
         starts: the samplers that moves follow: each a `Sampler`, or its arguments as a mapping. The plan's own sampler
             is one of them, and the moves of its own correction are compared too.
 
@@ -129,7 +129,7 @@ class MovedSets:
         return list(dict.fromkeys([*map(self.move_of, self.sizes or self.default_sizes(case.num_dims)), *own]))
 
     def stages(self, case: Case) -> tuple[int, ...]:
-        """The numbers of moves after which sets are evaluated, rising from 0."""
+        """The numbers of moves after which it is measured, rising from 0."""
         return check_moves([case.num_dims // 4, case.num_dims]) if self.moves is None else tuple(self.moves)
 
     def default_sizes(self, num_dims: int) -> Sequence[int]:
@@ -139,6 +139,10 @@ class MovedSets:
     def move_of(self, size: int) -> Correction:
         """A move of so many coordinates."""
         return Correction(size=size)
+
+
+class MovedSets(Moves):
+    """Sets of samples after a number of moves. A subclass says how a set is evaluated."""
 
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> Any:
         """What is seen of samples, int64 (n, D) on the CPU; plain values and tensors."""

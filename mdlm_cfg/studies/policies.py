@@ -15,7 +15,7 @@ from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, SCHEDULED, TABLE, check_guided_class
+from mdlm_cfg.studies.common import CALLS, SCHEDULED, TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
@@ -61,16 +61,12 @@ class Policies:
     """
 
     gumbel: float = 0.5
-    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True)
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, guided=True)
     rows: ClassVar[Mapping[str, type]] = {"policies": PolicyRow}
 
     def __post_init__(self) -> None:
         if not 0 < self.gumbel < float("inf"):
             raise UserError(f"study.gumbel = {self.gumbel} is not allowed: it must be above 0 and finite")
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser: the distributions of all policies."""

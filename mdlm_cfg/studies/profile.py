@@ -17,11 +17,11 @@ from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import WHO, check_guided_class
+from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.fitting import FIT, NUM_EXAMPLES, TEST, check_num_examples, check_samples, fitted_profile
+from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -93,7 +93,7 @@ class CostRow:
 
 
 @dataclass(frozen=True)
-class ProfileStudy:
+class ProfileStudy(Settings):
     """The information profile of a class, and what uniform, cosine, exponential and the best steps cost.
 
     Args:
@@ -101,17 +101,17 @@ class ProfileStudy:
         num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them.
 
     Raises:
-        UserError: no numbers of steps, or one below 1; too few examples.
+        UserError: no numbers of steps, or one below 1.
     """
 
     calls: Sequence[int] = BUDGETS
-    num_examples: int = NUM_EXAMPLES
+    num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     name: ClassVar[str] = "profile"
     needs: ClassVar[Needs] = Needs(one_class=True, numbers=True)
     rows: ClassVar[Mapping[str, type]] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
 
     def __post_init__(self) -> None:
-        check_num_examples(self.num_examples)
+        super().__post_init__()
         calls = self.calls
         if isinstance(calls, str | int) or not calls or not all(type(k) is int and k >= 1 for k in calls):
             raise UserError(f"study.calls = {calls} is not allowed: it must be a list of whole numbers of at least 1")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.plan import Plan
@@ -210,6 +211,7 @@ class Needs:
         rules: whether it takes rules other than classifier-free guidance.
         one_kind: whether all guidances must be of one kind.
         samples: the fewest samples of each class; 0: none are drawn.
+        guided: whether the exact conditionals of a table are guided to its class (`check_guided_class`).
     """
 
     target: tuple[type, ...] = ()
@@ -222,6 +224,7 @@ class Needs:
     rules: bool = False
     one_kind: bool = False
     samples: int = 0
+    guided: bool = False
 
     def fits(self, data: Data) -> bool:
         """Whether the data are of the sort that the study is made for."""
@@ -259,10 +262,31 @@ class Needs:
         if plan.num_samples < self.samples:
             raise UserError(f"num_samples = {plan.num_samples} is too few: study={name} needs at least {self.samples}")
         plan.check_dims(next(iter(case.denoisers.values())).num_dims if case.denoisers else _dims(data))
+        if self.guided:
+            check_guided_class(case)
 
 
 def _dims(data: Any) -> int:
     return math.prod(data.grid_shape)
+
+
+def check_guided_class(case: Case) -> None:
+    """Refuse a class of a table without weight in the mixture, a rule that does not fit, and too many partial states.
+
+    Raises:
+        UserError: as said.
+    """
+    target = case.target
+    z = case.one_class
+    partial_state_lattice(target.denoiser(), z)
+    for guidance in case.plan.guidances:
+        guidance.rule.check(target.denoiser(), z)
+    strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
+    if target.class_weights[z] == 0 and strongest > 0:
+        raise UserError(
+            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance of strength w = "
+            f"{strongest:g} to it would be infinite: give it a weight, or choose another target_class"
+        )
 
 
 class Study(Protocol):
@@ -281,6 +305,28 @@ class Study(Protocol):
     def findings(self, case: Case, made: Made) -> Findings:
         """Rows, views and the verdict, of what the pieces made."""
         ...
+
+
+def whole(default: int, least: int) -> Any:
+    """A setting of a study: a whole number of at least so much, as `Settings` check it."""
+    return field(default=default, metadata={"least": least})
+
+
+class Settings:
+    """The settings of a study as its dataclass fields, checked as they are declared (`whole`).
+
+    Raises:
+        UserError: a setting that is not what it must be.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type] # a study is a dataclass
+            value = getattr(self, f.name)
+            least = f.metadata.get("least")
+            if least is not None and (type(value) is not int or value < least):
+                raise UserError(
+                    f"study.{f.name} = {value!r} is not allowed: it must be a whole number of at least {least}"
+                )
 
 
 def name_of(study: Study) -> str:

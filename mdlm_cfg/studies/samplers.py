@@ -12,7 +12,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED, check_guided_class
+from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -55,10 +55,6 @@ class Samplers:
         object.__setattr__(self, "budgets", tuple(self.budgets))
         if not self.budgets or any(not isinstance(b, int) or b < 1 for b in self.budgets):
             raise UserError(f"study.budgets = {list(self.budgets)} must be whole numbers of at least 1")
-
-    def check(self, case: Case) -> None:
-        """Refuse a class that cannot be guided to."""
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""

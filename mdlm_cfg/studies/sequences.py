@@ -20,7 +20,7 @@ from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, listing, sym
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -109,19 +109,16 @@ class NoiseRow:
 
 
 @dataclass(frozen=True)
-class Sequences:
+class Sequences(Settings):
     """The error of the network, guided samples against exact ones, and orders and steps against each other.
 
     Args:
         num_test: test sequences for the error of the network; num_draws: masks for each.
         compare: whether other orders and numbers of steps are compared; most of the time goes there.
-
-    Raises:
-        UserError: fewer than two test sequences, or no draws.
     """
 
-    num_test: int = 1000
-    num_draws: int = 4
+    num_test: int = whole(1000, least=2)
+    num_draws: int = whole(4, least=1)
     compare: bool = True
     needs: ClassVar[Needs] = Needs(
         target=(HiddenMarkovMixture,),
@@ -138,13 +135,6 @@ class Sequences:
         "samplers": OrderRow,
         "noise": NoiseRow,
     }
-
-    def __post_init__(self) -> None:
-        if self.num_test < 2 or self.num_draws < 1:
-            raise UserError(
-                f"num_test = {self.num_test} and num_draws = {self.num_draws} of study=sequences are not allowed: they "
-                "must be at least 2 and 1"
-            )
 
     def check(self, case: Case) -> None:
         """Refuse a class without weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,17 +46,9 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        own = {
-            "group": self.group,
-            "subject": self.subject,
-            "case": self.case,
-            "measure": self.measure,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "passed": self.passed,
-        }
-        return own | ({"detail": self.detail} if self.detail else {})
+        own = asdict(self)
+        detail = own.pop("detail")
+        return own | {"passed": self.passed} | ({"detail": detail} if detail else {})
 
 
 def difference(group: str, subject: str, case: str, found: Any, truth: Any, tolerance: float = LAW_TOLERANCE) -> Check:

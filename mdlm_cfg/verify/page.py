@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +13,7 @@ from matplotlib import rc_context
 
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.style import CYCLE, GREY, INK, RC, new_figure, save_figure
-from mdlm_cfg.reports.tables import Table
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.reports.tables import Table, write_json
 from mdlm_cfg.support.numbers import format_number
 from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check
 from mdlm_cfg.verify.run import Verification
@@ -69,19 +66,9 @@ def write_report(found: Verification, folder: Path) -> Path:
         checks = [check for check in found.checks if check.group == group]
         if checks:
             sections.append(section_of(group, checks, folder))
-    with atomic_write(folder / "verification.json") as file:
-        file.write(json.dumps(finite(found.to_dict()), indent=1).encode())
+    write_json(found.to_dict(), folder / "verification.json")
     settings = {"seed": found.seed, "minutes": found.minutes, **found.to_dict()["environment"]}
     return write_page(folder / "report.html", f"mdlm_cfg: verification {found.seed}", sections, settings)
-
-
-def finite(value: Any) -> Any:
-    """Plain values with infinities and NaN as text: JSON has neither."""
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary(found: Verification) -> Section:
