@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import conftest as tests
@@ -25,6 +29,8 @@ from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run
 from mdlm_cfg.training.runs import newest_run
 
 ROOT = Path(__file__).parent.parent.parent
+VALUES = {"optimizer.lr": 0.002, "net.width": 32, "seed": 1}  # of a sweep
+RUN_ID = "run00001"
 
 
 @pytest.fixture
@@ -133,24 +139,63 @@ def sweep_of_the_page() -> dict[str, Any]:
     return dict(yaml.safe_load(textwrap.dedent(block[0])))
 
 
-def command_of(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """What the agent runs with these values of the parameters, as wandb's agent puts it together."""
-    sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-    filled = sweeps.create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
-    filled |= {"env": ["/usr/bin/env"], "interpreter": [sys.executable], "program": [str(ROOT / sweep["program"])]}
-    parts = sweeps.create_sweep_command(list(sweep["command"]))
-    return [word for part in parts for word in (filled[part[2:-1]] if part.startswith("${") else [part])]
+class Server(ThreadingHTTPServer):
+    """What `wandb agent` asks of wandb's site: the sweep, an agent's id, and once a run to begin."""
+
+    def __init__(self, sweep: dict[str, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        arguments = {name: {"value": value} for name, value in VALUES.items()}
+        run = {"id": "1", "type": "run", "run_id": RUN_ID, "program": sweep["program"], "args": arguments}
+        self.commands = [run]
+        found = {"config": yaml.safe_dump(sweep), "runs": {"edges": []}}
+        self.answers = {
+            "query Viewer": {"viewer": {"id": "1", "entity": "team", "username": "me", "teams": {"edges": []}}},
+            "SweepWithRuns": {"project": {"sweep": found}},
+            "createAgent": {"createAgent": {"agent": {"id": "a"}}},
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers.get("content-length", 0))).decode(errors="replace")
+        found = next((answer for name, answer in self.server.answers.items() if name in asked), {})
+        if "agentHeartbeat" in asked:
+            commands = [self.server.commands.pop()] if self.server.commands else []
+            found = {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
+        text = json.dumps({"data": found}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    small = [word for word in TOY if not word.startswith(tuple(f"{name}=" for name in (*VALUES, "evaluate")))]
+    sweep = sweep_of_the_page()
+    assert set(sweep["parameters"]) == set(VALUES)
+    sweep["command"] += [*small, f"runs={tmp_path / 'runs'}", "logger=wandb", "logger.mode=offline"]
+    with Server(sweep) as made:
+        Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
 
 
 @pytest.mark.slow
-def test_the_agents_command_trains_a_run(tmp_path: Path) -> None:
-    sweep = sweep_of_the_page()
-    values = {"optimizer.lr": 0.002, "net.width": 32, "seed": 1}
-    assert set(sweep["parameters"]) == set(values)
-    small = [word for word in TOY if not word.startswith(tuple(f"{name}=" for name in (*values, "evaluate")))]
-    command = [*command_of(sweep, values), *small, f"runs={tmp_path}", "logger=wandb", "logger.mode=offline"]
-    subprocess.run(command, check=True, cwd=ROOT)
-    (found,) = tmp_path.glob("*/*/resolved_config.yaml")
-    config = yaml.safe_load(found.read_text())
-    assert (config["optimizer"]["lr"], config["net"]["width"], config["seed"]) == (0.002, 32, 1)
-    assert sweep["metric"]["name"] in (found.parent / "metrics.csv").read_text().splitlines()[0].split(",")
+def test_the_agent_trains_a_run_of_the_sweep(server: Server, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "a" * 40, "WANDB_DIR": str(tmp_path), "PATH": python}
+    command = [sys.executable, "-m", "wandb", "agent", "--count", "1", "team/mdlm_cfg/abcd1234"]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment, timeout=900)
+    (run,) = (tmp_path / "runs").glob("*/*/resolved_config.yaml")
+    config = yaml.safe_load(run.read_text())
+    assert (config["optimizer"]["lr"], config["net"]["width"], config["seed"]) == tuple(VALUES.values())
+    assert sweep_of_the_page()["metric"]["name"] in (run.parent / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert list((run.parent / "wandb").glob(f"offline-run-*-{RUN_ID}"))  # the sweep knows it by this name
