@@ -225,7 +225,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     out = _report_folder(config, job, run.config | plain(settings), made)
     out = out or folder_below(run.folder, "evaluations", overrides, made)
     if is_first_process():
-        print(f"judging {run.path}", file=sys.stderr)
+        print(f"evaluating {run.path}", file=sys.stderr)
     shown = {"command": _command("eval.py", overrides), **_describe(run), **guides.described}
     report = _report(out, data, study, shown, {})
     run_name = f"{run.folder.parent.name}/{run.folder.name}"

@@ -319,8 +319,8 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
     chance = 1 / num_classes
     if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
         said.append(
-            f"The network cannot classify sequences: it recognises {held.accuracy:.1%} of held-out sequences, and "
-            f"guessing recognises {chance:.1%}."
+            f"The network cannot classify sequences: it recognises {held.accuracy:.1%} of held-out sequences, not "
+            f"clearly more than guessing would ({chance:.1%})."
         )
     shares = f"the intended class to {_at(ends, 'accuracy', '.1%', 'of samples')} ({_of_held(held, 'accuracy', '.1%')})"
     if len(ends) == 1:

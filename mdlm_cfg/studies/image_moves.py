@@ -91,7 +91,7 @@ class ImageMoves(MovedSets):
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images evaluated, and the sets of all starts and moves."""
         for z in case.classes:
-            yield case.piece(self._held_out, z, label=f"judging test images of class {z}", cost=0.0)
+            yield case.piece(self._held_out, z, label=f"evaluating test images of class {z}", cost=0.0)
             for guidance in case.plan.guidances:
                 yield from self.pieces_of_sets(case, guidance, z, LEARNED)
 

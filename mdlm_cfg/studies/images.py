@@ -127,11 +127,11 @@ class Images(Settings):
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images judged, then samples, then their judgement, then test images classified by NELBO."""
-        yield case.piece(self._held_out, label="judging test images", cost=0.0)
+        yield case.piece(self._held_out, label="evaluating test images", cost=0.0)
         for guidance in case.plan.guidances:
             for k in case.classes:
                 yield from draw_pieces(case, LEARNED, guidance, k)
-            yield case.piece(self._judged, guidance, label=f"judging samples at w = {guidance.label}", cost=0.0)
+            yield case.piece(self._judged, guidance, label=f"evaluating samples at w = {guidance.label}", cost=0.0)
         if num := self._num_classified(case.data):
             label = f"classification of {num} test images by NELBO"
             cost = num * self.num_draws * case.data.num_classes
