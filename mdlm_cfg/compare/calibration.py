@@ -22,6 +22,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_cl
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
+from mdlm_cfg.chain.reductions import unrolled_logsumexp, unrolled_sum
 from mdlm_cfg.chain.rules import refuse_infinite
 from mdlm_cfg.compare.levels import MAX_ROWS, level_means, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.compare.path_kl import ideal_denoiser
@@ -84,7 +85,7 @@ class LevelRows:
         """-ln r_i(x_i | x_S; s) of every row at the strength of its level, (R,) in nats."""
         s = strengths[self.level]
         own = self.own_log_cond + torch.where(s == 0, 0.0, s * self.own_ratio)
-        return self._log_values(strengths).logsumexp(dim=1) - own
+        return unrolled_logsumexp(self._log_values(strengths), dim=1) - own
 
     def cross_entropies(self, strengths: Tensor) -> Tensor:
         """E[-ln r_i(x_i | x_S; s)] of every level at its strength, (D,) in nats."""
@@ -95,9 +96,10 @@ class LevelRows:
 
         They are the expectation of the log-ratio under r_i less that of the data, and its variance under r_i.
         """
-        r = self._log_values(strengths).softmax(dim=1)
-        mean = (r * self.log_ratio).sum(dim=1)
-        variance = (r * (self.log_ratio - mean[:, None]).square()).sum(dim=1)
+        log_values = self._log_values(strengths)
+        r = (log_values - unrolled_logsumexp(log_values, dim=1)[:, None]).exp_()
+        mean = unrolled_sum(r * self.log_ratio, dim=1)
+        variance = unrolled_sum(r * (self.log_ratio - mean[:, None]).square_(), dim=1)
         return mean - self.own_ratio, variance
 
     def informative(self, num_dims: int) -> Tensor:
@@ -368,7 +370,8 @@ def sampled_rows(
         value = batch.clean[row, i][:, None]
         own_log_cond, own_ratio = (part.gather(1, value).squeeze(1) for part in (log_cond, log_ratio))
         weight = (weights[batch.sample] / (d - batch.level))[row]
-        raise_where((own_log_cond == NEG_INF) & (weight > 0), explain, batch.tokens[row])
+        impossible = ((own_log_cond == NEG_INF) & (weight > 0)).double()
+        raise_where(weight.new_zeros(len(batch.tokens)).index_add_(0, row, impossible) > 0, explain, batch.tokens)
         own_log_cond = own_log_cond.masked_fill(weight == 0, 0.0)
         parts.append(
             LevelRows(log_cond, log_ratio, own_log_cond, own_ratio, weight, batch.level[row], batch.state[row])
