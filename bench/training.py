@@ -117,7 +117,7 @@ Work = Callable[[int, torch.device], tuple[MaskedDiffusion, DiffusionData]]  # o
 
 def _toy(steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionData]:
     torch.manual_seed(0)
-    data = TableData(toy_2d_overlap(), "toy_2d_overlap", steps_per_epoch=steps, batch_size=16384)
+    data = TableData(toy_2d_overlap(), "toy_2d_overlap", steps_per_epoch=steps, batch_size=16384, stratified=True)
     data.setup("fit")
     return build_module(TOY, data.describe()), data
 

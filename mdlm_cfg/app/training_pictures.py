@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import wandb
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
@@ -55,6 +54,8 @@ class PicturesByStep(Callback):
         self.next = (int(share * PICTURES) + 1) / PICTURES
         figure = picture_of(self.data, pl_module.net, self.plan)  # type: ignore[arg-type]
         if figure is not None:
+            import wandb  # not without a run of it: it takes a third of a second
+
             run.define_metric("train_pictures/*", step_metric=STEP)
             run.log({STEP: trainer.global_step, "train_pictures/drawn": wandb.Image(figure)})
 

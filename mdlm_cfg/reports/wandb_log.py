@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
+if TYPE_CHECKING:
+    import wandb
 
 AXIS = "eval/w"
 STEP = "trainer/global_step"  # Lightning's axis of everything else
@@ -33,6 +34,8 @@ def log_evaluation(
         pictures: PNG files, shown under their names.
         step: of training that the network had; pictures and tables of one run are shown by it.
     """
+    import wandb  # not without a run of it: it takes a third of a second
+
     plain = [_flat(row) for row in rows]
     times = Counter((row.get("w"), row.get("set")) for row in plain)
     curves = [row for row in plain if _is_number(row.get("w")) and times[row["w"], row.get("set")] == 1]
@@ -71,6 +74,8 @@ def _is_number(value: Any) -> bool:
 def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = {name: _column([row.get(name) for row in rows]) for name in columns}
+    import wandb
+
     return wandb.Table(columns=list(columns), data=[[cells[name][k] for name in columns] for k in range(len(rows))])
 
 

@@ -6,18 +6,20 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.blocks import BlockedLattice, blocks_of
 from mdlm_cfg.chain.denoiser import by_label, check_asked, check_class
-from mdlm_cfg.chain.lattice import flat_index, lattice_of, strides
+from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
+MOST_LISTED = 10**5  # states up to which samples look their values up
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
 
@@ -58,7 +60,7 @@ class TableMixture:
         self.num_dims = pmfs.ndim - 1
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
-        self._drawn: dict[tuple[int | None, torch.device], tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
+        self._drawn: dict[tuple[int | None, torch.device], Any] = {}  # see `_drawn_from`
 
     @property
     def pmf(self) -> Tensor:
@@ -89,7 +91,7 @@ class TableMixture:
         comes as often as its probability says, up to rounding. They are made on the generator's device.
         """
         device = torch.device("cpu") if generator is None else generator.device
-        cdf, steps = self._drawn_from(target_class, device)
+        cdf, states = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:  # one in each stratum, looked up in their order, which takes a third of the time
             strata = torch.randperm(num, generator=generator, device=device)
@@ -98,23 +100,35 @@ class TableMixture:
         # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
         cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         if stratified:
-            cells = cells[strata]
+            cells = cells.index_select(0, strata)
+        if states is None:
+            return self._split(cells, target_class)
+        return states[0].index_select(0, cells), states[1].index_select(0, cells)
+
+    def _split(self, cells: Tensor, target_class: int | None) -> tuple[Tensor, Tensor]:
+        """The point, int64 (n, D), and the class, int64 (n,), of a class's states, or of (class, state), by number."""
         per_class = self.num_tokens**self.num_dims
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
-        return cells[:, None] // steps % self.num_tokens, classes
+        return points_at(cells, self.num_tokens, self.num_dims), classes
 
-    def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cumulated probabilities of a class's states, or of all (class, state), and the states' `strides`.
+    def _drawn_from(
+        self, target_class: int | None, device: torch.device
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Cumulated probabilities of a class's states, or of all (class, state), and what `_split` makes of all of them.
 
-        Both on a device: summed once, and copied there once, for a copy in every batch would wait for it.
+        All on a device: made once, and copied there once, for a copy in every batch would wait for it. None in place of
+        the second where there are too many.
         """
         if (target_class, device) not in self._drawn:
             if target_class is None:
                 joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
             else:
                 joint = self.class_pmf(target_class).flatten()
-            steps = strides(self.num_tokens, self.num_dims)
-            self._drawn[target_class, device] = (joint.cumsum(0).to(device), steps.to(device))
+            states = None
+            if len(joint) <= MOST_LISTED:
+                points, classes = self._split(torch.arange(len(joint)), target_class)
+                states = (points.to(device), classes.to(device))
+            self._drawn[target_class, device] = (joint.cumsum(0).to(device), states)
         return self._drawn[target_class, device]
 
     def entropy(self, target_class: int | None = None) -> float:

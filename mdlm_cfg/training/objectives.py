@@ -128,9 +128,9 @@ class Averaged(Objective):
         """See `Objective.loss`; nothing is drawn."""
         averaged = averaged_objective(*_shape(net), x.device)
         histogram = averaged.histogram(x, classes)
-        visited = tilted(histogram, self.tilts)
-        plain, chosen = averaged.under(self.smooth(net), histogram, [histogram, visited])
-        return self.weigh(*plain) | {"loss": self.weigh(*chosen)["loss"]}
+        visited = [histogram] if self.tilts == (0.0,) else [histogram, tilted(histogram, self.tilts)]
+        found = averaged.under(self.smooth(net), histogram, visited)
+        return self.weigh(*found[0]) | {"loss": self.weigh(*found[-1])["loss"]}
 
 
 class Pooled(Objective):
