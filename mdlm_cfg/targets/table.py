@@ -114,10 +114,10 @@ class TableMixture:
     def _drawn_from(
         self, target_class: int | None, device: torch.device
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Cumulated probabilities of a class's states, or of all (class, state), and what `_split` makes of all of them.
+        """Cumulated probabilities of a class's states, or of all (class, state), and what `_split` makes of all these.
 
-        All on a device: made once, and copied there once, for a copy in every batch would wait for it. None in place of
-        the second where there are too many.
+        On a device: made once, and copied there once, for a copy in every batch would wait for it. The second is None
+        where there are more than `MOST_LISTED`.
         """
         if (target_class, device) not in self._drawn:
             if target_class is None:

@@ -111,3 +111,14 @@ def test_stratified_samples_invert_the_cdf_one_by_one(target_class: int | None) 
         cell = next(k for k, level in enumerate(cdf.tolist()) if level > (stratum + u) / num * float(cdf[-1]))
         assert row == [cell // 9 % 3, cell // 3 % 3, cell % 3]
         assert own == (cell // 27 if target_class is None else target_class)
+
+
+@pytest.mark.parametrize("z", [None, 1])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_states_that_are_looked_up_are_those_that_are_computed(z: int | None, stratified: bool, monkeypatch) -> None:
+    def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+        return toy_4d_chain().sample(500, torch.Generator().manual_seed(0), z, stratified)
+
+    found = drawn()
+    monkeypatch.setattr("mdlm_cfg.targets.table.MOST_LISTED", 0)
+    assert all(torch.equal(*pair) for pair in zip(found, drawn(), strict=True))
