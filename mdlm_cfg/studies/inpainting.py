@@ -63,12 +63,18 @@ pixels alone. The total is their distance to the {} distribution. A budget balan
 
 
 @dataclass(frozen=True)
-class SliceRow:
-    """The hidden pixels of one image at one strength."""
+class OfSlice:
+    """One image, guided to one class."""
 
     image: int = col("image", IMAGE, index=True)
     target_class: int = col("guided to", TARGET, index=True)
     w: Guidance = col("w", STRENGTH, index=True)
+
+
+@dataclass(frozen=True)
+class SliceRow(OfSlice):
+    """The hidden pixels of one image at one strength."""
+
     image_class: int = col("its class", "the class that the image has")
     posterior: float = col("posterior", "p(z | known pixels); by one order of the network where it is not known")
     guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
@@ -95,23 +101,17 @@ class MeanRow:
 
 
 @dataclass(frozen=True)
-class BetweenRow:
+class BetweenRow(OfSlice):
     """The distributions of two strengths."""
 
-    image: int = col("image", IMAGE, index=True)
-    target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", STRENGTH, index=True)
     other: float = col("other w", "the other strength", index=True)
     tv: float = col("TV", "between the two", unit="TV")
 
 
 @dataclass(frozen=True)
-class MarginalRow:
+class MarginalRow(OfSlice):
     """One value of one hidden pixel."""
 
-    image: int = col("image", IMAGE, index=True)
-    target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", STRENGTH, index=True)
     pixel: int = col("pixel", "its place in the flattened image", index=True)
     value: int = col("value", "0..N-1", index=True)
     true: bool = col("true", "whether the image has this value")
@@ -119,12 +119,9 @@ class MarginalRow:
 
 
 @dataclass(frozen=True)
-class CompletionRow:
+class CompletionRow(OfSlice):
     """One of the most probable completions."""
 
-    image: int = col("image", IMAGE, index=True)
-    target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", STRENGTH, index=True)
     rank: int = col("rank", "1 is the most probable", index=True)
     values: list[int] = col("values", "of the hidden pixels, in the order of their places")
     true: bool = col("true", "whether these are the hidden values")
@@ -132,12 +129,9 @@ class CompletionRow:
 
 
 @dataclass(frozen=True)
-class BudgetRow:
+class BudgetRow(OfSlice):
     """The error budget of one image, strength and sampler, in total variation."""
 
-    image: int = col("image", IMAGE, index=True)
-    target_class: int = col("guided to", TARGET, index=True)
-    w: Guidance = col("w", STRENGTH, index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
@@ -174,6 +168,10 @@ class Slice(NamedTuple):
     def truth(self) -> Tensor:
         """The hidden values, int64 (|S|,)."""
         return self.x[self.hidden]
+
+    def at(self, guidance: Guidance) -> tuple[int, int, Guidance]:
+        """The first columns of a row at one strength."""
+        return (self.image, self.target_class, guidance)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -325,8 +323,7 @@ class Inpainting:
         rows = [_row(case, s, g, one, float(made.of(_posterior, s))) for s, g, one in found]
         pairs = [(s, g, one, h, made.of(_found, s, h)) for s, g, one in found for h in case.plan.guidances]
         between = [
-            BetweenRow(s.image, s.target_class, g, h.constant, total_variation(one.law, other.law))
-            for s, g, one, h, other in pairs
+            BetweenRow(*s.at(g), h.constant, total_variation(one.law, other.law)) for s, g, one, h, other in pairs
         ]
         budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
         num_states = (case.data.num_tokens + 1) ** self.num_free
@@ -429,9 +426,7 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
     own = found.ledgers[0]
     truth = probability_of(found.law, s.truth)
     return SliceRow(
-        image=s.image,
-        target_class=s.target_class,
-        w=guidance,
+        *s.at(guidance),
         image_class=s.image_class,
         posterior=posterior,
         guidance_effect=total_variation(found.unguided, found.law),
@@ -449,14 +444,13 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
 def _budget(s: Slice, guidance: Guidance, ledger: SampledLedger) -> BudgetRow:
     columns = columns_of(ledger)
     del columns["discretisation_error_exact"]
-    return BudgetRow(image=s.image, target_class=s.target_class, w=guidance, **columns)
+    return BudgetRow(*s.at(guidance), **columns)
 
 
 def marginals_of(s: Slice, guidance: Guidance, law: Tensor) -> list[MarginalRow]:
     """The probability of every value of every hidden pixel."""
-    of = (s.image, s.target_class, guidance)
     return [
-        MarginalRow(*of, pixel, value, value == true, p)
+        MarginalRow(*s.at(guidance), pixel, value, value == true, p)
         for pixel, true, marginal in zip(s.hidden.tolist(), s.truth.tolist(), _marginal(law).tolist())
         for value, p in enumerate(marginal)
     ]
@@ -471,9 +465,8 @@ def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[Completion
     """The most probable completions, with their probabilities."""
     top = law.flatten().topk(min(LISTED, law.numel()))
     values = points_at(top.indices, law.shape[0], law.ndim).tolist()
-    of = (s.image, s.target_class, guidance)
     return [
-        CompletionRow(*of, k + 1, x, x == s.truth.tolist(), p)
+        CompletionRow(*s.at(guidance), k + 1, x, x == s.truth.tolist(), p)
         for k, (x, p) in enumerate(zip(values, top.values.tolist()))
     ]
 
