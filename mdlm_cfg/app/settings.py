@@ -34,14 +34,13 @@ from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, names_in, thing_named
 from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, SampleSchema, Schema, keys_of
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import Data
-from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 Sampled = Schema | SampleSchema  # both say what to draw, and with which seed
 Evaluated = TypeVar("Evaluated", EvalSchema, SampleSchema)
 SMALL_LATTICE = 200_000  # partial states, all of which are looked at before any work
+DEFAULTS: tuple[Any, ...] = (TableReport, Mixtures, Sequences, Images, Corpus)  # of data, the first one that fits them
 STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 
 
@@ -215,17 +214,12 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> A
     Raises:
         UserError: such an experiment, of other data.
     """
-    if isinstance(data.target, TableMixture):
-        return TableReport(paper)
-    if paper is not None:
+    kind = next((one for one in DEFAULTS if one.needs.fits(data)), None)
+    if paper is not None and kind is not TableReport:
         raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is not one")
-    if isinstance(data.target, BernoulliMixture):
-        return Mixtures()
-    if isinstance(data.target, HiddenMarkovMixture):
-        return Sequences()
-    if data.example_kind == "images" and len(data.grid_shape) == 2:
-        return Images(classifier)
-    return Corpus() if data.example_kind == "tokens" else None
+    if kind is TableReport:
+        return TableReport(paper)
+    return Images(classifier) if kind is Images else kind and kind()
 
 
 def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:

@@ -151,10 +151,9 @@ class Case:
     def key_of(self, make: Callable[..., Any], *at: Any) -> Key:
         """The values that may decide `make(case, *at)`: the function, the study's settings, the plan's, and `at`."""
         plan = self.plan
-        study = getattr(make, "__self__", None)
-        settings = () if study is None else tuple(value_key(getattr(study, f.name)) for f in fields(study))
+        study = getattr(make, "__self__", None)  # of a method
         drawn = (plan.sampler.key, plan.num_samples, plan.seed, self.classes, tuple(self.denoisers))
-        return (make.__qualname__, *settings, *drawn, self._plain(at))
+        return (value_key(make), value_key(study), *drawn, self._plain(at))
 
     def _plain(self, value: Any) -> Key:
         """A value as plain ones: a guidance by its strengths on D coordinates."""
