@@ -9,42 +9,64 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdlm_cfg.app.own_report import report
-    from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
-    from mdlm_cfg.chain.classifier_rule import ByClassifier
-    from mdlm_cfg.chain.corrections import Correction
-    from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
-    from mdlm_cfg.chain.guidance import Guidance, interval, linear_ramp
-    from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, parse_strength
-    from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder, Margin, Policy, RatePolicy, Uniform
-    from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
-    from mdlm_cfg.chain.rule_names import parse_rule
-    from mdlm_cfg.chain.rules import CFG, Rule
-    from mdlm_cfg.chain.schedules import Schedule
-    from mdlm_cfg.compare.best_schedule import best_schedule
-    from mdlm_cfg.compare.calibration import calibrate, calibrated_strengths
-    from mdlm_cfg.compare.decay import tv_decay
-    from mdlm_cfg.compare.geometry import limit_law
-    from mdlm_cfg.compare.ledger import error_ledger
-    from mdlm_cfg.compare.likelihood import exact_likelihood, likelihood
-    from mdlm_cfg.compare.path_kl import ideal_denoiser, path_kl
-    from mdlm_cfg.compare.profile import exact_information_profile, information_profile
-    from mdlm_cfg.laws.in_time import law_at
-    from mdlm_cfg.laws.slices import slice_denoiser
-    from mdlm_cfg.laws.stationary import stationary_law
-    from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-    from mdlm_cfg.laws.weights import tilted_weights
-    from mdlm_cfg.nets.masked_lm import masked_lm_denoiser
-    from mdlm_cfg.sampling.adapters import GenerateSampler, SchedulerSampler
-    from mdlm_cfg.sampling.sampler import Sampler
-    from mdlm_cfg.sampling.samples import sample, stepped_law
-    from mdlm_cfg.sampling.smc import sequential_monte_carlo
-    from mdlm_cfg.studies.benchmark import benchmark
-    from mdlm_cfg.support.errors import UserError
-    from mdlm_cfg.targets.hmm import HiddenMarkovMixture
-    from mdlm_cfg.targets.posterior import TablePosterior
-    from mdlm_cfg.targets.table import TableMixture
-    from mdlm_cfg.training.runs import load_run
+    from mdlm_cfg.app.own_report import report as report
+    from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG as AdaptiveCFG
+    from mdlm_cfg.chain.classifier_rule import ByClassifier as ByClassifier
+    from mdlm_cfg.chain.corrections import Correction as Correction
+    from mdlm_cfg.chain.denoiser import Denoiser as Denoiser, FunctionDenoiser as FunctionDenoiser
+    from mdlm_cfg.chain.guidance import Guidance as Guidance, interval as interval, linear_ramp as linear_ramp
+    from mdlm_cfg.chain.guidance_schedules import (
+        Interval as Interval,
+        LinearRamp as LinearRamp,
+        PerCount as PerCount,
+        parse_strength as parse_strength,
+    )
+    from mdlm_cfg.chain.policies import (
+        Blocks as Blocks,
+        Confidence as Confidence,
+        Entropy as Entropy,
+        FixedOrder as FixedOrder,
+        Margin as Margin,
+        Policy as Policy,
+        RatePolicy as RatePolicy,
+        Uniform as Uniform,
+    )
+    from mdlm_cfg.chain.product_rules import (
+        Auto as Auto,
+        Compose as Compose,
+        Negative as Negative,
+        Tempered as Tempered,
+    )
+    from mdlm_cfg.chain.rule_names import parse_rule as parse_rule
+    from mdlm_cfg.chain.rules import CFG as CFG, Rule as Rule
+    from mdlm_cfg.chain.schedules import Schedule as Schedule
+    from mdlm_cfg.compare.best_schedule import best_schedule as best_schedule
+    from mdlm_cfg.compare.calibration import calibrate as calibrate, calibrated_strengths as calibrated_strengths
+    from mdlm_cfg.compare.decay import tv_decay as tv_decay
+    from mdlm_cfg.compare.geometry import limit_law as limit_law
+    from mdlm_cfg.compare.ledger import error_ledger as error_ledger
+    from mdlm_cfg.compare.likelihood import exact_likelihood as exact_likelihood, likelihood as likelihood
+    from mdlm_cfg.compare.path_kl import ideal_denoiser as ideal_denoiser, path_kl as path_kl
+    from mdlm_cfg.compare.profile import (
+        exact_information_profile as exact_information_profile,
+        information_profile as information_profile,
+    )
+    from mdlm_cfg.laws.in_time import law_at as law_at
+    from mdlm_cfg.laws.slices import slice_denoiser as slice_denoiser
+    from mdlm_cfg.laws.stationary import stationary_law as stationary_law
+    from mdlm_cfg.laws.terminal import terminal_law as terminal_law, tilted_law as tilted_law
+    from mdlm_cfg.laws.weights import tilted_weights as tilted_weights
+    from mdlm_cfg.nets.masked_lm import masked_lm_denoiser as masked_lm_denoiser
+    from mdlm_cfg.sampling.adapters import GenerateSampler as GenerateSampler, SchedulerSampler as SchedulerSampler
+    from mdlm_cfg.sampling.sampler import Sampler as Sampler
+    from mdlm_cfg.sampling.samples import sample as sample, stepped_law as stepped_law
+    from mdlm_cfg.sampling.smc import sequential_monte_carlo as sequential_monte_carlo
+    from mdlm_cfg.studies.benchmark import benchmark as benchmark
+    from mdlm_cfg.support.errors import UserError as UserError
+    from mdlm_cfg.targets.hmm import HiddenMarkovMixture as HiddenMarkovMixture
+    from mdlm_cfg.targets.posterior import TablePosterior as TablePosterior
+    from mdlm_cfg.targets.table import TableMixture as TableMixture
+    from mdlm_cfg.training.runs import load_run as load_run
 
 __version__ = "0.2.0"
 
@@ -97,68 +119,7 @@ _HOMES = {
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "CFG",
-    "AdaptiveCFG",
-    "Auto",
-    "Blocks",
-    "ByClassifier",
-    "Compose",
-    "Confidence",
-    "Correction",
-    "Denoiser",
-    "Entropy",
-    "FixedOrder",
-    "FunctionDenoiser",
-    "GenerateSampler",
-    "Guidance",
-    "HiddenMarkovMixture",
-    "Interval",
-    "LinearRamp",
-    "Margin",
-    "Negative",
-    "PerCount",
-    "Policy",
-    "RatePolicy",
-    "Rule",
-    "Sampler",
-    "Schedule",
-    "SchedulerSampler",
-    "TableMixture",
-    "TablePosterior",
-    "Tempered",
-    "Uniform",
-    "UserError",
-    "benchmark",
-    "best_schedule",
-    "calibrate",
-    "calibrated_strengths",
-    "error_ledger",
-    "exact_information_profile",
-    "exact_likelihood",
-    "ideal_denoiser",
-    "information_profile",
-    "interval",
-    "law_at",
-    "likelihood",
-    "limit_law",
-    "linear_ramp",
-    "load_run",
-    "masked_lm_denoiser",
-    "parse_rule",
-    "parse_strength",
-    "path_kl",
-    "report",
-    "sample",
-    "sequential_monte_carlo",
-    "slice_denoiser",
-    "stationary_law",
-    "stepped_law",
-    "terminal_law",
-    "tilted_law",
-    "tilted_weights",
-    "tv_decay",
-]
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

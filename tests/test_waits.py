@@ -45,8 +45,7 @@ from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
-from mdlm_cfg.sampling import families, sequential_monte_carlo
-from mdlm_cfg.sampling import sampler as sampler_room
+from mdlm_cfg.sampling import families, sampler as sampler_room, sequential_monte_carlo
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
 from mdlm_cfg.training.watching import moments

@@ -61,8 +61,7 @@ from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
-from mdlm_cfg.training.fit import NotBegun, check_resume
-from mdlm_cfg.training.fit import train as train_and_test
+from mdlm_cfg.training.fit import NotBegun, check_resume, train as train_and_test
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import (

@@ -21,8 +21,7 @@ from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.chain.rule_names import ALLOWED, parse_rule
-from mdlm_cfg.chain.rule_names import NAMES as RULES
+from mdlm_cfg.chain.rule_names import ALLOWED, NAMES as RULES, parse_rule
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.chain.schedules import check_steps
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS

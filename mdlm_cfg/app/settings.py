@@ -12,8 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mdlm_cfg.app.guides import SETTINGS as GUIDES
-from mdlm_cfg.app.guides import UNKNOWN, Guides, guides_of
+from mdlm_cfg.app.guides import SETTINGS as GUIDES, UNKNOWN, Guides, guides_of
 from mdlm_cfg.app.own import guidances_of, parse_profile, sampler_of
 from mdlm_cfg.app.places import moved
 from mdlm_cfg.chain.classifier_rule import ByClassifier

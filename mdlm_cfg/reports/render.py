@@ -17,8 +17,7 @@ from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
 from mdlm_cfg.reports.style import colours_of, file_name
-from mdlm_cfg.reports.tables import Table as ShownTable
-from mdlm_cfg.reports.tables import write_csv
+from mdlm_cfg.reports.tables import Table as ShownTable, write_csv
 from mdlm_cfg.studies.findings import (
     Bars,
     Block,

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from commands import TOY, run
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mdlm_cfg.app import build, commands
 from mdlm_cfg.support.atomic import PART

@@ -16,8 +16,7 @@ from commands import run
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_configs import composed
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Interval, LinearRamp, PerCount, UserError

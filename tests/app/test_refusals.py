@@ -12,8 +12,7 @@ import pytest
 import torch
 from commands import EXACT, QUICK, TINY, TOY, refusal, run, table_file
 from helpers import random_target
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from idx_files import write_images
 
 from mdlm_cfg.training.runs import newest_run

@@ -14,8 +14,7 @@ import pytest
 from commands import TOY, refusal, run
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm

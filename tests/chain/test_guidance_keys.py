@@ -9,8 +9,7 @@ from itertools import combinations
 import pytest
 import torch
 from helpers import random_target
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount

@@ -8,8 +8,7 @@ from itertools import product
 import pytest
 import torch
 from helpers import Inconsistent, random_target
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from oracle import guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, terminal_law, tilted_law

@@ -8,8 +8,7 @@ from itertools import combinations, pairwise, product
 import pytest
 import torch
 from helpers import Blurred, Inconsistent, random_target
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, UserError, calibrate, calibrated_strengths, terminal_law, tilted_law
 from mdlm_cfg.compare.calibration import Calibration, exact_rows, minimise

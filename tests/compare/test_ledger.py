@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import Inconsistent, random_target
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp

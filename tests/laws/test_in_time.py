@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, law_at, linear_ramp
 from mdlm_cfg.laws.in_time import CONTOUR_NODES, MAX_SPREAD, contours, parabola, talbot

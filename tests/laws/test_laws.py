@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 from helpers import CASES, Opaque, case_id, case_target, random_target
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from oracle import Chain
 
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law, tilted_law

@@ -10,8 +10,7 @@ import mpmath
 import pytest
 import torch
 from helpers import Inconsistent, random_target, rarely_slow
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from mpmath import mpf
 
 from mdlm_cfg import Guidance, TableMixture

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Inconsistent, chi_square_p_value, random_target
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.chain.policies import Blocks

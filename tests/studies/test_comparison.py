@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import run
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.app.comparing import main
 from mdlm_cfg.studies.comparison import Comparison, compare

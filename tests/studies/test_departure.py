@@ -18,8 +18,7 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.compare.metrics import kl_divergence
-from mdlm_cfg.compare.metrics import total_variation as tv
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation as tv
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.studies.departure import Departures, LevelRow, RuleRow, StateRow
 from mdlm_cfg.studies.findings import Findings

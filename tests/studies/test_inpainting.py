@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal, run
-from helpers import Blurred, bernoulli_mixture, block_of, found_by, random_target
-from helpers import data_of as known_data
+from helpers import Blurred, bernoulli_mixture, block_of, data_of as known_data, found_by, random_target
 from torch import Tensor
 
 from mdlm_cfg import Blocks, FixedOrder, Guidance, Sampler, UserError, slice_denoiser, terminal_law
@@ -24,8 +23,7 @@ from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, Slice, SliceRow, hidden_pixels, verdict_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case
-from mdlm_cfg.studies.protocol import run as run_study
+from mdlm_cfg.studies.protocol import Case, run as run_study
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture

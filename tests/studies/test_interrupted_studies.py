@@ -19,8 +19,7 @@ from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, Study
-from mdlm_cfg.studies.protocol import run as run_study
+from mdlm_cfg.studies.protocol import Case, Study, run as run_study
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.cache import Cache, no_cache

@@ -19,8 +19,7 @@ from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.compare.metrics import kl_divergence
-from mdlm_cfg.compare.metrics import total_variation as tv
+from mdlm_cfg.compare.metrics import kl_divergence, total_variation as tv
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies, PolicyRow

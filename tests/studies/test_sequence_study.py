@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from helpers import Blurred, block_of, chi_square_p_value
-from helpers import found_by as study_found
+from helpers import Blurred, block_of, chi_square_p_value, found_by as study_found
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, UserError, terminal_law

@@ -14,8 +14,7 @@ import pytest
 import torch
 from harness import small_data, small_module, small_target, small_trainer
 from helpers import random_target, samples_of
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 

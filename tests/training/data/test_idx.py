@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from idx_files import idx_bytes, write_idx, write_images
 
 from mdlm_cfg.support.errors import UserError
