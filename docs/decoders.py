@@ -1,4 +1,4 @@
-"""The figures of docs/decoders.md, and its pictures: python docs/decoders.py [RUN] (a few minutes on two cores).
+"""The figures of docs/decoders.md, and its pictures: python docs/decoders.py [RUN] (100 s of CPU time).
 
 It prints every table of the page, and draws docs/pictures/decoders.png and decoders_calls.png. RUN is the folder of a
 network that was trained by `python train.py data=tiny_mnist_3x3`; with it the tables of that network are printed too.
@@ -8,7 +8,7 @@ Nothing is sampled: all is exact.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -46,6 +46,13 @@ CURVES = {
     "factor": [Sampler("factor", factor=f) for f in (0.1, 0.3, 1.0, 1.5, 2.0, 3.0)],
     "entropy bound": [Sampler("entropy_bound", gamma=g) for g in (0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0)],
     "event-leaping": [Sampler("event_leaping", events=k) for k in (1, 2, 3, 5, 9)],
+}
+REMASKED = {  # and what it is compared with, of learned conditionals
+    "first-hitting": Sampler("first_hitting"),
+    "ancestral, 64 steps": Sampler("remdm", 64, remasking="none"),
+    "ReMDM cap(0.2), 64 steps": Sampler("remdm", 64, remasking="cap(0.2)"),
+    "first-hitting, 40 single refills": Sampler(correction=Correction(moves=40)),
+    "first-hitting, 400 single refills": Sampler(correction=Correction(moves=400)),
 }
 MOVES = (0, 2, 5, 10, 20, 40)
 
@@ -92,33 +99,15 @@ def temperatures() -> Iterator[list[object]]:
             yield [name, policy, f"{t:.2f}", total_variation(target.class_law, law), left]
 
 
-def conditionals(exact: Target, learned: Target, w: float) -> Iterator[list[object]]:
+def conditionals(
+    exact: Target, learned: Target, w: float, samplers: Mapping[str, Sampler] = DECODERS
+) -> Iterator[list[object]]:
     """Exact and learned conditionals of the same data: TV to the tilted law of the data (at w = 0 the class)."""
     guidance = Guidance(w)
-    for name, sampler in DECODERS.items():
+    for name, sampler in samplers.items():
         if "blocks" not in name:
             laws = [sampler.law(one.denoiser, guidance, one.target_class) for one in (exact, learned)]
             yield [name, *(total_variation(exact.tilted(w), law) for law in laws), total_variation(*laws)]
-
-
-def repairs(exact: Target, learned: Target) -> Iterator[list[object]]:
-    """Remasking with learned conditionals: TV to their own tilted law, and to that of the data, at w = 0 and 2."""
-    own, data = ([one.tilted(w) for w in (0.0, 2.0)] for one in (learned, exact))
-    yield ["their own tilted distribution", *_both(own, own, data)]
-    samplers = {"first-hitting": Sampler("first_hitting")}
-    for steps in (16, 64):
-        for rule in ("none", "cap(0.2)"):
-            samplers[f"ReMDM {rule}, {steps} steps"] = Sampler("remdm", steps, remasking=rule)
-    for moves in (40, 400):
-        samplers[f"first-hitting, {moves} single refills"] = Sampler(correction=Correction(moves=moves))
-    for name, sampler in samplers.items():
-        laws = [sampler.law(learned.denoiser, Guidance(w), learned.target_class) for w in (0.0, 2.0)]
-        yield [name, *_both(laws, own, data)]
-
-
-def _both(laws: Sequence[Tensor], own: Sequence[Tensor], data: Sequence[Tensor]) -> list[float]:
-    """For each law, TV to what the conditionals mean and to what the data mean."""
-    return [total_variation(other, law) for law, *others in zip(laws, own, data) for other in others]
 
 
 def corrected(target: Target, correction: Correction, sampler: Sampler, w: float) -> list[float]:
@@ -184,15 +173,15 @@ def draw_calls(curves: Sequence[Sequence]) -> None:
 def show_learned(run: str, digit: Target) -> None:
     """The tables of a network of the digits."""
     learned = of_network(run, digit)
+    heads = ["decoder", "exact", "learned", "TV between both"]
     for w in (0.0, 2.0):
-        heads = ["decoder", "exact", "learned", "TV between both"]
-        show(
-            f"Digit 3, learned, w = {w:g}: TV to the tilted law of the data",
-            heads,
-            list(conditionals(digit, learned, w)),
-        )
-    heads = ["sampler", "w = 0: TV to own", "to the class", "w = 2: TV to own tilted", "to the tilted law of the data"]
-    show("Digit 3, learned: repair or move?", heads, list(repairs(digit, learned)))
+        for title, samplers in (("decoders", DECODERS), ("does remasking repair?", REMASKED)):
+            rows = list(conditionals(digit, learned, w, samplers))
+            show(f"Digit 3, {title}, w = {w:g}: TV to the tilted law of the data", heads, rows)
+        orders = total_variation(digit.tilted(w), learned.tilted(w))
+        end = stationary_law(learned.denoiser, Guidance(w), learned.target_class, Correction())
+        refills = total_variation(digit.tilted(w), end)
+        print(f"\nTilted law of the network: {orders:.4f} from the data's by orders, {refills:.4f} as refills end")
 
 
 def of_network(run: str, digit: Target) -> Target:

@@ -169,11 +169,16 @@ def law_by_jumps(n: int, d: int, jumps: Callable[[tuple[int, ...]], Iterable[tup
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:
-    """P(a chi-square as large), cells with fewer than 5 expected counts pooled; impossible cells must be empty."""
+    """P(a chi-square as large), cells with fewer than 5 expected counts pooled; impossible cells must be empty.
+
+    A pool that has fewer than 5 itself takes in the smallest other cell: one count in it would be a p-value of 0.
+    """
     expected = len(x) * law.flatten()
     observed = len(x) * histogram(x, law.shape[0]).flatten()
     assert observed[expected == 0].sum() == 0
     small = expected < 5
+    if 0 < expected[small].sum() < 5 and (~small).sum() > 1:
+        small[expected.masked_fill(small, torch.inf).argmin()] = True
     expected = torch.cat([expected[~small], expected[small].sum()[None]])
     observed = torch.cat([observed[~small], observed[small].sum()[None]])
     keep = expected > 0

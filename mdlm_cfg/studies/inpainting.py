@@ -248,7 +248,9 @@ class Inpainting:
         self.pairs(case)
 
     def _check_sampler(self, sampler: Sampler, num_dims: int) -> None:
-        """Refuse numbers of events and orders for all pixels, where only some of them are hidden."""
+        """Refuse numbers of events and orders for all pixels, where only some of them are hidden, and larger moves."""
+        if sampler.correction is not None:
+            sampler.correction.check(self.num_free)
         if isinstance(sampler.events, tuple) and self.num_free < num_dims:
             raise UserError(
                 f"events = {list(sampler.events)} are for all {num_dims} pixels, and study=inpainting hides "

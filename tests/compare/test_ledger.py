@@ -6,13 +6,14 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 from hypothesis import given, settings, strategies as st
+from scipy.stats import binom
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.policies import Confidence
 from mdlm_cfg.compare.by_state import conditionals_error_by_state
 from mdlm_cfg.compare.ledger import ledger_laws, ledger_of, predicted_sample_tv
-from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, multinomial_counts, total_variation
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.support.seeds import generator_for
 
@@ -97,6 +98,17 @@ def test_the_prediction_against_drawn_samples():
     predicted = predicted_sample_tv(target.pmf, other.pmf, 1000, 2000, generator)
     assert abs(sum(drawn) / 200 - predicted.value) < 0.002
     assert sum(predicted.low <= d <= predicted.high for d in drawn) >= 190
+
+
+def test_the_interval_misses_one_in_a_hundred_however_few_draws_it_is_made_of():
+    law = random_target(3, 2, seed=4).pmf
+    generator = torch.Generator().manual_seed(0)
+    repeats = 4000
+    counts = multinomial_counts(law.flatten(), 50, repeats, generator)
+    sampled = ((counts / 50 - law.flatten()).abs().sum(dim=1) / 2).tolist()
+    intervals = [predicted_sample_tv(law, law, 50, 199, generator) for _ in sampled]
+    missed = sum(not one.low <= tv <= one.high for one, tv in zip(intervals, sampled))
+    assert missed <= binom.ppf(1 - 1e-5, repeats, 0.01), missed
 
 
 def test_the_first_states_error_is_its_kl():

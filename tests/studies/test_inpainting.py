@@ -13,7 +13,7 @@ from commands import refusal, run
 from helpers import Blurred, bernoulli_mixture, block_of, data_of as known_data, found_by, random_target
 from torch import Tensor
 
-from mdlm_cfg import Blocks, FixedOrder, Guidance, Sampler, UserError, slice_denoiser, terminal_law
+from mdlm_cfg import Blocks, Correction, FixedOrder, Guidance, Sampler, UserError, slice_denoiser, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.likelihood import class_posterior
@@ -23,7 +23,7 @@ from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, Slice, SliceRow, hidden_pixels, verdict_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, run as run_study
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -318,13 +318,14 @@ def test_images_by_place_and_by_class() -> None:
         ({}, plan_of((9,)), "class 9 is out of range"),
         ({}, Plan((Guidance(1.0, top_p=0.9),), Sampler(), 10), "leave temperature and top_p at 1"),
         ({}, plan_of(sampler=Sampler("event_leaping", events=(18, 18))), "give one number"),
+        ({"num_free": 3}, plan_of(sampler=Sampler(correction=Correction(size=4))), "size of at most 3"),
         ({}, plan_of(sampler=Sampler(policy=FixedOrder(range(36)))), "names pixels of the whole image"),
         ({}, plan_of(sampler=Sampler(policy=Blocks([range(18), range(18, 36)]))), "names pixels of the whole image"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_any_work(settings: dict[str, Any], plan: Plan, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run_study(study(**settings), Case.of(data_of(), None, plan))
+        check(study(**settings), Case.of(data_of(), None, plan))
 
 
 def test_a_table_is_inpainted_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
