@@ -20,6 +20,8 @@ from rich.text import Text
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
+GAP = 2  # letters between two columns on the terminal
+
 
 @dataclass(frozen=True)
 class Table:
@@ -51,9 +53,11 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
         header_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 0, 0, 1),
     )
     for k, (name, width) in enumerate(zip(table.columns, _widths(table))):
-        rich_table.add_column(Text(textwrap.fill(name, width)), justify="left" if k == 0 else "right")
+        head = Text(textwrap.fill(name, width))
+        rich_table.add_column(head, justify="left" if k == 0 else "right", overflow="fold")
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
     console.print(rich_table)
@@ -62,7 +66,7 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
 
 
 def _width(table: Table) -> int:
-    return sum(_widths(table)) + 3 * len(table.columns)
+    return sum(_widths(table)) + GAP * len(table.columns)
 
 
 def markdown(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import tempfile
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.reports.page import Section, render_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
+from mdlm_cfg.reports.tables import Table as ShownTable
+from mdlm_cfg.reports.tables import print_table
 from mdlm_cfg.studies.findings import (
     Bars,
     Block,
@@ -111,6 +115,19 @@ def test_the_first_screen_has_the_verdict_and_a_picture(tmp_path: Path) -> None:
         at = [page.index(part) for part in ("<h2>Verdict", "<h2>Of one", "<img", "Words.", "<table")]
         assert at == sorted(at)
         assert page.count('<details class="group"') == len(folded) - (not unfolded)
+
+
+HEADS = "w,class,guidance effect,between two orders,entropy,samples,noise floor,differing positions,change of values"
+
+
+@pytest.mark.parametrize("num_rows", [2, 8])
+def test_a_table_on_the_terminal_is_shown_whole(num_rows: int) -> None:
+    heads = HEADS.split(",")
+    rows = [[str(k), "quiet", *["0.0150"] * 7] for k in range(num_rows)]
+    screen = io.StringIO()
+    print_table(ShownTable(heads, rows), "Title", Console(file=screen, width=80))
+    assert {word for line in (heads, *rows) for cell in line for word in cell.split()} <= set(screen.getvalue().split())
+    assert max(map(len, screen.getvalue().splitlines())) <= 80
 
 
 def test_a_table_has_a_line_for_each_index_and_a_column_for_each_value_across() -> None:
