@@ -116,7 +116,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
 
 
 def first_screen(sections: Sequence[Section]) -> list[Section]:
-    """The sections in the order of a page: the verdict, then what has a picture and is not folded, then the others.
+    """The sections in the order of a page: the verdict, what is unfolded and has more than a table, then the others.
 
     A page on which nothing but the verdict would stand unfolded has its first group unfolded.
     """
@@ -124,7 +124,7 @@ def first_screen(sections: Sequence[Section]) -> list[Section]:
     others = [section for section in sections if section.title != VERDICT]
     if others and all(section.group for section in others):
         others = [replace(one, group="") if one.group == others[0].group else one for one in others]
-    others.sort(key=lambda section: not section.group and not (section.pictures or section.panel))
+    others.sort(key=lambda section: not section.group and not (section.pictures or section.panel or section.listing))
     return [*verdict, *others]
 
 
