@@ -22,8 +22,7 @@ from mdlm_cfg.reports.page import Section, render_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
-from mdlm_cfg.reports.tables import Table as ShownTable
-from mdlm_cfg.reports.tables import print_table
+from mdlm_cfg.reports.tables import Table as ShownTable, print_table
 from mdlm_cfg.studies.findings import (
     Bars,
     Block,
