@@ -20,12 +20,6 @@ CHUNK = 4096  # rows of a distance matrix at a time
 MAX_ANSWERS = 16_000  # partial states per call of a denoiser, times N
 
 
-def class_accuracy(predicted: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """The share of each class's images that are given their class: float64 (K,), NaN for a class without images."""
-    right = torch.bincount(classes[predicted == classes], minlength=num_classes).double()
-    return right / torch.bincount(classes, minlength=num_classes)
-
-
 def pixel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and unbiased covariance (D, D) of points (n, D), float64; the covariance of one point is 0."""
     x = x.double()

@@ -17,6 +17,7 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.progress import CountedSteps
+from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -97,6 +98,13 @@ def _drawn(draw: Draw, steps: int) -> Tensor:
 def samples_of(made: Made, pieces: Sequence[Piece]) -> Tensor:
     """The samples of the pieces of `draw_pieces`, (n, D) on the CPU."""
     return torch.cat([made[piece.key] for piece in pieces])
+
+
+def held_out_of(case: Case, k: int) -> Tensor:
+    """All test examples of a class in random order, since the first half of MNIST's is cleaner: integer (m, D)."""
+    x, labels = case.data.test_examples()
+    order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
+    return x[order][labels[order] == k]
 
 
 def as_images(case: Case, x: Tensor) -> np.ndarray:

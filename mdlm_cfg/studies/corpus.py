@@ -16,7 +16,7 @@ from mdlm_cfg.compare.images import bayes_classify
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of
-from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.seeds import generator_for
@@ -220,9 +220,7 @@ def _grams(case: Case, x: Tensor, n: int) -> Tensor:
 
 def held_out(case: Case, target_class: int) -> Tensor:
     """As many test sequences of a class as there are samples, where there are so many: int64 (n, D)."""
-    x, labels = case.data.test_examples()
-    order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
-    return x[order][labels[order] == target_class][: case.plan.num_samples].long()
+    return held_out_of(case, target_class)[: case.plan.num_samples].long()
 
 
 def _samples(case: Case, made: Made, guidance: Guidance, target_class: int) -> Tensor:

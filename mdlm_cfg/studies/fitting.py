@@ -54,6 +54,11 @@ class Part:
     masks: int
     generator: torch.Generator
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As functions of samples take them."""
+        return {"samples": self.x, **{name: getattr(self, name) for name in ("log_weights", "generator", "masks")}}
+
 
 def check_samples(case: Case, target_class: int, num_examples: int) -> None:
     """Raise UserError unless there is a class to aim at, and where there are samples alone, enough of them."""
@@ -116,23 +121,12 @@ def fitted_strengths(
 ) -> Calibration:
     """The calibrated strengths of a denoiser: exact on a small table, else by levels in groups from samples."""
     if is_exact(case):
-        denoiser = case.denoiser(who)
-        found = calibrated_strengths(case.target, w, target_class, denoiser)
+        found = calibrated_strengths(case.target, w, target_class, case.denoiser(who))
         return Calibration(tuple(found), (0.0,) * len(found))
     denoiser = case.denoisers[who]
     part = part_of(case, FIT, who, target_class, w, num_examples)
     groups = min(groups, denoiser.num_dims)
-    return calibrate(
-        denoiser,
-        target_class,
-        part.x,
-        part.log_weights,
-        part.generator,
-        masks=part.masks,
-        groups=groups,
-        centre=w,
-        spread=SPREAD,
-    )
+    return calibrate(denoiser, target_class, **part.arguments, groups=groups, centre=w, spread=SPREAD)
 
 
 def fitted_profile(
@@ -140,18 +134,9 @@ def fitted_profile(
 ) -> InformationProfile:
     """The information profile of a denoiser: exact on a small table, else from samples; guided unless w = 0."""
     if is_exact(case):
-        denoiser = case.denoiser(who)
-        return exact_information_profile(case.target, target_class, w, denoiser)
+        return exact_information_profile(case.target, target_class, w, case.denoiser(who))
     part = part_of(case, which, who, target_class, w, num_examples)
-    return information_profile(
-        case.denoisers[who],
-        target_class,
-        part.x,
-        part.log_weights,
-        part.generator,
-        masks=part.masks,
-        guided=w != 0,
-    )
+    return information_profile(case.denoisers[who], target_class, **part.arguments, guided=w != 0)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.smc import group_ess
-from mdlm_cfg.studies.common import STRENGTH, as_images
+from mdlm_cfg.studies.common import STRENGTH, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, held_out_of, judging
+from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, judging
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
-from mdlm_cfg.studies.common import as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.progress import share_shown
@@ -218,13 +218,6 @@ def _trained(data: Any) -> ImageClassifier:
 def held_out(case: Case) -> list[Tensor]:
     """As many test images of every class as there are samples, where there are so many: uint8 (n, D) each."""
     return [held_out_of(case, k)[: case.plan.num_samples] for k in case.classes]
-
-
-def held_out_of(case: Case, k: int) -> Tensor:
-    """All test images of a class in random order, since the first half of MNIST's is cleaner: uint8 (m, D)."""
-    x, labels = case.data.test_examples()
-    order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
-    return x[order][labels[order] == k]
 
 
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.by_state import StateError
 from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, SampledLedger, ledger_laws, ledger_of
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
@@ -236,7 +235,9 @@ def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluat
 def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
     """Where the network is wrong, by state and by level; nothing where nothing was learned."""
     states = [
-        StateRow(x.guidance, name_state(list(s.state), x.target.num_tokens), *_errors(s))
+        StateRow(
+            x.guidance, name_state(list(s.state), x.target.num_tokens), s.visits, s.kl_conditional, s.kl_unconditional
+        )
         for x in shared
         for s in x.states
     ]
@@ -251,10 +252,6 @@ def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
         Block("worst_states", states, "Where the network is most wrong", text, views=[listed], group=GROUP),
         Block("visited_kl", visits, "Error of the network by level", views=[by_level], group=GROUP),
     ]
-
-
-def _errors(state: StateError) -> tuple[float, float, float]:
-    return state.visits, state.kl_conditional, state.kl_unconditional
 
 
 def _own(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[LedgerRow]:

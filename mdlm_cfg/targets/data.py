@@ -86,30 +86,16 @@ class KnownData:
     grid_shape: tuple[int, ...] = ()
     num_test: int = 10_000
     example_kind: ExampleKind | None = field(default=None, init=False)
+    num_tokens: int = field(init=False)
+    num_classes: int = field(init=False)
+    class_names: tuple[str, ...] | None = field(init=False)
+    value_names: tuple[str, ...] | None = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.grid_shape:
             object.__setattr__(self, "grid_shape", (self.target.num_dims,))
-
-    @property
-    def num_tokens(self) -> int:
-        """N."""
-        return self.target.num_tokens
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.target.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Of the target."""
-        return self.target.class_names
-
-    @property
-    def value_names(self) -> tuple[str, ...] | None:
-        """Of the target."""
-        return self.target.value_names
+        for name in ("num_tokens", "num_classes", "class_names", "value_names"):
+            object.__setattr__(self, name, getattr(self.target, name))
 
     def test_examples(self) -> Labelled:
         """See `Data`."""

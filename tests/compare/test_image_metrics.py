@@ -11,7 +11,6 @@ from torch import Tensor
 from mdlm_cfg import FunctionDenoiser
 from mdlm_cfg.compare.images import (
     bayes_classify,
-    class_accuracy,
     class_nelbos,
     draw_counts,
     energy_distance,
@@ -79,13 +78,6 @@ def test_the_nearest_image_is_found_across_chunks(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(nearest_image(x, reference)[0], pixel_distance(x, reference).min(1).values)
     assert nearest_image(x[:1], x[:1].repeat(9, 1))[1].tolist() == [0]  # of equals, the first
     assert index.dtype == torch.int64  # what places are asked for by
-
-
-def test_accuracy_is_counted_per_class() -> None:
-    accuracy = class_accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 3)
-    assert accuracy[:2].tolist() == [0.5, 0.5]
-    assert accuracy[2].isnan()
-    assert class_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 0]), 1).tolist() == pytest.approx([2 / 3])
 
 
 def test_moments_are_those_of_the_sample_and_differences_relative() -> None:

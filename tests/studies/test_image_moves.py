@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError
 from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies.common import held_out_of
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.image_moves import HELD_OUT, ImageMoves, ImageSetRow, verdict_of
-from mdlm_cfg.studies.images import CLASSIFIER, held_out_of
+from mdlm_cfg.studies.images import CLASSIFIER
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 
