@@ -235,15 +235,14 @@ def samples_per_second(net: nn.Module, contest: Contest) -> float:
     return contest.num_samples / (time.process_time() - begun)
 
 
-def judged(entry: Entry, contest: Contest) -> dict[str, float]:
+def judged(entry: Entry, contest: Contest) -> dict[str, float | str]:
     """Everything that is measured of an entry, by name."""
     options = best_rate(entry, contest.trial)
     net, steps = train(entry, contest.seconds, **options)
     x, classes = entry.data.test_examples()
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "lr": math.nan,
-        **options,
+        "lr": options.get("lr", "its own"),
         "batch": entry.data.batch_size,
         "steps": steps,
         **likelihoods(net, entry.data, (x[:NUM_TEST], classes[:NUM_TEST]), NUM_DRAWS),
@@ -273,9 +272,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{contest.seconds:g} s of CPU time to train, {contest.trial:g} s for each learning rate tried\n")
     for k, entry in enumerate(entries(contest)):
         row = judged(entry, contest)
+        cells = [value if isinstance(value, str) else f"{value:.6g}" for value in row.values()]
         if k == 0:
             print(f"| | {' | '.join(row)} |\n|{'---|' * (1 + len(row))}")
-        print(f"| {entry.name} | {' | '.join(f'{value:.6g}' for value in row.values())} |", flush=True)
+        print(f"| {entry.name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
