@@ -77,7 +77,7 @@ class Contest:
 
 CONTESTS = {
     "toy_2d_overlap": Contest(("data=toy_2d_overlap",), 45, 15, 256, (64, 64, False), Sampler("first_hitting"), 2000),
-    "mnist": Contest(("experiment=mnist",), 120, 15, 32, (64, 32, True), Sampler("event_leaping", 64), 16),
+    "mnist": Contest(("experiment=mnist",), 60, 10, 32, (64, 32, True), Sampler("event_leaping", 64), 16),
 }
 
 
@@ -240,12 +240,13 @@ def judged(entry: Entry, contest: Contest) -> dict[str, float | str]:
     options = best_rate(entry, contest.trial)
     net, steps = train(entry, contest.seconds, **options)
     x, classes = entry.data.test_examples()
+    batch = x[:NUM_TEST].long(), classes[:NUM_TEST]
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "lr": options.get("lr", "its own"),
         "batch": entry.data.batch_size,
         "steps": steps,
-        **likelihoods(net, entry.data, (x[:NUM_TEST], classes[:NUM_TEST]), NUM_DRAWS),
+        **likelihoods(net, entry.data, batch, NUM_DRAWS),
         "samples/s": samples_per_second(net, contest),
     }
 

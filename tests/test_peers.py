@@ -128,6 +128,17 @@ def test_a_whole_comparison(
         assert numbers["samples/s"] > 0 and numbers["steps"] >= 1
 
 
+def test_images_of_bytes_are_judged_by_their_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = torch.zeros(9, 6, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64)
+    images = SimpleNamespace(batch_size=1, target=None, test_examples=lambda: examples)
+    uniform = Spy((N, 6, K), lambda tokens, classes: torch.full((*tokens.shape, N), -math.log(N)))
+    monkeypatch.setattr(peers, "train", lambda entry, seconds: (uniform, 1))
+    contest = replace(peers.CONTESTS["mnist"], num_samples=2, sampler=peers.Sampler("first_hitting"))
+    found = peers.judged(SimpleNamespace(data=images, rates=()), contest)  # type: ignore[arg-type]
+    assert found["NELBO"] == pytest.approx(6 * math.log(N), abs=1e-6)  # float32
+    assert found["+- NELBO"] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_best_rate_is_the_one_with_the_lowest_nelbo(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     nelbo = {1e-3: 3.0, 3e-3: 1.0, 1e-2: 2.0}
     monkeypatch.setattr(peers, "train", lambda entry, seconds, lr: (lr, 1))
