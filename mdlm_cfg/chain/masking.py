@@ -55,8 +55,8 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities with the rows of unmasked coordinates copied: 0 at the token, -inf elsewhere.
 
     Args:
-        log_probs: (B, D, N).
-        tokens: int64 (B, D), values 0..N with N the mask.
+        log_probs: (..., D, N).
+        tokens: int64 (..., D), values 0..N with N the mask.
     """
     n = log_probs.shape[-1]
     copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())

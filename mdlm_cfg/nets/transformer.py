@@ -41,6 +41,9 @@ class GridTransformer(nn.Module):
             which see what a patch is too coarse for; 0 for none (and otherwise the grid must have one or two axes).
         stem_depth: residual convolution blocks in the stem, and again in the head.
         class_head: whether it also answers log p(class | x_U), for classifier guidance (`class_log_probs`).
+        label_heads: whether the blocks see the partial state alone and a linear head for each label follows: for the
+            null class its logits, for a class what it adds to them, the log-ratio that guidance amplifies. One pass
+            then answers under every label (`every_label`). Not with a stem.
 
     Raises:
         UserError: an argument out of its range.
@@ -60,6 +63,7 @@ class GridTransformer(nn.Module):
         stem_channels: int = 0,
         stem_depth: int = 1,
         class_head: bool = False,
+        label_heads: bool = False,
     ) -> None:
         super().__init__()
         grid_shape = tuple(int(side) for side in grid_shape)
@@ -74,12 +78,15 @@ class GridTransformer(nn.Module):
             raise UserError(f"width {width} must be a multiple of num_heads {num_heads}")
         if mlp_ratio * width < 1:
             raise UserError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
+        if label_heads and stem_channels:
+            raise UserError("label_heads=true has no convolutions: use stem_channels=0, or label_heads=false")
 
         self.num_tokens = num_tokens
         self.num_classes = num_classes
         self.num_dims = math.prod(grid_shape)
         self.grid_shape = grid_shape
         self.patch = patch
+        self.label_heads = label_heads
 
         patch_dims = math.prod(patch)
         num_patches = self.num_dims // patch_dims
@@ -87,25 +94,43 @@ class GridTransformer(nn.Module):
         self.stem = ConvStem(num_tokens + 1, stem_channels, stem_depth, axes) if stem_channels else None
         self.patch_in = nn.Linear(patch_dims * (stem_channels or num_tokens + 1), width)
         self.positions = nn.Parameter(0.02 * torch.randn(num_patches, width))
-        self.classes = nn.Embedding(num_classes + 1, width)
+        self.classes = None if label_heads else nn.Embedding(num_classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.patch_out = nn.Linear(width, patch_dims * (stem_channels or num_tokens))
+        outputs = (num_classes + 1) * num_tokens if label_heads else stem_channels or num_tokens
+        self.patch_out = nn.Linear(width, patch_dims * outputs)
         self.head = ConvHead(stem_channels, num_tokens, stem_depth, axes) if stem_channels else None
         self.class_out = nn.Linear(width, num_classes) if class_head else None
-        nn.init.normal_(self.classes.weight, std=0.02)
+        if self.classes is not None:
+            nn.init.normal_(self.classes.weight, std=0.02)
 
     def forward(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """float32 log-probabilities (B, D, N), see `Denoiser`; `classes` None is the null class for all."""
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        one_hot = tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
-        h, pixels = self._features(one_hot, classes)
+        if self.classes is None:
+            return self.every_label(tokens)[torch.arange(len(tokens), device=tokens.device), classes]
+        h, pixels = self._features(self._one_hot(tokens), classes)
         logits = unpatchify(self.patch_out(h), self.grid_shape, self.patch)
         if self.head is not None:
             logits = self.head(logits + pixels)
         log_probs = logits.flatten(1, -2).float().log_softmax(-1)
         return copy_unmasked(log_probs, tokens)
+
+    def every_label(self, tokens: Tensor) -> Tensor:
+        """float32 log-probabilities under every label, the null class last, (B, K + 1, D, N).
+
+        Raises:
+            UserError: it has no label heads.
+        """
+        if self.classes is not None:
+            raise UserError("the network has no label heads: make it with label_heads=true")
+        h, _ = self._features(self._one_hot(tokens), None)
+        cells = unpatchify(self.patch_out(h), self.grid_shape, self.patch).flatten(1, -2)
+        every = cells.unflatten(2, (self.num_classes + 1, -1)).transpose(1, 2)
+        ratios, null = every.split([self.num_classes, 1], dim=1)
+        log_probs = torch.cat([null + ratios, null], dim=1).float().log_softmax(-1)
+        return copy_unmasked(log_probs, tokens[:, None])
 
     def class_log_probs(self, one_hot: Tensor) -> Tensor:
         """float32 log-probabilities (B, K) of the class, from the mean of the patches' features under no class.
@@ -122,12 +147,17 @@ class GridTransformer(nn.Module):
         h, _ = self._features(one_hot, classes)
         return self.class_out(h.mean(dim=1)).float().log_softmax(-1)
 
-    def _features(self, one_hot: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def _one_hot(self, tokens: Tensor) -> Tensor:
+        return tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
+
+    def _features(self, one_hot: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normalised features of the patches (B, patches, width), and the pixels or the stem's features of them."""
         pixels = one_hot.to(self.positions.dtype).unflatten(1, self.grid_shape)
         if self.stem is not None:
             pixels = self.stem(pixels)
-        h = self.patch_in(patchify(pixels, self.patch)) + self.positions + self.classes(classes)[:, None]
+        h = self.patch_in(patchify(pixels, self.patch)) + self.positions
+        if self.classes is not None:
+            h = h + self.classes(classes)[:, None]
         for block in self.blocks:
             h = block(h)
         return self.norm(h), pixels
@@ -150,10 +180,15 @@ class Block(nn.Module):
         _zero(self.mlp_out)
 
     def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.num_heads, -1))
-        mixed = attention(*qkv.permute(2, 0, 3, 1, 4))
-        h = h + self.attention_out(mixed.transpose(1, 2).flatten(-2))
+        h = h + self.attention_out(self._mixed(self.norm_attention(h)))
         return h + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(h))))
+
+    def _mixed(self, h: Tensor) -> Tensor:
+        """The values of the patches, mixed by attention; a patch that is alone attends to itself."""
+        if h.shape[1] == 1:
+            return F.linear(h, *(part.chunk(3)[2] for part in (self.qkv.weight, self.qkv.bias)))
+        qkv = self.qkv(h).unflatten(-1, (3, self.num_heads, -1))
+        return attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(-2)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

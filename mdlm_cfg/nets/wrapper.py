@@ -112,6 +112,27 @@ def has_class_head(net: object) -> bool:
     return callable(getattr(net, "class_log_probs", None)) and getattr(net, "class_out", True) is not None
 
 
+def has_label_heads(net: object) -> bool:
+    """Whether a network answers under every label in one pass: it then has `every_label`, as `GridTransformer`."""
+    return bool(getattr(net, "label_heads", False))
+
+
+def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None) -> Tensor:
+    """log p(x_i = v | x_U, z) under several labels of each partial state, (B, L, D, N); with gradients.
+
+    Args:
+        net: (tokens, classes) -> log-probs (B, D, N). With label heads it is asked once for each partial state.
+        tokens: int64 (B, D).
+        labels: int64 (B, L), the null class included; None is every label, for label heads only.
+    """
+    if not has_label_heads(net):
+        assert labels is not None
+        num = labels.shape[1]
+        return net(tokens.repeat(num, 1), labels.T.flatten()).unflatten(0, (num, -1)).transpose(0, 1)
+    every = cast(Callable[[Tensor], Tensor], net.every_label)(tokens)  # type: ignore[attr-defined]
+    return every if labels is None else every.take_along_dim(labels[:, :, None, None], dim=1)
+
+
 def check_network(net: object, name: str) -> None:
     """Raise UserError unless an object is a network that denoises, as far as one call of it can tell.
 

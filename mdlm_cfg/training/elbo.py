@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import comb
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.lattice import flat_index, points_at, strides
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
+from mdlm_cfg.nets.wrapper import has_label_heads, of_labels
 from mdlm_cfg.support.errors import UserError
 
-Net = Callable[[Tensor, Tensor], Tensor]
+Net = Callable[..., Tensor]  # (tokens, classes) -> log-probs
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def exactly(net: Net, device: torch.device) -> Iterator[Net]:
     enabled = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type)
 
-    def ask(tokens: Tensor, classes: Tensor) -> Tensor:
+    def ask(tokens: Tensor, classes: Tensor | None) -> Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=enabled):
             log_probs = net(tokens, classes)
         return log_probs if log_probs.dtype == torch.float64 else log_probs.float()
@@ -141,90 +143,138 @@ def paired_nelbo(
 ) -> tuple[Tensor, Tensor]:
     """`nelbo` with the class and without it, on the same masks: conditional and null, (B,) each, in nats."""
     tokens, counts = masked(x, mask_id, generator)
-    with exactly(net, x.device) as ask:
-        both = ask(tokens.repeat(2, 1), torch.cat([classes, torch.full_like(classes, null_class)])).chunk(2)
+    with exactly(partial(of_labels, net), x.device) as ask:
+        both = ask(tokens, torch.stack([classes, torch.full_like(classes, null_class)], dim=1)).unbind(1)
         conditional, null = (weighted_cross_entropy(log_probs, x, tokens, counts) for log_probs in both)
     return conditional, null
 
 
-def pooled_nelbo(
-    net: Net,
-    x: Tensor,
-    classes: Tensor,
-    mask_id: int,
-    null_class: int,
-    rows: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """`nelbo` with the class and without it, on the same masks, each with the whole batch for its target.
+class Pool(NamedTuple):
+    """The different points of a batch.
 
-    Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
-    batch that agree with the partial state: putting that distribution in place of the one value of the point that was
-    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell). The target depends on the
-    partial state and the label alone, so the points that are masked may be chosen by any rule
-    (`mdlm_cfg.training.tilting`): the exact conditionals still have the least expectation.
-
-    Args:
-        net: (tokens, classes) -> log-probs (B, D, N).
-        x: clean data, int64 (B, D); many points that are few different ones, or nothing is gained.
-        classes: int64 (B,), values 0..K-1.
-        mask_id: N. null_class: K.
-        rows: the points that are masked, int64 (R,).
-        smoothing: of the targets (`smoothed_targets`).
-
-    Returns:
-        conditional and null, (R,) each, in nats per sample: draws of the NELBO where the rows are a random sample.
+    Attributes:
+        points: int64 (S, D). On a CPU S is their number; elsewhere to know it is to wait for the device, and S is that
+            of the batch, the rest counted 0 times.
+        counts: how many of each class are at a point, float64 (K, S).
+        num_tokens: N.
     """
-    x_own = x[rows]
-    own = classes[rows]
-    tokens, counts = masked(x_own, mask_id, generator)
-    labels = torch.cat([own, torch.full_like(own, null_class)])
-    tokens = tokens.repeat(2, 1)
-    with exactly(net, x.device) as ask:
-        targets = pooled_conditionals(tokens, labels, x, classes, mask_id, null_class)
-        if smoothing:
-            with_class, without = targets.chunk(2)
-            targets = torch.cat(smoothed_targets(with_class, without, smoothing))
-        cost = cross_entropy_of(targets * (tokens == mask_id)[..., None], ask(tokens, labels))
-        conditional, null = (cost * (x.shape[1] / counts.repeat(2).to(cost))).chunk(2)
-    return conditional, null
+
+    points: Tensor
+    counts: Tensor
+    num_tokens: int
 
 
-def cross_entropy_of(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """-sum q log p over the last two axes, (B,) from (B, D, N) each: 0 where q is 0, also where log p is -inf."""
-    live = targets > 0
-    return -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).sum(dim=(1, 2))
-
-
-def pooled_conditionals(
-    tokens: Tensor, labels: Tensor, x: Tensor, classes: Tensor, num_tokens: int, null_class: int
-) -> Tensor:
-    """p(x_i = v | x_U, z) among the points of a batch, float32 (R, D, N); NaN where none agrees.
-
-    Args:
-        tokens: partial states, int64 (R, D). labels: z, int64 (R,), the null class included.
-        x: the batch, int64 (B, D), and its classes, int64 (B,).
+def pool_of(x: Tensor, classes: Tensor, num_tokens: int, num_classes: int) -> Pool:
+    """The pool of a batch x, int64 (B, D), of classes int64 (B,).
 
     Raises:
         UserError: more states than an int64 can number.
     """
     n = num_tokens
     d = x.shape[1]
-    if null_class * n**d >= 2**63:
+    if n**d >= 2**63:
         raise UserError(f"N^D = {n}^{d} states are too many to pool a batch by; use objective=sampled")
-    with torch.autocast(x.device.type, enabled=False):
-        cells = classes * n**d + flat_index(x, n)
-        counts = torch.ones_like(cells)
-        if x.device.type == "cpu":  # the different points alone: elsewhere to count them is to wait for the device
-            cells, counts = torch.unique(cells, return_counts=True)
-        values = one_hot_of(points_at(cells, n, d), n).flatten(1)  # (S, D * N), of the S points
-        known = one_hot_of(tokens, n).flatten(1)
-        agree = known @ values.T == (tokens != n).sum(dim=1, keepdim=True)
-        agree &= (labels[:, None] == cells // n**d) | (labels == null_class)[:, None]
-        found = ((agree * counts.float()) @ values).unflatten(1, (d, n))  # whole numbers: float32 is exact
-        return found / found.sum(dim=2, keepdim=True)
+    states, order = flat_index(x, n).sort()
+    place = states.diff(prepend=states[:1]).ne(0).cumsum(0)
+    num = int(place[-1]) + 1 if x.device.type == "cpu" else len(x)
+    cells = classes[order] * num + place
+    counts = torch.zeros(num_classes * num, dtype=exact_dtype(x.device), device=x.device)
+    counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
+    points = points_at(states.new_zeros(num).scatter_(0, place, states), n, d)
+    return Pool(points, counts.unflatten(0, (num_classes, num)), n)
+
+
+def pooled_nelbo(
+    net: Net,
+    pool: Pool,
+    num_rows: int,
+    generator: torch.Generator | None = None,
+    *,
+    visits: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> list[tuple[Tensor, Tensor]]:
+    """Draws of the NELBO with the class and without it, with the whole batch for targets.
+
+    Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
+    batch that agree with the partial state: putting that distribution in place of the one value of the point that was
+    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell). The target depends on the
+    partial state and the label alone, so the points that are masked may be chosen by any rule
+    (`mdlm_cfg.training.tilting`): the exact conditionals still have the least expectation. Where the network has label
+    heads, the label is averaged likewise: every class counts by its share among the visits that agree.
+
+    Args:
+        net: (tokens, classes) -> log-probs (B, D, N), with or without label heads.
+        pool: of the batch; few different points, or nothing is gained.
+        num_rows: R, partial states.
+        visits: how often each point of each class is masked, (K, S), with the sum of `pool.counts`, and 0 where they
+            are; None: as often as it is in the batch.
+        smoothing: of the targets (`smoothed_targets`).
+
+    Returns:
+        conditional and null, (R,) each in nats per sample, under the visits and under the batch itself: draws whose
+        means are the expected NELBOs.
+    """
+    visits = pool.counts if visits is None else visits
+    k = len(visits)
+    cells = stratified_draws(visits.T.flatten(), num_rows, generator)
+    tokens, num_masked = masked(pool.points[cells // k], pool.num_tokens, generator)
+    with exactly(partial(of_labels, net), tokens.device) as ask:
+        agree = agreement(tokens, pool)
+        targets = pooled_conditionals(agree, pool)
+        targets = torch.cat(smoothed_targets(targets[:, :k], targets[:, k:], smoothing), dim=1)
+        laws = [agree.to(visits.dtype) @ law.T for law in (visits, pool.counts)]  # (R, K)
+        null_shares = [law.sum(dim=1) / laws[0].sum(dim=1) for law in laws]
+        labels = None
+        if not has_label_heads(net):
+            own = (cells % k)[:, None]
+            labels = torch.cat([own, torch.full_like(own, k)], dim=1)
+            targets = targets.take_along_dim(labels[:, :, None, None], dim=1)
+            laws = [law.gather(1, own) for law in laws]
+        shares = [law / laws[0].sum(dim=1, keepdim=True) for law in laws]
+        is_masked = (tokens == pool.num_tokens)[:, None, :, None]
+        costs = cross_entropy_of(targets * is_masked, ask(tokens, labels)) * (tokens.shape[1] / num_masked)[:, None]
+    return [((costs[:, :-1] * s).sum(dim=1), costs[:, -1] * null) for s, null in zip(shares, null_shares)]
+
+
+def stratified_draws(weights: Tensor, num: int, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers of cells, int64 (num,): each as often as its weight (C,) says, up to rounding, in ascending order."""
+    uniform = torch.rand(num, generator=generator, dtype=weights.dtype, device=weights.device)
+    ends = weights.cumsum(0)
+    places = (torch.arange(num, device=weights.device) + uniform) / num * ends[-1]
+    return torch.searchsorted(ends, places, right=True).clamp_(max=len(ends) - 1)  # never a cell of weight 0
+
+
+def agreement(tokens: Tensor, pool: Pool) -> Tensor:
+    """1 where a point of the pool has what is unmasked in a partial state, float32 (R, S), from int64 (R, D)."""
+    known = one_hot_of(tokens, pool.num_tokens).flatten(1)
+    values = one_hot_of(pool.points, pool.num_tokens).flatten(1)
+    return (known @ values.T == known.sum(dim=1, keepdim=True)).float()
+
+
+def pooled_conditionals(agree: Tensor, pool: Pool) -> Tensor:
+    """p(x_i = v | x_U, z) among the points of a batch, the null class last, float32 (R, K + 1, D, N).
+
+    It is 0 where no point of the class agrees. Under autocast it is not exact: `exactly`.
+
+    Args:
+        agree: `agreement` of partial states with the pool, (R, S).
+    """
+    values = one_hot_of(pool.points, pool.num_tokens)  # (S, D, N)
+    weighted = pool.counts.T.float()[:, :, None, None] * values[:, None]
+    found = (agree @ weighted.flatten(1)).unflatten(1, weighted.shape[1:])  # whole numbers: float32 is exact
+    found = torch.cat([found, found.sum(dim=1, keepdim=True)], dim=1)
+    return found / found.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def cross_entropy_of(targets: Tensor, log_probs: Tensor) -> Tensor:
+    """-sum q log p over the last two axes, (...) from (..., D, N) each: 0 where q is 0, also where log p is -inf."""
+    live = targets > 0
+    return -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).sum(dim=(-2, -1))
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64, but for a device that does not have it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def one_hot_of(tokens: Tensor, num_tokens: int) -> Tensor:
@@ -247,7 +297,7 @@ class AveragedObjective:
     def __init__(self, num_tokens: int, num_dims: int, num_classes: int, device: torch.device | str = "cpu") -> None:
         n, d, k = self.num_tokens, self.num_dims, self.num_classes = num_tokens, num_dims, num_classes
         device = torch.device(device)
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # which that device does not have
+        self.dtype = exact_dtype(device)
         states = torch.arange((n + 1) ** d)
         tokens = points_at(states, n + 1, d)
         is_masked = tokens == n
@@ -262,6 +312,7 @@ class AveragedObjective:
         self.states = states.to(device)
         self.children = children.to(device)
         self.weights = weights.to(self.dtype).to(device)[..., None]
+        self.shares = self.weights.sum(dim=(1, 2)).repeat(k + 1)  # of the pairs of a label and a partial state
         self.tokens = tokens.repeat(k + 1, 1).to(device)  # (L, D), of all pairs of a label and a partial state
         self.classes = torch.arange(k + 1).repeat_interleave(len(tokens)).to(device)
         self.num_evaluations = len(self.tokens)
@@ -286,7 +337,15 @@ class AveragedObjective:
         ((conditional, null),) = self.under(net, histogram, [histogram])
         return conditional, null
 
-    def under(self, net: Net, histogram: Tensor, visited: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def under(
+        self,
+        net: Net,
+        histogram: Tensor,
+        visited: Sequence[Tensor],
+        smoothing: float = 0.0,
+        most: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
         """The expected cross entropy where partial states are those of other distributions than the targets are.
 
         It is smallest for the conditionals of `histogram`, whatever is visited; where that is the histogram itself it
@@ -296,24 +355,33 @@ class AveragedObjective:
             net: (tokens, classes) -> log-probs (B, D, N).
             histogram: float64 (K, N, ..., N), whose conditionals are the targets.
             visited: of the same shape, each 0 where the histogram is.
+            smoothing: share of the uniform distribution in the targets (`smoothed`).
+            most: pairs of a partial state and a label; where there are more, as many are drawn, by their weights in the
+                mean of `visited`, and the results have the same expectation. None: no limit.
+            generator: of these draws.
 
         Returns:
             (conditional, null) in nats, for each of `visited`.
         """
-        with exactly(net, histogram.device) as ask:
+        with exactly(partial(of_labels, net), histogram.device) as ask:
             shares = labelled_marginals(histogram.to(self.dtype))
             weights = torch.stack([labelled_marginals(law.to(self.dtype))[:, self.states] for law in visited])
-            given = shares[:, self.states]
-            likely = given > 0
-            targets = shares[:, self.children] / torch.where(likely, given, 1.0)[..., None, None] * self.weights
-            targets = targets.flatten(0, 1)  # (L, D, N)
             weights = weights.flatten(1)
-            tokens = self.tokens
-            classes = self.classes
-            if histogram.device.type == "cpu":  # a pair without probability has no weight
-                rows = likely.flatten().nonzero().squeeze(1)
-                targets, weights, tokens, classes = targets[rows], weights[:, rows], tokens[rows], classes[rows]
-            cost = weights * cross_entropy_of(targets, ask(tokens, classes))
+            given = shares[:, self.states].flatten()
+            rows = torch.arange(len(given), device=given.device)
+            if most is not None and len(given) > most:
+                chances = (weights * self.shares).mean(dim=0)
+                rows = stratified_draws(chances, most, generator)
+                weights = weights * (chances.sum() / (most * chances))
+            elif given.device.type == "cpu":  # a pair without probability has no weight
+                rows = given.nonzero().squeeze(1)
+            tokens = self.tokens[rows]
+            classes = self.classes[rows]
+            states = rows % len(self.states)
+            likely = torch.where(given > 0, given, 1.0)[rows, None, None]
+            targets = shares[classes[:, None, None], self.children[states]] / likely * self.weights[states]
+            log_probs = smoothed(ask(tokens, classes[:, None])[:, 0], tokens, smoothing)
+            cost = weights[:, rows] * cross_entropy_of(targets, log_probs)
             is_null = classes == self.num_classes
             conditional = cost.masked_fill(is_null, 0.0).sum(dim=1)
             null = cost.masked_fill(~is_null, 0.0).sum(dim=1)

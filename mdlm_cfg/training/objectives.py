@@ -20,10 +20,11 @@ from mdlm_cfg.training.elbo import (
     drop_labels,
     nelbo,
     paired_nelbo,
+    pool_of,
     pooled_nelbo,
     smoothed,
 )
-from mdlm_cfg.training.tilting import check_tilts, tilted, tilted_rows
+from mdlm_cfg.training.tilting import check_tilts, tilted
 
 MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective
 
@@ -99,16 +100,23 @@ class Averaged(Objective):
     Args:
         label_dropout, label_smoothing: see `Objective`.
         tilts: f of the classes whose partial states are trained on (`mdlm_cfg.training.tilting`); [0] is the NELBO.
+        rows: most pairs of a partial state and a label in a step; where there are more, as many are drawn by their
+            weights, and the loss is an unbiased estimate. None: no limit.
 
     Raises:
-        UserError: a tilt out of its range.
+        UserError: a tilt out of its range, or rows < 1.
     """
 
     def __init__(
-        self, label_dropout: float = 0.33, label_smoothing: float = 0.0, tilts: Sequence[float] = (0.0,)
+        self,
+        label_dropout: float = 0.33,
+        label_smoothing: float = 0.0,
+        tilts: Sequence[float] = (0.0,),
+        rows: int | None = None,
     ) -> None:
         super().__init__(label_dropout, label_smoothing)
         self.tilts = check_tilts(tilts)
+        self.rows = None if rows is None else check_rows(rows)
 
     def prepare(self, net: nn.Module) -> None:
         """Refuse more than `MAX_EVALUATIONS` evaluations of the network a step."""
@@ -125,12 +133,12 @@ class Averaged(Objective):
         return 0
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
-        """See `Objective.loss`; nothing is drawn."""
+        """See `Objective.loss`; nothing is drawn up to `rows`."""
         averaged = averaged_objective(*_shape(net), x.device)
         histogram = averaged.histogram(x, classes)
-        visited = [histogram] if self.tilts == (0.0,) else [histogram, tilted(histogram, self.tilts)]
-        found = averaged.under(self.smooth(net), histogram, visited)
-        return self.weigh(*found[0]) | {"loss": self.weigh(*found[-1])["loss"]}
+        visited = [histogram] if self.tilts == (0.0,) else [tilted(histogram, self.tilts), histogram]
+        found = averaged.under(net, histogram, visited, self.label_smoothing, self.rows, generator)
+        return self.weigh(*found[-1]) | {"loss": self.weigh(*found[0])["loss"]}
 
 
 class Pooled(Objective):
@@ -138,8 +146,8 @@ class Pooled(Objective):
 
     Args:
         label_dropout: see `Objective`. label_smoothing: see `smoothed_targets`.
-        rows: data points masked at a step; the batch should be much larger.
-        tilts: f of the classes that they are drawn from, equally many of each (`mdlm_cfg.training.tilting`). Tilts and
+        rows: partial states of a step; the batch should be much larger.
+        tilts: f of the classes that they are those of, equally many of each (`mdlm_cfg.training.tilting`). Tilts and
             targets are of one batch, whose sampling error biases what is learned if f > 0; a batch that holds
             all data once, as that of experiment=tiny_mnist, has none.
 
@@ -156,9 +164,7 @@ class Pooled(Objective):
     ) -> None:
         super().__init__(label_dropout, label_smoothing)
         self.tilts = check_tilts(tilts)
-        if rows < 1:
-            raise UserError(f"objective.rows = {rows} must be at least 1")
-        self.rows = rows
+        self.rows = check_rows(rows)
 
     def num_rows(self, batch_size: int) -> int:
         """See `Objective.num_rows`."""
@@ -167,12 +173,12 @@ class Pooled(Objective):
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
         """See `Objective.loss`."""
         n, _, k = _shape(net)
-        rows, num_plain = tilted_rows(x, classes, n, k, self.tilts, min(self.rows, len(x)), generator)
-        conditional, null = pooled_nelbo(net, x, classes, n, k, rows, generator, smoothing=self.label_smoothing)
-        losses = {"loss": self.weigh(conditional.mean(), null.mean())["loss"]}
-        if num_plain:  # of a random sample of the batch
-            losses = self.weigh(conditional[:num_plain].mean(), null[:num_plain].mean()) | losses
-        return losses
+        pool = pool_of(x, classes, n, k)
+        visits = tilted(pool.counts, self.tilts)
+        rows = min(self.rows, len(x))
+        drawn = pooled_nelbo(net, pool, rows, generator, visits=visits, smoothing=self.label_smoothing)
+        chosen, plain = ((conditional.mean(), null.mean()) for conditional, null in drawn)
+        return self.weigh(*plain) | {"loss": self.weigh(*chosen)["loss"]}
 
 
 class Sampled(Objective):
@@ -242,6 +248,13 @@ class Classifying(Sampled):
         losses = super().loss(net, x, classes, generator)
         cost = class_cross_entropy(net.class_log_probs, x, classes, _shape(net)[0], generator).mean()  # type: ignore[arg-type]
         return losses | {"loss": losses["loss"] + self.class_weight * cost, "class": cost}
+
+
+def check_rows(rows: int) -> int:
+    """The rows of a step; raises UserError below 1."""
+    if rows < 1:
+        raise UserError(f"objective.rows = {rows} must be at least 1")
+    return rows
 
 
 def _shape(net: nn.Module) -> tuple[int, int, int]:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.lattice import flat_index
 from mdlm_cfg.chain.rules import geometric_mean
 from mdlm_cfg.support.errors import UserError
 
@@ -43,7 +42,7 @@ def tilted(joint: Tensor, tilts: Sequence[float]) -> Tensor:
     """The mean over tilts f of p(z) p_f(x | z).
 
     Args:
-        joint: p(z) p(x | z), (K, N, ..., N).
+        joint: p(z) p(x | z), or a multiple of it, (K, N, ..., N) or (K, S) at some points.
 
     Returns:
         of the same shape and the same class weights.
@@ -57,61 +56,3 @@ def tilted(joint: Tensor, tilts: Sequence[float]) -> Tensor:
         log_tilted = geometric_mean(log_joint, torch.where(possible, log_all, 0.0), tilt)
         total += (log_tilted - log_tilted.logsumexp(dim=1, keepdim=True)).masked_fill(~possible, -math.inf).exp()
     return (total * (weights / len(tilts))).reshape(joint.shape)
-
-
-def tilted_rows(
-    x: Tensor,
-    classes: Tensor,
-    num_tokens: int,
-    num_classes: int,
-    tilts: Sequence[float],
-    num_rows: int,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, int]:
-    """Points of a batch whose partial states are trained on: as many for each tilt, and p is the batch's distribution.
-
-    Args:
-        x: a batch in random order, int64 (B, D). classes: int64 (B,).
-        num_tokens, num_classes: N, K.
-        tilts: f. num_rows: R, at most B.
-        generator: on the device of `x`.
-
-    Returns:
-        int64 (R,), and how many of the first ones are for f = 0: those are the batch's first points. The others are
-        independent draws.
-    """
-    num_plain = round(num_rows * tilts.count(0) / len(tilts))
-    plain = torch.arange(num_plain, device=x.device)
-    if num_plain == num_rows:
-        return plain, num_plain
-    points = flat_index(x, num_tokens)
-    pairs = classes * num_tokens ** x.shape[1] + points
-    weights = tilted_weights(points, pairs, classes, num_classes, [tilt for tilt in tilts if tilt > 0])
-    drawn = weights.multinomial(num_rows - num_plain, replacement=True, generator=generator)
-    return torch.cat([plain, drawn]), num_plain
-
-
-def tilted_weights(points: Tensor, pairs: Tensor, classes: Tensor, num_classes: int, tilts: Sequence[float]) -> Tensor:
-    """How often each point of a batch comes under tilts, float64 (B,): 1 for f = 0; those of a class sum to its size.
-
-    Args:
-        points: numbers of x, int64 (B,). pairs: of (x, z). classes: z, values 0..num_classes-1.
-        tilts: f; the mean over them is taken.
-    """
-    sizes = occurrences(classes)
-    ratios = len(points) * occurrences(pairs) / (sizes.double() * occurrences(points))
-    total = torch.zeros_like(ratios)
-    for tilt in tilts:
-        raised = ratios**tilt
-        sums = ratios.new_zeros(num_classes).scatter_add_(0, classes, raised)
-        total += raised * sizes / sums[classes]
-    return total / len(tilts)
-
-
-def occurrences(values: Tensor) -> Tensor:
-    """How many of the values (B,) are equal to each, int64 (B,)."""
-    if values.device.type == "cpu":  # elsewhere to count the different values is to wait for the device
-        _, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
-        return counts[places]
-    ordered = values.sort().values
-    return torch.searchsorted(ordered, values, right=True) - torch.searchsorted(ordered, values)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.training import objectives
-from mdlm_cfg.training.elbo import averaged_objective, nelbo, paired_nelbo, pooled_nelbo
+from mdlm_cfg.training.elbo import averaged_objective, nelbo, paired_nelbo, pool_of, pooled_nelbo
 from mdlm_cfg.training.objectives import Classifying, Objective
 from mdlm_cfg.verify.checks import Check, difference, z_value
 from mdlm_cfg.verify.oracle import tables
@@ -112,7 +112,7 @@ def estimator_checks(seed: int, repeats: int) -> list[Check]:
         return paired_nelbo(net, x, classes, N, K, g)
 
     def pooled(x: Tensor, classes: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        return pooled_nelbo(net, x, classes, N, K, torch.arange(BATCH // 2), g)
+        return pooled_nelbo(net, pool_of(x, classes, N, K), BATCH // 2, g)[1]
 
     found: list[Check] = []
     for name, estimate in (("nelbo", unpaired), ("paired_nelbo", paired), ("pooled_nelbo", pooled)):

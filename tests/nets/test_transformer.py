@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mdlm_cfg.chain.masking import copy_unmasked, mask_uniform, stratified_counts
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.nets.transformer import attention, patchify, unpatchify
+from mdlm_cfg.nets.wrapper import of_labels
 
 K = 3
 NETS = {
@@ -36,6 +37,15 @@ NETS = {
         "width": 16,
         "depth": 1,
         "num_heads": 2,
+    },
+    "label heads": {
+        "num_tokens": 3,
+        "grid_shape": (6,),
+        "patch_size": 2,
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "label_heads": True,
     },
     "image": {
         "num_tokens": 2,
@@ -129,6 +139,19 @@ def test_class_changes_the_output_and_none_is_the_null_class(net: GridTransforme
     assert torch.equal(net(tokens, None), of_class[K])
 
 
+def test_several_labels_at_once_are_those_one_by_one(net: GridTransformer) -> None:
+    _, tokens, classes = states(net)
+    labels = torch.stack([classes, torch.full_like(classes, K)], dim=1)
+    found = of_labels(net, tokens, labels)
+    for place, asked in enumerate(labels.T):
+        torch.testing.assert_close(found[:, place], net(tokens, asked))
+    if net.label_heads:
+        assert torch.equal(net.every_label(tokens)[:, K], net(tokens, None))
+    else:
+        with pytest.raises(ValueError, match="label_heads"):
+            net.every_label(tokens)
+
+
 def test_every_unmasked_coordinate_is_seen_from_every_masked_one(net: GridTransformer) -> None:
     empty = torch.full((1, net.num_dims), net.num_tokens)
     base = net(empty, None)
@@ -195,6 +218,7 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"depth": -1}, "depth must be at least 0, not -1"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
         ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, "one or two axes"),
+        ({"stem_channels": 4, "label_heads": True}, "label_heads=true"),
     ],
 )
 def test_bad_arguments_are_named(changed: dict, message: str) -> None:

@@ -21,16 +21,19 @@ from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.posterior import TablePosterior
 from mdlm_cfg.training.elbo import (
     AveragedObjective,
+    agreement,
     all_marginals,
     class_cross_entropy,
     drop_labels,
     exactly,
     nelbo,
     paired_nelbo,
+    pool_of,
     pooled_conditionals,
     pooled_nelbo,
     smoothed,
     smoothed_targets,
+    stratified_draws,
 )
 from mdlm_cfg.training.objectives import Averaged, Classifying, Objective, Pooled, Sampled
 
@@ -97,8 +100,11 @@ def test_pooled_conditionals_of_a_batch_are_those_of_its_histogram():
     batch = TableMixture(shares / weights.reshape(-1, 1, 1, 1), weights).denoiser()
     tokens = mask_uniform(x, stratified_counts(len(x), 3, torch.Generator().manual_seed(3)), 3)
     masked = tokens == 3
+    pool = pool_of(x, classes, 3, 2)
+    assert int(pool.counts.sum()) == 500 and len(pool.points) == len(pool.points.unique(dim=0)) < 28
+    every = pooled_conditionals(agreement(tokens, pool), pool)
     for labels in (classes, torch.full_like(classes, 2)):
-        found = pooled_conditionals(tokens, labels, x, classes, 3, 2)
+        found = every[torch.arange(500), labels]
         expected = batch(tokens, labels).exp()
         assert torch.allclose(found[masked].double(), expected[masked], atol=1e-6)
         known = found[~masked]  # the value itself, with certainty
@@ -113,7 +119,7 @@ def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_sampl
     averaged = AveragedObjective(3, 3, 2)
     draws = torch.stack(
         [
-            torch.stack([v.mean() for v in pooled_nelbo(net, x, classes, 3, 2, torch.arange(1000), generator)])
+            torch.stack([v.mean() for v in pooled_nelbo(net, pool_of(x, classes, 3, 2), 1000, generator)[1]])
             for _ in range(200)
         ]
     )
@@ -123,17 +129,10 @@ def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_sampl
     assert float(draws[:, 0].std()) < 0.7 * float(plain.std())
 
 
-def test_rows_are_the_first_points_of_a_pooled_batch():
-    target = random_target(3, 2, seed=7)
-    x, classes = target.sample(64, torch.Generator().manual_seed(0))
-    conditional, null = pooled_nelbo(target.denoiser(), x, classes, 3, 2, torch.arange(5))
-    assert conditional.shape == null.shape == (5,)
-
-
 def test_too_many_states_to_pool_are_refused():
     x = torch.zeros(2, 784, dtype=torch.int64)
     with pytest.raises(ValueError, match="use objective=sampled"):
-        pooled_conditionals(x, torch.zeros(2), x, torch.zeros(2), 2, 10)
+        pool_of(x, torch.zeros(2, dtype=torch.int64), 2, 10)
 
 
 def test_smoothing_is_cross_entropy_with_smoothed_targets():
@@ -170,16 +169,18 @@ def test_pooled_targets_are_smoothed(share):
     def net(tokens, labels):
         return logits[labels].log_softmax(-1)
 
-    rows = torch.arange(50)
-    found = pooled_nelbo(net, x, classes, 3, 2, rows, torch.Generator().manual_seed(2), smoothing=share)
-    counts = stratified_counts(50, 2, generator := torch.Generator().manual_seed(2))
-    tokens = mask_uniform(x[:50], counts, 3, generator)
+    pool = pool_of(x, classes, 3, 2)
+    found = pooled_nelbo(net, pool, 50, torch.Generator().manual_seed(2), smoothing=share)[0]
+    cells = stratified_draws(pool.counts.T.flatten(), 50, generator := torch.Generator().manual_seed(2))
+    own = cells % 2
+    counts = stratified_counts(50, 2, generator)
+    tokens = mask_uniform(pool.points[cells // 2], counts, 3, generator)
     batch = AveragedObjective(3, 2, 2).histogram(x, classes)
     weights = batch.flatten(1).sum(dim=1)
     exact = TableMixture(batch / weights.reshape(-1, 1, 1), weights).denoiser()
     null = (1 - share) * exact(tokens, None).exp() + share / 3
-    conditional = (1 - share) * exact(tokens, classes[:50]).exp() + share * null
-    for labels, targets, costs in zip((classes[:50], torch.full((50,), 2)), (conditional, null), found):
+    conditional = (1 - share) * exact(tokens, own).exp() + share * null
+    for labels, targets, costs in zip((own, torch.full((50,), 2)), (conditional, null), found):
         each = -(targets * net(tokens, labels)).sum(-1)
         expected = torch.where(tokens == 3, each, 0.0).sum(dim=1) * 2 / counts
         assert torch.allclose(costs, expected, atol=1e-5)
@@ -251,7 +252,7 @@ def test_rows_of_unmasked_coordinates_do_not_count():
         log_probs = copied(tokens, classes)
         return torch.where((tokens == 3)[..., None], log_probs, -math.log(3.0))
 
-    for loss in (nelbo, lambda *a: pooled_nelbo(*a[:3], 3, 2, torch.arange(64), a[4])[0]):
+    for loss in (nelbo, lambda *a: pooled_nelbo(a[0], pool_of(*a[1:3], 3, 2), 64, a[4])[0][0]):
         first, second = (loss(net, x, classes, 3, torch.Generator().manual_seed(1)) for net in (copied, uncopied))
         assert torch.allclose(first, second)
 
@@ -263,11 +264,12 @@ def test_pooled_targets_are_exact_under_autocast():
     target = toys.toy_5d_hypercube()
     x, classes = target.sample(4096, torch.Generator().manual_seed(0))
     tokens = mask_uniform(x[:256], stratified_counts(256, 5, torch.Generator().manual_seed(1)), 5)
-    expected = pooled_conditionals(tokens, classes[:256], x, classes, 5, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = pooled_conditionals(tokens, classes[:256], x, classes, 5, 2)
+    pool = pool_of(x, classes, 5, 2)
+    expected = pooled_conditionals(agreement(tokens, pool), pool)
+    with torch.autocast("cpu", torch.bfloat16), exactly(lambda *a: None, tokens.device):
+        found = pooled_conditionals(agreement(tokens, pool), pool)
     assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-6
-    assert (found.double().sum(dim=2) - 1).abs().max() < 1e-6
+    assert (found[:, 2].double().sum(dim=2) - 1).abs().max() < 1e-6
 
 
 class Rounded(torch.nn.Module):

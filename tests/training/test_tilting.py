@@ -10,9 +10,9 @@ from helpers import random_target
 
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.elbo import AveragedObjective, pooled_nelbo
+from mdlm_cfg.training.elbo import AveragedObjective, pool_of, pooled_nelbo, stratified_draws
 from mdlm_cfg.training.objectives import Averaged, Pooled
-from mdlm_cfg.training.tilting import check_tilts, occurrences, tilted, tilted_rows, tilted_weights
+from mdlm_cfg.training.tilting import check_tilts, tilted
 
 TILTS = (0.0, 1.0, 3.0)
 
@@ -34,6 +34,18 @@ class Table(torch.nn.Module):
 
     def forward(self, tokens, classes):
         return self.logits[(classes, *tokens.T)].log_softmax(-1)
+
+
+class Heads(Table):
+    """The same with label heads: asked once for each partial state."""
+
+    label_heads = True
+
+    def every_label(self, tokens):
+        return self.logits[(slice(None), *tokens.T)].log_softmax(-1).transpose(0, 1)
+
+    def forward(self, tokens, classes):
+        raise AssertionError("it is asked under every label at once")
 
 
 def exact_table(target) -> Table:
@@ -64,40 +76,23 @@ def test_several_tilts_are_averaged_and_a_class_without_weight_has_none():
     assert bool((parts[:, 1] == 0).all()) and bool(parts.isfinite().all())
 
 
-def test_weights_of_points_are_those_of_the_tilted_histogram():
+def test_a_pool_and_its_tilts_are_those_of_the_histogram():
     target = random_target(3, 2, k=2, seed=3, zeros=0.3)
     x, classes = target.sample(400, torch.Generator().manual_seed(0))
-    points = x[:, 0] * 3 + x[:, 1]
-    weights = tilted_weights(points, classes * 9 + points, classes, 2, TILTS)
-    found = torch.zeros(18, dtype=torch.float64).index_add_(0, classes * 9 + points, weights).reshape(2, 3, 3)
-    expected = tilted(AveragedObjective(3, 2, 2).histogram(x, classes), TILTS)
-    assert torch.allclose(found / 400, expected, atol=1e-12)
+    pool = pool_of(x, classes, 3, 2)
+    place = (slice(None), *pool.points.T)
+    histogram = AveragedObjective(3, 2, 2).histogram(x, classes)
+    assert torch.equal(pool.counts, (histogram[place] * 400).round()) and int(pool.counts.sum()) == 400
+    assert torch.allclose(tilted(pool.counts, TILTS) / 400, tilted(histogram, TILTS)[place], atol=1e-12)
 
 
-def test_rows_are_drawn_by_their_weights_and_the_plain_ones_come_first():
-    target = random_target(2, 2, k=2, seed=4)
-    x, classes = target.sample(300, torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    rows, num_plain = tilted_rows(x, classes, 2, 2, (2.0, 0.0), 300, generator)
-    assert num_plain == 150 and torch.equal(rows[:150], torch.arange(150))
-    points = x[:, 0] * 2 + x[:, 1]
-    expected = tilted_weights(points, classes * 4 + points, classes, 2, [2.0])
-    cells = classes * 4 + points
-    counts = torch.zeros(8, dtype=torch.float64)
-    for _ in range(200):
-        drawn = tilted_rows(x, classes, 2, 2, (2.0,), 300, generator)[0]
-        counts += torch.bincount(cells[drawn], minlength=8)
-    shares = torch.zeros(8, dtype=torch.float64).index_add_(0, cells, expected) / 300
-    assert bool((counts[shares == 0] == 0).all())
-    seen = shares > 0
-    chi_square = float(((counts - 60_000 * shares) ** 2 / (60_000 * shares))[seen].sum())
-    assert chi_square < 30  # at most 7 degrees of freedom: p < 1e-4 above 29.9
-
-
-def test_occurrences_by_sorting_are_those_by_counting():
-    values = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(0))
-    expected = (values[:, None] == values).sum(dim=1)
-    assert torch.equal(occurrences(values), expected)
+def test_stratified_draws_are_as_many_as_their_weights_say():
+    weights = torch.tensor([0.0, 0.003, 0.5, 0.0, 0.25, 0.247, 0.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.stack([stratified_draws(weights, 100, generator).bincount(minlength=7) for _ in range(2000)])
+    assert bool(((counts - 100 * weights).abs() < 2).all()) and bool((counts[:, weights == 0] == 0).all())
+    errors = counts.double().std(dim=0) / 2000**0.5
+    assert bool(((counts.double().mean(dim=0) - 100 * weights).abs() <= 4 * errors).all())
 
 
 @pytest.mark.parametrize("tilts", [(0.0,), TILTS, (4.0,)])
@@ -133,23 +128,29 @@ def test_exact_conditionals_are_the_minimum_under_every_tilt(tilts):
     assert (float(conditional.detach()), float(null.detach())) == pytest.approx((total, null_total), abs=1e-10)
 
 
-def test_pooled_rows_of_a_tilt_have_the_tilted_expectation():
-    target = random_target(3, 2, k=2, seed=6)
+@pytest.mark.parametrize("kind", [Table, Heads])
+def test_pooled_draws_have_the_expectation_of_the_tilt_and_of_the_data(kind):
+    target = random_target(3, 2, k=2, seed=6, zeros=0.2)
     generator = torch.Generator().manual_seed(0)
-    net = Table(3, 2, 2, torch.randn(3, 4, 4, 2, 3, generator=generator, dtype=torch.float64))
+    net = kind(3, 2, 2, torch.randn(3, 4, 4, 2, 3, generator=generator, dtype=torch.float64))
     x, classes = target.sample(1000, generator)
     averaged = AveragedObjective(3, 2, 2)
     histogram = averaged.histogram(x, classes)
-    ((conditional, null),) = averaged.under(net, histogram, [tilted(histogram, [2.0])])
-    draws = []
-    for _ in range(300):
-        rows, _ = tilted_rows(x, classes, 3, 2, [2.0], 100, generator)
-        draws.append(torch.stack([part.mean() for part in pooled_nelbo(net, x, classes, 3, 2, rows, generator)]))
-    found = torch.stack(draws).detach()
-    expected = torch.stack([conditional, null]).detach()
-    assert bool(((found.mean(dim=0) - expected).abs() < 4 * found.std(dim=0) / len(draws) ** 0.5).all())
-    plain = torch.stack(averaged(net, histogram)).detach()
-    assert float((plain - expected).abs().max()) > 0.01  # the test can fail: the tilt is not the data
+    pool = pool_of(x, classes, 3, 2)
+    visits = tilted(pool.counts, [1.0, 4.0])
+    expected = averaged.under(net, histogram, [tilted(histogram, [1.0, 4.0]), histogram])
+    by_table = averaged.under(Table(3, 2, 2, net.logits), histogram, [tilted(histogram, [1.0, 4.0]), histogram])
+    expected, by_table = (torch.stack([v.detach() for pair in pairs for v in pair]) for pairs in (expected, by_table))
+    assert torch.allclose(expected, by_table, atol=1e-12)
+    laws = [tilted(histogram, [1.0, 4.0]), histogram]
+    for draw in (
+        lambda: pooled_nelbo(net, pool, 100, generator, visits=visits),
+        lambda: averaged.under(net, histogram, laws, most=10, generator=generator),
+    ):
+        draws = [torch.stack([part.detach().mean() for pair in draw() for part in pair]) for _ in range(300)]
+        found = torch.stack(draws)
+        assert bool(((found.mean(dim=0) - expected).abs() < 4 * found.std(dim=0) / len(draws) ** 0.5).all())
+    assert float((expected[:2] - expected[2:]).abs().max()) > 0.01  # the test can fail: the tilt is not the data
 
 
 @pytest.mark.parametrize("make", [lambda tilts: Averaged(tilts=tilts), lambda tilts: Pooled(rows=200, tilts=tilts)])

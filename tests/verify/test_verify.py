@@ -121,7 +121,7 @@ def test_a_derivative_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) ->
     estimate = training_checks.pooled_nelbo
 
     def detached(*args: Any) -> Any:
-        return [0.5 * part + 0.5 * part.detach() for part in estimate(*args)]
+        return [[0.5 * part + 0.5 * part.detach() for part in pair] for pair in estimate(*args)]
 
     monkeypatch.setattr(training_checks, "pooled_nelbo", detached)
     assert failed(training_checks.estimator_checks(SEED, 100)) == {"pooled_nelbo: derivative"}
