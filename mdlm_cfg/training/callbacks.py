@@ -168,12 +168,8 @@ class RunProgress(ProgressBar):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.print(f"step {trainer.global_step:>6}  {self._numbers(trainer)}  {self._left(_progress(pl_module))}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
-
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled and trainer.is_global_zero:
-            self._show = self._shares.enter_context(share_shown("testing"))
+        self._begin(trainer, "testing")
 
     def on_test_batch_end(
         self,
@@ -184,38 +180,26 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._show((batch_idx + 1) / trainer.num_test_batches[0])
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+        batches = trainer.num_test_batches if trainer.testing else trainer.num_predict_batches
+        self._show((batch_idx + 1) / batches[0])
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, f"drawing samples, in {trainer.world_size} processes")
+
+    on_predict_batch_end = on_test_batch_end
+
+    def _begin(self, trainer: Trainer, what: str) -> None:
         if self._enabled and trainer.is_global_zero:
-            self._show = self._shares.enter_context(share_shown(f"drawing samples, in {trainer.world_size} processes"))
+            self._show = self._shares.enter_context(share_shown(what))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._show((batch_idx + 1) / trainer.num_predict_batches[0])
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def _stop(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
         self._shares.close()
         self._show = _nowhere
+
+    on_train_end = on_test_end = on_predict_end = on_exception = _stop
 
     def _left(self, share: float) -> str:
         """The time that training has left, such as "1:05 left"."""
