@@ -131,16 +131,8 @@ def schedule_name(schedule: Callable[[float], float]) -> str:
 
 
 Strength = float | Callable[[float], float]
-
-
-def linear_ramp(start: float, end: float) -> LinearRamp:
-    """See `LinearRamp`."""
-    return LinearRamp(start, end)
-
-
-def interval(w: float, begin: float, end: float, outside: float = 0.0) -> Interval:
-    """See `Interval`."""
-    return Interval(w, begin, end, outside)
+linear_ramp = LinearRamp
+interval = Interval
 
 
 def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[float], float]) -> Strength:
