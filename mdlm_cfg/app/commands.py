@@ -56,7 +56,9 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import TARGET, names_in
 from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
+from mdlm_cfg.support.seeds import MAX_SEED
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
@@ -79,7 +81,6 @@ THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a swe
 ALL_STEPS = sys.maxsize  # of metrics.csv: an evaluation adds to what a run has logged in the same folder
 SMALL_TABLE = 20_000  # states
 MAX_THREADS = 1024  # some ten thousands end the process
-MAX_SEED = 2**32 - 1  # numpy's
 NOISE = (
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -366,12 +367,10 @@ def start(config: Settings) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     _name_the_user()
-    if config.threads is not None and not 1 <= config.threads <= MAX_THREADS:
-        raise UserError(f"threads = {config.threads} is not allowed: it must be 1 to {MAX_THREADS}")
+    if config.threads is not None:
+        whole_number("threads", config.threads, 1, MAX_THREADS)
     torch.set_num_threads(config.threads or THREADS)
-    if not 0 <= config.seed <= MAX_SEED:
-        raise UserError(f"seed = {config.seed} is not allowed: it must be 0 to {MAX_SEED}")
-    seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(whole_number("seed", config.seed, 0, MAX_SEED), workers=True, verbose=False)
 
 
 def _name_the_user() -> None:

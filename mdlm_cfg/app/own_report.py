@@ -23,6 +23,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
 
 MANY = 10_000  # samples of each class and strength where these are cheap
@@ -151,7 +152,7 @@ def _name_of(denoiser: Any) -> str:
 
 def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
-    strengths = [w] if isinstance(w, int | float | str | Guidance) or callable(w) else w
+    strengths = [w] if isinstance(w, str | Guidance) or is_number(w) or callable(w) else w
     try:
         given = list(strengths)
     except TypeError:

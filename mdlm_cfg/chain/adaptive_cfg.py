@@ -12,6 +12,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.rules import Rule, no_tilted, powers_of, refuse_infinite_rates
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,10 +36,10 @@ class AdaptiveCFG(Rule):
     def __post_init__(self) -> None:
         if (self.k is None) == (self.share is None):
             raise UserError("a_cfg takes k, a number of coordinates, or share, a share of them: one of the two")
-        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0):
-            raise UserError(f"a_cfg takes a whole number k of at least 0, not {self.k!r}")
-        if self.share is not None and not 0 <= self.share <= 1:
-            raise UserError(f"a_cfg takes a share from 0 to 1, not {self.share!r}")
+        if self.k is not None:
+            object.__setattr__(self, "k", whole_number("k of a_cfg", self.k, 0))
+        if self.share is not None:
+            object.__setattr__(self, "share", number("share of a_cfg", self.share, 0, 1))
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
         """See `Rule.log_rho`."""

@@ -26,6 +26,7 @@ from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.selections import Selection, uniform
 from mdlm_cfg.chain.steps import EventStep, SelectFirstStep, draw_values, normalized
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
 SCANS = ("random", "sequential", "lowest_confidence")
@@ -59,11 +60,7 @@ class Correction:
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("moves", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(
-                    f"a correction has {name} = {value!r}, which must be a whole number of at least {least}"
-                )
+            object.__setattr__(self, name, whole_number(f"a correction's {name}", getattr(self, name), least))
         for name in ("accept", "parallel"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"a correction has {name} = {getattr(self, name)!r}, which must be true or false")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import index
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole, whole_number
 
 CPU = torch.device("cpu")
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -67,6 +67,10 @@ class FunctionDenoiser:
     num_classes: int
     device: torch.device = CPU
 
+    def __post_init__(self) -> None:
+        for name in ("num_tokens", "num_dims", "num_classes"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `Denoiser`."""
         check_asked(self, tokens, classes)
@@ -112,10 +116,8 @@ def check_class(target_class: int | None, num_classes: int) -> None:
     """Raise UserError unless the class is None or a whole number 0..K-1."""
     if target_class is None:
         return
-    try:
-        index(target_class)
-    except TypeError:
-        raise UserError(f"class {target_class!r} is not a whole number: classes are 0 to {num_classes - 1}") from None
+    if not is_whole(target_class):
+        raise UserError(f"class {target_class!r} is not a whole number: classes are 0 to {num_classes - 1}")
     if not 0 <= target_class < num_classes:
         raise UserError(
             f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"

@@ -26,6 +26,7 @@ from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_number
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "interval", "linear_ramp"]
 
@@ -70,6 +71,8 @@ class Guidance:
         check_filter(self.temperature, self.top_p)
         if isinstance(self.w, list | tuple):
             object.__setattr__(self, "w", PerCount(self.w))
+        for name, value in self._filters.items():
+            object.__setattr__(self, name, float(value))
         if not callable(self.w):
             object.__setattr__(self, "w", _check_strength(self.w))
 
@@ -236,11 +239,9 @@ def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
 
 
 def _check_strength(w: float) -> float:
-    try:
-        is_allowed = -1 <= w <= MAX_STRENGTH
-    except TypeError:
-        raise UserError(f"guidance strength w = {w!r} is not a number: give one such as 2.0, or a schedule") from None
-    if not is_allowed:
+    if not is_number(w):
+        raise UserError(f"guidance strength w = {w!r} is not a number: give one such as 2.0, or a schedule")
+    if not -1 <= w <= MAX_STRENGTH:
         raise UserError(
             f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; the limit "
             "of infinite w is mdlm_cfg.limit_law"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from torch import Tensor
 
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.numeric import is_number, number
 
 ALLOWED = (
     "a number, ramp(start,end), interval(w,begin,end[,outside]), calibrated, calibrated(w) or a list of D numbers such "
@@ -27,6 +29,10 @@ class LinearRamp:
 
     start: float
     end: float
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            object.__setattr__(self, name, number(f"{name} of a ramp", getattr(self, name)))
 
     def __call__(self, progress: float) -> float:
         """w at a progress in [0, 1]."""
@@ -44,6 +50,10 @@ class Interval:
     begin: float
     end: float
     outside: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("w", None), ("begin", inf), ("end", inf), ("outside", None)):
+            object.__setattr__(self, name, number(f"{name} of an interval", getattr(self, name), most=most))
 
     def __call__(self, progress: float) -> float:
         """w at a progress in [0, 1]."""
@@ -68,7 +78,7 @@ class PerCount:
     values: Sequence[float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(w) for w in self.values))
+        object.__setattr__(self, "values", tuple(number("a strength of a list", w) for w in self.values))
         if not self.values:
             raise UserError("a list of strengths is empty: it must hold one for each of the D coordinates")
 
@@ -100,6 +110,9 @@ class Calibrated:
 
     w: float = 0.0
     values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "w", number("w of calibrated strengths", self.w))
 
     def at(self, num_unmasked: int, num_dims: int) -> float:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
@@ -150,15 +163,11 @@ def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[flo
         value = value.tolist()
     if isinstance(value, str):
         return _parse_text(value)
-    if isinstance(value, Sequence) and value and all(_is_number(w) for w in value):
+    if isinstance(value, Sequence) and value and all(is_number(w) for w in value):
         return PerCount([float(w) for w in value])
-    if _is_number(value):
+    if is_number(value):
         return float(value)  # type: ignore[arg-type]
     raise _unreadable(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unreadable(value: object) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number
 
 NEG_INF = float("-inf")
 TIE = 1e-9  # log-probabilities closer than this are equal: rounding must not decide which of them is cut
@@ -12,11 +12,9 @@ ROUNDING = 1e-12  # of a log-ratio of conditionals; the strength and the tempera
 
 
 def check_filter(temperature: float, top_p: float) -> None:
-    """Raise UserError unless temperature > 0, finite, and 0 < top_p <= 1."""
-    if not 0 < temperature < float("inf"):
-        raise UserError(f"temperature = {temperature} is not allowed: it must be above 0 and finite; 1 changes nothing")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p = {top_p} is not allowed: it must be above 0 and at most 1; 1 changes nothing")
+    """Raise UserError unless temperature > 0, finite, and 0 < top_p <= 1; 1 changes nothing."""
+    number("temperature", temperature, 0, above=True)
+    number("top_p", top_p, 0, 1, above=True)
 
 
 def filter_values(log_rho: Tensor, temperature: float, top_p: float, strength: float = 0.0) -> Tensor:

@@ -22,6 +22,7 @@ from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.support.by_value import ByValue, exact_number
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 
 NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
@@ -144,7 +145,7 @@ class FixedOrder(Policy):
 
     def __post_init__(self) -> None:
         if self.order is not None:
-            object.__setattr__(self, "order", tuple(int(i) for i in self.order))
+            object.__setattr__(self, "order", _coordinates(self.order))
             _check_all_once("order", self.order, len(self.order))
 
     def check(self, num_dims: int) -> None:
@@ -184,7 +185,7 @@ class Blocks(Policy):
     within: Policy = field(default_factory=Uniform)  # a name is replaced by what it names
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(tuple(int(i) for i in block) for block in self.blocks))
+        object.__setattr__(self, "blocks", tuple(map(_coordinates, self.blocks)))
         object.__setattr__(self, "within", policy_of(self.within))
         self.check(sum(len(block) for block in self.blocks))
 
@@ -219,8 +220,7 @@ class _Best(Policy):
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"a policy's temperature is {self.temperature}, and must be at least 0 and finite")
+        object.__setattr__(self, "temperature", number("a policy's temperature", self.temperature, 0))
 
     @abstractmethod
     def score(self, log_r: Tensor) -> Tensor:
@@ -301,6 +301,10 @@ def policy_of(policy: Policy | str) -> Policy:
             "Blocks(blocks)"
         )
     return POLICIES[policy]()
+
+
+def _coordinates(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(whole_number("a coordinate of a policy", i, 0) for i in order)
 
 
 def _check_all_once(what: str, coordinates: Sequence[int], num_dims: int) -> None:

@@ -12,8 +12,10 @@ from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.chain.rules import ProductRule, Term, probes
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 
 MAX_POWER = 1e4  # of a weight, and of 1 / temperature: as for w, the rounding of a log-ratio then stays far below 1e-10
+POWERS = (-MAX_POWER, MAX_POWER)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,7 +29,7 @@ class Negative(ProductRule):
     other_class: int
 
     def __post_init__(self) -> None:
-        _check_whole("negative", self.other_class)
+        object.__setattr__(self, "other_class", whole_number("the class of negative", self.other_class, 0))
 
     def terms(self, w: float, target_class: int | None) -> list[Term]:
         """See `ProductRule.terms`."""
@@ -63,17 +65,14 @@ class Compose(ProductRule):
             raise UserError(
                 f"compose takes weights by class, such as {{1: 1.0, 7: 0.5}}, not {self.weights!r}"
             ) from None
-        for k, weight in pairs:
-            _check_whole("compose", k)
-            if not _is_number(weight) or not abs(weight) <= MAX_POWER:
-                raise UserError(
-                    f"compose gives class {k} the weight {weight!r}, which must be a number from {-MAX_POWER:g} to "
-                    f"{MAX_POWER:g}"
-                )
+        pairs = [
+            (whole_number("a class of compose", k, 0), number(f"compose's weight of class {k}", weight, *POWERS))
+            for k, weight in pairs
+        ]
         classes = [k for k, _ in pairs]
         if not pairs or len(set(classes)) < len(classes):
             raise UserError(f"compose takes every class once and at least one, not the classes {classes}")
-        object.__setattr__(self, "weights", tuple(sorted((k, float(weight)) for k, weight in pairs)))
+        object.__setattr__(self, "weights", tuple(sorted(pairs)))
 
     @property
     def pairs(self) -> tuple[tuple[int, float], ...]:
@@ -141,10 +140,8 @@ class Tempered(ProductRule):
     rule: ProductRule | None = None
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature) or not 1 / MAX_POWER <= self.temperature <= MAX_POWER:
-            raise UserError(
-                f"tempered takes a temperature from {1 / MAX_POWER:g} to {MAX_POWER:g}, not {self.temperature!r}"
-            )
+        read = number("temperature of tempered", self.temperature, 1 / MAX_POWER, MAX_POWER)
+        object.__setattr__(self, "temperature", read)
         if self.rule is not None and not isinstance(self.rule, ProductRule):
             raise UserError(f"tempered takes a product of powers of conditionals, and {self.rule} is not one")
 
@@ -161,12 +158,3 @@ class Tempered(ProductRule):
     def __str__(self) -> str:
         inner = "" if self.rule is None else f"; {self.rule}"
         return f"tempered({exact_number(self.temperature)}{inner})"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_whole(what: str, k: object) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
-        raise UserError(f"{what} takes a class, a whole number of at least 0, not {k!r}")

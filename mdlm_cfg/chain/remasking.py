@@ -27,6 +27,7 @@ import torch
 from mdlm_cfg.chain.schedules import Schedule, linear
 from mdlm_cfg.chain.steps import RemaskingStep
 from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.numeric import number
 
 ALLOWED = "none, cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
 
@@ -81,7 +82,7 @@ class Cap(Remasking):
     eta: float
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
+        number("eta of a remasking", self.eta, 0, 1)
 
     def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
         """See `Remasking.sigma`."""
@@ -98,7 +99,7 @@ class Rescale(Remasking):
     eta: float
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
+        number("eta of a remasking", self.eta, 0, 1)
 
     def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
         """See `Remasking.sigma`."""
@@ -139,7 +140,7 @@ class Loop(Remasking):
     takes_schedule = False
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
+        number("eta of a remasking", self.eta, 0, 1)
         if not 0 < self.off < self.on < 1:
             raise UserError(f"loop has on = {self.on} and off = {self.off}, and needs 1 > on > off > 0")
         if not 0 < self.alpha < 1:
@@ -200,9 +201,9 @@ def _numbers(inside: str | None) -> tuple[list[float], dict[str, float]]:
     positional: list[float] = []
     named: dict[str, float] = {}
     for part in (inside or "").split(",") if inside else []:
-        name, equals, number = part.rpartition("=")
+        name, equals, text = part.rpartition("=")
         try:
-            value = float(number)
+            value = float(text)
         except ValueError as error:
             raise _NotReadError(part) from error
         if equals:
@@ -212,8 +213,3 @@ def _numbers(inside: str | None) -> tuple[list[float], dict[str, float]]:
         else:
             positional.append(value)
     return positional, named
-
-
-def _check_share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"a remasking has {name} = {value}, which must be a number in [0, 1]")

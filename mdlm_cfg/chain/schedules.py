@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import index
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole, number, numbers, whole_number
 
 MAX_STEPS = 10**6
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
 Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
 HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
-LEAST_HORIZON = 1e-3  # with steps good to nine digits
+LEAST_HORIZON = 1e-3  # with steps good to nine digits; below, 1 - alpha has none
 ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 1 - torch.sin(t * (math.pi / 2)),
@@ -45,13 +44,9 @@ class Schedule:
             raise UserError(f"noise schedule {self.name!r} is unknown; choose one of {', '.join(ALPHA)}")
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZONS[self.name])
-        elif self.name != "exponential" and self.horizon != 1:
+        object.__setattr__(self, "horizon", number("horizon T", self.horizon, LEAST_HORIZON))
+        if self.name != "exponential" and self.horizon != 1:
             raise UserError(f"horizon T = {self.horizon} is not allowed: T must be 1 for {self.name!r}")
-        elif not LEAST_HORIZON <= self.horizon < math.inf:
-            raise UserError(
-                f"horizon T = {self.horizon} is not allowed: T must be at least {LEAST_HORIZON:g}, or 1 - alpha has no "
-                "digits, and finite"
-            )
 
     @property
     def end(self) -> float:
@@ -95,24 +90,11 @@ def check_steps(steps: Steps) -> int | Grid:
     Raises:
         UserError: fewer than one step or more than `MAX_STEPS`, or a grid that does not start at 0 and increase.
     """
-    if isinstance(steps, bool):  # which Python takes for a number
-        raise UserError(f"steps = {steps} must be a whole number of steps, or a list of clock times such as [0,1,inf]")
-    try:
-        count = index(cast(int, steps))  # a whole number of any library
-    except TypeError:
-        return _check_grid(steps)
-    if not 1 <= count <= MAX_STEPS:
-        raise UserError(f"the number of steps is {count}, and must be at least 1 and at most {MAX_STEPS}")
-    return count
+    return whole_number("the number of steps", steps, 1, MAX_STEPS) if is_whole(steps) else _check_grid(steps)
 
 
 def _check_grid(steps: Steps) -> Grid:
-    try:
-        taus = torch.as_tensor(steps, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"steps = {steps!r} must be a whole number of steps, or a list of clock times from 0"
-        ) from error
+    taus = numbers("steps", steps, 0, math.inf)
     if taus.ndim != 1 or len(taus) < 2 or taus[0] != 0 or not bool((taus[1:] > taus[:-1]).all()):
         raise UserError(
             f"steps = {taus.tolist()} must be a whole number of steps, or a grid of clock times that starts at 0 and "

@@ -27,6 +27,7 @@ from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -194,7 +195,7 @@ def best_schedule(
     push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
     reference = tilted_law(target, w, target_class)
     goal = objective_of(objective, reference)
-    starts = [*_starts(target, w, target_class), *(torch.tensor(one, dtype=torch.float64) for one in more_starts)]
+    starts = [*_starts(target, w, target_class), *(numbers("a strength of more_starts", one) for one in more_starts)]
     constant = starts[0]
     if objective == "tv":  # not smooth where it is least: also from where KL is
         smooth = kl_to(reference)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from mdlm_cfg.chain.rules import refuse_infinite
 from mdlm_cfg.compare.levels import MAX_ROWS, level_means, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -250,12 +251,9 @@ def calibrate(
     """
     check_class(target_class, denoiser.num_classes)
     d = denoiser.num_dims
-    groups = d if groups is None else groups
-    if not 1 <= groups <= d:
-        raise UserError(f"groups = {groups} is not allowed: there must be at least 1 and at most D = {d}")
+    groups = whole_number("groups", d if groups is None else groups, 1, d)
     rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
-    if not spread > 0:
-        raise UserError(f"spread = {spread} is not allowed: it must be above 0")
+    spread = number("spread", spread, 0, inf, above=True)
     shared = replace(rows, level=group_of(rows.level, groups, d))
     weights = sample_weights(denoiser, samples, log_weights, masks)
     states = masks / (d * float(weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import linear_regression
 
 import torch
@@ -23,6 +24,7 @@ from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.survival import log_survival
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -240,7 +242,8 @@ def tv_decay(
     if len(kinds) != 1:
         raise UserError(f"a decay in w is of one kind of guidance, not of {', '.join(map(str, kinds)) or 'none'}")
     kind = kinds.pop()
-    taus = torch.as_tensor(taus, dtype=torch.float64)
+    fit_tau = number("fit_tau", fit_tau, 0, above=True)
+    taus = numbers("taus", taus, 0, inf)
     log_tv = []
     at_fit = []
     times = []

@@ -36,6 +36,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 DRAWN_CELLS = 2**25  # numbers that repeated histograms may hold at a time
@@ -255,6 +256,7 @@ def error_ledger(
         UserError: as `sample`, `terminal_law` and `stepped_law`.
     """
     made = as_sampler(sampler, steps, schedule)
+    num_samples = whole_number("num_samples", num_samples)
     return ledger_of(ledger_laws(target, denoiser, guidance, target_class, made.policy), made, num_samples, generator)
 
 

@@ -16,6 +16,7 @@ from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import device_of_generator, mask_uniform
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 MAX_ROWS = 4096  # partial states that a denoiser is asked for at a time
 LEAST = 2  # partial states of a level: one has no standard error
@@ -79,8 +80,7 @@ def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | No
         raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
     if not bool(((samples >= 0) & (samples < n)).all()):
         raise UserError(f"samples must hold values 0..{n - 1}, and no masks")
-    if not 1 <= masks <= d:
-        raise UserError(f"masks = {masks} is not allowed: every sample is masked at least once, and at most {d} times")
+    masks = whole_number("masks", masks, 1, d)
     if len(samples) * masks < LEAST * d:
         raise UserError(
             f"{len(samples)} samples with {masks} mask(s) each are not enough for {d} levels: there must be at least "

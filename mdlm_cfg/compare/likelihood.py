@@ -21,6 +21,7 @@ from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -121,7 +122,7 @@ def likelihood(
     Raises:
         UserError: samples that hold masks, fewer than two, no orders, a policy or a class that does not exist.
     """
-    _check(denoiser, x, orders)
+    orders = _checked_orders(denoiser, x, orders)
     made = None if policy is None else policy_of(policy)
     if made is not None:
         made.check(denoiser.num_dims)
@@ -145,13 +146,12 @@ def likelihood(
     return Likelihood.of(log_probs)
 
 
-def _check(denoiser: Denoiser, x: Tensor, orders: int) -> None:
-    if orders < 1:
-        raise UserError(f"orders = {orders}, and there must be at least 1")
+def _checked_orders(denoiser: Denoiser, x: Tensor, orders: int) -> int:
     if x.ndim != 2 or x.shape[1] != denoiser.num_dims or len(x) < 2:
         raise UserError(f"x has shape {tuple(x.shape)}, and must hold at least 2 samples of {denoiser.num_dims} values")
     if not bool(((x >= 0) & (x < denoiser.num_tokens)).all()):
         raise UserError(f"samples must hold values 0..{denoiser.num_tokens - 1}, and no masks")
+    return whole_number("orders", orders)
 
 
 def _labels(denoiser: Denoiser, target_class: int | Tensor | None, num: int) -> Tensor:
@@ -213,7 +213,7 @@ def nelbo_bound(
         num_draws: masks per sample, stratified in their number.
         generator: of the masks, on the CPU.
     """
-    _check(denoiser, x, num_draws)
+    num_draws = _checked_orders(denoiser, x, num_draws)
     labels = _labels(denoiser, classes, len(x)).cpu()
     device = device_of(denoiser)
     costs = []

@@ -23,6 +23,7 @@ from mdlm_cfg.laws.policy_transitions import LevelChoices, level_choices, policy
 from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableDenoiser, TableMixture
 
 NEG_INF = float("-inf")
@@ -91,6 +92,7 @@ def path_kl(
     Raises:
         UserError: as `terminal_law`.
     """
+    most = whole_number("most", most, 0)
     ideal = ideal_denoiser(target, guidance if w is None else replace(guidance, w=w), target_class)
     rule = denoiser or target.denoiser()
     made = policy_or_own(policy, guidance)

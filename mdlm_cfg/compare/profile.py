@@ -30,6 +30,7 @@ from mdlm_cfg.compare.calibration import by_state, exact_rows, minimise, sampled
 from mdlm_cfg.compare.levels import MaskedBatch, level_means, masked_batches, sample_weights
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -132,8 +133,7 @@ class InformationProfile:
             UserError: K is out of range.
         """
         d = self.num_dims
-        if not 1 <= steps <= d:
-            raise UserError(f"steps = {steps} is not allowed: there must be at least 1 and at most D = {d}")
+        steps = whole_number("steps", steps, 1, d)
         costs = self.step_costs()
         least = torch.full((d + 1,), math.inf, dtype=torch.float64)
         come_from = []

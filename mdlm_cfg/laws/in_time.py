@@ -25,7 +25,7 @@ from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
 from mdlm_cfg.laws.rates import level_rates, memory_limit, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import numbers
 
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
 PARABOLA_DIGITS = 32.6  # -ln of the error of the contour that several times share: 7e-15
@@ -62,9 +62,7 @@ def law_at(
         UserError: a negative tau, a class that does not exist, a denoiser that leaves a state nowhere to go, or more
             partial states than memory holds.
     """
-    times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
-    if not (times >= 0).all():
-        raise UserError(f"clock time tau = {times.tolist()} must not be negative")
+    times = numbers("clock time tau", tau, 0, math.inf).numpy()
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     flat = times.ravel()
     n = lattice.num_tokens

@@ -13,16 +13,15 @@ from mdlm_cfg.chain.denoiser import check_asked
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 
 class _Wrapped:
     """A network that is called in batches, on the device of its parameters."""
 
     def __init__(self, net: nn.Module, batch_size: int) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
         self.net = net
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size)
         self.num_tokens = cast(int, net.num_tokens)
         self.num_dims = cast(int, net.num_dims)
         self.num_classes = cast(int, net.num_classes)

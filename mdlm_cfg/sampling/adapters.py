@@ -22,6 +22,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import all_masked, device_of_generator
 from mdlm_cfg.sampling.starts import refuse_masks
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 IMPOSSIBLE = -1e4  # a logit in place of -inf, whose differences would be NaN; exp(-1e4) is 0 in every float type
 
@@ -119,8 +120,8 @@ class GenerateSampler:
         _check_arguments(self.arguments)
         for name in ("block_length", "batch_size"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} = {value!r} must be a whole number of at least 1, or None")
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value))
 
     def __call__(
         self,

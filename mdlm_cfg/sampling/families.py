@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import inf
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,6 +27,7 @@ from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine,
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole, number
 
 FIRST_HITTING = "first_hitting"
 EVENT_LEAPING = "event_leaping"
@@ -276,28 +277,14 @@ def _remasking_steps(options: Options, num_dims: int) -> Sequence[Step]:
     return cast(Remasking, options.remasking).steps(cast(int, options.steps), options.schedule)
 
 
-def _number(name: str, least: float, most: float, open_at_least: bool = False) -> Callable[[Any], float]:
-    """Reads a number in an interval."""
-
-    def read(value: Any) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
-        if wrong or value == inf or (open_at_least and value == least):
-            bounds = f"{'above' if open_at_least else 'at least'} {least:g}"
-            bounds += " and finite" if most == inf else f" and at most {most:g}"
-            raise UserError(f"{name} = {value!r} is not allowed: it must be a number {bounds}")
-        return float(value)
-
-    return read
-
-
 def _read_events(value: Any) -> int | tuple[int, ...]:
     each = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not each or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in each):
+    if not each or not all(is_whole(one) and one >= 1 for one in each):
         raise UserError(
             f"events = {value!r} is not allowed: it must be a whole number of at least 1, or a list of them such as "
             "[1,1,2]"
         )
-    return value if isinstance(value, int) else each
+    return tuple(map(int, each)) if isinstance(value, list | tuple) else int(value)
 
 
 def _read_annealed(value: Any) -> bool:
@@ -310,11 +297,11 @@ READ: dict[str, Callable[[Any], Any]] = {
     "policy": parse_policy,
     "schedule": lambda value: Schedule(value) if isinstance(value, str) else value,
     "events": _read_events,
-    "choice_temperature": _number("choice_temperature", 0, inf),
+    "choice_temperature": partial(number, "choice_temperature", least=0),
     "annealed": _read_annealed,
-    "threshold": _number("threshold", 0, 1, open_at_least=True),
-    "factor": _number("factor", 0, inf, open_at_least=True),
-    "gamma": _number("gamma", 0, inf),
+    "threshold": partial(number, "threshold", least=0, most=1, above=True),
+    "factor": partial(number, "factor", least=0, above=True),
+    "gamma": partial(number, "gamma", least=0),
     "remasking": parse_remasking,
     "correction": parse_correction,
 }

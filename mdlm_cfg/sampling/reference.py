@@ -16,6 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.sampling.smc import Weighted
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 NUM_GROUPS = 20  # independent, for the normaliser's error
@@ -48,7 +49,7 @@ def tilted_reference(
 
 def check_reference(num_samples: int) -> None:
     """Raise UserError unless groups divide so many samples."""
-    if num_samples < NUM_GROUPS or num_samples % NUM_GROUPS:
+    if whole_number("num_samples", num_samples) % NUM_GROUPS:
         raise UserError(f"a reference of {num_samples} samples is not allowed: take a multiple of {NUM_GROUPS}")
 
 

@@ -23,6 +23,7 @@ from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def sequential_monte_carlo(
     """
     check_class(target_class, denoiser.num_classes)
     check_weights(guidance)
-    check_groups(num_samples, num_groups, threshold)
+    num_groups = check_groups(num_samples, num_groups, threshold)
     made = policy_or_own(policy, guidance)
     made.check(denoiser.num_dims)
     (x, most) = starts(denoiser, num_samples, start)
@@ -119,15 +120,19 @@ def sequential_monte_carlo(
     return Weighted(x, log_weights, num_groups, tuple(counts), on_the_way)
 
 
-def check_groups(num_samples: int, num_groups: int, threshold: float) -> None:
-    """Raise UserError unless so many samples can be run in so many groups, and resampled at this threshold."""
-    if not 0 <= threshold <= 1:
-        raise UserError(f"the resampling threshold is {threshold}, and must lie in [0, 1]")
-    if num_groups < 2 or num_samples < num_groups or num_samples % num_groups:
+def check_groups(num_samples: int, num_groups: int, threshold: float) -> int:
+    """The number of groups.
+
+    Raises:
+        UserError: so many samples cannot be divided into so many groups, or resampled at this threshold.
+    """
+    number("threshold", threshold, 0, 1)
+    num_groups = whole_number("num_groups", num_groups, 2)
+    if whole_number("num_samples", num_samples) % num_groups:
         raise UserError(
-            f"{num_samples} samples in {num_groups} groups: there must be at least 2 groups, and a whole number of "
-            "samples in each"
+            f"{num_samples} samples in {num_groups} groups: there must be a whole number of samples in each"
         )
+    return num_groups
 
 
 def group_ess(log_weights: Tensor) -> Tensor:

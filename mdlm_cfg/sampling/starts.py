@@ -9,6 +9,7 @@ from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import all_masked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 
 def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> tuple[Tensor, int]:
@@ -21,8 +22,9 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
         int64 (n, D) on the denoiser's device; and a number 0..D.
 
     Raises:
-        UserError: another shape, or values that are no token and no mask.
+        UserError: no whole number of samples, another shape, or values that are no token and no mask.
     """
+    num_samples = whole_number("num_samples", num_samples, 0)
     d = denoiser.num_dims
     mask_id = denoiser.num_tokens
     if start is None:

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
 
 NUMBERS = "report.json"
@@ -241,7 +242,7 @@ def _number(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number(value)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -31,6 +31,7 @@ from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import balance_of, columns_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
 PATCH = "patch"
@@ -235,8 +236,7 @@ class Inpainting:
         d = math.prod(case.data.grid_shape)
         if not case.denoisers:
             raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
-        if not 1 <= self.num_free <= d:
-            raise UserError(f"study.num_free = {self.num_free} is not allowed: it must be 1 to {d}")
+        whole_number("study.num_free", self.num_free, 1, d)
         refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
         self._check_sampler(plan.sampler, d)
         if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:

@@ -16,6 +16,7 @@ from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole
 
 Started = Sampler | Mapping[str, Any]
 SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
@@ -23,7 +24,9 @@ SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
 
 def check_sizes(sizes: Sequence[int] | None) -> None:
     """Raise UserError unless sizes are whole numbers of at least 1, each given once, or None."""
-    if sizes is not None and (not sizes or len(set(sizes)) < len(sizes) or not all(_is_whole(k, 1) for k in sizes)):
+    if sizes is None:
+        return
+    if not sizes or len(set(sizes)) < len(sizes) or not all(is_whole(k) and k >= 1 for k in sizes):
         raise UserError(f"study.sizes = {list(sizes)} must be whole numbers of at least 1, each given once")
 
 
@@ -33,7 +36,7 @@ def check_moves(moves: Sequence[int]) -> tuple[int, ...]:
     Raises:
         UserError: none, or what is not a whole number of at least 0.
     """
-    if not moves or not all(_is_whole(m, 0) for m in moves):
+    if not moves or not all(is_whole(m) and m >= 0 for m in moves):
         raise UserError(f"study.moves = {list(moves)} must be whole numbers of at least 0, such as [0,10,40]")
     return tuple(sorted({0, *moves}))
 
@@ -82,10 +85,6 @@ def name_of_move(correction: Correction) -> str:
 def phrase(number: int, move: str) -> str:
     """So many moves, for people."""
     return f"{number} single refills" if move == name_of_move(Correction()) else f"{number} moves of {move}"
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.support.seeds import MAX_SEED, generator_for
 
 
 def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
@@ -57,11 +58,13 @@ class Plan:
                 raise UserError(f"guidance strength w = {guidance.label} was given twice; give each once")
         refuse_namesakes("kinds of guidance", {guidance.kind: str(guidance.kind) for guidance in self.guidances})
         refuse_namesakes("guidances", {g: f"w = {g.label} ({g.kind})" for g in self.guidances})
-        if self.num_samples < 1:
-            raise UserError(f"num_samples = {self.num_samples} is not allowed: it must be at least 1")
+        object.__setattr__(self, "num_samples", whole_number("num_samples", self.num_samples))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, MAX_SEED))
         self.sampler.check_finishes()
-        if self.classes is not None and not self.classes:
-            raise UserError("no class was given; give at least one, or null for the default")
+        if self.classes is not None:
+            if not self.classes:
+                raise UserError("no class was given; give at least one, or null for the default")
+            object.__setattr__(self, "classes", tuple(whole_number("a class", k, 0) for k in self.classes))
 
     def check_classes(self, num_classes: int) -> None:
         """Raise UserError unless every class exists."""

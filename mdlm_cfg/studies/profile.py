@@ -23,6 +23,7 @@ from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samp
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.targets.table import TableMixture
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -113,7 +114,7 @@ class ProfileStudy(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         calls = self.calls
-        if isinstance(calls, str | int) or not calls or not all(type(k) is int and k >= 1 for k in calls):
+        if isinstance(calls, str | int) or not calls or not all(is_whole(k) and k >= 1 for k in calls):
             raise UserError(f"study.calls = {calls} is not allowed: it must be a list of whole numbers of at least 1")
 
     def check(self, case: Case) -> None:

@@ -18,6 +18,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
@@ -53,7 +54,7 @@ class Samplers:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(self.budgets))
-        if not self.budgets or any(not isinstance(b, int) or b < 1 for b in self.budgets):
+        if not self.budgets or not all(is_whole(b) and b >= 1 for b in self.budgets):
             raise UserError(f"study.budgets = {list(self.budgets)} must be whole numbers of at least 1")
 
     def pieces(self, case: Case) -> Iterable[Piece]:

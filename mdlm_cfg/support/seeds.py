@@ -6,6 +6,8 @@ import hashlib
 
 import torch
 
+MAX_SEED = 2**32 - 1  # numpy's
+
 
 def generator_for(*key: int | float | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on the key alone: what it is for, a seed, a rank, a strength, a class, ...

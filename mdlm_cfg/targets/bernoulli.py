@@ -15,6 +15,7 @@ from torch.nn.functional import embedding
 from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture, sum_shown
 
 NEG_INF = float("-inf")
@@ -119,6 +120,7 @@ class BernoulliMixture:
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Independent draws on the generator's device: x int64 (num, D), classes and components int64 (num,)."""
+        num = whole_number("num", num, 0)
         device = torch.device("cpu") if generator is None else generator.device
         rows = self._rows(target_class)
         (probabilities, weights) = self._drawn_from(device)

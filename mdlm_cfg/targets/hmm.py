@@ -20,6 +20,7 @@ from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names, sum_shown
 
 NEG_INF = float("-inf")
@@ -57,10 +58,8 @@ class HiddenMarkovMixture:
         shape = tuple(torch.as_tensor(emission).shape)
         if len(shape) != 3 or 0 in shape:
             raise UserError(f"emission must have shape (K, S, N), got {shape}")
-        if num_dims < 1:
-            raise UserError(f"num_dims = {num_dims}, and a sequence has at least 1 position")
         self.num_classes, self.num_hidden, self.num_tokens = shape
-        self.num_dims = num_dims
+        self.num_dims = whole_number("num_dims", num_dims)
         k, s = shape[:2]
         self.emission = _rows("emission", emission, shape)
         self.initial = _rows("initial", initial, (k, s))
@@ -103,6 +102,7 @@ class HiddenMarkovMixture:
             target_class: of one class where one is given.
         """
         check_class(target_class, self.num_classes)
+        num = whole_number("num", num, 0)
         device = CPU if generator is None else generator.device
         weights, initial, transition, emission = self._drawn_from(device)
         if target_class is None:

@@ -16,6 +16,7 @@ from mdlm_cfg.chain.denoiser import by_label, check_asked, check_class
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
@@ -90,6 +91,7 @@ class TableMixture:
         They are independent, or `stratified`: each is distributed as before, and their order is random, but every state
         comes as often as its probability says, up to rounding. They are made on the generator's device.
         """
+        num = whole_number("num", num, 0)
         device = torch.device("cpu") if generator is None else generator.device
         cdf, states = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -20,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import store
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.runs import BEST, LAST
@@ -34,11 +35,10 @@ WAITING = (
 
 def check_saving(minutes: float | None, keep_steps: Sequence[int]) -> None:
     """Raise UserError for minutes that are not above 0, and for steps that are no whole numbers of at least 1."""
-    if minutes is not None and not minutes > 0:
-        raise UserError(f"save_minutes = {minutes:g} is not allowed: it must be above 0, or null")
+    if minutes is not None:
+        number("save_minutes", minutes, 0, inf, above=True)
     for step in keep_steps:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise UserError(f"keep_steps holds {step!r}: give whole numbers of at least 1, such as keep_steps=[100]")
+        whole_number("a step of keep_steps", step)
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -32,6 +32,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
@@ -96,7 +97,7 @@ def benchmark(
     Raises:
         UserError: something that cannot be judged, two entries of one name, unknown targets, or calls below 1.
     """
-    plan = Plan(tuple(Guidance(float(w)) for w in strengths), Sampler(), num_samples, seed)
+    plan = Plan(tuple(map(Guidance, strengths)), Sampler(), num_samples, seed)
     study = Benchmark(list(own), None if targets is None else list(targets), list(calls))
     data = KnownData(toy_1d_overlap(), "benchmark")  # not used: the benchmark has its own
     found = run(study, Case.of(data, None, plan), progress or silent)
@@ -123,9 +124,9 @@ def check_calls(calls: Sequence[int]) -> list[int]:
     Raises:
         UserError: none, one below 1, or one twice.
     """
-    if not calls or min(calls) < 1 or len(set(calls)) < len(calls):
+    if not calls or not all(is_whole(k) and k >= 1 for k in calls) or len(set(calls)) < len(calls):
         raise UserError(f"calls = {list(calls)} must be different whole numbers of at least 1, such as [1,4,16]")
-    return sorted(calls)
+    return sorted(map(int, calls))
 
 
 @dataclass(frozen=True)

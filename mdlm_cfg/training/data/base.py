@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.data import ExampleKind, Target, description_of
 
 # `_Stream` runs in the main process alone, where its length is exact; Lightning warns of any stream with a length
@@ -217,7 +218,4 @@ def content_hash(*parts: Tensor | str) -> str:
 def check_positive(**counts: Any) -> None:
     """Raise UserError unless every count is a whole number of at least 1 (and below 2^31)."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool):
-            raise UserError(f"{name} must be a whole number of at least 1, not {count!r}")
-        if not 1 <= int(count) <= MOST:
-            raise UserError(f"{name} must be at least 1{'' if int(count) < 1 else f' and at most {MOST}'}, not {count}")
+        whole_number(name, count, 1, MOST)

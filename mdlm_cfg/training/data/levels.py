@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 BINARIZATIONS = ("dynamic", "threshold", "static")
 STATIC_SEED = 20250612  # of the one draw that "static" means; part of the protocol, not of a run
@@ -57,8 +58,7 @@ def quantize(images: Tensor, levels: int) -> Tensor:
 
 def check_levels(levels: int) -> None:
     """Raise UserError unless 2 <= levels <= 256, a whole number."""
-    if not isinstance(levels, int) or isinstance(levels, bool) or not 2 <= levels <= 256:
-        raise UserError(f"levels must be a whole number from 2 to 256, the number of tokens, not {levels!r}")
+    whole_number("levels", levels, 2, 256)
 
 
 def on_grey_scale(where: str, train: Tensor, test: Tensor, levels: int) -> tuple[Tensor, Tensor, bool]:

@@ -1,0 +1,80 @@
+"""Numbers as arguments, of Python, numpy or torch: one check of all of them. Text and truth values are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, possibly infinite or NaN."""
+    return isinstance(_plain(value), Real) and not isinstance(_plain(value), bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(_plain(value), Integral) and not isinstance(_plain(value), bool)
+
+
+def whole_number(what: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The value as Python's int.
+
+    Args:
+        what: its name, for the message.
+
+    Raises:
+        UserError: it is not a whole number from `least` to `most`.
+    """
+    if is_whole(value) and value >= least and (most is None or value <= most):
+        return int(value)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise UserError(f"{what} = {value!r} is not allowed: it must be a whole number {bounds}")
+
+
+def number(what: str, value: Any, least: float = -inf, most: float | None = None, *, above: bool = False) -> float:
+    """The value as Python's float.
+
+    Args:
+        what: its name, for the message. most: None is any finite number; inf allows infinity. above: `least` itself
+            is not allowed.
+
+    Raises:
+        UserError: it is not a number in these bounds.
+    """
+    try:
+        found = float(value) if is_number(value) else float("nan")
+    except OverflowError:  # a whole number of hundreds of digits
+        found = inf
+    inside = found > least if above else found >= least
+    if inside and (isfinite(found) if most is None else found <= most):
+        return found
+    bounds = "" if least == -inf else f" above {least:g}" if above else f" of at least {least:g}"
+    bounds += "" if most in (None, inf) else f"{' and' if bounds else ' of'} at most {most:g}"
+    kind = "a finite number" if most is None else "a number"
+    raise UserError(f"{what} = {value!r} is not allowed: it must be {kind}{bounds}")
+
+
+def numbers(what: str, values: Any, least: float = -inf, most: float | None = None) -> Tensor:
+    """One number or several as float64, () or (n,); each as `number` has it.
+
+    Raises:
+        UserError: what is neither, or a number that is out of bounds.
+    """
+    if is_number(values):
+        return torch.tensor(number(what, values, least, most), dtype=torch.float64)
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | Tensor):
+        raise UserError(f"{what} = {values!r} is not allowed: it must be a number, or a list of numbers")
+    return torch.tensor([number(what, value, least, most) for value in values], dtype=torch.float64)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of one number as that number."""
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
