@@ -29,7 +29,7 @@ from mdlm_cfg.app.build import (
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
-from mdlm_cfg.app.folders import checkpoint_of, folder_below, out_folder, run_folder, write_config
+from mdlm_cfg.app.folders import check_place, checkpoint_of, folder_below, out_folder, run_folder, write_config
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.overrides import as_typed, given_for, values_of
 from mdlm_cfg.app.own import denoiser_of
@@ -199,6 +199,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
     report = _report(out, data, study, shown, {}, name)
     written = None
     with made.taken_back():
+        check_place(out, "out")
         trainer = sampling_trainer(config.trainer)
         loggers = _eval_loggers(config, out, f"{data.name}_{name}", plain(config), made)
     with _wandb_finished(loggers):
@@ -231,6 +232,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     written = None
     with made.taken_back():
+        check_place(out, "out")
         loggers = _eval_loggers(config, out, run_name, plain(settings), made)
     with _wandb_finished(loggers):
         if share_draws(trainer, study, data, run.denoiser, plan, out):

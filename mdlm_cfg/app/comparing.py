@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.terminal import steady_streams
-from mdlm_cfg.support.folders import new_run_folder
+from mdlm_cfg.support.folders import Made, new_run_folder
 
 PAGE = "comparison.html"
 ROWS = "comparison.csv"
@@ -46,6 +45,7 @@ def _run(given: Sequence[str]) -> None:
 def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from rich.console import Console
 
+    from mdlm_cfg.app.folders import check_place
     from mdlm_cfg.app.report_cache import written_together
     from mdlm_cfg.reports.comparison_report import comparison_sections
     from mdlm_cfg.reports.page import write_page
@@ -56,8 +56,10 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
         for path in given:
             refuse_empty(key, path.removeprefix("out="))
     found = compare(paths)
-    folder = Path(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons")
-    folder.mkdir(parents=True, exist_ok=True)
+    made = Made()
+    folder = made.folder(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons", made=made)
+    with made.taken_back():
+        check_place(folder, "out")
     with written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
         sections = comparison_sections(found, part)
         write_csv(found.rows(), part / ROWS)

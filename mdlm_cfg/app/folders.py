@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.atomic import atomic_write, part_folder, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.schema import TrainSchema, plain
@@ -18,6 +18,7 @@ from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
+LONGEST = "a" * 140  # longer than the names of all files: reports.style.MOST_BYTES, an ending, and that of a part
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
@@ -72,8 +73,27 @@ def run_folder(
             stack.enter_context(working_on(folder, made))
             remove_parts(folder)
             made.folder((folder / CHECKPOINT).parent)
+            check_place((folder / CHECKPOINT).parent, "runs")
             write_config(plain(config), folder, made)
         yield folder, made
+
+
+def check_place(folder: Path, key: str) -> None:
+    """Refuse, before any work, a folder that cannot hold the files of a command: it writes the longest name there.
+
+    Raises:
+        UserError: the folder may not be written, or a name in it is too long for the file system; with the key that
+            names another.
+    """
+    if not is_first_process():
+        return
+    try:
+        with part_folder(folder, "place") as part:
+            (part / LONGEST).touch()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot hold files of mdlm_cfg ({error.strerror or error}): give {key}=FOLDER"
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
-from mdlm_cfg.app.folders import naming_way_out, out_folder
+from mdlm_cfg.app.folders import check_place, naming_way_out, out_folder
 from mdlm_cfg.app.places import refuse_empty
 from mdlm_cfg.app.settings import checked_study
 from mdlm_cfg.app.terminal import steady_streams
@@ -86,6 +86,7 @@ def report(
         if folder is None:
             with naming_way_out("out"):
                 folder = new_run_folder("runs", data.name, made=made)
+        check_place(folder, "out")
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
         about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())
         with steady_streams():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import traceback
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,18 @@ def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
 
 
 def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
-    """The error of a configuration file that is not text in UTF-8, or no mapping, which hydra's own does not name.
+    """A sentence for what hydra itself does not name: settings below null, or a file without any.
 
     Args:
         error: what was raised; it is returned if it is another one, or if no such file is found.
         arguments: of the command line. configs: the folder of this package's own files.
     """
+    below = [argument for argument in arguments if re.match(r"[+~]*hydra\.\w+\.\w+[.=]", argument)]
+    if isinstance(error, AssertionError | AttributeError) and below and _is_of_omegaconf(error):
+        return UserError(
+            f"{' '.join(below)}: hydra takes no settings below a key that is null, as hydra.sweeper.params is; write "
+            "what is swept as an argument of its own, such as seed=0,1"
+        )
     if isinstance(error, OSError) and "Invalid loaded object type" in str(error):
         check = _not_a_mapping
     elif isinstance(error, UnicodeDecodeError):
@@ -72,6 +79,11 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
         if path.is_file() and (said := check(path)):
             return UserError(said)
     return error
+
+
+def _is_of_omegaconf(error: Exception) -> bool:
+    """Whether an error was raised by omegaconf itself."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name == "omegaconf"
 
 
 def _not_text(path: Path) -> str | None:

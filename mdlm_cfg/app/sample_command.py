@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.commands import start
-from mdlm_cfg.app.folders import folder_below, out_folder
+from mdlm_cfg.app.folders import check_place, folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, written_together
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, merged, plan_of
@@ -67,7 +67,9 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
         guidance.rule.check(run.denoiser, k)
     made = Made()
     out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
-    check_places_for(FILES, out, files_of(out, RECORD))
+    with made.taken_back():
+        check_place(out, "out")
+        check_places_for(FILES, out, files_of(out, RECORD))
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)
     pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}

@@ -65,11 +65,14 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
     for row in block.rows:
         parts.setdefault(tuple(word(getattr(row, name)) for name in block.per), []).append(row)
     sections: list[Section] = []
+    stems: set[str] = set()
     for key, rows in (parts or {(): []}).items():
         heads = [_head(rows[0], name) for name in block.per]
         said = ", ".join(f"{head} = {value}" for head, value in zip(heads, key))
         title = f"{block.title}: {said}" if said else block.title
         stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))
+        stem = f"{stem}_{len(stems)}" if stem in stems else stem
+        stems.add(stem)
         part = _part(replace(block, title=title, text=""), rows, folder / stem, backend)
         sections += [one for one in part if one.table or one.pictures or one.listing or one.panel]
     first = sections[0] if sections else Section(block.title, group=block.group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mdlm_cfg.reports.tables import write_csv
 from mdlm_cfg.support.atomic import atomic_write
 
 DPI = 150
+MOST_BYTES = 80  # of the name of a file, without its ending
 MARGIN = 0.06  # inches around what is drawn
 INK = "#333333"
 GREY = "#8c8c8c"
@@ -120,8 +122,15 @@ def numbers_of(picture: Path) -> Path:
 
 
 def file_name(text: str) -> str:
-    """A text as the name of a file: letters, digits, dots and dashes, and a line for all that lies between."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("_")
+    """A text as the name of a file: letters, digits, dots and dashes, and a line for all that lies between.
+
+    One of more than `MOST_BYTES` is cut, and ends in a hash of all of it: different names stay different.
+    """
+    name = re.sub(r"[^\w.-]+", "_", text).strip("_")
+    if len(name.encode()) <= MOST_BYTES:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{name.encode()[: MOST_BYTES - 7].decode(errors='ignore')}_{digest}"
 
 
 def hide_frame(axes: Axes) -> None:

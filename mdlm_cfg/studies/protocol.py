@@ -24,6 +24,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.progress import Pieces, share_shown, silent
 from mdlm_cfg.targets.data import Data, class_name
 
@@ -320,12 +321,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type] # a study is a dataclass
-            value = getattr(self, f.name)
             least = f.metadata.get("least")
-            if least is not None and (type(value) is not int or value < least):
-                raise UserError(
-                    f"study.{f.name} = {value!r} is not allowed: it must be a whole number of at least {least}"
-                )
+            if least is not None:
+                object.__setattr__(self, f.name, whole_number(f"study.{f.name}", getattr(self, f.name), least))
 
 
 def name_of(study: Study) -> str:

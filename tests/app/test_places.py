@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import yaml
 from commands import TINY, TOY, refusal, run
+from helpers import random_target
 
+import mdlm_cfg
 from mdlm_cfg.app import comparing
 from mdlm_cfg.app.overrides import last_of_each
 from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import EvalSchema, TrainSchema
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
@@ -25,6 +28,13 @@ EMPTY = [
     *(("sample", key) for key in ("ckpt_path=", "out=", "runs=")),
     *(("train", f"data={data}", "data.path=") for data in ("table", "text", "folder")),
 ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert run("train", *TOY, "logger=csv", "evaluate=false", f"runs={folder}") == 0
+    return folder
 
 
 @pytest.mark.parametrize("arguments", EMPTY)
@@ -128,3 +138,28 @@ def test_other_values_of_a_path_are_refused_by_its_key(
 ) -> None:
     assert "data.path" in refusal(capsys, "train", f"data={data}", f"data.path={value}", f"runs={tmp_path / 'runs'}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "eval of a run", "sample", "train", "compare", "report"])
+def test_names_that_are_too_long_are_refused_before_any_work(
+    command: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = "/".join("d" * 99 for _ in range(39))  # 4095 bytes are the most, which a folder of this depth does not reach
+    out = tmp_path / deep / ("e" * (3990 - len(f"{tmp_path}/{deep}/")))
+    exact = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[0,1]")
+    files = sorted(runs.rglob("*"))
+    if command == "compare":
+        monkeypatch.setattr("mdlm_cfg.studies.comparison.compare", lambda paths: paths)
+        with pytest.raises(SystemExit) as ended:
+            comparing.main(["somewhere", f"out={out}"])
+        assert ended.value.code == 2
+    elif command == "report":
+        target = random_target(2, 1)
+        with pytest.raises(UserError):
+            mdlm_cfg.report(target.denoiser(), target, out=out)
+    elif command == "train":
+        refusal(capsys, "train", *TOY, "logger=csv", f"runs={out}")
+    else:
+        asked = {"eval": exact, "eval of a run": (f"runs={runs}",), "sample": (f"runs={runs}",)}[command]
+        refusal(capsys, command.split()[0], *asked, f"out={out}")
+    assert not list(tmp_path.iterdir()) and sorted(runs.rglob("*")) == files

@@ -221,6 +221,19 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "train.py", *arguments], cwd=root, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("sweeper", ["basic", "optuna"])
+@pytest.mark.parametrize(
+    "value",
+    ["={seed:3}", "={seed:[0,1]}", "={seed:null}", "={a:{b:1}}", "=[1]", "=abc", "=3", ".seed=3"],
+)
+def test_odd_parameters_of_a_sweeper_are_a_sentence(
+    value: str, sweeper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("-m", "seed=0,1", f"hydra/sweeper={sweeper}", f"runs={tmp_path}", f"hydra.sweeper.params{value}")
+    assert "hydra.sweeper.params" in refusal(capsys, "train", *given)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["index.csv", "index.md"])
 def test_an_index_replaces_no_file_of_anybody_elses(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

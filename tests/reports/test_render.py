@@ -41,6 +41,7 @@ from mdlm_cfg.studies.plan import Plan
 PLAN = Plan((Guidance(2.0),), Sampler(), 10)
 NAMES = st.one_of(
     st.text(max_size=12),
+    st.sampled_from(["a b", "a,b", "a" * 300, "a" * 299 + "b", "日" * 99, "日" * 98 + "本"]),
     st.sampled_from(["[/b]", "$$", "$x", "{}", "", "שלום", "日本", "🙂", "a\nb", "<b>&", "\\frac", "%s", "_^"]),
 )
 NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e-300, 1e300, float("inf"), float("nan")]))
@@ -79,13 +80,16 @@ def rows_of(names: list[str], numbers: list[float]) -> list[Row]:
 @given(st.lists(NAMES, min_size=1, max_size=4, unique=True), st.lists(NUMBERS, min_size=1, max_size=4))
 def test_any_names_and_numbers_are_shown(names: list[str], numbers: list[float]) -> None:
     rows = rows_of(names, numbers)
-    findings = Findings(PLAN, [block(rows, names)], ["Said."])
+    apart = Block("apart", rows, "Apart", per=["name"], views=[Curve("w", "value", ["name"])])
+    findings = Findings(PLAN, [block(rows, names), apart], ["Said."])
     with tempfile.TemporaryDirectory() as folder:
         sections = sections_of(findings, Path(folder), backend="none")
         assert "<h2>Measured</h2>" in render_page("T", sections)
         for section in sections:
             for picture in section.pictures:
                 assert picture.path.is_file() and picture.numbers.is_file()
+        paths = [picture.path for section in sections for picture in section.pictures]
+        assert len(set(paths)) == len(paths)
     assert json.loads(json.dumps(findings.to_dict(), allow_nan=False))["measured"][0]["name"] == names[0]
     assert all(not set(name) & set(",; \n") for name in findings.numbers())
 
