@@ -47,6 +47,7 @@ from mdlm_cfg.app.settings import (
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.training_pictures import PicturesByStep
+from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.fitting import Fit
@@ -345,7 +346,8 @@ def _wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
         if any(isinstance(logger, WandbLogger) for logger in loggers):
             import wandb
 
-            wandb.finish()
+            with no_wait_after_interrupt():
+                wandb.finish()
 
 
 def _is_asked(overrides: Sequence[str], key: str) -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
-from mdlm_cfg.app.places import refuse_empty
+from mdlm_cfg.app.places import naming_way_out, refuse_empty
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.folders import Made, new_run_folder
 
@@ -57,8 +57,9 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
             refuse_empty(key, path.removeprefix("out="))
     found = compare(paths)
     made = Made()
-    folder = made.folder(outs[-1].removeprefix("out=")) if outs else new_run_folder("runs", "comparisons", made=made)
-    with made.taken_back():
+    with made.taken_back(), naming_way_out("out"):
+        out = outs[-1].removeprefix("out=") if outs else None
+        folder = new_run_folder("runs", "comparisons", made=made) if out is None else made.folder(out)
         check_place(folder, "out")
     with written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
         sections = comparison_sections(found, part)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mdlm_cfg.app.places import naming_way_out
 from mdlm_cfg.support.atomic import atomic_write, part_folder, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
@@ -94,16 +95,6 @@ def check_place(folder: Path, key: str) -> None:
         raise UserError(
             f"{folder} cannot hold files of mdlm_cfg ({error.strerror or error}): give {key}=FOLDER"
         ) from error
-
-
-@contextmanager
-def naming_way_out(key: str) -> Iterator[None]:
-    """Name the key that gives another folder where one cannot be made inside."""
-    try:
-        yield
-    except OSError as error:
-        where = "a folder" if error.filename is None else error.filename
-        raise UserError(f"{where} cannot be made ({error.strerror or error}): give {key}=FOLDER") from error
 
 
 def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:

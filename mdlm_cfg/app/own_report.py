@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
-from mdlm_cfg.app.folders import check_place, naming_way_out, out_folder
-from mdlm_cfg.app.places import refuse_empty
+from mdlm_cfg.app.folders import check_place, out_folder
+from mdlm_cfg.app.places import naming_way_out, refuse_empty
 from mdlm_cfg.app.settings import checked_study
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser

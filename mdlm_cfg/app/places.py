@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -36,6 +37,16 @@ def refuse_empty(key: str, value: object) -> None:
     """Raise UserError for empty text."""
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
+
+
+@contextmanager
+def naming_way_out(key: str) -> Iterator[None]:
+    """Name the key that gives another folder where one cannot be made inside."""
+    try:
+        yield
+    except OSError as error:
+        where = "a folder" if error.filename is None else error.filename
+        raise UserError(f"{where} cannot be made ({error.strerror or error}): give {key}=FOLDER") from error
 
 
 def with_absolute_paths(config: Recorded) -> Recorded:

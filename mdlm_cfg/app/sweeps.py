@@ -16,7 +16,7 @@ import yaml
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
-from mdlm_cfg.app.places import refuse_empty
+from mdlm_cfg.app.places import naming_way_out, refuse_empty
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
@@ -210,14 +210,16 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
             refuse_empty(key, value)
     made = Made()
     if "hydra.sweep.dir" in fixed:
-        folder = made.folder(str(fixed["hydra.sweep.dir"]))
+        with naming_way_out("hydra.sweep.dir"):
+            folder = made.folder(str(fixed["hydra.sweep.dir"]))
         _check_index(folder)
     else:
         shown = [item for item in given if item.is_sweep_override()]
         shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
         asked = [item.input_line or "" for item in shown or given]
         name = "multirun" if fixed.get("name") is None else str(fixed["name"])
-        folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
+        with naming_way_out("runs"):
+            folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
     made.file(folder / HYDRAS)
     return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made)
 

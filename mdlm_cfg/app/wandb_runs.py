@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from mdlm_cfg.support.errors import UserError
 
@@ -72,9 +75,29 @@ def begin_wandb(logger: Any, mode: str | None) -> None:
         import wandb.errors
 
         try:
-            _ = logger.experiment
+            with no_wait_after_interrupt():
+                _ = logger.experiment
         except wandb.errors.Error as error:
             raise UserError(
                 f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
                 "logger.mode=offline or logger=csv"
             ) from error
+
+
+@contextmanager
+def no_wait_after_interrupt() -> Iterator[None]:
+    """An interrupt inside ends wandb's own process: it would hold this one for as long as a server does not answer.
+
+    What was logged is in the folder of the run; `wandb sync` sends it later.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        import wandb
+
+        for child in psutil.Process().children():
+            if child.name().startswith("wandb-core"):
+                child.kill()
+        with suppress(OSError):  # of the connection to it
+            wandb.teardown()
+        raise

@@ -267,7 +267,7 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
         share = f"{row.removed:.0%} of" if row.removed and row.removed > 0 else "nothing of"
         said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {row.tv_tilted:.4f} after)")
     worth = any((row.removed or 0.0) >= WORTH for row in after.values())
-    judged = "corrections bring samples to the tilted distribution" if worth else "corrections help little"
+    judged = "corrections bring samples nearer to the tilted distribution" if worth else "corrections help little"
     return [f"{head} {judged}: {phrase(most, rows[0].move)} remove {', and '.join(said)}."]
 
 

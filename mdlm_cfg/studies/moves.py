@@ -34,11 +34,13 @@ def check_moves(moves: Sequence[int]) -> tuple[int, ...]:
     """Numbers of moves, rising, with 0 among them.
 
     Raises:
-        UserError: none, or what is not a whole number of at least 0.
+        UserError: none above 0, or what is not a whole number of at least 0.
     """
-    if not moves or not all(is_whole(m) and m >= 0 for m in moves):
-        raise UserError(f"study.moves = {list(moves)} must be whole numbers of at least 0, such as [0,10,40]")
-    return tuple(sorted({0, *moves}))
+    if not all(is_whole(m) and m >= 0 for m in moves) or not any(moves):
+        raise UserError(
+            f"study.moves = {list(moves)} must be whole numbers of at least 0, and not 0 alone, such as [0,10,40]"
+        )
+    return tuple(sorted({0, *map(int, moves)}))
 
 
 def starts_of(starts: Sequence[Started]) -> tuple[Sampler, ...]:

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,15 +19,17 @@ from threading import Thread
 from typing import Any
 
 import conftest as tests
+import psutil
 import pytest
 import wandb
 import yaml
 from commands import EXACT, QUICK, TOY, refusal, report_in, run
 from forks import code_of, fork
+from lightning.pytorch.loggers import WandbLogger
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import commands
-from mdlm_cfg.app.wandb_runs import check_wandb, earlier_wandb_run
+from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run
 from mdlm_cfg.training.runs import newest_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -199,3 +203,30 @@ def test_the_agent_trains_a_run_of_the_sweep(server: Server, tmp_path: Path) -> 
     assert (config["optimizer"]["lr"], config["net"]["width"], config["seed"]) == tuple(VALUES.values())
     assert sweep_of_the_page()["metric"]["name"] in (run.parent / "metrics.csv").read_text().splitlines()[0].split(",")
     assert list((run.parent / "wandb").glob(f"offline-run-*-{RUN_ID}"))  # the sweep knows it by this name
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_a_server_does_not_answer_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as server:  # it takes connections, and never answers
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        logger = WandbLogger(save_dir=tmp_path, mode="online")
+
+        def interrupt() -> None:
+            while not (tmp_path / "wandb").is_dir():
+                time.sleep(0.1)
+            time.sleep(2)
+            interrupted.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupted: list[float] = []
+        Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            begin_wandb(logger, "online")
+    assert time.monotonic() - interrupted[0] < 20  # wandb itself waits for 90 seconds
+    cores = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
+    assert all(child.status() == psutil.STATUS_ZOMBIE for child in cores)  # it has ended
