@@ -67,7 +67,7 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
     sections: list[Section] = []
     stems: set[str] = set()
     for key, rows in (parts or {(): []}).items():
-        heads = [_head(rows[0], name) for name in block.per]
+        heads = [_head(rows[0], name) for name in block.per if rows]
         said = ", ".join(f"{head} = {value}" for head, value in zip(heads, key))
         title = f"{block.title}: {said}" if said else block.title
         stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))

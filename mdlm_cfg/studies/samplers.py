@@ -147,10 +147,13 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     if worst is None or worst.tv <= NOTHING:
         return said
     best = min(nearest, key=lambda row: row.tv)
+    head = f"At w = {top.label} and with at most {AFFORDED} calls,"
+    if worst.tv - best.tv <= NOTHING:
+        return [*said, f"{head} all samplers have the same discretisation error ({best.tv:.4f})."]
     return [
         *said,
-        f"At w = {top.label} and with at most {AFFORDED} calls, {best.method} has the least discretisation error "
-        f"({best.tv:.4f} with {best.calls}) and {worst.method} the largest ({worst.tv:.4f} with {worst.calls}).",
+        f"{head} {best.method} has the least discretisation error ({best.tv:.4f} with {best.calls}) and {worst.method} "
+        f"the largest ({worst.tv:.4f} with {worst.calls}).",
     ]
 
 

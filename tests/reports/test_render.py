@@ -81,7 +81,8 @@ def rows_of(names: list[str], numbers: list[float]) -> list[Row]:
 def test_any_names_and_numbers_are_shown(names: list[str], numbers: list[float]) -> None:
     rows = rows_of(names, numbers)
     apart = Block("apart", rows, "Apart", per=["name"], views=[Curve("w", "value", ["name"])])
-    findings = Findings(PLAN, [block(rows, names), apart], ["Said."])
+    empty = Block("empty", [], "Empty", per=["name"], views=[Table(["name"], ["value"])])
+    findings = Findings(PLAN, [block(rows, names), apart, empty], ["Said."])
     with tempfile.TemporaryDirectory() as folder:
         sections = sections_of(findings, Path(folder), backend="none")
         assert "<h2>Measured</h2>" in render_page("T", sections)

@@ -194,9 +194,9 @@ def test_smc_in_many_dimensions_moves_samples_to_their_class():
     target = BernoulliMixture(p, torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5]))
     run = sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, generator=generator_for("high"))
     assert run.x.shape == (400, 60) and run.ess > 0.2 and run.relative_error < 1
-    with pytest.raises(ValueError, match="threshold is 2"):
+    with pytest.raises(ValueError, match="threshold = 2"):
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, threshold=2)
-    with pytest.raises(ValueError, match="at least 2 groups"):
+    with pytest.raises(ValueError, match="groups"):
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 401)
 
 

@@ -268,13 +268,13 @@ def test_whole_numbers_of_any_type_are_steps(sampler, kind):
     made = Sampler(sampler, kind(3))
     assert made == Sampler(sampler, 3) and type(made.steps) is int and made.calls(5) == 3
     assert made.describe() == Sampler(sampler, 3).describe()
-    with pytest.raises(UserError, match="number of steps is 0, and must be at least 1"):
+    with pytest.raises(UserError, match="number of steps = 0"):
         Sampler(sampler, kind(0))
 
 
 @pytest.mark.parametrize("steps", [2.5, "three", [0.0], [0.0, math.nan], [], [0.1, 1.0], {"a": 1}])
 def test_other_steps_are_refused(steps):
-    with pytest.raises(UserError, match="whole number of steps"):
+    with pytest.raises(UserError, match="steps = "):
         Sampler("euler", steps)
 
 

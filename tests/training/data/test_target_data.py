@@ -61,13 +61,13 @@ def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
     large = TableMixture(torch.full((1, *[2] * 20), 2.0**-20), torch.ones(1))
     with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09 partial states"):
         TargetData(large, "t")
-    with pytest.raises(UserError, match="num_test must be a whole number"):
+    with pytest.raises(UserError, match="num_test = "):
         table(num_test=None)
 
 
 def test_settings_of_targets_are_refused() -> None:
     for settings, complaint in (
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1"),
         ({"grid_shape": [3]}, r"grid_shape \(3,\) must have 2 cells"),
     ):
