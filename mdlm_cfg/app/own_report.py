@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
+from mdlm_cfg.targets.table import checked_names
 
 MANY = 10_000  # samples of each class and strength where these are cheap
 FEW = 100  # where they are not
@@ -127,21 +128,16 @@ def _data_of(
             f"target = {target!r} is an object of type {type(target).__name__}: it must be a TableMixture, a "
             "HiddenMarkovMixture, a BernoulliMixture, or data that are set up; leave it out where nothing is known"
         )
-    for what, names, num in (
-        ("class_names", class_names, denoiser.num_classes),
-        ("value_names", value_names, denoiser.num_tokens),
-    ):
+    for what, names in (("class_names", class_names), ("value_names", value_names)):
         if isinstance(names, str) or not all(isinstance(one, str) for one in names or ()):
             raise UserError(f"{what} = {names!r} must be a list of texts")
-        if names is not None and len(names) != num:
-            raise UserError(f"{what} has {len(names)} names, and must have {num}")
     return UnknownData(
         name or _name_of(denoiser),
         denoiser.num_tokens,
         denoiser.num_classes,
         (denoiser.num_dims,),
-        None if class_names is None else tuple(class_names),
-        None if value_names is None else tuple(value_names),
+        checked_names("class_names", class_names, denoiser.num_classes),
+        checked_names("value_names", value_names, denoiser.num_tokens),
     )
 
 
@@ -154,10 +150,9 @@ def _name_of(denoiser: Any) -> str:
 def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
     strengths = [w] if isinstance(w, str | Guidance) or is_number(w) or callable(w) else w
-    try:
-        given = list(strengths)
-    except TypeError:
-        raise UserError(f"w = {w!r} is not a list of strengths: give numbers, such as w=[0, 1, 2]") from None
+    if not isinstance(strengths, Iterable) or isinstance(strengths, Mapping):
+        raise UserError(f"w = {w!r} is not a list of strengths: give numbers, such as w=[0, 1, 2]")
+    given = list(strengths)
     read = [parse_strength(one) if isinstance(one, str) else one for one in given]
     found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
     kinds = list(dict.fromkeys(str(one.kind) for one in found))

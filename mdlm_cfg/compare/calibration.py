@@ -28,6 +28,7 @@ from mdlm_cfg.chain.rules import refuse_infinite
 from mdlm_cfg.compare.levels import MAX_ROWS, level_means, level_sums, level_totals, masked_batches, sample_weights
 from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.targets.table import TableMixture
 
@@ -249,6 +250,8 @@ def calibrate(
         UserError: a class that does not exist, samples or weights that do not fit, too few samples, a sample to which
             the denoiser gives probability 0, or a number of groups, a centre or a spread out of range.
     """
+    if target_class is None:
+        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
     check_class(target_class, denoiser.num_classes)
     d = denoiser.num_dims
     groups = whole_number("groups", d if groups is None else groups, 1, d)

@@ -76,6 +76,8 @@ def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | No
     """
     n = denoiser.num_tokens
     d = denoiser.num_dims
+    if not isinstance(samples, Tensor) or samples.dtype.is_floating_point:
+        raise UserError("samples must be a tensor of whole numbers")
     if samples.ndim != 2 or samples.shape[1] != d:
         raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
     if not bool(((samples >= 0) & (samples < n)).all()):

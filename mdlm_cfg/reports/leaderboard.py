@@ -37,7 +37,7 @@ def leaderboard(report: Mapping[str, Any]) -> str:
     Raises:
         UserError: a report of another study.
     """
-    if "benchmark_version" not in report:
+    if not isinstance(report, Mapping) or "benchmark_version" not in report:
         raise UserError(
             "this is not a report of the benchmark: give the report.json of python eval.py experiment=benchmark"
         )
@@ -107,10 +107,25 @@ def write_page(report: Path, page: Path) -> None:
     """
     if not report.is_file():
         raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
-    text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{report} is not JSON in UTF-8 ({error}): give the report.json of a benchmark") from error
+    text = leaderboard(found)
     with atomic_write(page) as file:
         file.write(text.encode())
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Run the command: `python -m mdlm_cfg.reports.leaderboard REPORT.json PAGE.md`."""
+    try:
+        if len(arguments) != 2:
+            raise UserError("give two paths: REPORT.json of a benchmark, and PAGE.md to write")
+        write_page(*map(Path, arguments))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1:])

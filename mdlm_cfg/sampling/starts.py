@@ -24,7 +24,7 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
     Raises:
         UserError: no whole number of samples, another shape, or values that are no token and no mask.
     """
-    num_samples = whole_number("num_samples", num_samples, 0)
+    num_samples = whole_number("num_samples", num_samples)
     d = denoiser.num_dims
     mask_id = denoiser.num_tokens
     if start is None:

@@ -46,7 +46,7 @@ def test_strengths_by_number_of_unmasked_coordinates() -> None:
     for w in (-1 - 1e-9, MAX_STRENGTH * (1 + 1e-9), math.inf, math.nan):
         with pytest.raises(UserError, match="must be at least -1"):
             Guidance(w)
-        with pytest.raises(UserError, match="must be at least -1"):
+        with pytest.raises(UserError, match="is not allowed"):
             Guidance([0.0, w]).table(2)
         with pytest.raises(UserError, match="must be at least -1"):
             Guidance(lambda _, w=w: w).table(1)

@@ -79,7 +79,7 @@ def test_a_grid_that_ends_before_everything_is_unmasked_has_no_counts() -> None:
 
 @pytest.mark.parametrize("horizon", [0.0, -1.0, 1e-16, 9e-4, math.inf, math.nan])
 def test_a_horizon_is_positive_and_finite_and_1_where_it_must_be(horizon: float) -> None:
-    with pytest.raises(ValueError, match="is not allowed: T must be"):
+    with pytest.raises(ValueError, match="horizon T = "):
         exponential(horizon)
     with pytest.raises(ValueError, match="T must be 1 for 'cosine'"):
         Schedule("cosine", 2.0)

@@ -29,7 +29,7 @@ from mdlm_cfg.studies.benchmark.ranking import (
 )
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
 from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
-from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.plan import Plan, refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_whole
@@ -163,6 +163,7 @@ class Benchmark:
         check_calls(self._calls)
         if not self._targets:
             raise UserError("no target was given: give names of targets, or leave targets away for all")
+        refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
         if case.has_learned:
             raise UserError("study=benchmark has targets of its own, and uses no network: give denoiser=exact")
         plan = case.plan

@@ -68,7 +68,7 @@ def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
 def test_settings_of_targets_are_refused() -> None:
     for settings, complaint in (
         ({"batch_size": 0}, "batch_size = 0"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch = 0"),
         ({"grid_shape": [3]}, r"grid_shape \(3,\) must have 2 cells"),
     ):
         with pytest.raises(UserError, match=complaint):
