@@ -59,12 +59,8 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
         error: what was raised; it is returned if it is another one, or if no such file is found.
         arguments: of the command line. configs: the folder of this package's own files.
     """
-    below = [argument for argument in arguments if re.match(r"[+~]*hydra\.\w+\.\w+[.=]", argument)]
-    if isinstance(error, AssertionError | AttributeError) and below and _is_of_omegaconf(error):
-        return UserError(
-            f"{' '.join(below)}: hydra takes no settings below a key that is null, as hydra.sweeper.params is; write "
-            "what is swept as an argument of its own, such as seed=0,1"
-        )
+    if isinstance(error, AssertionError | AttributeError) and _is_of_omegaconf(error):
+        return _below_null(arguments) or error
     if isinstance(error, OSError) and "Invalid loaded object type" in str(error):
         check = _not_a_mapping
     elif isinstance(error, UnicodeDecodeError):
@@ -79,6 +75,21 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
         if path.is_file() and (said := check(path)):
             return UserError(said)
     return error
+
+
+def _below_null(arguments: Sequence[str]) -> UserError | None:
+    """What is said of arguments that give settings below a key that is null, to which hydra adds none."""
+    keys = {argument: argument.lstrip("+").partition("=")[0] for argument in arguments if "=" in argument}
+    for argument, key in keys.items():
+        group = key.partition(".")[0]
+        if group == "hydra" and key.count(".") > 1:
+            way = "write what is swept as an argument of its own, such as seed=0,1"
+        elif group != key and group != "hydra" and group not in keys.values():
+            way = f"choose {group}=NAME too"
+        else:
+            continue
+        return UserError(f"{argument} is a setting below a key that is null, which hydra cannot add to: {way}")
+    return None
 
 
 def _is_of_omegaconf(error: Exception) -> bool:

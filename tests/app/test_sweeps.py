@@ -231,6 +231,7 @@ def test_odd_parameters_of_a_sweeper_are_a_sentence(
 ) -> None:
     given = ("-m", "seed=0,1", f"hydra/sweeper={sweeper}", f"runs={tmp_path}", f"hydra.sweeper.params{value}")
     assert "hydra.sweeper.params" in refusal(capsys, "train", *given)
+    assert "trainer=NAME" in refusal(capsys, "sample", f"runs={tmp_path}", "trainer.devices=2")
     assert list(tmp_path.iterdir()) == []
 
 
