@@ -177,11 +177,6 @@ def test_under_a_policy_the_chain_is_that_of_the_policy(policy):
     assert (best_schedule(target, 2.0, 1, denoiser=learned).law - law).abs().max() > 1e-3
 
 
-def test_rising_is_never_falling():
-    assert rises((0.0, 0.0, 2.0)) and rises((-1.0, 3.0))
-    assert not rises((0.0, 2.0, 1.9)) and not rises((2.0, 2.0)) and not rises((1.0,))
-
-
 def test_a_stated_trade_off_moves_between_its_ends():
     target = random_target(3, 2, seed=6)
     sure, many = (best_schedule(target, 1.0, 0, trade_off(target, 0, weight)) for weight in (0.01, 3.0))

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise, product
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, random_target
+from helpers import Blurred, random_target
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, UserError, calibrate, calibrated_strengths, terminal_law, tilted_law
@@ -60,6 +60,7 @@ def tv_of(target: TableMixture, w: float, z: int, strengths: object, kind: str =
         (toy_2d_overlap, 1.0, 0, (0.363, 1), 6e-4),
         (toy_2d_overlap, 2.0, 0, (0.585, 2), 6e-4),
         (toy_2d_overlap, 4.0, 0, (0.778, 4), 6e-4),
+        (toy_5d_hypercube, 2.0, 1, (0.013, 0.041, 0.126, 0.415, 2), 6e-4),
         (lambda: rotation(5).table(), 2.0, 1, (0.125, 0.424, 0.555, 0.987, 2), 6e-4),
         (lambda: motif().table(), 2.0, 0, (0.93, 1.25, 1.63, 1.92, 2), 6e-3),
     ],
@@ -177,18 +178,6 @@ def test_data_give_the_exact_strengths_with_the_error_that_is_stated(masks) -> N
     assert bool(((scores.std(dim=0) > 0.62) & (scores.std(dim=0) < 1.42)).all()), scores.std(dim=0)
 
 
-def test_more_data_are_nearer() -> None:
-    target = random_target(3, 3, k=2, seed=4)
-    errors = []
-    exact = calibrated_strengths(target, 1.0, 0)
-    for num in (1000, 100_000):
-        x, log_weights = weighted_samples(target, 1.0, 0, num, 0)
-        found = calibrate(target.denoiser(), 0, x, log_weights, torch.Generator().manual_seed(0))
-        errors.append(max(abs(a - b) for a, b in zip(found.strengths, exact)))
-        assert errors[-1] < 5 * max(found.standard_errors)
-    assert errors[1] < 0.05 < 5 * errors[0]
-
-
 def test_the_class_itself_needs_no_guidance_and_a_flat_network_does() -> None:
     target = random_target(3, 3, k=2, seed=4)
     x, _ = target.sample(20_000, torch.Generator().manual_seed(0), 0)
@@ -214,13 +203,6 @@ def test_the_same_generator_gives_the_same_strengths() -> None:
     x, _ = target.sample(100, torch.Generator().manual_seed(0), 0)
     one, two = (calibrate(target.denoiser(), 0, x, None, torch.Generator().manual_seed(5)) for _ in range(2))
     assert one == two and one != calibrate(target.denoiser(), 0, x, None, torch.Generator().manual_seed(6))
-
-
-def test_float32_and_no_joint() -> None:
-    denoiser = Inconsistent(3, 3, 2, seed=2)
-    x = torch.randint(3, (5000, 3), generator=torch.Generator().manual_seed(0))
-    found = calibrate(denoiser, 0, x, None, torch.Generator().manual_seed(0))
-    assert all(-1 <= s < 10 for s in found.strengths)
 
 
 TARGET = random_target(3, 3, seed=0)
@@ -260,8 +242,3 @@ def test_a_sample_that_the_class_cannot_produce_is_refused_unless_its_weight_is_
         calibrate(
             denoiser, 0, x, torch.full((40,), -math.inf).index_fill_(0, torch.tensor([0]), 0.0), torch.Generator()
         )
-
-
-def test_the_hypercube_needs_weak_guidance_early() -> None:
-    found = calibrated_strengths(toy_5d_hypercube(), 2.0, 1)
-    assert found == pytest.approx((0.013, 0.041, 0.126, 0.415, 2.0), abs=6e-4)

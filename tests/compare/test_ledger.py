@@ -11,10 +11,8 @@ from scipy.stats import binom
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.policies import Confidence
-from mdlm_cfg.compare.by_state import conditionals_error_by_state
 from mdlm_cfg.compare.ledger import ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, multinomial_counts, total_variation
-from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -54,28 +52,6 @@ def test_an_exact_denoiser_has_no_conditionals_error():
     assert ledger.closes
 
 
-def test_shares_swap_one_conditional_at_a_time():
-    target = random_target(3, 2, seed=2)
-    other = perturbed(target, 1.0)
-
-    class OnlyNull:  # exact for classes, wrong for the null class
-        num_tokens = 3
-        num_dims = 2
-        num_classes = 2
-
-        def __call__(self, tokens, classes):
-            answers = target.denoiser()(tokens, classes), other.denoiser()(tokens, classes)
-            return answers[1] if classes is None else torch.where((classes == 2)[:, None, None], *reversed(answers))
-
-    ledger = error_ledger(target, OnlyNull(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert ledger.shared.error_share["conditional"] < 1e-12
-    assert (
-        abs(ledger.shared.error_share["unconditional"] - ledger.tv["error of the network"])
-        < 1e-12
-        < ledger.tv["error of the network"]
-    )
-
-
 def test_the_predicted_interval_covers_the_sampled_total():
     target = random_target(4, 2, seed=3)
     learned = perturbed(target, 1.0).denoiser()
@@ -111,17 +87,6 @@ def test_the_interval_misses_one_in_a_hundred_however_few_draws_it_is_made_of():
     assert missed <= binom.ppf(1 - 1e-5, repeats, 0.01), missed
 
 
-def test_the_first_states_error_is_its_kl():
-    target = random_target(5, 1, k=2, seed=6)
-    other = perturbed(target, 2.0)
-    states, by_level = conditionals_error_by_state(target, other.denoiser(), Guidance(1.0), 1)
-    p = target.class_pmfs[1]
-    q = other.class_pmfs[1]
-    assert states[0].state == (5,) and states[0].visits == 1
-    assert abs(states[0].kl_conditional - float((p * (p / q).log()).sum())) < 1e-12
-    assert by_level == [(states[0].kl_conditional, states[0].kl_unconditional)]
-
-
 def test_a_schedule_of_w_has_no_tilted_law_and_a_ledger_all_the_same():
     target = random_target(3, 2)
     guidance = Guidance(linear_ramp(0, 2))
@@ -130,39 +95,6 @@ def test_a_schedule_of_w_has_no_tilted_law_and_a_ledger_all_the_same():
     assert "L1" not in ledger.laws and "gap to tilted" not in ledger.tv
     score = total_variation(terminal_law(target.denoiser(), guidance, 0), terminal_law(learned, guidance, 0))
     assert abs(ledger.tv["error of the network"] - score) < 1e-12 and ledger.closes
-
-
-def test_a_learned_class_is_kept_to_the_exact_mixtures_support():
-    target = random_target(3, 2, seed=7, zeros=0.6)
-    full = perturbed(TableMixture(torch.full((2, 3, 3), 1 / 9).double(), target.class_weights), 1.0)
-    ledger = error_ledger(target, full.denoiser(), Guidance(2.0), 0, generator=torch.Generator().manual_seed(0))
-    assert all(0 <= share <= 1 for share in ledger.shared.error_share.values())
-
-
-@pytest.mark.parametrize("sampler", [Sampler(policy="confidence"), Sampler("event_leaping", events=2, policy="margin")])
-def test_the_ledger_of_a_policy_is_of_its_own_laws_and_closes(sampler):
-    target = random_target(3, 3, seed=31)
-    learned = Inconsistent(3, 3, 2, seed=31)
-    guidance = Guidance(2.0, "normalized")
-    ledger = error_ledger(target, learned, guidance, 1, sampler, num_samples=4000, generator=generator_for("ledger"))
-    exact = {
-        "L2": terminal_law(target.denoiser(), guidance, 1, sampler.policy),
-        "L3": terminal_law(learned, guidance, 1, sampler.policy),
-        "L2'": sampler.law(target.denoiser(), guidance, 1),
-        "L3'": sampler.law(learned, guidance, 1),
-    }
-    for name, law in exact.items():
-        assert (ledger.laws[name] - law).abs().max() < 1e-12
-    assert ledger.closes and ledger.tv["total"] <= ledger.bound
-    assert (ledger.tv["discretisation error"] == 0) == sampler.exact_in_time
-    # and it is not the ledger of the kind's own order
-    own = error_ledger(target, learned, guidance, 1, num_samples=100)
-    assert total_variation(own.laws["L3"], ledger.laws["L3"]) > 0.02
-    visits = visit_law(target.denoiser(), guidance, 1, sampler.policy)
-    _, by_level = conditionals_error_by_state(target, learned, guidance, 1, policy=sampler.policy)
-    assert ledger.shared.visit_error == by_level and len(by_level) == len(visits) - 1
-    with pytest.raises(ValueError, match="cannot be entered in a ledger of the order normalized"):
-        ledger_of(own.shared, sampler, 100)
 
 
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)

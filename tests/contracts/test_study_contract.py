@@ -4,77 +4,38 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, random_target
-from test_target_contract import hidden_markov
+from helpers import Blurred
+from study_cases import CASES
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
-from mdlm_cfg.studies.best_schedule import BestScheduleStudy
-from mdlm_cfg.studies.calibration import CalibrationStudy
-from mdlm_cfg.studies.correction import TableCorrection
-from mdlm_cfg.studies.correction_moves import TableMoves
-from mdlm_cfg.studies.decay import DecayStudy
-from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.geometry import GeometryStudy
-from mdlm_cfg.studies.inpainting import Inpainting
-from mdlm_cfg.studies.laws import Laws
-from mdlm_cfg.studies.ledger import LedgerStudy
-from mdlm_cfg.studies.likelihood import LikelihoodStudy
-from mdlm_cfg.studies.mixture import Mixtures
-from mdlm_cfg.studies.mixture_correction import MixtureCorrection
-from mdlm_cfg.studies.mixture_moves import MixtureMoves
-from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.policies import Policies
-from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.protocol import Case, check, run
-from mdlm_cfg.studies.samplers import Samplers
-from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.support.cache import AnyCache, Cache
 from mdlm_cfg.support.instantiate import in_words
-from mdlm_cfg.targets.data import KnownData
 
-OTHERS = {  # of images, of documents, of fixed experiments and of many targets: each has its own test file
+OTHERS = {  # of images, of documents and of fixed experiments: each has its own test file
     "ImageMoves": "test_image_moves.py",
     "Images": "test_image_evaluation.py",
     "Corpus": "test_corpus.py",
     "OwnModel": "../app/test_own_report.py",
     "Paper": "test_paper.py",
-    "Benchmark": "test_benchmark.py",
-}
-PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, classes=(0,))
-ALL_CLASSES = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40)
-TABLE = KnownData(random_target(3, 2, 2, seed=3), "small", (2,))
-PIXELS = KnownData(bernoulli_mixture(9), "small", (3, 3))
-CASES: dict[str, tuple[Any, Any, Plan]] = {
-    "BestScheduleStudy": (BestScheduleStudy(), TABLE, PLAN),
-    "CalibrationStudy": (CalibrationStudy(), TABLE, PLAN),
-    "DecayStudy": (DecayStudy(), TABLE, PLAN),
-    "Departures": (Departures(), TABLE, PLAN),
-    "GeometryStudy": (GeometryStudy(), TABLE, PLAN),
-    "Inpainting": (Inpainting(num_free=3), PIXELS, PLAN),
-    "Laws": (Laws(), TABLE, PLAN),
-    "LedgerStudy": (LedgerStudy(), TABLE, PLAN),
-    "LikelihoodStudy": (LikelihoodStudy(num_images=4, orders=2), PIXELS, ALL_CLASSES),
-    "MixtureCorrection": (MixtureCorrection(num_reference=100), PIXELS, PLAN),
-    "MixtureMoves": (MixtureMoves(moves=[3], starts=[Sampler()], num_reference=100), PIXELS, PLAN),
-    "Mixtures": (Mixtures(), PIXELS, PLAN),
-    "Policies": (Policies(), TABLE, PLAN),
-    "ProfileStudy": (ProfileStudy(), TABLE, PLAN),
-    "Samplers": (Samplers((2, 16)), TABLE, PLAN),
-    "Sequences": (Sequences(num_test=20, num_draws=1), KnownData(hidden_markov(), "small", (3,)), PLAN),
-    "TableCorrection": (TableCorrection(), TABLE, PLAN),
-    "TableMoves": (TableMoves(), TABLE, PLAN),
 }
 names = pytest.mark.parametrize("name", CASES)
+EXACT_ONLY = {"Benchmark"}  # it has targets of its own
+SHARED = ("samples", "compared")  # pieces that several processes draw
+# rows that are about several strengths, about strengths of the study's own, or about the noise of a common draw
+OF_SEVERAL = {"between", "decay", "decay_curves", "transfer"}
 
 
 class Asked(Exception):
@@ -93,13 +54,26 @@ class Mute:
         raise Asked
 
 
+def case_of(name: str, is_learned: bool = True) -> Case:
+    """With a learned denoiser, where the study takes one."""
+    _, data, plan = CASES[name]
+    return Case.of(data, Blurred(data.target, 0.3) if is_learned and name not in EXACT_ONLY else None, plan)
+
+
 @cache
-def found(name: str, again: bool = False) -> Findings:
-    """What a study finds with a learned denoiser; `again`: once more, with other random numbers drawn before."""
-    study, data, plan = CASES[name]
-    if again:
-        torch.rand(3)
-    return run(study, Case.of(data, Blurred(data.target, 0.3), plan))
+def found_and_asked(name: str, is_learned: bool = True) -> tuple[Findings, list[Any]]:
+    """What a study finds, and the keys of the pieces that it asks for."""
+    asked: list[Any] = []
+
+    def keep(key: Any, make: Callable[[], Any]) -> Any:
+        asked.append(key)
+        return make()
+
+    return run(CASES[name][0], replace(case_of(name, is_learned), cache=keep)), asked
+
+
+def found(name: str) -> Findings:
+    return found_and_asked(name)[0]
 
 
 def test_every_study_has_a_case() -> None:
@@ -117,7 +91,7 @@ def test_the_types_of_settings_are_said_in_words() -> None:
 @names
 def test_naming_the_pieces_computes_nothing(name: str) -> None:
     study, data, plan = CASES[name]
-    case = Case.of(data, Mute(data.target), plan)
+    case = Case.of(data, None if name in EXACT_ONLY else Mute(data.target), plan)
     check(study, case)
     pieces = list(study.pieces(case))
     assert pieces and len({piece.key for piece in pieces}) == len(pieces)
@@ -141,7 +115,7 @@ def test_its_blocks_are_the_declared_rows(name: str) -> None:
 def test_what_it_finds_is_written_whole(name: str, tmp_path: Path) -> None:
     findings = found(name)
     plain = findings.to_dict()
-    assert json.loads(json.dumps(plain)) == plain
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert not any(isinstance(value, float) and math.isnan(value) for value in findings.numbers().values())
     sections = sections_of(findings, tmp_path, "none")
     assert sections and all(section.title for section in sections)
@@ -149,6 +123,61 @@ def test_what_it_finds_is_written_whole(name: str, tmp_path: Path) -> None:
     assert findings.verdict and all(sentence.strip() for sentence in findings.verdict)
 
 
+class Stop(Exception):
+    """In place of an interrupt."""
+
+
+def stopped_after(pieces: int, kept: Cache) -> AnyCache:
+    """What is kept, until so many pieces were made anew."""
+    made: list[object] = []
+
+    def keep(key: object, make: Callable[[], Any]) -> Any:
+        def counted() -> Any:
+            if len(made) >= pieces:  # a piece that needs another makes two
+                raise Stop
+            value = make()
+            made.append(key)
+            return value
+
+        return kept(key, counted)
+
+    return keep
+
+
 @names
-def test_the_same_seed_finds_the_same(name: str) -> None:
-    assert found(name).to_dict() == found(name, again=True).to_dict()
+def test_interrupted_again_and_again_it_finds_the_same_and_makes_nothing_twice(name: str, tmp_path: Path) -> None:
+    study = CASES[name][0]
+    kept = Cache(tmp_path, "about")
+    num = sum(piece.cached for piece in study.pieces(case_of(name)))
+    torch.rand(3)  # other random numbers than before
+    resumed = None
+    for _ in range(2 * num + 2):
+        with suppress(Stop):
+            resumed = resumed or run(study, replace(case_of(name), cache=stopped_after(max(1, num // 3), kept)))
+    assert resumed is not None and len(kept) >= min(num, 1)
+    again = run(study, replace(case_of(name), cache=stopped_after(0, kept)))
+    assert resumed.to_dict() == found(name).to_dict() == again.to_dict()
+    assert resumed.arrays.keys() == found(name).arrays.keys()
+    assert all((found(name).arrays[key] == value).all() for key, value in resumed.arrays.items())
+
+
+@names
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_it_names_beforehand_what_several_processes_may_draw(name: str, is_learned: bool) -> None:
+    """The study then finds every piece, and none was drawn in vain."""
+    pieces = CASES[name][0].pieces(case_of(name, is_learned))
+    shared = [piece.key for piece in pieces if piece.shared]
+    asked = found_and_asked(name, is_learned)[1] if shared or is_learned else []
+    assert shared == [key for key in asked if key in shared or key[0] in SHARED]
+
+
+@names
+def test_what_it_finds_of_a_strength_does_not_depend_on_the_others(name: str) -> None:
+    study, _, plan = CASES[name]
+    (strong,) = [one for one in plan.guidances if one.constant == 2.0]
+    alone = run(study, replace(case_of(name), plan=replace(plan, guidances=(strong,))))
+    for block in alone.blocks:
+        if block.name not in OF_SEVERAL and block.rows and hasattr(block.rows[0], "w"):
+            among = next(one.rows for one in found(name).blocks if one.name == block.name)
+            of_it = [[row for row in rows if row.w == strong] for rows in (block.rows, among)]
+            assert of_it[0] == of_it[1], block.name

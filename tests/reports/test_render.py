@@ -170,6 +170,11 @@ def test_lines_hold_the_numbers_of_the_rows_and_coinciding_ones_are_one() -> Non
     assert written == [("a", 1.0), ("a", 2.0), ("b", 1.0), ("b", 2.0), ("c", 0.0), ("c", 3.0)]
 
 
+def test_numbers_are_named_by_their_column_and_index_and_the_strength_comes_last() -> None:
+    found = Findings(PLAN, [block(rows_of(["a, b"], [0.5, 0.25]), ["a"])], []).numbers()
+    assert found == {"value_a_b_w0": 0.5, "value_a_b_w1": 0.25}
+
+
 def test_every_table_but_the_main_one_has_a_csv_file(tmp_path: Path) -> None:
     rows = rows_of(["a"], [0.5, 0.25])
     second = Block("more", rows, "More", views=[Table(["w"], ["value"])])

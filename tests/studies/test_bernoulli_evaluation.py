@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,9 @@ import pytest
 import torch
 from helpers import Blurred, bernoulli_mixture, block_of, found_by
 
-from mdlm_cfg import Guidance, Sampler, UserError
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.mixtures import component_usage, rank_correlation
-from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures, component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
@@ -155,12 +152,6 @@ def test_sets_are_those_of_the_plans_generators_compared_by_hand() -> None:
     assert block_of(found, "conditionals_error")[0].num_examples == 20
 
 
-def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: Findings) -> None:
-    alone = evaluation_of(0.4, plan_of(Guidance(3.0), classes=(1,)))
-    others = [row for row in block_of(blurred, "by_class") if row.w == Guidance(3.0) and row.target_class == 1]
-    assert block_of(alone, "by_class") == others and len(others) == 3
-
-
 def test_components_that_do_not_differ_are_not_ranked() -> None:
     values = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
     differ = distinct_row("whole", values)
@@ -170,22 +161,6 @@ def test_components_that_do_not_differ_are_not_ranked() -> None:
     rows = [component_row(Guidance(1.0), "exact", found, whole) for whole in (differ, equal)]
     assert [row.rank_correlation_whole for row in rows] == [0.5, None]
     assert rows[0].rank_correlation_partial is None
-
-
-def test_the_page_and_the_numbers(blurred: Findings, tmp_path: Path) -> None:
-    plain = json.loads(json.dumps(blurred.to_dict(), allow_nan=False))
-    assert len(plain["distances"]) == 2 * 3 and len(plain["by_class"]) == 2 * 3 * 3
-    assert [(row["w"], row["set"]) for row in plain["pixels"]] == [
-        (w, name) for w in (0, 3) for name in ("exact", "learned")
-    ]
-    assert blurred.numbers()["energy_learned_w3"] == one(blurred, "distances", 3.0, "learned").energy
-    assert (
-        blurred.numbers()["conditionals_error_conditional"]
-        == block_of(blurred, "conditionals_error")[0].conditionals_error
-    )
-    sections = sections_of(blurred, tmp_path)
-    pictures = [picture.path for section in sections for picture in section.pictures]
-    assert len(pictures) == 8 and all(path.stat().st_size > 1000 for path in pictures)
 
 
 def test_what_was_not_learned_is_absent() -> None:

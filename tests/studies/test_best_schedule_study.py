@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from itertools import product
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import run
 from helpers import Inconsistent, block_of, data_of, found_by, random_target, without_pixels
 
 from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp, terminal_law, tilted_law
@@ -184,23 +182,3 @@ def test_what_it_cannot_answer_is_refused() -> None:
     large.num_dims = 16
     with pytest.raises(UserError, match="too many"):
         check(BestScheduleStudy(), Case.of(data_of(large), None, plan))
-
-
-def test_the_command_writes_what_the_study_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = random_target(3, 2, seed=4)
-    np.savez(tmp_path / "t.npz", class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
-    out = tmp_path / "out"
-    arguments = ("data=table", f"data.path={tmp_path / 't.npz'}", "w=[1,2]", "target_class=1", f"out={out}")
-    assert run("eval", "experiment=best_schedule", "denoiser=exact", *arguments) == 0
-    report = json.loads((out / "report.json").read_text())
-    assert report["version"] == 3 and report["objective"]["name"] == "kl" and report["target_class"] == 1
-    best = [row["strength"] for row in report["strengths"] if row["w"] == 2]
-    law = terminal_law(target.denoiser(), Guidance(best), 1)
-    row = next(r for r in report["schedules"] if (r["w"], r["schedule"]) == (2, "best"))
-    assert row["tv_tilted"] == pytest.approx(total_variation(law, tilted_law(target, 2.0, 1)), abs=1e-9)
-    with np.load(out / "arrays.npz") as arrays:
-        assert np.abs(arrays["exact_best_w2"] - law.numpy()).max() < 1e-9
-        assert np.abs(arrays["tilted_w1"] - tilted_law(target, 1.0, 1).numpy()).max() < 1e-9
-    assert set(report["files"]) == {path.name for path in out.iterdir()}
-    said = " ".join(capsys.readouterr().out.split())
-    assert all(sentence in said for sentence in report["verdict"])

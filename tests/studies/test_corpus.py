@@ -1,4 +1,4 @@
-"""Sequences known by examples only: what is said of them, counted by hand on examples of a table."""
+"""Sequences known by examples only: what is said of them, counted by hand on examples of a table; how they look."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers import block_of, found_by, random_target
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.compare.sequences import nearest_sequence
 from mdlm_cfg.reports.render import sections_of
-from mdlm_cfg.studies.aligned import listing, symbols_of
+from mdlm_cfg.studies.aligned import listing, symbols_of, with_word, word_in
 from mdlm_cfg.studies.corpus import STATISTICS, Corpus
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
@@ -227,3 +227,20 @@ def test_letters_and_words_stand_below_each_other() -> None:
     assert symbols_of(63, None)[62] == "62" and symbols_of(2, ("\t", "a")) == ["?", "a"]
     long = listing({"": torch.zeros(300, dtype=torch.int64)}, ["0", "1"], marked=False)
     assert [len(line) for line in long.split("\n")] == [130, 130, 46]
+
+
+def test_a_word_is_in_capital_letters_also_with_two_wrong_ones() -> None:
+    assert "".join(with_word("CATTGACATAGG", "TTGACATA")) == "caTTGACATAgg"
+    assert "".join(with_word("CATTCACAAAGG", "TTGACATA")) == "caTTCACAAAgg"
+    assert "".join(with_word("CAATCACAAAGG", "TTGACATA")) == "caatcacaaagg"  # three wrong
+    assert "".join(with_word("ABAB" * 2 + "C", "ABAB", wrong=0)) == "ABABABABc"
+
+
+def test_only_a_class_named_by_its_values_is_a_word() -> None:
+    assert word_in("TTGA", list("ACGT")) == "TTGA"
+    assert word_in("TTGX", list("ACGT")) == word_in("up", list("ACGTup")) == word_in("TT", list("ACGT")) == ""
+
+
+def test_marks_stay_below_what_differs() -> None:
+    rows = {"a": torch.tensor([0, 1, 1, 1]), "b": torch.tensor([0, 1, 0, 1])}
+    assert listing(rows, ["A", "B"], word="ABBB").split("\n") == ["a  ABBB", "b  ABAB", "     ^"]

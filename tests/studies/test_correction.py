@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import refusal, run
-from helpers import Inconsistent, block_of, data_of, found_by, random_target, without_pixels
+from helpers import Inconsistent, block_of, data_of, found_by, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
@@ -155,18 +152,6 @@ def test_the_verdict_follows_the_numbers(
     assert any("resampling ends closest" in said for said in better)
 
 
-def test_everything_is_json_and_has_a_page(learned: Findings, exact: Findings, tmp_path: Path) -> None:
-    for found in (exact, learned):
-        plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        assert plain["version"] == 3 and plain["plan"]["policy"] == "confidence" and plain["target_class"] == 1
-        assert len(plain["distances"]) == len(found.rows()) == 6
-        assert sorted(found.arrays) == plain["laws"]
-        sections = without_pixels(found, tmp_path)
-        assert sum(len(section.pictures) for section in sections) == 3
-    assert found.arrays["tilted_w2"].sum() == pytest.approx(1)
-    assert exact.numbers()["ess_exact_confidence_w0"] == pytest.approx(1)
-
-
 def mixture() -> BernoulliMixture:
     g = torch.Generator().manual_seed(8)
     p = torch.sigmoid(2 * torch.randn(3, 3, 6, generator=g, dtype=torch.float64))
@@ -228,16 +213,6 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
     assert "does not bring" in said[0] and "disagree" in said[-1] and "class cat" in said[-1]
 
 
-def test_a_mixtures_findings_are_numbers_arrays_and_a_page(many: Findings, tmp_path: Path) -> None:
-    plain = json.loads(json.dumps(many.to_dict(), allow_nan=False))
-    assert plain["plan"]["policy"] == "entropy" and plain["data"]["classes"] == [2]
-    assert len(plain["distances"]) == 5 and [row["unmasked"] for row in plain["steps"]] == [1, 2, 3, 4, 5, 6]
-    assert many.arrays["resampled_normalized_w2_class2"].shape == (6000, 2, 3)
-    assert many.numbers()["usage_tv_guided_cat_w2"] == sets(many)["guided"].usage_tv
-    pictures = [picture for section in without_pixels(many, tmp_path) for picture in section.pictures]
-    assert len(pictures) == 3
-
-
 @pytest.mark.parametrize(
     ("settings", "plan", "target", "message"),
     [
@@ -258,14 +233,3 @@ def test_what_cannot_be_answered_is_refused_before_any_work(
     data.target = target
     with pytest.raises(UserError, match=message):
         check(Correction(**settings), Case.of(data, None, plan))
-
-
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("denoiser=exact", "data=toy_1d_overlap", "w=[2]", "target_class=1", "num_samples=100", f"out={tmp_path}")
-    assert run("eval", "experiment=correction", *more) == 0
-    plain = json.loads((tmp_path / "report.json").read_text())
-    assert plain["verdict"][0] in " ".join(capsys.readouterr().out.split())
-    assert plain["costs"][-1]["w"] == 2 and plain["target_class"] == 1
-    assert {"arrays.npz", "costs.csv"} <= set(plain["files"]) and all((tmp_path / f).is_file() for f in plain["files"])
-    said = refusal(capsys, "eval", "experiment=correction", "denoiser=exact", "sampler=euler", f"out={tmp_path}")
-    assert "carries no weights" in said

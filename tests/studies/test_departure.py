@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import refusal, run
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
-from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, best_schedule, terminal_law, tilted_law
-from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import FixedOrder, Policy
@@ -142,29 +136,3 @@ def test_the_plans_own_policy_comes_in() -> None:
 def test_one_dimension_never_departs() -> None:
     rows = rules(found_by(Departures(), data_of(random_target(4, 1, 2, seed=2)), None, plan_of((2.0,))))
     assert max(abs(row.departure) for row in rows) < EXACT
-
-
-def test_the_page_and_the_files(tmp_path: Path) -> None:
-    report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
-    evaluate(data_of(target()), network(), plan_of(), report, Departures())
-    read = json.loads((tmp_path / "report.json").read_text())
-    text = (tmp_path / "report.html").read_text()
-    assert read["version"] == 3 and len(read["departures"]) == len(STRENGTHS) * 2 * len(RULES)
-    assert {name for name in read["files"] if name.endswith(".png")}
-    assert {"levels.csv", "states.csv", "schedules.csv"} <= set(read["files"])
-    assert all((tmp_path / name).is_file() for name in read["files"])
-    key = (2, "margin", "exact")
-    row = next(r for r in read["departures"] if (r["w"], r["rule"], r["denoiser"]) == key)
-    levels = [r["kl"] for r in read["levels"] if (r["w"], r["rule"], r["denoiser"]) == key]
-    assert len(levels) == D and sum(levels) == pytest.approx(row["departure"])
-    assert f"<td>{levels[0]:.4f}</td>" in text
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("experiment=departure", "denoiser=exact", "data=toy_2d_overlap", "target_class=0")
-    assert run("eval", *arguments, "w=[0,2,[0.58,2]]", f"out={tmp_path}") == 0
-    rows = json.loads((tmp_path / "report.json").read_text())["departures"]
-    totals = {row["w"]: row["departure"] for row in rows if row["rule"] == "rate"}
-    assert set(totals) == {0, 2, "[0.58,2]"} and totals["[0.58,2]"] < 0.001 * totals[2]
-    assert "give study.w=2" in refusal(capsys, "eval", *arguments, "w=ramp(0,2)", f"out={tmp_path / 'no'}")
-    assert not (tmp_path / "no").exists()

@@ -1,24 +1,26 @@
 """Evaluations are judged by the laws themselves, and by what theory says of them."""
 
+from __future__ import annotations
+
 import json
 
 import pytest
 import torch
-from helpers import data_of, found_by
+from helpers import Inconsistent, block_of, data_of, found_by, random_target
 
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, mean_and_covariance, total_variation
-from mdlm_cfg.laws import terminal_law, tilted_law
-from mdlm_cfg.sampling import Sampler
+from mdlm_cfg.laws import tabulated
 from mdlm_cfg.studies.evaluation import array_name, evaluate_table
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.studies.geometry import overlap_counts, overlap_of
 from mdlm_cfg.studies.laws import arrays_of, row_of
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.report import TableReport
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support import progress
+from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
-from mdlm_cfg.targets.table import TableMixture
 
 STRENGTHS = [0, 1, 2, 4]
 
@@ -120,14 +122,6 @@ def test_kl_is_infinite_where_support_is_missing_and_json_stays_valid():
     assert read["laws"] == list(findings.arrays)
 
 
-def test_a_strength_does_not_depend_on_the_others():
-    target = toys.toy_1d_overlap()
-    alone = row_of(evaluate_table(target, None, plan([2], seed=5)).results[0])
-    among = row_of(evaluate_table(target, None, plan([0, 2], seed=5)).results[1])
-    assert alone == among
-    assert row_of(evaluate_table(target, None, plan([2], seed=6)).results[0]) != alone
-
-
 def test_a_stepped_sampler_and_progress():
     lines = []
     asked = plan([0, 2], sampler=Sampler("tau_leaping", 4))
@@ -192,10 +186,47 @@ def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
     monkeypatch.setattr("mdlm_cfg.studies.protocol.LEARNED_LAW_ENTRIES", 10)
     target = toys.toy_1d_overlap()
     wrong = TableMixture(target.class_pmfs.flip(0), target.class_weights)  # the other class's samples
-    read = found_by(TableReport(), data_of(target), wrong.denoiser(), plan([0, 2], num_samples=5000)).to_dict()
+    report = TableReport("1d_overlap")
+    findings = found_by(report, data_of(target), wrong.denoiser(), plan([0, 2], num_samples=5000))
+    read = findings.to_dict()
     assert read["judged"] == "learned"
     for row in read["distances"]:
-        assert row["tv_exact_samples"] > 0.5 > 10 * row["noise_floor_exact"]
+        laws = [terminal_law(one.denoiser(), Guidance(row["w"]), 0) for one in (wrong, target)]
+        assert abs(row["tv_exact_samples"] - total_variation(*laws)) < 0.1 and row["tv_exact_samples"] > 0.3
+        assert row["tv_exact_samples"] > 5 * row["noise_floor_exact"]
         assert all(value is None for name, value in row.items() if "learned" in name)
+    assert {row["law"] for row in read["moments"]} == {"class", "tilted", "exact", "samples"}
     assert "ledger" not in read and {row["denoiser"] for row in read["samplers"]} == {"exact"}
+    assert {row["law"] for row in read["geometry"]} == {"exact"}
     assert "too large" in " ".join(read["verdict"]) and not any("learned" in name for name in read["laws"])
+    assert not any(character.isdigit() for claim in block_of(findings, "claims") for character in claim.learned)
+
+
+def test_strengths_do_not_share_a_stream():
+    assert hash((0, -1.0)) == hash((0, -2.0))  # what seeds were once made of
+    keys = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1e4]
+    draws = [torch.rand(4, generator=generator_for("table samples", 0, "rate", f"{w:g}", 0)) for w in keys]
+    draws += [torch.rand(4, generator=generator_for("x", 0, w)) for w in keys]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 2 * len(keys)
+    both = [Guidance(w, kind) for w in (-1.0, -0.5, 0.0, 1.0) for kind in ("rate", "normalized")]
+    ours = {
+        tuple(torch.rand(4, generator=plan([0.0]).generator(what, g, z)).tolist())
+        for g in both
+        for what in ("table samples", "bootstrap", "ledger")
+        for z in (0, 1)
+    }
+    assert len(ours) == 8 * 3 * 2
+
+
+def test_a_long_table_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tabulated, "MAX_BATCH", 40)
+    monkeypatch.setattr(progress, "QUIET", 0.0)  # a line for every call
+    plan = Plan((Guidance(1.0),), Sampler())
+    table = Case.of(data_of(random_target(3, 3, 4)), Inconsistent(3, 3, 4), plan).table("learned")
+    assert table is not None
+    terminal_law(table, Guidance(1.0), 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "asking the network about all states: 54%",  # 20 of 37 under two labels
+        "asking the network about all states: 100%",
+    ]

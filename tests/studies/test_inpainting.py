@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import refusal, run
 from helpers import Blurred, bernoulli_mixture, block_of, data_of as known_data, found_by, random_target
 from torch import Tensor
 
@@ -165,22 +163,6 @@ def test_without_a_known_truth_nothing_is_said_of_the_conditionals_error(tmp_pat
     assert not any("error of the network" in section.table.columns for section in sections if section.table)
 
 
-def test_everything_is_json_and_has_a_page(blurred: Findings, tmp_path: Path) -> None:
-    plain = json.loads(json.dumps(blurred.to_dict(), allow_nan=False))
-    assert plain["version"] == 3 and plain["plan"]["policy"] == "confidence" and plain["num_states"] == 81
-    (s,) = slices(blurred)
-    ones = [row for row in plain["marginals"] if row["w"] == 2 and row["true"]]
-    assert [row["pixel"] for row in ones] == s.hidden.tolist() and [row["value"] for row in ones] == s.truth.tolist()
-    assert plain["ledger"][0]["closes"] is True
-    assert len([row for row in plain["completions"] if row["w"] == 2]) == 10
-    assert len(blurred.arrays) == 2 and all(a.sum() == pytest.approx(1) for a in blurred.arrays.values())
-    sections = sections_of(blurred, tmp_path)
-    assert [len(section.pictures) for section in sections if section.pictures] == [2]
-    assert all(picture.path.is_file() for section in sections for picture in section.pictures)
-    (row,) = at(blurred, "distances", s, 2.0)
-    assert blurred.numbers()["conditionals_error_w2"] == row.conditionals_error
-
-
 def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Findings) -> None:
     (s,) = slices(blurred)
     whole, around = next(block for block in blurred.blocks if block.name.startswith("image")).views
@@ -326,20 +308,3 @@ def test_images_by_place_and_by_class() -> None:
 def test_what_cannot_be_answered_is_refused_before_any_work(settings: dict[str, Any], plan: Plan, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(study(**settings), Case.of(data_of(), None, plan))
-
-
-def test_a_table_is_inpainted_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = (
-        "denoiser=exact",
-        "study=inpainting",
-        "data=toy_2d_overlap",
-        "w=[0,2]",
-        "num_samples=500",
-        f"out={tmp_path}",
-    )
-    assert run("eval", *more, "study.num_free=1", "target_class=1") == 0
-    plain = json.loads((tmp_path / "report.json").read_text())
-    assert plain["verdict"][0] in capsys.readouterr().out.replace("\n", " ")
-    assert plain["num_states"] == 17 and {row["target_class"] for row in plain["distances"]} == {1}
-    said = refusal(capsys, "eval", *more, "study.num_free=3")
-    assert "study.num_free = 3 is not allowed: it must be 1 to 2" in said

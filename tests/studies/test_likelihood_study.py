@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from commands import run
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law
-from mdlm_cfg.compare.likelihood import exact_likelihood
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, exact_likelihood, terminal_law
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.likelihood import LABELS, LikelihoodStudy
 from mdlm_cfg.studies.plan import Plan
@@ -171,18 +167,3 @@ def test_what_it_cannot_answer_is_refused() -> None:
     for data, plan in ((known, one_class), (known, filtered), (nobody, PLAN)):
         with pytest.raises(UserError):
             check(LikelihoodStudy(), Case.of(data, None, plan))
-
-
-def test_the_command_writes_what_the_study_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = random_target(3, 2, seed=4)
-    out = tmp_path / "out"
-    np.savez(tmp_path / "t.npz", class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
-    arguments = ("data=table", f"data.path={tmp_path / 't.npz'}", "study.orders=4", f"out={out}")
-    assert run("eval", "experiment=likelihood", "denoiser=exact", *arguments) == 0
-    report = json.loads((out / "report.json").read_text())
-    assert report["version"] == 3 and len(report["likelihoods"]) == 2
-    assert report["likelihoods"][0]["nll"] == pytest.approx(target.conditional_entropy())
-    assert report["bounds"][-1]["orders"] == 4 and report["bounds"][-1]["nats"] == pytest.approx(target.entropy())
-    assert set(report["files"]) == {path.name for path in out.iterdir()}
-    said = " ".join(capsys.readouterr().out.split())
-    assert all(sentence in said for sentence in report["verdict"])

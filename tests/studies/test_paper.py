@@ -5,29 +5,32 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from helpers import random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sample, terminal_law, tilted_law
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.decay import log_still_masked, tv_decay
 from mdlm_cfg.compare.geometry import regions
-from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.reports.paper_report import to_markdown
-from mdlm_cfg.studies.paper import claims
+from mdlm_cfg.studies.evaluation import StrengthEvaluation, evaluate_table
+from mdlm_cfg.studies.paper import claims, normalized, schedules
 from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
+from mdlm_cfg.studies.paper.study import Paper
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.data import KnownData
 
 TOYS: dict[str, Callable[[], TableMixture]] = {
     "1d_disjoint": toys.toy_1d_disjoint,
@@ -50,70 +53,29 @@ VERDICTS: dict[str, list[str]] = {
 }
 
 
-@dataclass(frozen=True)
-class AtStrength:
-    """As much of a table's evaluation at one strength as the experiments may rely on."""
-
-    guidance: Guidance
-    laws: dict[str, Tensor]
-
-    @property
-    def w(self) -> float:
-        return self.guidance.constant
-
-    @property
-    def guidance_effect(self) -> float:
-        return total_variation(self.laws["class"], self.laws["exact"])
-
-    @property
-    def gap_to_tilted(self) -> float:
-        return total_variation(self.laws["tilted"], self.laws["exact"])
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Likewise of all strengths."""
-
-    plan: Plan
-    target_class: int
-    num_dims: int
-    results: list[AtStrength]
-
-
 def plan_of(*strengths: float, kind: str = "rate", n: int = 400, classes: tuple[int, ...] | None = None) -> Plan:
-    guidances = tuple(Guidance(w, cast(Any, kind)) for w in strengths)
+    guidances = tuple(Guidance(w, kind) for w in strengths)
     return Plan(guidances, Sampler("tau_leaping", 50), n, classes=classes)
 
 
-def evaluate(target: TableMixture, learned: Denoiser | None, plan: Plan, z: int = 0) -> Evaluation:
-    results = []
-    for guidance in plan.guidances:
-        laws = {
-            "class": target.class_pmf(z),
-            "tilted": tilted_law(target, guidance.constant, z),
-            "exact": terminal_law(target.denoiser(), guidance, z),
-        }
-        if learned is not None:
-            laws["learned"] = terminal_law(learned, guidance, z)
-        generator = plan.generator("samples", guidance, z)
-        used = target.denoiser() if learned is None else learned
-        x = sample(used, guidance, z, plan.num_samples, plan.sampler, generator=generator)
-        results.append(AtStrength(guidance, laws | {"samples": histogram(x, target.num_tokens)}))
-    return Evaluation(plan, z, target.num_dims, results)
+Plant = Callable[[StrengthEvaluation], Tensor]
+PLAN = plan_of(0.0, 1.0, 2.0)
 
 
-Plant = Callable[[AtStrength], Tensor]
-
-
-def judge(name: str, target: TableMixture, learned: Denoiser | None = None, plant: Plant | None = None) -> PaperResult:
+def judge(
+    name: str,
+    target: TableMixture,
+    learned: Denoiser | None = None,
+    plant: Plant | None = None,
+    plan: Plan = PLAN,
+) -> PaperResult:
     """An experiment's result; `plant` gives another law in the exact one's place."""
-    plan = plan_of(0.0, 1.0, 2.0)
     check(name, target, plan)
-    evaluation = evaluate(target, learned, plan)
+    evaluation = evaluate_table(target, learned, plan)
     if plant is not None:
-        planted = [AtStrength(r.guidance, r.laws | {"exact": plant(r)}) for r in evaluation.results]
+        planted = [dataclasses.replace(r, laws={**r.laws, "exact": plant(r)}) for r in evaluation.results]
         evaluation = dataclasses.replace(evaluation, results=planted)
-    return EXPERIMENTS[name](target, cast(Any, evaluation), learned)
+    return EXPERIMENTS[name](target, evaluation, learned)
 
 
 @cache
@@ -154,18 +116,18 @@ def test_the_verdict_on_the_data_that_it_comes_with(name: str, claim: int, verdi
     assert found == verdict if verdict in ("holds", "does not hold") else found.startswith(verdict)
 
 
-def mirrored(r: AtStrength) -> Tensor:
+def mirrored(r: StrengthEvaluation) -> Tensor:
     """The law turned about: what is private trades places with what is shared, on the toys."""
     return r.laws["exact"].flip(tuple(range(r.laws["exact"].ndim)))
 
 
-def mixed(r: AtStrength) -> Tensor:
+def mixed(r: StrengthEvaluation) -> Tensor:
     """A little of another law: uniform on the class's support."""
     support = (r.laws["class"] > 0).double()
     return 0.99 * r.laws["exact"] + 0.01 * support / support.sum()
 
 
-def growing(r: AtStrength) -> Tensor:
+def growing(r: StrengthEvaluation) -> Tensor:
     """The class, the more of its least private state the larger w is."""
     last = torch.zeros_like(r.laws["class"]).flatten()
     last[(r.laws["class"].flatten() > 0).nonzero()[-1]] = 1.0
@@ -262,24 +224,18 @@ def test_learned_values_are_the_networks_own() -> None:
     assert f"{own:.4g}" in decay and "the network's samples: share still masked within" in decay
 
 
-def hypercube(target: TableMixture, learned: Denoiser | None, plan: Plan, reverse: bool = False) -> PaperResult:
-    """The five-dimensional experiment; `reverse` plants the law that favours the overlap."""
-    check("5d_hypercube", target, plan)
-    evaluation = evaluate(target, learned, plan, 1)
-    if reverse:
-        planted = [
-            AtStrength(r.guidance, r.laws | {"exact": mirrored(r).roll((2,) * 5, tuple(range(5)))})
-            for r in evaluation.results
-        ]
-        evaluation = dataclasses.replace(evaluation, results=planted)
-    return EXPERIMENTS["5d_hypercube"](target, cast(Any, evaluation), learned)
+CUBE_PLAN = plan_of(2.0, n=100, classes=(1,))
+
+
+def turned_over(r: StrengthEvaluation) -> Tensor:
+    """The law that favours the overlap of the hypercubes."""
+    return mirrored(r).roll((2,) * 5, tuple(range(5)))
 
 
 @pytest.mark.slow
 def test_five_dimensions_beside_the_papers_table() -> None:
-    plan = plan_of(2.0, n=100, classes=(1,))
     target = toys.toy_5d_hypercube()
-    result = hypercube(target, None, plan)
+    result = judge("5d_hypercube", target, plan=CUBE_PLAN)
     rows = {row[1]: row for row in result.tables[0][2]}
     assert rows["exact"][2:] == ["5.487", "4.755", "3.902", "2.886", "1.639", "0.017"]  # theory, section 4
     assert rows["the paper's measurement"][7] == "0.200"
@@ -292,16 +248,18 @@ def test_five_dimensions_beside_the_papers_table() -> None:
     assert f"have probability {chance:.2f}" in result.claims[1].verdict
     assert result.claims[1].verdict.endswith("little of it, the rest is the error of the network")
     # turned: a law that favours the overlap, and data on which guidance has nothing to do
-    assert hypercube(target, None, plan, reverse=True).claims[0].verdict == "does not hold"
+    reverse = judge("5d_hypercube", target, plant=turned_over, plan=CUBE_PLAN)
+    assert reverse.claims[0].verdict == "does not hold"
     mostly_one = TableMixture(target.class_pmfs, torch.tensor([0.001, 0.999]))
-    assert hypercube(mostly_one, None, plan).claims[1].verdict.endswith("explain the entry")
+    turned = judge("5d_hypercube", mostly_one, plan=CUBE_PLAN)
+    assert turned.claims[1].verdict.endswith("explain the entry")
 
 
 @pytest.mark.slow
 def test_five_dimensions_beside_a_network() -> None:
     target = toys.toy_5d_hypercube()
     other = perturbed(target, 0.2)
-    result = hypercube(target, other.denoiser(), plan_of(2.0, n=100, classes=(1,)))
+    result = judge("5d_hypercube", target, other.denoiser(), plan=CUBE_PLAN)
     rows = {row[1]: row[2:] for row in result.tables[0][2]}
     assert rows["learned"] != rows["exact"] and "10,000 samples of the network, 50 steps" in rows
     assert (
@@ -331,7 +289,8 @@ def test_what_an_experiment_is_not_about_is_refused() -> None:
         ("1d_overlap", overlap, plan_of(0.0, 1.0, classes=(2,)), "class 2 is out of range"),
         ("1d_overlap", overlap, plan_of(1.0, 2.0), "must start at 0 and increase"),
         ("2d_overlap", toys.toy_2d_overlap(), plan_of(0.0, 2.0, 1.0), "must start at 0 and increase"),
-        ("2d_tv_vs_w", toys.toy_2d_overlap(), plan_of(0.0), "holds no w > 0"),
+        *((name, toys.toy_2d_overlap(), plan_of(0.0), "holds no w > 0") for name in ("2d_tv_vs_w", *CLAIMED)),
+        *((name, overlap, plan, "needs data with D >= 2") for name in CLAIMED),
     ]
     for name, target, asked, words in cases:
         with pytest.raises(UserError, match=words.replace("(", r"\(")) as error:
@@ -340,3 +299,98 @@ def test_what_an_experiment_is_not_about_is_refused() -> None:
     for name, toy in TOYS.items():
         check(name, toy(), plan_of(0.0, 1.0, 2.0, 4.0))
     check("5d_hypercube", toys.toy_5d_hypercube(), plan_of(0.0, 1.0, 2.0, classes=(1,)))
+
+
+# the claims of arXiv 2507.08965
+
+SQUARES = toys.toy_2d_overlap()
+EARLY = "2507_08965_early"
+LATE = "2507_08965_late"
+NORMALIZED = "2507_08965_normalized"
+# on two overlapping squares; why, beside those that do not hold
+CLAIMED = {
+    # early guidance is better than none there; and as strong as it is, it moves the law farther than late guidance
+    EARLY: ["holds", "does not hold", "holds", "does not hold", "holds", "holds"],
+    LATE: ["holds", "holds", "holds", "holds"],
+    # the squares are symmetric: which coordinate comes first does not matter
+    NORMALIZED: ["holds", "holds", "holds", "holds", "does not hold here: both end in the same law"],
+}
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+def test_the_verdicts_on_early_late_and_normalized_guidance(name: str) -> None:
+    assert [claim.verdict for claim in judge(name, SQUARES).claims] == CLAIMED[name]
+
+
+def test_the_numbers_are_those_of_the_laws() -> None:
+    tilted = tilted_law(SQUARES, 2.0, 0)
+    denoiser = SQUARES.denoiser()
+
+    def gap(w: Any, kind: str = "rate") -> str:
+        return f"{total_variation(tilted, terminal_law(denoiser, Guidance(w, kind), 0)):.4f}"
+
+    first = judge(EARLY, SQUARES).claims[0].exact.split("; ")
+    assert first[1] == f"early {gap(interval(2.0, 0, 0.5))}, late {gap(interval(2.0, 0.5, 1.0))} (w = 2)"
+    first = judge(LATE, SQUARES).claims[0].exact.split("; ")
+    assert first[1] == f"rising {gap(linear_ramp(0.0, 2.0))}, falling {gap(linear_ramp(2.0, 0.0))} (w = 2)"
+    assert judge(LATE, SQUARES).claims[3].exact.split("; ")[1] == "(0.585, 2.000) (w = 2)"  # theory, section 12
+    claims = judge(NORMALIZED, SQUARES).claims
+    assert claims[0].exact.startswith("unguided 0.0952, rate ")  # 1 - exp(-0.1)
+    assert claims[4].exact.split("; ")[1] == f"rate {gap(2.0)}, normalized {gap(2.0, 'normalized')} (w = 2)"
+    steps = Sampler("tau_leaping", 8).law(denoiser, Guidance(2.0, "normalized"), 0)
+    between = total_variation(steps, terminal_law(denoiser, Guidance(2.0, "normalized"), 0))
+    assert f"normalized (8 steps) {between:.4f}" in claims[2].exact.split("; ")[1]
+
+
+def turned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Early for late, rising for falling, one kind for the other."""
+    if name == EARLY:
+        monkeypatch.setattr(schedules, "Interval", lambda w, begin, end: interval(w, 1 - end, 1 - begin))
+    elif name == LATE:
+        monkeypatch.setattr(schedules, "LinearRamp", lambda start, end: linear_ramp(end, start))
+        best: Callable[..., Any] = schedules.best_schedule
+
+        def backwards(*arguments: Any, **settings: Any) -> Any:
+            found = best(*arguments, **settings)
+            object.__setattr__(found.strengths, "values", found.strengths.values[::-1])
+            return found
+
+        monkeypatch.setattr(schedules, "best_schedule", backwards)
+    else:
+        swapped = {"rate": KINDS["normalized"], "normalized": KINDS["rate"]}
+        monkeypatch.setattr(normalized, "KINDS", swapped)
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+def test_halves_and_kinds_turned_about_turn_the_verdicts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned(name, monkeypatch)
+    same = {EARLY: [1, 4], LATE: [], NORMALIZED: [4]}[name]  # claims on what both halves or kinds have in common
+    for k, (claim, verdict) in enumerate(zip(judge(name, SQUARES).claims, CLAIMED[name])):
+        assert (claim.verdict == verdict) == (k in same), claim.statement
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+def test_learned_values_of_schedules_are_the_networks_own(name: str) -> None:
+    target = random_target(3, 3, seed=1)
+    other = random_target(3, 3, seed=2)
+    alone = judge(name, target)
+    beside = judge(name, target, other.denoiser())
+    assert {claim.learned for claim in alone.claims} == {"-"}
+    assert [claim.exact for claim in beside.claims] == [claim.exact for claim in alone.claims]
+    assert all(
+        claim.learned not in ("-", claim.exact) for claim in beside.claims if "as without" not in claim.statement
+    )
+    scores = [row[1] for row in beside.tables[0][2]]
+    assert scores == ["exact"] * (len(scores) // 2) + ["learned"] * (len(scores) // 2)
+    tilted = tilted_law(target, 2.0, 0)
+    row = beside.tables[0][2][-1]
+    assert row[0] == "2" and row[1] == "learned"
+    law = {
+        EARLY: terminal_law(other.denoiser(), Guidance(2.0), 0),
+        LATE: terminal_law(other.denoiser(), Guidance(2.0), 0),
+        NORMALIZED: Sampler("tau_leaping", 16).law(other.denoiser(), Guidance(2.0, "normalized"), 0),
+    }[name]
+    assert row[3] == f"{total_variation(tilted, law):.4f}"
+    block = run(Paper(name), Case.of(KnownData(target, "random"), other.denoiser(), PLAN)).main
+    assert "arXiv 2507.08965" in block.text
+    assert [row.learned for row in block.rows] == [claim.learned for claim in beside.claims]

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import json
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import refusal, run
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
 from policy_oracle import preferences, rho_of
-from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
-from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
@@ -24,7 +18,6 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies, PolicyRow
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.targets.toys import toy_2d_overlap
 
 N = 3
 D = 3
@@ -164,39 +157,6 @@ def test_one_dimension_and_large_tables_are_answered() -> None:
     large = random_target(2, 8, 2, seed=1)  # the laws of its steps take minutes: one at a time alone
     rows = laws(found_by(Policies(), data_of(large), None, plan_of(strengths=(1.0,))))
     assert {row.together for row in rows} == {1}
-
-
-def test_the_page_and_the_files(tmp_path: Path) -> None:
-    report = Report(tmp_path, "T", {"command": "x"}, {}, {}, Console(file=io.StringIO(), width=200))
-    evaluate(data_of(target()), network(), plan_of(strengths=(2.0, LinearRamp(0, 2))), report, Policies())
-    read = json.loads((tmp_path / "report.json").read_text())
-    text = (tmp_path / "report.html").read_text()
-    assert read["version"] == 3
-    assert len(read["policies"]) == 2 * 2 * 8 * 3
-    pictures = {name for name in read["files"] if name.endswith(".png")}
-    assert len(pictures) == 2 * (2 + 1) and all((tmp_path / name).is_file() for name in pictures)
-    assert read["columns"]["policies"]["tv_tilted"]["unit"] == "TV" and read["columns"]["policies"]["w"]["index"]
-    row = next(r for r in read["policies"] if (r["w"], r["policy"], r["together"]) == (2, "margin", 2))
-    assert f"<td>{row['tv_tilted']:.4f}</td>" in text
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("denoiser=exact", "data=toy_2d_overlap", "w=[2]", "target_class=0", "policy=fixed_order(1,0)")
-    assert run("eval", "experiment=policies", *arguments, f"out={tmp_path}", "study.gumbel=1") == 0
-    read = json.loads((tmp_path / "report.json").read_text())
-    law = terminal_law(toy_2d_overlap().denoiser(), Guidance(2.0), 0, FixedOrder([1, 0]))
-    (row,) = [r for r in read["policies"] if (r["policy"], r["together"]) == ("fixed_order(1,0)", 1)]
-    assert row["tv_tilted"] == pytest.approx(tv(tilted_law(toy_2d_overlap(), 2.0, 0), law), abs=EXACT)
-    assert {r["policy"] for r in read["policies"]} >= {"confidence(temperature=1)", "blocks(0|1; confidence)"}
-    for more, message in (
-        (["study.gumbel=0"], "must be above 0"),
-        (["study.gumbel=hot"], "must be a number"),
-        (["policy=fixed_order(2,0,1)"], "must hold each of 0..1 once"),
-        (["w=[[1,2,3]]"], "there must be 2"),
-        (["paper=2d_overlap"], "leave one of them out"),
-    ):
-        assert message in refusal(capsys, "eval", "study=policies", *arguments[:4], f"out={tmp_path / 'no'}", *more)
-    assert not (tmp_path / "no").exists()
 
 
 def test_data_that_are_not_a_table_are_refused() -> None:

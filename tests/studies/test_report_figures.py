@@ -1,4 +1,5 @@
-"""The figures of a table's findings are the library's, for both kinds, all samplers, schedules, classes and denoisers.
+"""The figures of a table's findings are the library's, for both kinds, all samplers, schedules, classes and denoisers,
+for strengths that are numbers or schedules, and under policies.
 
 What a report says is computed here once more from what was asked, argument by argument, by the public functions and by
 the oracle: nothing is read from the plan or the findings but the figures that are judged.
@@ -11,6 +12,7 @@ import math
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from mdlm_cfg import Guidance, TableMixture, error_ledger, sample, stepped_law, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import name_state
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp
+from mdlm_cfg.chain.policies import Confidence, FixedOrder
 from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.by_state import conditionals_error_by_state
 from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv
@@ -28,18 +32,34 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_diverge
 from mdlm_cfg.laws import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies import report
-from mdlm_cfg.studies.ledger import COLUMNS
+from mdlm_cfg.studies.decay import DecayStudy
+from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.laws import Laws
+from mdlm_cfg.studies.ledger import COLUMNS, LedgerStudy
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Together
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.support.seeds import generator_for
 
 N = 3
-D = 2
 K = 3
 SEED = 7
 NUM = 300
-STRENGTHS = (0.5, 2.0)
+STRENGTHS: dict[str, dict[Any, Any]] = {  # by the names that report.json has for them
+    "numbers": {0.5: 0.5, 2.0: 2.0},
+    "schedules": {
+        2.0: 2.0,
+        "ramp(0,4)": LinearRamp(0, 4),
+        "interval(4,0.3,0.9)": Interval(4, 0.3, 0.9),
+        "[0.5,1,3]": [0.5, 1.0, 3.0],
+    },
+}
+TABLES = {"ramp(0,4)": [0, 2, 4], "interval(4,0.3,0.9)": [0, 4, 0], "[0.5,1,3]": [0.5, 1, 3], 2.0: [2, 2, 2]}
+POLICIES = {
+    "policy": Sampler(policy=FixedOrder([2, 0, 1])),
+    "policy, two a step": Sampler("event_leaping", events=2, policy=Confidence(temperature=0.5)),
+}
 GRID = (0.0, 0.4, 1.5, math.inf)
 STEPS = 5  # no budget of the table of samplers: a row of its own
 SCHEDULES: dict[str, tuple[Any, str | None]] = {
@@ -65,14 +85,56 @@ class Case(NamedTuple):
     """What is asked of the study."""
 
     kind: str
-    way: tuple[str, str]
+    way: tuple[str, str]  # the sampler and its schedule, or one of `POLICIES`
     z: int
     judged: str
+    strengths: str = "numbers"
 
     @property
-    def settings(self) -> tuple[Any, str | None]:
-        """Steps and schedule, as the sampler takes them."""
-        return SCHEDULES.get(self.way[1], (None, None))
+    def w(self) -> dict[Any, Any]:
+        """The strengths by their names."""
+        return STRENGTHS[self.strengths]
+
+    @property
+    def num_dims(self) -> int:
+        """Schedules of w show on three coordinates."""
+        return 2 if self.strengths == "numbers" else 3
+
+    @property
+    def sampler(self) -> Sampler:
+        """The plan's."""
+        name, schedule = self.way
+        return POLICIES[name] if name in POLICIES else Sampler(name, *SCHEDULES.get(schedule, (None, None)))
+
+    @property
+    def denoisers(self) -> dict[str, Any]:
+        """The exact one, and the network where it is judged."""
+        exact = {"exact": target(self.num_dims).denoiser()}
+        return exact | ({"learned": network(self.num_dims)} if self.judged == "learned" else {})
+
+    def guidance(self, w: Any) -> Guidance:
+        """Of a strength by its name."""
+        return Guidance(self.w[w], self.kind)
+
+    def law(self, name: str, w: Any) -> Tensor:
+        """A law by name."""
+        table = target(self.num_dims)
+        if name == "class":
+            return table.class_pmfs[self.z]
+        if name == "tilted":
+            return tilted_law(table, self.w[w], self.z)
+        return ended(name, self.guidance(w), self.z, self.num_dims, self.sampler.policy)
+
+    def laws(self, w: Any) -> dict[str, Tensor]:
+        """Those that a report compares, by name; a schedule has no tilted law."""
+        names = ["class", *(["tilted"] if isinstance(w, float) else []), *self.denoisers]
+        samples = histogram(drawn(self, w), N)
+        return {name: self.law(name, w) for name in names} | {"samples": samples}
+
+    def generator(self, what: str, w: Any, *more: Any) -> torch.Generator:
+        """The one that a plan has for this."""
+        values = f"{w:g}" if isinstance(w, float) else f"[{','.join(f'{v:g}' for v in TABLES[w])}]"
+        return generator_for(what, SEED, self.kind, values, self.z, *more)
 
 
 SIDES = [(0, "exact"), (2, "learned"), (2, "exact"), (0, "learned")]
@@ -94,70 +156,81 @@ def cases(ways: list[tuple[str, str]]) -> list[Any]:
     return found
 
 
-each_case = pytest.mark.parametrize("case", cases(WAYS))
+NUMBERS = cases(WAYS)
+MIXED = [
+    pytest.param(Case(kind, way, 2, judged, "schedules"), id=f"schedules-{kind}-{way[0]}-{judged}")
+    for kind, way, judged in (
+        ("rate", ("first_hitting", "none"), "learned"),
+        ("normalized", ("first_hitting", "none"), "exact"),
+        ("normalized", ("policy", "none"), "learned"),
+        ("rate", ("policy, two a step", "none"), "exact"),
+    )
+]
+each_case = pytest.mark.parametrize("case", NUMBERS + MIXED)
+each_number = pytest.mark.parametrize("case", NUMBERS)
+each_mixed = pytest.mark.parametrize("case", MIXED)
 one_way = pytest.mark.parametrize("case", cases([("tau_leaping", "cosine")]))
 
 
 @functools.cache
-def target() -> TableMixture:
+def target(num_dims: int = 2) -> TableMixture:
     """Three classes with some zeros."""
-    return random_target(N, D, K, seed=11, zeros=0.25)
+    return random_target(N, num_dims, K, seed=11, zeros=0.25)
 
 
 @functools.cache
-def network() -> TabulatedDenoiser:
+def network(num_dims: int = 2) -> TabulatedDenoiser:
     """The exact denoiser of a perturbed table, standing for a network."""
-    other = random_target(N, D, K, seed=12)
-    return TabulatedDenoiser(
-        TableMixture(0.7 * target().class_pmfs + 0.3 * other.class_pmfs, other.class_weights).denoiser()
-    )
+    other = random_target(N, num_dims, K, seed=12)
+    pmfs = 0.7 * target(num_dims).class_pmfs + 0.3 * other.class_pmfs
+    return TabulatedDenoiser(TableMixture(pmfs, other.class_weights).denoiser())
 
 
-def denoisers() -> dict[str, Any]:
-    return {"exact": target().denoiser(), "learned": network()}
+def denoiser_of(name: str, num_dims: int) -> Any:
+    return target(num_dims).denoiser() if name == "exact" else network(num_dims)
+
+
+def quick_report(budgets: tuple[int, ...] = (2,)) -> Together:
+    """The report of a table without what takes longest: many budgets, and the decay in time of many strengths."""
+    return Together([Laws(), GeometryStudy(), DecayStudy((0.0, 2.0)), Samplers(budgets), LedgerStudy()])
 
 
 @functools.cache
 def found(case: Case) -> dict[str, Any]:
     """report.json's part of a study."""
-    steps, schedule = case.settings
-    plan = Plan(
-        tuple(Guidance(w, case.kind) for w in STRENGTHS),
-        Sampler(case.way[0], steps, None if schedule is None else Schedule(schedule)),
-        num_samples=NUM,
-        seed=SEED,
-        classes=(case.z,),
-    )
+    plan = Plan(tuple(map(case.guidance, case.w)), case.sampler, NUM, SEED, classes=(case.z,))
+    learned = case.denoisers.get("learned")
     with pytest.MonkeyPatch.context() as patch:
         # other numbers of steps are as these, and take seconds
         patch.setattr(report, "Samplers", functools.partial(Samplers, (2, 3, 8)))
-        learned = network() if case.judged == "learned" else None
-        return found_by(TableReport(), data_of(target()), learned, plan).to_dict()
+        study = TableReport() if case.strengths == "numbers" else quick_report((2, 8))
+        return found_by(study, data_of(target(case.num_dims)), learned, plan).to_dict()
 
 
 @functools.cache
-def law(name: str, kind: str, w: float, z: int) -> Tensor:
-    """A law by name."""
-    if name == "class":
-        return target().class_pmfs[z]
-    return tilted_law(target(), w, z) if name == "tilted" else terminal_law(denoisers()[name], Guidance(w, kind), z)
+def ended(name: str, guidance: Guidance, z: int, num_dims: int, policy: Any) -> Tensor:
+    """The law of a denoiser's chain."""
+    return terminal_law(denoiser_of(name, num_dims), guidance, z, policy)
 
 
 @functools.cache
-def after_steps(name: str, kind: str, w: float, z: int, sampler: str, steps: Any, schedule: str | None) -> Tensor:
+def after_steps(name: str, guidance: Guidance, z: int, num_dims: int, sampler: Sampler) -> Tensor:
     """The law of a sampler's steps, of finished states."""
-    if sampler == "first_hitting":
-        return law(name, kind, w, z)
-    return stepped_law(denoisers()[name], Guidance(w, kind), z, sampler, steps, schedule)[(slice(0, N),) * D]
+    denoiser = denoiser_of(name, num_dims)
+    if sampler.policy is not None:
+        return sampler.law(denoiser, guidance, z)
+    if sampler.name == "first_hitting":
+        return ended(name, guidance, z, num_dims, None)
+    law = stepped_law(denoiser, guidance, z, sampler.name, sampler.steps, sampler.schedule)
+    return law[(slice(0, N),) * num_dims]
 
 
 @functools.cache
-def drawn(case: Case, w: float) -> Tensor:
+def drawn(case: Case, w: Any) -> Tensor:
     """The samples that the study is to have drawn."""
-    generator = generator_for("table samples", SEED, case.kind, f"{w:g}", case.z)
-    guidance = Guidance(w, case.kind)
-    denoiser = denoisers()[case.judged]
-    return sample(denoiser, guidance, case.z, NUM, case.way[0], *case.settings, generator=generator)
+    generator = case.generator("table samples", w)
+    denoiser = case.denoisers[case.judged]
+    return sample(denoiser, case.guidance(w), case.z, NUM, case.sampler, generator=generator)
 
 
 def tv(p: Tensor, q: Tensor) -> float:
@@ -181,15 +254,31 @@ def same(found: Any, expected: Any, where: str = "") -> None:
         assert found == (str(expected) if isinstance(expected, float) else expected), where
 
 
+@each_mixed
+def test_the_plan_says_every_strength_and_the_policy(case: Case) -> None:
+    plan = found(case)["plan"]
+    assert [g["w"] for g in plan["guidances"]] == list(case.w)
+    assert [g["strengths"] for g in plan["guidances"]] == [TABLES[w] for w in case.w]
+    policy = case.sampler.policy
+    assert plan.get("policy") == (None if policy is None else str(policy))
+
+
+@each_mixed
+def test_laws_have_names_of_their_own(case: Case) -> None:
+    names = found(case)["laws"]
+    keys = ["w2", "wramp(0,4)", "winterval(4,0.3,0.9)", "w[0.5,1,3]"]
+    expected = {"class", "tilted_w2"} | {
+        f"{law}_{case.kind}_{key}" for law in (*case.denoisers, "samples") for key in keys
+    }
+    assert set(names) == expected and len(names) == len(expected)
+
+
 @each_case
 def test_distances(case: Case) -> None:
     rows = found(case)["distances"]
-    assert [(row["w"], row["kind"]) for row in rows] == [(w, case.kind) for w in STRENGTHS]
-    for row, w in zip(rows, STRENGTHS):
-        laws = {name: law(name, case.kind, w, case.z) for name in ("class", "tilted", "exact")}
-        if case.judged == "learned":
-            laws["learned"] = law("learned", case.kind, w, case.z)
-        laws["samples"] = histogram(drawn(case, w), N)
+    assert [(row["w"], row["kind"]) for row in rows] == [(w, case.kind) for w in case.w]
+    for row, w in zip(rows, case.w):
+        laws = case.laws(w)
         for a, b in PAIRS:
             there = a in laws and b in laws
             same(row.get(f"tv_{a}_{b}"), tv(laws[a], laws[b]) if there else None, f"{a} {b}")
@@ -206,47 +295,54 @@ def test_distances(case: Case) -> None:
 
 def same_moments(moments: dict[str, Any], p: Tensor) -> None:
     """Mean and covariance by their definitions, value by value."""
-    states = [(i, j, float(p[i, j])) for i in range(N) for j in range(N)]
-    mean = [sum(m * state[i] for *state, m in states) for i in range(D)]
+    dims = range(p.ndim)
+    states = [(x, float(p[x])) for x in product(range(N), repeat=p.ndim)]
+    mean = [sum(m * x[i] for x, m in states) for i in dims]
     same(moments["mean"], mean, "mean")
-    same(
-        moments["covariance"],
-        [[sum(m * (s[a] - mean[a]) * (s[b] - mean[b]) for *s, m in states) for b in range(D)] for a in range(D)],
-        "covariance",
-    )
-    assert sum(moments["eigenvalues"]) == pytest.approx(sum(moments["covariance"][i][i] for i in range(D)), abs=EXACT)
+    covariance = [[sum(m * (x[a] - mean[a]) * (x[b] - mean[b]) for x, m in states) for b in dims] for a in dims]
+    same(moments["covariance"], covariance, "covariance")
+    assert sum(moments["eigenvalues"]) == pytest.approx(sum(moments["covariance"][i][i] for i in dims), abs=EXACT)
 
 
 @each_case
 def test_samplers(case: Case) -> None:
-    rows = found(case)["samplers"]
-    names = ["exact", "learned"][: 1 + (case.judged == "learned")]
-    schedule = case.settings[1]
+    own = case.sampler
+    schedule = own.schedule if own.policy is None else None
     default = {"event_leaping": "cosine"}
     asked = set()
-    for row in rows:
+    for row in found(case)["samplers"]:
         w = row["w"]
-        kind = row["kind"]
+        name = row["sampler"]
         steps = row["steps"]
-        assert kind == case.kind and row["denoiser"] in names and w in STRENGTHS
+        assert row["kind"] == case.kind and row["denoiser"] in case.denoisers and w in case.w
         steps = tuple(float(tau) for tau in steps) if isinstance(steps, list) else steps
-        on = None if isinstance(steps, tuple) else schedule or default.get(row["sampler"], "linear")
+        policy = own.policy if "policy" in row else None
+        assert row.get("policy") == (None if policy is None else str(policy))
+        on = None if steps is None or isinstance(steps, tuple) else str(schedule or default.get(name, "linear"))
         assert row["schedule"] == on
-        p = after_steps(row["denoiser"], case.kind, w, case.z, row["sampler"], steps, on)
-        same(row["tv"], tv(p, law(row["denoiser"], case.kind, w, case.z)), str(row))
-        assert row["calls"] == calls(row["sampler"], steps, on)
-        asked.add((w, row["denoiser"], row["sampler"], steps))
-    own = set() if case.way[0] == "first_hitting" else {(case.way[0], case.settings[0])}
-    if case.way[0] == "event_leaping":  # one event at a time is the chain itself
-        own = set()
-    every = {(name, k) for name in ("tau_leaping", "euler", "d_cfg") for k in (2, 8)} | {("event_leaping", 2)} | own
-    assert asked >= {(w, name, *way) for w in STRENGTHS for name in names for way in every}
+        sampler = Sampler(name, steps, on, policy=policy, events=row.get("events"))
+        p = after_steps(row["denoiser"], case.guidance(w), case.z, case.num_dims, sampler)
+        end = ended(row["denoiser"], case.guidance(w), case.z, case.num_dims, policy)
+        same(row["tv"], tv(p, end), str(row))
+        if policy is None:
+            assert row["calls"] == calls(name, steps, on, case.num_dims)
+        asked.add((w, row["denoiser"], name, steps, row.get("policy"), row.get("events")))
+    assert len(asked) == len(found(case)["samplers"])
+    ways = {(name, k, None, None) for name in ("tau_leaping", "euler", "d_cfg") for k in (2, 8)}
+    ways |= {("event_leaping", 2, None, None)}
+    if own.policy is not None:
+        ways |= {("event_leaping", 2, str(own.policy), None)}
+    if own.events is not None:
+        ways |= {("event_leaping", None, str(own.policy), own.events)}
+    elif own.name not in ("first_hitting", "event_leaping"):  # one event at a time is the chain itself
+        ways |= {(own.name, own.steps, None, None)}
+    assert asked >= {(w, name, *way) for w in case.w for name in case.denoisers for way in ways}
 
 
-def calls(sampler: str, steps: Any, schedule: str | None) -> int:
+def calls(sampler: str, steps: Any, schedule: str | None, num_dims: int) -> int:
     """Steps that ask the denoiser: all of a parallel sampler's, and of event-leaping's those that unmask something."""
     count = len(steps) - 1 if isinstance(steps, tuple) else steps
-    return len(oracle.event_counts(shares(steps, schedule), D)) if sampler == "event_leaping" else count
+    return len(oracle.event_counts(shares(steps, schedule), num_dims)) if sampler == "event_leaping" else count
 
 
 def shares(steps: Any, schedule: str | None) -> list[float]:
@@ -256,34 +352,41 @@ def shares(steps: Any, schedule: str | None) -> list[float]:
     return oracle.fractions(schedule, steps, 10.0 if schedule == "exponential" else 1.0)
 
 
+def lines_of(case: Case, w: Any) -> dict[str, tuple[str, str]]:
+    """The lines of a ledger that its entry has: which two laws each compares."""
+    absent = {"error of the network", "discretisation error, exact conditionals"} if case.judged == "exact" else set()
+    if not isinstance(w, float):
+        absent |= {"gap to tilted"}
+    return {line: pair for line, pair in LINES.items() if line not in absent}
+
+
 @each_case
 def test_ledger(case: Case) -> None:
     entries = found(case)["ledger"]
-    z = case.z
-    (steps, schedule) = case.settings
-    for w in STRENGTHS:
+    sampler = case.sampler
+    assert {entry.get("policy") for entry in entries} == {None if sampler.policy is None else str(sampler.policy)}
+    for w in case.w:
         own = next(e for e in entries if e["w"] == w)  # the plan's own sampler comes first
-        assert (own["kind"], own["denoiser"], own["sampler"]) == (case.kind, case.judged, case.way[0])
-        assert own["schedule"] == schedule and own["num_samples"] == NUM
-        assert own["steps"] == ([*GRID[:-1], "inf"] if steps == GRID else steps)
-        laws = ledger_laws_of(case.judged, case.kind, w, z, case.way[0], steps, schedule)
-        label = Sampler(case.way[0], steps, schedule and Schedule(schedule)).label
-        generator = generator_for("ledger", SEED, case.kind, f"{w:g}", z, label)
-        x = drawn(case, w)
-        laws["L4"] = histogram(x, N)
-        absent = ("error of the network", "discretisation error, exact conditionals") if case.judged == "exact" else ()
-        lines = {line: pair for line, pair in LINES.items() if line not in absent}
-        for line, (a, b) in lines.items():
+        assert (own["kind"], own["denoiser"]) == (case.kind, case.judged)
+        assert (own["sampler"], own.get("events"), own["num_samples"]) == (sampler.name, sampler.events, NUM)
+        assert own["schedule"] == (sampler.schedule and str(sampler.schedule))
+        assert own["steps"] == ([*GRID[:-1], "inf"] if sampler.steps == GRID else sampler.steps)
+        laws = ledger_laws_of(case, w)
+        generator = case.generator("ledger", w, sampler.label)
+        for line, (a, b) in lines_of(case, w).items():
             same(own[COLUMNS[line]], tv(laws[a], laws[b]), line)
             same(line_of(case, own, line)["kl"], kl_divergence(laws[a], laws[b]), line)
-        noise = sampled_tv(laws["L3'"], x, generator=generator)
+        assert (own["gap_to_tilted"] is None) == (not isinstance(w, float))
+        noise = sampled_tv(laws["L3'"], drawn(case, w), generator=generator)
         same([own["sampling_noise_low"], own["sampling_noise_high"]], [noise.low, noise.high], "noise")
         predicted = predicted_sample_tv(laws["L2"], laws["L3'"], NUM, generator=generator)
         same([own["predicted_low"], own["predicted_high"]], [predicted.low, predicted.high], "predicted")
         same(own["expected_sampling_noise"], expected_sampling_tv(laws["L3'"], NUM))
         assert own["closes"] == (predicted.low <= tv(laws["L2"], laws["L4"]) <= predicted.high)
         if case.judged == "learned":
-            states, by_level = conditionals_error_by_state(target(), network(), Guidance(w, case.kind), z)
+            states, by_level = conditionals_error_by_state(
+                target(case.num_dims), network(case.num_dims), case.guidance(w), case.z, policy=sampler.policy
+            )
             kls = ("kl_conditional", "kl_unconditional")
             levels = [row for row in found(case)["visited_kl"] if row["w"] == w]
             same([[row[name] for name in kls] for row in levels], by_level, "visits")
@@ -294,46 +397,48 @@ def test_ledger(case: Case) -> None:
 
 def line_of(case: Case, entry: dict[str, Any], line: str) -> dict[str, Any]:
     """A line of a budget in other distances."""
-    keys = ("w", "sampler", "steps", "schedule")
+    keys = ("w", "sampler", "steps", "schedule", "policy", "events")
     rows = [r for r in found(case)["ledger_lines"] if all(r.get(k) == entry.get(k) for k in keys)]
     return next(row for row in rows if row["line"] == COLUMNS[line])
 
 
-def ledger_laws_of(judged: str, kind: str, w: float, z: int, *way: Any) -> dict[str, Tensor]:
-    """L0 to L3' of theory, section 8."""
-    return {
-        "L0": law("class", kind, w, z),
-        "L1": law("tilted", kind, w, z),
-        "L2": law("exact", kind, w, z),
-        "L2'": after_steps("exact", kind, w, z, *way),
-        "L3": law(judged, kind, w, z),
-        "L3'": after_steps(judged, kind, w, z, *way),
+def ledger_laws_of(case: Case, w: Any) -> dict[str, Tensor]:
+    """L0 to L4 of theory, section 8."""
+    at = (case.guidance(w), case.z, case.num_dims, case.sampler)
+    tilted = {"L1": case.law("tilted", w)} if isinstance(w, float) else {}
+    return tilted | {
+        "L0": case.law("class", w),
+        "L2": case.law("exact", w),
+        "L2'": after_steps("exact", *at),
+        "L3": case.law(case.judged, w),
+        "L3'": after_steps(case.judged, *at),
+        "L4": histogram(drawn(case, w), N),
     }
 
 
-@each_case
+@each_number
 def test_ledger_of_the_standard_samplers(case: Case) -> None:
+    own = case.sampler
     for entry in found(case)["ledger"]:
-        if entry["sampler"] == case.way[0] and entry["steps"] != 50 and entry["schedule"] == case.settings[1]:
+        own_way = (own.name, own.schedule and str(own.schedule))
+        if (entry["sampler"], entry["schedule"]) == own_way and entry["steps"] != 50:
             continue  # the plan's own: the test above
         sampler = Sampler(entry["sampler"], entry["steps"], entry["schedule"] and Schedule(entry["schedule"]))
-        generator = generator_for("ledger", SEED, case.kind, f"{entry['w']:g}", case.z, sampler.label)
+        w = entry["w"]
         expected = error_ledger(
             target(),
-            denoisers()[case.judged],
-            Guidance(entry["w"], case.kind),
+            case.denoisers[case.judged],
+            case.guidance(w),
             case.z,
             sampler,
             num_samples=NUM,
-            generator=generator,
+            generator=case.generator("ledger", w, sampler.label),
         )
-        absent = ("error of the network", "discretisation error, exact conditionals") if case.judged == "exact" else ()
-        for line, value in expected.tv.items():
-            if line not in absent:
-                same(entry[COLUMNS[line]], value, line)
-                norms = line_of(case, entry, line)
-                same(norms["covariance_frobenius"], expected.covariance[line]["frobenius"], line)
-                same(norms["covariance_spectral"], expected.covariance[line]["spectral"], line)
+        for line in lines_of(case, w):
+            same(entry[COLUMNS[line]], expected.tv[line], line)
+            norms = line_of(case, entry, line)
+            same(norms["covariance_frobenius"], expected.covariance[line]["frobenius"], line)
+            same(norms["covariance_spectral"], expected.covariance[line]["spectral"], line)
         interval = expected.predicted_total
         same([entry["predicted_low"], entry["predicted_high"]], [interval.low, interval.high])
         assert entry["closes"] == expected.closes and entry["kind"] == case.kind
@@ -353,7 +458,7 @@ def test_decay(case: Case) -> None:
         log_tv = log_still_masked(exact, guidance, case.z, [point["tau"] for point in curve]).tolist()
         same([point["log_tv"] for point in curve], log_tv, f"w = {row['w']}")
         if case.kind == "normalized":  # theory, section 5
-            expected = [math.log(1 - (1 - math.exp(-point["tau"])) ** D) for point in curve]
+            expected = [math.log(1 - (1 - math.exp(-point["tau"])) ** 2) for point in curve]
             assert log_tv == pytest.approx(expected, rel=1e-9)
     neutral = neutral_states(target(), case.z) if case.kind == "rate" else []
     listed = {(row["state"], row["probability"], row["limit"]) for row in found(case).get("neutral", [])}
@@ -362,23 +467,57 @@ def test_decay(case: Case) -> None:
     assert fit["double_exponential"] == (case.kind == "rate" and not neutral)
 
 
-@one_way
+@pytest.mark.parametrize("case", cases([("tau_leaping", "cosine")]) + MIXED)
 def test_geometry(case: Case) -> None:
     rows = found(case)["geometry"]
-    masks = {part.name: part.mask for part in regions(target(), case.z)}
+    table = target(case.num_dims)
+    masks = {part.name: part.mask for part in regions(table, case.z)}
     support = sum(mask.long() for mask in masks.values())
-    assert torch.equal(support, (target().class_pmfs[case.z] > 0).long())  # a partition of the class's support
+    assert torch.equal(support, (table.class_pmfs[case.z] > 0).long())  # a partition of the class's support
     assert {row["region"] for row in rows} == set(masks)
-    whose = ["exact"] + (["learned"] if case.judged == "learned" else [])
-    expected = {(w, name) for name in whose for w in STRENGTHS} | {("inf", "exact")}
+    # the limit of infinite w, and the decay in time, are of the kind's own order: under a policy there are none
+    limit = set() if case.sampler.policy else {("inf", "exact")}
+    expected = {(w, name) for name in case.denoisers for w in case.w} | limit
     assert {(row["w"], row["law"]) for row in rows} == expected and len(rows) == len(expected) * len(masks)
+    assert bool(limit) == ("decay" in found(case))
+    assert {row["w"] for row in found(case).get("overlap", [])} == (set(case.w) if case.num_dims > 2 else set())
     for row in rows:
-        limit = row["w"] == "inf"
-        p = limit_law(target(), case.z, case.kind) if limit else law(row["law"], case.kind, row["w"], case.z)
+        is_limit = row["w"] == "inf"
+        p = limit_law(table, case.z, case.kind) if is_limit else case.law(row["law"], row["w"])
         mask = masks[row["region"]]
         assert row["kind"] == case.kind and row["states"] == int(mask.sum())
         same(row["mass"], float(p[mask].sum()), "mass")
         same(row["mean_probability"], float(p[mask].mean()), "mean probability")
+
+
+@each_mixed
+def test_the_verdict_speaks_of_every_schedule_and_of_the_order(case: Case) -> None:
+    verdict = " ".join(found(case)["verdict"])
+    for w in case.w:
+        assert f"w = {w:g}" in verdict if isinstance(w, float) else f"w = {w}" in verdict
+    assert str(case.sampler.policy or case.kind) in verdict
+
+
+def test_schedules_alone_have_a_report() -> None:
+    plan = Plan((Guidance(LinearRamp(0, 2)), Guidance(LinearRamp(2, 0))), Sampler(), 50, classes=(2,))
+    report = found_by(quick_report(), data_of(target()), None, plan).to_dict()
+    assert not any(name.startswith("tilted") for name in report["laws"])
+    assert report["distances"][0]["tv_class_exact"] != report["distances"][1]["tv_class_exact"]
+
+
+def test_two_temperatures_have_laws_of_their_own() -> None:
+    guidances = (Guidance(2.0), Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.8))
+    findings = found_by(quick_report(), data_of(target()), None, Plan(guidances, Sampler(), 50, classes=(2,)))
+    report = findings.to_dict()
+    for key, guidance in zip(("w2", "w2_temperature0.5", "w2_top_p0.8"), guidances):
+        expected = terminal_law(target().denoiser(), guidance, 2).numpy()
+        assert np.abs(findings.arrays[f"exact_rate_{key}"] - expected).max() < EXACT
+    assert [g.get("temperature") for g in report["plan"]["guidances"]] == [None, 0.5, None]
+    assert [g.get("top_p") for g in report["plan"]["guidances"]] == [None, None, 0.8]
+    assert "decay" in report
+    filtered = Plan(guidances[1:], Sampler(), 50, classes=(2,))
+    # time and infinite w were not derived for such values
+    assert "decay" not in found_by(quick_report(), data_of(target()), None, filtered).to_dict()
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
@@ -389,7 +528,7 @@ def test_the_figures_are_the_oracles(kind: str, judged: str) -> None:
     w = 2.0
     z = 2
     report = found(case)
-    chains = {name: oracle.Chain(d, w, kind, z) for name, d in denoisers().items()}
+    chains = {name: oracle.Chain(d, w, kind, z) for name, d in case.denoisers.items()}
     exact = chains["exact"].terminal_by_orders()
     row = next(row for row in report["distances"] if row["w"] == w)
     tilted = oracle.tilted(target().pmf, target().class_pmfs[z], w)
@@ -405,7 +544,7 @@ def test_the_figures_are_the_oracles(kind: str, judged: str) -> None:
         ("d_cfg", "cosine", 8),
         ("event_leaping", "cosine", 2),
     ):
-        p = chain.stepped(sampler, shares(count, schedule))[(slice(0, N),) * D]
+        p = chain.stepped(sampler, shares(count, schedule))[(slice(0, N),) * 2]
         asked = (w, judged, sampler, count)
         rows = [r for r in report["samplers"] if (r["w"], r["denoiser"], r["sampler"], r["steps"]) == asked]
         assert len(rows) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +11,7 @@ import torch
 from helpers import Blurred, block_of, chi_square_p_value, found_by as study_found
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, UserError, terminal_law
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg import Guidance, HiddenMarkovMixture, Sampler, UserError, linear_ramp, terminal_law
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law
@@ -23,7 +21,6 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.sequences import NOISE_DRAWS, Sequences, others
 from mdlm_cfg.targets.data import KnownData
-from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.training.watching import exact_nelbos
 
 
@@ -174,13 +171,6 @@ def test_sets_are_those_of_the_plans_generators() -> None:
     assert {row.w for row in rows} == {guidance} and {row.denoiser for row in rows} == {"exact", "learned"}
 
 
-def test_a_strengths_numbers_do_not_depend_on_the_others(blurred: Findings) -> None:
-    alone = found(0.4, plan_of(Guidance(3.0), classes=(1,)))
-    for name in ("distances", "samplers"):
-        assert block_of(alone, name) == [row for row in block_of(blurred, name) if row.w.constant == 3.0]
-    assert (alone.arrays["aligned_learned_w3"] == blurred.arrays["aligned_learned_w3"]).all()
-
-
 def test_aligned_sequences_come_first_and_differ_where_guidance_did_it(blurred: Findings, tmp_path: Path) -> None:
     again = found(None, plan_of(Guidance(0.0), Guidance(1e-9), n=10, classes=(1,)), Sequences(compare=False)).arrays
     assert (again["aligned_exact_w0"] == again["aligned_exact_w1e-09"]).all()  # no guidance, no difference
@@ -199,15 +189,7 @@ def test_aligned_sequences_come_first_and_differ_where_guidance_did_it(blurred: 
     assert len(pictures) == len(set(pictures)) >= 4 and all(path.is_file() for path in pictures)
 
 
-def test_rows_are_flat_and_everything_is_json(blurred: Findings) -> None:
-    plain = json.loads(json.dumps(blurred.to_dict(), allow_nan=False))
-    assert [(row["w"], row["set"]) for row in plain["distances"]] == [
-        (w, name) for w in (0.0, 3.0) for name in ("exact", "floor", "learned", "class")
-    ]
-    assert plain["distances"] == blurred.rows()
-    assert [row["policy"] for row in plain["samplers"][:4]] == ["rate", "uniform", "fixed_order", "confidence"]
-    assert blurred.numbers()["posterior_learned_w3"] == at(blurred, 3.0, "learned").posterior
-    assert blurred.arrays["learned_w3"].shape == (2000, 4) and blurred.arrays["aligned_exact_w0"].shape == (4, 4)
+def test_what_was_not_learned_is_absent() -> None:
     exact = found(None, plan_of(Guidance(1.0), n=20), Sequences(compare=False))
     assert not {"conditionals_error", "samplers"} & exact.to_dict().keys()
     assert not any("learned" in name or "score" in name for name in exact.numbers())

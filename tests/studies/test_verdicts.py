@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from helpers import Blurred, block_of, data_of, found_by, random_target
+from study_cases import CASES, TABLE
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
-from mdlm_cfg.studies.best_schedule import BestScheduleStudy
-from mdlm_cfg.studies.calibration import CalibrationStudy
-from mdlm_cfg.studies.correction import TableCorrection
 from mdlm_cfg.studies.correction_moves import TableMoves
-from mdlm_cfg.studies.decay import DecayStudy
-from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.geometry import GeometryStudy
-from mdlm_cfg.studies.laws import Laws
-from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.policies import Policies
-from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.samplers import Samplers
 
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
@@ -48,31 +38,20 @@ TARGETS = {
     "ties": table([[0.25, 0.25], [0.25, 0.25]], [[0.5, 0.0], [0.0, 0.5]]),
     "one coordinate": TableMixture(torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64), HALF),
 }
-STUDIES: dict[str, Any] = {
-    "laws": Laws(),
-    "geometry": GeometryStudy(),
-    "decay": DecayStudy(),
-    "samplers": Samplers((2, 16)),
-    "ledger": LedgerStudy(),
-    "policies": Policies(),
-    "departure": Departures(),
-    "likelihood": LikelihoodStudy(orders=2),
-    "correction": TableCorrection(),
-    "best_schedule": BestScheduleStudy(),
-    "correction_moves": TableMoves(moves=[0, 3, 9]),
-    "calibration": CalibrationStudy(),
-    "profile": ProfileStudy(),
+STUDIES = {name: study for name, (study, data, _) in CASES.items() if data is TABLE} | {
+    "LikelihoodStudy": LikelihoodStudy(orders=2),
+    "TableMoves": TableMoves(moves=[0, 3, 9]),
 }
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, classes=(0,))
 
 
 def findings(study: str, target: TableMixture, learned: bool) -> Findings:
     denoiser = Blurred(target, 0.2) if learned else None
-    plan = replace(PLAN, classes=None) if study == "likelihood" else PLAN  # it is of all classes
+    plan = replace(PLAN, classes=None) if study == "LikelihoodStudy" else PLAN  # it is of all classes
     return found_by(STUDIES[study], data_of(target), denoiser, plan)
 
 
-SLOW = ("best_schedule", "correction", "correction_moves", "likelihood")
+SLOW = ("BestScheduleStudy", "TableCorrection", "TableMoves", "LikelihoodStudy")
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -96,7 +75,7 @@ def test_every_figure_of_a_sentence_is_one_of_the_rows(study: str, name: str, le
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_said_of_guidance_is_what_its_distances_say(name: str) -> None:
-    found = findings("laws", TARGETS[name], learned=False)
+    found = findings("Laws", TARGETS[name], learned=False)
     top = block_of(found, "distances")[-1]
     moved = top.tv_class_exact > ROUNDING
     said = " ".join(found.verdict)
@@ -106,7 +85,7 @@ def test_what_is_said_of_guidance_is_what_its_distances_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_said_of_convergence_is_what_the_curves_say(name: str) -> None:
-    found = findings("decay", TARGETS[name], learned=False)
+    found = findings("DecayStudy", TARGETS[name], learned=False)
     curves = block_of(found, "decay_curves")
     at = {w: [row.log_tv for row in curves if row.w == w][15] for w in (4.0, 8.0, 16.0)}
     (fit,) = found.facts["decay_fit"]
@@ -119,7 +98,7 @@ def test_what_is_said_of_convergence_is_what_the_curves_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_policies_are_said_to_differ_only_where_they_do(name: str) -> None:
-    found = findings("policies", TARGETS[name], learned=False)
+    found = findings("Policies", TARGETS[name], learned=False)
     rows = [row for row in block_of(found, "policies") if row.together == 1 and row.w == Guidance(2.0)]
     differ = max(row.tv_tilted for row in rows) - min(row.tv_tilted for row in rows) > 1e-9
     (sentence,) = [s for s in found.verdict if s.startswith("At w = 2") and "one coordinate" in s]
@@ -127,7 +106,7 @@ def test_policies_are_said_to_differ_only_where_they_do(name: str) -> None:
 
 
 def test_a_random_target_is_spoken_of_as_well() -> None:
-    assert findings("laws", random_target(3, 3, seed=3), learned=True).verdict
+    assert findings("Laws", random_target(3, 3, seed=3), learned=True).verdict
 
 
 @pytest.mark.parametrize("own", [Sampler("sampled_confidence", events=1), Sampler("tau_leaping", 3)])
@@ -140,7 +119,7 @@ def test_the_sampler_that_was_asked_for_is_spoken_of_first(own: Sampler) -> None
 @pytest.mark.parametrize("seed", range(3))
 def test_a_sampler_that_needs_fewer_calls_is_among_those_compared(seed: int) -> None:
     """Event-leaping with one event a step is exact with D calls; here no other sampler is."""
-    found = findings("samplers", random_target(2, 3, seed=seed), learned=False)
+    found = found_by(Samplers((2, 16)), data_of(random_target(2, 3, seed=seed)), None, PLAN)
     exact = [row for row in block_of(found, "samplers") if row.w == Guidance(2.0) and row.tv < ROUNDING]
     assert {row.method for row in exact} == {"event_leaping"} and max(row.calls for row in exact) < 16
     assert any("event_leaping has the least" in sentence for sentence in found.verdict)
