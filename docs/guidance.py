@@ -1,4 +1,4 @@
-"""The figures of docs/guidance.md, and its picture: python docs/guidance.py [RUN ...] (about two minutes on two cores).
+"""The figures of docs/guidance.md, and its picture: python docs/guidance.py [RUN ...] (60 s of CPU time).
 
 It prints every table of the page, and draws docs/pictures/guidance.png. Nothing is sampled: all is exact. RUN is the
 folder of a network that was trained on the digits' table, which `python docs/guidance.py FILE.npz` writes.

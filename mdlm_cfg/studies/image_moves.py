@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import STRENGTH, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, judging
+from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 
@@ -131,7 +131,7 @@ class ImageMoves(MovedSets):
             _shown(case, held_out[0]["shown"], pictures),
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
-        said = verdict_of(rows, noise) + _of_tilting(case, held_out)
+        said = verdict_of(rows, noise) + of_few(case, rows[-1].recall) + _of_tilting(case, held_out)
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
 

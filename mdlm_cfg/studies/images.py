@@ -177,7 +177,7 @@ class Images(Settings):
         return Findings(
             plan=case.plan,
             blocks=blocks,
-            verdict=[*verdict_of(rows, nelbos, classifiers), *_of_few(rows, len(case.classes) * case.plan.num_samples)],
+            verdict=[*verdict_of(rows, nelbos, classifiers), *of_few(case, rows[0].recall)],
             facts=_facts(case, classifiers, self.num_draws),
             arrays={f"w{g.written:g}": as_images(case, x) for g, x in samples.items()},
             arrays_file="samples.npz",
@@ -439,13 +439,14 @@ def training_sentence(rows: Sequence[NelboRow]) -> str:
     )
 
 
-def _of_few(rows: Sequence[ImageRow], num: int) -> list[str]:
-    """A warning where there are too few samples for shares of them."""
-    if num >= ENOUGH or all(row.precision is None for row in rows):
+def of_few(case: Case, share: float | None) -> list[str]:
+    """A warning where there are too few samples for shares of them, such as recall; a share of None is not shown."""
+    num = len(case.classes) * case.plan.num_samples
+    if num >= ENOUGH or share is None:
         return []
     return [
-        f"Precision, recall and accuracy are shares of {num} images each: their standard errors are up to "
-        f"{0.5 / math.sqrt(num):.2f}, and differences below twice that may be chance. Draw {ENOUGH} or more."
+        f"Accuracy, precision and recall are shares of {num} images each: their standard errors are up to "
+        f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. Draw {ENOUGH} or more."
     ]
 
 
