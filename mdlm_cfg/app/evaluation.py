@@ -184,7 +184,10 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
 
 
 def _training_sections(path: Path, folder: Path) -> list[Section]:
-    """The curve of the validation NELBO against minutes, drawn in `folder`, where a run's metrics.csv is at `path`."""
+    """The curve of validation against minutes, drawn in `folder`, where a run's metrics.csv is at `path`.
+
+    It is the excess of the NELBO over the entropy where that is known, and else the NELBO.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -192,22 +195,22 @@ def _training_sections(path: Path, folder: Path) -> list[Section]:
     if len(rows) < 2:
         return []
     minutes = [float(row["val/minutes"]) for row in rows]
+    has_excess = all(row.get("val/excess") for row in rows)
+    what, label = ("excess", "NELBO above the entropy (nats)") if has_excess else ("nelbo", "NELBO (nats)")
     series = {
-        label: (minutes, [float(row[name]) for row in rows])
-        for label, name in (("with the class", "val/nelbo"), ("without (null)", "val/nelbo_null"))
+        of: (minutes, [float(row[name]) for row in rows])
+        for of, name in (("with the class", f"val/{what}"), ("without (null)", f"val/{what}_null"))
     }
     values = [value for _, own in series.values() for value in own]
     is_wide = min(values) > 0 and max(values) > WIDE * min(values)
-    lines = Lines({"": series}, "minutes of training", "NELBO (nats)", log_y=is_wide, from_zero=False)
-    picture = Picture(save(lines, folder / "training.png"), "NELBO on the validation data against minutes.")
-    table = Table(
-        ("minutes", "NELBO", "NELBO without class"),
-        [[f"{t:.1f}", f"{a:.2f}", f"{b:.2f}"] for t, a, b in zip(minutes, *(y for _, y in series.values()))],
-    )
+    lines = Lines({"": series}, "minutes of training", label, log_y=is_wide, from_zero=False)
+    picture = Picture(save(lines, folder / "training.png"), f"{label} on the validation data against minutes.")
+    columns = [format_column(column, 2) for column in (minutes, *(y for _, y in series.values()))]
+    table = Table(("minutes", *series), list(zip(*columns)), f"{label}, validation data, averaged weights.")
     return [
         Section(
             "Training",
-            "Nats per data point, validation data, averaged weights.",
+            "",
             table,
             [picture],
             printed=False,

@@ -117,3 +117,17 @@ def test_settings_of_the_plan(options: str, tmp_path: Path) -> None:
     for part in {"samplers", "ledger", "decay", "distances", "geometry"} & found.keys():
         assert not any(looks_like_a_number(value) for value in flat(found[part]).values())
     assert looks_like_a_number("1.2e-05") and looks_like_a_number("12%") and not looks_like_a_number("inf")
+
+
+@pytest.mark.parametrize("what", ["excess", "nelbo"])
+def test_the_training_curve_is_the_excess_over_the_entropy_where_it_is_known(what: str, tmp_path: Path) -> None:
+    values = {f"val/{name}{end}": start for name, start in (("nelbo", 4.0), (what, 0.5)) for end in ("", "_null")}
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["val/minutes", *values])
+        writer.writeheader()
+        writer.writerows({"val/minutes": k} | {name: v / (k + 1) for name, v in values.items()} for k in range(3))
+    asked = ("denoiser=exact", "data=toy_1d_overlap", "study=samplers", "w=[1]", "logger=null")
+    assert run("eval", *asked, f"out={tmp_path / 'out'}") == 0
+    with (tmp_path / "out" / "training.csv").open(newline="") as file:
+        drawn = [float(list(row.values())[-1]) for row in csv.DictReader(file)]
+    assert drawn == pytest.approx([0.5, 0.25, 0.5 / 3] * 2)
