@@ -76,8 +76,9 @@ class Section:
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text, cut at empty lines."""
-        return [part.strip() for part in self.text.split("\n\n") if part.strip()]
+        """The text, cut at empty lines; no line ends within "w = 4"."""
+        text = self.text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+        return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
 def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> str:
