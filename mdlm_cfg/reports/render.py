@@ -75,6 +75,8 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
         stems.add(stem)
         part = _part(replace(block, title=title, text=""), rows, folder / stem, backend)
         sections += [one for one in part if one.table or one.pictures or one.listing or one.panel]
+    if not sections and not block.text:
+        return []
     first = sections[0] if sections else Section(block.title, group=block.group)
     return [replace(first, text=block.text), *sections[1:]]
 
