@@ -72,7 +72,7 @@ def _run(name: str) -> None:
     """
     with steady_streams():
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(name, CONFIGS), end="")
+            print(help_text(name, CONFIGS, sys.argv[0]), end="")
         else:
             _run_work(name)
 

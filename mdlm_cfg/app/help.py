@@ -48,16 +48,22 @@ sampler.steps=8 (also guidance, policy, study, and denoiser in eval.py).
 A path that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
 
 
-def help_text(name: str, configs: Path) -> str:
+SCRIPT = re.compile(r"(?:python )?\b(train|eval)\.py\b|python -m mdlm_cfg\.(sample)\b")
+
+
+def help_text(name: str, configs: Path, program: str = "") -> str:
     """The help of a command: examples, the groups with their options, and every setting with its comment.
 
     Args:
         name: "train" or "eval", of the file in `configs`.
+        program: that was called; the examples of an installed command, such as "mdlm-eval", call installed ones.
     """
     settings = settings_text(name, configs)
     groups = [_paragraph(group, default, configs) for group, default in groups_of(name, configs).items()]
     parts = [INTRODUCTIONS[name], NOTES, *(["GROUPS", *groups] if groups else []), "SETTINGS", _indent(settings)]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    is_installed = Path(program).name.startswith("mdlm-")
+    return SCRIPT.sub(lambda match: f"mdlm-{match[1] or match[2]}", text) if is_installed else text
 
 
 def _paragraph(group: str, default: str | None, configs: Path) -> str:

@@ -82,6 +82,8 @@ def test_help_names_every_option_of_every_group_and_every_setting(name: str) -> 
                 assert f"{group}={path.relative_to(CONFIGS / group).with_suffix('').as_posix()}" in text
     for key in yaml.safe_load(settings_text(name, CONFIGS)):
         assert f"\n  {key}:" in text
+    installed = help_text("eval", CONFIGS, "/somewhere/mdlm-eval")
+    assert "mdlm-eval" in installed and not re.search(r"\b(train|eval|sample)\.py", installed)
     assert "optimizer=muon" not in help_text("eval", CONFIGS)  # a group that eval.py refuses
 
 

@@ -77,7 +77,7 @@ def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
     page = (out / "report.html").read_text()
     for section in sections_of(expected, out.parent, "none"):
         rows = section.table.rows if section.table is not None else []
-        assert all(f"<td>{escape(cell)}</td>" in page for row in rows for cell in row), section.title
+        assert all(f">{escape(cell)}</td>" in page for row in rows for cell in row), section.title
     with (out / "report.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(expected.rows())
     if expected.arrays:
