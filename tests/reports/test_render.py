@@ -9,6 +9,7 @@ import re
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,8 @@ def test_a_column_has_one_format_that_hides_no_number(values: list[float | None]
     written = [NUMBER.fullmatch(text) for text in numbers.values()]
     assert all(written) and len({(len(m[1] or ""), bool(m[2])) for m in written if m}) <= 1
     for value, text in numbers.items():
-        assert abs(float(text) - value) <= min(max(5e-5, 6e-3 * abs(value)), 0.5 * abs(value))
+        exact = Fraction(value)  # the text of the largest numbers is no float
+        assert abs(Fraction(text) - exact) <= min(max(Fraction("5e-5"), abs(exact) * 6 / 1000), abs(exact) / 2)
     assert all(text == "0" for v, text in shown.items() if v is not None and abs(v) < 1e-12)
 
 
