@@ -5,11 +5,14 @@ Nothing heavy is imported before a configuration is known to be right: help and 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hydra
@@ -56,8 +59,19 @@ def sample() -> None:
 def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
     """The work of a command, given its settings, the overrides of the command line, and the folder of a job."""
     module, _, function = WORK[name].partition(".")
-    outcome: Outcome = getattr(import_module(f"mdlm_cfg.app.{module}"), function)(config, overrides, folder)
+    outcome: Outcome = getattr(_imported(module), function)(config, overrides, folder)
     return outcome
+
+
+@cache
+def _imported(module: str) -> ModuleType:
+    """A module beside this one. Imports leave no garbage, and looking for it takes a second or two."""
+    gc.disable()
+    try:
+        return import_module(f"mdlm_cfg.app.{module}")
+    finally:
+        gc.enable()
+        gc.freeze()  # nor is what was imported looked through later
 
 
 def settings_of(name: str, cfg: DictConfig) -> Any:
