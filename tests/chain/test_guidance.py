@@ -1,23 +1,29 @@
-"""Guidance as a value: what it says of itself, its strengths, and its rates state by state and at the edges."""
+"""Guidance as a value: as users write it, its strengths and rates, and what seeds, caches and names depend on."""
 
 from __future__ import annotations
 
 import math
-from itertools import product
+import re
+import subprocess
+import sys
+from itertools import combinations, product
 
 import pytest
 import torch
 from helpers import Inconsistent, random_target
 from hypothesis import given, strategies as st
-from oracle import guided
+from oracle import Chain, guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import check_class, device_of, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, interval, linear_ramp
-from mdlm_cfg.chain.guidance_schedules import LinearRamp, PerCount
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, linear_ramp
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, parse_strength, parse_strengths
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Uniform
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.draws import draws_of
+from mdlm_cfg.studies.plan import Plan
 
 NEG_INF = -math.inf
 
@@ -173,3 +179,181 @@ def test_schedules_of_w():
     assert Guidance(linear_ramp(0.0, 4.0)).table(2) == [0, 4]
     assert Guidance(linear_ramp(0.0, 4.0)).table(5) == [0, 1, 2, 3, 4]
     assert Guidance(interval(2.0, 0.5, 1.0)).table(3) == [0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2", 2.0),
+        (" -0.5 ", -0.5),
+        ("1e-3", 1e-3),
+        (3, 3.0),
+        ("ramp(0,4)", LinearRamp(0, 4)),
+        ("ramp( 0.5 , -1 )", LinearRamp(0.5, -1)),
+        ("interval(4,0.3,0.9)", Interval(4, 0.3, 0.9)),
+        ("interval(4,0.3,0.9,1)", Interval(4, 0.3, 0.9, 1)),
+        ("[0.58, 2.0]", PerCount([0.58, 2.0])),
+        ([0.58, 2.0], PerCount((0.58, 2.0))),
+        (torch.tensor([1.0, 2.0]), PerCount([1, 2])),
+        ("[3]", PerCount([3])),
+        ("[0.58,\n2.0]", PerCount([0.58, 2.0])),
+    ],
+)
+def test_what_users_write(text, expected):
+    parsed = parse_strength(text)
+    assert parsed == expected and type(parsed) is type(expected)
+    if not isinstance(parsed, float):
+        assert parse_strength(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ramp(0)", "ramp[0,4]", "interval(1,2)", "[]", "[1,x]", "two", "(2)", "ramp", "1,2"]
+)
+def test_what_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match=re.escape(f"the strength {text!r} cannot be read; write a number")):
+        parse_strength(text)
+
+
+@pytest.mark.parametrize("value", [True, None, [], [1, True], [1, None], [1, "2"], {}])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=re.escape(f"the strength {value!r} cannot be read; write a number")) as found:
+        parse_strength(value)
+    assert "did you mean" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"), [("rampe(0,4)", "ramp"), ("intervall(4,0.3,0.9)", "interval"), ("rmp", "ramp")]
+)
+def test_what_is_near_is_guessed(text, near):
+    with pytest.raises(ValueError, match=f"did you mean {near}"):
+        parse_strength(text)
+
+
+def test_what_is_a_schedule_already_is_handed_back():
+    for schedule in (LinearRamp(0, 1), interval(2.0, 0.25, 0.75, 1.0), abs):
+        assert parse_strength(schedule) is schedule
+    assert [interval(2.0, 0.25, 0.75, 1.0)(progress) for progress in (0, 0.25, 0.75, 1)] == [1, 2, 2, 1]
+    assert str(interval(4, 0.3, 0.9)) == "interval(4,0.3,0.9)" and str(interval(4, 0, 1, 2)) == "interval(4,0,1,2)"
+
+
+def test_lists_of_strengths():
+    expected = [LinearRamp(0, 4), Interval(4, 0.3, 0.9), PerCount([0.58, 2.0]), 2.0]
+    for text in ("[ramp(0,4),interval(4,0.3,0.9),[0.58,2.0],2]", "ramp(0,4), interval(4,0.3,0.9), [0.58,2.0], 2"):
+        assert parse_strengths(text) == expected
+    assert parse_strengths("[0,1,2]") == [0, 1, 2] and parse_strengths("2") == [2]
+    assert parse_strengths("1,[2,3]") == [1, PerCount([2, 3])] == parse_strengths("[1,[2,3]]")
+    assert parse_strengths("[2,3],1") == [PerCount([2, 3]), 1]
+    assert parse_strengths("[[0.58,2.0]]") == [PerCount([0.58, 2.0])]
+
+
+def test_per_count_is_one_strength_for_every_number_of_unmasked_coordinates():
+    guidance = Guidance([3.0, -1.0, 0.5])
+    assert guidance.table(3) == [3.0, -1.0, 0.5] and guidance.label == "[3,-1,0.5]"
+    assert [guidance.w(k / 2) for k in range(3)] == [3.0, -1.0, 0.5]
+    denoiser = Inconsistent(2, 3, 2)
+    law = Chain(denoiser, guidance.w, "rate", 0).terminal_by_orders()
+    assert (law - terminal_law(denoiser, guidance, 0)).abs().max() < 1e-11
+    assert Guidance([2.5]).table(1) == [2.5]
+    with pytest.raises(ValueError, match="are 3, and there must be 2"):
+        guidance.table(2)
+    with pytest.raises(ValueError, match="at least -1"):
+        Guidance([0.0, -2.0]).table(2)
+    with pytest.raises(ValueError, match="is empty"):
+        PerCount([])
+
+
+class Rising:
+    """A schedule of one's own."""
+
+    def __init__(self, w: float) -> None:
+        self.w = w
+
+    def __call__(self, progress: float) -> float:
+        return self.w * progress
+
+
+SCRIPT = """
+import functools, torch
+from mdlm_cfg import Guidance
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.draws import draws_of
+from mdlm_cfg.targets.toys import toy_5d_hypercube
+
+class Rising:
+    def __call__(self, progress):
+        return 4 * progress
+
+def steep(progress):
+    return 4 * progress
+
+def times(w, progress):
+    return w * progress
+
+target = toy_5d_hypercube()
+for w in (lambda p: 4 * p, Rising(), steep, functools.partial(times, 4)):
+    mine = Sampler("mine", 3, jump=lambda log_z, u: torch.where(u < 1, u / 2, 1.0).expand_as(log_z))
+    for sampler in (Sampler(), mine):
+        guidance = Guidance(w)
+        plan = Plan((guidance,), sampler, 5)
+        draw, = draws_of(plan, target.denoiser(), guidance, 0)
+        print(guidance.label, guidance.identifier, guidance.describe(), repr(draw.key))
+        print(draw.make().tolist())
+"""
+
+
+def test_two_processes_draw_the_same_samples_of_any_schedule() -> None:
+    runs = [subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True) for _ in range(2)]
+    assert runs[0].returncode == 0, runs[0].stderr
+    assert runs[0].stdout == runs[1].stdout and " at 0x" not in runs[0].stdout
+    samples = runs[0].stdout.splitlines()[1::2]
+    assert len(set(samples[::2])) == 1 and len(set(samples[1::2])) == 1  # equal values are equal seeds
+
+
+STRENGTHS = (1, 1.0000001, LinearRamp(0, 1), LinearRamp(0, 1.0000001), lambda p: p, lambda p: 1.0000001 * p, Rising(2))
+
+
+def test_keys_labels_and_identifiers_are_told_apart_as_the_values_are() -> None:
+    guidances = [Guidance(w, kind) for w in STRENGTHS for kind in ("rate", "normalized")]
+    guidances += [Guidance(1, temperature=t) for t in (0.5, 0.50000001)] + [Guidance(1, top_p=t) for t in (0.5, 0.6)]
+    for one, other in combinations(guidances, 2):
+        same = (one.kind, one.table(3), one.temperature, one.top_p) == (
+            other.kind,
+            other.table(3),
+            other.temperature,
+            other.top_p,
+        )
+        assert (one.key(3) == other.key(3)) is same
+        if one.kind == other.kind:
+            assert one.label != other.label and one.identifier != other.identifier
+    assert Guidance(LinearRamp(2, 2)).key(3) == Guidance(2).key(3) == Guidance(PerCount([2, 2, 2])).key(3)
+    with pytest.raises(UserError):
+        Guidance(LinearRamp(0, 1)).key()
+
+
+@given(st.floats(-1, 1e4), st.floats(-1, 1e4))
+def test_a_label_is_exactly_the_number(one, other) -> None:
+    assert float(Guidance(one).label) == one
+    assert (Guidance(one).label == Guidance(other).label) is (one == other) is (Guidance(one) == Guidance(other))
+
+
+def test_samplers_are_known_by_what_they_do() -> None:
+    rules = [lambda log_z, u: u.expand_as(log_z), lambda log_z, u: u.expand_as(log_z) / 2]
+    keys = [Sampler("mine", 3, jump=rule).key for rule in rules]
+    keys += [Sampler("euler", 3).key, Sampler("euler", (0.0, 1.0, float("inf"))).key, Sampler().key]
+    assert len(set(keys)) == len(keys) and not any(" at 0x" in key for key in keys)
+    assert Sampler("euler", 3).key == Sampler("euler", 3, "linear").key
+
+
+def test_pieces_of_different_guidances_and_samplers_are_kept_apart() -> None:
+    denoiser = random_target(2, 3).denoiser()
+    guidances = tuple(Guidance(w) for w in STRENGTHS)
+    plan = Plan(guidances, Sampler(), 3)
+    draws = [draw for guidance in guidances for draw in draws_of(plan, denoiser, guidance, 0)]
+    draws += draws_of(plan, denoiser, guidances[0], 0, compared=Sampler("euler", 3))
+    keys = [repr(draw.key) for draw in draws]
+    by_values = {(tuple(draw.guidance.table(3)), draw.sampler.key) for draw in draws}
+    assert len(set(keys)) == len(by_values)
+    for one, other in combinations(draws, 2):
+        if repr(one.key) == repr(other.key):
+            assert torch.equal(one.make(), other.make())
