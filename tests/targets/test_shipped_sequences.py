@@ -61,7 +61,7 @@ def test_a_faithful_motif_is_found_word_by_word() -> None:
         (lambda: motif_in_noise(entry=1.5), "entry = 1.5"),
         (lambda: motif_in_noise(fidelity=-0.1), "fidelity = -0.1"),
         (lambda: dialects(apart=2.0), "apart = 2.0"),
-        (lambda: dialects(num_dims=0), "at least 1 position"),
+        (lambda: dialects(num_dims=0), "num_dims = 0 is not allowed"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: object, complaint: str) -> None:
@@ -103,7 +103,7 @@ def test_a_mixture_comes_back(tmp_path: Path) -> None:
         ({"transition": None}, "lacks transition"),
         ({"num_dims": 2.5}, "num_dims must be one whole number"),
         ({"num_dims": [3, 4]}, "num_dims must be one whole number"),
-        ({"num_dims": 0}, "at least 1 position"),
+        ({"num_dims": 0}, "num_dims = 0 is not allowed"),
         ({"emission": np.array(["a", "b"])}, "emission must hold numbers"),
         ({"emission": np.full((2, 3), 1 / 3)}, r"emission must have shape \(K, S, N\)"),
         ({"emission": np.ones((2, 3, 1))}, "give N >= 2"),
