@@ -62,7 +62,8 @@ def law_at(
         UserError: a negative tau, a class that does not exist, a denoiser that leaves a state nowhere to go, or more
             partial states than memory holds.
     """
-    times = numbers("clock time tau", tau, 0, math.inf).numpy()
+    numbers("clock time tau", tau, 0, math.inf)
+    times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     flat = times.ravel()
     n = lattice.num_tokens
