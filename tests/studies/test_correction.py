@@ -218,7 +218,7 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
     [
         ({}, Plan((Guidance(1.0),), Sampler("tau_leaping", 4), 100), TARGET, "carries no weights"),
         ({}, plan_of(105), TARGET, "105 samples in 10 groups"),
-        ({"threshold": 1.5}, plan_of(100), TARGET, "threshold is 1.5"),
+        ({"threshold": 1.5}, plan_of(100), TARGET, "threshold = 1.5"),
         ({"policies": ["best"]}, plan_of(100), TARGET, "policy 'best' is unknown"),
         ({}, plan_of(100, guidances=(Guidance(1.0, temperature=0.5),)), TARGET, "no tilted law under temperature"),
         ({}, plan_of(100), None, "study=correction is made for"),
