@@ -216,3 +216,7 @@ def test_the_fault_is_caught(plant, path, arguments, monkeypatch) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         the_test(path)(*arguments)
+
+
+def test_the_tests_that_catch_faults_are_there() -> None:
+    assert all(callable(the_test(path)) for path in {path for _, path, _ in FAULTS})

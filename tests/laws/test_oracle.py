@@ -82,6 +82,14 @@ def test_no_class(name) -> None:
         assert_laws_equal(terminal_law(denoiser, Guidance(3.0, kind), None), truth)
 
 
+@pytest.mark.parametrize("z", [0, 1, 2])
+def test_classes_are_told_apart(z) -> None:
+    denoiser = DENOISERS["zeros-2-4"]()
+    truths = [Chain(denoiser, 2.0, "rate", k).terminal_by_orders() for k in range(3)]
+    assert_laws_equal(terminal_law(denoiser, Guidance(2.0), z), truths[z])
+    assert all(float((truths[z] - truths[k]).abs().sum()) > 0.1 for k in range(3) if k != z)
+
+
 @pytest.mark.parametrize("name", ["full-2-3", *LONG])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("w", [-1.0, 0.0, 4.0, RAMP, STRENGTHS["smooth"]], ids=["-1", "0", "4", "ramp", "smooth"])
