@@ -106,10 +106,10 @@ def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> Non
         ({"levels": 1}, "from 2 to 256"),
         ({"levels": 257}, "from 2 to 256"),
         ({"levels": "4"}, "from 2 to 256"),
-        ({"batch_size": 1e30}, "whole number of at least 1"),
-        ({"batch_size": 10**30}, "at most 2147483647"),
-        ({"num_val": True}, "whole number"),
-        ({"seed": "a"}, "seed must be a whole number"),
+        ({"batch_size": 1e30}, "batch_size"),
+        ({"batch_size": 10**30}, "batch_size"),
+        ({"num_val": True}, "num_val"),
+        ({"seed": "a"}, "seed"),
     ):
         with pytest.raises(UserError, match=complaint):
             ImageData(str(tmp_path), **settings)
