@@ -86,7 +86,10 @@ def name_of_move(correction: Correction) -> str:
 
 def phrase(number: int, move: str) -> str:
     """So many moves, for people."""
-    return f"{number} single refills" if move == name_of_move(Correction()) else f"{number} moves of {move}"
+    plural = "" if number == 1 else "s"
+    if move == name_of_move(Correction()):
+        return f"{number} single refill{plural}"
+    return f"{number} move{plural} of {move}"
 
 
 @dataclass(frozen=True)
