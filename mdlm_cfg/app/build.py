@@ -177,7 +177,9 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
 def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:
     """Raise UserError for a trainer that would not take a step, unless there is a checkpoint of before to test."""
     for key in ("max_epochs", "max_steps", "max_time", "limit_train_batches"):
-        if before is None and (value := settings.get(key)) is not None and value in (0, "", "00:00:00:00"):
+        value = settings.get(key)
+        is_nothing = not any(value.values()) if isinstance(value, Mapping) else value in (0, "", "00:00:00:00")
+        if before is None and is_nothing:
             raise UserError(f"trainer.{key} = {value} leaves nothing to train: give more, or a ckpt_path to test")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from mdlm_cfg.app.build import (
@@ -300,15 +301,17 @@ def _fit(
         how = "before anything was saved" if left is None else f"resume with ckpt_path={left}"
         print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+    except MisconfigurationException as error:
+        if saving.has_saved:
+            raise
+        raise NotBegun(str(sentence(error))) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
         if (said := sentence(error)) is None:
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:
         if before is None:
-            raise UserError(
-                "nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps"
-            )
+            raise NotBegun("nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps")
         path = before
     if trainer.is_global_zero:
         if not trained:

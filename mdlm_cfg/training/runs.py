@@ -212,7 +212,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = [name for name in ("epoch", "global_step") if not isinstance(checkpoint.get(name), int)]
     missing += [name for name in RECORDED if name not in saved]
     missing += [f"data.{name}" for name in ("name", "fingerprint") if name not in _part(saved, "data")]
-    missing += ["net._target_"] if TARGET not in _part(saved, "net") else []
+    missing += [f"{name}.{TARGET}" for name in ("net", "objective", "optimizer") if TARGET not in _part(saved, name)]
     if missing:
         raise UserError(f"the checkpoint {path} is incomplete: it does not say {missing[0]}; train it again")
     return checkpoint

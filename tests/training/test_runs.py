@@ -111,6 +111,7 @@ def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], ob
         (lambda c: c["hyper_parameters"].update(data=3), "does not say data.name"),
         (lambda c: c["hyper_parameters"].pop("optimizer"), "does not say optimizer"),
         (lambda c: c["hyper_parameters"]["net"].pop("_target_"), "does not say net._target_"),
+        (lambda c: c["hyper_parameters"].update(optimizer=math.nan), "does not say optimizer._target_"),
         (lambda c: c["hyper_parameters"]["net"].update(odd=1), "net.odd is no argument of GridTransformer"),
         (lambda c: c["hyper_parameters"]["net"].update(width="wide"), "net.width = 'wide' must be a whole number"),
         (lambda c: c["hyper_parameters"]["net"].update(width=32), "do not fit the network"),
