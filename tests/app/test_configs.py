@@ -138,7 +138,8 @@ def test_experiment(name: str) -> None:
     config = composed(f"experiment={name}", "trainer.accelerator=cpu")
     made(config.data)
     build_trainer(config.trainer, [], [])
-    shape = (28, 28) if config.net.get("stem_channels") else (3, 3) if "tiny" in name else (2,)
+    tiny = (config.data["height"], config.data["width"]) if "tiny" in name else (2,)
+    shape = (28, 28) if config.net.get("stem_channels") else tiny
     shape = (64,) if config.data.get("name", "").startswith("hmm") else shape
     build_module(config, described(shape))
     assert [guidance.written for guidance in plan_of(config).guidances] == config.w
