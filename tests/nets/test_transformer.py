@@ -38,15 +38,6 @@ NETS = {
         "depth": 1,
         "num_heads": 2,
     },
-    "label heads": {
-        "num_tokens": 3,
-        "grid_shape": (6,),
-        "patch_size": 2,
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-        "label_heads": True,
-    },
     "image": {
         "num_tokens": 2,
         "grid_shape": (8, 4),
@@ -77,6 +68,7 @@ NETS = {
         "stem_depth": 2,
     },
 }
+NETS["label heads"] = NETS["patched line"] | {"label_heads": True}
 
 
 def make(name: str, seed: int = 0, trained: bool = True) -> GridTransformer:
