@@ -13,17 +13,9 @@ from torch import Tensor, nn
 
 from mdlm_cfg.nets.wrapper import has_class_head
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.elbo import (
-    Net,
-    averaged_objective,
-    class_cross_entropy,
-    drop_labels,
-    nelbo,
-    paired_nelbo,
-    pool_of,
-    pooled_nelbo,
-    smoothed,
-)
+from mdlm_cfg.training.averaged import averaged_objective
+from mdlm_cfg.training.elbo import Net, class_cross_entropy, drop_labels, nelbo, paired_nelbo, smoothed
+from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
 from mdlm_cfg.training.tilting import check_tilts, tilted
 
 MAX_EVALUATIONS = 200_000  # of the network per step of the averaged objective

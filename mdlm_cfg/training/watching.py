@@ -15,7 +15,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.elbo import averaged_objective
+from mdlm_cfg.training.averaged import averaged_objective
 
 MAX_STATES = 20_000  # partial states up to which exact laws are watched during training
 WATCHED_STRENGTHS = (0.0, 1.0, 2.0, 4.0)

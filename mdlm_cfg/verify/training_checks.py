@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.training import objectives
-from mdlm_cfg.training.elbo import averaged_objective, nelbo, paired_nelbo, pool_of, pooled_nelbo
+from mdlm_cfg.training.averaged import averaged_objective
+from mdlm_cfg.training.elbo import nelbo, paired_nelbo
 from mdlm_cfg.training.objectives import Classifying, Objective
+from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
 from mdlm_cfg.verify.checks import Check, difference, z_value
 from mdlm_cfg.verify.oracle import tables
 from mdlm_cfg.verify.oracle.chains import Rows, State

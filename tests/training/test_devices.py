@@ -15,7 +15,7 @@ from mdlm_cfg.nets.optimizer import MuonAdamW, adamw
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training import elbo, objectives
+from mdlm_cfg.training import averaged, objectives
 from mdlm_cfg.training.callbacks import average_
 from mdlm_cfg.training.data import ExampleData, ImageData, TargetData
 from mdlm_cfg.training.data.base import DiffusionData, shared_batches
@@ -116,12 +116,12 @@ SHAPE = (5, 3, 2)  # N, D, K
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """Under it mixed devices raise, and so does all that would wait: .item(), bool(tensor), boolean indexing."""
-    averaged = elbo.AveragedObjective(*SHAPE)  # made once, before training, and on the CPU
+    objective = averaged.AveragedObjective(*SHAPE)  # made once, before training, and on the CPU
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        for name, value in list(vars(averaged).items()):
+        for name, value in list(vars(objective).items()):
             if isinstance(value, torch.Tensor):
-                setattr(averaged, name, mode.from_tensor(value).to("cuda"))
-        monkeypatch.setattr(objectives, "averaged_objective", lambda *shape: averaged)
+                setattr(objective, name, mode.from_tensor(value).to("cuda"))
+        monkeypatch.setattr(objectives, "averaged_objective", lambda *shape: objective)
         yield mode
 
 

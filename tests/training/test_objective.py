@@ -19,23 +19,19 @@ from mdlm_cfg.nets import GridTransformer, NetClassifier
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.posterior import TablePosterior
+from mdlm_cfg.training.averaged import AveragedObjective, all_marginals
 from mdlm_cfg.training.elbo import (
-    AveragedObjective,
-    agreement,
-    all_marginals,
     class_cross_entropy,
     drop_labels,
     exactly,
     nelbo,
     paired_nelbo,
-    pool_of,
-    pooled_conditionals,
-    pooled_nelbo,
     smoothed,
     smoothed_targets,
     stratified_draws,
 )
 from mdlm_cfg.training.objectives import Averaged, Classifying, Objective, Pooled, Sampled
+from mdlm_cfg.training.pooled import agreement, pool_of, pooled_conditionals, pooled_nelbo
 
 
 def test_the_exact_denoiser_reaches_the_entropy():

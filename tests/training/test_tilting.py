@@ -10,8 +10,10 @@ from helpers import random_target
 
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.elbo import AveragedObjective, pool_of, pooled_nelbo, stratified_draws
+from mdlm_cfg.training.averaged import AveragedObjective
+from mdlm_cfg.training.elbo import stratified_draws
 from mdlm_cfg.training.objectives import Averaged, Pooled
+from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
 from mdlm_cfg.training.tilting import check_tilts, tilted
 
 TILTS = (0.0, 1.0, 3.0)
