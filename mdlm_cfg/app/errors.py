@@ -19,6 +19,7 @@ import yaml
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import OWN, in_words
 from mdlm_cfg.support.memory import is_lack_of_memory
@@ -95,13 +96,19 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, OverrideParseException):
-        return _unreadable(error)
+        return why_unreadable(error.override, error.message)
     if isinstance(error, yaml.YAMLError):
         return _not_yaml(error)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
+        ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", str(error))
+        if ambiguous is not None:
+            return comma_outside_brackets(ambiguous[1])
+        swept = re.match(r"Sweep parameters '(.*)' requires --multirun", str(error))
+        if swept is not None:
+            return f"{swept[1]} asks for several jobs: give it with -m, as -m {swept[1]}"
         message = _hydra_line(str(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
         if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
@@ -164,15 +171,6 @@ def _is_of_another_process(error: BaseException) -> bool:
     text = str(error)
     is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
     return is_of_gloo or name in ("DistBackendError", "DistNetworkError")
-
-
-def _unreadable(error: OverrideParseException) -> str:
-    """An argument that hydra cannot read, with what makes it readable."""
-    if "=~" in error.override:
-        way = "~ stands for nothing here: write the whole path"
-    else:
-        way = "close every bracket, and quote a value with other signs twice: \"key='value'\""
-    return f"{error.override} cannot be read ({_hydra_line(error.message)}); {way}"
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:

@@ -14,14 +14,18 @@ import yaml
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
 
+OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
 
 
 def check_keys(arguments: Sequence[str]) -> None:
-    """Raise UserError for an argument without a key, such as "=3"."""
+    """Raise UserError for an argument without a key, such as "=3", and for a setting with dashes, such as "--seed=3"."""
     for argument in arguments:
         if re.match(r"[+~]*=", argument):
             raise UserError(f"{argument!r} has no key: write key=value, such as seed=3")
+        option = re.match(r"--([\w.]+)=", argument)
+        if option is not None and option[1] not in OPTIONS:
+            raise UserError(f"{argument} is not an option; settings are written without dashes: {argument.lstrip('-')}")
 
 
 def check_config(name: str, chosen: str | None, config: Container[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import run
+from commands import refusal, run
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,7 +25,7 @@ from mdlm_cfg.app.cli import CONFIGS
 from mdlm_cfg.app.groups import settings_text, with_options
 from mdlm_cfg.app.help import did_you_mean, help_text, known_keys, suggestion
 from mdlm_cfg.app.overrides import as_typed, for_any_data
-from mdlm_cfg.app.quoting import quoted, with_objects
+from mdlm_cfg.app.quoting import comma_outside_brackets, quoted, why_unreadable, with_objects
 from mdlm_cfg.app.recipes import recipe_of, with_recipe
 from mdlm_cfg.app.settings import plan_of
 
@@ -265,3 +265,46 @@ def test_the_recipe_is_that_of_what_hydra_will_take(given: list[str], recipe: st
 def test_data_of_different_recipes_are_refused_however_they_are_swept(data: str) -> None:
     with pytest.raises(UserError):
         with_recipe(["-m", f"data={data}"], CONFIGS)
+
+
+UNBALANCED = ["[0,2", "ramp(0,4", "[0,[1,2]", "{a:[1,2", "[0,interval(4,0.3", "[0,1],[0", "choice(1,2"]
+
+
+@pytest.mark.parametrize("value", UNBALANCED)
+def test_an_open_bracket_is_closed_by_what_is_proposed(value: str) -> None:
+    said = why_unreadable(f"w={value}", "no viable alternative")
+    closed = said.rsplit("write ", 1)[1]
+    assert closed.startswith(value)
+    (argument,) = quoted([f"w={closed}"])
+    OverridesParser.create().parse_override(argument)  # raises where it cannot be read
+
+
+@pytest.mark.parametrize("value", ["[0,2]]", "[0,2)", "it's", '"a', "a!b", "[0,,2]", "a=b", "a;b", "a`b", "~/x", "a\\'b!"])
+def test_why_an_argument_cannot_be_read_is_said_in_our_words(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argument = f"name={value}"
+    said = refusal(capsys, "eval", argument, f"out={tmp_path / 'out'}")
+    assert argument in said
+    assert not re.search("viable|extraneous|mismatched|recognition|EOF|Exception", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text("ab'\"\\!;,=([{}]) #&é$", min_size=1, max_size=8))
+def test_text_in_the_proposed_quotes_is_read_as_it_is(value: str) -> None:
+    said = comma_outside_brackets(f"name={value}")
+    (argument,) = shlex.split(said.split("for a list, ", 1)[1].rsplit(" for text", 1)[0])
+    assert OverridesParser.create().parse_override(argument).value() == value
+
+
+@pytest.mark.parametrize("argument", ["w=0,2", "seed=1,2", "data.path=a b,c", "w=choice(0,1)", "seed=range(1,3)"])
+def test_a_sweep_without_m_is_refused_in_our_words(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "eval", "denoiser=exact", argument)
+    assert f"-m {argument}" in said
+    assert "multirun" not in said
+
+
+@pytest.mark.parametrize("argument", ["--w=[0,2]", "--net.width=3", "--seed=1"])
+def test_dashes_before_a_setting_are_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert argument.lstrip("-") in refusal(capsys, "train", argument)
