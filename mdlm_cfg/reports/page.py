@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,11 +18,35 @@ from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
 
-PANEL_FILE = "panel.csv"
 VERDICT = "Verdict"  # the title of the section that comes first
 LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
+MOST_INSIDE = 200_000  # bytes of a CSV file that a page holds itself, for whoever has the page alone
 SCALE = 0.77  # 10 points at 150 dots per inch are 16 pixels
 HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A CSV file that a page links to: a small one is inside the page, a larger one lies beside it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.path.name
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the page holds it."""
+        return self.path.stat().st_size <= MOST_INSIDE
+
+    @property
+    def href(self) -> str:
+        """The file itself as a data URL, or its name."""
+        if not self.is_inside:
+            return quote(self.name)
+        return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.path.read_bytes()).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -32,9 +57,9 @@ class Picture:
     caption: str = ""
 
     @property
-    def numbers(self) -> Path:
+    def numbers(self) -> Numbers:
         """The csv file of what it shows, beside it."""
-        return numbers_of(self.path)
+        return Numbers(numbers_of(self.path))
 
     @property
     def width(self) -> int:
@@ -54,6 +79,7 @@ class Section:
 
     Attributes:
         panel: what `panel_data` makes: the data of the interactive panel; one on a page.
+        panel_numbers: the file of its numbers.
         listing: lines of letters of one width, shown as they are.
         printed: whether its table goes to the terminal too.
         group: the heading under which it is folded; "" stands unfolded.
@@ -65,14 +91,15 @@ class Section:
     pictures: Sequence[Picture] = ()
     listing: str = ""
     panel: Mapping[str, Any] | None = None
+    panel_numbers: Numbers | None = None
     printed: bool = True
     group: str = ""
 
     @property
     def files(self) -> list[str]:
         """The names of the files that lie beside the page: pictures and their numbers, and the panel's."""
-        pictures = [path.name for picture in self.pictures for path in (picture.path, picture.numbers)]
-        return [*pictures, PANEL_FILE] if self.panel else pictures
+        pictures = [name for picture in self.pictures for name in (picture.path.name, picture.numbers.name)]
+        return [*pictures, *([self.panel_numbers.name] if self.panel_numbers else [])]
 
     @property
     def paragraphs(self) -> list[str]:
@@ -111,7 +138,6 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         settings=shown,
         longest=LONGEST,
         css=_code("page.css"),
-        panel_file=PANEL_FILE,
         scripts=[_code(name) for name in scripts],
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.reports.page import PANEL_FILE, Picture, Section
+from mdlm_cfg.reports.page import Numbers, Picture, Section
 from mdlm_cfg.reports.panel import panel_looks
 from mdlm_cfg.reports.pictures import Drawing, save
 from mdlm_cfg.reports.pictures.bars import BarGroups
@@ -36,6 +36,7 @@ from mdlm_cfg.studies.findings import (
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
 Rows = Sequence[Any]
+PANEL_FILE = "panel.csv"
 MOST_SHOWN = 6  # numbers of a list in one cell
 
 
@@ -90,8 +91,7 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
         if not isinstance(view, Table | Listing | Interactive):
             pictures += _pictures(view, rows, stem.with_name(f"{stem.name}_{k}" if k else stem.name), backend)
     panel = next((view for view in block.views if isinstance(view, Interactive)), None)
-    if panel is not None:
-        write_csv(panel.rows, stem.with_name(PANEL_FILE))
+    panel_numbers = None if panel is None else Numbers(write_csv(panel.rows, stem.with_name(PANEL_FILE)))
     first = tables[0][1] if tables else None
     head = Section(
         title=block.title,
@@ -100,6 +100,7 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
         pictures=pictures,
         listing=listing,
         panel=None if panel is None else {**panel.data, **panel_looks()},
+        panel_numbers=panel_numbers,
         printed=block.printed,
         group=block.group,
     )

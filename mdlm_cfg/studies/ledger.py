@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -225,11 +226,23 @@ def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluat
     errors = ["conditionals_error", "discretisation_error", "sampling_noise", "total"]
     own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
-    moments = Table(["w", "sampler", "line"], ["mean", "covariance_frobenius", "covariance_spectral", "kl"])
+    in_moments = ["mean", "covariance_frobenius", "covariance_spectral", "kl"]
+    moments = Table(["w", "sampler", "line"], in_moments, note=_of_infinite([row.kl for row in lines]))
     return [
         Block("ledger", rows, "The error budget", READING, views=views, logged=("total",), group=GROUP),
         Block("ledger_lines", lines, "The budget in moments", views=[moments], group=GROUP),
     ]
+
+
+def _of_infinite(kls: Sequence[float | None]) -> str:
+    """Why KL divergences are infinite, where some are."""
+    infinite = sum(kl is not None and math.isinf(kl) for kl in kls)
+    if not infinite:
+        return ""
+    return (
+        f"KL is infinite in {infinite} of {len(kls)} rows: there the second distribution, such as the samples, lacks "
+        "states that the first one has."
+    )
 
 
 def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:

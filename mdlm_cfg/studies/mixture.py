@@ -26,19 +26,19 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 AGAIN = "again"
-FLOOR = "floor"
+FLOOR = "noise floor"
 CLASS = "class"
 DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 CLEAR = 3.0  # times the noise floor from which an energy distance is called clear
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
-SETS = '"learned": of the network, "floor": exact guided again, "class": unguided'
+SETS = '"learned": of the network, "noise floor": exact guided again, "class": unguided'
 WHOLE = "whole"
 PARTIAL = "partial"
 SET_TEXT = """\
-Each row compares a set with guided samples of the exact conditionals. "floor" is a second, independent exact set and \
-shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
+Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
+set and shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
 distribution."""
 PIXEL_TEXT = """\
 A value of a pixel is private to a class where it is more than 1.5 times as probable in the class as in the whole \

@@ -29,7 +29,8 @@ ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 SURE = 2.0  # standard errors from which a difference is more than chance
-FLOOR = "floor"
+AGAIN = "floor"  # the second exact set, as its draws are named
+FLOOR = "noise floor"  # the same as a set of the tables
 COMPARED = {1: "more {} than", 0: "as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
 LABELS = {"conditional": "with the class", "null": "without a class"}
@@ -39,9 +40,9 @@ sequence is measured exactly: p(z | x) is the probability of its class, and ln p
 class. Pairs are neighbouring values at any place, compared by total variation with the class's own distribution, \
 which is known exactly, and with the exact guided samples.
 
-The set "floor" is a second set of exact guided samples, and "class" holds samples of the class itself, unguided. \
-Every distance contains the noise of so few samples. The distances of "floor" to "exact" and of "class" to the class \
-are noise alone; they are means over {draws} draws."""
+The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
+unguided. Every distance contains the noise of so few samples. The distances of "noise floor" to "exact" and of "class" \
+to the class are noise alone; they are means over {draws} draws."""
 TO_READ = """\
 The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
 strength: a change by guidance, there or earlier in the order."""
@@ -82,7 +83,7 @@ class SetRow(Measured):
     tv_exact_2: float | None = col("pairs to exact", "the same of neighbouring pairs", unit="TV", digits=3)
     tv_exact_3: float | None = col("triples to exact", "the same of three neighbours", unit="TV", digits=3)
     w: Guidance = col("w", STRENGTH, index=True)
-    set: str = col("set", '"exact", "floor" (exact again), "learned", or "class" (unguided)', index=True)
+    set: str = col("set", '"exact", "noise floor" (exact again), "learned", or "class" (unguided)', index=True)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Sequences(Settings):
 
 def _drawn(case: Case) -> list[str]:
     """The sets that are drawn at every strength: exact, exact again for the noise, and learned."""
-    return [EXACT, FLOOR, *([LEARNED] if case.has_learned else [])]
+    return [EXACT, AGAIN, *([LEARNED] if case.has_learned else [])]
 
 
 def _draws(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> list[Piece]:
@@ -233,7 +234,7 @@ def _of_class(case: Case) -> dict[str, Any]:
 
 def _noise_of(case: Case, guidance: Guidance) -> dict[int, list[float]]:
     """By n, the TV between n-grams of random halves of all exact guided samples, over several splits."""
-    x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, FLOOR)])
+    x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, AGAIN)])
     generator = case.plan.generator("splits", guidance, case.one_class, num_dims=case.target.num_dims)
     tvs: dict[int, list[float]] = {n: [] for n in gram_lengths(case.target)}
     for _ in range(NOISE_DRAWS):
@@ -285,9 +286,9 @@ def _set_row(case: Case, made: Made, guidance: Guidance, name: str, noise: Seque
         columns = dict(made.of(_measured, guidance, name, None))
     if name == EXACT:
         columns |= {f"tv_exact_{n}": None for n in (1, 2, 3)}
-    if name == FLOOR:
+    if name == AGAIN:
         columns |= {f"tv_exact_{row.length}": row.tv for row in noise if row.w == guidance}
-    return SetRow(**columns, w=guidance, set=name)
+    return SetRow(**columns, w=guidance, set=FLOOR if name == AGAIN else name)
 
 
 def others(num_dims: int) -> list[Sampler]:

@@ -69,7 +69,7 @@ def dialects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_network_is_trained_and_judged(dialects: Path) -> None:
     found = report_in(dialects / "hmm_dialects")
     assert found["data"]["grid_shape"] == [12] and found["data"]["num_tokens"] == 27
-    assert {row["set"] for row in found["distances"]} == {"exact", "floor", "learned", "class"}
+    assert {row["set"] for row in found["distances"]} == {"exact", "noise floor", "learned", "class"}
     assert [row["num_examples"] for row in found["conditionals_error"]] == [20, 20]
     assert {(row["sampler"], row["calls"]) for row in found["samplers"]} == {
         ("first_hitting", 12),

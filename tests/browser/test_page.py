@@ -337,3 +337,18 @@ def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path
     assert page.locator(".panel thead").text_content() == "data (class)exact guided"
     assert not page.locator("figure[data-figure=exact-tilted]").is_visible()
     page.close()
+
+
+def test_numbers_are_saved_from_a_page_that_is_alone(browser: Any, pages: dict[str, Path], tmp_path: Path) -> None:
+    alone = Path(shutil.copy(pages["2d"], tmp_path / "mailed.html"))
+    page = browser.new_page()
+    page.goto(alone.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+    links = page.locator("a[download]")
+    assert links.count() >= 5
+    for k in range(links.count()):
+        with page.expect_download() as found:
+            links.nth(k).click()
+        name = found.value.suggested_filename
+        assert found.value.path().read_bytes() == (pages["2d"].parent / name).read_bytes()
+    page.close()

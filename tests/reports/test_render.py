@@ -8,6 +8,7 @@ import json
 import re
 import tempfile
 import warnings
+from base64 import b64decode
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from mdlm_cfg import Guidance, Sampler
-from mdlm_cfg.reports.page import Section, render_page
+from mdlm_cfg.reports.page import MOST_INSIDE, Section, render_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
@@ -89,7 +90,7 @@ def test_any_names_and_numbers_are_shown(names: list[str], numbers: list[float])
         assert "<h2>Measured</h2>" in render_page("T", sections)
         for section in sections:
             for picture in section.pictures:
-                assert picture.path.is_file() and picture.numbers.is_file()
+                assert picture.path.is_file() and picture.numbers.path.is_file()
         paths = [picture.path for section in sections for picture in section.pictures]
         assert len(set(paths)) == len(paths)
     assert json.loads(json.dumps(findings.to_dict(), allow_nan=False))["measured"][0]["name"] == names[0]
@@ -120,6 +121,20 @@ def test_the_first_screen_has_the_verdict_and_a_picture(tmp_path: Path) -> None:
         at = [page.index(part) for part in ("<h2>Verdict", "<h2>Of one", "<img", "Words.", "<table")]
         assert at == sorted(at)
         assert page.count('<details class="group"') == len(folded) - (not unfolded)
+
+
+def test_a_page_holds_the_small_files_of_numbers_that_it_links_to(tmp_path: Path) -> None:
+    few = rows_of(["a"], [0.5, 0.25])
+    many = rows_of([f"a{k}" for k in range(MOST_INSIDE // 50)], [0.5] * 9)
+    blocks = [Block(name, rows, name, views=[Curve("w", "value")]) for name, rows in (("few", few), ("many", many))]
+    page = render_page("T", sections_of(Findings(PLAN, blocks, []), tmp_path, backend="none"))
+    links = dict(re.findall(r'<a href="([^"]*)" download="([^"]*)">', page))
+    assert set(links.values()) == {"few.csv", "many.csv"}
+    for href, name in links.items():
+        written = (tmp_path / name).read_bytes()
+        inside = len(written) <= MOST_INSIDE
+        assert href == name if not inside else b64decode(href.partition("base64,")[2]) == written
+    assert (tmp_path / "few.csv").stat().st_size <= MOST_INSIDE < (tmp_path / "many.csv").stat().st_size
 
 
 HEADS = "w,class,guidance effect,between two orders,entropy,samples,noise floor,differing positions,change of values"

@@ -80,7 +80,7 @@ def test_the_exact_nelbo_is_the_entropy_on_average() -> None:
 def test_an_exact_learned_denoiser_matches_the_floor() -> None:
     found = evaluation_of(0.0)
     for w in (0.0, 3.0):
-        learned, floor, own = (one(found, "distances", w, name) for name in ("learned", "floor", "class"))
+        learned, floor, own = (one(found, "distances", w, name) for name in ("learned", "noise floor", "class"))
         assert learned.mean_rms == pytest.approx(floor.mean_rms, rel=0.4)
         assert learned.covariance == pytest.approx(floor.covariance, rel=0.4)
         assert abs(learned.energy) < 0.015 and abs(floor.energy) < 0.015
@@ -91,7 +91,7 @@ def test_an_exact_learned_denoiser_matches_the_floor() -> None:
 
 def test_a_wrong_denoiser_is_told_from_the_floor(blurred: Findings) -> None:
     for w in (0.0, 3.0):
-        learned, floor = (one(blurred, "distances", w, name) for name in ("learned", "floor"))
+        learned, floor = (one(blurred, "distances", w, name) for name in ("learned", "noise floor"))
         assert learned.energy > floor.energy + 0.03
         assert learned.mean_rms > 1.5 * floor.mean_rms
     conditional, null = block_of(blurred, "conditionals_error")
@@ -167,7 +167,7 @@ def test_what_was_not_learned_is_absent() -> None:
     exact = evaluation_of(None, plan_of(Guidance(0.0), Guidance(3.0), n=20))
     assert "conditionals_error" not in exact.to_dict()
     assert not any("learned" in name or "score" in name for name in exact.numbers())
-    assert {row.set for row in block_of(exact, "distances")} == {"floor", "class"}
+    assert {row.set for row in block_of(exact, "distances")} == {"noise floor", "class"}
 
 
 def test_one_component_and_no_guidance_are_answered() -> None:

@@ -112,7 +112,7 @@ def test_a_number_that_a_class_lacks_is_absent(tmp_path: Path) -> None:
     st.lists(
         st.fixed_dictionaries(
             {
-                "set": st.sampled_from(["exact", "floor", "learned", "class"]),
+                "set": st.sampled_from(["exact", "noise floor", "learned", "class"]),
                 "denoiser": st.sampled_from(["exact", "learned", None]),
                 "policy": st.sampled_from(["rate", "uniform"]),
                 "num_samples": st.sampled_from([10, 100]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -414,6 +415,17 @@ def ledger_laws_of(case: Case, w: Any) -> dict[str, Tensor]:
         "L3'": after_steps(case.judged, *at),
         "L4": histogram(drawn(case, w), N),
     }
+
+
+@pytest.mark.parametrize("num_samples", [3, 10_000])
+def test_the_table_of_moments_says_how_many_divergences_are_infinite(num_samples: int) -> None:
+    plan = Plan((Guidance(1.0),), Sampler(), num_samples, SEED, classes=(0,))
+    blocks = found_by(LedgerStudy(), data_of(target(2)), network(2), plan).blocks
+    block = next(block for block in blocks if block.name == "ledger_lines")
+    infinite = sum(row.kl == math.inf for row in block.rows)
+    assert (infinite > 0) == (num_samples == 3)
+    counts = [int(text) for text in re.findall(r"[0-9]+", block.views[0].note)]
+    assert counts == ([infinite, len(block.rows)] if infinite else [])
 
 
 @each_number

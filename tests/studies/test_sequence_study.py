@@ -125,7 +125,7 @@ def test_distances_are_those_of_the_sets(blurred: Findings) -> None:
             assert getattr(row, f"tv_class_{n}") == pytest.approx(total_variation(gram_law(target, n, 1), own))
             distance = None if name == "exact" else pytest.approx(total_variation(own, reference))
             assert getattr(row, f"tv_exact_{n}") == distance
-    assert at(blurred, 3.0, "learned").tv_exact_2 > 3 * at(blurred, 3.0, "floor").tv_exact_2
+    assert at(blurred, 3.0, "learned").tv_exact_2 > 3 * at(blurred, 3.0, "noise floor").tv_exact_2
     assert at(blurred, 3.0, "exact").posterior > at(blurred, 0.0, "exact").posterior + 0.05
 
 
@@ -148,7 +148,7 @@ def test_the_noise_is_a_mean_over_draws_and_its_expectation(blurred: Findings) -
         error = float(values.std()) * (1 / len(values) + 1 / NOISE_DRAWS) ** 0.5
         assert abs(row.tv - float(values.mean())) < 4.5 * error and row.low < row.tv < row.high
     assert at(blurred, 3.0, "class").tv_class_2 == at(blurred, 0.0, "class").tv_class_2 == noise["class", None].tv
-    assert at(blurred, 3.0, "floor").tv_exact_2 == noise["exact", 3.0].tv
+    assert at(blurred, 3.0, "noise floor").tv_exact_2 == noise["exact", 3.0].tv
     said = [sentence for sentence in blurred.verdict if "noise" in sentence]
     assert len(said) == 2 and "more than" in said[1]  # the network errs by more than noise
     unguided = found(None, plan_of(Guidance(0.0), classes=(1,)), Sequences(compare=False))
