@@ -6,287 +6,36 @@ time left, resuming and sharing over processes follow from the pieces.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from itertools import product
 from typing import Any, ClassVar, Protocol
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class
-from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.rules import CFG
-from mdlm_cfg.laws.rates import partial_state_lattice
-from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.studies.case import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Piece
 from mdlm_cfg.studies.findings import Findings, together
-from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.by_value import value_key
-from mdlm_cfg.support.cache import AnyCache, no_cache
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.studies.needs import Needs, check_guided_class
 from mdlm_cfg.support.numeric import whole_number
-from mdlm_cfg.support.progress import Pieces, share_shown, silent
-from mdlm_cfg.targets.data import Data, class_name
+from mdlm_cfg.support.progress import Pieces, silent
 
-LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is evaluated on every partial state
-EXACT = "exact"
-LEARNED = "learned"
-Key = Hashable
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of a study's work.
-
-    Attributes:
-        key: plain values that decide what it makes. Two pieces of one key are made once.
-        make: returns tensors and plain values (tuples, lists and dictionaries of them), which are stored for resuming.
-        label: what is under way, in a few words.
-        cost: in any unit that the pieces of one study share.
-        shared: whether any process may make it, in any order; it then returns a tensor on the CPU.
-        cached: whether the result is stored for resuming; only plain values and tensors can be.
-    """
-
-    key: Key
-    make: Callable[[], Any]
-    label: str
-    cost: float = 1.0
-    shared: bool = False
-    cached: bool = True
-
-
-class Made(dict[Key, Any]):
-    """What the pieces of a case have made so far, by key."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.case = case
-
-    def of(self, make: Callable[..., Any], *at: Any) -> Any:
-        """What the piece `case.piece(make, *at)` made."""
-        return self[self.case.key_of(make, *at)]
-
-
-@dataclass
-class Case:
-    """The input of a study, resolved once.
-
-    Attributes:
-        data: the data, set up. plan: guidances, sampler, samples, classes, seed.
-        denoisers: "exact", where the data are known exactly, and "learned", where there is a network.
-        classes: z; the plan's, or all of them.
-        cache: returns what an interrupted evaluation made before.
-        made: what the pieces have made so far, by key. A later piece may read it.
-    """
-
-    data: Data
-    plan: Plan
-    denoisers: Mapping[str, Denoiser]
-    classes: tuple[int, ...]
-    cache: AnyCache = no_cache
-    made: Made = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.made = Made(self)
-
-    @staticmethod
-    def of(data: Data, denoiser: Denoiser | None, plan: Plan, cache: AnyCache = no_cache) -> Case:
-        """The case of data, a learned denoiser (None: the exact one alone) and a plan.
-
-        Raises:
-            UserError: a denoiser of another space than the data's, or classes that do not exist.
-        """
-        denoisers: dict[str, Denoiser] = {}
-        if data.target is not None:
-            denoisers[EXACT] = data.target.denoiser()
-        if denoiser is not None:
-            _check_space(data, denoiser)
-            denoisers[LEARNED] = denoiser
-        for k in plan.classes or ():
-            check_class(k, data.num_classes)
-        classes = tuple(range(data.num_classes)) if plan.classes is None else plan.classes
-        return Case(data, plan, denoisers, classes, cache)
-
-    @property
-    def target(self) -> Any:
-        """The distribution of the data, where it is known exactly."""
-        return self.data.target
-
-    @property
-    def num_dims(self) -> int:
-        """D."""
-        return _dims(self.data)
-
-    @property
-    def has_learned(self) -> bool:
-        """Whether there is a learned denoiser."""
-        return LEARNED in self.denoisers
-
-    @property
-    def judged(self) -> str:
-        """The denoiser whose samples are evaluated: "learned" if there is a learned one, else "exact"."""
-        return LEARNED if self.has_learned else EXACT
-
-    @property
-    def one_class(self) -> int:
-        """The class of a study of one class: the plan's, or 0."""
-        return self.plan.classes[0] if self.plan.classes else 0
-
-    def class_name(self, k: int) -> str:
-        """The name of a class for people: its own, or its number."""
-        return class_name(self.data, k)
-
-    def by_denoiser(self) -> Iterator[tuple[Guidance, str]]:
-        """Each strength with each denoiser."""
-        return product(self.plan.guidances, self.denoisers)
-
-    def piece(self, make: Callable[..., Any], *at: Any, label: str, cost: float = 1.0, **how: bool) -> Piece:
-        """The piece that makes `make(case, *at)`; `made.of(make, *at)` is what it made.
-
-        Args:
-            make: a function, or a method of the study. at: what sets this piece apart from others of the same function.
-            label, cost, how: see `Piece`.
-        """
-        return Piece(self.key_of(make, *at), partial(make, self, *at), label, cost, **how)
-
-    def key_of(self, make: Callable[..., Any], *at: Any) -> Key:
-        """The values that may decide `make(case, *at)`: the function, the study's settings, the plan's, and `at`."""
-        plan = self.plan
-        study = getattr(make, "__self__", None)  # of a method
-        drawn = (plan.sampler.key, plan.num_samples, plan.seed, self.classes, tuple(self.denoisers))
-        return (value_key(make), value_key(study), *drawn, self._plain(at))
-
-    def _plain(self, value: Any) -> Key:
-        """A value as plain ones: a guidance by its strengths on D coordinates."""
-        if isinstance(value, list | tuple):
-            return tuple(map(self._plain, value))
-        return value.key(self.num_dims) if isinstance(value, Guidance) else value_key(value)
-
-    def denoiser(self, who: str) -> Denoiser:
-        """A denoiser, whose answers to all partial states are known where they are few enough (`table`)."""
-        return self.table(who) or self.denoisers[who]
-
-    def table(self, who: str) -> Denoiser | None:
-        """A denoiser whose answers to all partial states are known, asked once; None where there are too many.
-
-        Args:
-            who: "exact" or "learned".
-        """
-        key = ("answers", who)
-        if key not in self.made:
-            self.made[key] = self._table(self.denoisers[who])
-        return self.made[key]
-
-    def _table(self, denoiser: Denoiser) -> Denoiser | None:
-        if isinstance(denoiser, TabulatedDenoiser) or denoiser is self.denoisers.get(EXACT):
-            return denoiser
-        n = denoiser.num_tokens
-        d = denoiser.num_dims
-        if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
-            return None
-        return TabulatedDenoiser(denoiser, self.cache, shown=lambda: share_shown("asking the network about all states"))
-
-
-def _check_space(data: Any, denoiser: Denoiser) -> None:
-    ours = (data.num_tokens, _dims(data), data.num_classes)
-    theirs = (denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes)
-    if ours != theirs:
-        raise UserError(
-            f"the denoiser has (values, dimensions, classes) = {theirs} and the data {ours}: it was made for other data"
-        )
-
-
-@dataclass(frozen=True)
-class Needs:
-    """The needs of a study. One checker serves all studies.
-
-    Attributes:
-        target: sorts of exact target that it is made for; empty: none is needed.
-        what: the data that it is made for, in words, such as "data given as a table".
-        example: an option that gives such data.
-        accepts: a condition on the data beside the sort of their target; None: any.
-        learned: "optional", "required" or "never".
-        one_class: whether it is about one class at a time.
-        numbers: whether every strength must be one number, not a schedule.
-        rules: whether it takes rules other than classifier-free guidance.
-        one_kind: whether all guidances must be of one kind.
-        samples: the fewest samples of each class; 0: none are drawn.
-        guided: whether the exact conditionals of a table are guided to its class (`check_guided_class`).
-    """
-
-    target: tuple[type, ...] = ()
-    what: str = "any data"
-    example: str = ""
-    accepts: Callable[[Any], bool] | None = None
-    learned: str = "optional"
-    one_class: bool = False
-    numbers: bool = False
-    rules: bool = False
-    one_kind: bool = False
-    samples: int = 0
-    guided: bool = False
-
-    def fits(self, data: Data) -> bool:
-        """Whether the data are of the sort that the study is made for."""
-        is_sort = not self.target or isinstance(data.target, self.target)
-        return is_sort and (self.accepts is None or self.accepts(data))
-
-    def check(self, name: str, case: Case) -> None:
-        """Raise UserError, with a sentence that says what to do, where a case lacks something.
-
-        Args:
-            name: of the study, as a user writes it.
-        """
-        data = case.data
-        plan = case.plan
-        if not self.fits(data):
-            example = f", such as {self.example}" if self.example else ""
-            raise UserError(f"study={name} is made for {self.what}, and {data.name} is not: choose other data{example}")
-        if self.learned == "required" and not case.has_learned:
-            raise UserError(f"study={name} needs a trained network: train one on {data.name}, or give ckpt_path=")
-        if self.learned == "never" and case.has_learned:
-            raise UserError(f"study={name} uses exact conditionals only: give denoiser=exact")
-        if self.one_class and len(plan.classes or ()) > 1:
-            raise UserError(f"study={name} evaluates one class at a time, not {list(plan.classes or ())}: give one")
-        schedules = [guidance.label for guidance in plan.guidances if guidance.is_schedule]
-        if self.numbers and schedules:
-            raise UserError(f"w = {schedules[0]} is a schedule, and study={name} takes numbers only, such as w=[0,1,2]")
-        others = [guidance.rule for guidance in plan.guidances if guidance.rule != CFG()]
-        if others and not self.rules:
-            raise UserError(f"study={name} takes classifier-free guidance alone, and the rule {others[0]} was given")
-        kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
-        if self.one_kind and len(kinds) > 1:
-            raise UserError(f"guidance of the kinds {', '.join(kinds)} was given, and study={name} takes one kind")
-        if len(set(case.classes)) < len(case.classes):
-            raise UserError(f"classes {list(case.classes)} must each be given once")
-        if plan.num_samples < self.samples:
-            raise UserError(f"num_samples = {plan.num_samples} is too few: study={name} needs at least {self.samples}")
-        plan.check_dims(next(iter(case.denoisers.values())).num_dims if case.denoisers else _dims(data))
-        if self.guided:
-            check_guided_class(case)
-
-
-def _dims(data: Any) -> int:
-    return math.prod(data.grid_shape)
-
-
-def check_guided_class(case: Case) -> None:
-    """Refuse a class of a table without weight in the mixture, a rule that does not fit, and too many partial states.
-
-    Raises:
-        UserError: as said.
-    """
-    target = case.target
-    z = case.one_class
-    partial_state_lattice(target.denoiser(), z)
-    for guidance in case.plan.guidances:
-        guidance.rule.check(target.denoiser(), z)
-    strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
-    if target.class_weights[z] == 0 and strongest > 0:
-        raise UserError(
-            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance of strength w = "
-            f"{strongest:g} to it would be infinite: give it a weight, or choose another target_class"
-        )
+__all__ = [  # what a study is written with
+    "EXACT",
+    "LEARNED",
+    "LEARNED_LAW_ENTRIES",
+    "ByCase",
+    "Case",
+    "Key",
+    "Made",
+    "Needs",
+    "Piece",
+    "Settings",
+    "Study",
+    "Together",
+    "check",
+    "check_guided_class",
+    "name_of",
+    "run",
+    "whole",
+]
 
 
 class Study(Protocol):
@@ -359,7 +108,7 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
         progress(piece.label)
         if key not in case.made:
             case.made[key] = case.cache(key, piece.make) if piece.cached else piece.make()
-    return replace(study.findings(case, case.made), num_dims=_dims(case.data))
+    return replace(study.findings(case, case.made), num_dims=case.num_dims)
 
 
 class ByCase(ABC):
