@@ -13,7 +13,8 @@ from pathlib import Path
 
 import commands
 
-import mdlm_cfg.app.commands  # noqa: F401 (a child has what its parent has imported, which takes seconds)
+import mdlm_cfg.app.eval_command
+import mdlm_cfg.app.train_command  # noqa: F401 (a child has what its parent has imported, which takes seconds)
 
 DIVERGED = re.compile("the loss is (NaN|infinite)|weights are not finite")
 

@@ -35,7 +35,11 @@ from mdlm_cfg.support.schema import SCHEMAS
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-WORK = {"train": "commands.train", "eval": "commands.judge", "sample": "sample_command.draw"}  # in mdlm_cfg.app
+WORK = {
+    "train": "train_command.train",
+    "eval": "eval_command.judge",
+    "sample": "sample_command.draw",
+}  # in mdlm_cfg.app
 
 for command, schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{command}_schema", node=schema)

@@ -56,7 +56,7 @@ def test_the_other_processes_compose_the_same_settings(
 ) -> None:
     """Lightning starts them with the arguments in sys.argv."""
     found: list[tuple[object, list[str]]] = []
-    monkeypatch.setattr("mdlm_cfg.app.commands.train", lambda settings, *_: found.append((settings, sys.argv[1:])))
+    monkeypatch.setattr("mdlm_cfg.app.train_command.train", lambda settings, *_: found.append((settings, sys.argv[1:])))
     assert run("train", *arguments, f"runs={tmp_path}") == 0
     assert run("train", *found[0][1]) == 0
     assert found[0][0] == found[1][0]

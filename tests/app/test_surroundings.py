@@ -18,8 +18,8 @@ from hypothesis import given, strategies as st
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm
-from mdlm_cfg.app.commands import _name_the_user
 from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
+from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.instantiate import thing_named

@@ -20,7 +20,7 @@ from commands import EXACT, QUICK, TINY, refusal, report_in, run
 from idx_files import write_images
 
 from mdlm_cfg import Sampler, load_run
-from mdlm_cfg.app import commands
+from mdlm_cfg.app import eval_command, session
 from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.support.atomic import PART
@@ -370,12 +370,12 @@ def test_threads_of_one_job_are_not_those_of_the_next(tmp_path: Path, monkeypatc
     found: list[int] = []
 
     def judged(config: EvalSchema, *_: Any) -> Outcome:
-        commands.start(config)
+        session.start(config)
         found.append(torch.get_num_threads())
         return Outcome()
 
-    monkeypatch.setattr(commands, "judge", judged)
-    monkeypatch.setattr(commands, "THREADS", 3)
+    monkeypatch.setattr(eval_command, "judge", judged)
+    monkeypatch.setattr(session, "THREADS", 3)
     before = torch.get_num_threads()
     try:
         assert run("eval", "-m", "threads=1,null,2,null", f"runs={tmp_path}") == 0
@@ -385,7 +385,7 @@ def test_threads_of_one_job_are_not_those_of_the_next(tmp_path: Path, monkeypatc
 
 
 def test_two_sweeps_in_a_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "judge", lambda *_: Outcome())
+    monkeypatch.setattr(eval_command, "judge", lambda *_: Outcome())
     for _ in range(3):
         assert run("eval", "-m", "seed=1", f"runs={tmp_path}") == 0
     assert len(list((tmp_path / "multirun").iterdir())) == 3

@@ -17,7 +17,7 @@ import yaml
 from commands import TOY, refusal, run
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app import commands
+from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.sweeps import RECORD, Outcome
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -70,7 +70,7 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
         (job / "report.html").write_text("a page")
         return Outcome(None, {"tv_exact_learned_w2": 0.25, "other": 3.0}, job / "report.html")
 
-    monkeypatch.setattr(commands, "judge", judged)
+    monkeypatch.setattr(eval_command, "judge", judged)
     assert run("eval", "-m", "++seed=0,1,2", f"runs={tmp_path}") == 2
     assert seen == [["done"], ["done", "failed"]]
     sweep = only(tmp_path / "multirun")
@@ -142,8 +142,8 @@ def test_a_sweep_is_not_gone_on_with_by_another_configuration(
 def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "judge", lambda *_: Outcome())
-    monkeypatch.setattr(commands, "train", lambda *_: Outcome(0.5))
+    monkeypatch.setattr(eval_command, "judge", lambda *_: Outcome())
+    monkeypatch.setattr(train_command, "train", lambda *_: Outcome(0.5))
     data = tmp_path / "data.npz"
     ckpt = tmp_path / "runs" / "name" / "time" / CHECKPOINT
     ckpt.parent.mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_a_fault_in_a_job_keeps_its_traceback(
             raise ZeroDivisionError("ours")
         raise UserError("theirs")
 
-    monkeypatch.setattr(commands, "judge", broken)
+    monkeypatch.setattr(eval_command, "judge", broken)
     assert run("eval", "-m", "seed=0,1", f"runs={tmp_path}") == 1
     said = capsys.readouterr().err
     assert "error in job 'seed=0': theirs" in said and "Traceback" in said and "ZeroDivisionError: ours" in said

@@ -28,7 +28,7 @@ from forks import code_of, fork
 from lightning.pytorch.loggers import WandbLogger
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app import commands
+from mdlm_cfg.app import session
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run
 from mdlm_cfg.training.runs import newest_run
 
@@ -86,7 +86,7 @@ def test_a_run_is_finished_after_a_failure(
         assert wandb.run is not None
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(commands, "log_evaluation", fail)
+    monkeypatch.setattr(session, "log_evaluation", fail)
     assert run("eval", *EXACT, "logger=wandb", f"out={tmp_path}", f"runs={tmp_path}") == 1
     assert opened and wandb.run is None
 

@@ -1,0 +1,182 @@
+"""The work of eval.py, given its settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+
+from mdlm_cfg.app.build import build_data, build_loggers
+from mdlm_cfg.app.evaluation import evaluate
+from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
+from mdlm_cfg.app.overrides import given_for
+from mdlm_cfg.app.own import denoiser_of
+from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
+from mdlm_cfg.app.settings import build_study, checked_guides, checked_study, merged, merged_data, plan_of
+from mdlm_cfg.app.sharing import sampling_trainer, share_draws
+from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.studies.fitting import Fit
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import Study
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
+from mdlm_cfg.support.instantiate import TARGET, names_in
+from mdlm_cfg.support.schema import EvalSchema, plain
+from mdlm_cfg.targets.data import Data
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.predicting import is_first_process
+from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
+
+ALL_STEPS = sys.maxsize  # of metrics.csv: an evaluation adds to what a run has logged in the same folder
+SMALL_TABLE = 20_000  # states
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and by which study.
+
+    Attributes:
+        settings: all that decide the report.
+        shown: at the head of the page. run_name: on wandb. step: of training.
+        run_folder: of a trained network. who: in the title of the page, where that is no trained network.
+    """
+
+    data: Data
+    denoiser: Denoiser | None
+    plan: Plan
+    study: Study
+    settings: Mapping[str, Any]
+    shown: Mapping[str, Any]
+    run_name: str
+    step: int = 0
+    run_folder: Path | None = None
+    who: str = ""
+
+
+def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
+    """Judge a trained network, or an exact denoiser.
+
+    Args:
+        config: of eval.py. overrides: of the command line. job: the folder, of a job of a sweep.
+    """
+    if not isinstance(config.denoiser, Mapping) and config.denoiser not in ("learned", "exact"):
+        raise UserError(
+            f"denoiser {config.denoiser!r} is unknown; choose one of learned, exact, or name your own with "
+            "denoiser._target_=package.module.Name"
+        )
+    start(config)
+    return (_judge_run if config.denoiser == "learned" else _judge_without_run)(config, overrides, job)
+
+
+def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
+    """Judge the exact denoiser of the data, or a denoiser of the user's own."""
+    guides = checked_guides(config)  # refused before anything is loaded
+    asked = build_study(config.study, config.study)
+    data = build_data(config.data, names_in(config.data))
+    denoiser = None
+    name = "exact"
+    if isinstance(config.denoiser, Mapping):
+        denoiser = denoiser_of(config.denoiser, data, names_in(config.denoiser))
+        name = str(config.denoiser[TARGET]).rpartition(".")[2]
+    elif data.target is None:
+        raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
+    guides = guides.completed(config, data.target)
+    plan = plan_of(config, fit=Fit(data, denoiser, config.target_class, config.seed), guides=guides)
+    study = checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
+    trainer = sampling_trainer(config.trainer)
+    shown = {"denoiser": name, "data": data.name, **guides.described}
+    subject = Subject(data, denoiser, plan, study, plain(config), shown, f"{data.name}_{name}", who=name)
+    return _evaluated(config, subject, trainer, overrides, job)
+
+
+def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
+    path = config.ckpt_path or newest_run(config.runs)
+    run = load_run(path, config.batch_size, names_in(config.net))
+    settings = merged(run.config, config, list(overrides))
+    guides = checked_guides(settings, config)  # refused before anything is loaded
+    asked = build_study(settings.study, config.study)
+    data = _data_of(run, config, overrides)
+    trainer = sampling_trainer(config.trainer, run.net)
+    guides = guides.completed(settings, data.target, run.denoiser)
+    guides.to(run.denoiser.device)
+    plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed), guides)
+    study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
+    if is_first_process():
+        print(f"evaluating {run.path}", file=sys.stderr)
+    shown = {**describe(run), **guides.described}
+    run_name = f"{run.folder.parent.name}/{run.folder.name}"
+    decided = run.config | plain(settings)
+    subject = Subject(data, run.denoiser, plan, study, decided, shown, run_name, run.step, run.folder)
+    return _evaluated(config, subject, trainer, overrides, job)
+
+
+def _evaluated(
+    config: EvalSchema, subject: Subject, trainer: Trainer | None, overrides: Sequence[str], job: Path | None
+) -> Outcome:
+    """Evaluate, and write and log the report."""
+    data = subject.data
+    _one_thread_for_small_tables(config, data)
+    made = Made()
+    out = _report_folder(config, subject, overrides, job, made)
+    shown = {"command": command_of("eval.py", overrides), **subject.shown}
+    report = report_of(out, data, subject.study, shown, {}, subject.who)
+    loggers: list[Logger] = []
+    with made.taken_back():
+        check_place(out, "out")
+        if config.logger:
+            settings = (subject.settings, made, ALL_STEPS)
+            loggers = build_loggers(config.logger, out, subject.run_name, "eval", *settings)
+    written = None
+    asked = (data, subject.denoiser, subject.plan)
+    with wandb_finished(loggers):
+        if share_draws(trainer, subject.study, *asked, out):
+            written = evaluate(*asked, report, subject.study)
+            log(loggers, written, subject.step)
+    return outcome_of(written)
+
+
+def _report_folder(
+    config: EvalSchema, subject: Subject, overrides: Sequence[str], job: Path | None, made: Made
+) -> Path:
+    """The folder given for a report, or a job's own, which gets its settings; else a new one."""
+    if job is not None:
+        write_config(subject.settings, job, made)
+    out = out_folder(config.out, made) or job
+    if out is not None:
+        return out
+    if subject.run_folder is not None:
+        return folder_below(subject.run_folder, "evaluations", overrides, made)
+    return folder_below(config.runs, subject.run_name, overrides, made)
+
+
+def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> Any:
+    """The data to evaluate a run on: those it was trained on; others that are named are refused."""
+    saved = run.config.get("data")
+    if not isinstance(saved, dict):
+        if given_for(overrides, "data") is None:
+            raise UserError(f"the checkpoint {run.path} does not say how its data were made: give data=...")
+        saved = {}
+    settings = merged_data(saved, config, list(overrides))
+    try:
+        data = build_data(settings, names_in(config.data))
+    except UserError as error:
+        path = settings.get("path")
+        if not isinstance(path, str) or os.path.exists(path):
+            raise
+        raise UserError(f"{error}; if the data of {run.path} were moved, give data.path=NEW") from error
+    run.check_data(data.describe())
+    return data
+
+
+def _one_thread_for_small_tables(config: EvalSchema, data: Data) -> None:
+    """Laws of small tables are very many very small operations, which threads only hold up."""
+    if config.threads is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
+        torch.set_num_threads(1)

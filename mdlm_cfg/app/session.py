@@ -1,0 +1,111 @@
+"""What the commands have in common: their start, their loggers' end, and what they say of their work."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from rich.console import Console
+
+from mdlm_cfg.app.evaluation import Report, Written, title_of
+from mdlm_cfg.app.overrides import as_typed
+from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt
+from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.studies.protocol import Study
+from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.support.schema import Settings
+from mdlm_cfg.support.seeds import MAX_SEED
+from mdlm_cfg.targets.data import Data
+from mdlm_cfg.training.runs import LoadedRun
+
+THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
+MAX_THREADS = 1024  # some ten thousands end the process
+NOISE = (
+    r".*does not have many workers.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*Experiment logs directory .* exists.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*WeightAveraging callback.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # numbers of every rank are reduced before
+    r".*predict returned None.*",
+    r".*your dataloader is not resumable.*",  # it continues where it was (tests/training/test_saving.py)
+)
+
+
+def start(config: Settings) -> None:
+    """The start of every command: quiet warnings, threads, and a check of the seed."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
+    _name_the_user()
+    if config.threads is not None:
+        whole_number("threads", config.threads, 1, MAX_THREADS)
+    torch.set_num_threads(config.threads or THREADS)
+    seed_everything(whole_number("seed", config.seed, 0, MAX_SEED), workers=True, verbose=False)
+
+
+def _name_the_user() -> None:
+    """Give a name to a user who has none, as in a container: torch.compile names its cache by it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
+
+
+def command_of(program: str, overrides: Sequence[str]) -> str:
+    return " ".join([program, *as_typed(overrides)])
+
+
+def describe(run: LoadedRun) -> dict[str, Any]:
+    return {"checkpoint": str(run.path), "steps of training": run.step, "data": run.data["name"]}
+
+
+def report_of(
+    folder: Path, data: Data, study: Study, shown: dict[str, Any], test: dict[str, float], who: str = ""
+) -> Report:
+    return Report(folder, title_of(data.name, study, who), shown, data.describe(), test, Console())
+
+
+def log(loggers: Sequence[Logger], written: Written, step: int) -> None:
+    """Say where the report is, and send its numbers to every logger; to wandb also tables and pictures."""
+    print(f"report: {written.path}")
+    finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures, step)
+        else:
+            logger.log_metrics(finite, step=step)
+            logger.save()
+
+
+@contextmanager
+def wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
+    """A wandb run of these loggers is over afterwards, whatever happens: the next job of a sweep opens its own."""
+    try:
+        yield
+    finally:
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb
+
+            with no_wait_after_interrupt():
+                wandb.finish()
+
+
+def outcome_of(written: Written | None, test: Mapping[str, float] | None = None, value: float | None = None) -> Outcome:
+    """The outcome of a command that a sweep records."""
+    numbers = {**(test or {}), **({} if written is None else written.numbers)}
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    return Outcome(value, finite, None if written is None else written.path)
