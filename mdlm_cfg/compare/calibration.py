@@ -25,7 +25,7 @@ from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.reductions import unrolled_logsumexp, unrolled_sum
 from mdlm_cfg.chain.rules import refuse_infinite
-from mdlm_cfg.compare.levels import MAX_ROWS, level_means, level_sums, level_totals, masked_batches, sample_weights
+from mdlm_cfg.compare.levels import MAX_ROWS, MaskedSamples, level_sums, level_totals
 from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
@@ -255,14 +255,14 @@ def calibrate(
     check_class(target_class, denoiser.num_classes)
     d = denoiser.num_dims
     groups = whole_number("groups", d if groups is None else groups, 1, d)
-    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
+    masked = MaskedSamples(denoiser, samples, log_weights, generator, masks)
+    rows = sampled_rows(masked, target_class)
     spread = number("spread", spread, 0, inf, above=True)
     shared = replace(rows, level=group_of(rows.level, groups, d))
-    weights = sample_weights(denoiser, samples, log_weights, masks)
-    states = masks / (d * float(weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples
+    states = masks / (d * float(masked.weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples
     pull = 1 / (states * spread**2)
     strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
-    errors = standard_errors(shared, strengths, len(samples) * masks, pull)
+    errors = standard_errors(shared, strengths, masked.num_states, pull)
     each = group_of(torch.arange(d), groups, d).tolist()
     return Calibration(tuple(strengths[each].tolist()), tuple(errors[each].tolist()))
 
@@ -314,47 +314,31 @@ def exact_gain(
 
 @checked_at_the_end()
 def held_out_gain(
-    denoiser: Denoiser,
-    target_class: int,
-    samples: Tensor,
-    log_weights: Tensor | None,
-    generator: torch.Generator | None,
-    *,
-    masks: int,
-    before: Sequence[float],
-    after: Sequence[float],
+    samples: MaskedSamples, target_class: int, *, before: Sequence[float], after: Sequence[float]
 ) -> Gain:
     """What the strengths `after` gain over the strengths `before`, D of each, on samples; see `calibrate`.
 
     Raises:
         UserError: as `calibrate`.
     """
-    d = denoiser.num_dims
-    weights = sample_weights(denoiser, samples, log_weights, masks)
-    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
-    costs = [rows.each_cross_entropy(weights.new_tensor(list(strengths))) for strengths in (before, after)]
-    found = [by_state(rows, each, d, len(samples) * masks) for each in (*costs, costs[0] - costs[1])]
-    means = [level_means(values.cpu(), level.cpu(), weights.cpu(), masks, d) for values, level in found]
+    rows = sampled_rows(samples, target_class)
+    costs = [rows.each_cross_entropy(rows.weight.new_tensor(list(strengths))) for strengths in (before, after)]
+    found = [by_state(rows, each, samples) for each in (*costs, costs[0] - costs[1])]
+    means = [samples.level_means(*one) for one in found]
     return Gain(means[0][0], means[1][0], means[2][1])
 
 
-def by_state(rows: LevelRows, each: Tensor, num_dims: int, num_states: int) -> tuple[Tensor, Tensor]:
+def by_state(rows: LevelRows, each: Tensor, samples: MaskedSamples) -> tuple[Tensor, Tensor]:
     """The mean of a number of each row over the masked coordinates of every partial state, and its level: (S,) each."""
-    means = each.new_zeros(num_states).index_add_(0, rows.state, each / (num_dims - rows.level))
-    return means, rows.level.new_zeros(num_states).index_copy_(0, rows.state, rows.level)
+    masked = samples.denoiser.num_dims - rows.level
+    means = each.new_zeros(samples.num_states).index_add_(0, rows.state, each / masked)
+    return means, rows.level.new_zeros(samples.num_states).index_copy_(0, rows.state, rows.level)
 
 
-def sampled_rows(
-    denoiser: Denoiser,
-    target_class: int,
-    samples: Tensor,
-    log_weights: Tensor | None,
-    generator: torch.Generator | None,
-    *,
-    masks: int,
-) -> LevelRows:
+def sampled_rows(samples: MaskedSamples, target_class: int) -> LevelRows:
     """The rows of partial states that are made of samples; see `calibrate`."""
-    weights = sample_weights(denoiser, samples, log_weights, masks)
+    denoiser = samples.denoiser
+    weights = samples.weights
     d = denoiser.num_dims
     mask_id = denoiser.num_tokens
 
@@ -365,7 +349,7 @@ def sampled_rows(
         )
 
     parts = []
-    for batch in masked_batches(denoiser, samples, masks, generator):
+    for batch in samples.batches():
         row, i = (batch.tokens == mask_id).nonzero(as_tuple=True)
         log_cond, log_ratio = _both(denoiser, batch.tokens, target_class, row, i)
         value = batch.clean[row, i][:, None]

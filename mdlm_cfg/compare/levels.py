@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,30 +51,56 @@ def drawn_levels(num: int, num_dims: int, masks: int, generator: torch.Generator
     return (place + torch.arange(masks, device=device)) % num_dims
 
 
-def masked_batches(
-    denoiser: Denoiser, samples: Tensor, masks: int, generator: torch.Generator | None = None
-) -> Iterator[MaskedBatch]:
-    """Every sample, masked at the levels that `drawn_levels` gives it, in batches on the denoiser's device."""
-    device = device_of(denoiser)
-    d = denoiser.num_dims
-    levels = drawn_levels(len(samples), d, masks, generator).flatten().to(device)
-    x = samples.to(device)
-    for state in torch.arange(len(levels), device=device).split(MAX_ROWS):
-        sample = state // masks
-        level = levels[state]
-        clean = x[sample]
-        yield MaskedBatch(mask_uniform(clean, d - level, denoiser.num_tokens, generator), clean, level, sample, state)
+@dataclass(frozen=True)
+class MaskedSamples:
+    """Samples for a denoiser, and how partial states are made of them.
 
-
-def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | None, masks: int) -> Tensor:
-    """Weights of the samples that sum to 1, float64 (n,) on the denoiser's device.
-
-    Args:
-        samples: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights. masks: of every sample.
-
-    Raises:
-        UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
+    Attributes:
+        x: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights.
+        generator: of levels and masks.
+        masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
     """
+
+    denoiser: Denoiser
+    x: Tensor
+    log_weights: Tensor | None = None
+    generator: torch.Generator | None = None
+    masks: int = 1
+
+    @property
+    def num_states(self) -> int:
+        """How many partial states there are."""
+        return len(self.x) * self.masks
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Weights of the samples that sum to 1, float64 (n,) on the denoiser's device.
+
+        Raises:
+            UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
+        """
+        _check_samples(self.denoiser, self.x, whole_number("masks", self.masks, 1, self.denoiser.num_dims))
+        return _normalised(self.log_weights, len(self.x), device_of(self.denoiser))
+
+    def batches(self) -> Iterator[MaskedBatch]:
+        """Every sample, masked at the levels that `drawn_levels` gives it, in batches on the denoiser's device."""
+        device = device_of(self.denoiser)
+        d = self.denoiser.num_dims
+        levels = drawn_levels(len(self.x), d, self.masks, self.generator).flatten().to(device)
+        x = self.x.to(device)
+        for state in torch.arange(len(levels), device=device).split(MAX_ROWS):
+            sample = state // self.masks
+            level = levels[state]
+            clean = x[sample]
+            tokens = mask_uniform(clean, d - level, self.denoiser.num_tokens, self.generator)
+            yield MaskedBatch(tokens, clean, level, sample, state)
+
+    def level_means(self, values: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `level_means`: of one value and level of each partial state, (n * masks,) each; on the host."""
+        return level_means(values.cpu(), levels.cpu(), self.weights.cpu(), self.masks, self.denoiser.num_dims)
+
+
+def _check_samples(denoiser: Denoiser, samples: Tensor, masks: int) -> None:
     n = denoiser.num_tokens
     d = denoiser.num_dims
     if not isinstance(samples, Tensor) or samples.dtype.is_floating_point:
@@ -82,18 +109,20 @@ def sample_weights(denoiser: Denoiser, samples: Tensor, log_weights: Tensor | No
         raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
     if not bool(((samples >= 0) & (samples < n)).all()):
         raise UserError(f"samples must hold values 0..{n - 1}, and no masks")
-    masks = whole_number("masks", masks, 1, d)
     if len(samples) * masks < LEAST * d:
         raise UserError(
             f"{len(samples)} samples with {masks} mask(s) each are not enough for {d} levels: there must be at least "
             f"{LEAST} partial states of each level, so give at least {-(-LEAST * d // masks)} samples or more masks"
         )
+
+
+def _normalised(log_weights: Tensor | None, num: int, device: torch.device) -> Tensor:
     if log_weights is None:
-        return torch.full((len(samples),), 1 / len(samples), dtype=torch.float64, device=device_of(denoiser))
-    weights = log_weights.to(device_of(denoiser), torch.float64)
-    if weights.shape != (len(samples),) or bool((weights.isnan() | weights.isposinf()).any()):
+        return torch.full((num,), 1 / num, dtype=torch.float64, device=device)
+    weights = log_weights.to(device, torch.float64)
+    if weights.shape != (num,) or bool((weights.isnan() | weights.isposinf()).any()):
         raise UserError(
-            f"log_weights have shape {tuple(weights.shape)}, and must be {len(samples)} numbers that are finite or -inf"
+            f"log_weights have shape {tuple(weights.shape)}, and must be {num} numbers that are finite or -inf"
         )
     if not bool(weights.isfinite().any()):
         raise UserError("every sample has weight 0: at least one log-weight must be finite")

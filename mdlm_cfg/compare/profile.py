@@ -27,7 +27,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import Schedule, event_counts
 from mdlm_cfg.compare.calibration import by_state, exact_rows, minimise, sampled_rows
-from mdlm_cfg.compare.levels import MaskedBatch, level_means, masked_batches, sample_weights
+from mdlm_cfg.compare.levels import MaskedBatch, MaskedSamples
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
@@ -229,19 +229,17 @@ def information_profile(
         UserError: as `calibrate`; guided without a class.
     """
     check_class(target_class, denoiser.num_classes)
-    weights = sample_weights(denoiser, samples, log_weights, masks)
-    d = denoiser.num_dims
+    masked = MaskedSamples(denoiser, samples, log_weights, generator, masks)
+    strengths = masked.weights.new_zeros(denoiser.num_dims)
     if not guided:
-        batches = masked_batches(denoiser, samples, masks, generator)
-        found = [_cross_entropies(denoiser, target_class, batch) for batch in batches]
+        found = [_cross_entropies(denoiser, target_class, batch) for batch in masked.batches()]
         costs, levels = (torch.cat(part) for part in zip(*found))
-        return _estimated(costs, levels, weights, masks, weights.new_zeros(d))
+        return _estimated(masked, costs, levels, strengths)
     if target_class is None:
         raise UserError("no class was given, and there is nothing to guide to: give a target_class")
-    rows = sampled_rows(denoiser, target_class, samples, log_weights, generator, masks=masks)
-    strengths = minimise(rows, weights.new_zeros(d))
-    costs, levels = by_state(rows, rows.each_cross_entropy(strengths), d, len(samples) * masks)
-    return _estimated(costs, levels, weights, masks, strengths)
+    rows = sampled_rows(masked, target_class)
+    strengths = minimise(rows, strengths)
+    return _estimated(masked, *by_state(rows, rows.each_cross_entropy(strengths), masked), strengths)
 
 
 def _decreasing(values: Tensor) -> Tensor:
@@ -266,7 +264,7 @@ def _cross_entropies(denoiser: Denoiser, target_class: int | None, batch: Masked
     return -torch.where(masked, own, 0.0).sum(dim=1) / masked.sum(dim=1), batch.level
 
 
-def _estimated(costs: Tensor, levels: Tensor, weights: Tensor, masks: int, strengths: Tensor) -> InformationProfile:
+def _estimated(samples: MaskedSamples, costs: Tensor, levels: Tensor, strengths: Tensor) -> InformationProfile:
     """The profile from the cross entropies of partial states, on the host."""
-    means, covariance = level_means(costs.cpu(), levels.cpu(), weights.cpu(), masks, len(strengths))
+    means, covariance = samples.level_means(costs, levels)
     return InformationProfile(means, means, strengths.cpu(), covariance)

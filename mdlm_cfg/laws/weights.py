@@ -76,6 +76,15 @@ def tilted_weights(
     return TiltedWeights(law, squares, *read(torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second)])))
 
 
+def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Tensor:
+    """ln of the product of the Z_i of what each state unmasked in a step, float64 (B,): its part of ln W.
+
+    Args:
+        before, after: int64 (B, D), partial states. log_rates: of `before`, (B, D, N).
+    """
+    return torch.where(after != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
+
+
 def check_weights(guidance: Guidance) -> None:
     """Raise UserError unless weights lead to a tilted law: one w, and values as guidance gives them."""
     _ = guidance.one_strength

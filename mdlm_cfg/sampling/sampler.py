@@ -19,7 +19,7 @@ from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.rates import refuse_lost
 from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.laws.weights import check_weights, log_weights_of_step
 from mdlm_cfg.sampling.families import (
     EVENT_LEAPING,
     FIRST_HITTING,
@@ -29,7 +29,7 @@ from mdlm_cfg.sampling.families import (
     WITH_STEPS,
     Options,
 )
-from mdlm_cfg.sampling.starts import refuse_masks, starts
+from mdlm_cfg.sampling.starts import Start, refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 
 __all__ = [
@@ -158,6 +158,7 @@ class Sampler(Options):
         """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
         return num_samples * self.calls(num_dims) * guidance.rows(num_dims)
 
+    @checked_at_the_end()
     def draw(
         self,
         denoiser: Denoiser,
@@ -170,8 +171,11 @@ class Sampler(Options):
         start: Tensor | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
-        return self._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=False)[0]
+        seen = None if on_step is None else lambda before, after, log_rates: on_step(after)
+        begin = self._begin(denoiser, guidance, target_class, num_samples, start, on_step)
+        return self._run(denoiser, guidance, target_class, begin, generator, seen)
 
+    @checked_at_the_end()
     def draw_weighted(
         self,
         denoiser: Denoiser,
@@ -183,37 +187,58 @@ class Sampler(Options):
         on_step: Callable[[Tensor], None] | None = None,
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw samples and their log-weights, float64 (n,), towards the tilted law (theory, section 11)."""
+        """Draw samples and their log-weights ln W, float64 (n,), towards the tilted law (theory, section 11)."""
         self.check_weighted(guidance)
         own = self if self.policy is not None else replace(self, policy=KindPolicy(guidance.kind))
-        return own._run(denoiser, guidance, target_class, num_samples, generator, on_step, start, weighted=True)
+        begin = own._begin(denoiser, guidance, target_class, num_samples, start, on_step)
+        log_weights = torch.zeros(len(begin.x), dtype=torch.float64, device=begin.x.device)
 
-    @checked_at_the_end()
-    def _run(
+        def seen(before: Tensor, after: Tensor, log_rates: Tensor) -> None:
+            log_weights.add_(log_weights_of_step(before, after, log_rates))
+            if on_step is not None:
+                on_step(after)
+
+        return own._run(denoiser, guidance, target_class, begin, generator, seen), log_weights
+
+    def _begin(
         self,
         denoiser: Denoiser,
         guidance: Guidance,
         target_class: int | None,
         num_samples: int,
-        generator: torch.Generator | None,
-        on_step: Callable[[Tensor], None] | None,
         start: Tensor | None,
-        *,
-        weighted: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """All steps: the finished states, and, if weighted, the log of the product of the Z_i on their way (else 0)."""
+        on_step: Callable[[Tensor], None] | None,
+    ) -> Start:
+        """The states before the first step, once all that was asked is checked."""
         check_class(target_class, denoiser.num_classes)
-        x, most = starts(denoiser, num_samples, start)
-        self.check(denoiser.num_dims, most)
+        begin = starts(denoiser, num_samples, start)
+        self.check(denoiser.num_dims, begin.most)
         self.check_guidance(guidance)
+        if self.correction is not None:
+            self.correction.check(denoiser.num_dims, begin.fewest)
+        if on_step is not None:
+            on_step(begin.x)
+        return begin
+
+    def _run(
+        self,
+        denoiser: Denoiser,
+        guidance: Guidance,
+        target_class: int | None,
+        begin: Start,
+        generator: torch.Generator | None,
+        seen: Callable[[Tensor, Tensor, Tensor], None] | None,
+    ) -> Tensor:
+        """All steps, and the moves of a correction: the finished states.
+
+        Args:
+            seen: called after every step with the states before it, after it, and the log rates.
+        """
         mask_id = denoiser.num_tokens
         given = self.effective_guidance(guidance)
+        x = begin.x
         free = x == mask_id
-        self._check_free(free, start)
-        log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        if on_step is not None:
-            on_step(x)
-        for step in self.plan(most):
+        for step in self.plan(begin.most):
             if self.is_adaptive and not read((x == mask_id).any()[None])[0]:
                 break
             before = x
@@ -221,24 +246,17 @@ class Sampler(Options):
             x = step.draw(before, log_rates, generator)
             if not step.only_unmasks:  # what was known at the start stays
                 x = torch.where(free, x, before)
-            if weighted:
-                log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
-            if on_step is not None:
-                on_step(x)
+            if seen is not None:
+                seen(before, x, log_rates)
         refuse_masks(x, mask_id, self.label)
         if self.correction is not None:
             x = self.correction.draw(denoiser, guidance, target_class, x, free, generator)
-        return x, log_weights
+        return x
 
     def check_guidance(self, guidance: Guidance) -> None:
         """Raise UserError where moves are to be accepted, and there is no tilted law."""
         if self.correction is not None and self.correction.accept:
             check_weights(guidance)
-
-    def _check_free(self, free: Tensor, start: Tensor | None) -> None:
-        """Raise UserError where a start leaves fewer coordinates free than a move of the correction masks."""
-        if self.correction is not None and start is not None and len(free):
-            self.correction.check(free.shape[1], read(free.sum(dim=1).min()[None])[0])
 
     @checked_at_the_end()
     def law(

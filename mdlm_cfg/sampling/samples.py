@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,42 +14,6 @@ from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.errors import UserError
-
-
-@overload
-def sample(
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int | None,
-    num_samples: int,
-    sampler: Sampler | str = ...,
-    steps: Steps | None = ...,
-    schedule: Schedule | str | None = ...,
-    *,
-    policy: Policy | str | None = ...,
-    start: Tensor | None = ...,
-    weights: Literal[False] = ...,
-    generator: torch.Generator | None = ...,
-    on_step: Callable[[Tensor], None] | None = ...,
-) -> Tensor: ...
-
-
-@overload
-def sample(
-    denoiser: Denoiser,
-    guidance: Guidance,
-    target_class: int | None,
-    num_samples: int,
-    sampler: Sampler | str = ...,
-    steps: Steps | None = ...,
-    schedule: Schedule | str | None = ...,
-    *,
-    policy: Policy | str | None = ...,
-    start: Tensor | None = ...,
-    weights: Literal[True],
-    generator: torch.Generator | None = ...,
-    on_step: Callable[[Tensor], None] | None = ...,
-) -> tuple[Tensor, Tensor]: ...
 
 
 def sample(
@@ -64,10 +27,9 @@ def sample(
     *,
     policy: Policy | str | None = None,
     start: Tensor | None = None,
-    weights: bool = False,
     generator: torch.Generator | None = None,
     on_step: Callable[[Tensor], None] | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """Draw samples of one class from the guided reverse chain.
 
     Args:
@@ -84,25 +46,23 @@ def sample(
             For first_hitting and event_leaping.
         start: partial states to start from, int64 (D,) or (n, D), the mask being N; what is unmasked stays. None is
             all masked.
-        weights: also give the log-weights that carry the samples to the tilted law (theory, section 11); for
-            first_hitting, and a w that is a number.
         generator: the only source of randomness, on the denoiser's device; the same seed gives the same samples.
         on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
 
     Returns:
-        int64 (n, D), values 0..N-1: nothing is left masked. With `weights`: (x, log_weights float64 (n,)).
+        int64 (n, D), values 0..N-1: nothing is left masked. `Sampler.draw_weighted` gives their weights to
+        the tilted law too.
 
     Raises:
         UserError: an unknown sampler, policy or class, a start that is no partial state, missing or useless steps, a
-            grid that would leave masks, a denoiser that breaks its contract, weights of several events at a time.
+            grid that would leave masks, a denoiser that breaks its contract.
     """
     made = as_sampler(sampler, steps, schedule)
     if policy is not None:
         if made.policy is not None:
             raise UserError(f"{made.label} has its own policy: give it when you make the sampler, or here")
         made = replace(made, policy=policy_of(policy))
-    draw = made.draw_weighted if weights else made.draw
-    return draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step, start=start)
+    return made.draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step, start=start)
 
 
 def stepped_law(

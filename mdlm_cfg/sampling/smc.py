@@ -20,7 +20,7 @@ from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.steps import EventStep, uniform
 from mdlm_cfg.laws.policy_transitions import policy_or_own
-from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.laws.weights import check_weights, log_weights_of_step
 from mdlm_cfg.sampling.starts import refuse_masks, starts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
@@ -97,7 +97,7 @@ def sequential_monte_carlo(
     num_groups = check_groups(num_samples, num_groups, threshold)
     made = policy_or_own(policy, guidance)
     made.check(denoiser.num_dims)
-    (x, most) = starts(denoiser, num_samples, start)
+    x, most, _ = starts(denoiser, num_samples, start)
     step = EventStep(1, made)
     effective = effective_guidance(guidance, made)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -107,7 +107,7 @@ def sequential_monte_carlo(
         before = x
         log_rates = effective.log_rates(denoiser, x, target_class)
         x = step.draw(before, log_rates, generator)
-        log_weights += torch.where(x != before, log_rates.logsumexp(dim=-1), 0.0).sum(dim=1)
+        log_weights += log_weights_of_step(before, x, log_rates)
         ess.append(group_ess(log_weights.view(num_groups, -1)).mean())
         rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
         x = x[rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,24 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
 
-def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> tuple[Tensor, int]:
-    """The states of n samples before the first step, and how many coordinates the most masked of them lacks.
+class Start(NamedTuple):
+    """The states of samples before the first step.
+
+    Attributes:
+        x: int64 (n, D), values 0..N with N the mask, on the denoiser's device.
+        most, fewest: masked coordinates of a state, 0..D.
+    """
+
+    x: Tensor
+    most: int
+    fewest: int
+
+
+def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) -> Start:
+    """The states of n samples before the first step.
 
     Args:
         start: int64 (D,) or (n, D), values 0..N with N the mask; None is all masked.
-
-    Returns:
-        int64 (n, D) on the denoiser's device; and a number 0..D.
 
     Raises:
         UserError: no whole number of samples, another shape, or values that are no token and no mask.
@@ -28,7 +40,7 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
     d = denoiser.num_dims
     mask_id = denoiser.num_tokens
     if start is None:
-        return all_masked(num_samples, d, mask_id, device_of(denoiser)), d  # no accelerator is waited for
+        return Start(all_masked(num_samples, d, mask_id, device_of(denoiser)), d, d)  # no accelerator is waited for
     states = torch.as_tensor(start)
     if states.shape not in ((d,), (num_samples, d)) or states.is_floating_point():
         raise UserError(
@@ -37,8 +49,9 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
         )
     if not bool(((states >= 0) & (states <= mask_id)).all()):
         raise UserError(f"start holds values outside 0..{mask_id}: tokens are 0..{mask_id - 1}, and the mask {mask_id}")
-    most = int((states == mask_id).sum(dim=-1).max()) if states.numel() else 0
-    return states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone(), most
+    masked = (states == mask_id).sum(dim=-1)
+    most, fewest = (int(masked.max()), int(masked.min())) if states.numel() else (0, 0)
+    return Start(states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone(), most, fewest)
 
 
 def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:

@@ -176,7 +176,7 @@ class CalibrationStudy(Settings):
             found = exact_gain(case.target, guidance.constant, z, denoiser, before=before, after=after)
             return (found.before, found.after, found.covariance)
         part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
-        found = held_out_gain(case.denoisers[who], z, **part.arguments, before=before, after=after)
+        found = held_out_gain(part, z, before=before, after=after)
         return (found.before, found.after, found.covariance)
 
     def findings(self, case: Case, made: Made) -> Findings:

@@ -18,6 +18,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, calibrate, calibrated_strengths
+from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.profile import InformationProfile, exact_information_profile, information_profile
 from mdlm_cfg.sampling.reference import check_positive_class, log_class_posterior
 from mdlm_cfg.sampling.sampler import Sampler
@@ -38,26 +39,6 @@ SPREAD = 1.0  # of the prior of strengths around w: where samples do not say oth
 GROUPS = 16  # of levels that share a strength where it is fitted to samples
 LEAST_MASKS = 4  # partial states that are made of an example
 LEAST_STATES = 8  # and of each level
-
-
-@dataclass(frozen=True)
-class Part:
-    """Samples of a class, and what they are masked with.
-
-    Attributes:
-        x: int64 (n, D). log_weights: (n,) towards the tilted distribution; None: the samples are of what is aimed at.
-        masks: partial states that are made of each. generator: of the masks.
-    """
-
-    x: Tensor
-    log_weights: Tensor | None
-    masks: int
-    generator: torch.Generator
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """As functions of samples take them."""
-        return {"samples": self.x, **{name: getattr(self, name) for name in ("log_weights", "generator", "masks")}}
 
 
 def check_samples(case: Case, target_class: int, num_examples: int) -> None:
@@ -82,7 +63,7 @@ def masks_for(num: int, num_dims: int) -> int:
     return min(num_dims, max(LEAST_MASKS, math.ceil(LEAST_STATES * num_dims / max(num, 1))))
 
 
-def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_examples: int) -> Part:
+def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_examples: int) -> MaskedSamples:
     """Samples of a class to fit to ("fit") or to judge by ("test"); the two share none.
 
     Args:
@@ -100,9 +81,9 @@ def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_e
         half = len(own) // 2
         x = (own[:half] if which == FIT else own[half:])[:num_examples]
         log_weights = None
-    device = device_of(case.denoisers[who])
-    generator = generator_for("calibration masks", which, seed, target_class, device=device)
-    return Part(x, log_weights, masks_for(len(x), x.shape[1]), generator)
+    denoiser = case.denoisers[who]
+    generator = generator_for("calibration masks", which, seed, target_class, device=device_of(denoiser))
+    return MaskedSamples(denoiser, x, log_weights, generator, masks_for(len(x), x.shape[1]))
 
 
 def log_posterior(target: Any, x: Tensor, target_class: int) -> Tensor:
@@ -123,10 +104,10 @@ def fitted_strengths(
     if is_exact(case):
         found = calibrated_strengths(case.target, w, target_class, case.denoiser(who))
         return Calibration(tuple(found), (0.0,) * len(found))
-    denoiser = case.denoisers[who]
     part = part_of(case, FIT, who, target_class, w, num_examples)
-    groups = min(groups, denoiser.num_dims)
-    return calibrate(denoiser, target_class, **part.arguments, groups=groups, centre=w, spread=SPREAD)
+    samples = (part.denoiser, target_class, part.x, part.log_weights, part.generator)
+    groups = min(groups, part.denoiser.num_dims)
+    return calibrate(*samples, masks=part.masks, groups=groups, centre=w, spread=SPREAD)
 
 
 def fitted_profile(
@@ -136,7 +117,8 @@ def fitted_profile(
     if is_exact(case):
         return exact_information_profile(case.target, target_class, w, case.denoiser(who))
     part = part_of(case, which, who, target_class, w, num_examples)
-    return information_profile(case.denoisers[who], target_class, **part.arguments, guided=w != 0)
+    samples = (part.denoiser, target_class, part.x, part.log_weights, part.generator)
+    return information_profile(*samples, masks=part.masks, guided=w != 0)
 
 
 @dataclass(frozen=True)

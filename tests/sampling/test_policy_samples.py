@@ -122,9 +122,7 @@ def test_weights_of_samples_have_the_exact_moments_and_the_tilted_law(kind, poli
     target = random_target(3, 3, seed=23, zeros=0.3)
     guidance = Guidance(1.5, kind)
     exact = tilted_weights(target.denoiser(), guidance, 0, policy)
-    x, log_w = sample(
-        target.denoiser(), guidance, 0, N, policy=policy, weights=True, generator=generator_for("w", kind)
-    )
+    x, log_w = Sampler(policy=policy).draw_weighted(target.denoiser(), guidance, 0, N, generator_for("w", kind))
     w = log_w.exp()
     assert log_w.dtype == torch.float64 and log_w.shape == (N,)
     assert abs(float(w.mean()) - exact.normalizer) < 4 * float(w.std()) / math.sqrt(N)
@@ -145,9 +143,9 @@ def weighted_histogram(x, w, n):
 def test_weights_are_refused_where_they_lead_nowhere():
     denoiser = random_target(3, 2).denoiser()
     with pytest.raises(ValueError, match="carries no weights"):
-        sample(denoiser, Guidance(1.0), 0, 10, "event_leaping", 2, weights=True)
+        Sampler("event_leaping", 2).draw_weighted(denoiser, Guidance(1.0), 0, 10)
     with pytest.raises(ValueError, match="is a schedule"):
-        sample(denoiser, Guidance(linear_ramp(0, 1)), 0, 10, weights=True)
+        Sampler().draw_weighted(denoiser, Guidance(linear_ramp(0, 1)), 0, 10)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +200,7 @@ def test_smc_in_many_dimensions_moves_samples_to_their_class():
 
 def test_one_dimension_has_one_weight():
     target = TableMixture(torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), torch.tensor([0.5, 0.5]))
-    _, log_w = sample(target.denoiser(), Guidance(2.0), 0, 50, weights=True)
+    _, log_w = Sampler().draw_weighted(target.denoiser(), Guidance(2.0), 0, 50)
     exact = tilted_weights(target.denoiser(), Guidance(2.0), 0)
     assert exact.ess == pytest.approx(1) and torch.allclose(
         log_w.exp(), torch.tensor(exact.normalizer, dtype=torch.float64)

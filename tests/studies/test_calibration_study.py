@@ -21,6 +21,7 @@ from mdlm_cfg import (
     tilted_law,
 )
 from mdlm_cfg.compare.calibration import Calibration, calibrate, exact_gain, held_out_gain
+from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.studies.benchmark.targets import rotation
 from mdlm_cfg.studies.calibration import CalibrationStudy
@@ -85,7 +86,7 @@ def test_held_out_gains_estimate_the_exact_one_with_the_error_that_is_stated() -
         g = torch.Generator().manual_seed(seed)
         x, _ = target.sample(2000, g, Z)
         log_weights = 1.5 * log_posterior(target, x, Z)
-        found = held_out_gain(target.denoiser(), Z, x, log_weights, g, masks=2, before=before, after=after)
+        found = held_out_gain(MaskedSamples(target.denoiser(), x, log_weights, g, 2), Z, before=before, after=after)
         value, error = found.of()
         assert float((found.before - found.after).sum()) == pytest.approx(value, abs=1e-12)
         scores.append((value - exact) / error)
@@ -150,7 +151,8 @@ def test_groups_share_a_strength_that_minimises_their_sum() -> None:
 
     def costs(strengths: Any) -> torch.Tensor:
         g = torch.Generator().manual_seed(1)
-        return held_out_gain(target.denoiser(), Z, x, log_weights, g, masks=2, before=strengths, after=strengths).before
+        samples = MaskedSamples(target.denoiser(), x, log_weights, g, 2)
+        return held_out_gain(samples, Z, before=strengths, after=strengths).before
 
     one = calibrate(target.denoiser(), Z, x, log_weights, torch.Generator().manual_seed(1), masks=2, groups=2)
     a, b = one.strengths[0], one.strengths[2]
@@ -201,7 +203,7 @@ def test_a_prior_decides_where_the_samples_do_not() -> None:
         for step in (-1e-3, 1e-3):
             g = torch.Generator().manual_seed(1)
             both = {"before": found.tolist(), "after": (found + step).tolist()}
-            gain = held_out_gain(target.denoiser(), Z, x, None, g, masks=2, **both)
+            gain = held_out_gain(MaskedSamples(target.denoiser(), x, None, g, 2), Z, **both)
             prior = ((found + step - centre).square() - (found - centre).square()) / (2 * (2000 * 2 / 4) * spread**2)
             assert bool((gain.after - gain.before + prior > 0).all())
     same = TableMixture(torch.full((2, 2, 2), 0.25, dtype=torch.float64), torch.tensor([0.5, 0.5]))
