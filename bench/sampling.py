@@ -1,4 +1,4 @@
-"""Guided samples a second: against the network alone, and against plain ancestral sampling in 128 steps."""
+"""Guided samples a second: against the network alone, against plain ancestral sampling, and with label heads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 from bench.ratio import Figure, in_turns
 from bench.training import experiment, image_net
-from mdlm_cfg import Guidance, Sampler
-from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
 
 NUM = {"cpu": 16, "cuda": 256}  # guided images
 ANCESTRAL_STEPS = 128
+SMALL = 1000  # guided samples of small images
 GUIDANCE = Guidance(2.0)
 
 
@@ -38,3 +39,16 @@ def sampling_figures(device: torch.device) -> Iterator[Figure]:
     yield Figure(what, "the network's calls alone", *in_turns(draw, alone, 3), "lower", 1.1)
     theirs = partial(plain.draw, denoiser, GUIDANCE, 3, num, generator)
     yield Figure(what, f"ancestral sampling in {ANCESTRAL_STEPS} steps", *in_turns(draw, theirs, 3), "higher")
+    yield label_heads_figure(device)
+
+
+def label_heads_figure(device: torch.device) -> Figure:
+    """Guided samples of the network of experiment=tiny_mnist: one pass for both labels, or a row for each."""
+    torch.manual_seed(0)
+    net = GridTransformer(2, (3, 3), 10, patch_size=3, width=128, depth=2, label_heads=True).to(device)
+    once = NetDenoiser(net)
+    twice = FunctionDenoiser(lambda tokens, classes: once(tokens, classes), 2, 9, 10, device)
+    generator = torch.Generator(device).manual_seed(0)
+    draws = [partial(Sampler().draw, denoiser, GUIDANCE, 3, SMALL, generator) for denoiser in (once, twice)]
+    what = f"{SMALL:,} guided samples of a network with label heads, 3 x 3 cells, first-hitting"
+    return Figure(what, "a row of the network for each label", *in_turns(*draws), "higher")

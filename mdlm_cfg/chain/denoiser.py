@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -26,6 +26,10 @@ class Denoiser(Protocol):
     """Conditionals log p(x_i = v | x_U, z) of a distribution on {0..N-1}^D with K classes.
 
     Time-agnostic: the optimal denoiser of masked diffusion does not depend on the noise time (theory, section 1).
+
+    One that answers under several labels at the price of one may have a method `of_labels(tokens, labels)`: from
+    partial states int64 (B, D) and labels, L numbers 0..K, to (L, B, D, N). Guidance then asks it once for a partial
+    state; any other denoiser is asked for a row of each label (`conditionals_under`).
     """
 
     num_tokens: int  # N; the mask is token N
@@ -146,6 +150,42 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
         classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
     with torch.no_grad():
         answer = denoiser(tokens, classes)
+    return _checked(denoiser, answer, tokens, classes)
+
+
+def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int | None]) -> Tensor:
+    """The checked answers under several labels of the same partial states, float64 (L, B, D, N), in one call.
+
+    A denoiser with a method `of_labels` is asked by it, any other for the partial states once for each label.
+
+    Args:
+        tokens: partial states, int64 (B, D).
+        labels: L classes; None is no class, and so is K.
+
+    Raises:
+        UserError: a class out of range, or as `conditionals`.
+    """
+    none = denoiser.num_classes
+    numbers = [none if label is None else label for label in labels]
+    for number in numbers:
+        check_class(None if number == none else number, none)
+    rows = tokens.repeat(len(numbers), 1)
+    classes = torch.cat([tokens.new_full((len(tokens),), number) for number in numbers])
+    sizes = (len(numbers), len(tokens))
+    together = getattr(denoiser, "of_labels", None)
+    if together is None:
+        return conditionals(denoiser, rows, classes).unflatten(0, sizes)
+    with torch.no_grad():
+        answer = together(tokens, numbers)
+    if answer.shape[:2] != sizes:
+        raise UserError(
+            f"of_labels of the denoiser answers with shape {tuple(answer.shape)} for {sizes[0]} labels of {sizes[1]} "
+            f"partial states, and must with {(*sizes, denoiser.num_dims, denoiser.num_tokens)}"
+        )
+    return _checked(denoiser, answer.flatten(0, 1), rows, classes).unflatten(0, sizes)
+
+
+def _checked(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor) -> Tensor:
     expected = (*tokens.shape, denoiser.num_tokens)
     if answer.shape != expected:
         raise UserError(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on, raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
@@ -112,9 +112,7 @@ class CFG(Rule):
         """See `Rule.log_rho`."""
         if target_class is None or not any(table):
             return conditionals(denoiser, tokens, target_class)
-        labels = torch.full((2 * len(tokens),), target_class, device=tokens.device)
-        labels[len(tokens) :] = denoiser.num_classes
-        log_cond, log_uncond = conditionals(denoiser, tokens.repeat(2, 1), labels).chunk(2)  # both in one call
+        log_cond, log_uncond = conditionals_under(denoiser, tokens, (target_class, None))
         if len(set(table)) == 1:
             log_rho = geometric_mean(log_cond, log_uncond, table[0])
         else:
@@ -303,10 +301,7 @@ def _asked(denoiser: Denoiser, tokens: Tensor, terms: Sequence[Term]) -> list[Te
     found: dict[int, Tensor] = {}
     own = [k for k, term in enumerate(terms) if term.denoiser is None]
     if own:
-        labels = [denoiser.num_classes if (z := terms[k].target_class) is None else z for k in own]
-        classes = torch.cat([tokens.new_full((len(tokens),), label) for label in labels])
-        answers = conditionals(denoiser, tokens.repeat(len(own), 1), classes).chunk(len(own))
-        found |= dict(zip(own, answers))
+        found |= dict(zip(own, conditionals_under(denoiser, tokens, [terms[k].target_class for k in own])))
     for k, term in enumerate(terms):
         if term.denoiser is not None:
             there = getattr(term.denoiser, "device", tokens.device)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals_under
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
@@ -98,10 +98,8 @@ def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) 
     tokens = lattice.tokens(level)
     masked = masked_coordinates(lattice, level).expand(-1, n**level, -1).flatten(0, 1)  # (S, m)
     pick = masked[..., None].expand(-1, -1, n)
-    log_cond, log_uncond = (
-        torch.cat([conditionals(denoiser, chunk, k) for chunk in tokens.split(MAX_BATCH)]).gather(1, pick)
-        for k in (target_class, None)
-    )
+    parts = [conditionals_under(denoiser, chunk, (target_class, None)) for chunk in tokens.split(MAX_BATCH // 2)]
+    log_cond, log_uncond = (answers.gather(1, pick) for answers in torch.cat(parts, dim=1))
     if bool((log_uncond[log_cond > NEG_INF] == NEG_INF).any()):
         raise UserError(f"class {target_class} has probability where the mixture has none: rates would be infinite")
     ratio = torch.where(log_cond > NEG_INF, log_cond - log_uncond, 0.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu, raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, name_class, name_state
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
@@ -384,8 +384,10 @@ def _both(
     denoiser: Denoiser, tokens: Tensor, target_class: int | None, state: Tensor, i: Tensor
 ) -> tuple[Tensor, Tensor]:
     """log p(v | x_S, z) and its log-ratio to the mixture's, (R, N) each, of coordinates i of some of the states."""
-    log_cond = conditionals(denoiser, tokens, target_class)
-    log_uncond = log_cond if target_class is None else conditionals(denoiser, tokens, None)
+    labels = dict.fromkeys((target_class, None))
+    answers = conditionals_under(denoiser, tokens, tuple(labels))
+    log_cond = answers[0]
+    log_uncond = answers[-1]
     log_ratio = torch.where(log_cond > NEG_INF, log_cond - log_uncond, 0.0)
     # infinite where the class has probability and the mixture has none
     infinite = log_ratio.masked_fill((tokens != denoiser.num_tokens)[..., None], 0.0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.chain.policies import Policy, policy_of
@@ -248,10 +248,9 @@ def class_posterior(
     turn = torch.full_like(state, len(order)).index_copy(0, order, place)
     tokens = torch.where(turn < place[:, None], state, denoiser.num_tokens)  # a row for each turn: what came before it
     log_probs = torch.zeros(denoiser.num_classes, dtype=torch.float64)
-    for k in range(denoiser.num_classes):
-        for rows in place.split(MAX_ROWS) if len(place) else ():
-            answers = conditionals(denoiser, tokens[rows], k)
-            log_probs[k] += answers[place[: len(rows)], order[rows], state[order[rows]]].sum().cpu()
+    for rows in place.split(max(1, MAX_ROWS // denoiser.num_classes)) if len(place) else ():
+        answers = conditionals_under(denoiser, tokens[rows], range(denoiser.num_classes))
+        log_probs += answers[:, place[: len(rows)], order[rows], state[order[rows]]].sum(dim=1).cpu()
     return (log_probs + class_weights.log()).softmax(dim=0)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_asked, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_asked, conditionals_under, device_of
 from mdlm_cfg.support.errors import UserError
 
 AT_ONCE = 2**22  # log-probabilities of all D coordinates held at a time: a slice keeps few of them
@@ -57,11 +59,21 @@ class SliceDenoiser:
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
         check_asked(self, tokens, classes)
-        rows = max(1, AT_ONCE // (self.denoiser.num_dims * self.num_tokens))
+        rows = self._rows_at_once()
         parts = tokens.split(rows)
         labels = [None] * len(parts) if classes is None else classes.split(rows)
         answers = [self.denoiser(self.fill(part), k)[:, self.free] for part, k in zip(parts, labels)]
         return torch.cat(answers).to(tokens.device)
+
+    def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
+        """Under several labels of the same partial states, (L, B, |S|, N): see `mdlm_cfg.chain.denoiser.Denoiser`."""
+        check_asked(self, tokens, None)
+        parts = tokens.split(self._rows_at_once(len(labels)))
+        answers = [conditionals_under(self.denoiser, self.fill(part), labels)[:, :, self.free] for part in parts]
+        return torch.cat(answers, dim=1).to(tokens.device)
+
+    def _rows_at_once(self, num_labels: int = 1) -> int:
+        return max(1, AT_ONCE // (self.denoiser.num_dims * self.num_tokens * num_labels))
 
 
 def slice_denoiser(denoiser: Denoiser, state: Tensor) -> SliceDenoiser:

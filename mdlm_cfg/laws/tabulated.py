@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals_under, device_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
@@ -94,9 +94,8 @@ class TabulatedDenoiser:
         there = device_of(self.denoiser)
         with self._shown() as show:
             for chunk in asked.split(MAX_BATCH // len(labels)):
-                classes = torch.tensor(labels, device=there).repeat_interleave(len(chunk))
-                answers = conditionals(self.denoiser, chunk.to(there).repeat(len(labels), 1), classes)
-                tables[:, flat_index(chunk, n + 1)] = answers.to(self.device).unflatten(0, (len(labels), -1))
+                answers = conditionals_under(self.denoiser, chunk.to(there), labels)
+                tables[:, flat_index(chunk, n + 1)] = answers.to(self.device)
                 done += len(chunk)
                 show(done / len(asked))
         return tables

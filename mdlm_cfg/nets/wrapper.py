@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -65,13 +65,30 @@ class NetDenoiser(_Wrapped):
             classes = tokens.new_full((len(tokens),), self.num_classes)
         parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)
         with _eval_mode(self.net):
-            return torch.cat([self._log_probs(*part) for part in parts])
+            return torch.cat([self._log_probs(self.net, *part) for part in parts])
+
+    def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
+        """Under several labels of the same partial states, float64 (L, B, D, N), see `Denoiser`.
+
+        A network with label heads is asked once for each partial state, any other once for each label too.
+        """
+        if not has_label_heads(self.net):
+            classes = torch.cat([tokens.new_full((len(tokens),), label) for label in labels])
+            return self(tokens.repeat(len(labels), 1), classes).unflatten(0, (len(labels), len(tokens)))
+        check_asked(self, tokens, None)
+
+        def ask(tokens: Tensor) -> Tensor:
+            every = every_label(self.net, tokens)
+            return torch.stack([every[:, label] for label in labels])
+
+        with _eval_mode(self.net):
+            return torch.cat([self._log_probs(ask, part) for part in tokens.split(self.batch_size)], dim=1)
 
     @torch.inference_mode()
-    def _log_probs(self, tokens: Tensor, classes: Tensor) -> Tensor:
+    def _log_probs(self, ask: Callable[..., Tensor], tokens: Tensor, *classes: Tensor) -> Tensor:
         device = self.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            log_probs = self.net(tokens.to(device), classes.to(device)).to(tokens.device, torch.float64)
+            log_probs = ask(*(asked.to(device) for asked in (tokens, *classes))).to(tokens.device, torch.float64)
         return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
 
 
@@ -116,6 +133,11 @@ def has_label_heads(net: object) -> bool:
     return bool(getattr(net, "label_heads", False))
 
 
+def every_label(net: object, tokens: Tensor) -> Tensor:
+    """log p(x_i = v | x_U, z) under every label, the null class last, (B, K + 1, D, N): of label heads."""
+    return cast(Callable[[Tensor], Tensor], net.every_label)(tokens)  # type: ignore[attr-defined]
+
+
 def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None) -> Tensor:
     """log p(x_i = v | x_U, z) under several labels of each partial state, (B, L, D, N); with gradients.
 
@@ -128,7 +150,7 @@ def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None)
         assert labels is not None
         num = labels.shape[1]
         return net(tokens.repeat(num, 1), labels.T.flatten()).unflatten(0, (num, -1)).transpose(0, 1)
-    every = cast(Callable[[Tensor], Tensor], net.every_label)(tokens)  # type: ignore[attr-defined]
+    every = every_label(net, tokens)
     return every if labels is None else every.take_along_dim(labels[:, :, None, None], dim=1)
 
 

@@ -1,0 +1,126 @@
+"""A network with label heads as a denoiser is asked once for a partial state, and answers as if asked for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import Opaque
+
+from mdlm_cfg import Correction, Guidance, Sampler, UserError, calibrate, stationary_law, terminal_law
+from mdlm_cfg.chain.denoiser import conditionals, conditionals_under
+from mdlm_cfg.chain.product_rules import Compose, Negative
+from mdlm_cfg.chain.rules import CFG, Rule
+from mdlm_cfg.laws.slices import slice_denoiser
+from mdlm_cfg.nets.transformer import GridTransformer
+from mdlm_cfg.nets.wrapper import NetDenoiser
+
+N = 3
+D = 4
+K = 3
+ROUNDING = 1e-6  # of float32
+RULES: dict[str, Rule] = {"cfg": CFG(), "negative": Negative(2), "compose": Compose({0: 1.0, 1: 0.5})}
+
+
+def network(label_heads: bool = True) -> GridTransformer:
+    """A network whose parameters are off their initial values."""
+    torch.manual_seed(0)
+    net = GridTransformer(N, (D,), K, width=8, depth=1, num_heads=2, label_heads=label_heads)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return net
+
+
+def counted(net: GridTransformer) -> list[int]:
+    """The rows of every pass of a network, from now on."""
+    rows: list[int] = []
+    net.patch_in.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    return rows
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+STATE = torch.tensor([N, 1, N, N])
+USES: dict[str, Callable[[Any, Guidance], torch.Tensor]] = {
+    "law": lambda denoiser, guidance: terminal_law(denoiser, guidance, 1),
+    "law of a decoder": lambda denoiser, guidance: Sampler("sampled_confidence", events=1).law(denoiser, guidance, 1),
+    "samples": lambda denoiser, guidance: Sampler("event_leaping", 3).draw(denoiser, guidance, 1, 50, seeded()),
+    "samples with a policy": lambda denoiser, guidance: Sampler("event_leaping", 3, policy="confidence").draw(
+        denoiser, guidance, 1, 50, seeded()
+    ),
+    "moves": lambda denoiser, guidance: Correction(size=2, moves=3).draw(
+        denoiser, guidance, 1, torch.zeros(50, D, dtype=torch.int64), generator=seeded()
+    ),
+    "stationary law": lambda denoiser, guidance: stationary_law(denoiser, guidance, 1, Correction(size=1)),
+    "slice": lambda denoiser, guidance: terminal_law(slice_denoiser(denoiser, STATE), guidance, 1),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("use", USES)
+def test_guidance_asks_for_a_partial_state_once(use: str, rule: str) -> None:
+    net = network()
+    guidance = Guidance(1.5, rule=RULES[rule])
+    rows = counted(net)
+    found = USES[use](NetDenoiser(net), guidance)
+    together = sum(rows)
+    rows.clear()
+    expected = USES[use](Opaque(NetDenoiser(net)), guidance)  # a row for each label
+    labels = 3 if rule == "compose" else 2
+    assert sum(rows) == labels * together > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
+
+
+def test_calibration_asks_for_a_partial_state_once() -> None:
+    net = network()
+    rows = counted(net)
+    x = torch.randint(N, (40, D), generator=seeded())
+    found = calibrate(NetDenoiser(net), 1, x, generator=seeded()).strengths
+    together = sum(rows)
+    rows.clear()
+    expected = calibrate(Opaque(NetDenoiser(net)), 1, x, generator=seeded()).strengths
+    assert sum(rows) == 2 * together > 0
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("label_heads", [False, True])
+@pytest.mark.parametrize("batch_size", [3, 1024])
+def test_answers_are_those_one_by_one(label_heads: bool, batch_size: int) -> None:
+    denoiser = NetDenoiser(network(label_heads), batch_size)
+    tokens = torch.randint(N + 1, (8, D), generator=seeded())
+    labels = (2, None, 0)
+    found = conditionals_under(denoiser, tokens, labels)
+    assert found.shape == (3, 8, D, N) and found.dtype == torch.float64
+    for one, label in zip(found, labels):
+        torch.testing.assert_close(one, conditionals(denoiser, tokens, label), rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("label_heads", [False, True])
+@pytest.mark.parametrize("label", [-1, K + 1])
+def test_a_label_that_does_not_exist_is_refused(label_heads: bool, label: int) -> None:
+    with pytest.raises(UserError):
+        conditionals_under(NetDenoiser(network(label_heads)), torch.full((1, D), N), (label, None))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, D, N + 1), (5, 2, D, N), (10, D, N), (2, 5, N, D)])
+def test_answers_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    class Wrong(Opaque):
+        def of_labels(self, tokens: torch.Tensor, labels: object) -> torch.Tensor:
+            return torch.zeros(shape)
+
+    with pytest.raises(UserError):
+        conditionals_under(Wrong(NetDenoiser(network())), torch.full((5, D), N), (0, None))
+
+
+def test_answers_that_are_no_log_probabilities_are_refused() -> None:
+    class Wrong(Opaque):
+        def of_labels(self, tokens: torch.Tensor, labels: tuple[int, ...]) -> torch.Tensor:
+            return torch.full((len(labels), len(tokens), D, N), 1 / N)
+
+    with pytest.raises(UserError):
+        conditionals_under(Wrong(NetDenoiser(network())), torch.full((5, D), N), (0, None))
