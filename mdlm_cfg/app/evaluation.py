@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ TRAINING = "Nats per data point, validation data, averaged weights."
 WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
 PAGE = "report.html"
 TABLE_FILE = "report.csv"
+DONE = "share of training done"  # in `Report.run`, of a network
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     try:
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, cache), say)
+        findings = replace(findings, verdict=[*_of_the_training(report.run), *findings.verdict])
         with part_folder(report.folder, "report") as part:
             written, sections = _write(findings, report, part)
             take_places(part, report.folder, earlier)
@@ -119,6 +121,17 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     cache.clear()
     _print(sections, findings.verdict, report)
     return written
+
+
+def _of_the_training(about: Mapping[str, Any]) -> list[str]:
+    """What is said of a network whose training was not finished when it was saved."""
+    done = about.get(DONE, 1.0)
+    if done >= 1:
+        return []
+    return [
+        f"The network was saved when {done:.0%} of its training was done ({about['steps of training']:,} steps); an "
+        "interrupted run goes on by its own command with ckpt_path=auto."
+    ]
 
 
 def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, list[Section]]:
@@ -162,8 +175,10 @@ TEST_ROWS = {
     "excess": "the same less the entropy",
 }
 TEST_TEXT = """\
-Negative ELBO in nats per data point, with the class and without one. Total variation is between the learned \
-distribution and the exact one, of the class where it is largest, for the kind of guidance that training was given."""
+Negative ELBO in nats per data point, with the class and without one."""
+OF_DISTANCES = """\
+ Total variation is between the learned distribution and the exact one, of the class where it is largest, for the kind \
+of guidance that training was given."""
 
 
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
@@ -174,13 +189,14 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
         null = name.replace("nelbo", "nelbo_null") if "exact" not in name and "nelbo" in name else f"{name}_null"
         if name in found or null in found:
             rows.append([words, *format_column([found.pop(name, None), found.pop(null, None)])])
-    for name, text in zip(found, format_column(list(found.values()))):
+    text = TEST_TEXT + (OF_DISTANCES if any(name.startswith("tv_") for name in found) else "")
+    for name, number in zip(found, format_column(list(found.values()))):
         w = re.fullmatch(r"tv_w(.+)", name)
-        rows.append([name if w is None else f"TV, worst class, w = {w[1]}", text, ""])
+        rows.append([name if w is None else f"TV, worst class, w = {w[1]}", number, ""])
     if not rows:
         return []
     table = Table(("of the test set", "with the class", "without"), rows)
-    return [Section("Test set", TEST_TEXT, table, group="Training")]
+    return [Section("Test set", text, table, group="Training")]
 
 
 def _training_sections(path: Path, folder: Path) -> list[Section]:

@@ -92,8 +92,8 @@ def why_unreadable(argument: str, said: str) -> str:
     if found := _unbalanced(value):
         return f"{argument} cannot be read: {found}"
     return (
-        f"{argument} cannot be read as a number, a word, a list [a,b] or a mapping {{a:1}}; other text needs two kinds of "
-        f"quotes: {_as_text(key, value)}"
+        f"{argument} cannot be read as a number, a word, a list [a,b] or a mapping {{a:1}}; other text needs two kinds "
+        f"of quotes: {_as_text(key, value)}"
     )
 
 
@@ -101,8 +101,8 @@ def comma_outside_brackets(argument: str) -> str:
     """What is said of an argument that only a sweep may have, such as w=0,2."""
     key, _, value = argument.partition("=")
     return (
-        f"{argument} has a comma outside brackets: write '{key}=[{value}]' for a list, {_as_text(key, value)} for text, "
-        f"or -m {argument} for a sweep with a job for each value"
+        f"{argument} has a comma outside brackets: write '{key}=[{value}]' for a list, {_as_text(key, value)} for "
+        f"text, or -m {argument} for a sweep with a job for each value"
     )
 
 

@@ -19,7 +19,7 @@ FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra th
 
 
 def check_keys(arguments: Sequence[str]) -> None:
-    """Raise UserError for an argument without a key, such as "=3", and for a setting with dashes, such as "--seed=3"."""
+    """Raise UserError for an argument without a key, such as "=3", and for a setting with dashes: "--seed=3"."""
     for argument in arguments:
         if re.match(r"[+~]*=", argument):
             raise UserError(f"{argument!r} has no key: write key=value, such as seed=3")

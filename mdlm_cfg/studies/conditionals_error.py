@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
+from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
 from mdlm_cfg.support.seeds import generator_for
@@ -92,7 +93,8 @@ def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Bloc
     text = (
         f"On {row.num_examples:,} {tested}, {row.num_draws} masks each, the same for the network and the exact "
         "conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same "
-        "error with less noise. Independent values have the frequencies of these examples and no structure."
+        "error with less noise. Independent values have the frequencies of these examples and no structure. The "
+        "conditionals are those given the class (conditional) and those of the whole mixture (null)."
     )
     models = ["nelbo", "exact_nelbo", "entropy", "independent", "uniform"]
     errors = ["conditionals_error", "conditionals_error_se", "conditionals_kl", "conditionals_kl_se"]
@@ -109,15 +111,19 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     own = f"its NELBO is {row.nelbo:.2f} nats per {unit}"
     margin = SURE * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
-        return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f})."
+        return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f}). {LONGER}"
     structure = row.independent - row.exact_nelbo
-    said = f"{row.conditionals_error:.2f} ± {row.conditionals_error_se:.2f} nats per {unit}"
+    said = f"{row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per {unit}"
+    if row.conditionals_kl <= SURE * row.conditionals_kl_se:
+        return (
+            f"The network has no error that can be shown: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
+        )
     if structure <= margin:
         return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
     if row.independent - row.nelbo <= margin:
         return (
             f"The network is barely trained: {own}, no better than independent values of each class "
-            f"({row.independent:.2f}); the exact conditionals have {row.exact_nelbo:.2f}."
+            f"({row.independent:.2f}); the exact conditionals have {row.exact_nelbo:.2f}. {LONGER}"
         )
     learned = min(1.0, (row.independent - row.nelbo) / structure)
     return (

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
-from mdlm_cfg.studies.common import as_images, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import LONGER, as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.progress import share_shown
@@ -427,11 +427,11 @@ def training_sentence(rows: Sequence[NelboRow]) -> str:
     network, independent, uniform = (by_model[model] for model in MODELS)
     own = f"its NELBO is {network.nelbo:.1f} nats per test image"
     if uniform.excess <= SURE * uniform.excess_se:
-        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f})."
+        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f}). {LONGER}"
     if independent.excess <= SURE * independent.excess_se:
         return (
             f"The network is barely trained: {own}, no better than independent pixels of each class "
-            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}."
+            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}. {LONGER}"
         )
     return (
         f"The network has learned how pixels depend on each other: {own}, below the {independent.nelbo:.1f} of "

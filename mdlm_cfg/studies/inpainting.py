@@ -26,7 +26,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import balance_of, columns_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
@@ -600,7 +600,7 @@ def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> 
     )
     if worst < effect:
         return f"The error of the network is smaller than the effect of guidance ({effect:.4f}): {found}."
-    return f"The error of the network is as large as the effect of guidance ({effect:.4f}): {found}. Train longer."
+    return f"The error of the network is as large as the effect of guidance ({effect:.4f}): {found}. {LONGER}"
 
 
 def _of_the_guidance(strongest: Sequence[SliceRow]) -> str:

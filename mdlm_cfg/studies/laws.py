@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.common import SCHEDULED
+from mdlm_cfg.studies.common import LONGER, SCHEDULED
 from mdlm_cfg.studies.evaluation import (
     LAWS,
     TABLE_NEEDS,
@@ -406,7 +406,7 @@ def _of_the_network(worst: float, at: str, effect: float, top: StrengthEvaluatio
         )
     return (
         f"The network is not trained well enough: at w = {top.guidance.label} its error ({own:.4f}) exceeds the effect "
-        f"of guidance ({effect:.4f}). Train longer, such as with trainer.max_epochs=100."
+        f"of guidance ({effect:.4f}). {LONGER}"
     )
 
 

@@ -312,13 +312,13 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
         Curve("w", "energy", ["set"], "Energy distance to exact guided samples."),
         Curve("w", "component_tv", ["set"], "Usage of components: total variation to that of exact guided samples."),
     ]
-    group = "Guided samples beside exact ones"
-    return Block("distances", rows, group, text, [], views, names, group, printed=True)
+    title = "Guided samples beside exact ones"
+    return Block("distances", rows, title, text, [], views, names, "Guided samples", printed=True)
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
     views = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
-    return Block("by_class", rows, "By class", views=views, group="Guided samples beside exact ones")
+    return Block("by_class", rows, "By class", views=views, group="Guided samples")
 
 
 def _tiles(case: Case, means: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:
@@ -381,7 +381,7 @@ def _shown(case: Case, samples: Mapping[Guidance, Mapping[str, Tensor]]) -> list
     for name in case.denoisers:
         drawn = {f"w = {g.label}": as_images(case, own[name][:, :columns]) for g, own in samples.items()}
         view = Mosaic(drawn, names, f"With {name} conditionals; a line for each class.")
-        blocks.append(Block(f"samples_{name}", [], f"Samples, {name} conditionals", views=[view], group="Samples"))
+        blocks.append(Block(f"samples_{name}", [], f"Samples, {name} conditionals", views=[view], group=""))
     return blocks
 
 

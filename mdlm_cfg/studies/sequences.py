@@ -18,7 +18,7 @@ from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, s
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, listing, symbols_of, word_in
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
-from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows
+from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.errors import UserError
@@ -33,7 +33,6 @@ AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
 COMPARED = {1: "more {} than", 0: "as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
-LABELS = {"conditional": "with the class", "null": "without a class"}
 READING = """\
 {num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each \
 sequence is measured exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the \
@@ -41,8 +40,8 @@ class. Pairs are neighbouring values at any place, compared by total variation w
 which is known exactly, and with the exact guided samples.
 
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
-unguided. Every distance contains the noise of so few samples. The distances of "noise floor" to "exact" and of "class" \
-to the class are noise alone; they are means over {draws} draws."""
+unguided. Every distance contains the noise of so few samples. The distances of "noise floor" to "exact" and of \
+"class" to the class are noise alone; they are means over {draws} draws."""
 TO_READ = """\
 The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
 strength: a change by guidance, there or earlier in the order."""
@@ -344,7 +343,7 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
     logged = ["posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy"]
     logged += [f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3)]
     title = "Guided samples beside exact ones"
-    return Block("distances", sets, title, text, views=views, logged=logged, group="", printed=True)
+    return Block("distances", sets, title, text, views=views, logged=logged, group="Guided samples", printed=True)
 
 
 def _grams(to: str) -> list[str]:
@@ -386,7 +385,7 @@ def verdict_of(
     errors: Sequence[ConditionalsRow], sets: Sequence[SetRow], orders: Sequence[OrderRow], noise: Sequence[NoiseRow]
 ) -> list[str]:
     """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost."""
-    said = [_of_error(row) for row in errors]
+    said = [error_sentence(errors, "sequence")] if errors else []
     w = max((row.w for row in sets), key=lambda guidance: guidance.constant)
     own = {row.set: row for row in sets if row.w == w}
     said.append(_of_guidance(own[EXACT], own[CLASS], w))
@@ -395,15 +394,6 @@ def verdict_of(
     said += _of_pairs(own, noise, w)
     exact = [row for row in orders if (row.w, row.denoiser) == (w, EXACT) and row.log_prob is not None]
     return [*said, *([_of_orders(exact, w)] if exact else [])]
-
-
-def _of_error(row: ConditionalsRow) -> str:
-    if row.conditionals_kl <= SURE * row.conditionals_kl_se:
-        return f"{LABELS[row.conditionals].capitalize()}, the learned conditionals have no error that can be shown."
-    return (
-        f"The error of the network is {row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per sequence "
-        f"{LABELS[row.conditionals]}, where the entropy is {row.entropy:.1f}."
-    )
 
 
 def _clear(a: float | None, b: float | None, *errors: float | None) -> int:

@@ -183,9 +183,9 @@ class MaskedDiffusion(LightningModule):
         return self._minutes + (time.monotonic() - self._started) / 60
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what wrote it, after how long, and the validation NELBO of these weights if it is known."""
+        """Say what wrote it, after how long, at which share of training, and the validation NELBO if it is known."""
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
-        checkpoint.update(stamp() | {"minutes": self.minutes(), "val_nelbo": nelbo})
+        checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": self.progress(), "val_nelbo": nelbo})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._minutes = float(checkpoint.get("minutes", 0.0))

@@ -47,6 +47,7 @@ class LoadedRun:
         config: the whole configuration of the run, plain containers.
         hyper_parameters: everything recorded, the two above included.
         step: optimiser steps taken.
+        progress: the share of training that was done, in [0, 1]; None where the checkpoint does not say.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class LoadedRun:
     config: dict[str, Any]
     hyper_parameters: dict[str, Any]
     step: int
+    progress: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -272,6 +274,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         config=saved["config"],
         hyper_parameters=dict(saved),
         step=int(checkpoint["global_step"]),
+        progress=done if isinstance(done := checkpoint.get("progress"), float) else None,
     )
 
 

@@ -279,7 +279,10 @@ def test_an_open_bracket_is_closed_by_what_is_proposed(value: str) -> None:
     OverridesParser.create().parse_override(argument)  # raises where it cannot be read
 
 
-@pytest.mark.parametrize("value", ["[0,2]]", "[0,2)", "it's", '"a', "a!b", "[0,,2]", "a=b", "a;b", "a`b", "~/x", "a\\'b!"])
+UNREADABLE = ["[0,2]]", "[0,2)", "it's", '"a', "a!b", "[0,,2]", "a=b", "a;b", "a`b", "~/x", "a\\'b!"]
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
 def test_why_an_argument_cannot_be_read_is_said_in_our_words(
     value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

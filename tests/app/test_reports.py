@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import flat, report_in, run, table_file
+from commands import QUICK, flat, report_in, run, table_file
 from helpers import found_by, random_target
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
@@ -131,3 +131,14 @@ def test_the_training_curve_is_the_excess_over_the_entropy_where_it_is_known(wha
     with (tmp_path / "out" / "training.csv").open(newline="") as file:
         drawn = [float(list(row.values())[-1]) for row in csv.DictReader(file)]
     assert drawn == pytest.approx([0.5, 0.25, 0.5 / 3] * 2)
+
+
+def test_a_network_saved_on_the_way_is_reported_as_such(tmp_path: Path) -> None:
+    assert run("train", *QUICK, f"runs={tmp_path}", "keep_steps=[2]") == 0  # two epochs of three steps
+    for name, share in (("step_2.ckpt", 2 / 6), ("last.ckpt", 1.0)):
+        (path,) = tmp_path.rglob(name)
+        out = tmp_path / name.partition(".")[0]
+        assert run("eval", f"ckpt_path={path}", "w=[0]", "num_samples=20", f"out={out}") == 0
+        found = report_in(out)
+        assert found["run"]["share of training done"] == pytest.approx(share)
+        assert (f"{share:.0%}" in found["verdict"][0]) == (share < 1)

@@ -1,4 +1,4 @@
-"""A network with label heads as a denoiser is asked once for a partial state, and answers as if asked for each label."""
+"""A network with label heads as a denoiser is asked once for a partial state, and answers as if asked for each."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_a_denoiser_of_other_data_is_refused():
 
 
 def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
-    monkeypatch.setattr("mdlm_cfg.studies.protocol.LEARNED_LAW_ENTRIES", 10)
+    monkeypatch.setattr("mdlm_cfg.studies.case.LEARNED_LAW_ENTRIES", 10)
     target = toys.toy_1d_overlap()
     wrong = TableMixture(target.class_pmfs.flip(0), target.class_weights)  # the other class's samples
     report = TableReport("1d_overlap")
