@@ -16,17 +16,23 @@ from torch import Tensor
 
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.image_judge import Judge
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import STRENGTH, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.targets.bernoulli_fit import fit_em
 
 HELD_OUT = "test images"
 SHOWN = 8  # samples of a set in the picture
 FAR = ("energy_features", "energy_pixels")  # distances, the first that there is decides
 NEARLY = 0.9  # relative ESS from which the data of a class stand for its tilted distribution
+COMPONENTS = 20  # of the mixture that describes the binary images of a class, as in data=bernoulli_mnist
 PARTS = 16  # of the coordinates of an image, one of which a large move masks
 STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "first_hitting"},
@@ -38,7 +44,8 @@ A move masks k coordinates of a finished sample and refills them by the same gui
 are Gibbs sampling. Larger moves refill all their coordinates at once, from one call, and leave nothing invariant. \
 Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal \
 rows of the network. Energy distances are to training images of the class, and 0 on average for images from the same \
-distribution."""
+distribution. Usage is of the components of a Bernoulli mixture that is fitted to the training images of the class, if \
+the images are binary."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,14 @@ class ImageSetRow:
     energy_se: float | None = col("standard error", "of that, or of that in pixels without a classifier")
     energy_pixels: float | None = col("energy distance, pixels", "to training images of the class")
     diversity: float | None = col("diversity", "pixels in which two images of a class differ", unit="pixels", digits=1)
+    usage_tv: float | None = col("usage", "of components; TV to that of the training images", unit="TV")
+    components: float | None = col("components", "in use: exp of the entropy of the usage", digits=2)
 
 
-MEASURED = ("accuracy", "precision", "recall", "energy_features", "energy_se", "energy_pixels", "diversity")
+MEASURED = (
+    *("accuracy", "precision", "recall", "energy_features", "energy_se", "energy_pixels", "diversity"),
+    *("usage_tv", "components"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ class ImageMoves(MovedSets):
     def _numbers(self, case: Case, z: int, x: Tensor) -> dict[str, float | None]:
         judges, classifier = judging(case, self.classifier)
         judge = judges[case.classes.index(z)]
-        row = judge.row(x, classifier) | {"energy_se": judge.energy_error(x, classifier)}
+        row = judge.row(x, classifier) | {"energy_se": judge.energy_error(x, classifier)} | usage_of(case, judge, x)
         return {name: row[name] for name in MEASURED}
 
     def _held_out(self, case: Case, z: int) -> dict[str, Any]:
@@ -134,6 +146,25 @@ class ImageMoves(MovedSets):
         said = verdict_of(rows, noise) + of_few(case, rows[-1].recall) + _of_tilting(case, held_out)
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
+
+
+def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
+    """Which components of a mixture the images use, beside the training images; None for images that are not binary.
+
+    The mixture is fitted to the training images of the class (`fit_em`), once in a process.
+    """
+    if case.data.num_tokens != 2:
+        return {"usage_tv": None, "components": None}
+    key = ("components", judge.target_class)
+    if key not in case.made:
+        one_class = torch.zeros(len(judge.train), dtype=torch.int64)
+        generator = generator_for("components", case.plan.seed, judge.target_class)
+        mixture = fit_em(judge.train, one_class, COMPONENTS, generator=generator)
+        case.made[key] = mixture, component_usage(mixture, judge.train, 0)
+    mixture, reference = case.made[key]
+    usage = component_usage(mixture, x, 0)
+    entropy = -torch.special.xlogy(usage, usage).sum()
+    return {"usage_tv": total_variation(usage, reference), "components": float(entropy.exp())}
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:

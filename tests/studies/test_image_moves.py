@@ -18,8 +18,8 @@ from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.common import held_out_of
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.image_moves import HELD_OUT, ImageMoves, ImageSetRow, verdict_of
-from mdlm_cfg.studies.images import CLASSIFIER
+from mdlm_cfg.studies.image_moves import HELD_OUT, ImageMoves, ImageSetRow, usage_of, verdict_of
+from mdlm_cfg.studies.images import CLASSIFIER, judging
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 
@@ -141,6 +141,37 @@ def test_test_images_are_judged_in_disjoint_sets_and_their_distance_is_chance() 
     assert findings.facts["noise"]["energy_features"] == pytest.approx(chance, rel=1e-3)
 
 
+def test_usage_is_that_of_the_posterior_by_bayes_rule_beside_the_training_images() -> None:
+    case = case_of(images(), n=40)
+    findings = found(case)
+    mixture, _ = case.made[("components", Z)]
+    p = mixture.probabilities[0]
+    weights = mixture.component_weights[0]
+
+    def usage(x: Tensor) -> Tensor:
+        joint = weights * torch.where(x[:, None] == 1, p, 1 - p).prod(dim=2)
+        return (joint / joint.sum(dim=1, keepdim=True)).mean(dim=0)
+
+    reference = usage(case.data.train_examples(Z, None))
+    for number, x in moved(case, Correction(), W).items():
+        (row,) = sets_of(findings, w=W, move="k = 1", moves=number)
+        found_usage = usage(x)
+        assert row.usage_tv == pytest.approx(float((found_usage - reference).abs().sum() / 2), abs=1e-9)
+        assert row.components == pytest.approx(math.exp(-float((found_usage * found_usage.log()).sum())))
+
+
+def test_a_set_of_one_image_uses_fewer_components_than_the_data_and_grey_images_have_none() -> None:
+    case = case_of(images())
+    (judge,), _ = judging(case, False)
+    train = judge.train
+    numbers = usage_of(case, judge, train)
+    assert numbers["usage_tv"] == 0.0
+    alone = usage_of(case, judge, train[:1].repeat(10, 1))
+    assert alone["components"] < numbers["components"] and alone["usage_tv"] > 0.2
+    case.data.num_tokens = 3
+    assert usage_of(case, judge, train) == {"usage_tv": None, "components": None}
+
+
 def test_numbers_are_means_over_classes_and_chance_falls_with_them() -> None:
     case = case_of(images(), classes=(0, 1))
     findings = found(case)
@@ -166,7 +197,7 @@ SE = 0.06  # with noise of 0.08 two sets differ by chance by up to 2 sqrt(2 0.06
 
 
 def row(moves: int, calls: int, far: float, start: str = "a") -> ImageSetRow:
-    return ImageSetRow(W, start, "k = 1", moves, calls, 0.5, 0.5, 0.5, far, SE, far, 3.0)
+    return ImageSetRow(W, start, "k = 1", moves, calls, 0.5, 0.5, 0.5, far, SE, far, 3.0, 0.2, 5.0)
 
 
 @pytest.mark.parametrize(
