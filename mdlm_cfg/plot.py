@@ -22,11 +22,8 @@ from mdlm_cfg.reports.pictures.bars import BarGroups
 from mdlm_cfg.reports.pictures.lines import Lines, Points
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
-from mdlm_cfg.reports.render import drawing_of
 from mdlm_cfg.reports.style import RC
-from mdlm_cfg.studies.evaluation import TableEvaluation
-from mdlm_cfg.studies.findings import Curve
-from mdlm_cfg.studies.laws import law_panels, row_of, side_by_side
+from mdlm_cfg.studies.laws import law_panels
 from mdlm_cfg.support.errors import UserError
 
 WRAP = 14  # letters of a line's name
@@ -34,16 +31,15 @@ SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 
 
 def laws(
-    found: TableEvaluation | Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]],
-    value_names: Sequence[str] | None = None,
+    found: Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]], value_names: Sequence[str] | None = None
 ) -> np.ndarray:
     """Distributions side by side: curves for D = 1, heat maps for D = 2, marginals of two coordinates beyond.
 
     Args:
-        found: what `evaluate_table` returns; or distributions, float64 (N,)*D each, by name; or several such rows by
-            their labels, all on one colour scale. "class", "tilted", "exact", "learned" and "samples" have their own
-            colours and titles. Where a row has "exact", the TV to it stands above the others.
-        value_names: of the N values, for the axes; None is numbers. What `evaluate_table` returns has its own.
+        found: distributions, float64 (N,)*D each, by name; or several such rows by their labels, all on one colour
+            scale. "class", "tilted", "exact", "learned" and "samples" have their own colours and titles. Where a row
+            has "exact", the TV to it stands above the others.
+        value_names: of the N values, for the axes; None is numbers.
 
     Returns:
         the axes, an array: (rows, distributions), or (rows, 1) for D = 1.
@@ -51,9 +47,6 @@ def laws(
     Raises:
         UserError: no distributions, or distributions of several shapes.
     """
-    if isinstance(found, TableEvaluation):
-        view = side_by_side(found)
-        return _draw(Panels(view.panels, view.labels, value_names=view.value_names))
     rows = _by_row(found)
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     shapes = {tuple(law.shape) for row in rows.values() for law in row.values()}
@@ -63,22 +56,6 @@ def laws(
         )
     labels = ("value x", "") if len(next(iter(shapes))) == 1 else ("$x_1$", "$x_2$")
     return _draw(Panels(law_panels(rows, names), labels, value_names=value_names))
-
-
-def distances(evaluation: TableEvaluation) -> Axes:
-    """Guidance effect, gap to the tilted distribution, error of the network and the samples' distance, against w.
-
-    Args:
-        evaluation: what `evaluate_table` returns, of at least two w that are numbers.
-
-    Raises:
-        UserError: fewer than two such strengths.
-    """
-    columns = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
-    drawing = drawing_of(Curve("w", columns), [row_of(result) for result in evaluation.results])
-    if drawing is None:
-        raise UserError("distances are drawn against w: evaluate at two or more strengths that are numbers")
-    return _only(drawing)
 
 
 def decay(found: Decay) -> Axes:
@@ -109,7 +86,7 @@ def ledger(entries: Ledger | Sequence[Ledger]) -> Axes:
         raise UserError("there is no error budget to draw: give at least one, from error_ledger(...)")
     lines = list(dict.fromkeys(line for entry in several for line in entry.tv))
     bars = {label: [entry.tv.get(line, 0.0) for line in lines] for label, entry in zip(_labels(several), several)}
-    return _only(BarGroups({"": bars}, [fill(line, WRAP) for line in lines], "", "total variation"))
+    return _only(BarGroups(bars, [fill(line, WRAP) for line in lines], "", "total variation"))
 
 
 def lines(

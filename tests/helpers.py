@@ -17,11 +17,14 @@ from mdlm_cfg import Denoiser, HiddenMarkovMixture, TableMixture
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.draws import Draw
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.support.cache import AnyCache
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.data import KnownData
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
 
@@ -46,6 +49,15 @@ def random_target(n: int, d: int, k: int = 2, seed: int = 0, zeros: float = 0.0)
     pmfs = pmfs.masked_fill(dead, 0.0)
     weights = torch.rand(k, generator=g, dtype=torch.float64) + 0.2
     return TableMixture((pmfs / pmfs.sum(1, keepdim=True)).reshape(k, *[n] * d), weights / weights.sum())
+
+
+def evaluate_table(target: TableMixture, denoiser: Denoiser | None, plan: Plan) -> TableEvaluation:
+    """Every distribution and set of samples of one class of a table, as the studies of its report read them."""
+    case = Case.of(KnownData(target, "table"), denoiser, plan)
+    TABLE_NEEDS.check("laws", case)
+    for piece in evaluation_pieces(case):
+        case.made[piece.key] = piece.make()
+    return evaluation_of(case)
 
 
 class Inconsistent:

@@ -12,10 +12,8 @@ from helpers import random_target
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, error_ledger, plot, terminal_law, tv_decay
+from mdlm_cfg import Guidance, TableMixture, UserError, error_ledger, plot, terminal_law, tv_decay
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.evaluation import TableEvaluation, evaluate_table
-from mdlm_cfg.studies.plan import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +29,6 @@ def target() -> TableMixture:
 def rows(target: TableMixture) -> dict[str, dict[str, torch.Tensor]]:
     exact = {w: terminal_law(target.denoiser(), Guidance(w), 0) for w in (0.0, 2.0)}
     return {f"w = {w:g}": {"class": target.class_pmf(0), "exact": law} for w, law in exact.items()}
-
-
-@pytest.fixture(scope="module")
-def evaluation() -> TableEvaluation:
-    return evaluate_table(target(), None, Plan((Guidance(0.0), Guidance(2.0)), Sampler(), num_samples=100))
 
 
 def written(axes: Axes, folder: Path) -> int:
@@ -78,16 +71,6 @@ def test_laws_of_one_coordinate_are_curves() -> None:
 def test_laws_that_do_not_fit_are_refused(found: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match="one shape"):
         plot.laws(found)
-
-
-def test_an_evaluation_is_drawn_as_in_the_report(evaluation: TableEvaluation) -> None:
-    grid = plot.laws(evaluation)
-    assert grid.shape == (2, len(evaluation.law_names))
-    exact = grid[1, evaluation.law_names.index("exact")]
-    np.testing.assert_array_equal(exact.images[0].get_array(), evaluation.results[1].laws["exact"].numpy().T)
-    assert len(exact.collections) == 2  # the support, and where it overlaps
-    curves = {line.get_label(): line.get_ydata() for line in plot.distances(evaluation).lines}
-    assert list(curves["guidance effect"]) == [r.guidance_effect for r in evaluation.results]
 
 
 def test_decay_and_lines() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import entropy_of
 
 CERTAIN = 0.02  # pixels that are 0 or 1 with less than this probability of the other carry nothing
 PRIVATE = math.log(1.5)  # log-ratio in nats from which a value is private to the class; below minus it, foreign
@@ -158,14 +160,13 @@ def component_picture(
     weights = torch.stack([target.weights(k) for k in classes])
     log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
     gain, *scores = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
-    entropy = -(usage * usage.clamp(min=1e-300).log()).sum(dim=1)
     return ComponentPicture(
         usage,
         weights,
         log_gain,
         rank_correlation(gain.flatten(), scores[0].flatten()),
         rank_correlation(gain.flatten(), scores[1].flatten()),
-        float(entropy.exp().mean()),
+        fmean(math.exp(entropy_of(one)) for one in usage),
     )
 
 

@@ -17,6 +17,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.table import entropy_of
 
 LENGTHS = (1, 2, 3)  # of the n-grams that are counted
 MOST_CELLS = 10**5  # N^n up to which they are
@@ -121,11 +122,6 @@ def nearest_sequence(x: Tensor, reference: Tensor) -> Tensor:
     rows = max(1, CELLS // reference.numel())
     different = [(part[:, None] != reference).sum(dim=2).amin(dim=1) for part in x.split(rows)]
     return torch.cat(different).double() / x.shape[1]
-
-
-def entropy_of(law: Tensor) -> float:
-    """-sum p ln p in nats."""
-    return -float(torch.special.xlogy(law, law).sum())
 
 
 def _mean_and_error(values: Tensor) -> tuple[float, float]:

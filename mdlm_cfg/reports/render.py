@@ -28,7 +28,6 @@ from mdlm_cfg.studies.findings import (
     Listing,
     Mosaic,
     PanelGrid,
-    Scatter,
     Table,
     View,
     word,
@@ -38,6 +37,7 @@ from mdlm_cfg.support.numbers import ABSENT, format_column
 Rows = Sequence[Any]
 PANEL_FILE = "panel.csv"
 MOST_SHOWN = 6  # numbers of a list in one cell
+OF_ROWS = (Table, Curve, Bars)  # views that show nothing without rows
 
 
 def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -> list[Section]:
@@ -62,6 +62,8 @@ def _more(findings: Findings) -> list[Block]:
 
 def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
     """One section for each value of `per`, and one more for each further table of it; none where nothing is shown."""
+    if not block.rows and block.views and all(isinstance(view, OF_ROWS) for view in block.views):
+        return []
     parts: dict[tuple[str, ...], list[Any]] = {}
     for row in block.rows:
         parts.setdefault(tuple(word(getattr(row, name)) for name in block.per), []).append(row)
@@ -191,6 +193,9 @@ def drawing_of(view: View, rows: Rows) -> Drawing | None:
 
 def _lines(view: Curve, rows: Rows) -> Lines | None:
     names = [view.y] if isinstance(view.y, str) else list(view.y)
+    levels = _levels(view, rows, names)
+    rows = [row for row in rows if not _is_reference(view, row)]
+    by = [name for name in view.by if len({word(getattr(row, name)) for row in rows}) > 1]
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     bands: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     dashed: set[str] = set()
@@ -200,7 +205,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     for row in rows:
         title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
         for y_name in names:
-            parts = [_series(row, name) for name in view.by]
+            parts = [_series(row, name) for name in by]
             series = ", ".join(filter(None, parts if len(names) == 1 else [*parts, _head(row, y_name)]))
             drawn[series] = None
             x = _number(getattr(row, view.x))
@@ -214,7 +219,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
                 band = bands.setdefault((title, series), ([], []))
                 band[0].append(getattr(row, view.low))
                 band[1].append(getattr(row, view.high))
-            if y_name in view.dashed or any(getattr(row, k, None) == value for k, value in view.dashed.items()):
+            if y_name in view.dashed or any(k in by and getattr(row, k) == v for k, v in view.dashed.items()):
                 dashed.add(series)
     if all(abs(v) <= NOTHING for series in panels.values() for _, y in series.values() for v in y):
         return None  # a picture of zeros: the tables have them
@@ -222,9 +227,25 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     if max((len(x) for series in panels.values() for x, _ in series.values()), default=0) < 2:
         return None
     y_label = _label(rows[0], names[0]) if len(names) == 1 else _unit(rows[0], names[0])
-    how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": view.levels}
+    how: Mapping[str, Any] = {"log_x": view.log_x, "log_y": view.log_y, "levels": levels}
     how = {**how, "colours": colours_of(list(drawn)), "bands": bands, "dashed": dashed}
     return Lines(panels, _label(rows[0], view.x), y_label, **how)
+
+
+def _is_reference(view: Curve, row: Any) -> bool:
+    return bool(view.reference) and all(getattr(row, name) == value for name, value in view.reference.items())
+
+
+def _levels(view: Curve, rows: Rows, names: Sequence[str]) -> dict[str, float]:
+    """The horizontal lines of the reference rows, by the reference's name and, of several columns, the column's."""
+    found = {}
+    of = ", ".join(word(value) for value in view.reference.values())
+    for row in rows:
+        for name in names:
+            value = _number(getattr(row, name)) if _is_reference(view, row) else None
+            if value is not None:
+                found[of if len(names) == 1 else f"{_head(row, name)}, {of}"] = value
+    return found
 
 
 def _series(row: Any, name: str) -> str:
@@ -252,32 +273,12 @@ def _bars(view: Bars, rows: Rows) -> BarGroups | None:
         return None
     groups = list(dict.fromkeys(word(getattr(row, view.x)) for row in rows))
     series: dict[str, dict[str, Any]] = {}
-    errors: dict[str, dict[str, Any]] = {}
     for row in rows:
         name = ", ".join(_series(row, column) for column in view.by)
         group = word(getattr(row, view.x))
         series.setdefault(name, {})[group] = _number(getattr(row, view.y))
-        if view.error is not None:
-            errors.setdefault(name, {})[group] = _number(getattr(row, view.error))
     values = {name: [own.get(group) for group in groups] for name, own in series.items()}
-    spread = {"": {name: [own.get(group) for group in groups] for name, own in errors.items()}} if errors else {}
-    labels = _label(rows[0], view.x), _label(rows[0], view.y)
-    return BarGroups({"": values}, groups, *labels, errors=spread, levels=view.levels)
-
-
-def _scatter(view: Scatter, rows: Rows) -> Points | None:
-    panels: dict[str, tuple[list[float], list[float]]] = {}
-    for row in rows:
-        x = _number(getattr(row, view.x))
-        y = _number(getattr(row, view.y))
-        if x is not None and y is not None:
-            points = panels.setdefault(", ".join(word(getattr(row, name)) for name in view.by), ([], []))
-            points[0].append(x)
-            points[1].append(y)
-    if not panels:
-        return None
-    labels = _label(rows[0], view.x), _label(rows[0], view.y)
-    return Points(panels, *labels, diagonal=view.diagonal, log_x=view.log_x, log_y=view.log_y)
+    return BarGroups(values, groups, _label(rows[0], view.x), _label(rows[0], view.y))
 
 
 def _cloud(view: Cloud, rows: Rows) -> Points | None:
@@ -298,7 +299,6 @@ def _mosaic(view: Mosaic, rows: Rows) -> Images | None:
 DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
     Curve: _lines,
     Bars: _bars,
-    Scatter: _scatter,
     Cloud: _cloud,
     PanelGrid: _panels,
     Mosaic: _mosaic,

@@ -11,7 +11,7 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.protocol import Case, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.seeds import generator_for
 
 SHOWN = 4  # sequences of a class
@@ -36,6 +36,18 @@ def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tens
     denoiser = case.denoisers[who]
     generator = generator_for("aligned", case.plan.seed, target_class, device=device_of(denoiser))
     return ALIGNED.draw(denoiser, guidance, target_class, SHOWN, generator).cpu()
+
+
+def to_read(case: Case, made: Made, who: str, k: int, line: int | None = None, word: str = "") -> dict[str, str]:
+    """Every sequence of the pieces of a class at all strengths below each other, by its number from 1.
+
+    Args:
+        line, word: as in `listing`.
+    """
+    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
+    by_w = {f"w = {g.label}": made.of(aligned, who, g, k) for g in case.plan.guidances}
+    each = zip(*by_w.values())
+    return {f"{at}": listing(dict(zip(by_w, rows)), symbols, line=line, word=word) for at, rows in enumerate(each, 1)}
 
 
 def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:

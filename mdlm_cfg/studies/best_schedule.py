@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance, LinearRamp
@@ -19,7 +18,9 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import entropy_of
 
 OBJECTIVES = ("kl", "tv", "trade_off")
 CONSTANT = "constant"
@@ -36,16 +37,13 @@ strength w throughout. The ramp goes from 0, for the first coordinate, to w for 
 
 All distributions are those of the guided chain in continuous time, one coordinate after another{order}. They are \
 computed exactly: nothing is sampled."""
-W = "strength of the constant schedule and of the tilted distribution"
 SCHEDULE = f'"{CONSTANT}", "{RAMP}", "{BEST}", or "{EXACTS_BEST}": on learned conditionals, the best one for exact ones'
 
 
 @dataclass(frozen=True)
-class ScheduleRow:
+class ScheduleRow(OfDenoiser):
     """The terminal distribution of the guided chain under one schedule."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     schedule: str = col("schedule", SCHEDULE, index=True)
     objective: float = col("objective", "what the best schedule minimises; in nats, but for tv")
     tv_tilted: float = col("TV to the tilted distribution", "total variation", unit="TV")
@@ -53,20 +51,17 @@ class ScheduleRow:
 
 
 @dataclass(frozen=True)
-class StrengthRow:
+class StrengthRow(OfDenoiser):
     """The best strength at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
     strength: float = col("best strength", "w_j while j coordinates are unmasked", digits=3)
 
 
 @dataclass(frozen=True)
-class DistributionRow:
+class DistributionRow(AtStrength):
     """How sure of its class, and how diverse, one distribution is."""
 
-    w: Guidance = col("w", W, index=True)
     denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
     distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
     class_posterior: float = col("mean p(z | x)", "the mean probability of the class, given x", unit="probability")
@@ -74,10 +69,9 @@ class DistributionRow:
 
 
 @dataclass(frozen=True)
-class TransferRow:
+class TransferRow(AtStrength):
     """How well the best schedule for exact conditionals serves learned ones."""
 
-    w: Guidance = col("w", W, index=True)
     gain: float = col("gain", "in the objective, of the best schedule for learned conditionals over the constant one")
     share_kept: float | None = col(
         "share of the gain",
@@ -192,7 +186,7 @@ class BestScheduleStudy:
         strengths: list[StrengthRow] = []
         distributions: list[DistributionRow] = []
         arrays: dict[str, np.ndarray] = {}
-        posterior = _class_posterior(case)
+        posterior = case.target.class_posterior(case.one_class)
         for g in case.plan.guidances:
             tilted = tilted_law(case.target, g.constant, case.one_class)
             distributions.append(DistributionRow(g, None, TILTED, *_quality(tilted, posterior)))
@@ -221,33 +215,26 @@ class BestScheduleStudy:
         order = "" if policy is None else f", in the order {policy}"
         text = f"Class {case.class_name(case.one_class)}. {READING.format(aim=self.aim, order=order)}"
         lead = ["w", "denoiser"] if case.has_learned else ["w"]
-        panels = "denoiser" if case.has_learned else None
         note = "Total variation to the tilted distribution."
         if case.has_learned:
             note += f" {EXACTS_BEST}: the best schedule for exact conditionals, used with the learned ones."
         caption = "Total variation to the tilted distribution against w."
         views: list[View] = [
             Table(lead, ["tv_tilted"], "schedule", note),
-            Curve("w", "tv_tilted", ["schedule"], caption, panels, dashed={"schedule": EXACTS_BEST}),
+            Curve("w", "tv_tilted", ["schedule"], caption, "denoiser", dashed={"schedule": EXACTS_BEST}),
         ]
         if self.objective != "tv":
             note = f"The objective, {self.aim}, in{self.unit}."
             views.append(Table(lead, ["objective"], "schedule", note, title="Objective"))
         shown: list[View] = [
             Table(lead, ["strength"], "unmasked", "The best strength, by the number of coordinates unmasked already."),
-            Curve("unmasked", "strength", ["w"], "The best strength by the number of unmasked coordinates.", panels),
-        ]
-        return [
-            Block(
-                name="schedules",
-                rows=schedules,
-                title="Distance to the tilted distribution",
-                text=text,
-                views=views,
-                logged=["tv_tilted"],
-                group="",
-                printed=True,
+            Curve(
+                "unmasked", "strength", ["w"], "The best strength by the number of unmasked coordinates.", "denoiser"
             ),
+        ]
+        title = "Distance to the tilted distribution"
+        return [
+            Block("schedules", schedules, title, text, (), views, ["tv_tilted"], group="", printed=True),
             Block("strengths", strengths, "The best strengths", views=shown, group="Best strengths", printed=True),
         ]
 
@@ -256,12 +243,12 @@ class BestScheduleStudy:
     ) -> list[str]:
         """Whether a schedule is worth having, what it looks like, and whether it carries over to a network."""
         said = []
-        for who in dict.fromkeys(row.denoiser for row in rows):
-            said += self._gains([row for row in rows if row.denoiser == who], who)
+        for who, own in by(rows, "denoiser"):
+            said += self._gains(own, who)
         gaining = [row.w for row in rows if row.schedule == CONSTANT and _gain(rows, row.w, row.denoiser) > NOTHING]
         if gaining and max(row.unmasked for row in strengths) > 0:
             first = strengths[0].denoiser
-            found = {w: [s.strength for s in strengths if (s.w, s.denoiser) == (w, first)] for w in gaining}
+            found = {w: [s.strength for s in where(strengths, w=w, denoiser=first)] for w in gaining}
             said += shapes_of(found, first)
         return said + carried_over(transfers)
 
@@ -270,10 +257,7 @@ class BestScheduleStudy:
         most = max(gains, key=lambda w: gains[w])
         if gains[most] <= NOTHING:
             return [f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."]
-        at = {row.schedule: row for row in rows if row.w == most}
-        constant = at[CONSTANT]
-        ramp = at[RAMP]
-        best = at[BEST]
+        constant, ramp, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, RAMP, BEST))
         said = [
             f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
             f"{_number(best.objective)} instead of {_number(constant.objective)}{self.unit}."
@@ -287,17 +271,9 @@ class BestScheduleStudy:
         return said
 
 
-def _class_posterior(case: Case) -> Tensor:
-    """p(z | x), (N,)*D; 0 where no class has x."""
-    target = case.target
-    z = case.one_class
-    joint = target.class_weights[z] * target.class_pmf(z)
-    return torch.where(target.pmf > 0, joint / target.pmf, 0.0)
-
-
 def _quality(law: Tensor, posterior: Tensor) -> tuple[float, float]:
     """E p(z | x), and the entropy in nats."""
-    return float((law * posterior).sum()), float(-torch.special.xlogy(law, law).sum())
+    return float((law * posterior).sum()), entropy_of(law)
 
 
 def _number(value: float) -> str:
@@ -307,17 +283,17 @@ def _number(value: float) -> str:
 def _details(distributions: Sequence[DistributionRow], transfers: Sequence[TransferRow]) -> list[Block]:
     table = Table(["w", "denoiser", "distribution"], ["class_posterior", "entropy"])
     title = "Certainty of the class, and entropy"
-    blocks = [Block("distributions", distributions, title, views=[table], group="Distributions")]
-    if transfers:
-        note = "Of the gain of the best schedule for learned conditionals over the constant w, in the objective."
-        kept = Table(["w"], ["gain", "share_kept"], note=note)
-        title = "The best schedule for exact conditionals, used with learned ones"
-        blocks.append(Block("transfer", transfers, title, views=[kept], logged=["share_kept"], group="Best strengths"))
-    return blocks
+    note = "Of the gain of the best schedule for learned conditionals over the constant w, in the objective."
+    kept = Table(["w"], ["gain", "share_kept"], note=note)
+    used = "The best schedule for exact conditionals, used with learned ones"
+    return [
+        Block("distributions", distributions, title, views=[table], group="Distributions"),
+        Block("transfer", transfers, used, views=[kept], logged=["share_kept"], group="Best strengths"),
+    ]
 
 
 def _value_of(rows: Sequence[ScheduleRow], w: Guidance, who: str, schedule: str) -> float:
-    return next(r.objective for r in rows if (r.w, r.denoiser, r.schedule) == (w, who, schedule))
+    return where(rows, w=w, denoiser=who, schedule=schedule)[0].objective
 
 
 def _gain(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> float:
@@ -329,7 +305,7 @@ def _gain(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> float:
 def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
     """For each w, the share of the gain on learned conditionals that the best schedule for exact ones brings."""
     found = []
-    for w in dict.fromkeys(row.w for row in rows):
+    for w, _ in by(rows, "w"):
         gain = _gain(rows, w, LEARNED)
         constant, others = (_value_of(rows, w, LEARNED, name) for name in (CONSTANT, EXACTS_BEST))
         has_share = NOTHING < gain < math.inf and others < math.inf

@@ -15,10 +15,11 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import bayes_classify
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
-from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of
+from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.rows import by, means_of, where
 from mdlm_cfg.support.seeds import generator_for
 
 HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
@@ -138,9 +139,9 @@ class Corpus(Settings):
             for w in sets
             for k in case.classes
         ]
-        held = {row.target_class: row for row in by_class if row.w == HELD_OUT}
+        held = {row.target_class: row for row in where(by_class, w=HELD_OUT)}
         compared = [k for k, row in held.items() if row.num_sequences >= FEWEST] or list(held)
-        rows = [mean_of([r for r in by_class if r.w == w and r.target_class in compared]) for w in sets]
+        rows = [mean_of([r for r in own if r.target_class in compared]) for _, own in by(by_class, "w")]
         left_out = [row.class_name for k, row in held.items() if k not in compared]
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
@@ -169,8 +170,8 @@ class Corpus(Settings):
                 f" No class has more than {held.num_sequences:,} held-out sequences, fewer than there are samples: "
                 "their total variations are then too large."
             )
-        shown = [name for name in ("accuracy", "diversity", "tv_2") if getattr(rows[0], name) is not None]
-        views: list[View] = [Table(["w"], STATISTICS, note=note), *(_curve(name, held) for name in shown)]
+        views: list[View] = [Table(["w"], STATISTICS, note=note)]
+        views += [Curve("w", name, [], caption, reference={"w": HELD_OUT}) for name, caption in CAPTIONS.items()]
         title = "Samples beside held-out sequences"
         return Block("distances", rows, title, text, views=views, logged=STATISTICS, group="", printed=True)
 
@@ -182,20 +183,11 @@ CAPTIONS = {
 }
 
 
-def _curve(name: str, held: SetRow) -> Curve:
-    level = getattr(held, name)
-    return Curve("w", name, [], CAPTIONS[name], levels={} if level is None else {"held-out sequences": level})
-
-
 def mean_of(rows: Sequence[ClassRow]) -> SetRow:
     """The means over classes of one set, the same classes in every column; None where a class lacks the number."""
-    means: dict[str, float | None] = {}
-    for name in STATISTICS:
-        values = [getattr(row, name) for row in rows]
-        means[name] = None if None in values else sum(values) / len(values)
     return SetRow(
         w=rows[0].w,
-        **means,
+        **means_of(rows, STATISTICS),
         num_sequences=min(row.num_sequences for row in rows),
         num_classified=sum(row.num_classified for row in rows),
     )
@@ -228,10 +220,6 @@ def _samples(case: Case, made: Made, guidance: Guidance, target_class: int) -> T
     return samples_of(made, draw_pieces(case, LEARNED, guidance, target_class)).long()
 
 
-def _aligned(case: Case, made: Made, target_class: int) -> dict[Guidance, Tensor]:
-    return {g: made.of(aligned, LEARNED, g, target_class) for g in case.plan.guidances}
-
-
 def _to_read(case: Case, made: Made) -> Block:
     """Held-out sequences of the first classes, and samples at every strength."""
     symbols = symbols_of(case.data.num_tokens, case.data.value_names)
@@ -239,13 +227,11 @@ def _to_read(case: Case, made: Made) -> Block:
     parts = []
     for k in case.classes[:SHOWN_CLASSES]:
         name = case.class_name(k)
-        by_w = _aligned(case, made, k)
         examples = [listing({"": x}, symbols, False, line) for x in held_out(case, k)[:SHOWN_EXAMPLES]]
         if examples:
             parts.append("\n".join([f"class {name}: held-out sequences", *examples]))
-        for at in range(len(by_w[case.plan.guidances[0]])):
-            rows = {f"w = {g.label}": x[at] for g, x in by_w.items()}
-            parts.append(f"class {name}: sample {at + 1}\n{listing(rows, symbols, line=line)}")
+        drawn = to_read(case, made, LEARNED, k, line)
+        parts += [f"class {name}: sample {at}\n{shown}" for at, shown in drawn.items()]
     left = len(case.classes) - SHOWN_CLASSES
     text = TO_READ + (f" Samples of the other {left} classes are in arrays.npz." if left > 0 else "")
     return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
@@ -265,7 +251,7 @@ def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[
     small = torch.uint8 if case.data.num_tokens <= 256 else torch.int32
     found = {g.identifier: x for g, x in samples.items()}
     for k in case.classes[:SHOWN_CLASSES]:
-        found |= {f"aligned_class{k}_{g.identifier}": x for g, x in _aligned(case, made, k).items()}
+        found |= {f"aligned_class{k}_{g.identifier}": made.of(aligned, LEARNED, g, k) for g in samples}
     return {name: x.to(small).reshape(*x.shape[:-1], *case.data.grid_shape).numpy() for name, x in found.items()}
 
 

@@ -13,13 +13,15 @@ from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.studies.common import SCHEDULED, TABLE, WHO
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.common import TABLE
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import OfDenoiser, ends, where
 from mdlm_cfg.support.errors import UserError
 
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
+GROUP = "Departure from the ideal"
 SAME = 1e-9  # rules whose path KL differs by less depart alike
 READING = """\
 The chain that ends in the tilted distribution without importance weights has that distribution's own conditionals: \
@@ -29,16 +31,13 @@ chain visits them, is the KL divergence of the paths. It is an upper bound of th
 distribution to the distribution in which the rule ends.
 
 In one dimension, and for the last coordinate, guidance with exact conditionals is the ideal."""
-RULE = "a kind of guidance, or an unmasking policy, by name"
 
 
 @dataclass(frozen=True)
-class OfRule:
+class OfRule(OfDenoiser):
     """One rule at one strength."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
-    rule: str = col("rule", RULE, index=True)
+    rule: str = col("rule", "a kind of guidance, or an unmasking policy, by name", index=True)
 
     @property
     def key(self) -> tuple[Guidance, str, str]:
@@ -149,29 +148,27 @@ class Departures:
 def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:
     """The tables of the page; rules that equal the ideal everywhere are left out of the tables of levels and states."""
     departing = [row.key for row in rules if row.departure > NOTHING]
+    strengths = list(dict.fromkeys(w for w, _, _ in departing)) or [row.w for row in rules]
+    ideal = dict.fromkeys(row.w.label for row in rules if row.w not in strengths)
+    note = "Exact, from the tilted distribution."
+    note += f" Every rule is the ideal at w = {', '.join(ideal)}." if ideal else ""
+    columns = ["departure", "kl_tilted", "tv_tilted"]
+    by_rule = Table(["rule", "denoiser"], columns, note=note, where={"w": strengths})
+    by_level = Table(["rule", "denoiser"], ["kl"], "level", "In nats, by the number of unmasked coordinates.")
+    curve = Curve("level", "kl", ["rule", "denoiser"], "KL to the ideal by level.")
+    listed = Table(["rule", "state"], ["visits", "kl", "cost"])
     shown = [row for row in levels if row.key in departing]
     worst = [row for row in states if row.key in departing and row.cost > NOTHING]
-    dashed = {"denoiser": LEARNED}
-    strengths = list(dict.fromkeys(w for w, _, _ in departing)) or [row.w for row in rules]
-    ideal = [row.w.label for row in rules if row.w not in strengths]
-    note = "Exact, from the tilted distribution."
-    note += f" Every rule is the ideal at w = {', '.join(dict.fromkeys(ideal))}." if ideal else ""
-    columns = ["departure", "kl_tilted", "tv_tilted"]
-    ends = Table(["rule", "denoiser"], columns, note=note, where={"w": strengths})
-    by_level = Table(["rule", "denoiser"], ["kl"], "level", "In nats, by the number of unmasked coordinates.")
-    curve = Curve("level", "kl", ["rule", "denoiser"], "KL to the ideal by level.", dashed=dashed)
-    listed = Table(["rule", "state"], ["visits", "kl", "cost"])
-    how: dict[str, Any] = {"group": "Departure from the ideal"}
-    blocks = [
-        Block("departures", rules, "Where the rules end", READING, ["w"], [ends], ["departure"], printed=True, **how),
-        Block("levels", shown, "Departure by level", "", ["w"], [by_level, curve], **how),
-        Block("states", worst, "The costliest partial states", "", ["w", "denoiser"], [listed], **how),
+    first = where(levels, rule=rules[0].rule, denoiser=EXACT) if any(row.w.is_schedule for row in rules) else []
+    lines: list[View] = [Table(["w"], ["kl"], "level"), Curve("level", "kl", ["w"], "KL to the ideal by level.")]
+    return [
+        Block(
+            "departures", rules, "Where the rules end", READING, ["w"], [by_rule], ["departure"], GROUP, printed=True
+        ),
+        Block("levels", shown, "Departure by level", "", ["w"], [by_level, curve], group=GROUP),
+        Block("states", worst, "The costliest partial states", "", ["w", "denoiser"], [listed], group=GROUP),
+        Block("schedules", first, f"Strengths against one ideal, {rules[0].rule}", views=lines, group=GROUP),
     ]
-    if any(row.w.is_schedule for row in rules):
-        chosen = [r for r in levels if (r.rule, r.denoiser) == (rules[0].rule, EXACT)]
-        lines: list[Any] = [Table(["w"], ["kl"], "level"), Curve("level", "kl", ["w"], "KL to the ideal by level.")]
-        blocks.append(Block("schedules", chosen, f"Strengths against one ideal, {rules[0].rule}", views=lines, **how))
-    return blocks
 
 
 def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[str]:
@@ -179,11 +176,9 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     departing = [row for row in rules if row.denoiser == EXACT and row.departure > NOTHING]
     if not departing:
         return ["With exact conditionals every rule equals the ideal guided conditionals."]
-    strongest = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
-    here = [row for row in departing if row.w == strongest]
-    best = min(here, key=lambda row: row.departure)
-    worst = max(here, key=lambda row: row.departure)
-    head = f"At w = {strongest.label}, with exact conditionals,"
+    top = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
+    best, worst = ends(where(departing, w=top), "departure")
+    head = f"At w = {top.label}, with exact conditionals,"
     if worst.departure - best.departure < SAME:
         said = [f"{head} all rules have the same path KL to the ideal: {_path(best, levels)}."]
     else:
@@ -193,14 +188,14 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
-        least = min(schedules, key=lambda row: row.departure)
+        least, _ = ends(schedules, "departure")
         said.append(
             f"Of the schedules, {least.w.label} departs least from the ideal of w = {least.tilted_w:g}: "
             f"{least.departure:.3g} nats, with {least.rule}."
         )
-    learned = [row for row in rules if row.denoiser == LEARNED and row.w == strongest]
+    learned = where(rules, denoiser=LEARNED, w=top)
     if learned:
-        said.append(_of_learned(min(learned, key=lambda row: row.departure), levels))
+        said.append(_of_learned(ends(learned, "departure")[0], levels))
     return said
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import (
     Estimate,
@@ -27,8 +26,6 @@ from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.studies.common import TABLE, law_made, law_piece
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
-from mdlm_cfg.support.progress import silent
-from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.table import TableMixture
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
@@ -157,30 +154,6 @@ class TableEvaluation:
         if self.judged == EXACT:
             return EXACT
         return LEARNED if self.has_learned else None
-
-
-def evaluate_table(
-    target: TableMixture, denoiser: Denoiser | None, plan: Plan, progress: Callable[[str], None] = silent
-) -> TableEvaluation:
-    """The class, the tilted and the exact distribution, the learned one, and samples, for every guidance of a plan.
-
-    Args:
-        target: known exactly.
-        denoiser: the learned one; None evaluates (and samples with) the exact one alone. Where it is too large for its
-            own exact distribution, its samples are compared all the same.
-        plan: guidances, numbers and schedules (which have no tilted distribution); its first class is z (default 0).
-        progress: called with one short line before each piece of work.
-
-    Raises:
-        UserError: an unknown class, a denoiser of another space than the target's, or more partial states than memory
-            holds.
-    """
-    case = Case.of(KnownData(target, "table"), denoiser, plan)
-    TABLE_NEEDS.check("laws", case)
-    for piece in evaluation_pieces(case):
-        progress(piece.label)
-        case.made[piece.key] = piece.make()
-    return evaluation_of(case)
 
 
 def evaluation_pieces(case: Case) -> Iterable[Piece]:

@@ -63,11 +63,13 @@ class Curve:
     """A line plot of column `y` (or several columns) against column `x`, with a line for each value of `by`.
 
     Attributes:
-        by: columns whose values tell lines apart. Lines that coincide are drawn once, with all their names.
+        by: columns whose values tell lines apart; one that has a single value names no line. Lines that coincide are
+            drawn once, with all their names.
         panels: a column whose values get a small panel each, side by side, with the same axes and colours.
         low, high: columns of an interval around y, drawn as a band.
-        dashed: lines drawn dashed: column and value, such as {"denoiser": "learned"}; a column of `y`, with any value.
-        levels: horizontal lines by name: a bound, an optimum.
+        log_x, log_y: logarithmic axes; where all is 0 there is no picture.
+        dashed: lines drawn dashed: those with this value in a column of `by`; a column of `y`, with any value.
+        reference: a column and its value, such as {"w": "data"}: rows that have it are horizontal lines of that name.
         where: the rows that are drawn, as in `Table`.
     """
 
@@ -80,35 +82,19 @@ class Curve:
     high: str | None = None
     log_x: bool = False
     log_y: bool = False
-    dashed: Mapping[str, Any] = field(default_factory=dict)
-    levels: Mapping[str, float] = field(default_factory=dict)
+    dashed: Mapping[str, Any] = field(default_factory=lambda: {"denoiser": "learned", "law": "learned"})
+    reference: Mapping[str, Any] = field(default_factory=dict)
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Grouped bars of column `y`: a group for each value of `x`, a bar for each value of `by`; `error` is half a bar's
-    95% interval."""
+    """Grouped bars of column `y`: a group for each value of `x`, a bar for each value of `by`."""
 
     x: str
     y: str
     by: Sequence[str] = ()
     caption: str = ""
-    error: str | None = None
-    levels: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Points of column `y` against column `x`, coloured by `by`; with the line y = x where `diagonal` is set."""
-
-    x: str
-    y: str
-    by: Sequence[str] = ()
-    caption: str = ""
-    diagonal: bool = False
-    log_x: bool = False
-    log_y: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,7 +179,7 @@ class Interactive:
     caption: str = ""
 
 
-View = Table | Curve | Bars | Scatter | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
+View = Table | Curve | Bars | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -202,7 +188,7 @@ class Block:
 
     Attributes:
         name: of the table in report.json and of its CSV file.
-        rows: frozen dataclasses of one class, whose fields are made by `col`; may be empty where only views are shown.
+        rows: frozen dataclasses of one class, whose fields are made by `col`. Views of rows show nothing without them.
         title: heading on the page. text: paragraphs below it, separated by empty lines.
         per: columns whose values get a part of the page each, with all the views.
         views: in order. A function `(rows, path) -> Picture` (a PNG written to `path`) is a view as well.

@@ -91,8 +91,7 @@ def log_posterior(target: Any, x: Tensor, target_class: int) -> Tensor:
     if isinstance(target, BernoulliMixture):
         return log_class_posterior(target, x, target_class)
     if isinstance(target, TableMixture):
-        own = target.class_weights[target_class] * target.class_pmf(target_class)
-        return (own[tuple(x.T)] / target.pmf[tuple(x.T)]).log()
+        return target.class_posterior(target_class)[tuple(x.T)].log()
     found: Tensor = target.class_posterior(x)[:, target_class].log()
     return found
 

@@ -100,7 +100,7 @@ class GeometryStudy:
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
         overlap = overlap_of(e) if e.num_dims > 2 else []
-        blocks = [_regions_block(masses, e), _spread_block(spread), *_overlap_block(overlap)]
+        blocks = [_regions_block(masses, e), _spread_block(spread), _overlap_block(overlap)]
         return Findings(case.plan, blocks, verdict_of(masses))
 
 
@@ -136,9 +136,8 @@ def _regions_block(rows: Sequence[RegionRow], e: TableEvaluation) -> Block:
     text += REGIONS_2D if e.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
     views: list[View] = []
     if len({row.region for row in rows}) > 1:
-        by = ["region", "law"] if e.has_learned else ["region"]
         caption = "Mean probability per state of each region against w."
-        views.append(Curve("w", "mean_probability", by, caption, dashed={"law": LEARNED}))
+        views.append(Curve("w", "mean_probability", ["region", "law"], caption))
         views.append(Table(["law", "region", "states"], ["mass"], "w", "Mass of each region."))
     else:
         text += " All states are in one region, so every distribution has mass 1 in it."
@@ -150,13 +149,11 @@ def _spread_block(rows: Sequence[SpreadRow]) -> Block:
     return Block("spread", rows, "Spread inside and outside of the private region", views=[table], group="Geometry")
 
 
-def _overlap_block(rows: Sequence[OverlapRow]) -> list[Block]:
-    if not rows:
-        return []
+def _overlap_block(rows: Sequence[OverlapRow]) -> Block:
     caption = "Mean probability per state of the class's support, by how many coordinates overlap with other classes."
     curve = Curve("num_overlapping", "mean_probability", ["law"], caption, panels="w")
     views: list[View] = [curve] if len({row.num_overlapping for row in rows}) > 1 else []
-    return [Block("overlap", rows, "By the number of overlapping coordinates", views=views, group="Geometry")]
+    return Block("overlap", rows, "By the number of overlapping coordinates", views=views, group="Geometry")
 
 
 def overlap_of(e: TableEvaluation) -> list[OverlapRow]:

@@ -20,11 +20,12 @@ from mdlm_cfg.compare.image_judge import Judge
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
-from mdlm_cfg.studies.common import STRENGTH, as_images, held_out_of
+from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.images import BY_FEATURES, SURE, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength, by
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 
@@ -49,10 +50,9 @@ the images are binary."""
 
 
 @dataclass(frozen=True)
-class ImageSetRow:
+class ImageSetRow(AtStrength):
     """A set of samples after a number of moves, or sets of test images in its place; a mean over classes."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     start: str = col("start", f'the sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
     move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
     moves: int = col("moves", "how many", index=True)
@@ -192,15 +192,11 @@ def _noise(sets: Sequence[Sequence[Mapping[str, float | None]]], name: str) -> f
 
 def blocks_of(rows: Sequence[ImageSetRow], text: str) -> Block:
     """Curves against calls, a panel for each sampler, and the table of all sets."""
-    data = rows[0]
-    sets = list(dict.fromkeys(row.start for row in rows if row.start != HELD_OUT))
-    views: list[View] = []
-    for name in ("energy_features", "energy_pixels", "accuracy", "recall"):
-        level = getattr(data, name)
-        if level is not None:
-            more: dict[str, Any] = {"panels": "start", "where": {"start": sets}, "levels": {HELD_OUT: level}}
-            views.append(Curve("calls", name, ["move"], "Against all calls, a panel for each sampler.", **more))
-    names = [name for name in MEASURED if getattr(data, name) is not None]
+    caption = "Against all calls, a panel for each sampler."
+    data = {"start": HELD_OUT}
+    shown = ("energy_features", "energy_pixels", "accuracy", "recall")
+    views: list[View] = [Curve("calls", name, ["move"], caption, "start", reference=data) for name in shown]
+    names = [name for name in MEASURED if getattr(rows[0], name) is not None]
     views.append(Table(["start", "move", "moves"], ["calls", *names]))
     return Block("sets", rows, "Samples after moves", text, ["w"], views, names, group="", printed=True)
 
@@ -228,8 +224,7 @@ def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -
     if name is None:
         return ["There are too few test images to say what is chance."]
     said = []
-    for g in dict.fromkeys(row.w for row in rows):
-        data, *sets = [row for row in rows if row.w == g]
+    for g, (data, *sets) in by(rows, "w"):
         if any(row.moves for row in sets):
             said += _of_strength(g, sets, name, float(noise[name] or 0.0))
         said += _of_nearest(g, data, min(sets, key=lambda row: _far(row, name)))

@@ -288,23 +288,15 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
             f" A class has only {fewest} test images, fewer than the {case.plan.num_samples} samples. The numbers of "
             'the row "data" are then too high for differences and less certain for recall.'
         )
-    curves = [
-        _curve(data, ["accuracy"], "Share of samples that the classifier assigns to the intended class."),
-        _curve(data, ["precision", "recall"], "Precision and recall."),
-        _curve(
-            data, ["diversity", "nearest_train"], "Distance between two samples, and to the nearest training image."
-        ),
-    ]
-    views: list[View] = [Table(["w"], names, note=SUMS), *curves]
+    curves = {
+        ("accuracy",): "Share of samples that the classifier assigns to the intended class.",
+        ("precision", "recall"): "Precision and recall.",
+        ("diversity", "nearest_train"): "Distance between two samples, and to the nearest training image.",
+    }
+    views: list[View] = [Table(["w"], names, note=SUMS)]
+    views += [Curve("w", y, caption=caption, reference={"w": HELD_OUT}) for y, caption in curves.items()]
     how: dict[str, Any] = {"logged": names, "group": "Samples against data", "printed": True}
     return Block("distances", rows, "Samples against data", text, views=views, **how)
-
-
-def _curve(data: ImageRow, names: Sequence[str], caption: str) -> Curve:
-    heads = {"nearest_train": "nearest training image"}
-    known = {name: getattr(data, name) for name in names}
-    levels = {f"{heads.get(name, name)}, data": value for name, value in known.items() if value is not None}
-    return Curve("w", names if len(names) > 1 else names[0], caption=caption, levels=levels)
 
 
 def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
@@ -327,21 +319,18 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
 
 
 def _of_judges(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[Block]:
-    blocks = []
     group = "Network and classifier on test images"
-    if nelbos:
-        text = (
-            "The network's NELBO given the class, beside two models without structure: independent pixels "
-            "with the frequencies of the class's training images, and uniform values. All use the same test images."
-        )
-        views = [Table(["model"], ["nelbo", "excess", "excess_se"], note="Nats per image.")]
-        blocks.append(Block("nelbo", nelbos, "NELBO beside simple models", text, [], views, ["nelbo"], group))
-    if classifiers:
-        text = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
-        views = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
-        title = "Accuracy on test images"
-        blocks.append(Block("classifiers", classifiers, title, text, [], views, ["test_accuracy"], group))
-    return blocks
+    text = (
+        "The network's NELBO given the class, beside two models without structure: independent pixels "
+        "with the frequencies of the class's training images, and uniform values. All use the same test images."
+    )
+    of_network = [Table(["model"], ["nelbo", "excess", "excess_se"], note="Nats per image.")]
+    accuracy = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
+    of_judge = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
+    return [
+        Block("nelbo", nelbos, "NELBO beside simple models", text, [], of_network, ["nelbo"], group),
+        Block("classifiers", classifiers, "Accuracy on test images", accuracy, [], of_judge, ["test_accuracy"], group),
+    ]
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:

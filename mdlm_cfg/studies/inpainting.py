@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images, draw_p
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import balance_of, columns_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength, by, means_of, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
@@ -90,23 +90,14 @@ class SliceRow(OfSlice):
 
 
 @dataclass(frozen=True)
-class MeanRow:
+class MeanRow(AtStrength):
     """Means over all images at one strength."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
     tv_tilted: float = col("TV to tilted", "to the tilted distribution", unit="TV")
     ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     conditionals_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
-
-
-@dataclass(frozen=True)
-class BetweenRow(OfSlice):
-    """The distributions of two strengths."""
-
-    other: float = col("other w", "the other strength", index=True)
-    tv: float = col("TV", "between the two", unit="TV")
 
 
 @dataclass(frozen=True)
@@ -219,7 +210,6 @@ class Inpainting:
     rows: ClassVar[Mapping[str, type]] = {
         "distances": SliceRow,
         "means": MeanRow,
-        "between": BetweenRow,
         "marginals": MarginalRow,
         "completions": CompletionRow,
         "ledger": BudgetRow,
@@ -323,10 +313,6 @@ class Inpainting:
         slices = self.slices(case)
         found = [(s, g, made.of(_found, s, g)) for s in slices for g in case.plan.guidances]
         rows = [_row(case, s, g, one, float(made.of(_posterior, s))) for s, g, one in found]
-        pairs = [(s, g, one, h, made.of(_found, s, h)) for s, g, one in found for h in case.plan.guidances]
-        between = [
-            BetweenRow(*s.at(g), h.constant, total_variation(one.law, other.law)) for s, g, one, h, other in pairs
-        ]
         budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
         num_states = (case.data.num_tokens + 1) ** self.num_free
         first = {_of(row) for row in most_changed(rows)}
@@ -334,11 +320,10 @@ class Inpainting:
             plan=case.plan,
             blocks=[
                 _distances(rows),
-                _means(case, rows),
+                _means(rows),
                 *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
                 _completions([row for s, g, one in found for row in completions_of(s, g, one.law)]),
                 _marginals(case, [row for s, g, one in found for row in marginals_of(s, g, one.law)]),
-                _between(between),
                 _budgets(case, budgets),
             ],
             verdict=verdict_of(rows, budgets, case.judged),
@@ -480,13 +465,8 @@ def _distances(rows: Sequence[SliceRow]) -> Block:
     return Block("distances", rows, "Hidden pixels", READING, views=[table], group=group, printed=True)
 
 
-def _means(case: Case, rows: Sequence[SliceRow]) -> Block:
-    means = []
-    for guidance in case.plan.guidances:
-        own = [row for row in rows if row.w == guidance]
-        found = {name: [getattr(row, name) for row in own] for name in MEANS}
-        over: dict[str, Any] = {name: None if None in values else fmean(values) for name, values in found.items()}
-        means.append(MeanRow(guidance, **over))
+def _means(rows: Sequence[SliceRow]) -> Block:
+    means = [MeanRow(w, **means_of(own, MEANS)) for w, own in by(rows, "w")]  # type: ignore[arg-type]
     views = [Table(["w"], MEANS)]
     return Block("means", means, "Means over images", views=views, logged=MEANS, group=NUMBERS)
 
@@ -549,12 +529,6 @@ def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
     return Block("marginals", rows, "Single pixels", "", per, [table], group=NUMBERS)
 
 
-def _between(rows: Sequence[BetweenRow]) -> Block:
-    table = Table(["w"], ["tv"], "other", "Total variation between the distributions of two strengths.")
-    per = ("image", "target_class")
-    return Block("between", rows, "Between strengths", "", per, [table], group=NUMBERS)
-
-
 def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
     values = ["closes", "total", "predicted_low", "predicted_high", "conditionals_error", "discretisation_error"]
     table = Table(["image", "target_class", "w", "sampler"], [*values, "sampling_noise"])
@@ -564,36 +538,35 @@ def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
 
 def verdict_of(rows: Sequence[SliceRow], budgets: Sequence[BudgetRow], judged: str) -> list[str]:
     """Whether the network is good enough, whether guidance matters for these pixels, and whether budgets balance."""
-    strongest = _strongest(rows)
-    said = [_of_the_network(rows, strongest)] if judged == LEARNED else []
-    said.append(_of_the_guidance(strongest))
+    top = _at_strongest(rows)
+    said = [_of_the_network(rows, top)] if judged == LEARNED else []
+    said.append(_of_the_guidance(top))
     said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in most_changed(rows)]
     missed = [f"image {row.image}, w = {row.w.label}, {row.sampler.label}" for row in budgets if not row.closes]
     return [*said, balance_of(missed, len(budgets))]
 
 
-def _strongest(rows: Sequence[SliceRow]) -> list[SliceRow]:
-    top = max((row.w for row in rows), key=lambda guidance: guidance.constant)
-    return [row for row in rows if row.w == top]
+def _at_strongest(rows: Sequence[SliceRow]) -> list[SliceRow]:
+    return where(rows, w=strongest(rows))
 
 
 def most_changed(rows: Sequence[SliceRow]) -> list[SliceRow]:
     """The rows at the largest strength of the images that guidance changes most: those that a page begins with."""
-    strongest = _strongest(rows)
-    chosen = sorted(strongest, key=lambda row: -row.guidance_effect)[:MOST_SHOWN]
-    return [row for row in strongest if row in chosen]
+    top = _at_strongest(rows)
+    chosen = sorted(top, key=lambda row: -row.guidance_effect)[:MOST_SHOWN]
+    return [row for row in top if row in chosen]
 
 
 def _of(row: SliceRow) -> tuple[int, int]:
     return row.image, row.target_class
 
 
-def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> str:
+def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
     errors = [(row.conditionals_error, row) for row in rows if row.conditionals_error is not None]
     if not errors:
         return "The data are not known exactly, so neither is the error of the network: the numbers are its own."
     worst, at = max(errors, key=lambda pair: pair[0])
-    effect = max(row.guidance_effect for row in strongest)
+    effect = max(row.guidance_effect for row in top)
     found = (
         f"its distribution of the hidden pixels is within {worst:.4f} of the exact one in total variation (largest for "
         f"image {at.image}, w = {at.w.label})"
@@ -603,22 +576,20 @@ def _of_the_network(rows: Sequence[SliceRow], strongest: Sequence[SliceRow]) -> 
     return f"The error of the network is as large as the effect of guidance ({effect:.4f}): {found}. {LONGER}"
 
 
-def _of_the_guidance(strongest: Sequence[SliceRow]) -> str:
+def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     """Whether guidance changes anything, and whether the known pixels are the reason."""
-    w = strongest[0].w
+    w = top[0].w
     if w.constant == 0:
         return "Only w = 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
-    most = max(strongest, key=lambda row: row.guidance_effect)
-    moved = [row for row in strongest if row.guidance_effect >= SMALL]
+    most = max(top, key=lambda row: row.guidance_effect)
+    moved = [row for row in top if row.guidance_effect >= SMALL]
     size = f"{_short(most.guidance_effect)} in total variation"
     if moved:
         return (
-            f"Guidance changes the hidden pixels of {len(moved)} of {len(strongest)} images: at w = {w.label} by up to "
+            f"Guidance changes the hidden pixels of {len(moved)} of {len(top)} images: at w = {w.label} by up to "
             f"{size} (image {most.image}, guided to class {most.target_class})."
         )
-    why = (
-        ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in strongest) else ""
-    )
+    why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
     return f"Guidance changes almost nothing here{why}: at w = {w.label} at most {size}."
 
 

@@ -18,6 +18,7 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.rows import ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
@@ -103,16 +104,6 @@ class OrderRow(OfLabel):
 
 
 @dataclass(frozen=True)
-class PartRow:
-    """The bound on the examples that k orders were measured on, alone."""
-
-    label: str = col("label", LABEL, index=True)
-    orders: int = col("orders", "k, random", index=True)
-    nats: float = col("bound", "on these examples alone", unit="nats")
-    nats_se: float = col("±", "its standard error", unit="nats")
-
-
-@dataclass(frozen=True)
 class LikelihoodStudy(Settings):
     """NLL, NELBO, and what is between them, with the class and without; of the unguided chain, whatever w is.
 
@@ -129,7 +120,6 @@ class LikelihoodStudy(Settings):
         "likelihoods": LikelihoodRow,
         "bounds": BoundRow,
         "orders": OrderRow,
-        "part": PartRow,
     }
 
     def check(self, case: Case) -> None:
@@ -224,7 +214,6 @@ class LikelihoodStudy(Settings):
         likelihoods: list[LikelihoodRow] = []
         bounds: list[BoundRow] = []
         orders: list[OrderRow] = []
-        part: list[PartRow] = []
         num_dims = case.num_dims
         num_test = len(case.data.test_examples()[0])
         for label in LABELS:
@@ -233,15 +222,14 @@ class LikelihoodStudy(Settings):
             row = LikelihoodRow(case.judged, label, truth, truth_se, None, nelbo.value, nelbo.standard_error, None)
             likelihoods.append(row)
             random = Likelihood.of(made.of(self._along, label, None))
-            for k, alone in random.bounds.items():
+            for k in random.bounds:
                 bounds.append(BoundRow(case.judged, label, k, *_below(nelbo, random.fall(k), num_dims)))
-                part.append(PartRow(label, k, *astuple(alone)))
             for policy in POLICIES:
                 one = Likelihood.of(made.of(self._along, label, policy))
                 fall = Bound.of(random.of_each(1) - one.of_each(1))
                 orders.append(OrderRow(case.judged, label, policy, *_below(nelbo, fall, num_dims)))
         num = min(self.num_images, num_test)
-        blocks = _blocks(likelihoods, bounds, orders, OF_OTHERS.format(num_test, NUM_DRAWS, num), part)
+        blocks = _blocks(likelihoods, bounds, orders, OF_OTHERS.format(num_test, NUM_DRAWS, num))
         facts = {"num_images": num, "num_test": num_test, "num_draws": NUM_DRAWS}
         return Findings(case.plan, blocks, verdict_of_bounds(likelihoods, bounds, orders), facts)
 
@@ -290,49 +278,31 @@ def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
 
 
 def _blocks(
-    likelihoods: Sequence[LikelihoodRow],
-    bounds: Sequence[BoundRow],
-    orders: Sequence[OrderRow],
-    how: str,
-    part: Sequence[PartRow] = (),
+    likelihoods: Sequence[LikelihoodRow], bounds: Sequence[BoundRow], orders: Sequence[OrderRow], how: str
 ) -> list[Block]:
-    """The page; `part` is of data that are too large for exact likelihoods."""
     index = ["denoiser", "label"]
     measured = ["entropy", "entropy_se", "nll", "nelbo", "nelbo_se", "order_gap"]
-    curve = Curve(
-        x="orders",
-        y="fall",
-        by=index,
-        caption="How far the bound from k orders is below the NELBO, at most the order gap. Bands: ± standard error.",
-        low="low",
-        high="high",
-        log_x=True,
-        dashed={"denoiser": LEARNED},
-    )
+    caption = "How far the bound from k orders is below the NELBO, at most the order gap. Bands: ± standard error."
+    curve = Curve("orders", "fall", index, caption, low="low", high="high", log_x=True)
     values = ["nats", "nats_se", "bits_per_dim", "fall", "fall_se"]
     views: list[View] = [Table([*index, "orders"], values), curve]
     logged = ("nll", "nelbo", "order_gap")
     text = f"{READING}\n\n{how}"
     table = Table(index, measured)
     along = Table([*index, "policy"], values)
-    blocks = [
+    return [
         Block("likelihoods", likelihoods, "Likelihoods", text, (), [table], logged, group="", printed=True),
         Block("bounds", bounds, "Bounds from several orders", "", (), views, ("nats",), group=""),
         Block("orders", orders, "Along one order", ONE_ORDER, views=[along], group="Orders"),
     ]
-    if part:
-        text = "The same bounds for the examples evaluated along every order, without the NELBO of the others."
-        alone = Table(["label", "orders"], values[:2])
-        blocks.append(Block("part", part, "The examples taken apart", text, views=[alone], group="Orders"))
-    return blocks
 
 
 def verdict_of_table(likelihoods: Sequence[LikelihoodRow], orders: Sequence[OrderRow]) -> list[str]:
     """How far the network's NLL is above the entropy, and whether its orders agree; then the exact denoiser."""
-    said = [sentence for row in likelihoods if row.denoiser == LEARNED for sentence in _of_learned(row, orders)]
-    values = [(_known(row.entropy), v) for row in likelihoods if row.denoiser == EXACT for v in (row.nll, row.nelbo)]
+    said = [sentence for row in where(likelihoods, denoiser=LEARNED) for sentence in _of_learned(row, orders)]
+    values = [(_known(row.entropy), v) for row in where(likelihoods, denoiser=EXACT) for v in (row.nll, row.nelbo)]
     entropies = {row.label: _known(row.entropy) for row in likelihoods}
-    values += [(entropies[row.label], row.nats) for row in orders if row.denoiser == EXACT]
+    values += [(entropies[row.label], row.nats) for row in where(orders, denoiser=EXACT)]
     off = max(abs(_less(entropy, _known(value))) for entropy, value in values)
     if off < SAME:
         return [*said, "With exact conditionals NLL, NELBO and every order equal the entropy of the data."]
@@ -351,7 +321,7 @@ def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
     if above >= SAME:
         said = f"{head} is {above:.2g} nats worse than the data allow: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
     agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
-    own = {o.policy: o.nats for o in orders if (o.denoiser, o.label) == (row.denoiser, row.label)}
+    own = {o.policy: o.nats for o in where(orders, denoiser=row.denoiser, label=row.label)}
     best = min(own.values())
     worst = max(own.values())
     if _less(worst, best) < SAME:
@@ -375,7 +345,7 @@ def verdict_of_bounds(
     """The lowest bound, how far the orders disagree, and the orders of policies, with the class and without."""
     said = []
     for row in likelihoods:
-        best = max((bound for bound in bounds if bound.label == row.label), key=lambda bound: bound.orders)
+        _, best = ends(where(bounds, label=row.label), "orders")
         nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
         fall = f"{best.fall:.4f} ± {best.fall_se:.4f}"
         if best.orders == 1:
@@ -391,7 +361,7 @@ def verdict_of_bounds(
             said.append(f"{nelbo}; no disagreement of orders can be shown ({best.orders} orders: {fall} below it).")
         if row.entropy is not None:
             said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
-        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in orders if o.label == row.label]
+        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in where(orders, label=row.label)]
         said.append(f"{LABELS[row.label]}, along one order of a policy: {', '.join(named)}.")
     return said
 

@@ -5,6 +5,7 @@ It is what `study=correction_moves` is for such data (theory, section 19).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,11 +16,13 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
-from mdlm_cfg.studies.common import BERNOULLI, CALLS, STRENGTH
+from mdlm_cfg.studies.common import BERNOULLI, CALLS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.table import entropy_of
 
 REFERENCE = "tilted distribution"
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -39,11 +42,9 @@ whose most probable class is the intended one. Log-likelihood: mean of ln p(x | 
 
 
 @dataclass(frozen=True)
-class MovedSetRow:
+class MovedSetRow(OfDenoiser):
     """A set of samples after a number of moves, as the exact mixture sees it; a mean over classes."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     start: str = col("start", f'the sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
     move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
     moves: int = col("moves", "how many", index=True)
@@ -132,7 +133,7 @@ def _numbers(seen: Mapping[str, Any], reference: Tensor, num_samples: int) -> di
     return {
         "usage_tv": total_variation(usage, reference),
         "usage_floor": expected_sampling_tv(reference, num_samples),
-        "components": float((-torch.special.xlogy(usage, usage).sum()).exp()),
+        "components": math.exp(entropy_of(usage)),
         "accuracy": seen["accuracy"],
         "log_likelihood": seen["log_likelihood"],
     }
@@ -144,8 +145,7 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> list[float]:
 
 def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
     """Usage and likelihood against calls, and the table of all sets."""
-    sets = [row for row in rows if row.start != REFERENCE]
-    how: dict[str, Any] = {"panels": "start", "where": {"start": list(dict.fromkeys(row.start for row in sets))}}
+    how: dict[str, Any] = {"panels": "start", "reference": {"start": REFERENCE}}
     views: list[View] = [
         Curve("calls", "usage_tv", ["move"], "Component usage against all calls, a panel for each sampler.", **how),
         Curve("calls", "log_likelihood", ["move"], "Mean ln p(x | class) in nats against all calls.", **how),
@@ -158,10 +158,10 @@ def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
 
 def verdict_of(rows: Sequence[MovedSetRow]) -> list[str]:
     """Whether moves change which components are used, at the largest strength, and which set is nearest."""
-    top = max((row.w for row in rows), key=lambda g: g.constant)
+    top = strongest(rows)
     said = []
-    for who in dict.fromkeys(row.denoiser for row in rows):
-        reference, *here = [row for row in rows if row.w == top and row.denoiser == who]
+    for who, own in by(rows, "denoiser"):
+        reference, *here = where(own, w=top)
         said += _of_denoiser(f"At w = {top.label}, with {who} conditionals,", reference, here)
     return said
 
@@ -170,7 +170,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow])
     """The change by the largest number of moves, and the nearest and the farthest of all sets."""
     most = max(row.moves for row in rows)
     before = {(row.start, row.move): row for row in rows if row.moves == 0}
-    after = [row for row in rows if row.moves == most]
+    after = where(rows, moves=most)
     gains = {row: before[row.start, row.move].usage_tv - row.usage_tv for row in after}
     best = max(gains, key=lambda row: gains[row])
     floor = reference.usage_floor
@@ -179,8 +179,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow])
         f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
     )
     does = "correct" if gains[best] > floor else "do not correct"
-    near = min(rows, key=lambda row: row.usage_tv)
-    far = max(rows, key=lambda row: row.usage_tv)
+    near, far = ends(rows, "usage_tv")
     said = [f"{head} {phrase(most, best.move)} {does} the usage of components {moved}."]
     if far.usage_tv - near.usage_tv > floor:
         said.append(

@@ -13,12 +13,13 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Confidence, Policy
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
-from mdlm_cfg.compare.sequences import entropy_of, mean_pairwise_difference
-from mdlm_cfg.studies.aligned import SHOWN, aligned, aligned_piece, listing, symbols_of
+from mdlm_cfg.compare.sequences import mean_pairwise_difference
+from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
 from mdlm_cfg.studies.common import SCHEDULED, draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.samplers import Samplers, is_small
+from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
 SHOWN_CLASSES = 4  # of which states and samples are listed
@@ -198,13 +199,11 @@ def _states(rows: Sequence[StateRow]) -> Block:
 
 
 def _to_read(case: Case, made: Made) -> Block:
-    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
-    parts = []
-    for k in case.classes[:SHOWN_CLASSES]:
-        by_w = {f"w = {g.label}": made.of(aligned, LEARNED, g, k) for g in case.plan.guidances}
-        for at in range(SHOWN):
-            rows = {name: x[at] for name, x in by_w.items()}
-            parts.append(f"class {case.class_name(k)}: sample {at + 1}\n{listing(rows, symbols)}")
+    parts = [
+        f"class {case.class_name(k)}: sample {at}\n{shown}"
+        for k in case.classes[:SHOWN_CLASSES]
+        for at, shown in to_read(case, made, LEARNED, k).items()
+    ]
     view = Listing("\n\n".join(parts))
     return Block("to_read", [], "Samples to read", TO_READ, views=[view], group="States and samples")
 

@@ -15,10 +15,11 @@ from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, SCHEDULED, TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.common import CALLS, TABLE
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
 
@@ -35,11 +36,9 @@ order matters. It also matters with several coordinates per step, and with learn
 
 
 @dataclass(frozen=True)
-class PolicyRow:
+class PolicyRow(OfDenoiser):
     """The exact distribution of one policy, beside the class and the tilted distribution."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     policy: str = col("policy", "order of unmasking", index=True)
     together: int = col("per step", "coordinates unmasked in one step, the state being frozen", index=True)
     calls: int = col("calls", CALLS)
@@ -100,24 +99,14 @@ class Policies:
         rows = [
             PolicyRow(g, who, *found) for g, who in case.by_denoiser() for found in made.of(self._distances, g, who)
         ]
-        views = [view for to in ("tilted", "class") for view in _views(to)]
-        block = Block(
-            name="policies",
-            rows=rows,
-            title="Distance of every policy",
-            text=READING,
-            per=("w", "denoiser"),
-            views=views,
-            logged=("tv_class", "tv_tilted"),
-            group="Policies",
-            printed=True,
-        )
         verdict = verdict_of(rows, case.target.num_dims)
+        views = [*_views("tilted", "the tilted distribution"), *_views("class", "the class")]
+        about = ("Distance of every policy", READING, ("w", "denoiser"), views, ("tv_class", "tv_tilted"))
+        block = Block("policies", rows, *about, group="Policies", printed=True)
         return Findings(case.plan, [block], verdict, {"target_class": case.one_class})
 
 
-def _views(to: str) -> list[Any]:
-    reference = {"class": "the class", "tilted": "the tilted distribution"}[to]
+def _views(to: str, reference: str) -> list[View]:
     return [
         Table(["policy"], [f"tv_{to}"], "together", f"Exact total variation to {reference}."),
         Curve("together", f"tv_{to}", ["policy"], f"Exact total variation to {reference}."),
@@ -154,24 +143,21 @@ def steps_of(num_tokens: int, num_dims: int) -> list[int]:
 def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
     """Whether the order matters, and which policy is nearest to the tilted distribution."""
     said = []
-    for name in dict.fromkeys(row.denoiser for row in rows):
-        own = [row for row in rows if row.denoiser == name]
-        unguided = [row for row in own if row.together == 1 and not row.w.is_schedule and row.w.constant == 0]
+    for name, own in by(rows, "denoiser"):
+        numbers = [row for row in own if not row.w.is_schedule]
+        unguided = [row for row in numbers if row.together == 1 and row.w.constant == 0]
         if unguided:
             said.append(_at_zero(unguided, name))
-        guided = [row.w for row in own if not row.w.is_schedule and row.w.constant > 0]
-        if guided:
-            strongest = max(guided, key=lambda guidance: guidance.constant)
+        if numbers and strongest(numbers).constant > 0:
             for k in dict.fromkeys((1, max(row.together for row in rows))):
-                said.append(_nearest([row for row in own if row.w == strongest and row.together == k], num_dims))
+                said.append(_nearest(where(numbers, w=strongest(numbers), together=k), num_dims))
     if any(row.w.is_schedule for row in rows):
         said.append("A schedule has no tilted distribution: its distances are to the class alone.")
     return said
 
 
 def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
-    best = min(rows, key=lambda r: r.tv_class)
-    worst = max(rows, key=lambda r: r.tv_class)
+    best, worst = ends(rows, "tv_class")
     head = f"With {denoiser} conditionals, w = 0 and one coordinate per step,"
     if worst.tv_class < ROUNDING:
         return f"{head} every policy samples the class exactly (within {ROUNDING:g})."

@@ -12,11 +12,12 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED
+from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import OfDenoiser, ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_whole
 
@@ -29,11 +30,9 @@ NOTHING = 1e-13
 
 
 @dataclass(frozen=True)
-class SamplerRow:
+class SamplerRow(OfDenoiser):
     """How far a sampler ends from the chain in continuous time, exactly."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     method: str = col("method", "the sampler without its number of steps")
     calls: int = col("calls", CALLS)
@@ -105,16 +104,8 @@ class Samplers:
             for g, who in self._asked(case)
             for sampler, tv in zip(self.compared(case.plan), made.of(self._distances, g, who))
         ]
-        curve = Curve(
-            x="calls",
-            y="tv",
-            by=["method", "denoiser"] if case.has_learned else ["method"],
-            caption="Exact total variation to continuous time against calls, one panel for each w.",
-            panels="w",
-            log_x=True,
-            log_y=any(row.tv > NOTHING for row in rows),
-            dashed={"denoiser": LEARNED},
-        )
+        caption = "Exact total variation to continuous time against calls, one panel for each w."
+        curve = Curve("calls", "tv", ["method", "denoiser"], caption, "w", log_x=True, log_y=True)
         text = (
             "Every step freezes the state; each masked coordinate then jumps independently. The distance is that of "
             "the distribution after all steps to the chain of the same denoiser in continuous time: discretisation "
@@ -139,14 +130,15 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     if not numbers:
         return []
     top = max(numbers, key=lambda guidance: guidance.one_strength)
-    here = [row for row in rows if row.w == top and row.denoiser == rows[-1].denoiser]
+    here = where(rows, w=top, denoiser=rows[-1].denoiser)
     said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
-    worst = max(nearest, key=lambda row: row.tv, default=None)
-    if worst is None or worst.tv <= NOTHING:
+    if not nearest:
         return said
-    best = min(nearest, key=lambda row: row.tv)
+    best, worst = ends(nearest, "tv")
+    if worst.tv <= NOTHING:
+        return said
     head = f"At w = {top.label} and with at most {AFFORDED} calls,"
     if worst.tv - best.tv <= NOTHING:
         return [*said, f"{head} all samplers have the same discretisation error ({best.tv:.4f})."]
@@ -163,7 +155,7 @@ def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
     others = [row for row in rows if row is not own and row.calls <= own.calls]
     if not others:
         return f"{head}, with {own.calls} calls."
-    best = min(others, key=lambda row: row.tv)
+    best, _ = ends(others, "tv")
     return f"{head} with at most {own.calls} calls, and {best.method} {best.tv:.4f} with {best.calls}."
 
 

@@ -16,11 +16,12 @@ from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, listing, symbols_of, word_in
+from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.rows import ends, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -190,7 +191,7 @@ class Sequences(Settings):
             for g, who, sampler in self._compared(case)
         ]
         of_error = [error_block(errors, "test sequences", "sequence")] if errors else []
-        blocks = [_to_read(case, made), _guided(case, sets), *of_error, *_orders(case, orders)]
+        blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders)]
         return Findings(
             plan=case.plan,
             blocks=[*blocks, _noise(case, noise)],
@@ -308,15 +309,13 @@ def order_of(sampler: Sampler) -> str:
 
 
 def _to_read(case: Case, made: Made) -> Block:
-    symbols = symbols_of(case.target.num_tokens, case.target.value_names)
-    word = word_in(case.class_name(case.one_class), symbols)
-    guidances = case.plan.guidances
-    parts = []
-    for who in case.denoisers:
-        by_w = {g: made.of(aligned, who, g, case.one_class) for g in guidances}
-        for k in range(len(by_w[guidances[0]])):
-            rows = {f"w = {g.label}": x[k] for g, x in by_w.items()}
-            parts.append(f"{who} conditionals, sequence {k + 1}\n{listing(rows, symbols, word=word)}")
+    z = case.one_class
+    word = word_in(case.class_name(z), symbols_of(case.target.num_tokens, case.target.value_names))
+    parts = [
+        f"{who} conditionals, sequence {at}\n{shown}"
+        for who in case.denoisers
+        for at, shown in to_read(case, made, who, z, word=word).items()
+    ]
     text = TO_READ + (OF_WORD.format(word=word, right=len(word) - WRONG, letters=len(word)) if word else "")
     return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
 
@@ -350,18 +349,15 @@ def _grams(to: str) -> list[str]:
     return [f"tv_{to}_1", f"tv_{to}_3"]
 
 
-def _orders(case: Case, rows: Sequence[OrderRow]) -> list[Block]:
-    if not rows:
-        return []
+def _orders(case: Case, rows: Sequence[OrderRow]) -> Block:
     text = OF_ORDERS.format(num=case.plan.num_samples, dims=case.target.num_dims)
     by = ["order", "denoiser"]
-    dashed = {"denoiser": LEARNED}
     views: list[View] = [
         Table(["w", "denoiser", "order", "calls"], MEASURED, note="Calls: for each of the two conditionals."),
-        Curve("calls", "log_prob", by, "Log-likelihood against calls.", panels="w", log_x=True, dashed=dashed),
-        Curve("calls", "tv_class_2", by, "Pairs to the class, against calls.", panels="w", log_x=True, dashed=dashed),
+        Curve("calls", "log_prob", by, "Log-likelihood against calls.", panels="w", log_x=True),
+        Curve("calls", "tv_class_2", by, "Pairs to the class, against calls.", panels="w", log_x=True),
     ]
-    return [Block("samplers", rows, "Orders and numbers of calls", text, views=views, group="Orders and calls")]
+    return Block("samplers", rows, "Orders and numbers of calls", text, views=views, group="Orders and calls")
 
 
 def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:
@@ -386,13 +382,13 @@ def verdict_of(
 ) -> list[str]:
     """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost."""
     said = [error_sentence(errors, "sequence")] if errors else []
-    w = max((row.w for row in sets), key=lambda guidance: guidance.constant)
-    own = {row.set: row for row in sets if row.w == w}
+    w = strongest(sets)
+    own = {row.set: row for row in where(sets, w=w)}
     said.append(_of_guidance(own[EXACT], own[CLASS], w))
     if LEARNED in own:
         said.append(_of_network(own[LEARNED], own[EXACT], w))
     said += _of_pairs(own, noise, w)
-    exact = [row for row in orders if (row.w, row.denoiser) == (w, EXACT) and row.log_prob is not None]
+    exact = [row for row in where(orders, w=w, denoiser=EXACT) if row.log_prob is not None]
     return [*said, *([_of_orders(exact, w)] if exact else [])]
 
 
@@ -451,7 +447,7 @@ def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance)
 
 
 def _of_orders(rows: Sequence[OrderRow], w: Guidance) -> str:
-    best, worst = (pick(rows, key=lambda row: row.log_prob or 0.0) for pick in (max, min))
+    worst, best = ends(rows, "log_prob")
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
     if not _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se):
         return f"{head} none is clearly better than another in log-likelihood."

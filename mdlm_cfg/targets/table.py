@@ -135,8 +135,12 @@ class TableMixture:
 
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
-        pmf = self.class_pmf(target_class).flatten()
-        return float(-torch.special.xlogy(pmf, pmf).sum())
+        return entropy_of(self.class_pmf(target_class))
+
+    def class_posterior(self, target_class: int) -> Tensor:
+        """p(z | x) of every state x, float64 (N,)*D; 0 where the mixture has no such state."""
+        joint = self.class_weights[target_class] * self.class_pmf(target_class)
+        return torch.where(self.pmf > 0, joint / self.pmf, 0.0)
 
     def conditional_entropy(self) -> float:
         """H(x | class) in nats: the best class-conditional NELBO on samples of the whole mixture."""
@@ -152,6 +156,11 @@ class TableMixture:
     def denoiser(self) -> TableDenoiser:
         """The exact posterior of this mixture."""
         return TableDenoiser(self)
+
+
+def entropy_of(law: Tensor) -> float:
+    """The entropy of a distribution of any shape, in nats."""
+    return -float(torch.special.xlogy(law, law).sum())
 
 
 def _check_probabilities(name: str, values: Tensor, totals: Tensor) -> None:

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.compare.sequences import (
-    entropy_of,
     gram_histogram,
     gram_law,
     gram_lengths,
@@ -21,6 +20,7 @@ from mdlm_cfg.compare.sequences import (
 )
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
+from mdlm_cfg.targets.table import entropy_of
 
 
 def tiny(zeros: bool = False, seed: int = 0, d: int = 4) -> HiddenMarkovMixture:

@@ -34,7 +34,6 @@ from mdlm_cfg.studies.findings import (
     Mosaic,
     Panel,
     PanelGrid,
-    Scatter,
     Table,
     col,
 )
@@ -66,7 +65,6 @@ def block(rows: list[Row], names: list[str]) -> Block:
         Curve("w", "value", ["name"]),
         Curve("w", "value", ["name"], panels="name", log_y=True),
         Bars("name", "value", ["w"]),
-        Scatter("w", "value", ["name"]),
         PanelGrid({name: [Panel(name, array), Panel(name, array - 0.2, kind="change")] for name in names}),
         Mosaic(dict.fromkeys(names, array[None, None]), names[:1]),
         Listing("".join(names)),

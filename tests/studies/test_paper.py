@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_target
+from helpers import evaluate_table, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
@@ -20,7 +20,7 @@ from mdlm_cfg.compare.decay import log_still_masked, tv_decay
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.reports.paper_report import to_markdown
-from mdlm_cfg.studies.evaluation import StrengthEvaluation, evaluate_table
+from mdlm_cfg.studies.evaluation import StrengthEvaluation
 from mdlm_cfg.studies.paper import claims, normalized, schedules
 from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check

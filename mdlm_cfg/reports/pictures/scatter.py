@@ -10,21 +10,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdlm_cfg.reports.pictures.lines import plain
-from mdlm_cfg.reports.style import CYCLE, GREY, divide
+from mdlm_cfg.reports.style import CYCLE, divide
 
 MAX_POINTS = 6000  # of a panel; more are thinned evenly
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points (x, y) by the title of a panel, with the best-fitting line, or the line y = x where `diagonal` is set."""
+    """Points (x, y) by the title of a panel, with the best-fitting line."""
 
     panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     x_label: str
     y_label: str
-    diagonal: bool = False
-    log_x: bool = False
-    log_y: bool = False
 
     def numbers(self) -> list[dict[str, Any]]:
         """A row for each point that is drawn."""
@@ -43,18 +40,11 @@ class Points:
             many = len(x) > 500
             look: Any = {"s": 4, "alpha": 0.25} if many else {"s": 12, "alpha": 0.7}
             axes.scatter(x, y, color=CYCLE[0], linewidths=0, rasterized=True, **look)
-            if self.diagonal and len(x):
-                ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-                axes.plot(ends, ends, color=GREY, linewidth=0.8)
-            elif len(x) > 1 and np.ptp(x) > 0:
+            if len(x) > 1 and np.ptp(x) > 0:
                 slope, offset = np.polyfit(x, y, 1)
                 ends = [float(x.min()), float(x.max())]
                 axes.plot(ends, [offset + slope * end for end in ends], color=CYCLE[1])
             axes.set_title(plain(title))
-            if self.log_x:
-                axes.set_xscale("log")
-            if self.log_y:
-                axes.set_yscale("log")
         grid[0, 0].set_ylabel(plain(self.y_label))
         figure.supxlabel(plain(self.x_label), fontsize=10)
         return grid

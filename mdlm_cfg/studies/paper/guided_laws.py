@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -15,7 +14,7 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, Claim, verdict
 from mdlm_cfg.support.numbers import format_column, format_number
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.table import TableMixture, entropy_of
 
 LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
 
@@ -50,13 +49,11 @@ class Laws:
 
     def mistaken(self, name: str) -> float:
         """1 - E p(z | x) under the law."""
-        joint = self.target.class_weights[self.target_class] * self.target.class_pmf(self.target_class)
-        others = torch.where(self.target.pmf > 0, 1 - joint / self.target.pmf, 1.0)
-        return float((self.by_name[name] * others).sum())
+        return float((self.by_name[name] * (1 - self.target.class_posterior(self.target_class))).sum())
 
     def entropy(self, name: str) -> float:
         """In nats."""
-        return float(-torch.special.xlogy(self.by_name[name], self.by_name[name]).sum())
+        return entropy_of(self.by_name[name])
 
 
 Number = Callable[[Laws, str], float]

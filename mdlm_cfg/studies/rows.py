@@ -1,0 +1,57 @@
+"""Rows of findings: columns that many studies have, choosing among rows, and means over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, TypeVar
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.studies.findings import col
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class AtStrength:
+    """A row at one strength."""
+
+    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+
+
+@dataclass(frozen=True)
+class OfDenoiser(AtStrength):
+    """A row at one strength, by one of the denoisers."""
+
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+
+
+def where(rows: Iterable[Row], **values: Any) -> list[Row]:
+    """The rows that have these values in these columns."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in values.items())]
+
+
+def by(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, list[Row]]]:
+    """Each value of a column, in the order of the rows, with the rows that have it."""
+    for value in dict.fromkeys(getattr(row, name) for row in rows):
+        yield value, where(rows, **{name: value})
+
+
+def ends(rows: Iterable[Row], name: str) -> tuple[Row, Row]:
+    """The row with the smallest number in a column, and the one with the largest; of ties the first."""
+    ascending = sorted(rows, key=lambda row: getattr(row, name))
+    largest = getattr(ascending[-1], name)
+    return ascending[0], next(row for row in ascending if getattr(row, name) == largest)
+
+
+def strongest(rows: Iterable[Any]) -> Guidance:
+    """The largest strength of rows whose strengths are numbers."""
+    found: Guidance = max((row.w for row in rows), key=lambda guidance: guidance.constant)
+    return found
+
+
+def means_of(rows: Sequence[Any], names: Iterable[str]) -> dict[str, float | None]:
+    """The mean of each of these columns; None where a row lacks the number."""
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    return {name: None if None in values else fmean(values) for name, values in columns.items()}
