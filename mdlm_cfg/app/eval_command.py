@@ -16,11 +16,13 @@ from lightning.pytorch.loggers import Logger
 from mdlm_cfg.app.build import build_data, build_loggers
 from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
+from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
-from mdlm_cfg.app.settings import build_study, checked_guides, checked_study, merged, merged_data, plan_of
+from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
+from mdlm_cfg.app.study_choice import build_study, checked_study
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.fitting import Fit

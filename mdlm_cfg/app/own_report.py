@@ -11,7 +11,7 @@ from rich.console import Console
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import check_place, out_folder
 from mdlm_cfg.app.places import naming_way_out, refuse_empty
-from mdlm_cfg.app.settings import checked_study
+from mdlm_cfg.app.study_choice import checked_study
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
 from mdlm_cfg.chain.guidance import Guidance

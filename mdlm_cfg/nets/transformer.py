@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.nets.convolutions import CONVOLUTIONS, ConvHead, ConvStem, start_at_zero
+from mdlm_cfg.nets.patches import fitting_patch, patchify, unpatchify
 from mdlm_cfg.support.errors import UserError
 
 # On a CPU the fused attention's backward pass is the slower one for sequences up to about this long.
 PLAIN_ATTENTION_UP_TO = 128
-MOST_PATCHES = 256  # that are chosen unasked: attention over more is slow
-CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}  # by axes of the grid
 
 
 class GridTransformer(nn.Module):
@@ -176,8 +176,8 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(width, width)
         self.mlp_in = nn.Linear(width, hidden)
         self.mlp_out = nn.Linear(hidden, width)
-        _zero(self.attention_out)
-        _zero(self.mlp_out)
+        start_at_zero(self.attention_out)
+        start_at_zero(self.mlp_out)
 
     def forward(self, h: Tensor) -> Tensor:
         h = h + self.attention_out(self._mixed(self.norm_attention(h)))
@@ -196,95 +196,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.shape[-2] <= PLAIN_ATTENTION_UP_TO:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
-
-
-class ConvStem(nn.Module):
-    """Convolutional features of the coordinates, channels last: (B, *grid, in) to (B, *grid, channels)."""
-
-    def __init__(self, in_channels: int, channels: int, depth: int, axes: int = 2) -> None:
-        super().__init__()
-        self.conv = CONVOLUTIONS[axes](in_channels, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(ConvBlock(channels, axes) for _ in range(depth))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        h = self.conv(pixels.movedim(-1, 1))
-        for block in self.blocks:
-            h = block(h)
-        return h.movedim(1, -1)
-
-
-class ConvHead(nn.Module):
-    """Logits of the coordinates, channels last: (B, *grid, channels) to (B, *grid, out)."""
-
-    def __init__(self, channels: int, out_channels: int, depth: int, axes: int = 2) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ConvBlock(channels, axes) for _ in range(depth))
-        self.conv = CONVOLUTIONS[axes](channels, out_channels, 3, padding=1)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        h = pixels.movedim(-1, 1)
-        for block in self.blocks:
-            h = block(h)
-        return self.conv(F.gelu(h)).movedim(1, -1)
-
-
-class ConvBlock(nn.Module):
-    """A residual pair of convolutions, 3 cells wide, without normalisation, the identity at first."""
-
-    def __init__(self, channels: int, axes: int = 2) -> None:
-        super().__init__()
-        self.conv_in = CONVOLUTIONS[axes](channels, channels, 3, padding=1)
-        self.conv_out = CONVOLUTIONS[axes](channels, channels, 3, padding=1)
-        _zero(self.conv_out)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.conv_out(F.gelu(self.conv_in(F.gelu(h))))
-
-
-def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """Patches of a grid, flattened: (B, *grid, C) to (B, num_patches, prod(patch) * C)."""
-    num, *grid, channels = x.shape
-    if math.prod(patch) == 1:
-        return x.flatten(1, -2)
-    dims = len(grid)
-    split = x.reshape(num, *(part for side, size in zip(grid, patch) for part in (side // size, size)), channels)
-    rows = split.permute(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
-    return rows.reshape(num, math.prod(grid) // math.prod(patch), math.prod(patch) * channels)
-
-
-def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
-    """The inverse of `patchify`: (B, num_patches, prod(patch) * C) to (B, *grid, C)."""
-    num = len(patches)
-    dims = len(grid)
-    if math.prod(patch) == 1:
-        return patches.unflatten(1, grid)
-    channels = patches.shape[-1] // math.prod(patch)
-    split = patches.reshape(num, *(side // size for side, size in zip(grid, patch)), *patch, channels)
-    axes = [axis for i in range(1, dims + 1) for axis in (i, dims + i)]
-    return split.permute(0, *axes, 2 * dims + 1).reshape(num, *grid, channels)
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sides of a patch that suit a grid: the largest up to 8 (up to 4 on a line) that divide its own.
-
-    Raises:
-        UserError: they leave more than `MOST_PATCHES` patches, as a side that is prime does.
-    """
-    most = 4 if len(grid_shape) == 1 else 8
-    patch = tuple(max(size for size in range(1, most + 1) if side % size == 0) for side in grid_shape)
-    if math.prod(grid_shape) > MOST_PATCHES * math.prod(patch):
-        num_patches = math.prod(grid_shape) // math.prod(patch)
-        raise UserError(
-            f"a grid {grid_shape} is too large for the network: patches {patch}, the largest with sides up to {most} "
-            f"that divide it, leave {num_patches} of them, and at most {MOST_PATCHES} are allowed; shorten the "
-            "longest line, crop the images, pad to sides with more divisors, or give net.patch_size"
-        )
-    return patch
 
 
 def _check_grid(grid_shape: tuple[int, ...], patch: tuple[int, ...], has_stem: bool) -> None:

@@ -21,12 +21,11 @@ from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.targets.messages import Messages
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names, sum_shown
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
-DIGITS = 30.0  # decimal digits of the range of float64 (some 300) that a message may use before it is scaled
-Classes = slice | list[int]
 UNDERFLOW = 1e-250  # a posterior below this may lose values that only its class allows: done again in logarithms
 
 
@@ -67,7 +66,7 @@ class HiddenMarkovMixture:
         self.class_weights = _rows("class_weights", class_weights, (k,))
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
-        self.scaled_every = self._positions_at_once()
+        self.messages = Messages(self.initial, self.transition, self.emission, self.num_dims)
         self._on: dict[torch.device, tuple[Tensor, ...]] = {}  # see `_drawn_from`
 
     def log_prob(self, tokens: Tensor, target_class: int | Tensor | None = None) -> Tensor:
@@ -83,11 +82,11 @@ class HiddenMarkovMixture:
         if target_class is None:
             return (self.log_class_probs(tokens) + self.class_weights.log()).logsumexp(dim=1)
         check_class(target_class, self.num_classes)
-        return self._log_prob(tokens, [target_class])[:, 0]
+        return self.messages.log_prob(tokens, [target_class])[:, 0]
 
     def log_class_probs(self, tokens: Tensor) -> Tensor:
         """log p(x_U | k) of every class, float64 (B, K)."""
-        return self._log_prob(tokens, slice(None))
+        return self.messages.log_prob(tokens, slice(None))
 
     def class_posterior(self, tokens: Tensor) -> Tensor:
         """p(k | x_U), float64 (B, K); NaN where the whole mixture has no such sequence."""
@@ -148,65 +147,6 @@ class HiddenMarkovMixture:
         """The exact posterior of this mixture."""
         return HiddenMarkovDenoiser(self)
 
-    def _log_prob(self, tokens: Tensor, classes: Classes) -> Tensor:
-        return self._forward(self._likelihoods(tokens, classes), classes)[1]
-
-    def _likelihoods(self, tokens: Tensor, classes: Classes) -> Tensor:
-        """p(x_i | hidden state) of every position, 1 at masks: (D, K', S, B)."""
-        emission = self.emission[classes]
-        known = torch.cat([emission, torch.ones_like(emission[..., :1])], dim=-1).flatten(0, 1)  # (K' * S, N + 1)
-        places = (self.num_dims, len(known))
-        seen = torch.gather(known.expand(*places, -1), 2, tokens.T[:, None].expand(*places, -1))
-        return seen.unflatten(1, emission.shape[:2])
-
-    def _forward(self, seen: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
-        """Up to a factor, before each x_i is seen, the hidden law given all earlier ones (D, K', S, B).
-
-        And log p(x_U | k), (B, K'). Where the earlier ones are impossible the law is 0 and the logarithm -inf.
-        """
-        move = self.transition[classes].transpose(1, 2)
-        ahead = torch.empty_like(seen)
-        ahead[0] = self.initial[classes][..., None]
-        log_prob = torch.zeros_like(seen[0, :, 0])
-        for i in range(self.num_dims):
-            law = ahead[i] * seen[i]
-            if i + 1 == self.num_dims or (i + 1) % self.scaled_every == 0:
-                total = law.sum(dim=1, keepdim=True)
-                log_prob += total[:, 0].log()
-                law.div_(total.masked_fill_(total == 0, 1.0))
-            if i + 1 < self.num_dims:
-                torch.bmm(move, law, out=ahead[i + 1])
-        return ahead, log_prob.T
-
-    def _backward(self, seen: Tensor, classes: Classes) -> Tensor:
-        """Up to a factor, p(all later ones | hidden state at i): (D, K', S, B)."""
-        transition = self.transition[classes]
-        behind = torch.empty_like(seen)
-        behind[-1] = 1.0
-        for i in reversed(range(1, self.num_dims)):
-            message = behind[i] * seen[i]
-            if i % self.scaled_every == 0:
-                top = message.amax(dim=1, keepdim=True)
-                message.div_(top.masked_fill_(top == 0, 1.0))
-            torch.bmm(transition, message, out=behind[i - 1])
-        return behind
-
-    def hidden_posterior(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
-        """p(hidden state at i | all x_j but x_i, k), (D, K', S, B); and log p(x_U | k), (B, K').
-
-        For a masked i that is given x_U. NaN for classes under which x_U is impossible.
-        """
-        seen = self._likelihoods(tokens, classes)
-        ahead, log_prob = self._forward(seen, classes)
-        hidden = ahead.mul_(self._backward(seen, classes))
-        return hidden.div_(hidden.sum(dim=2, keepdim=True)), log_prob
-
-    def _positions_at_once(self) -> int:
-        """How many positions a message can pass without underflow: at each it loses at most the smallest factors."""
-        smallest = (float(law[law > 0].min()) for law in (self.transition, self.emission))
-        lost = -sum(math.log10(factor) for factor in smallest)
-        return self.num_dims if lost * self.num_dims <= DIGITS else max(1, int(DIGITS / lost))
-
 
 class HiddenMarkovDenoiser:
     """log p(x_i = v | x_U, z) by forward-backward: exact, for sequences of any length.
@@ -238,7 +178,7 @@ class HiddenMarkovDenoiser:
     def _answers(self, tokens: Tensor, labels: list[int]) -> list[Tensor]:
         """Conditionals under every label, (B, D, N) each, from messages that are passed once; unmasked rows too."""
         whole = self.num_classes in labels
-        hidden, log_prob = self.target.hidden_posterior(tokens, slice(None) if whole else labels)
+        hidden, log_prob = self.target.messages.hidden_posterior(tokens, slice(None) if whole else labels)
         answers = []
         for place, k in enumerate(labels):
             if k < self.num_classes:

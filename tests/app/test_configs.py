@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from mdlm_cfg.app.build import DATA, build_loggers, build_trainer, device_meant_by, for_own_targets, say_precision
 from mdlm_cfg.app.cli import CONFIGS, settings_of
-from mdlm_cfg.app.settings import build_study, plan_of
+from mdlm_cfg.app.settings import plan_of
+from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import make
@@ -169,7 +170,7 @@ def test_the_resolved_configuration_is_typed_and_complete() -> None:
 
 
 def test_the_files_settings_count_for_a_target_of_ones_own_where_it_takes_them() -> None:
-    given = "net._target_=mdlm_cfg.nets.transformer.ConvBlock"  # takes channels alone
+    given = "net._target_=mdlm_cfg.nets.convolutions.ConvBlock"  # takes channels alone
     config = composed(given, "+net.odd=1")
     assert for_own_targets(config, [given, "+net.odd=1"]).net == {"_target_": given.split("=")[1], "odd": 1}
     same = "net._target_=mdlm_cfg.nets.GridTransformer"

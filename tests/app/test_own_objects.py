@@ -13,9 +13,11 @@ import pytest
 import torch
 from commands import run
 
+from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.quoting import with_objects
-from mdlm_cfg.app.settings import build_study, merged, plan_of
+from mdlm_cfg.app.settings import plan_of
+from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import FixedOrder
 from mdlm_cfg.laws.terminal import terminal_law

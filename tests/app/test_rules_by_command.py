@@ -23,7 +23,7 @@ from mdlm_cfg import (
     terminal_law,
     tilted_law,
 )
-from mdlm_cfg.app.settings import check_rules
+from mdlm_cfg.app.study_choice import check_rules
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.guidance_schedules import Calibrated

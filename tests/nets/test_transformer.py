@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.masking import copy_unmasked, mask_uniform, stratified_counts
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
-from mdlm_cfg.nets.transformer import attention, patchify, unpatchify
+from mdlm_cfg.nets.patches import patchify, unpatchify
+from mdlm_cfg.nets.transformer import attention
 from mdlm_cfg.nets.wrapper import of_labels
 
 K = 3

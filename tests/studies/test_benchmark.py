@@ -28,7 +28,7 @@ from mdlm_cfg import (
     tilted_law,
     tilted_weights,
 )
-from mdlm_cfg.app.settings import build_study
+from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law

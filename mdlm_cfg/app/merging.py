@@ -1,0 +1,87 @@
+"""Settings of a training run, and those of the command line in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from mdlm_cfg.app.guides import SETTINGS as GUIDES
+from mdlm_cfg.app.places import moved
+from mdlm_cfg.sampling.families import SETTINGS
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import TARGET
+from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, SampleSchema, keys_of
+
+Evaluated = TypeVar("Evaluated", EvalSchema, SampleSchema)
+
+
+def merged(
+    saved: Mapping[str, Any],
+    config: Evaluated,
+    overrides: list[str],
+    keys: Collection[str] = keys_of(EvaluationSchema),
+) -> Evaluated:
+    """Evaluation settings of the command line where they are given there, and of the training run otherwise.
+
+    Args:
+        saved: the configuration of the training run. config: that of the command. overrides: of the command line.
+        keys: the settings that the training run decides where the command line does not.
+
+    Raises:
+        OmegaConfBaseException: a run's setting of another type than the command line may give.
+    """
+    given = {key_of(item) for item in overrides}
+    given |= {key.partition(".")[0] for key in given if key.startswith(tuple(f"{name}." for name in GUIDES))}
+    if "guidance" in given:  # these were chosen for another rule
+        given |= set(GUIDES)
+    if "experiment" in given:
+        return config
+    kept = {key: saved[key] for key in keys if key in saved and key not in given}
+    if "sampler" in given:  # all this was chosen for another sampler
+        kept = {key: value for key, value in kept.items() if key not in SETTINGS}
+    if isinstance(config.steps, list) and "steps" in given:  # a grid says when its steps are
+        kept.pop("schedule", None)
+    if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
+        kept.pop("steps")
+    if isinstance(config, EvalSchema) and isinstance(saved.get("study"), Mapping):
+        asked = config.study or {}
+        if TARGET not in asked:  # settings alone: of the training run's study
+            kept["study"] = {**saved["study"], **asked}
+    checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
+    return replace(config, **{key: value for key, value in dict(checked).items() if key in kept})  # type: ignore[arg-type]
+
+
+def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[str]) -> dict[str, Any]:
+    """Data settings: another choice of data where one is given, else the training run's with what is given changed.
+
+    Raises:
+        UserError: a setting that the run's data do not have.
+    """
+    given = {key_of(item) for item in overrides}
+    if given & {"data", "experiment"}:
+        return dict(config.data)
+    merged = dict(saved)
+    for key in given:
+        parts = key.split(".")
+        if key == "data.path" and isinstance(saved.get("path"), str):
+            merged = moved(merged, saved["path"], config.data["path"])
+        elif parts[0] == "data":
+            if parts[1] not in saved:
+                raise UserError(f"{key} is not a setting of the run's data: choose one of {', '.join(sorted(saved))}")
+            merged = _replaced(merged, config.data, parts[1:])
+    return merged
+
+
+def _replaced(into: Mapping[str, Any], source: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """`into`, with the value that `source` has at a path."""
+    head, *rest = path
+    inner = source[head]
+    return {**into, head: _replaced(into.get(head) or {}, inner, rest) if rest else inner}
+
+
+def key_of(override: str) -> str:
+    """The key of an override of the command line, such as "data.num_test"."""
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]

@@ -1,0 +1,170 @@
+"""The study of some data: the one that is named, or the one that they have; and what it refuses before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.classifier_rule import ByClassifier
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.lattice import points_at
+from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.laws.rates import refuse_dead_ends
+from mdlm_cfg.studies.corpus import Corpus
+from mdlm_cfg.studies.images import Images
+from mdlm_cfg.studies.mixture import Mixtures
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import EXACT, Case, check
+from mdlm_cfg.studies.report import TableReport
+from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, names_in, thing_named
+from mdlm_cfg.targets.data import Data
+from mdlm_cfg.targets.table import TableMixture
+
+SMALL_LATTICE = 200_000  # partial states, all of which are looked at before any work
+DEFAULTS: tuple[Any, ...] = (TableReport, Mixtures, Sequences, Images, Corpus)  # of data, the first one that fits them
+STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
+
+
+def check_rules(case: Case) -> None:
+    """Raise UserError where a rule of guidance cannot be used with a denoiser or a class of a case.
+
+    Rates may be infinite, or all of them 0. Those of small tables are all looked at, and of other exact conditionals
+    those of the state of masks: what happens in other states is refused where it happens.
+    """
+    classes = case.classes if case.plan.classes or not isinstance(case.target, TableMixture) else (case.one_class,)
+    guided = [guidance for guidance in case.plan.guidances if guidance.rule != CFG()]
+    for guidance, k, (who, denoiser) in product(guided, classes, case.denoisers.items()):
+        guidance.rule.check(denoiser, k)
+        if who == EXACT and not isinstance(guidance.rule, ByClassifier):  # whose rates are neither infinite nor all 0
+            tokens = _looked_at(case.target, denoiser)
+            log_rho = guidance.log_rho(denoiser, tokens, k)
+            refuse_dead_ends(log_rho, tokens, denoiser.num_tokens, guidance.rule)
+
+
+def _looked_at(target: object, denoiser: Denoiser) -> Tensor:
+    """All partial states of a small table, int64 (S, D); of anything else the state of masks."""
+    n = denoiser.num_tokens + 1
+    d = denoiser.num_dims
+    if isinstance(target, TableMixture) and n**d <= SMALL_LATTICE:
+        return points_at(torch.arange(n**d, device=device_of(denoiser)), n, d)
+    return torch.full((1, d), denoiser.num_tokens, device=device_of(denoiser))
+
+
+def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Any:
+    """The study that data have where none is named; None where there is none.
+
+    Args:
+        paper: a paper's experiment whose claims are checked against the laws of a table.
+        classifier: whether one evaluates images.
+
+    Raises:
+        UserError: such an experiment, of other data.
+    """
+    kind = next((one for one in DEFAULTS if one.needs.fits(data)), None)
+    if paper is not None and kind is not TableReport:
+        raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is not one")
+    if kind is TableReport:
+        return TableReport(paper)
+    return Images(classifier) if kind is Images else kind and kind()
+
+
+def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
+    """The study that is named, with its own settings.
+
+    Args:
+        settings: with `_target_`; they may be those of a checkpoint. `own` is something of the user's own that is to be
+            studied, by its name or by settings with `_target_`, or a list of these.
+        given: those of the command line: a name of one's own that is not in them is not imported.
+
+    Returns:
+        the study; the settings alone, for the default study of the data, where they name none; None without settings.
+
+    Raises:
+        UserError: a name that is no study's or not given, or settings that it does not take.
+    """
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise UserError(f"study = {settings} is not a study: give study=NAME, or study._target_=package.module.Name")
+    own = settings.get("own")
+    if own is not None:
+        settings = {**settings, "own": _own_things(own, (given or {}).get("own"))}
+    if settings.get(TARGET) is None:
+        return {key: value for key, value in settings.items() if key != TARGET} or None
+    study = make(settings, "study", STUDIES, names_in(given))
+    if not all(hasattr(study, name) for name in ("needs", "pieces", "findings")):
+        raise UserError(
+            f"study._target_={settings[TARGET]} makes a {type(study).__name__}, not a study: it needs `needs`, "
+            "`pieces(case)` and `findings(case, made)`"
+        )
+    return study
+
+
+def _own_things(own: Any, given: Any) -> Any:
+    """The object of a name, or of each name in a list; settings with `_target_` are made with the study.
+
+    Raises:
+        UserError: names that were not given on the command line, or that stand for nothing.
+    """
+    if own != given:
+        raise UserError(
+            f"study.own={own} comes from the checkpoint: name it on the command line too, or it is not imported"
+        )
+    things = own if isinstance(own, list) else [own]
+    things = [thing_named(one, "study.own") if isinstance(one, str) else one for one in things]
+    return things if isinstance(own, list) else things[0]
+
+
+def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:
+    """The default study with settings of the command line.
+
+    Raises:
+        UserError: settings that it does not take.
+    """
+    known = {one.name: getattr(study, one.name) for one in fields(study) if one.init} | dict(settings)
+    check_arguments(type(study), "study", known)
+    return replace(study, **settings)
+
+
+def checked_study(
+    data: Data,
+    plan: Plan,
+    paper: str | None,
+    asked: Any,
+    classifier: bool = True,
+    denoiser: Denoiser | None = None,
+) -> Any:
+    """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
+
+    Args:
+        paper, classifier: see `study_of`.
+        asked: a study by name, in place of the one that the data have; or settings of that one.
+        denoiser: the learned one, or one like it that is to be trained.
+
+    Raises:
+        UserError: anything that the study would refuse, or that there is none.
+    """
+    is_named = asked is not None and not isinstance(asked, Mapping)
+    if is_named and paper is not None:
+        raise UserError(f"paper={paper} belongs to the study of a table: leave one of them out")
+    study: Any = asked if is_named else study_of(data, paper, classifier)
+    if study is None:
+        raise UserError(
+            f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
+            "train on it with evaluate=false"
+        )
+    if isinstance(asked, Mapping):
+        study = _with_settings(study, asked)
+    plan.check_dims(math.prod(data.grid_shape))
+    case = Case.of(data, denoiser, plan)
+    check_rules(case)
+    check(study, case)
+    return study
