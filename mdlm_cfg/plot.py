@@ -23,7 +23,7 @@ from mdlm_cfg.reports.pictures.lines import Lines, Points
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.style import RC
-from mdlm_cfg.studies.laws import law_panels
+from mdlm_cfg.studies.law_pictures import law_panels
 from mdlm_cfg.support.errors import UserError
 
 WRAP = 14  # letters of a line's name

@@ -10,8 +10,6 @@ from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.benchmark import Benchmark
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
-from mdlm_cfg.studies.correction import TableCorrection
-from mdlm_cfg.studies.correction_moves import TableMoves
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.geometry import GeometryStudy
@@ -27,6 +25,8 @@ from mdlm_cfg.studies.policies import Policies
 from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.sequences import Sequences
+from mdlm_cfg.studies.table_correction import TableCorrection
+from mdlm_cfg.studies.table_moves import TableMoves
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
 

@@ -20,7 +20,7 @@ from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.style import RC, empty_figure
 from mdlm_cfg.reports.wandb_log import STEP
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.laws import law_panels
+from mdlm_cfg.studies.law_pictures import law_panels
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data, class_name

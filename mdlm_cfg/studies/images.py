@@ -16,22 +16,29 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
-from mdlm_cfg.compare.images import class_nelbos, independent_nelbos, leading_component, pixel_moments
-from mdlm_cfg.studies.common import LONGER, as_images, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.compare.images import leading_component, pixel_moments
+from mdlm_cfg.studies.common import as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.image_models import (
+    JudgeRow,
+    NelboRow,
+    baselines_of,
+    blocks_of_models,
+    commonest,
+    nelbo_rows,
+    nelbos_of_classes,
+    of_classifier,
+    training_sentence,
+)
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.progress import share_shown
-from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 
 HELD_OUT = "data"  # in place of a strength: test images, judged like samples
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 CLASSIFIER: Key = ("classifier",)
-GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
-SURE = 2.0  # standard errors from which a difference is more than chance
 ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
-MODELS = ("network", "independent pixels", "uniform values")
 SUMS = "Means over classes, but precision and recall are of all classes together."
 READING = """\
 The row "data" is of test images in the samples' place: the values of the data themselves. For differences it is \
@@ -66,32 +73,6 @@ class ClassRow(ImageRow):
 
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
-
-
-@dataclass(frozen=True)
-class NelboRow:
-    """How well a model predicts test images, given their class."""
-
-    model: str = col("model", '"network", or the model it is compared with', index=True)
-    nelbo: float = col("NELBO", "negative ELBO given the class; of the others minus the log-probability", unit="nats")
-    excess: float = col("over the network's", "this less the network's, of the same images", unit="nats", digits=2)
-    excess_se: float = col("standard error", "of that difference, over images", unit="nats", digits=2)
-
-
-@dataclass(frozen=True)
-class JudgeRow:
-    """How often a classifier of test images is right."""
-
-    judge: str = col("classifier", '"classifier", or "nelbo": the class of the smallest NELBO', index=True)
-    test_accuracy: float = col("accuracy", "on test images", unit="share")
-    commonest: float = col("commonest class", "the share that always naming it gets right", unit="share")
-    num_images: int = col("images", "test images that were classified")
-
-    @property
-    def is_useless(self) -> bool:
-        """Whether it is not surely better than always naming the commonest class."""
-        p = self.commonest
-        return self.test_accuracy - p < SURE * math.sqrt(p * (1 - p) / self.num_images) or self.test_accuracy <= p
 
 
 @dataclass(frozen=True)
@@ -135,7 +116,7 @@ class Images(Settings):
         if num := self._num_classified(case.data):
             label = f"classification of {num} test images by NELBO"
             cost = num * self.num_draws * case.data.num_classes
-            yield case.piece(_class_nelbos, num, self.num_draws, label=label, cost=cost)
+            yield case.piece(nelbos_of_classes, num, self.num_draws, label=label, cost=cost)
 
     def _num_classified(self, data: Data) -> int:
         return min(self.num_classified, len(data.test_examples()[0]))
@@ -170,7 +151,7 @@ class Images(Settings):
         blocks = [
             _distances(case, rows),
             _shown(case, samples),
-            *_of_judges(nelbos, classifiers),
+            *blocks_of_models(nelbos, classifiers),
             _by_class(by_class),
             _means(case, samples, reference),
         ]
@@ -186,14 +167,14 @@ class Images(Settings):
     def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
         """The network and the classifiers on test images."""
         x, labels = case.data.test_examples()
-        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, _commonest(labels), len(x))]
+        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, commonest(labels), len(x))]
         if not (num := self._num_classified(case.data)):
             return [], judges
-        chosen, nelbos = made.of(_class_nelbos, num, self.num_draws)
+        chosen, nelbos = made.of(nelbos_of_classes, num, self.num_draws)
         own = labels[chosen].long()
         hits = float((nelbos.argmin(dim=1) == own).double().mean())
-        judges.append(JudgeRow("nelbo", hits, _commonest(own), len(own)))
-        return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], _baselines(case, x[chosen], own)), judges
+        judges.append(JudgeRow("nelbo", hits, commonest(own), len(own)))
+        return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own)), judges
 
 
 def judging(case: Case, with_classifier: bool) -> tuple[list[Judge], ImageClassifier | None]:
@@ -223,42 +204,6 @@ def held_out(case: Case) -> list[Tensor]:
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
     """Of all classes, uint8 (C, n, D)."""
     return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
-
-
-def _class_nelbos(case: Case, num: int, num_draws: int) -> tuple[Tensor, Tensor]:
-    """Places of test images, int64 (n,), and their NELBO under every class, float64 (n, K)."""
-    generator = generator_for("classified", case.plan.seed)
-    x = case.data.test_examples()[0]
-    chosen = torch.randperm(len(x), generator=generator)[:num]
-    return chosen, class_nelbos(case.denoisers[LEARNED], x[chosen].long(), num_draws, generator)
-
-
-def _commonest(labels: Tensor) -> float:
-    return float(labels.long().bincount().max() / len(labels))
-
-
-def _baselines(case: Case, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Minus the log-probability of images under models without any structure, float64 (n,) each."""
-    independent = torch.empty(len(x), dtype=torch.float64)
-    for k in labels.unique().tolist():
-        train = case.data.train_examples(k, generator_for("reference", case.plan.seed, k))
-        independent[labels == k] = independent_nelbos(x[labels == k], train, case.data.num_tokens)
-    uniform = x.shape[1] * math.log(case.data.num_tokens)
-    return {"independent pixels": independent, "uniform values": torch.full_like(independent, uniform)}
-
-
-def nelbo_rows(network: Tensor, baselines: Mapping[str, Tensor]) -> list[NelboRow]:
-    """The network's NELBO and that of baselines, with their difference on the same images.
-
-    Args:
-        network: float64 (n,), in nats. baselines: the same by name.
-    """
-    rows = []
-    for model, values in {"network": network, **baselines}.items():
-        excess = values - network
-        spread = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
-        rows.append(NelboRow(model, float(values.mean()), float(excess.mean()), spread))
-    return rows
 
 
 def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[str, Any]:
@@ -318,21 +263,6 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
     return Block("samples", [], "Samples", text, views=[view], group="")
 
 
-def _of_judges(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[Block]:
-    group = "Network and classifier on test images"
-    text = (
-        "The network's NELBO given the class, beside two models without structure: independent pixels "
-        "with the frequencies of the class's training images, and uniform values. All use the same test images."
-    )
-    of_network = [Table(["model"], ["nelbo", "excess", "excess_se"], note="Nats per image.")]
-    accuracy = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
-    of_judge = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
-    return [
-        Block("nelbo", nelbos, "NELBO beside simple models", text, [], of_network, ["nelbo"], group),
-        Block("classifiers", classifiers, "Accuracy on test images", accuracy, [], of_judge, ["test_accuracy"], group),
-    ]
-
-
 def _by_class(rows: Sequence[ClassRow]) -> Block:
     names = ("accuracy", "diversity") if any(row.accuracy is not None for row in rows) else ("diversity",)
     notes = {"accuracy": "The classifier's accuracy.", "diversity": "Pixels in which two images of the class differ."}
@@ -382,7 +312,7 @@ def components_of(samples: Tensor, reference: Tensor) -> Tensor:
 def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[str]:
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples."""
     said = [training_sentence(nelbos)] if nelbos else []
-    said += [sentence for row in classifiers if row.judge == "classifier" for sentence in _of_classifier(row)]
+    said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
     guided = [row for row in rows if isinstance(row.w, Guidance)]
     ends = list(dict.fromkeys([min(guided, key=_strength), max(guided, key=_strength)]))
     data = rows[-1]
@@ -410,24 +340,6 @@ def _at(ends: Sequence[ImageRow], data: ImageRow, name: str, form: str, held: st
     return f"{parts} ({held_out})"
 
 
-def training_sentence(rows: Sequence[NelboRow]) -> str:
-    """Whether the network predicts test images better than models without structure."""
-    by_model = {row.model: row for row in rows}
-    network, independent, uniform = (by_model[model] for model in MODELS)
-    own = f"its NELBO is {network.nelbo:.1f} nats per test image"
-    if uniform.excess <= SURE * uniform.excess_se:
-        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f}). {LONGER}"
-    if independent.excess <= SURE * independent.excess_se:
-        return (
-            f"The network is barely trained: {own}, no better than independent pixels of each class "
-            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}. {LONGER}"
-        )
-    return (
-        f"The network has learned how pixels depend on each other: {own}, below the {independent.nelbo:.1f} of "
-        f"independent pixels of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
-    )
-
-
 def of_few(case: Case, share: float | None) -> list[str]:
     """A warning where there are too few samples for shares of them, such as recall; a share of None is not shown."""
     num = len(case.classes) * case.plan.num_samples
@@ -437,16 +349,3 @@ def of_few(case: Case, share: float | None) -> list[str]:
         f"Accuracy, precision and recall are shares of {num} images each: their standard errors are up to "
         f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. Draw {ENOUGH} or more."
     ]
-
-
-def _of_classifier(row: JudgeRow) -> list[str]:
-    """A warning where the classifier is not good enough to judge samples by."""
-    right = f"it is right on {row.test_accuracy:.1%} of test images, and always choosing the most common class on "
-    right += f"{row.commonest:.1%}"
-    if row.commonest == 1:
-        return ["All test images are of one class: the classifier cannot be tested."]
-    if row.is_useless:
-        return [f"The classifier is too weak for samples: {right}. Disregard accuracy, precision and recall."]
-    if row.test_accuracy < GOOD:
-        return [f"The classifier classifies samples only roughly: {right}."]
-    return []

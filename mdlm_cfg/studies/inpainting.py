@@ -5,40 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
+from mdlm_cfg.chain.lattice import lattice_of, points_at
 from mdlm_cfg.compare.ledger import SampledLedger
-from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.compare.slice_ledger import slice_laws, slice_ledger
 from mdlm_cfg.laws.rates import refuse_if_too_large
-from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
-from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images, draw_pieces, samples_of
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import balance_of, columns_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, by, means_of, strongest, where
+from mdlm_cfg.studies.slices import (
+    CHOICES,
+    PATCH,
+    Found,
+    Slice,
+    answers_of,
+    draws_of_slice,
+    found_of,
+    hidden_pixels,
+    marginal_of,
+    posterior_of,
+    probability_of,
+)
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
-PATCH = "patch"
-BY_VARIANCE = "variance"
-CHOICES = (PATCH, BY_VARIANCE)
-NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
-FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
 LISTED = 10  # completions of each strength in the table
 NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
 MOST_SHOWN = 2  # images that the verdict and the unfolded part of a page speak of
@@ -136,54 +137,6 @@ class BudgetRow(OfSlice):
     conditionals_error: float | None = col("error of the network", "where the truth is known", unit="TV")
     guidance_effect: float | None = col("guidance effect", "exact conditionals, to w = 0", unit="TV")
     gap_to_tilted: float | None = col("gap to tilted", "exact conditionals", unit="TV")
-
-
-class Slice(NamedTuple):
-    """A test image with hidden pixels, and the class that is guided to.
-
-    Attributes:
-        x: int64 (D,), complete. state: the same with the mask N in place of the hidden values.
-    """
-
-    image: int
-    image_class: int
-    target_class: int
-    x: Tensor
-    state: Tensor
-
-    @property
-    def hidden(self) -> Tensor:
-        """The hidden coordinates, int64 (|S|,), ascending."""
-        return (self.x != self.state).nonzero().squeeze(1)
-
-    @property
-    def truth(self) -> Tensor:
-        """The hidden values, int64 (|S|,)."""
-        return self.x[self.hidden]
-
-    def at(self, guidance: Guidance) -> tuple[int, int, Guidance]:
-        """The first columns of a row at one strength."""
-        return (self.image, self.target_class, guidance)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """The values that decide the distributions of the hidden pixels."""
-        return (self.image, self.target_class, tuple(self.state.tolist()))
-
-
-class Found(NamedTuple):
-    """The results for a slice at one strength.
-
-    Attributes:
-        law, unguided, tilted: of the hidden pixels by the judged denoiser, at w, at w = 0 and tilted, float64 (N,)*|S|.
-        ess: the relative ESS of weights to `tilted`. ledgers: of the plan's own sampler, and of `FEW_STEPS`.
-    """
-
-    law: Tensor
-    unguided: Tensor
-    tilted: Tensor
-    ess: float
-    ledgers: tuple[SampledLedger, SampledLedger]
 
 
 @dataclass(frozen=True)
@@ -300,19 +253,19 @@ class Inpainting:
         for s in self.slices(case):
             of = f"test image {s.image}"
             label = f"{of}: {states:,.0f} partial states"
-            yield case.piece(_ask, s, label=label, cost=2 * states, cached=False)
+            yield case.piece(answers_of, s, label=label, cost=2 * states, cached=False)
             cost = (len(s.x) - self.num_free) * case.data.num_classes
-            yield case.piece(_posterior, s, label=f"{of}: posterior of its class", cost=cost)
+            yield case.piece(posterior_of, s, label=f"{of}: posterior of its class", cost=cost)
             for guidance in case.plan.guidances:
-                yield from _draws(case, s, guidance)
+                yield from draws_of_slice(case, s, guidance)
                 label = f"{of}: distributions at w = {guidance.label}"
-                yield case.piece(_found, s, guidance, label=label, cost=0.0, cached=False)
+                yield case.piece(found_of, s, guidance, label=label, cost=0.0, cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Distances, marginals, completions and an error budget for each image and strength."""
         slices = self.slices(case)
-        found = [(s, g, made.of(_found, s, g)) for s in slices for g in case.plan.guidances]
-        rows = [_row(case, s, g, one, float(made.of(_posterior, s))) for s, g, one in found]
+        found = [(s, g, made.of(found_of, s, g)) for s in slices for g in case.plan.guidances]
+        rows = [_row(case, s, g, one, float(made.of(posterior_of, s))) for s, g, one in found]
         budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
         num_states = (case.data.num_tokens + 1) ** self.num_free
         first = {_of(row) for row in most_changed(rows)}
@@ -332,81 +285,6 @@ class Inpainting:
                 f"image{s.image}_class{s.target_class}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found
             },
         )
-
-
-def hidden_pixels(
-    variance: Tensor, grid_shape: Sequence[int], num_free: int, how: str, generator: torch.Generator
-) -> Tensor:
-    """Which coordinates are hidden, int64 (num_free,), ascending.
-
-    Args:
-        variance: of every coordinate's value, float (D,).
-        grid_shape: its product is D.
-        how: "variance": the coordinates with the largest; "patch": a connected set, from a coordinate drawn in
-            proportion to the variance to neighbours drawn likewise.
-        generator: of the patch.
-    """
-    if how == BY_VARIANCE:
-        return variance.argsort(descending=True, stable=True)[:num_free].sort().values
-    index = torch.arange(math.prod(grid_shape))
-    places = torch.stack(torch.unravel_index(index, tuple(grid_shape)), dim=1)
-    chance = variance.double().clamp(min=NEVER)
-    chosen = torch.zeros(len(variance), dtype=torch.bool)
-    allowed = ~chosen
-    for _ in range(num_free):
-        drawn = int(torch.multinomial(chance * allowed, 1, generator=generator))
-        chosen[drawn] = True
-        steps = (places[:, None] - places[chosen][None]).abs().sum(dim=-1)
-        allowed = (steps == 1).any(dim=1) & ~chosen
-    return chosen.nonzero().squeeze(1)
-
-
-def _ask(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
-    """The judged denoiser of the hidden pixels, and the exact one where it is known, both asked for every state."""
-    tables: dict[str, TabulatedDenoiser] = {}
-    for who in case.denoisers:
-        table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.cache, (who, s.key))
-        table(torch.full((1, table.num_dims), table.num_tokens), torch.tensor([s.target_class]))
-        tables[who] = table
-    return tables[case.judged], tables.get(EXACT)
-
-
-def _posterior(case: Case, s: Slice) -> float:
-    """p(z | known pixels), of the exact conditionals where there are any."""
-    denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
-    labels = case.data.test_examples()[1].long()
-    shares = labels.bincount(minlength=case.data.num_classes).double() / len(labels)
-    weights = shares if case.target is None else case.target.class_weights
-    generator = generator_for("order of the known pixels", case.plan.seed, s.image)
-    return float(class_posterior(denoiser, s.state, weights, generator)[s.target_class])
-
-
-def _draws(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
-    return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
-
-
-def _found(case: Case, s: Slice, guidance: Guidance) -> Found:
-    """Distributions, weights and error budgets at one strength."""
-    table, exact = case.made.of(_ask, s)
-    plan = case.plan
-    z = s.target_class
-    own = samples_of(case.made, _draws(case, s, guidance))[:, s.hidden].long()
-    generator = plan.generator("few steps", guidance, z, "slice", s.image, num_dims=table.num_dims)
-    few = FEW_STEPS.draw(table, guidance, z, plan.num_samples, generator)
-    ledgers = []
-    for sampler, x in ((plan.sampler, own), (FEW_STEPS, few)):
-        laws = slice_laws(table, exact, guidance, z, sampler)
-        names = (s.image, sampler.label)
-        interval = plan.generator("inpainting interval", guidance, z, *names, num_dims=table.num_dims)
-        ledgers.append(slice_ledger(laws, sampler, x, interval))
-    weights = tilted_weights(table, guidance, z, plan.sampler.policy)
-    unguided = terminal_law(table, Guidance(0.0, guidance.kind), z, plan.sampler.policy)
-    return Found(ledgers[0].laws["L3"], unguided, weights.law, weights.ess, (ledgers[0], ledgers[1]))
-
-
-def probability_of(law: Tensor, values: Tensor) -> float:
-    """The probability of one completion, int64 (|S|,)."""
-    return float(law.flatten()[flat_index(values, law.shape[0])])
 
 
 def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
@@ -438,14 +316,9 @@ def marginals_of(s: Slice, guidance: Guidance, law: Tensor) -> list[MarginalRow]
     """The probability of every value of every hidden pixel."""
     return [
         MarginalRow(*s.at(guidance), pixel, value, value == true, p)
-        for pixel, true, marginal in zip(s.hidden.tolist(), s.truth.tolist(), _marginal(law).tolist())
+        for pixel, true, marginal in zip(s.hidden.tolist(), s.truth.tolist(), marginal_of(law).tolist())
         for value, p in enumerate(marginal)
     ]
-
-
-def _marginal(law: Tensor) -> Tensor:
-    """Of every hidden pixel, float64 (|S|, N)."""
-    return torch.stack([law.movedim(i, 0).flatten(1).sum(dim=1) if law.ndim > 1 else law for i in range(law.ndim)])
 
 
 def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[CompletionRow]:
@@ -479,7 +352,7 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Cont
     names = {"known pixels": known, "true values": s.x / top}
     tiles = {title: [x] * len(found) for title, x in names.items()}
     for one in found.values():
-        means = _marginal(one.law) @ torch.arange(case.data.num_tokens).double() / top
+        means = marginal_of(one.law) @ torch.arange(case.data.num_tokens).double() / top
         tiles.setdefault("pixel means", []).append(known.index_copy(0, s.hidden, means))
         for row in completions_of(s, Guidance(0.0), one.law)[:SHOWN]:
             values = torch.tensor(row.values).double() / top

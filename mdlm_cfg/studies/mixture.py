@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,18 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, STRENGTH, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
-from mdlm_cfg.studies.findings import Block, Cloud, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.mixture_effects import (
+    ComponentRow,
+    DistinctRow,
+    PixelRow,
+    component_block,
+    component_row,
+    distinct_block,
+    distinct_row,
+    pixel_block,
+    pixel_row,
+)
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -29,7 +39,6 @@ AGAIN = "again"
 FLOOR = "noise floor"
 CLASS = "class"
 DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
-SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 CLEAR = 3.0  # times the noise floor from which an energy distance is called clear
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
@@ -40,21 +49,6 @@ SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
 set and shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
 distribution."""
-PIXEL_TEXT = """\
-A value of a pixel is private to a class where it is more than 1.5 times as probable in the class as in the whole \
-mixture, foreign where it is less than 1 / 1.5 times as probable, and shared between. If guidance acts as in two \
-dimensions, it makes private values more probable, and the more so the stronger it is."""
-PIXEL_NOTE = """\
-Mean changes of the probability of a pixel's value, guided samples less the class. At w = 0 all changes are noise. \
-The tilt is the change that tilting each pixel alone would make at first order."""
-COMPONENT_TEXT = """\
-A component counts as more distinct the more reliably its images identify the class: E log p(x | z) / p(x), by whole \
-images or by partial images of every size, on which guidance acts. Where whole images always identify the class, \
-guidance acts through partial images alone. If distinct components gain weight under guidance, gains and distinctness \
-have the same ranks."""
-COMPONENT_NOTE = """\
-Spearman's correlation of log usage / weight with distinctness, within classes. Components in use: exp of the entropy \
-of usage, which falls as guidance concentrates on few components."""
 
 
 @dataclass(frozen=True)
@@ -75,40 +69,6 @@ class ClassRow(SetRow):
 
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
-
-
-@dataclass(frozen=True)
-class PixelRow:
-    """How guidance changes the probability of pixels' values, by how private they are to the class."""
-
-    w: Guidance = col("w", STRENGTH, index=True)
-    set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
-    correlation: float | None = col("correlation", "of log-ratio, class to mixture, and change", digits=3)
-    tilt_correlation: float | None = col("with the tilt", "of change and what tilting each pixel would do", digits=3)
-    slope: float | None = col("slope", "of change on log-ratio, per nat")
-    change_private: float = col("private", "mean change of the probability of private values")
-    change_shared: float = col("shared", "mean change of the probability of shared values")
-    change_foreign: float = col("foreign", "mean change of the probability of foreign values")
-
-
-@dataclass(frozen=True)
-class ComponentRow:
-    """Which components guidance uses, by how distinct they are."""
-
-    w: Guidance = col("w", STRENGTH, index=True)
-    set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
-    rank_correlation_partial: float | None = col("rank correlation (partial images)", "of gain, distinctness", digits=3)
-    rank_correlation_whole: float | None = col("rank correlation (whole images)", "absent without a ranking", digits=3)
-    components_in_use: float = col("components in use", "exp of the entropy of usage, mean over classes", digits=2)
-
-
-@dataclass(frozen=True)
-class DistinctRow:
-    """How reliably the images of a component identify the class."""
-
-    images: str = col("images", '"whole" or "partial"', index=True)
-    mean: float = col("mean", "over components, of E log p(x | z) / p(x)", unit="nats", digits=3)
-    spread: float = col("spread", "standard deviation over the components of a class", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -169,9 +129,9 @@ class Mixtures(Settings):
             _distances(case, sets),
             *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
             _by_class(by_class),
-            _pixels(case, pixels, compared, samples),
-            _components(components, compared, made.of(_distinctness, PARTIAL)),
-            _distinct(distinct),
+            pixel_block(case, pixels, compared, samples),
+            component_block(components, compared, made.of(_distinctness, PARTIAL)),
+            distinct_block(distinct),
             *_shown(case, samples),
         ]
         return Findings(
@@ -223,17 +183,6 @@ def _distinctness(case: Case, how: str) -> Tensor:
     return torch.stack(found)
 
 
-def centred(values: Tensor) -> Tensor:
-    """Distinctness (classes, C) less the mean of its class."""
-    return values - values.mean(dim=1, keepdim=True)
-
-
-def distinct_row(how: str, values: Tensor) -> DistinctRow:
-    """The mean of distinctness (classes, C), and its spread within classes."""
-    spread = float(centred(values).std()) if values.numel() > 1 else 0.0
-    return DistinctRow(how, float(values.mean()), spread)
-
-
 def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     """Sets beside the exact one, by class, and what guidance does to pixels and components."""
     target: BernoulliMixture = case.target
@@ -282,24 +231,6 @@ def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
     return rows
 
 
-def _known(value: float) -> float | None:
-    """A correlation, where there is one."""
-    return value if math.isfinite(value) else None
-
-
-def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelRow:
-    """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
-    changes = {f"change_{group}": float(value) for group, value in found["groups"].items()}
-    correlation, tilt, slope = (_known(found[key]) for key in ("correlation", "tilt_correlation", "slope"))
-    return PixelRow(guidance, name, correlation, tilt, slope, **changes)
-
-
-def component_row(guidance: Guidance, name: str, found: Mapping[str, Any], whole: DistinctRow) -> ComponentRow:
-    """A row of what `mdlm_cfg.compare.mixtures.component_picture` found; ranks only where components differ."""
-    by_whole = _known(found["rank_correlation"]) if whole.spread > SATURATED else None
-    return ComponentRow(guidance, name, _known(found["rank_correlation_partial"]), by_whole, found["entropy"])
-
-
 def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
     plan = case.plan
     text = (
@@ -319,58 +250,6 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
 def _by_class(rows: Sequence[ClassRow]) -> Block:
     views = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
     return Block("by_class", rows, "By class", views=views, group="Guided samples")
-
-
-def _tiles(case: Case, means: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:
-    return {f"w = {g.label}": as_images(case, x)[:, None] for g, x in means.items()}
-
-
-def _pixels(
-    case: Case,
-    rows: Sequence[PixelRow],
-    compared: Mapping[Guidance, Any],
-    samples: Mapping[Guidance, Mapping[str, Tensor]],
-) -> Block:
-    names = [case.class_name(k) for k in case.classes]
-    points = {
-        f"w = {g.label}": (found["pixels"][EXACT]["log_ratio"].numpy(), found["pixels"][EXACT]["change"].numpy())
-        for g, found in compared.items()
-    }
-    labels = ("log-ratio of the value, class to mixture (nats)", "change of its probability")
-    means = {g: own[EXACT].double().mean(dim=1) for g, own in samples.items()}
-    numbers = ["correlation", "tilt_correlation", "slope", "change_private", "change_shared", "change_foreign"]
-    views: list[View] = [
-        Table(["w", "set"], numbers, note=PIXEL_NOTE),
-        Cloud(points, labels, "A point for each class, pixel and value: exact guided samples less the class."),
-        Mosaic(_tiles(case, means), names, "Pixel means of exact guided samples."),
-    ]
-    if case.has_learned:
-        wrong = {g: own[LEARNED].double().mean(dim=1) - means[g] for g, own in samples.items()}
-        caption = "Pixel means of the network's samples less those of exact ones."
-        views.append(Mosaic(_tiles(case, wrong), names, caption, "error of the mean"))
-    title = "Are class-specific pixels amplified?"
-    return Block("pixels", rows, title, PIXEL_TEXT, [], views, ["correlation"], "Pixels")
-
-
-def _components(rows: Sequence[ComponentRow], compared: Mapping[Guidance, Any], distinct: Tensor) -> Block:
-    x = centred(distinct).flatten().numpy()
-    points = {
-        f"w = {g.label}": (x, found["components"][EXACT]["log_gain"].flatten().numpy()) for g, found in compared.items()
-    }
-    labels = ("distinctness by partial images, less its class's mean (nats)", "log usage / weight")
-    numbers = ["rank_correlation_partial", "rank_correlation_whole", "components_in_use"]
-    views: list[View] = [
-        Table(["w", "set"], numbers, note=COMPONENT_NOTE),
-        Cloud(points, labels, "A point for each component: exact guided samples."),
-    ]
-    title = "Do distinct components gain weight?"
-    logged = ["rank_correlation_partial"]
-    return Block("components", rows, title, COMPONENT_TEXT, [], views, logged, "Components")
-
-
-def _distinct(rows: Sequence[DistinctRow]) -> Block:
-    views = [Table(["images"], ["mean", "spread"], note="In nats, over components.")]
-    return Block("distinctness", rows, "How distinct components are", views=views, group="Components")
 
 
 def _shown(case: Case, samples: Mapping[Guidance, Mapping[str, Tensor]]) -> list[Block]:

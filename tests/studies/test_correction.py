@@ -15,11 +15,12 @@ from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_mont
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.studies.correction import Correction, CostRow, SampleRow, alike, verdict_of
+from mdlm_cfg.studies.correction import Correction
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow, verdict_of as mixture_verdict
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.table_correction import CostRow, SampleRow, alike, verdict_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
 

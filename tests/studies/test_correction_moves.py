@@ -14,11 +14,12 @@ from torch import Tensor
 from mdlm_cfg import Correction, Guidance, Sampler, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.studies.correction_moves import CONNECTED, CorrectionMoves, EndRow, MoveRow, TableMoves
+from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_moves import REFERENCE, MixtureMoves, MovedSetRow
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
+from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves
 
 TARGET = random_target(2, 3, seed=4)
 Z = 1

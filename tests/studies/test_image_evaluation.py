@@ -17,15 +17,8 @@ from mdlm_cfg.compare.image_judge import BY_CLASSIFIER, STATISTICS
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.reports.render import drawing_of, sections_of
 from mdlm_cfg.studies.findings import Findings, Mosaic
-from mdlm_cfg.studies.images import (
-    CLASSIFIER,
-    Images,
-    JudgeRow,
-    components_of,
-    nelbo_rows,
-    training_sentence,
-    verdict_of,
-)
+from mdlm_cfg.studies.image_models import JudgeRow, nelbo_rows, training_sentence
+from mdlm_cfg.studies.images import CLASSIFIER, Images, components_of, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.targets.bernoulli import BernoulliMixture

@@ -19,9 +19,10 @@ from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, Slice, SliceRow, hidden_pixels, verdict_of
+from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, SliceRow, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.slices import Slice, hidden_pixels
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture

@@ -12,11 +12,11 @@ from study_cases import CASES, TABLE
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
-from mdlm_cfg.studies.correction_moves import TableMoves
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.samplers import Samplers
+from mdlm_cfg.studies.table_moves import TableMoves
 
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
 ROUNDING = 1e-12

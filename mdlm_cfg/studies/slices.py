@@ -1,0 +1,159 @@
+"""Test images with hidden pixels, and their exact distributions, weights and error budgets (theory, section 13)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.compare.ledger import SampledLedger
+from mdlm_cfg.compare.likelihood import class_posterior
+from mdlm_cfg.compare.slice_ledger import slice_laws, slice_ledger
+from mdlm_cfg.laws.slices import slice_denoiser
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
+from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.protocol import EXACT, Case, Piece
+from mdlm_cfg.support.seeds import generator_for
+
+PATCH = "patch"
+BY_VARIANCE = "variance"
+CHOICES = (PATCH, BY_VARIANCE)
+NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
+FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
+
+
+class Slice(NamedTuple):
+    """A test image with hidden pixels, and the class that is guided to.
+
+    Attributes:
+        x: int64 (D,), complete. state: the same with the mask N in place of the hidden values.
+    """
+
+    image: int
+    image_class: int
+    target_class: int
+    x: Tensor
+    state: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden coordinates, int64 (|S|,), ascending."""
+        return (self.x != self.state).nonzero().squeeze(1)
+
+    @property
+    def truth(self) -> Tensor:
+        """The hidden values, int64 (|S|,)."""
+        return self.x[self.hidden]
+
+    def at(self, guidance: Guidance) -> tuple[int, int, Guidance]:
+        """The first columns of a row at one strength."""
+        return (self.image, self.target_class, guidance)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The values that decide the distributions of the hidden pixels."""
+        return (self.image, self.target_class, tuple(self.state.tolist()))
+
+
+class Found(NamedTuple):
+    """The results for a slice at one strength.
+
+    Attributes:
+        law, unguided, tilted: of the hidden pixels by the judged denoiser, at w, at w = 0 and tilted, float64 (N,)*|S|.
+        ess: the relative ESS of weights to `tilted`. ledgers: of the plan's own sampler, and of `FEW_STEPS`.
+    """
+
+    law: Tensor
+    unguided: Tensor
+    tilted: Tensor
+    ess: float
+    ledgers: tuple[SampledLedger, SampledLedger]
+
+
+def hidden_pixels(
+    variance: Tensor, grid_shape: Sequence[int], num_free: int, how: str, generator: torch.Generator
+) -> Tensor:
+    """Which coordinates are hidden, int64 (num_free,), ascending.
+
+    Args:
+        variance: of every coordinate's value, float (D,).
+        grid_shape: its product is D.
+        how: "variance": the coordinates with the largest; "patch": a connected set, from a coordinate drawn in
+            proportion to the variance to neighbours drawn likewise.
+        generator: of the patch.
+    """
+    if how == BY_VARIANCE:
+        return variance.argsort(descending=True, stable=True)[:num_free].sort().values
+    index = torch.arange(math.prod(grid_shape))
+    places = torch.stack(torch.unravel_index(index, tuple(grid_shape)), dim=1)
+    chance = variance.double().clamp(min=NEVER)
+    chosen = torch.zeros(len(variance), dtype=torch.bool)
+    allowed = ~chosen
+    for _ in range(num_free):
+        drawn = int(torch.multinomial(chance * allowed, 1, generator=generator))
+        chosen[drawn] = True
+        steps = (places[:, None] - places[chosen][None]).abs().sum(dim=-1)
+        allowed = (steps == 1).any(dim=1) & ~chosen
+    return chosen.nonzero().squeeze(1)
+
+
+def answers_of(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
+    """The judged denoiser of the hidden pixels, and the exact one where it is known, both asked for every state."""
+    tables: dict[str, TabulatedDenoiser] = {}
+    for who in case.denoisers:
+        table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.cache, (who, s.key))
+        table(torch.full((1, table.num_dims), table.num_tokens), torch.tensor([s.target_class]))
+        tables[who] = table
+    return tables[case.judged], tables.get(EXACT)
+
+
+def posterior_of(case: Case, s: Slice) -> float:
+    """p(z | known pixels), of the exact conditionals where there are any."""
+    denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
+    labels = case.data.test_examples()[1].long()
+    shares = labels.bincount(minlength=case.data.num_classes).double() / len(labels)
+    weights = shares if case.target is None else case.target.class_weights
+    generator = generator_for("order of the known pixels", case.plan.seed, s.image)
+    return float(class_posterior(denoiser, s.state, weights, generator)[s.target_class])
+
+
+def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
+    return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
+
+
+def found_of(case: Case, s: Slice, guidance: Guidance) -> Found:
+    """Distributions, weights and error budgets at one strength."""
+    table, exact = case.made.of(answers_of, s)
+    plan = case.plan
+    z = s.target_class
+    own = samples_of(case.made, draws_of_slice(case, s, guidance))[:, s.hidden].long()
+    generator = plan.generator("few steps", guidance, z, "slice", s.image, num_dims=table.num_dims)
+    few = FEW_STEPS.draw(table, guidance, z, plan.num_samples, generator)
+    ledgers = []
+    for sampler, x in ((plan.sampler, own), (FEW_STEPS, few)):
+        laws = slice_laws(table, exact, guidance, z, sampler)
+        names = (s.image, sampler.label)
+        interval = plan.generator("inpainting interval", guidance, z, *names, num_dims=table.num_dims)
+        ledgers.append(slice_ledger(laws, sampler, x, interval))
+    weights = tilted_weights(table, guidance, z, plan.sampler.policy)
+    unguided = terminal_law(table, Guidance(0.0, guidance.kind), z, plan.sampler.policy)
+    return Found(ledgers[0].laws["L3"], unguided, weights.law, weights.ess, (ledgers[0], ledgers[1]))
+
+
+def probability_of(law: Tensor, values: Tensor) -> float:
+    """The probability of one completion, int64 (|S|,)."""
+    return float(law.flatten()[flat_index(values, law.shape[0])])
+
+
+def marginal_of(law: Tensor) -> Tensor:
+    """Of every hidden pixel, float64 (|S|, N)."""
+    return torch.stack([law.movedim(i, 0).flatten(1).sum(dim=1) if law.ndim > 1 else law for i in range(law.ndim)])

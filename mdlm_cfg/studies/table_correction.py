@@ -1,0 +1,445 @@
+"""The cost of sampling the tilted distribution of a table, by importance weights and by resampling (theory, 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.weighted import break_even_samples, expected_tv, expected_weighted_tv
+from mdlm_cfg.laws.policy_transitions import policy_or_own
+from mdlm_cfg.laws.rates import partial_state_lattice
+from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
+from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
+from mdlm_cfg.studies.common import STRENGTH, TABLE
+from mdlm_cfg.studies.evaluation import array_name
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.protocol import (
+    EXACT,
+    LEARNED,
+    LEARNED_LAW_ENTRIES,
+    Case,
+    Made,
+    Needs,
+    Piece,
+    check_guided_class,
+)
+from mdlm_cfg.support.errors import UserError
+
+SMALLEST = 100  # samples of a set
+MOST_SETS = 20  # over which a mean is taken
+ENOUGH = 1000  # effective samples from which the limit of many is given: weights have heavy tails
+ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
+NOTHING = 1e-9  # a total variation that is rounding
+SURPRISING = 4  # standard errors
+WEIGHTS = """\
+Each finished sample is weighted by W, the product of the normalisers Z of the coordinates that it unmasked. With \
+exact conditionals the weighted distribution is the tilted one, whatever the order of unmasking. With learned \
+conditionals it is their tilted distribution, averaged over orders. The relative effective sample size (ESS), (E W)^2 \
+/ E W^2, is the effective share of the samples; it is known exactly before any sample is drawn."""
+RESAMPLED = """\
+Sequential Monte Carlo resamples a group of samples whenever its relative ESS falls below the threshold. E W, the sum \
+over x of p(x)^(-w) p(x | class)^(1+w), is still estimated without bias. The error is the relative standard error of \
+that estimate, from the spread of the groups."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """The mean distance of sets of n samples to the tilted distribution."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    num_samples: int = col("n", "samples in a set", index=True)
+    num_sets: int = col("sets", "independent sets, over which means are taken")
+    tv_guided: float = col("guided", "samples as the chain draws them", unit="TV")
+    tv_weighted: float = col("weighted", "the same samples with their importance weights", unit="TV")
+    tv_resampled: float = col("resampled", "samples of sequential Monte Carlo", unit="TV")
+    noise_floor: float = col("noise floor", "expected of n samples of the tilted distribution", unit="TV")
+    tv_expected_guided: float = col("guided, expected", "of guided samples, for n large", unit="TV")
+    tv_expected_weighted: float | None = col(
+        "weighted, expected", f"of weighted samples, for n large; absent below {ENOUGH:,} effective ones", unit="TV"
+    )
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """The exact effect of weighting the finished samples of one chain."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
+    policy: str = col("order", "of unmasking", index=True)
+    own: bool = col("own", "whether it is the order of the plan")
+    ess: float = col("relative ESS", "(E W)^2 / E W^2, in (0, 1]")
+    cost: float = col("samples per effective one", "1 / ESS", digits=2)
+    log_normalizer: float = col("ln E W", "of the normaliser", unit="nats")
+    tv_guided: float = col("TV, guided", "of the guided to the tilted distribution", unit="TV")
+    tv_weighted: float = col("TV, weighted", "of the weighted to the tilted distribution", unit="TV")
+    pays_from: int | None = col(
+        "pays off from about", "samples from which weighted ones are closer than unweighted ones; absent: never"
+    )
+
+
+@dataclass(frozen=True)
+class ResamplingRow:
+    """Sequential Monte Carlo with the plan's number of samples."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    num_samples: int = col("n", "samples")
+    num_groups: int = col("groups", "independent groups")
+    exact_log_normalizer: float = col("ln E W", "exactly", unit="nats")
+    log_normalizer: float = col("estimate", "of ln E W", unit="nats")
+    relative_error: float = col("error", "relative standard error of the estimate of E W")
+    ess: float = col("relative ESS", "of the final weights")
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """Sequential Monte Carlo, one step of it."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
+    ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
+    num_resampled: int = col("groups resampled", "at this step")
+
+
+@dataclass(frozen=True)
+class TableCorrection:
+    """The cost of sampling the tilted distribution of a table, by importance weights and by resampling.
+
+    Args:
+        policies: orders of unmasking whose effective sample sizes are compared with that of the plan's own order.
+        threshold: relative effective sample size below which a group is resampled.
+        num_groups: independent groups of sequential Monte Carlo: they give the error of the normaliser.
+    """
+
+    policies: Sequence[str] = ("rate", "uniform", "fixed_order", "confidence")
+    threshold: float = 0.5
+    num_groups: int = 10
+    name: ClassVar[str] = "correction"
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True)
+    rows: ClassVar[Mapping[str, type]] = {
+        "distances": SampleRow,
+        "costs": CostRow,
+        "resampling": ResamplingRow,
+        "steps": StepRow,
+    }
+
+    def check(self, case: Case) -> None:
+        """Refuse guidance without weights, a class without a tilted distribution, and tables that are too large."""
+        target = case.target
+        plan = case.plan
+        for guidance in plan.guidances:
+            plan.sampler.check_weighted(guidance)
+        for policy in self.policies:
+            policy_of(policy).check(target.num_dims)
+        partial_state_lattice(target.denoiser(), case.one_class, states_kept=2)
+        if (target.num_tokens + 1) ** target.num_dims * target.num_dims * target.num_tokens > LEARNED_LAW_ENTRIES:
+            raise UserError(
+                f"{target.num_tokens} values in {target.num_dims} dimensions are too many for the exact weights of "
+                "several policies: use fewer values or dimensions"
+            )
+        check_guided_class(case)
+        for n in sizes_of(plan):
+            check_groups(n, self.num_groups, self.threshold)
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """For each strength the exact costs, with each denoiser, and the samples."""
+        for g in case.plan.guidances:
+            for who in case.denoisers:
+                yield case.piece(self._costs, g, who, label=f"exact weights of {who} conditionals at w = {g.label}")
+            yield case.piece(self._samples, g, label=f"weighted and resampled samples at w = {g.label}")
+
+    def _costs(self, case: Case, guidance: Guidance, who: str) -> list[tuple[Any, ...]]:
+        """The columns of `CostRow` from `policy` on: the plan's own order first, then the others."""
+        own = policy_or_own(case.plan.sampler.policy, guidance)
+        own_name = ORDER_OF.get(str(own), str(own))
+        policies = {own_name: own} | {name: policy_of(name) for name in self.policies if name != own_name}
+        found = []
+        for name, policy in policies.items():
+            aim = Aim.of(case, guidance, who, policy)
+            weights = aim.weights()
+            law = aim.law()
+            distances = total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted)
+            pays_from = break_even_samples(weights, law, aim.tilted)
+            numbers = (weights.ess, 1 / weights.ess, weights.log_normalizer, *distances, pays_from)
+            found.append((name, policy is own, *numbers))
+        return found
+
+    def _samples(self, case: Case, guidance: Guidance) -> dict[str, Any]:
+        """The columns of `SampleRow` from `num_samples` on, those of `ResamplingRow` and `StepRow`, distributions."""
+        plan = case.plan
+        z = case.one_class
+        aim = Aim.of(case, guidance, case.judged, plan.sampler.policy)
+        weights = aim.weights()
+        law = aim.law()
+        generator = _generator(case, aim, "weighted samples")
+        x, log_weights = plan.sampler.draw_weighted(aim.denoiser, guidance, z, plan.num_samples, generator)
+        rows = []
+        for n in sizes_of(plan):
+            sets = min(MOST_SETS, plan.num_samples // n)
+            again = self._resampled(case, aim, n, sets)
+            guided = aim.mean_tv(x[: n * sets], None, sets)
+            weighted = aim.mean_tv(x[: n * sets], log_weights[: n * sets], sets)
+            resampled = aim.mean_tv(again.x, again.log_weights, sets)
+            limits = expected_tv(law, aim.tilted, n), aim.expected(weights, n)
+            rows.append((n, sets, guided, weighted, resampled, expected_sampling_tv(aim.tilted, n), *limits))
+        estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
+        return {
+            "rows": rows,
+            "resampling": (len(again.x), again.num_groups, *estimates),
+            "steps": list(zip(again.ess_on_the_way, again.num_resampled)),
+            "laws": {"tilted": aim.tilted, "guided": law, "weighted": weights.law},
+        }
+
+    def _resampled(self, case: Case, aim: Aim, num_samples: int, num_sets: int) -> Weighted:
+        return sequential_monte_carlo(
+            aim.denoiser,
+            aim.guidance,
+            case.one_class,
+            num_samples * num_sets,
+            policy=aim.policy,
+            threshold=self.threshold,
+            num_groups=self.num_groups * num_sets,
+            generator=_generator(case, aim, "resampled samples", num_samples),
+        )
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """Exact costs, samples against their number, and resampling on the way."""
+        samples: list[SampleRow] = []
+        costs: list[CostRow] = []
+        resampling: list[ResamplingRow] = []
+        steps: list[StepRow] = []
+        arrays: dict[str, np.ndarray] = {}
+        for g in case.plan.guidances:
+            for who in case.denoisers:
+                costs += [CostRow(g, who, *found) for found in made.of(self._costs, g, who)]
+            drawn = made.of(self._samples, g)
+            samples += [SampleRow(g, *found) for found in drawn["rows"]]
+            resampling.append(ResamplingRow(g, *drawn["resampling"]))
+            steps += [StepRow(g, k + 1, *found) for k, found in enumerate(drawn["steps"])]
+            arrays |= {array_name(name, g, g.identifier): law.numpy() for name, law in drawn["laws"].items()}
+        blocks = [
+            self._sample_block(case, samples),
+            cost_block(costs),
+            Block(
+                name="resampling",
+                rows=resampling,
+                title="Sequential Monte Carlo",
+                text=f"{RESAMPLED}\n\n{self.num_groups} groups, threshold {self.threshold:g}.",
+                views=[Table(["w"], ["exact_log_normalizer", "log_normalizer", "relative_error", "ess"])],
+                logged=["log_normalizer"],
+                group="Resampling",
+            ),
+            Block("steps", steps, "Relative ESS on the way", views=STEP_VIEWS, group="Resampling"),
+        ]
+        settings = {"threshold": self.threshold, "num_groups": self.num_groups}
+        facts = {"target_class": case.one_class, "judged": case.judged, **settings, "laws": sorted(arrays)}
+        return Findings(case.plan, blocks, verdict_of(costs, samples, resampling, case.judged), facts, arrays)
+
+    def _sample_block(self, case: Case, rows: Sequence[SampleRow]) -> Block:
+        plan = case.plan
+        text = (
+            f"Samples of the {case.judged} conditionals, class {case.class_name(case.one_class)}, by "
+            f"{plan.sampler.label}, seed {plan.seed}: as the chain draws them, the same with importance weights, and "
+            f"resampled on the way (sequential Monte Carlo in {self.num_groups} groups, threshold "
+            f"{self.threshold:g}). With more samples, unweighted ones stop at the distance of the guided distribution."
+        )
+        note = (
+            f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
+            "independent sets of n samples. The noise floor is that of n samples of the tilted distribution itself. "
+            "Expected: by the second moment of the weights, for n large; absent where too few samples are effective."
+        )
+        shown = ["tv_guided", "tv_weighted", "tv_expected_weighted", "tv_resampled", "noise_floor"]
+        curve = Curve(
+            "num_samples",
+            ["tv_guided", "tv_weighted", "tv_resampled", "noise_floor", "tv_expected_weighted"],
+            caption="Total variation to the tilted distribution against the number of samples n.",
+            panels="w" if len(plan.guidances) > 1 else None,
+            log_x=True,
+            log_y=True,
+            dashed={"tv_expected_weighted": True},
+        )
+        return Block(
+            name="distances",
+            rows=rows,
+            title="Distance to the tilted distribution",
+            text=text,
+            views=[Table(["w", "num_samples"], shown, note=note), curve],
+            logged=["tv_guided", "tv_weighted", "tv_resampled"],
+            group="",
+            printed=True,
+        )
+
+
+STEP_VIEWS: list[View] = [
+    Curve("unmasked", "ess_on_the_way", ["w"], "The groups' mean relative ESS at each step, before any resampling."),
+    Table(["w"], ["num_resampled"], "unmasked", "Groups that were resampled, by the number of unmasked coordinates."),
+]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The chain that is sampled, and the distribution that it should have; policy None is the kind's own."""
+
+    denoiser: Denoiser
+    guidance: Guidance
+    target_class: int
+    policy: Policy | None
+    tilted: Tensor
+
+    @classmethod
+    def of(cls, case: Case, guidance: Guidance, who: str, policy: Policy | None) -> Aim:
+        """The chain of one denoiser under one policy."""
+        denoiser = case.denoiser(who)
+        tilted = tilted_law(case.target, guidance.constant, case.one_class)
+        return cls(denoiser, guidance, case.one_class, policy, tilted)
+
+    def weights(self) -> TiltedWeights:
+        """The weighted distribution of the chain and what the weights cost, exactly."""
+        return tilted_weights(self.denoiser, self.guidance, self.target_class, self.policy)
+
+    def law(self) -> Tensor:
+        """The distribution of the chain without weights."""
+        return terminal_law(self.denoiser, self.guidance, self.target_class, self.policy)
+
+    def expected(self, weights: TiltedWeights, num_samples: int) -> float | None:
+        """The expected TV of weighted samples to the tilted distribution; None where too few are effective."""
+        if num_samples * weights.ess < ENOUGH:
+            return None
+        return expected_weighted_tv(weights, self.tilted, num_samples)
+
+    def mean_tv(self, x: Tensor, log_weights: Tensor | None, num_sets: int) -> float:
+        """TV to the tilted distribution, the mean over sets of equally many samples, weighted or not."""
+        parts = x.view(num_sets, -1, x.shape[1])
+        weights = [None] * num_sets if log_weights is None else log_weights.view(num_sets, -1).softmax(dim=1)
+        n = self.denoiser.num_tokens
+        return sum(total_variation(histogram(p, n, w), self.tilted) for p, w in zip(parts, weights)) / num_sets
+
+
+def _generator(case: Case, aim: Aim, what: str, *more: int) -> torch.Generator:
+    where: Any = {"num_dims": aim.denoiser.num_dims, "device": device_of(aim.denoiser)}
+    return case.plan.generator(what, aim.guidance, aim.target_class, *more, **where)
+
+
+def sizes_of(plan: Plan) -> list[int]:
+    """Numbers of samples: 100, 1,000, ... below the plan's own, and that."""
+    sizes = []
+    n = SMALLEST
+    while n < plan.num_samples:
+        sizes.append(n)
+        n *= 10
+    return [*sizes, plan.num_samples]
+
+
+def cost_block(rows: Sequence[CostRow]) -> Block:
+    """The exact costs of weights; the weighted distribution of exact conditionals is the tilted one, and left out."""
+    has_learned = any(row.denoiser == LEARNED for row in rows)
+    index = ["w", "denoiser", "policy"] if has_learned else ["w", "policy"]
+    weighted = ["tv_weighted"] if has_learned else []
+    note = "Total variation is to the tilted distribution. The last column is an estimate for many samples."
+    for names in alike(rows):
+        note += f" The orders {', '.join(names)} have the same numbers on these data."
+    caption = "The exact relative ESS of the importance weights. Orders that coincide share one line."
+    panels = "denoiser" if has_learned else None
+    views: list[View] = [
+        Table(index, ["ess", "cost", "tv_guided", *weighted, "pays_from"], note=note),
+        Curve("w", "ess", ["policy"], caption, panels, log_y=True),
+    ]
+    title = "The cost of importance weights"
+    return Block("costs", rows, title, WEIGHTS, views=views, logged=["ess", "log_normalizer"], group="Weights")
+
+
+def alike(rows: Sequence[CostRow]) -> list[list[str]]:
+    """Orders of unmasking that cost the same at every strength, with every denoiser: sets of at least two."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for policy in dict.fromkeys(row.policy for row in rows):
+        own = [(row.ess, row.tv_guided, row.tv_weighted) for row in rows if row.policy == policy]
+        numbers = tuple(f"{abs(value) + 1:.9f}" for values in own for value in values)
+        found.setdefault(numbers, []).append(policy)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def verdict_of(
+    costs: Sequence[CostRow], samples: Sequence[SampleRow], resampling: Sequence[ResamplingRow], judged: str
+) -> list[str]:
+    """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples."""
+    g = max((row.w for row in costs), key=lambda guidance: guidance.constant)
+    own = {row.denoiser: row for row in costs if row.own and row.w == g}
+    cost = own[judged]
+    last = [row for row in samples if row.w == g][-1]
+    said = [_of_weights(cost), *_paying(cost, last.num_samples), _of_samples(last)]
+    said.append(_of_resampling(next(row for row in resampling if row.w == g)))
+    if judged == LEARNED:
+        exact = own[EXACT]
+        said.append(f"With exact conditionals, guidance ends {exact.tv_guided:.4f} from the tilted distribution there.")
+    return said
+
+
+def _of_weights(cost: CostRow) -> str:
+    head = f"At w = {cost.w.label} ({cost.policy})"
+    if cost.tv_guided < NOTHING:
+        return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
+    head += (
+        f" guidance with {cost.denoiser} conditionals ends {cost.tv_guided:.4f} from the tilted distribution (total "
+        "variation)"
+    )
+    price = f"at a relative ESS of {percent(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
+    if cost.tv_weighted < NOTHING:
+        return f"{head}; importance weights correct this, {price}."
+    if cost.tv_weighted < cost.tv_guided:
+        return f"{head}; importance weights reduce this to {cost.tv_weighted:.4f}, {price}."
+    return f"{head}; importance weights do not help: the weighted distribution is {cost.tv_weighted:.4f} from it."
+
+
+def _paying(cost: CostRow, drawn: int) -> list[str]:
+    if cost.tv_guided < NOTHING or cost.tv_weighted >= cost.tv_guided:
+        return []
+    if cost.pays_from is None:
+        return ["Weighting is estimated not to pay off with any number of samples up to 10^12."]
+    if cost.pays_from <= 1:
+        return ["Weighting is estimated to pay off with any number of samples."]
+    digits = 1 - len(str(cost.pays_from))
+    about = round(cost.pays_from, digits + 1)  # two digits: it is one of eight values a decade
+    more = f", more than the {drawn:,} drawn here" if about > drawn else ""
+    return [f"Weighting is estimated to pay off from about {about:,} samples{more}."]
+
+
+def _of_samples(last: SampleRow) -> str:
+    ways = {"no correction": last.tv_guided, "weighting": last.tv_weighted, "resampling": last.tv_resampled}
+    best = min(ways, key=lambda name: ways[name])
+    if max(ways.values()) - ways[best] < NOTHING:
+        return (
+            f"{last.num_samples:,} samples are {ways[best]:.4f} from the tilted distribution, with and without "
+            f"correction (noise floor {last.noise_floor:.4f})."
+        )
+    return (
+        f"With {last.num_samples:,} samples, {best} ends closest to the tilted distribution: total variation "
+        f"{last.tv_guided:.4f} without correction, {last.tv_weighted:.4f} weighted, {last.tv_resampled:.4f} resampled; "
+        f"the noise floor is {last.noise_floor:.4f}."
+    )
+
+
+def _of_resampling(row: ResamplingRow) -> str:
+    off = abs(row.log_normalizer - row.exact_log_normalizer)
+    said = (
+        f"Resampling ends with a relative ESS of {percent(row.ess)} and estimates ln E W as "
+        f"{row.log_normalizer + 0.0:.4f} ± {row.relative_error:.4f}; the exact value is "
+        f"{row.exact_log_normalizer + 0.0:.4f}"
+    )
+    if off <= SURPRISING * row.relative_error + NOTHING or row.relative_error == 0:
+        return f"{said}."
+    return f"{said}, {off / row.relative_error:.1f} errors away (an error estimated from {row.num_groups} groups)."
+
+
+def percent(share: float) -> str:
+    """A share in percent, with three digits."""
+    return f"{100 * share:.3g}%"

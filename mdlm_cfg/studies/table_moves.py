@@ -1,0 +1,321 @@
+"""Mask-and-refill moves on samples of a table, exactly (theory, section 19)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mdlm_cfg.chain.corrections import Correction
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.corrections import correction_kernel
+from mdlm_cfg.laws.stationary import MAX_MOVES, NotSettled, spectral_gap, stationary_law
+from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
+from mdlm_cfg.studies.common import STRENGTH, TABLE, WHO
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+
+MOVES = (0, 2, 5, 10, 20, 40)
+STARTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "first_hitting"},
+    {"name": "sampled_confidence", "events": 1},
+    {"name": "threshold", "threshold": 0.9},
+    {"name": "entropy_bound", "gamma": 0.1},
+    {"name": "remdm", "steps": 16, "remasking": "cap(0.2)"},
+)
+SMALL_SIZES = (1, 2, 3)  # coordinates in a move, beside all of them
+MOST_ORDERS = 5000  # C(D, k) k!, up to which moves with accept/reject are among the default ones
+NOTHING = 1e-9  # TV that is rounding
+CONNECTED = 1e-9  # a spectral gap below which moves do not reach every state
+WORTH = 0.5  # share of the distance that moves must remove to be recommended
+READING = """\
+A move masks k coordinates of a finished sample and refills them by the same guided chain. With exact conditionals \
+and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With \
+larger k it ends elsewhere, unless moves are accepted or rejected by a Metropolis rule. Moves of k = D draw new \
+samples of the guided chain. Accepting or rejecting moves of one coordinate would change nothing.
+
+All distributions are exact: nothing is sampled. Calls are those of the sampler and of all moves, for each of the two \
+conditionals."""
+MOVE = "coordinates that a move masks, and how it is made"
+
+
+@dataclass(frozen=True)
+class MoveRow:
+    """The exact distribution after a number of moves, beside the tilted distribution."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    start: str = col("start", "the sampler that the moves follow", index=True)
+    move: str = col("move", MOVE, index=True)
+    moves: int = col("moves", "how many", index=True)
+    calls: float = col("calls", "expected calls of the denoiser, for each of the two conditionals", digits=2)
+    tv_tilted: float = col("TV to tilted", "total variation to the tilted distribution of the data", unit="TV")
+    tv_own: float = col("TV to own tilted", "to that of the same conditionals, averaged over orders", unit="TV")
+    removed: float | None = col("removed", "share of the start's TV to tilted; absent where that is 0")
+
+
+STATIONARY = "of the distribution that moves leave invariant; absent where moves mix too slowly to find it"
+
+
+@dataclass(frozen=True)
+class EndRow:
+    """The distribution that the moves converge to, and how fast."""
+
+    w: Guidance = col("w", STRENGTH, index=True)
+    denoiser: str = col("conditionals", WHO, index=True)
+    move: str = col("move", MOVE, index=True)
+    invariant: bool = col("leaves tilted invariant", "with exact conditionals")
+    calls: int = col("calls a move", "for each of the two conditionals")
+    gap: float = col("spectral gap", "1 - |second eigenvalue| of a move; of a sweep, for a sequential scan")
+    tv_tilted: float | None = col("stationary TV to tilted", STATIONARY, unit="TV")
+    tv_own: float | None = col("stationary TV to own tilted", "to the tilted one of the same conditionals", unit="TV")
+
+
+@dataclass(frozen=True)
+class TableMoves(Moves):
+    """The exact distance to the tilted distribution after moves, from several samplers, by size and number of moves.
+
+    Args:
+        sizes, moves, starts: as in `Moves`; sizes of None are 1, 2, 3 and all coordinates.
+
+    Raises:
+        UserError: numbers out of range, or an entry that is not a sampler.
+    """
+
+    moves: Sequence[int] | None = MOVES
+    starts: Sequence[Started] = STARTS
+    name: ClassVar[str] = "correction_moves"
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, guided=True)
+    rows: ClassVar[Mapping[str, type]] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
+
+    def corrections(self, case: Case) -> list[Correction]:
+        """The moves that are compared: every size, with accept/reject where that has few orders; and the plan's own."""
+        d = case.target.num_dims
+        sizes = self.sizes or sorted({k for k in SMALL_SIZES if k < d} | {d})
+        found = [Correction(size=k) for k in sizes]
+        found += [Correction(size=k, accept=True) for k in sizes if k > 1 and _orders(d, k) <= MOST_ORDERS]
+        return list(dict.fromkeys([*found, *own_move(case.plan.sampler)]))
+
+    def pieces(self, case: Case) -> Iterable[Piece]:
+        """For each strength and denoiser: the distributions of all starts, and what every move makes of them."""
+        for g, who in case.by_denoiser():
+            about = f"{who} conditionals, w = {g.label}"
+            for start in self.compared_starts(case):
+                yield case.piece(_started, g, who, start, label=f"distribution of {start.label}, {about}")
+            for one in self.corrections(case):
+                yield case.piece(self._moved, g, who, one, label=f"moves of {name_of_move(one)}, {about}", cost=2.0)
+
+    def _moved(self, case: Case, guidance: Guidance, who: str, correction: Correction) -> dict[str, Any]:
+        """TV to both tilted laws after each number of moves, by start; where moves end, and the spectral gap."""
+        denoiser = case.denoiser(who)
+        z = case.one_class
+        tilted, own = _references(case, guidance, who)
+        kernel = correction_kernel(denoiser, guidance, z, correction)
+        found = []
+        for start in self.compared_starts(case):
+            law, _ = case.made.of(_started, guidance, who, start)
+            after = []
+            for number in range(self.stages(case)[-1] + 1):
+                if number in self.stages(case):
+                    after.append((total_variation(tilted, law), total_variation(own, law)))
+                law = kernel.move(law, number)
+            found.append(after)
+        ends: tuple[float, float] | tuple[None, None] = (None, None)
+        with suppress(NotSettled):
+            end = stationary_law(denoiser, guidance, z, correction)
+            ends = (total_variation(tilted, end), total_variation(own, end))
+        return {"after": found, "end": ends, "gap": max(spectral_gap(denoiser, guidance, z, correction), 0.0)}
+
+    def findings(self, case: Case, made: Made) -> Findings:
+        """A row for each strength, denoiser, start, move and number of moves; and where the moves end."""
+        rows: list[MoveRow] = []
+        ends: list[EndRow] = []
+        for g, who in case.by_denoiser():
+            for correction in self.corrections(case):
+                found = made.of(self._moved, g, who, correction)
+                rows += self._rows_of(case, made, g, who, correction, found["after"])
+                one = replace(correction, moves=1)
+                calls = one.calls(case.target.num_dims)
+                about = (g, who, name_of_move(one), one.is_invariant, calls, found["gap"])
+                ends.append(EndRow(*about, *found["end"]))
+        text = READING + self._left_out(case)
+        facts = {"target_class": case.one_class}
+        return Findings(case.plan, blocks_of(rows, ends, text), verdict_of(rows, ends), facts)
+
+    def _rows_of(
+        self, case: Case, made: Made, g: Guidance, who: str, correction: Correction, found: Sequence[Any]
+    ) -> list[MoveRow]:
+        rows = []
+        for start, after in zip(self.compared_starts(case), found):
+            _, before = made.of(_started, g, who, start)
+            first = after[0][0]
+            for number, (tilted, own) in zip(self.stages(case), after):
+                calls = before + replace(correction, moves=number).calls(case.target.num_dims)
+                removed = 1 - tilted / first if first > NOTHING else None
+                index = (g, who, start.label, name_of_move(correction), number)
+                rows.append(MoveRow(*index, calls, tilted, own, removed))
+        return rows
+
+    def _left_out(self, case: Case) -> str:
+        """A sentence about moves that are not among the default ones."""
+        d = case.target.num_dims
+        given = self.corrections(case)
+        left = [k for k in dict.fromkeys(one.size for one in given) if k > 1 and _orders(d, k) > MOST_ORDERS]
+        if not left:
+            return ""
+        return (
+            f"\n\nWith accept/reject k = {', '.join(map(str, left))} is left out: its exact distribution needs all "
+            "orders of the coordinates, which are too many."
+        )
+
+
+def _orders(num_dims: int, size: int) -> int:
+    """The ordered sets of so many coordinates."""
+    return math.perm(num_dims, size)
+
+
+def _started(case: Case, guidance: Guidance, who: str, start: Sampler) -> tuple[Tensor, float]:
+    """The exact law of a sampler, and its expected calls."""
+    asked = (case.denoiser(who), guidance, case.one_class)
+    return start.law(*asked), start.expected_calls(*asked)
+
+
+def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tensor]:
+    """The tilted law of the data, and that of the conditionals themselves, averaged over orders."""
+    tilted = tilted_law(case.target, guidance.constant, case.one_class)
+    if who == EXACT:
+        return tilted, tilted
+    return tilted, tilted_weights(case.denoiser(who), guidance, case.one_class, "uniform").law
+
+
+def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> list[Block]:
+    """Curves against calls, a panel for each start; where the moves end; and tables by the number of moves."""
+    log = any(row.tv_tilted > NOTHING for row in rows)
+    caption = "Exact total variation to the tilted distribution, against all calls; one panel for each sampler."
+    by = ["move", "denoiser"] if any(row.denoiser == LEARNED for row in rows) else ["move"]
+    dashed = {"denoiser": LEARNED}
+    curve = Curve("calls", "tv_tilted", by, caption, panels="start", log_x=True, log_y=log, dashed=dashed)
+    end = Table(["denoiser", "move"], ["invariant", "calls", "gap", "tv_tilted", "tv_own"])
+    tables: list[View] = [
+        Table(["start", "move"], ["tv_tilted"], "moves", "Exact total variation, by the number of moves."),
+        Table(
+            ["start", "move"],
+            ["tv_own"],
+            "moves",
+            "Exact total variation to the tilted distribution of the learned conditionals themselves.",
+            title="Distance to the conditionals' own tilted distribution",
+            where={"denoiser": [LEARNED]},
+        ),
+    ]
+    how: dict[str, Any] = {"group": "Corrections by size and number"}
+    return [
+        Block("moves", rows, "Corrections", text, ["w"], [curve], ["tv_tilted"], group=""),
+        Block(
+            "ends",
+            ends,
+            "Where moves end",
+            "",
+            ["w"],
+            [end],
+            ["gap"],
+            printed=True,
+            **how,
+        ),
+        Block("by_moves", rows, "Distance by the number of moves", "", ["w", "denoiser"], tables, **how),
+    ]
+
+
+def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
+    """Whether corrections are worth their calls at the largest strength, which ones, and what they leave."""
+    top = max((row.w for row in rows), key=lambda g: g.constant)
+    ended = [row for row in ends if row.w == top]
+    said = []
+    for who in dict.fromkeys(row.denoiser for row in rows):
+        here = [row for row in rows if row.w == top and row.denoiser == who]
+        said += _of_starts(f"At w = {top.label}, with {who} conditionals,", here)
+        said += _of_moves(here, [row for row in ended if row.denoiser == who])
+    return said + _of_learned(ended)
+
+
+def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
+    """How much the most moves of the first size remove, after the guided chain and after the farthest sampler."""
+    most = max(row.moves for row in rows)
+    own = [row for row in rows if row.move == rows[0].move]
+    before = {row.start: row.tv_tilted for row in own if row.moves == 0}
+    after = {row.start: row for row in own if row.moves == most and row.removed is not None}
+    if not after:
+        return [f"{head} every sampler samples the tilted distribution already: there is nothing to correct."]
+    farthest = max(after, key=lambda start: before[start])
+    said = []
+    for start in dict.fromkeys([start for start in (FIRST_HITTING, farthest) if start in after]):
+        row = after[start]
+        whose = "guidance's departure" if start == FIRST_HITTING else f'the distance of "{start}"'
+        share = f"{row.removed:.0%} of" if row.removed and row.removed > 0 else "nothing of"
+        said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {row.tv_tilted:.4f} after)")
+    worth = any((row.removed or 0.0) >= WORTH for row in after.values())
+    judged = "corrections bring samples nearer to the tilted distribution" if worth else "corrections help little"
+    return [f"{head} {judged}: {phrase(most, rows[0].move)} remove {', and '.join(said)}."]
+
+
+def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
+    """Which moves are best for their calls, those that stop elsewhere, and those that do not connect the support."""
+    said = []
+    start = next((row.start for row in rows if row.removed is not None), None)
+    chain = [row for row in rows if row.start == start]
+    first = [row for row in chain if row.move == chain[0].move] if chain else []
+    if first:
+        last = max(first, key=lambda row: row.calls)
+        best = min((row for row in chain if row.calls <= last.calls), key=lambda row: row.tv_tilted)
+        nearest = min(chain, key=lambda row: row.tv_tilted)
+        said.append(
+            f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} end nearest to the '
+            f"tilted distribution ({best.tv_tilted:.4f}){_with_more_calls(best, nearest)}."
+        )
+    apart = [row.move for row in ends if row.gap < CONNECTED]
+    if apart:
+        said.append(
+            f"Moves of {'; '.join(apart)} do not connect all states, or hardly (spectral gap below {CONNECTED:.0e}): "
+            "where they end depends on where they begin. Use a larger k."
+        )
+    slow = [f"{row.move} (spectral gap {row.gap:.2g})" for row in ends if row.tv_tilted is None]
+    if slow:
+        said.append(
+            f"Where moves of {'; '.join(slow)} end was not found: {MAX_MOVES:,} moves did not settle. Use a larger k."
+        )
+    stop = [
+        (row.tv_tilted, row.move)
+        for row in ends
+        if row.tv_tilted is not None and row.tv_tilted > NOTHING and row.denoiser == EXACT and not row.invariant
+    ]
+    if stop:
+        worst, move = max(stop)
+        said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {worst:.4f} from it.")
+    return said
+
+
+def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
+    if nearest.tv_tilted >= best.tv_tilted - NOTHING:
+        return ""
+    moves = phrase(nearest.moves, nearest.move)
+    return f"; with any number of calls, {moves} do ({nearest.tv_tilted:.4f} with {nearest.calls:g} calls)"
+
+
+def _of_learned(ends: Sequence[EndRow]) -> list[str]:
+    """What moves of the first size leave with learned conditionals, where exact ones leave less."""
+    first = {row.denoiser: row for row in reversed(ends)}
+    learned = first[LEARNED].tv_tilted if LEARNED in first else None
+    exact = first[EXACT].tv_tilted if EXACT in first else None
+    if learned is None or exact is None or learned <= exact + NOTHING:
+        return []
+    return [
+        f"With learned conditionals moves of {first[LEARNED].move} end {learned:.4f} from the tilted distribution of "
+        f"the data, with exact ones {exact:.4f}: corrections do not repair the network."
+    ]
