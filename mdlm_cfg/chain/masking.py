@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 NEG_INF = float("-inf")
+MOST_ROWS = 64  # of a table of N^2 numbers, from which rows are copied faster than they are made
 
 
 def all_masked(num: int, num_dims: int, mask_id: int, device: torch.device | None = None) -> Tensor:
@@ -59,7 +60,10 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
         tokens: int64 (..., D), values 0..N with N the mask.
     """
     n = log_probs.shape[-1]
-    copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
+    if n <= MOST_ROWS:
+        copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
+    else:
+        copied = log_probs.new_full((*tokens.shape, n), NEG_INF).scatter_(-1, tokens.clamp(max=n - 1)[..., None], 0.0)
     # expanded beforehand: a choice that broadcasts over a short last axis takes several times as long
     is_masked = (tokens == n)[..., None].expand_as(log_probs).contiguous()
     return torch.where(is_masked, log_probs, copied)

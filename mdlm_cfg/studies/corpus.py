@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.images import bayes_classify
+from mdlm_cfg.compare.images import class_nelbos
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
@@ -20,14 +20,24 @@ from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import by, means_of, where
+from mdlm_cfg.studies.simple_models import (
+    NelboRow,
+    Words,
+    nelbo_block,
+    nelbo_rows,
+    training_sentence,
+    without_structure,
+)
 from mdlm_cfg.support.seeds import generator_for
 
+NETWORK = "Network on held-out sequences"
 HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
 SHOWN_CLASSES = 4  # of which sequences are drawn to be read
 SHOWN_EXAMPLES = 4  # held-out sequences of such a class
 FEWEST = 2  # sequences of a class, or nothing is measured
 SURE = 2.0  # standard errors from which a difference is more than chance
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
+SEQUENCE = Words("sequence", "positions")
 STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")
 READING = """\
 {num:,} samples per class and strength, by {sampler}, guidance of the kind “{kind}”, seed {seed}. The row "data" is \
@@ -89,15 +99,14 @@ class Corpus(Settings):
         one_kind=True,
         samples=FEWEST,
     )
-    rows: ClassVar[Mapping[str, type]] = {"distances": SetRow, "by_class": ClassRow}
+    rows: ClassVar[Mapping[str, type]] = {"distances": SetRow, "nelbo": NelboRow, "by_class": ClassRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The pieces that measure held-out sequences, draw and measure samples, and draw a few to read."""
         cost = float(self.num_draws * case.data.num_classes * self._each(case))
         for k in case.classes:
-            yield case.piece(
-                self._measured, HELD_OUT, k, label=f"held-out sequences of {case.class_name(k)}", cost=cost
-            )
+            yield case.piece(self._held_nelbos, k, label=f"held-out sequences of {case.class_name(k)}", cost=cost)
+            yield case.piece(self._measured, HELD_OUT, k, label=f"n-grams of {case.class_name(k)}", cost=1.0)
         for guidance in case.plan.guidances:
             for k in case.classes:
                 yield from draw_pieces(case, LEARNED, guidance, k)
@@ -120,19 +129,44 @@ class Corpus(Settings):
         found |= {"num_sequences": len(x), "num_classified": min(len(x), self._each(case))}
         if len(x) < FEWEST:
             return found | {"num_classified": 0}
-        label = "held out" if isinstance(w, str) else w.label
-        generator = generator_for("classified", case.plan.seed, label, target_class)
-        seen = bayes_classify(case.denoisers[LEARNED], x[: self._each(case)], self.num_draws, generator)
+        if isinstance(w, str):
+            nelbos = case.made.of(self._held_nelbos, target_class)
+        else:
+            nelbos = self._nelbos(case, x, w.label, target_class)
         train, laws = _training(case, target_class)
         return found | {
-            "accuracy": float((seen == target_class).double().mean()),
+            "accuracy": float((nelbos.argmin(dim=1) == target_class).double().mean()),
             "diversity": mean_pairwise_difference(x, data.num_tokens),
             "nearest_train": float(nearest_sequence(x, train).mean()),
             **{f"tv_{n}": total_variation(law, _grams(case, x, n)) for n, law in laws.items()},
         }
 
+    def _nelbos(self, case: Case, x: Tensor, label: str, target_class: int) -> Tensor:
+        """NELBOs of the first sequences of a set under every class, float64 (n, K)."""
+        generator = generator_for("classified", case.plan.seed, label, target_class)
+        return class_nelbos(case.denoisers[LEARNED], x[: self._each(case)], self.num_draws, generator)
+
+    def _held_nelbos(self, case: Case, target_class: int) -> Tensor:
+        """The same of held-out sequences, of which a class may have none."""
+        x = held_out(case, target_class)
+        if not len(x):
+            return torch.empty(0, case.data.num_classes, dtype=torch.float64)
+        return self._nelbos(case, x, "held out", target_class)
+
+    def _beside_simple_models(self, case: Case, made: Made) -> list[NelboRow]:
+        """The network's NELBO on held-out sequences, and that of models without structure."""
+        network, others = [], []
+        for k in case.classes:
+            own = made.of(self._held_nelbos, k)[:, k]
+            network.append(own)
+            others.append(without_structure(held_out(case, k)[: len(own)], _training(case, k)[0], case.data.num_tokens))
+        if not sum(map(len, network)):
+            return []
+        return nelbo_rows(torch.cat(network), torch.cat(others, dim=1), SEQUENCE)
+
     def findings(self, case: Case, made: Made) -> Findings:
-        """Means over classes, every class, and sequences to read."""
+        """Whether the network is trained, means over classes, every class, and sequences to read."""
+        nelbos = self._beside_simple_models(case, made)
         sets: list[Guidance | str] = [*case.plan.guidances, HELD_OUT]
         by_class = [
             ClassRow(w=w, **made.of(self._measured, w, k), target_class=k, class_name=case.class_name(k))
@@ -148,8 +182,16 @@ class Corpus(Settings):
         data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
         return Findings(
             plan=case.plan,
-            blocks=[_to_read(case, made), self._compared(case, rows, left_out), _by_class(by_class)],
-            verdict=verdict_of(rows, case.data.num_classes, left_out),
+            blocks=[
+                _to_read(case, made),
+                self._compared(case, rows, left_out),
+                *([nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []),
+                _by_class(by_class),
+            ],
+            verdict=[
+                *([training_sentence(nelbos, SEQUENCE)] if nelbos else []),
+                *verdict_of(rows, case.data.num_classes, left_out),
+            ],
             facts={"data": data, "nelbo_classification": {"num_draws": self.num_draws}},
             arrays=_arrays(case, made, samples),
         )
@@ -173,7 +215,7 @@ class Corpus(Settings):
         views: list[View] = [Table(["w"], STATISTICS, note=note)]
         views += [Curve("w", name, [], caption, reference={"w": HELD_OUT}) for name, caption in CAPTIONS.items()]
         title = "Samples beside held-out sequences"
-        return Block("distances", rows, title, text, views=views, logged=STATISTICS, group="", printed=True)
+        return Block("distances", rows, title, text, views=views, logged=STATISTICS, group=title, printed=True)
 
 
 CAPTIONS = {

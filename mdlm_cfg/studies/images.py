@@ -20,17 +20,16 @@ from mdlm_cfg.compare.images import leading_component, pixel_moments
 from mdlm_cfg.studies.common import as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
+    IMAGE,
     JudgeRow,
-    NelboRow,
     baselines_of,
     blocks_of_models,
     commonest,
-    nelbo_rows,
     nelbos_of_classes,
     of_classifier,
-    training_sentence,
 )
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, training_sentence
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
@@ -174,7 +173,7 @@ class Images(Settings):
         own = labels[chosen].long()
         hits = float((nelbos.argmin(dim=1) == own).double().mean())
         judges.append(JudgeRow("nelbo", hits, commonest(own), len(own)))
-        return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own)), judges
+        return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own), IMAGE), judges
 
 
 def judging(case: Case, with_classifier: bool) -> tuple[list[Judge], ImageClassifier | None]:
@@ -311,7 +310,7 @@ def components_of(samples: Tensor, reference: Tensor) -> Tensor:
 
 def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[str]:
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples."""
-    said = [training_sentence(nelbos)] if nelbos else []
+    said = [training_sentence(nelbos, IMAGE)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
     guided = [row for row in rows if isinstance(row.w, Guidance)]
     ends = list(dict.fromkeys([min(guided, key=_strength), max(guided, key=_strength)]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from mdlm_cfg.chain.masking import all_masked, copy_unmasked, mask_uniform, stratified_counts
+from mdlm_cfg.chain.masking import MOST_ROWS, all_masked, copy_unmasked, mask_uniform, stratified_counts
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -51,16 +51,18 @@ def test_a_subset_of_the_size_asked_for_is_masked_each_as_often() -> None:
     assert (mask_uniform(x[:9], torch.full((9,), 3), 9) == 9).sum(dim=1).tolist() == [3] * 9  # of the global stream
 
 
+@pytest.mark.parametrize("num_tokens", [4, MOST_ROWS + 1, 200_000])  # N^2 numbers of the last would fit nowhere
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_of_unmasked_coordinates_are_copied(dtype: torch.dtype) -> None:
-    log_probs = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    tokens = torch.tensor([[4, 0, 3], [2, 4, 4]])
+def test_rows_of_unmasked_coordinates_are_copied(dtype: torch.dtype, num_tokens: int) -> None:
+    log_probs = torch.randn(2, 3, num_tokens, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens = torch.tensor([[num_tokens, 0, num_tokens - 1], [2, num_tokens, num_tokens]])
     found = copy_unmasked(log_probs, tokens)
     assert found.dtype == dtype
     for b, row in enumerate(tokens.tolist()):
         for i, value in enumerate(row):
-            copied = [0.0 if v == value else -math.inf for v in range(4)]
-            assert found[b, i].tolist() == (log_probs[b, i].tolist() if value == 4 else copied)
+            copied = torch.full((num_tokens,), -math.inf, dtype=dtype)
+            copied[value : value + 1] = 0.0
+            assert torch.equal(found[b, i], log_probs[b, i] if value == num_tokens else copied)
 
 
 def test_the_chain_starts_all_masked() -> None:

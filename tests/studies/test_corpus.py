@@ -131,11 +131,12 @@ def test_everything_is_plain(findings: Findings) -> None:
 
 
 def test_the_page_shows_sequences_first_and_by_their_names(findings: Findings, tmp_path: Path) -> None:
-    read, compared, by_class, _ = sections_of(findings, tmp_path)
+    read, compared, network, by_class, _ = sections_of(findings, tmp_path)
     assert read.listing.startswith("class up: held-out sequences")
     first = "".join("abc"[v] for v in findings.arrays["aligned_class1_w0"][0].tolist())
     assert f"class down: sample 1\nw = 0  {first}" in read.listing
     assert compared.table is not None and [row[0] for row in compared.table.rows] == ["0", "2", "data"]
+    assert network.table is not None and len(network.table.rows) == 3
     assert len(compared.pictures) == 3 and by_class.table is not None
     assert all("up" in by_class.table.columns[1] and "down" in by_class.table.columns[2] for _ in by_class.table.rows)
 
@@ -190,7 +191,7 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, t
         lambda tokens, classes: torch.full((len(tokens), D, N), -math.log(N), dtype=torch.float64), N, D, 2
     )
     said = found_by(Corpus(200, 2), data, blind, plan_of(0.0, 1.0)).verdict
-    assert "cannot classify" in said[0] and "no clear difference" in said[1]
+    assert "not trained" in said[0] and "cannot classify" in said[1] and "no clear difference" in said[2]
 
 
 def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:

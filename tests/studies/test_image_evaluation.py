@@ -17,10 +17,11 @@ from mdlm_cfg.compare.image_judge import BY_CLASSIFIER, STATISTICS
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.reports.render import drawing_of, sections_of
 from mdlm_cfg.studies.findings import Findings, Mosaic
-from mdlm_cfg.studies.image_models import JudgeRow, nelbo_rows, training_sentence
+from mdlm_cfg.studies.image_models import IMAGE, JudgeRow
 from mdlm_cfg.studies.images import CLASSIFIER, Images, components_of, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check, run
+from mdlm_cfg.studies.simple_models import nelbo_rows, training_sentence
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
 from mdlm_cfg.training.data import BinaryImageData
@@ -161,10 +162,9 @@ def test_the_network_is_judged_beside_models_without_structure(data: BinaryImage
 
 def test_a_network_between_the_two_models_is_barely_trained() -> None:
     network = torch.tensor([10.0, 10.0, 11.0]).double()
-    baselines = {"independent pixels": network - 1, "uniform values": network + torch.tensor([4.0, 5.0, 5.0])}
-    rows = nelbo_rows(network, baselines)
+    rows = nelbo_rows(network, torch.stack([network - 1, network + torch.tensor([4.0, 5.0, 5.0])]), IMAGE)
     assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
-    assert rows[2].excess_se == pytest.approx(1 / 3) and "barely" in training_sentence(rows)
+    assert rows[2].excess_se == pytest.approx(1 / 3) and "barely" in training_sentence(rows, IMAGE)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Whether a network is trained, where only examples are known: its NELBO beside two models without structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_cfg.compare.images import independent_nelbos
+from mdlm_cfg.studies.common import LONGER
+from mdlm_cfg.studies.findings import Block, Table, col
+
+SURE = 2.0  # standard errors from which a difference is more than chance
+UNIFORM = "uniform values"
+
+
+@dataclass(frozen=True)
+class NelboRow:
+    """How well a model predicts test examples, given their class."""
+
+    model: str = col("model", '"network", or the model it is compared with', index=True)
+    nelbo: float = col("NELBO", "negative ELBO given the class; of the others minus the log-probability", unit="nats")
+    excess: float = col("over the network's", "this less the network's, of the same examples", unit="nats", digits=2)
+    excess_se: float = col("standard error", "of that difference, over examples", unit="nats", digits=2)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the examples are called: "image" or "sequence", and their coordinates: "pixels" or "positions"."""
+
+    example: str
+    parts: str
+
+
+def without_structure(x: Tensor, train: Tensor, num_tokens: int) -> Tensor:
+    """Minus the log-probability of examples of one class under independent and under uniform values, float64 (2, n).
+
+    Args:
+        x: integer (n, D). train: training examples of the class, integer (m, D). num_tokens: N.
+    """
+    independent = independent_nelbos(x, train, num_tokens)
+    return torch.stack([independent, torch.full_like(independent, x.shape[1] * math.log(num_tokens))])
+
+
+def nelbo_rows(network: Tensor, others: Tensor, words: Words) -> list[NelboRow]:
+    """The network's NELBO and that of the models without structure, with their difference on the same examples.
+
+    Args:
+        network: float64 (n,), in nats. others: (2, n), as `without_structure` has them.
+    """
+    rows = []
+    for model, values in zip(("network", f"independent {words.parts}", UNIFORM), (network, *others), strict=True):
+        excess = values - network
+        spread = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
+        rows.append(NelboRow(model, float(values.mean()), float(excess.mean()), spread))
+    return rows
+
+
+def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
+    """The table of the rows."""
+    text = (
+        f"The network's NELBO given the class, beside two models without structure: independent {words.parts} with the "
+        f"frequencies of the class's training {words.example}s, and uniform values. All use the same test "
+        f"{words.example}s."
+    )
+    views = [Table(["model"], ["nelbo", "excess", "excess_se"], note=f"Nats per {words.example}.")]
+    return Block("nelbo", rows, "NELBO beside simple models", text, [], views, ["nelbo"], group)
+
+
+def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
+    """Whether the network predicts test examples better than models without structure."""
+    network, independent, uniform = rows
+    own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
+    if uniform.excess <= SURE * uniform.excess_se:
+        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f}). {LONGER}"
+    if independent.excess <= SURE * independent.excess_se:
+        return (
+            f"The network is barely trained: {own}, no better than independent {words.parts} of each class "
+            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}. {LONGER}"
+        )
+    return (
+        f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "
+        f"independent {words.parts} of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
+    )
