@@ -18,7 +18,6 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted
-from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import (
     FEWEST,
@@ -31,7 +30,8 @@ from mdlm_cfg.studies.fitting import (
 )
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.mixture_correction import seen_of
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, check_guided_class, whole
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
+from mdlm_cfg.studies.rows import OfDenoiser, by, means_of, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -57,17 +57,14 @@ has weight 1. So the calibrated strengths are the same in each row, and w is the
 compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and tested on the \
 other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
 around 0. The network was trained on neither half."""
-W = "constant strength, that of the tilted distribution where there is one"
 CLASS = "its name, or its number where it has none"
 AFTER = "the same with calibrated strengths"
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassRow(OfDenoiser):
     """The effect of calibrated strengths on one class."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     target_class: str = col("class", CLASS, index=True)
     nelbo: float = col("NELBO", "of the conditionals guided with constant w, on the target", unit="nats")
     nelbo_calibrated: float = col("NELBO, calibrated", AFTER, unit="nats")
@@ -88,11 +85,9 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class LevelRow:
+class LevelRow(OfDenoiser):
     """The calibrated strength of one level, or of neighbouring levels that share one."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     target_class: str = col("class", CLASS, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked already; of a group the fewest", index=True)
     levels: int = col("levels", "that share the strength")
@@ -105,11 +100,9 @@ class LevelRow:
 
 
 @dataclass(frozen=True)
-class MeanRow:
+class MeanRow(OfDenoiser):
     """The effect of calibrated strengths: means over the classes."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
     tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV")
@@ -222,18 +215,16 @@ class CalibrationStudy(Settings):
         for title, names in CHANGES.items():
             if getattr(classes[0], names[0]) is not None:
                 views.append(Table(index, names, title=title))
-        by = ["target_class", *(["denoiser"] if len(case.denoisers) > 1 else [])]
         of_level = ["denoiser", "target_class", "unmasked"]
         one = {"w": [min((row.w for row in levels), key=lambda w: w.constant)]} if case.target is None else {}
         table = Table(of_level, ["strength", "gain"], "w")
         if one:
             table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
         panels = None if one else "w"
-        dashed = {"denoiser": LEARNED}
-        strength = Curve("unmasked", "strength", by, STRENGTH_CURVE, panels=panels, dashed=dashed, where=one)
-        gain = Curve("unmasked", "gain", by, GAIN_CURVE, panels="w", dashed=dashed)
-        means_shown = [name for name in MEANS if getattr(means[0], name) is not None]
-        first = Table(["w", "denoiser"], ["gain", *error, *means_shown, "classes"])
+        lines = ["target_class", "denoiser"]
+        strength = Curve("unmasked", "strength", lines, STRENGTH_CURVE, panels=panels, where=one)
+        gain = Curve("unmasked", "gain", lines, GAIN_CURVE, panels="w")
+        first = Table(["w", "denoiser"], ["gain", *error, *MEANS, "classes"])
         text = f"{READING}\n\n{how}"
         return [
             Block("gains", means, "What calibration gives", text, [], [first], ["gain"], "", True),
@@ -292,18 +283,12 @@ def _usage(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guid
 def _means(rows: Sequence[ClassRow]) -> list[MeanRow]:
     """The means over the classes of every strength and denoiser."""
     found = []
-    for w, who in dict.fromkeys((row.w, row.denoiser) for row in rows):
-        own = [row for row in rows if (row.w, row.denoiser) == (w, who)]
-        error = math.sqrt(sum(row.gain_se**2 for row in own)) / len(own)
-        gain = sum(row.gain for row in own) / len(own)
-        means = {name: _mean(own, name) for name in MEANS}
-        found.append(MeanRow(w=w, denoiser=who, gain=gain, gain_se=error, classes=len(own), **means))
+    for who, theirs in by(rows, "denoiser"):
+        for w, own in by(theirs, "w"):
+            error = math.hypot(*(row.gain_se for row in own)) / len(own)
+            means = means_of(own, ("gain", *MEANS))
+            found.append(MeanRow(w, who, gain_se=error, classes=len(own), **means))  # type: ignore[arg-type]
     return found
-
-
-def _mean(rows: Sequence[ClassRow], name: str) -> float | None:
-    values = [getattr(row, name) for row in rows]
-    return None if None in values else sum(values) / len(values)
 
 
 def verdict_of(
@@ -311,12 +296,12 @@ def verdict_of(
 ) -> list[str]:
     """How much calibration gains, whether it brings the distribution nearer, and whether strengths rise."""
     said = []
-    for who in dict.fromkeys(row.denoiser for row in means):
-        own = [row for row in means if row.denoiser == who]
-        chosen = min(own, key=lambda row: row.w.constant) if of_examples else max(own, key=lambda row: row.w.constant)
+    for who, own in by(means, "denoiser"):
+        weakest = min((row.w for row in own), key=lambda guidance: guidance.constant)
+        (chosen,) = where(own, w=weakest if of_examples else strongest(own))
         said += _of_gain(chosen, of_examples)
         if is_exact_study:
-            said.append(_of_rise(chosen, [row for row in levels if (row.w, row.denoiser) == (chosen.w, who)]))
+            said.append(_of_rise(chosen, where(levels, w=chosen.w, denoiser=who)))
     return said
 
 

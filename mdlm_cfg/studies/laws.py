@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.studies.common import LONGER, SCHEDULED
+from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.evaluation import (
     LAWS,
     TABLE_NEEDS,
@@ -32,6 +31,7 @@ from mdlm_cfg.studies.findings import (
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength
 
 NOTHING = 1e-12  # what is smaller is rounding
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
@@ -55,10 +55,9 @@ and what it becomes; kind "normalized" changes only what it becomes."""
 
 
 @dataclass(frozen=True)
-class DistanceRow:
+class DistanceRow(AtStrength):
     """One strength: what guidance does, what the network has wrong, and the samples beside their noise floor."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     tv_class_exact: float = col("guidance effect", "TV(class, exact guided)", unit="TV")
     tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")
     tv_exact_learned: float | None = col("error of the network", "TV(exact guided, learned)", unit="TV")
@@ -76,10 +75,9 @@ class DistanceRow:
 
 
 @dataclass(frozen=True)
-class MomentRow:
+class MomentRow(AtStrength):
     """Mean and covariance of one distribution."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     law: str = col("distribution", f"one of {', '.join(LAWS)}", index=True)
     mean: list[float] = col("mean", "of every coordinate, in units of the values")
     covariance: list[list[float]] = col("covariance", "in units of the values squared")
@@ -89,10 +87,9 @@ class MomentRow:
 
 
 @dataclass(frozen=True)
-class StrengthRow:
+class StrengthRow(AtStrength):
     """The strength of a schedule at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
     strength: float = col("strength", "w at that number")
 
@@ -115,7 +112,7 @@ class Laws:
         panel = _interactive(case)
         # the first screen has a picture
         pictures = _pictures(case, e, "Distributions" if panel else "")
-        blocks = [panel, _distances(case, e), *_strengths(e), pictures, _moments(e)]
+        blocks = [panel, _distances(case, e), _strengths(e), pictures, _moments(e)]
         main = [block for block in blocks if block is not None and block.name == "distances"]
         others = [block for block in blocks if block is not None and block.name != "distances"]
         facts = {"target_class": e.target_class, "judged": e.judged, "laws": list(arrays_of(e))}
@@ -200,17 +197,15 @@ def _interactive(case: Case) -> Block | None:
     return Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")
 
 
-def _strengths(e: TableEvaluation) -> list[Block]:
+def _strengths(e: TableEvaluation) -> Block:
     schedules = [result.guidance for result in e.results if result.guidance.is_schedule]
     rows = [StrengthRow(g, k, w) for g in schedules for k, w in enumerate(g.table(e.num_dims))]
-    if not rows:
-        return []
     text = (
         "A schedule gives w for every number of unmasked coordinates. It has no tilted distribution, which would need "
         "one w: where the tilted distribution is compared with, its rows are blank, and curves against w leave it out."
     )
     table = Table(["w"], ["strength"], "unmasked")
-    return [Block("strengths", rows, "Strength by unmasked coordinates", text, views=[table], group="Distances")]
+    return Block("strengths", rows, "Strength by unmasked coordinates", text, views=[table], group="Distances")
 
 
 def _moments(e: TableEvaluation) -> Block:

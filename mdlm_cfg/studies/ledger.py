@@ -13,10 +13,11 @@ from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, SampledLedger, ledger_la
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER, SCHEDULED
+from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.targets.table import TableMixture
 
@@ -44,11 +45,9 @@ central 99%."""
 
 
 @dataclass(frozen=True)
-class LedgerRow:
+class LedgerRow(OfDenoiser):
     """The error budget of one strength and sampler, in total variation."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     calls: int = col("calls", CALLS)
     num_samples: int = col("samples", "n")
@@ -74,11 +73,9 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
-class LineRow:
+class LineRow(OfDenoiser):
     """One line of a budget in other distances."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
-    denoiser: str = col("conditionals", "whose samples: exact or learned", index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     line: str = col("line", "of the budget", index=True)
     kl: float | None = col("KL", "of the first distribution from the second; inf without common support", unit="nats")
@@ -88,10 +85,9 @@ class LineRow:
 
 
 @dataclass(frozen=True)
-class StateRow:
+class StateRow(AtStrength):
     """A partial state where the network is most wrong."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     state: str = col("partial state", "its coordinates", index=True)
     visits: float = col("visits", "probability that the exact chain visits it")
     kl_conditional: float = col("KL, class", "KL(exact || learned) of the class's conditionals", unit="nats")
@@ -99,10 +95,9 @@ class StateRow:
 
 
 @dataclass(frozen=True)
-class VisitRow:
+class VisitRow(AtStrength):
     """The error of the network's conditionals at one number of unmasked coordinates."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     level: int = col("unmasked", "coordinates that are unmasked already", index=True)
     kl_conditional: float = col("KL, class", "sum over states of visits times KL(exact || learned)", unit="nats")
     kl_unconditional: float = col("KL, null", "the same of the null conditionals", unit="nats")
@@ -255,8 +250,6 @@ def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
         for s in x.states
     ]
     visits = [VisitRow(x.guidance, level, *pair) for x in shared for level, pair in enumerate(x.visit_error)]
-    if not visits:
-        return []
     text = "Weighted by how often the exact chain visits them, the worst first."
     kls = ["kl_conditional", "kl_unconditional"]
     listed = Table(["w", "state"], ["visits", *kls])

@@ -5,7 +5,6 @@ Guided samples are drawn with the exact conditionals twice: what the two sets di
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import BERNOULLI, STRENGTH, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.mixture_effects import (
@@ -32,6 +31,7 @@ from mdlm_cfg.studies.mixture_effects import (
     pixel_row,
 )
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.rows import AtStrength, by, means_of, strongest, where
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -51,11 +51,13 @@ set and shows how much of a difference is noise. "class" is the unguided class a
 distribution."""
 
 
+MEASURED = ("mean_rms", "covariance", "component_tv", "energy")
+
+
 @dataclass(frozen=True)
-class SetRow:
+class SetRow(AtStrength):
     """A set of samples beside guided samples of the exact conditionals; means over classes."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SETS, index=True)
     mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference of means")
     covariance: float = col("covariance (relative)", "Frobenius norm of the difference, over the exact samples' own")
@@ -113,9 +115,9 @@ class Mixtures(Settings):
             for k, row in zip(case.classes, rows)
         ]
         sets = [
-            SetRow(g, name, **{key: math.fsum(row[key] for row in rows) / len(rows) for key in rows[0]})
-            for g, found in compared.items()
-            for name, rows in found["sets"].items()
+            SetRow(w, name, **means_of(own, MEASURED))  # type: ignore[arg-type]
+            for w, at in by(by_class, "w")
+            for name, own in by(at, "set")
         ]
         distinct = [distinct_row(how, made.of(_distinctness, how)) for how in (WHOLE, PARTIAL)]
         pixels = [pixel_row(g, name, p) for g, found in compared.items() for name, p in found["pixels"].items()]
@@ -237,14 +239,13 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
         f"{plan.num_samples:,} samples for each class and set, all by {plan.sampler.label}, guidance of the kind "
         f'"{plan.guidances[0].kind}", seed {plan.seed}. {SET_TEXT}'
     )
-    names = ["mean_rms", "covariance", "component_tv", "energy"]
     views: list[View] = [
-        Table(["w", "set"], names, note="Means over classes."),
+        Table(["w", "set"], MEASURED, note="Means over classes."),
         Curve("w", "energy", ["set"], "Energy distance to exact guided samples."),
         Curve("w", "component_tv", ["set"], "Usage of components: total variation to that of exact guided samples."),
     ]
     title = "Guided samples beside exact ones"
-    return Block("distances", rows, title, text, [], views, names, "Guided samples", printed=True)
+    return Block("distances", rows, title, text, [], views, MEASURED, "Guided samples", printed=True)
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
@@ -271,27 +272,27 @@ def verdict_of(
     components: Sequence[ComponentRow],
 ) -> list[str]:
     """Whether the network is trained, how far its samples are from exact ones, and what guidance does."""
-    strongest = max((row.w for row in sets), key=lambda w: w.constant)
-    energy = {row.set: row.energy for row in sets if row.w == strongest}
+    top = strongest(sets)
+    energy = {row.set: row.energy for row in where(sets, w=top)}
     said = [error_sentence(errors, "image")] if errors else []
     if LEARNED in energy:
         said.append(
-            f"At w = {strongest.label} the network's samples {_differ(energy[LEARNED], energy[FLOOR])} from exact "
+            f"At w = {top.label} the network's samples {_differ(energy[LEARNED], energy[FLOOR])} from exact "
             f"guided samples (energy distance {energy[LEARNED]:.4f}; noise floor {energy[FLOOR]:.4f})."
         )
-    if strongest.constant == 0:
+    if top.constant == 0:
         return [*said, "No strength above 0 was given, so the effect of guidance is not shown."]
     said.append(
-        f"At w = {strongest.label} exact guided samples {_differ(energy[CLASS], energy[FLOOR])} from the unguided "
+        f"At w = {top.label} exact guided samples {_differ(energy[CLASS], energy[FLOOR])} from the unguided "
         f"class (energy distance {energy[CLASS]:.4f}; noise floor {energy[FLOOR]:.4f})."
     )
-    pixel = next(row for row in pixels if (row.w, row.set) == (strongest, EXACT))
+    (pixel,) = where(pixels, w=top, set=EXACT)
     changes = f"private values change by {pixel.change_private:+.4f}, foreign ones by {pixel.change_foreign:+.4f}"
     if pixel.change_private > 0 > pixel.change_foreign:
         said.append(f"There guidance amplifies class-specific pixels: {changes} in probability.")
     else:
         said.append(f"There guidance does not amplify class-specific pixels: {changes} in probability.")
-    component = next(row for row in components if (row.w, row.set) == (strongest, EXACT))
+    (component,) = where(components, w=top, set=EXACT)
     rank = component.rank_correlation_partial
     if rank is not None:
         which = "gain" if rank > RANKED else "lose" if rank < -RANKED else "neither gain nor lose"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,9 +25,10 @@ from mdlm_cfg.sampling.reference import (
     tilted_reference,
 )
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
-from mdlm_cfg.studies.common import BERNOULLI, STRENGTH
+from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -54,10 +56,9 @@ SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
 
 
 @dataclass(frozen=True)
-class SetRow:
+class SetRow(AtStrength):
     """A set of samples, as the exact mixture sees it."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     usage_tv: float = col("component usage", "TV to the usage of the reference; 0 for the reference", unit="TV")
@@ -67,10 +68,9 @@ class SetRow:
 
 
 @dataclass(frozen=True)
-class NormalizerRow:
+class NormalizerRow(AtStrength):
     """One estimate of ln E W."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
     target_class: str = col("class", CLASS, index=True)
     num_samples: int = col("n", "samples")
@@ -80,10 +80,9 @@ class NormalizerRow:
 
 
 @dataclass(frozen=True)
-class UsageRow:
+class UsageRow(AtStrength):
     """The share of one component in one set; the components that the reference uses most come first."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     component: int = col("component", "its number within the class", index=True)
@@ -91,10 +90,9 @@ class UsageRow:
 
 
 @dataclass(frozen=True)
-class ClassStepRow:
+class ClassStepRow(AtStrength):
     """Sequential Monte Carlo, one step of it."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     target_class: str = col("class", CLASS, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
@@ -320,24 +318,20 @@ def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray
 
 def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow]) -> list[str]:
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
-    g = max((row.w for row in rows), key=lambda guidance: guidance.constant)
-    here = [row for row in rows if row.w == g]
+    g = strongest(rows)
+    here = where(rows, w=g)
     classes = list(dict.fromkeys(row.target_class for row in here))
     about = f"class {classes[0]}" if len(classes) == 1 else f"mean of {len(classes)} classes"
-    tv = {name: _mean([row.usage_tv for row in here if row.set == name]) for name in SETS}
-    floor = _mean([row.usage_floor for row in here])
-    own = [row for row in normalizers if row.w == g]
-    ess = {what: _mean([row.ess for row in own if row.set == what]) for what in ("weighted", "resampled")}
+    tv = {name: fmean(row.usage_tv for row in where(here, set=name)) for name in SETS}
+    floor = fmean(row.usage_floor for row in here)
+    own = where(normalizers, w=g)
+    ess = {what: fmean(row.ess for row in where(own, set=what)) for what in ("weighted", "resampled")}
     return [
         _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor),
         f"The importance weights of finished samples have a relative ESS of {100 * ess['weighted']:.3g}%; resampling "
         f"ends with {100 * ess['resampled']:.3g}%.",
         _of_normalizers(own),
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _of_usage(head: str, tv: Mapping[str, float], floor: float) -> str:
@@ -358,8 +352,8 @@ def _of_usage(head: str, tv: Mapping[str, float], floor: float) -> str:
 def _of_normalizers(rows: Sequence[NormalizerRow]) -> str:
     """Whether resampling and the reference estimate the same normaliser."""
     far = []
-    for one in (row for row in rows if row.set == "resampled"):
-        known = next(row for row in rows if (row.set, row.target_class) == (REFERENCE, one.target_class))
+    for one in where(rows, set="resampled"):
+        (known,) = where(rows, set=REFERENCE, target_class=one.target_class)
         error = (one.relative_error**2 + known.relative_error**2) ** 0.5
         if abs(one.log_normalizer - known.log_normalizer) > SURPRISING * error + NOTHING:
             far.append(

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.studies.common import STRENGTH, as_images
+from mdlm_cfg.studies.common import as_images
 from mdlm_cfg.studies.findings import Block, Cloud, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case
+from mdlm_cfg.studies.rows import AtStrength
 
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 PIXEL_TEXT = """\
@@ -34,10 +35,9 @@ of usage, which falls as guidance concentrates on few components."""
 
 
 @dataclass(frozen=True)
-class PixelRow:
+class PixelRow(AtStrength):
     """How guidance changes the probability of pixels' values, by how private they are to the class."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
     correlation: float | None = col("correlation", "of log-ratio, class to mixture, and change", digits=3)
     tilt_correlation: float | None = col("with the tilt", "of change and what tilting each pixel would do", digits=3)
@@ -48,10 +48,9 @@ class PixelRow:
 
 
 @dataclass(frozen=True)
-class ComponentRow:
+class ComponentRow(AtStrength):
     """Which components guidance uses, by how distinct they are."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
     rank_correlation_partial: float | None = col("rank correlation (partial images)", "of gain, distinctness", digits=3)
     rank_correlation_whole: float | None = col("rank correlation (whole images)", "absent without a ranking", digits=3)

@@ -15,9 +15,10 @@ from mdlm_cfg.chain.policies import Confidence, Policy
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
-from mdlm_cfg.studies.common import SCHEDULED, draw_pieces, law_made, law_piece, samples_of
+from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import AtStrength
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.targets.table import entropy_of
 
@@ -34,10 +35,9 @@ the first strength."""
 
 
 @dataclass(frozen=True)
-class ModelRow:
+class ModelRow(AtStrength):
     """One class at one strength: exactly where its states can be enumerated, and by samples."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
     tv_unguided: float | None = col("guidance effect", "TV(distribution at w = 0, at this w), exact", unit="TV")
@@ -56,10 +56,9 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
-class StateRow:
+class StateRow(AtStrength):
     """One of the most probable states of a class."""
 
-    w: Guidance = col("w", SCHEDULED, index=True)
     target_class: int = col("class", "z", index=True)
     class_name: str = col("class", "its name", index=True)
     state: str = col("state", "its values, in order", index=True)
@@ -107,7 +106,7 @@ class OwnModel:
             for g in case.plan.guidances
             for k in case.classes
         }
-        return Findings(case.plan, [block for block in blocks if block.views], verdict, arrays=arrays)
+        return Findings(case.plan, blocks, verdict, arrays=arrays)
 
 
 def _is_exact(case: Case) -> bool:
@@ -180,14 +179,13 @@ def _likeliest(case: Case, guidance: Guidance, k: int) -> list[StateRow]:
 def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     plan = case.plan
     exact = ["tv_unguided", "tv_orders", "entropy", "tv_samples", "noise_floor"]
-    shown = [name for name in (*exact, "diversity", "values_changed") if getattr(rows[0], name) is not None]
-    by = ["class_name"] if len(case.classes) > 1 else []
+    shown = [*exact, "diversity", "values_changed"]
     first = "tv_unguided" if _is_exact(case) else "values_changed"
     note = f"{plan.num_samples:,} samples of each class by {plan.sampler.label}, seed {plan.seed}."
     views: list[View] = [
         Table(["w", "class_name"], shown, note=note),
-        Curve("w", first, by, "What guidance changes, against w."),
-        *([Curve("w", "tv_orders", by, "Distance between two orders, against w.")] if _is_exact(case) else []),
+        Curve("w", first, ["class_name"], "What guidance changes, against w."),
+        Curve("w", "tv_orders", ["class_name"], "Distance between two orders, against w."),
     ]
     text = UNKNOWN if _is_exact(case) else TOO_MANY
     return Block("distances", rows, "What guidance does", text, views=views, logged=shown, group="", printed=True)
@@ -195,7 +193,7 @@ def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
 
 def _states(rows: Sequence[StateRow]) -> Block:
     views = [Table(["class_name", "state"], ["probability"], "w", "Exact; those of the first strengths come first.")]
-    return Block("states", rows, "The most probable states", views=views if rows else [], group="States and samples")
+    return Block("states", rows, "The most probable states", views=views, group="States and samples")
 
 
 def _to_read(case: Case, made: Made) -> Block:

@@ -17,11 +17,11 @@ from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, check_guided_class, whole
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
+from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.targets.table import TableMixture
@@ -30,7 +30,6 @@ BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BEST = "best"
 SCHEDULES = {"linear": "uniform"} | {name: name for name in ALPHA if name != "linear"}
 SAME = 1e-9  # nats
-NOTHING = 1e-12  # nats that are rounding
 CLEAR = 2  # standard errors
 MOST_ENTRIES = 1e7  # kernel entries of a step up to which the distributions of all steps take seconds
 MOST_SIZES = 12  # of a list of steps that is written out
@@ -50,15 +49,12 @@ are those of the profile as it is measured, which makes them too large. Calibrat
 that costs are measured on, which makes the costs of guided steps a little too small."""
 OF_EXAMPLES = """\
 These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0."""
-W = "guidance strength of the tilted distribution; 0 is the class"
 
 
 @dataclass(frozen=True)
-class LevelRow:
+class LevelRow(OfDenoiser):
     """The entropy of one more coordinate."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     known: int = col("known", "coordinates that are unmasked already, l", index=True)
     entropy: float = col("h(l)", "of one more coordinate", unit="nats")
     entropy_se: float = col("error", "standard error of h(l); 0 where it is exact", unit="nats")
@@ -66,11 +62,9 @@ class LevelRow:
 
 
 @dataclass(frozen=True)
-class TotalRow:
+class TotalRow(OfDenoiser):
     """The sums of a profile."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     total_entropy: float = col("entropy", "sum of h(l): H(X), or the NELBO of a network", unit="nats")
     total_entropy_se: float = col("error", "standard error of the entropy", unit="nats")
     total_correlation: float = col("total correlation", "D h(0) - sum of h(l): the cost of one step", unit="nats")
@@ -80,11 +74,9 @@ class TotalRow:
 
 
 @dataclass(frozen=True)
-class CostRow:
+class CostRow(OfDenoiser):
     """The cost of a list of steps."""
 
-    w: Guidance = col("w", W, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     schedule: str = col("steps", f'"{BEST}", or those of a noise schedule: {", ".join(SCHEDULES.values())}', index=True)
     calls: int = col("calls", "number of steps, each of one call", index=True)
     cost: float = col("predicted cost", "KL averaged over orders", unit="nats")
@@ -217,19 +209,8 @@ def _blocks(
     text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
     if case.target is None:
         text += f"\n\n{OF_EXAMPLES}"
-    by = ["denoiser"] if case.has_learned else []
-    dashed = {"denoiser": LEARNED}
-    log_y = any(row.cost > NOTHING for row in costs)
-    curve = Curve(
-        x="calls",
-        y="cost",
-        by=["schedule", *by],
-        caption="Predicted cost against the number of steps.",
-        panels="w",
-        log_x=True,
-        log_y=log_y,
-        dashed=dashed,
-    )
+    caption = "Predicted cost against the number of steps."
+    curve = Curve("calls", "cost", ["schedule", "denoiser"], caption, "w", log_x=True, log_y=True)
     views: list[View] = [
         Table(["w", "denoiser", "schedule"], ["cost"], "calls", "Predicted cost, in nats, by calls."),
         curve,
@@ -240,7 +221,7 @@ def _blocks(
         views.append(replace(curve, y="exact_kl", caption="Exact cost against the number of steps."))
     shown = ["sizes", "cost", *(["cost_se"] if is_sampled else [])]
     views.append(Table(["w", "denoiser", "calls"], shown, title="The best steps", where={"schedule": [BEST]}))
-    entropy = Curve("known", "entropy", ["w", *by], "h(l), the entropy of one more coordinate.", dashed=dashed)
+    entropy = Curve("known", "entropy", ["w", "denoiser"], "h(l), the entropy of one more coordinate.")
     strength = Table(["w", "denoiser", "known"], ["entropy", "entropy_se", "strength"])
     names = ("total_entropy", "total_correlation", "dual_total_correlation")
     sums = [name for one in names for name in ((one, f"{one}_se") if is_sampled else (one,))]
@@ -254,11 +235,10 @@ def _blocks(
 def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
     """The cost of one step, and the nats that the best steps save."""
     said = []
-    for who in dict.fromkeys(total.denoiser for total in totals):
-        own = [total for total in totals if total.denoiser == who]
+    for who, own in by(totals, "denoiser"):
         head = f"With {who} conditionals the total correlation, which is the cost of a single step,"
         said.append(f"{head} is {', '.join(map(_correlation, own))} nats at w = {_labels(own)}.")
-        saved = {total.w: _saved([row for row in costs if (row.w, row.denoiser) == (total.w, who)]) for total in own}
+        saved = {total.w: _saved(where(costs, w=total.w, denoiser=who)) for total in own}
         in_vain = [total for total in own if saved[total.w] is None]
         if in_vain:
             said.append(
@@ -280,12 +260,11 @@ def _correlation(total: TotalRow) -> str:
 
 def _saved(rows: Sequence[CostRow]) -> str | None:
     """The largest saving of the best steps over the cheapest others with as many calls; None if there is none."""
-    best = {row.calls: row for row in rows if row.schedule == BEST}
     saved = []
-    for k, row in best.items():
-        others = [other for other in rows if other.calls == k and other.schedule != BEST]
+    for row in where(rows, schedule=BEST):
+        others = [other for other in where(rows, calls=row.calls) if other.schedule != BEST]
         if others:
-            cheapest = min(others, key=lambda other: other.cost)
+            cheapest, _ = ends(others, "cost")
             saved.append((cheapest.cost - row.cost, row, cheapest))
     gain, row, other = max(saved, key=lambda one: one[0])
     if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):

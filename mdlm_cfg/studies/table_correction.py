@@ -20,7 +20,7 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
-from mdlm_cfg.studies.common import STRENGTH, TABLE
+from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
@@ -34,6 +34,7 @@ from mdlm_cfg.studies.protocol import (
     Piece,
     check_guided_class,
 )
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
 from mdlm_cfg.support.errors import UserError
 
 SMALLEST = 100  # samples of a set
@@ -54,10 +55,9 @@ that estimate, from the spread of the groups."""
 
 
 @dataclass(frozen=True)
-class SampleRow:
+class SampleRow(AtStrength):
     """The mean distance of sets of n samples to the tilted distribution."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     num_samples: int = col("n", "samples in a set", index=True)
     num_sets: int = col("sets", "independent sets, over which means are taken")
     tv_guided: float = col("guided", "samples as the chain draws them", unit="TV")
@@ -71,11 +71,9 @@ class SampleRow:
 
 
 @dataclass(frozen=True)
-class CostRow:
+class CostRow(OfDenoiser):
     """The exact effect of weighting the finished samples of one chain."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
-    denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
     policy: str = col("order", "of unmasking", index=True)
     own: bool = col("own", "whether it is the order of the plan")
     ess: float = col("relative ESS", "(E W)^2 / E W^2, in (0, 1]")
@@ -89,10 +87,9 @@ class CostRow:
 
 
 @dataclass(frozen=True)
-class ResamplingRow:
+class ResamplingRow(AtStrength):
     """Sequential Monte Carlo with the plan's number of samples."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     num_samples: int = col("n", "samples")
     num_groups: int = col("groups", "independent groups")
     exact_log_normalizer: float = col("ln E W", "exactly", unit="nats")
@@ -102,10 +99,9 @@ class ResamplingRow:
 
 
 @dataclass(frozen=True)
-class StepRow:
+class StepRow(AtStrength):
     """Sequential Monte Carlo, one step of it."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
     unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
     num_resampled: int = col("groups resampled", "at this step")
@@ -263,7 +259,7 @@ class TableCorrection:
             "num_samples",
             ["tv_guided", "tv_weighted", "tv_resampled", "noise_floor", "tv_expected_weighted"],
             caption="Total variation to the tilted distribution against the number of samples n.",
-            panels="w" if len(plan.guidances) > 1 else None,
+            panels="w",
             log_x=True,
             log_y=True,
             dashed={"tv_expected_weighted": True},
@@ -349,10 +345,9 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     for names in alike(rows):
         note += f" The orders {', '.join(names)} have the same numbers on these data."
     caption = "The exact relative ESS of the importance weights. Orders that coincide share one line."
-    panels = "denoiser" if has_learned else None
     views: list[View] = [
         Table(index, ["ess", "cost", "tv_guided", *weighted, "pays_from"], note=note),
-        Curve("w", "ess", ["policy"], caption, panels, log_y=True),
+        Curve("w", "ess", ["policy"], caption, "denoiser", log_y=True),
     ]
     title = "The cost of importance weights"
     return Block("costs", rows, title, WEIGHTS, views=views, logged=["ess", "log_normalizer"], group="Weights")
@@ -361,9 +356,9 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
 def alike(rows: Sequence[CostRow]) -> list[list[str]]:
     """Orders of unmasking that cost the same at every strength, with every denoiser: sets of at least two."""
     found: dict[tuple[str, ...], list[str]] = {}
-    for policy in dict.fromkeys(row.policy for row in rows):
-        own = [(row.ess, row.tv_guided, row.tv_weighted) for row in rows if row.policy == policy]
-        numbers = tuple(f"{abs(value) + 1:.9f}" for values in own for value in values)
+    for policy, own in by(rows, "policy"):
+        values = [value for row in own for value in (row.ess, row.tv_guided, row.tv_weighted)]
+        numbers = tuple(f"{abs(value) + 1:.9f}" for value in values)
         found.setdefault(numbers, []).append(policy)
     return [names for names in found.values() if len(names) > 1]
 
@@ -372,12 +367,12 @@ def verdict_of(
     costs: Sequence[CostRow], samples: Sequence[SampleRow], resampling: Sequence[ResamplingRow], judged: str
 ) -> list[str]:
     """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples."""
-    g = max((row.w for row in costs), key=lambda guidance: guidance.constant)
-    own = {row.denoiser: row for row in costs if row.own and row.w == g}
+    g = strongest(costs)
+    own = {row.denoiser: row for row in where(costs, own=True, w=g)}
     cost = own[judged]
-    last = [row for row in samples if row.w == g][-1]
+    last = where(samples, w=g)[-1]
     said = [_of_weights(cost), *_paying(cost, last.num_samples), _of_samples(last)]
-    said.append(_of_resampling(next(row for row in resampling if row.w == g)))
+    said.append(_of_resampling(where(resampling, w=g)[0]))
     if judged == LEARNED:
         exact = own[EXACT]
         said.append(f"With exact conditionals, guidance ends {exact.tv_guided:.4f} from the tilted distribution there.")

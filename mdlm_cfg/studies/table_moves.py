@@ -18,10 +18,11 @@ from mdlm_cfg.laws.stationary import MAX_MOVES, NotSettled, spectral_gap, statio
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import STRENGTH, TABLE, WHO
+from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, where
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -48,11 +49,9 @@ MOVE = "coordinates that a move masks, and how it is made"
 
 
 @dataclass(frozen=True)
-class MoveRow:
+class MoveRow(OfDenoiser):
     """The exact distribution after a number of moves, beside the tilted distribution."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     start: str = col("start", "the sampler that the moves follow", index=True)
     move: str = col("move", MOVE, index=True)
     moves: int = col("moves", "how many", index=True)
@@ -66,11 +65,9 @@ STATIONARY = "of the distribution that moves leave invariant; absent where moves
 
 
 @dataclass(frozen=True)
-class EndRow:
+class EndRow(OfDenoiser):
     """The distribution that the moves converge to, and how fast."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     move: str = col("move", MOVE, index=True)
     invariant: bool = col("leaves tilted invariant", "with exact conditionals")
     calls: int = col("calls a move", "for each of the two conditionals")
@@ -198,11 +195,8 @@ def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tenso
 
 def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> list[Block]:
     """Curves against calls, a panel for each start; where the moves end; and tables by the number of moves."""
-    log = any(row.tv_tilted > NOTHING for row in rows)
     caption = "Exact total variation to the tilted distribution, against all calls; one panel for each sampler."
-    by = ["move", "denoiser"] if any(row.denoiser == LEARNED for row in rows) else ["move"]
-    dashed = {"denoiser": LEARNED}
-    curve = Curve("calls", "tv_tilted", by, caption, panels="start", log_x=True, log_y=log, dashed=dashed)
+    curve = Curve("calls", "tv_tilted", ["move", "denoiser"], caption, "start", log_x=True, log_y=True)
     end = Table(["denoiser", "move"], ["invariant", "calls", "gap", "tv_tilted", "tv_own"])
     tables: list[View] = [
         Table(["start", "move"], ["tv_tilted"], "moves", "Exact total variation, by the number of moves."),
@@ -218,37 +212,26 @@ def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> lis
     how: dict[str, Any] = {"group": "Corrections by size and number"}
     return [
         Block("moves", rows, "Corrections", text, ["w"], [curve], ["tv_tilted"], group=""),
-        Block(
-            "ends",
-            ends,
-            "Where moves end",
-            "",
-            ["w"],
-            [end],
-            ["gap"],
-            printed=True,
-            **how,
-        ),
+        Block("ends", ends, "Where moves end", "", ["w"], [end], ["gap"], printed=True, **how),
         Block("by_moves", rows, "Distance by the number of moves", "", ["w", "denoiser"], tables, **how),
     ]
 
 
 def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     """Whether corrections are worth their calls at the largest strength, which ones, and what they leave."""
-    top = max((row.w for row in rows), key=lambda g: g.constant)
-    ended = [row for row in ends if row.w == top]
+    top = strongest(rows)
+    ended = where(ends, w=top)
     said = []
-    for who in dict.fromkeys(row.denoiser for row in rows):
-        here = [row for row in rows if row.w == top and row.denoiser == who]
+    for who, here in by(where(rows, w=top), "denoiser"):
         said += _of_starts(f"At w = {top.label}, with {who} conditionals,", here)
-        said += _of_moves(here, [row for row in ended if row.denoiser == who])
+        said += _of_moves(here, where(ended, denoiser=who))
     return said + _of_learned(ended)
 
 
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     """How much the most moves of the first size remove, after the guided chain and after the farthest sampler."""
     most = max(row.moves for row in rows)
-    own = [row for row in rows if row.move == rows[0].move]
+    own = where(rows, move=rows[0].move)
     before = {row.start: row.tv_tilted for row in own if row.moves == 0}
     after = {row.start: row for row in own if row.moves == most and row.removed is not None}
     if not after:
@@ -269,8 +252,8 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     """Which moves are best for their calls, those that stop elsewhere, and those that do not connect the support."""
     said = []
     start = next((row.start for row in rows if row.removed is not None), None)
-    chain = [row for row in rows if row.start == start]
-    first = [row for row in chain if row.move == chain[0].move] if chain else []
+    chain = where(rows, start=start)
+    first = where(chain, move=chain[0].move) if chain else []
     if first:
         last = max(first, key=lambda row: row.calls)
         best = min((row for row in chain if row.calls <= last.calls), key=lambda row: row.tv_tilted)
