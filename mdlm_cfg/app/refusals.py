@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.schema import SCHEMAS
+from mdlm_cfg.support.instantiate import in_words
+from mdlm_cfg.support.schema import SCHEMAS, TYPES
 
 OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
@@ -26,6 +27,17 @@ def check_keys(arguments: Sequence[str]) -> None:
         option = re.match(r"--([\w.]+)=", argument)
         if option is not None and option[1] not in OPTIONS:
             raise UserError(f"{argument} is not an option; settings are written without dashes: {argument.lstrip('-')}")
+
+
+def check_truth_values(arguments: Sequence[str]) -> None:
+    """Raise UserError for a number other than 0 and 1 where true or false is meant, which omegaconf takes for true."""
+    for argument in arguments:
+        given = re.fullmatch(r"\+{0,2}(\w+)=(.*)", argument)
+        if given is None or TYPES.get(given[1]) not in (bool, bool | None):
+            continue
+        for value in given[2].split(","):
+            if re.fullmatch(r"[+-]?\d+", value) and int(value) not in (0, 1):
+                raise UserError(f"{given[1]} = {value} must be {in_words(TYPES[given[1]])}")
 
 
 def check_config(name: str, chosen: str | None, config: Container[str]) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.checks import raise_where
+from mdlm_cfg.chain.denoiser import Denoiser, name_state
+from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, tiers
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
@@ -152,6 +153,8 @@ class Correction:
         Returns:
             int64 (B, D). A refill that ends with a mask, since nothing can be there, is undone.
         """
+        check_guidance(guidance)
+        check_finished(x, denoiser.num_tokens)
         given = effective_guidance(guidance, self.order_of(guidance))
         filling = _Filling(
             self,
@@ -164,6 +167,20 @@ class Correction:
         for number in range(made, made + self.moves):
             x = filling.move(x, filling.chosen(x, able, number))
         return x
+
+
+def check_finished(x: Tensor, num_tokens: int) -> None:
+    """Raise UserError for states that are not whole numbers 0..N-1, such as those with a mask."""
+    if x.is_floating_point():
+        raise UserError(f"a correction is given states of type {x.dtype}, and must be given int64 values")
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"a correction is given the state {name_state(state.tolist(), num_tokens)}, and must be given finished "
+            f"ones: values are 0 to {num_tokens - 1}"
+        )
+
+    raise_where((x < 0) | (x >= num_tokens), explain, x)
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,12 @@ class Guidance:
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 
+def check_guidance(guidance: object) -> None:
+    """Raise UserError unless an object is a `Guidance`."""
+    if not isinstance(guidance, Guidance):
+        raise UserError(f"the guidance is {guidance!r}, and must be a Guidance: give one such as Guidance(2.0)")
+
+
 def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
     """The guidance that steps use: with a policy, which decides itself who comes next, rho is not divided by Z_i."""
     return guidance if policy is None else replace(guidance, kind=KINDS["rate"])

@@ -44,7 +44,7 @@ def parse_policy(text: str | Policy) -> Policy:
     """
     if isinstance(text, Policy):
         return text
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, flags=re.DOTALL)
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, flags=re.DOTALL) if isinstance(text, str) else None
     name, inside = match.groups() if match else ("", None)
     if name in POLICIES and inside is None:
         return policy_of(name)

@@ -40,7 +40,7 @@ class Schedule:
     horizon: float | None = None  # None is replaced by the schedule's own
 
     def __post_init__(self) -> None:
-        if self.name not in ALPHA:
+        if not isinstance(self.name, str) or self.name not in ALPHA:
             raise UserError(f"noise schedule {self.name!r} is unknown; choose one of {', '.join(ALPHA)}")
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZONS[self.name])

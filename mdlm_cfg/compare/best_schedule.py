@@ -28,7 +28,7 @@ from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import numbers
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.table import TableMixture, check_table
 
 NEG_INF = float("-inf")
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
@@ -189,6 +189,7 @@ def best_schedule(
     Raises:
         UserError: an unknown objective, kind, policy or class; a w that is not allowed.
     """
+    check_table(target)
     made = None if policy is None else policy_of(policy)
     push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
     reference = tilted_law(target, w, target_class)

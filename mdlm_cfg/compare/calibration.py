@@ -30,7 +30,7 @@ from mdlm_cfg.compare.path_kl import ideal_denoiser
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.table import TableMixture, check_table
 
 NEG_INF = float("-inf")
 MIN_STRENGTH = -1.0
@@ -165,6 +165,7 @@ def exact_rows(target: TableMixture, w: float, target_class: int | None, denoise
         UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
             not allowed.
     """
+    check_table(target)
     exact = target.denoiser()
     own = exact if denoiser is None else denoiser
     d = target.num_dims
@@ -208,9 +209,17 @@ def calibrated_strengths(
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
     """
+    given_class(target_class)
     w = Guidance(w).constant
     rows = exact_rows(target, w, target_class, denoiser)
     return minimise(rows, torch.full((target.num_dims,), w, dtype=torch.float64)).tolist()
+
+
+def given_class(target_class: int | None) -> int:
+    """The class that is guided to; raises UserError for no class."""
+    if target_class is None:
+        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
+    return target_class
 
 
 @checked_at_the_end()
@@ -250,8 +259,7 @@ def calibrate(
         UserError: a class that does not exist, samples or weights that do not fit, too few samples, a sample to which
             the denoiser gives probability 0, or a number of groups, a centre or a spread out of range.
     """
-    if target_class is None:
-        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
+    given_class(target_class)
     check_class(target_class, denoiser.num_classes)
     d = denoiser.num_dims
     groups = whole_number("groups", d if groups is None else groups, 1, d)

@@ -26,12 +26,12 @@ from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import Schedule, event_counts
-from mdlm_cfg.compare.calibration import by_state, exact_rows, minimise, sampled_rows
+from mdlm_cfg.compare.calibration import by_state, exact_rows, given_class, minimise, sampled_rows
 from mdlm_cfg.compare.levels import MaskedBatch, MaskedSamples
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.table import TableMixture, check_table
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ def exact_information_profile(
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
     """
+    check_table(target)
     w = Guidance(w).constant
     d = target.num_dims
     law = tilted_law(target, w, target_class)
@@ -235,8 +236,7 @@ def information_profile(
         found = [_cross_entropies(denoiser, target_class, batch) for batch in masked.batches()]
         costs, levels = (torch.cat(part) for part in zip(*found))
         return _estimated(masked, costs, levels, strengths)
-    if target_class is None:
-        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
+    target_class = given_class(target_class)
     rows = sampled_rows(masked, target_class)
     strengths = minimise(rows, strengths)
     return _estimated(masked, *by_state(rows, rows.each_cross_entropy(strengths), masked), strengths)

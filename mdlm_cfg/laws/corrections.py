@@ -18,7 +18,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.corrections import Correction, log_own_value
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
 from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.selections import Selection, Subset
@@ -75,6 +75,9 @@ def correction_kernel(
         UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
             needs a tilted law; or more states than memory holds.
     """
+    check_guidance(guidance)
+    if not isinstance(correction, Correction):
+        raise UserError(f"the correction is {correction!r}, and must be a Correction: give one such as Correction(1)")
     lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
     d = lattice.num_dims

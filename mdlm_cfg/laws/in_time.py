@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance import Guidance, check_guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
@@ -64,6 +64,7 @@ def law_at(
     """
     numbers("clock time tau", tau, 0, math.inf)
     times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
+    check_guidance(guidance)
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     flat = times.ravel()
     n = lattice.num_tokens

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.guidance import Guidance, check_guidance
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
@@ -17,7 +17,7 @@ from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import visit_probabilities
 from mdlm_cfg.laws.rates import partial_state_lattice, refuse_lost
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.table import TableMixture, check_table
 
 
 @checked_at_the_end()
@@ -43,6 +43,7 @@ def terminal_law(
     Raises:
         UserError: a class or a policy that does not exist, or more partial states than memory holds.
     """
+    check_guidance(guidance)
     lattice = partial_state_lattice(denoiser, target_class)
     chain = joint_chain(denoiser, guidance, target_class) if policy is None else None
     if chain is not None:
@@ -68,6 +69,7 @@ def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | No
         UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture; a rule that has no
             tilted distribution, or whose T is infinite somewhere, or 0 everywhere.
     """
+    check_table(target)
     guidance = w if isinstance(w, Guidance) else Guidance(w)
     n = target.num_tokens
     d = target.num_dims

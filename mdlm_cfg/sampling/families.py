@@ -295,7 +295,7 @@ def _read_annealed(value: Any) -> bool:
 
 READ: dict[str, Callable[[Any], Any]] = {
     "policy": parse_policy,
-    "schedule": lambda value: Schedule(value) if isinstance(value, str) else value,
+    "schedule": lambda value: value if isinstance(value, Schedule) else Schedule(value),
     "events": _read_events,
     "choice_temperature": partial(number, "choice_temperature", least=0),
     "annealed": _read_annealed,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
-from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
 from mdlm_cfg.chain.policies import KindPolicy
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.chain.steps import Step
@@ -149,6 +149,7 @@ class Sampler(Options):
             UserError: as `law`, for an adaptive sampler; of others the number is the same for all samples.
         """
         self.check(denoiser.num_dims)
+        self.check_guidance(guidance)
         if not self.is_adaptive:
             return float(self.calls(denoiser.num_dims))
         _, steps = self._chain(denoiser, guidance, target_class, chain).law_at_end(self.plan(denoiser.num_dims)[0])
@@ -254,7 +255,8 @@ class Sampler(Options):
         return x
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """Raise UserError where moves are to be accepted, and there is no tilted law."""
+        """Raise UserError for what is no guidance, and where moves are to be accepted and there is no tilted law."""
+        check_guidance(guidance)
         if self.correction is not None and self.correction.accept:
             check_weights(guidance)
 

@@ -42,7 +42,11 @@ class Correction(ByCase):
     rows: ClassVar[Mapping[str, type]] = {}
 
     def study(self, case: Case) -> Study:
-        """The study of these data."""
-        if TableCorrection.needs.fits(case.data):
-            return TableCorrection(self.policies, self.threshold, self.num_groups)
-        return MixtureCorrection(self.threshold, self.num_groups, self.num_reference)
+        """The study of these data.
+
+        Raises:
+            UserError: a setting that study does not have, or as that study.
+        """
+        kind = TableCorrection if TableCorrection.needs.fits(case.data) else MixtureCorrection
+        study: Study = self.of_kind(kind)
+        return study

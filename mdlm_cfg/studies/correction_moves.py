@@ -7,7 +7,7 @@ Of a table, where everything is exact. By samples, `MixtureMoves` is for a Berno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mdlm_cfg.studies.image_moves import ImageMoves
@@ -44,9 +44,7 @@ class CorrectionMoves(ByCase):
         """The study of these data.
 
         Raises:
-            UserError: as that study.
+            UserError: a setting that study does not have, or as that study.
         """
-        kind = next(kind for kind in KINDS if kind.needs.fits(case.data))
-        known = {f.name for f in fields(kind)}
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in known}
-        return kind(**{name: value for name, value in given.items() if value is not None})
+        study: Study = self.of_kind(next(kind for kind in KINDS if kind.needs.fits(case.data)))
+        return study

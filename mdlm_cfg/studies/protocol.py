@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from mdlm_cfg.studies.case import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Piece
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.needs import Needs, check_guided_class
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.progress import Pieces, silent
 
@@ -118,6 +119,22 @@ class ByCase(ABC):
     def study(self, case: Case) -> Study:
         """The study that does the work."""
 
+    def of_kind(self, kind: type) -> Any:
+        """A study of a kind with the settings of this one; those that are None are the kind's own.
+
+        Raises:
+            UserError: a setting that was given and that the kind does not have, or as the kind.
+        """
+        known = {own.name for own in fields(kind)}
+        given: dict[str, Any] = {}
+        for own in fields(cast(Any, self)):
+            value = getattr(self, own.name)
+            if own.name in known:
+                given |= {} if value is None else {own.name: value}
+            elif _as_list(value) != _as_list(own.default):
+                raise UserError(f"study.{own.name} = {value} has no use for these data: leave it out")
+        return kind(**given)
+
     def check(self, case: Case) -> None:
         """Check that study."""
         check(self.study(case), case)
@@ -129,6 +146,10 @@ class ByCase(ABC):
     def findings(self, case: Case, made: Made) -> Findings:
         """The findings of that study."""
         return self.study(case).findings(case, made)
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,15 @@ MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two 
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
 
 
+def check_table(target: object) -> None:
+    """Raise UserError unless an object is a table, whose exact distributions are known."""
+    if not isinstance(target, TableMixture):
+        raise UserError(
+            f"the target is an object of type {type(target).__name__}, and must be a TableMixture: its denoiser, and "
+            "distributions that are no table, have no exact distribution"
+        )
+
+
 class TableMixture:
     """p(x) = sum_k a_k p(x | k) on {0..N-1}^D, given by its class pmfs.
 

@@ -100,6 +100,8 @@ schedule=cosine
 schedule=nonsense
 target_class=2
 num_samples=0
+classifier=2
+sampler=sampled_confidence events=1 choice_temperature=1 annealed=-3
 """
 OF_EVALUATION = """
 denoiser=odd
@@ -159,6 +161,9 @@ schedule=profile(-2) sampler=event_leaping
 schedule=profile sampler=sampled_confidence policy='blocks(0,1|2,3)'
 schedule=profil sampler=event_leaping
 events=[2,1] sampler=event_leaping
+study=correction_moves study.num_reference=0
+study=correction_moves study.classifier=false
+study=correction study.num_reference=100
 """
 OF_A_RUN = """
 ckpt_path=nowhere.ckpt
