@@ -49,6 +49,25 @@ def test_names_and_files_that_are_mentioned_exist(page: Path) -> None:
         assert any((root / path).exists() for root in (ROOT, ROOT / "mdlm_cfg")), f"{page.name} names {path}"
 
 
+def test_every_equation_links_to_its_function() -> None:
+    """The linked file defines the name that the link shows, and no other module of the mathematics defines it too."""
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    links = set(re.findall(r"\[`(\w+)`\]\(\.\./(mdlm_cfg/[\w/]+\.py)\)", text))
+    assert len(links) > 80
+    rooms = [ROOT / "mdlm_cfg" / room for room in ("chain", "laws", "sampling", "targets", "compare")]
+    defined = {path: _defined_in(path) for room in rooms for path in room.rglob("*.py")}
+    for name, path in links:
+        assert name in _defined_in(ROOT / path), f"{path} does not define {name}"
+        others = [other for other, names in defined.items() if name in names and other != ROOT / path]
+        assert not others, f"{name} is defined in {path} and in {others}"
+
+
+def _defined_in(path: Path) -> set[str]:
+    """The functions, classes and constants of a module, and the names of its jump rules."""
+    found = re.findall(r"^(?:def|class) (\w+)|^    \"(\w+)\": ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name for pair in found for name in pair if name}
+
+
 def test_functions_of_the_theory_exist() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mdlm_cfg").rglob("*.py"))
     known = set(re.findall(r"(?:def|class) (\w+)|\"(\w+)\"", source))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.sampling.smc import Weighted
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.posterior import posterior_of
 
 NUM_GROUPS = 20  # independent, for the normaliser's error
 
@@ -43,7 +43,7 @@ def tilted_reference(
     check_reference(num_samples)
     check_positive_class(target, target_class)
     x, _ = target.sample(num_samples, generator, target_class)
-    log_weights = w * (log_class_posterior(target, x, target_class) - math.log(target.class_weights[target_class]))
+    log_weights = w * (posterior_of(target)(x)[:, target_class] - math.log(target.class_weights[target_class]))
     return Weighted(x, log_weights, NUM_GROUPS)
 
 
@@ -61,9 +61,3 @@ def check_positive_class(target: BernoulliMixture, target_class: int) -> None:
             f"class {target_class} has weight 0 in the mixture, so there is no tilted law for it: choose another "
             "target_class"
         )
-
-
-def log_class_posterior(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
-    """ln p(z | x) in nats, float64 (n,), of images or partial ones, int64 (n, D)."""
-    own = target.log_prob(x, torch.full((len(x),), target_class)) + target.class_weights[target_class].log()
-    return (own - target.log_prob(x)).clamp(max=0.0)

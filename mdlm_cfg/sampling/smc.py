@@ -63,7 +63,7 @@ class Weighted:
     @property
     def ess(self) -> float:
         """The relative effective sample size of the final weights, in (0, 1]."""
-        return 1 / (len(self.x) * float((self.weights**2).sum()))
+        return float(group_ess(self.log_weights[None]))
 
 
 @checked_at_the_end()

@@ -20,7 +20,7 @@ from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, calibrate, calibrated_strengths
 from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.profile import InformationProfile, exact_information_profile, information_profile
-from mdlm_cfg.sampling.reference import check_positive_class, log_class_posterior
+from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.plan import Plan
@@ -29,6 +29,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import Data
+from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import TableMixture
 
 FIT = "fit"
@@ -88,12 +89,9 @@ def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_e
 
 def log_posterior(target: Any, x: Tensor, target_class: int) -> Tensor:
     """ln p(z | x) of a known distribution, float64 (n,), of finished states, int64 (n, D)."""
-    if isinstance(target, BernoulliMixture):
-        return log_class_posterior(target, x, target_class)
-    if isinstance(target, TableMixture):
+    if isinstance(target, TableMixture):  # one look-up of a state, however large the table is
         return target.class_posterior(target_class)[tuple(x.T)].log()
-    found: Tensor = target.class_posterior(x)[:, target_class].log()
-    return found
+    return posterior_of(target)(x)[:, target_class]
 
 
 def fitted_strengths(

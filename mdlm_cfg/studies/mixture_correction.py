@@ -21,7 +21,6 @@ from mdlm_cfg.sampling.reference import (
     NUM_GROUPS,
     check_positive_class,
     check_reference,
-    log_class_posterior,
     tilted_reference,
 )
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
@@ -31,6 +30,7 @@ from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.posterior import posterior_of
 
 REFERENCE = "reference"
 SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the reference
@@ -276,7 +276,7 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: 
     x = found.x
     weights = found.weights
     usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
-    posterior = float(weights @ log_class_posterior(target, x, target_class).exp())
+    posterior = float(weights @ posterior_of(target)(x)[:, target_class].exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
     return Seen(usage / usage.sum(), posterior, weights @ x.double(), x[shown].to(torch.uint8))
 

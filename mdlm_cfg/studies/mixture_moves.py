@@ -22,6 +22,7 @@ from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import entropy_of
 
 REFERENCE = "tilted distribution"
@@ -119,10 +120,7 @@ def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -
     """A set as the exact mixture sees it: usage of the class's components (C,), accuracy, mean ln p(x | z)."""
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
     usage = shares @ target.component_posterior(x, z).nan_to_num(0.0)  # NaN: impossible under the class
-    joint = torch.stack(
-        [target.log_prob(x, torch.full((len(x),), k)) + w.log() for k, w in enumerate(target.class_weights)]
-    )
-    right = (joint.argmax(dim=0) == z).double()
+    right = (posterior_of(target)(x).argmax(dim=1) == z).double()
     own = target.log_prob(x, torch.full((len(x),), z))
     return {"usage": usage / usage.sum(), "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
 

@@ -11,10 +11,11 @@ from helpers import random_target
 from mdlm_cfg import Guidance, UserError, sequential_monte_carlo, tilted_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.sampling.reference import log_class_posterior, tilted_reference
+from mdlm_cfg.sampling.reference import tilted_reference
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.posterior import posterior_of
 
 
 def mixture(dims: int = 4, seed: int = 0, weights: tuple[float, ...] = (0.2, 0.5, 0.3)) -> BernoulliMixture:
@@ -32,7 +33,7 @@ def test_the_identity_by_brute_force(w: float, z: int) -> None:
     own = target.log_prob(states, torch.full((16,), z))
     whole = target.log_prob(states)
     tilted = (1 + w) * own - w * whole
-    ratio = log_class_posterior(target, states, z) - math.log(float(target.class_weights[z]))
+    ratio = posterior_of(target)(states)[:, z] - math.log(float(target.class_weights[z]))
     assert torch.allclose(own + w * ratio, tilted, atol=1e-12)
     exact = tilted_weights(target.to_table().denoiser(), Guidance(w), z)
     assert float(tilted.logsumexp(0)) == pytest.approx(exact.log_normalizer, abs=1e-12)
