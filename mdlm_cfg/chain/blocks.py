@@ -21,7 +21,7 @@ from torch.nn.functional import embedding_bag
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
 MAX_WIDTH = 256  # columns: more are slower to multiply, and fewer to loop over
-SHORT = 2  # values up to which a sum over them is made one by one: a reduction would run in tiny loops
+CHUNK = 2**17  # numbers that are gone through together, level by level: they stay in a processor's cache meanwhile
 
 HandOn = Callable[[Tensor, slice, slice], object]  # (values (r, K, c), their rows, their columns), changed in place
 
@@ -98,6 +98,25 @@ class BlockedLattice:
         levels = [self._inner_tokens(p) for p in range(self.num_inner + 1)]
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
 
+    @cached_property
+    def ones(self) -> list[Tensor]:
+        """ones[j]: 1 for every value, (N^j, 1, N): a product with it sums faster than a reduction of an inner axis."""
+        n = self.num_tokens
+        one = torch.ones(1, 1, n, dtype=torch.float64, device=self.device)
+        return [one.expand(n**j, 1, n) for j in range(len(self.rows) - 1)]
+
+    @cached_property
+    def parents_of_columns(self) -> list[Tensor]:
+        """The transposes of `incidence`, in memory as they are read."""
+        return [known.T.contiguous() for known in self.incidence]
+
+    def chunks(self, rows: slice, size: int) -> list[slice]:
+        """Rows in pieces of about `CHUNK` numbers, where a row has `size` of them; one piece on a GPU."""
+        if self.at_once or (rows.stop - rows.start) * size <= CHUNK:
+            return [rows]
+        step = max(1, CHUNK // size)
+        return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
+
     def _inner_tokens(self, level: int) -> Tensor:
         return lattice_of(self.num_tokens, self.num_inner).tokens(level)
 
@@ -122,10 +141,11 @@ class BlockedLattice:
         m = self.num_inner
         last = len(self.rows) - 1
         values = pmf.new_empty(self.rows[last].stop, self.columns[m].stop)
-        known = values[self.rows[last]]
-        known[:, self.columns[m]] = pmf.reshape(n**last, -1)
-        for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
-            known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.incidence[p].T / (m - p)
+        values[self.rows[last], self.columns[m]] = pmf.reshape(n**last, -1)
+        for rows in self.chunks(self.rows[last], values.stride(0)):
+            known = values[rows]
+            for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
+                known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.parents_of_columns[p] / (m - p)
         for q in range(last, 0, -1):
             if self.at_once:
                 values[self.rows[q - 1]] = sums(values[self.rows[q]], self.child_rows[q - 1][:, :n])
@@ -135,15 +155,16 @@ class BlockedLattice:
             # any one child of each parent will do
             chosen = {parent: (child, position) for child, position, parent in self.moves(q)}
             for parent, (child, j) in chosen.items():
-                torch.sum(children[child].view(n**j, n, -1), dim=1, out=parents[parent].view(n**j, -1))
+                torch.bmm(self.ones[j], children[child].view(n**j, n, -1), out=parents[parent].view(n**j, 1, -1))
         return values
 
     def sum_over_children(self, values: Tensor) -> Tensor:
         """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones."""
         n = self.num_tokens
         total = torch.zeros_like(values)
-        for p, incidence in enumerate(self.incidence):
-            torch.mm(values[:, self.columns[p + 1]], incidence.T, out=total[:, self.columns[p]])
+        for rows in self.chunks(slice(0, len(values)), values.stride(0)):
+            for p, known in enumerate(self.parents_of_columns):
+                torch.mm(values[rows, self.columns[p + 1]], known, out=total[rows, self.columns[p]])
         for q in range(1, len(self.rows)):
             if self.at_once:
                 total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])
@@ -151,44 +172,69 @@ class BlockedLattice:
             children = self.level(values, q)
             parents = self.level(total, q - 1)
             for child, j, parent in self.moves(q):
-                one = children[child].view(n**j, n, -1)
-                into = parents[parent].view(n**j, -1)
-                for part in one.unbind(1) if n <= SHORT else (one.sum(dim=1),):
-                    into += part
+                parents[parent].view(n**j, 1, -1).baddbmm_(self.ones[j], children[child].view(n**j, n, -1))
         return total
 
-    def push(self, start: Tensor, hand_on: HandOn) -> Tensor:
+    def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True) -> Tensor:
         """What every partial state hands on to each of its children, where it gets what its parents hand on.
 
         Args:
             start: (K,) what the first state, all masked, gets.
-            hand_on: makes of what states get what they hand on, in place.
+            hand_on: makes of what states get what they hand on, in place: of some rows of one outer level, and the
+                columns of one inner level.
+            to_the_end: whether finished states get theirs too; otherwise it is to be had by `arrivals`.
 
         Returns:
             (rows, K, columns).
         """
-        n = self.num_tokens
-        known = self.incidence
-        values = start.new_empty(self.rows[-1].stop, len(start), self.columns[-1].stop)
+        width = self.columns[-1].stop
+        values = start.new_empty(self.rows[-1].stop, len(start), width)
         values[0] = 0
         values[0, :, 0] = start
-        parents: tuple[Tensor, ...] = ()
         for q, rows in enumerate(self.rows):
-            children = self.level(values, q)
-            if q and self.at_once:
-                given = values[self.rows[q - 1]].flatten(1)
-                values[rows] = sums(given, self.parent_rows[q - 1]).view(-1, *values.shape[1:])
-            for child, j, parent in self.moves(q) if q and not self.at_once else ():
-                into = children[child].view(n**j, n, -1)
-                given = parents[parent].view(n**j, 1, -1)
-                into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
-            flat = values[rows].view(-1, values.shape[2])
-            for p, columns in enumerate(self.columns):
-                if p:
-                    flat[:, columns].addmm_(flat[:, self.columns[p - 1]], known[p - 1])
-                hand_on(values[rows, :, columns], rows, columns)
-            parents = children
+            is_apart = not to_the_end and rows == self.rows[-1]
+            inner = self.columns[:-1] if is_apart else self.columns
+            if q:
+                self._move(values, q, inner[-1].stop)
+            for chunk in self.chunks(rows, values.stride(0)):
+                flat = values[chunk].view(-1, width)
+                for p, columns in enumerate(inner):
+                    if p:
+                        flat[:, columns].addmm_(flat[:, self.columns[p - 1]], self.incidence[p - 1])
+                    hand_on(values[chunk, :, columns], chunk, columns)
         return values
+
+    def _move(self, values: Tensor, level: int, width: int) -> None:
+        """Make the first columns of an outer level, `width` of them at least, the sums over their outer parents."""
+        n = self.num_tokens
+        if self.at_once:
+            given = values[self.rows[level - 1]].flatten(1)
+            values[self.rows[level]] = sums(given, self.parent_rows[level - 1]).view(-1, *values.shape[1:])
+            return
+        children = self.level(values, level)
+        parents = self.level(values, level - 1)
+        for child, j, parent in self.moves(level):
+            into = children[child].view(n**j, n, -1)
+            given = parents[parent].view(n**j, 1, -1)
+            if width < values.shape[2]:
+                into = into.unflatten(2, (-1, values.shape[2]))[..., :width]
+                given = given.unflatten(2, (-1, values.shape[2]))[..., :width]
+            into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
+
+    def arrivals(self, values: Tensor, mixing: Tensor) -> Tensor:
+        """Sums over the parents of every finished state of `mixing` times what they hand on: (T, N^(D-m), N^m).
+
+        Args:
+            values: of a `push` that did not go to the end, (rows, K, columns). mixing: (T, K).
+        """
+        n = self.num_tokens
+        rows, columns = self.finished
+        found = mixed(mixing, values[rows, :, self.columns[-2]]) @ self.incidence[-1]
+        last = len(self.rows) - 1
+        for _, j, parent in self.moves(last) if last else ():
+            given = self.level(values, last - 1)[parent].view(-1, *values.shape[1:])[..., columns]
+            found.view(len(found), n**j, n, -1).add_(mixed(mixing, given).view(len(found), n**j, 1, -1))
+        return found
 
     @property
     def finished(self) -> tuple[slice, slice]:
@@ -208,6 +254,11 @@ class BlockedLattice:
         states = [torch.cat([one.tokens(level) for level in range(one.num_dims + 1)]) for one in (self.outer, inner)]
         rows, columns = (flat_index(tokens, n + 1).argsort().to(self.device) for tokens in states)
         return rows, columns
+
+
+def mixed(mixing: Tensor, values: Tensor) -> Tensor:
+    """(T, rows, columns) from (T, K) and (rows, K, columns)."""
+    return torch.tensordot(mixing, values, ([1], [1]))
 
 
 def sums(values: Tensor, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.blocks import BlockedLattice
+from mdlm_cfg.chain.blocks import BlockedLattice, mixed
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.targets.table import TableDenoiser
@@ -57,25 +57,28 @@ class JointChain:
 
         def leave(values: Tensor, rows: slice, columns: slice) -> None:
             """H / (s + Lambda), as H holding / (1 + s holding) with both over 1 + |s| holding: no square overflows."""
-            if (rows, columns) == self.blocks.finished:
-                a = cos / size
-                b = sin / size
-            else:
-                held = self.holding[rows, None, columns]
-                share = (size * held).add_(1).reciprocal_()
-                a = torch.addcmul(cos, share, 1 - cos)
-                b = torch.addcmul(sin, share, sin, value=-1)
-                share.mul_(held).div_(a.square().addcmul_(b, b))
-                a = a.mul_(share)
-                b = b.mul_(share)
+            held = self.holding[rows, None, columns]
+            share = (size * held).add_(1).reciprocal_()
+            a = torch.addcmul(cos, share, 1 - cos)
+            b = torch.addcmul(sin, share, sin, value=-1)
+            share.mul_(held).div_(a.square().addcmul_(b, b))
+            a = a.mul_(share)
+            b = b.mul_(share)
             x, y = values.chunk(2, dim=1)
             new = torch.addcmul(x * a, y, b)
             torch.addcmul(y * a, x, b, value=-1, out=y)
             x.copy_(new)
 
         start = torch.cat([torch.ones_like(nodes.real), torch.zeros_like(nodes.real)]) / self.weights[0, 0]
-        mixing = torch.cat([weights.real, -weights.imag], dim=1)
-        law = (mixing @ self.blocks.push(start, leave)).transpose(0, 1) * self.weights
+        values = self.blocks.push(start, leave, to_the_end=False)
+        # H / s of finished states is linear in what their parents hand on, and there are fewer times than nodes
+        left, ended = (torch.cat([c.real, -c.imag], dim=1) for c in (weights, weights / nodes))
+        rows, columns = self.blocks.finished
+        law = values.new_empty(len(weights), len(values), values.shape[2])
+        law[:, : rows.start] = mixed(left, values[: rows.start])
+        law[:, rows, : columns.start] = mixed(left, values[rows, :, : columns.start])
+        law[:, rows, columns] = self.blocks.arrivals(values, ended)
+        law *= self.weights
         return self.blocks.to_dense(law).clamp_(min=0)  # quadrature leaves some 1e-14 below 0
 
 

@@ -104,14 +104,16 @@ class TableMixture:
         device = torch.device("cpu") if generator is None else generator.device
         cdf, states = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
-        if stratified:  # one in each stratum, looked up in their order, which takes a third of the time
+        if stratified:  # one in each stratum: in their order, the cells are counted and not looked up one by one
             strata = torch.randperm(num, generator=generator, device=device)
-            ascending = torch.empty_like(uniform).index_copy_(0, strata, uniform)
-            uniform = (torch.arange(num, device=device) + ascending) / num
-        # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
-        cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
-        if stratified:
-            cells = cells.index_select(0, strata)
+            ascending = torch.empty_like(uniform).scatter_(0, strata, uniform).add_(torch.arange(num, device=device))
+            ends = torch.searchsorted(ascending.mul_(cdf[-1] / max(num, 1)), cdf)
+            ends[-1] = num
+            counts = ends.diff(prepend=ends.new_zeros(1))
+            cells = torch.repeat_interleave(counts, output_size=num).index_select(0, strata)
+        else:
+            # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
+            cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         if states is None:
             return self._split(cells, target_class)
         return states[0].index_select(0, cells), states[1].index_select(0, cells)
@@ -219,10 +221,13 @@ class LogMarginals:
         blocks = blocks_of(target.num_tokens, target.num_dims, target.class_pmfs.device)
         log_cond = blocks.marginals(target.class_pmf(target_class)).log_()
         if target_class is None:
-            return cls(blocks, log_cond, None, (_span(log_cond), (0.0, 0.0)))
-        log_ratio = blocks.marginals(target.pmf).log_().neg_().add_(log_cond)
-        log_ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
-        return cls(blocks, log_cond, log_ratio, (_span(log_cond), _span(log_ratio)))
+            return cls(blocks, log_cond, None, (_span(log_cond)[:2], (0.0, 0.0)))
+        log_ratio = blocks.marginals(target.pmf).log_()
+        torch.sub(log_cond, log_ratio, out=log_ratio)
+        low, high, has_zeros = _span(log_cond)
+        if has_zeros:
+            log_ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
+        return cls(blocks, log_cond, log_ratio, ((low, high), _span(log_ratio)[:2]))
 
     def weights(self, w: float) -> Tensor | None:
         """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does."""
@@ -237,10 +242,12 @@ class LogMarginals:
         return torch.add(self.log_cond, self.log_ratio, alpha=w).exp_()
 
 
-def _span(values: Tensor) -> tuple[float, float]:
-    """The least and the largest of numbers that may hold -inf, which does not count."""
+def _span(values: Tensor) -> tuple[float, float, bool]:
+    """The least and the largest of numbers that may hold -inf, which does not count, and whether any is."""
     low, high = (float(end) for end in torch.aminmax(values))
-    return (float(values.masked_fill(values == NEG_INF, math.inf).min()) if low == NEG_INF else low), high
+    if low > NEG_INF:
+        return low, high, False
+    return float(values.masked_fill(values == NEG_INF, math.inf).min()), high, True
 
 
 class TableDenoiser:

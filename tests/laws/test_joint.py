@@ -19,10 +19,12 @@ SHAPES = [(1, 3), (5, 1), (4, 2), (3, 4), (2, 6), (7, 3), (40, 2)]  # (N, D)
 
 @pytest.fixture(params=[(3, False), (30, False), (256, False), (3, True), (30, True)], ids=str)
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The most columns: with few of them most coordinates are outer ones. And both ways of moving these."""
+    """The most columns: with few of them most coordinates are outer ones. Both ways of moving these, and pieces."""
     most, at_once = request.param
     monkeypatch.setattr(blocks, "MAX_WIDTH", most)
     monkeypatch.setattr(BlockedLattice, "at_once", at_once)
+    if most < 256:
+        monkeypatch.setattr(blocks, "CHUNK", 64)  # several pieces of a level
     monkeypatch.setattr("mdlm_cfg.targets.table.blocks_of", BlockedLattice)  # no layout of another width
     return most
 
