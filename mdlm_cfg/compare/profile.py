@@ -26,7 +26,8 @@ from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import Schedule, event_counts
-from mdlm_cfg.compare.calibration import by_state, exact_rows, given_class, minimise, sampled_rows
+from mdlm_cfg.compare.calibration import given_class, minimise
+from mdlm_cfg.compare.level_rows import by_state, exact_rows, sampled_rows
 from mdlm_cfg.compare.levels import MaskedBatch, MaskedSamples
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.errors import UserError

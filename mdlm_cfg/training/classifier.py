@@ -242,7 +242,7 @@ def classifier_for(
             raise UserError(_damaged(path)) from error
     else:
         weights = train_classifier(
-            data.train_images.cpu(),
+            data.train_x.cpu(),
             data.train_labels.cpu(),
             data.grid_shape,
             data.num_classes,

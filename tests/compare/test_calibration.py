@@ -11,7 +11,8 @@ from helpers import Blurred, random_target
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg import Guidance, TableMixture, UserError, calibrate, calibrated_strengths, terminal_law, tilted_law
-from mdlm_cfg.compare.calibration import Calibration, exact_rows, minimise
+from mdlm_cfg.compare.calibration import Calibration, minimise
+from mdlm_cfg.compare.level_rows import exact_rows
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.studies.benchmark.targets import motif, rotation, tiny_mnist

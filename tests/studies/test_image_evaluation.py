@@ -41,7 +41,7 @@ def data() -> BinaryImageData:
     """Training and test images drawn from the target itself."""
     module = BinaryImageData()
     x, module.train_labels = target().sample(1500, torch.Generator().manual_seed(1))
-    module.train_images = (255 * x).to(torch.uint8)
+    module.train_x = (255 * x).to(torch.uint8)
     test, classes = target().sample(600, torch.Generator().manual_seed(2))
     module._test = test.to(torch.uint8), classes
     module.grid_shape = (4, 5)
@@ -52,7 +52,7 @@ def data() -> BinaryImageData:
 
 @pytest.fixture(scope="module")
 def classifier(data: BinaryImageData) -> ImageClassifier:
-    return train_classifier(data.train_images, data.train_labels, (4, 5), 3, SETTINGS)
+    return train_classifier(data.train_x, data.train_labels, (4, 5), 3, SETTINGS)
 
 
 def plan_of(*guidances: Guidance, n: int = 120, classes: tuple[int, ...] | None = None, seed: int = 0) -> Plan:
@@ -237,18 +237,18 @@ def test_grey_levels_are_judged_by_their_shades() -> None:
     known = grey_target()
     x, grey.train_labels = known.sample(1000, torch.Generator().manual_seed(1))
     test, classes = known.sample(200, torch.Generator().manual_seed(2))
-    grey.train_images = x.to(torch.uint8)
+    grey.train_x = x.to(torch.uint8)
     grey._test = (test.to(torch.uint8), classes)
     grey.grid_shape = (2, 3)
     grey.num_classes = 2
     grey._ready = True
     grey.class_names = ("dull", "sharp")
-    trained = train_classifier(grey.train_images, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
+    trained = train_classifier(grey.train_x, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
     assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
     found = found_of(grey, known.denoiser(), plan_of(Guidance(1.0), n=40), trained)
     drawn = torch.from_numpy(found.arrays["w1"][1]).reshape(40, 6).double() / 2
     row = block_of(found, "by_class")[1]
-    own = grey.train_images[grey.train_labels == 1].double() / 2
+    own = grey.train_x[grey.train_labels == 1].double() / 2
     pairs = (drawn[:, None] - drawn).square().sum(dim=2)
     assert row.diversity == pytest.approx(float(pairs.sum() / (40 * 39)))
     nearest = (drawn[:, None] - own).square().sum(dim=2).min(dim=1).values

@@ -36,7 +36,7 @@ def test_it_learns_simple_images_and_reports_progress(data: BinaryImageData) -> 
     state = torch.random.get_rng_state()
     seen = []
     model = train_classifier(
-        data.train_images, data.train_labels, data.grid_shape, 3, SMALL, lambda *line: seen.append(line)
+        data.train_x, data.train_labels, data.grid_shape, 3, SMALL, lambda *line: seen.append(line)
     )
     assert model.accuracy(data.test_x, data.test_classes) > 0.95
     assert [step for step, _, _ in seen] == list(range(1, 61))
@@ -123,11 +123,11 @@ def test_products_are_made_in_the_precision_that_is_asked_for(data: BinaryImageD
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", watched)
-        train_classifier(data.train_images, data.train_labels, data.grid_shape, 3, settings)
+        train_classifier(data.train_x, data.train_labels, data.grid_shape, 3, settings)
     assert seen == {getattr(torch, precision)}
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
 def test_it_trains_for_any_number_of_steps(data: BinaryImageData, steps: int) -> None:
     settings = dataclasses.replace(SMALL, epochs=steps, batch_size=300)
-    train_classifier(data.train_images, data.train_labels, data.grid_shape, 3, settings)
+    train_classifier(data.train_x, data.train_labels, data.grid_shape, 3, settings)

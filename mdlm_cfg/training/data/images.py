@@ -15,9 +15,10 @@ from mdlm_cfg.training.data.arrays import as_images, load_arrays
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.data.example_data import ExampleData
 from mdlm_cfg.training.data.examples import Examples, say
-from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_larochelle, load_mnist
+from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_mnist
 from mdlm_cfg.training.data.folders import LAYOUT, holds_class_folders, load_class_folders
 from mdlm_cfg.training.data.idx import FILES, find_file, inventory, load_idx_dataset
+from mdlm_cfg.training.data.larochelle import load_larochelle
 from mdlm_cfg.training.data.levels import BINARIZATIONS, binarize, check_levels, on_grey_scale, quantize
 
 NAMED = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist}
@@ -73,15 +74,6 @@ class ImageData(ExampleData):
         self.binarization = binarization
         self.num_tokens = levels
         self.relabel = relabel
-
-    @property
-    def train_images(self) -> Tensor:
-        """`train_x`."""
-        return self.train_x
-
-    @train_images.setter
-    def train_images(self, images: Tensor) -> None:
-        self.train_x = images
 
     def _load_images(self) -> Examples:
         return load_images(self.dataset, self.root, self.num_tokens, self.relabel)

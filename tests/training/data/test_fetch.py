@@ -16,6 +16,7 @@ from idx_files import write_images
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import fetch, idx, levels
+from mdlm_cfg.training.data.larochelle import load_larochelle
 
 
 def _fail(message: str, error: type[Exception] = RuntimeError) -> fetch.Source:
@@ -93,17 +94,17 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
     grey[:, 0, 0] = torch.tensor([0, 255]).to(torch.uint8).repeat(5)[:9]
     binary = levels.binarize(grey, "static").flatten(1)
     _write_amat(tmp_path, [binary[:5], binary[5:7], binary[7:]])
-    train, test = fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+    train, test = load_larochelle(tmp_path, grey[:7], grey[7:])
     assert torch.equal(train.flatten(1), binary[:7]) and torch.equal(test.flatten(1), binary[7:])
     _write_amat(tmp_path, [binary[:5].roll(1, 0), binary[5:7], binary[7:]])
     with pytest.raises(ValueError, match="not binarizations of MNIST's in their order"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+        load_larochelle(tmp_path, grey[:7], grey[7:])
     (tmp_path / "binarized_mnist_test.amat").write_text("0 1 2")
     with pytest.raises(ValueError, match=r"test\.amat is corrupt"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+        load_larochelle(tmp_path, grey[:7], grey[7:])
     (tmp_path / "binarized_mnist_valid.amat").unlink()
     with pytest.raises(UserError, match="lacks binarized_mnist_valid"):
-        fetch.load_larochelle(tmp_path, grey[:7], grey[7:])
+        load_larochelle(tmp_path, grey[:7], grey[7:])
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])

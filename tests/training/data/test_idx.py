@@ -253,6 +253,6 @@ def check_folder(files: dict[str, bytes]) -> None:
             return
         classes = int(data.train_labels.max()) + 1
         assert data.num_classes == classes >= 1 and set(data.train_labels.tolist()) == set(range(classes))
-        assert int(data.train_images.min()) >= 0 and int(data.train_images.max()) <= 255
+        assert int(data.train_x.min()) >= 0 and int(data.train_x.max()) <= 255
         height, width = data.grid_shape
-        assert data.train_images.shape == (len(data.train_labels), height * width)
+        assert data.train_x.shape == (len(data.train_labels), height * width)

@@ -22,7 +22,7 @@ from mdlm_cfg.training.data import (
 
 def test_every_image_is_seen_once_an_epoch_by_one_rank(root: str) -> None:
     data = ready(ImageData(root=root, batch_size=15, binarization="threshold"))
-    everything = sorted(map(tuple, (data.train_images // 255).tolist()))
+    everything = sorted(map(tuple, (data.train_x // 255).tolist()))
     assert sorted(map(tuple, torch.cat(batches(data, 0)).tolist())) == everything
     halves = torch.cat([torch.cat(batches(data, 0, rank, 2)) for rank in (0, 1)])
     assert sorted(map(tuple, halves.tolist())) == everything
@@ -36,7 +36,7 @@ def test_binarizations_do_what_they_say(root: str) -> None:
         order = torch.randperm(90, generator=generator_for("order", 0, number))
         return x[order.argsort()]
 
-    grey = ready(ImageData(root=root)).train_images
+    grey = ready(ImageData(root=root)).train_x
     assert torch.equal(epoch("threshold", 0), (grey > 127).long())
     assert torch.equal(epoch("static", 0), epoch("static", 1))
     assert not torch.equal(epoch("dynamic", 0), epoch("dynamic", 1))
@@ -53,7 +53,7 @@ def test_limits_on_test_images(root: str) -> None:
 
 def test_folder_of_idx_files_is_a_data_set(root: str) -> None:
     data = ready(ImageData(dataset=f"{root}/MNIST/raw"))
-    assert data.name == "raw" and data.num_classes == 3 and len(data.train_images) == 90
+    assert data.name == "raw" and data.num_classes == 3 and len(data.train_x) == 90
     with pytest.raises(ValueError, match="'nonsense' is neither mnist nor fashion_mnist nor a folder"):
         ready(ImageData(dataset="nonsense", root=root))
 
