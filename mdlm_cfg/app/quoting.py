@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 
 from mdlm_cfg.support.instantiate import TARGET
 
-OVERRIDE = re.compile(r"(\+{0,2}(?:w|policy|schedule|remasking|correction|guidance)=)(.*)", re.DOTALL)
+CALLS = r"w|policy|schedule|remasking|correction|guidance|(?:study|sampler|guidance|policy)\.\w+"  # keys that hold them
+OVERRIDE = re.compile(rf"(\+{{0,2}}(?:{CALLS})=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")

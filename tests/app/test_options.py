@@ -158,6 +158,11 @@ def test_without_quoting_hydra_refuses_it() -> None:
         ("policy=confidence", "confidence"),
         ("remasking=loop(0.02, on=0.6)", "loop(0.02, on=0.6)"),
         ("correction=correction(size=2,policy=fixed_order(1,0))", "correction(size=2,policy=fixed_order(1,0))"),
+        (
+            "study.starts=[{name:remdm,steps:4,remasking:loop(0.02,on=0.6)}]",
+            [{"name": "remdm", "steps": 4, "remasking": "loop(0.02,on=0.6)"}],
+        ),
+        ("sampler.policy=fixed_order(1,0)", "fixed_order(1,0)"),
         ("w=[int(2.5),2]", [2, 2]),  # a function of hydra's
     ],
 )
