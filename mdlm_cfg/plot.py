@@ -24,12 +24,15 @@ from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.style import RC
 from mdlm_cfg.studies.law_pictures import law_panels
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import checked_names
 
 WRAP = 14  # letters of a line's name
 SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn
 
 
+@checked
 def laws(
     found: Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]], value_names: Sequence[str] | None = None
 ) -> np.ndarray:
@@ -54,10 +57,12 @@ def laws(
         raise UserError(
             f"distributions beside each other must have one shape (N, ..., N), got {sorted(shapes) or None}"
         )
+    value_names = checked_names("value_names", value_names, next(iter(shapes))[0])
     labels = ("value x", "") if len(next(iter(shapes))) == 1 else ("$x_1$", "$x_2$")
     return _draw(Panels(law_panels(rows, names), labels, value_names=value_names))
 
 
+@checked
 def decay(found: Decay) -> Axes:
     """-ln TV to the terminal distribution against the time tau, a line per w (theory, section 5).
 
@@ -72,6 +77,7 @@ def decay(found: Decay) -> Axes:
     return _only(Lines({"": series}, "time tau", "-ln P(still masked)", log_x=True, log_y=True))
 
 
+@checked
 def ledger(entries: Ledger | Sequence[Ledger]) -> Axes:
     """The lines of error budgets as bars, in TV: a group per line, a bar per entry (theory, section 8).
 
@@ -89,6 +95,7 @@ def ledger(entries: Ledger | Sequence[Ledger]) -> Axes:
     return _only(BarGroups(bars, [fill(line, WRAP) for line in lines], "", "total variation"))
 
 
+@checked
 def lines(
     series: Mapping[str, Points],
     x_label: str,
@@ -109,6 +116,7 @@ def lines(
     return _only(Lines({"": series}, x_label, y_label, log_x, log_y, dashed=dashed))
 
 
+@checked
 def images(samples: Mapping[float, np.ndarray], class_names: Sequence[str] | None = None) -> np.ndarray:
     """Images of every class, one block of columns per w.
 

@@ -129,7 +129,7 @@ def _run_work(name: str) -> None:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:
-        failures += ended(sweep, code == USER_ERROR)
+        failures += ended(sweep, code == USER_ERROR or (bool(failures) and not sweep.has_begun))
     exit_with(failures, full)
     if code:
         sys.exit(code)

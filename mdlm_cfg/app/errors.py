@@ -30,6 +30,7 @@ USER_ERROR = 2
 FAULT = 1
 INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
 FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at hand
 
 
@@ -211,6 +212,8 @@ def _hydra_line(text: str) -> str:
     text = re.split(
         r"\n+(?:Config search path|To append to your config|See https:|\s*full_key:|\s*object_type=)", text
     )[0]
+    for kind, words in KINDS.items():
+        text = re.sub(rf"Value ('.*') of type '\w+' could not be converted to {kind}", rf"\1 must be {words}", text)
     text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
     text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
     return _line(text).rstrip(".")

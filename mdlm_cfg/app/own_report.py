@@ -21,6 +21,7 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.numeric import is_number
@@ -32,6 +33,7 @@ FEW = 100  # where they are not
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 
 
+@checked
 def report(
     denoiser: Denoiser,
     target: Target | Data | None = None,
@@ -67,9 +69,6 @@ def report(
     Raises:
         UserError: anything that is not what it must be, or that the study of such data refuses.
     """
-    _check_denoiser(denoiser)
-    if sampler is not None and not isinstance(sampler, Sampler):
-        raise UserError(f"sampler = {sampler!r} is not a sampler: give one such as Sampler('event_leaping', steps=16)")
     refuse_empty("out", out)
     data = _data_of(denoiser, target, name, class_names, value_names)
     is_small = (denoiser.num_tokens + 1) ** denoiser.num_dims * denoiser.num_tokens <= LEARNED_LAW_ENTRIES
@@ -94,19 +93,6 @@ def report(
             written = evaluate(data, denoiser, plan, about, study)
             print(f"report: {written.path}")
     return written
-
-
-def _check_denoiser(denoiser: Any) -> None:
-    """Raise UserError, with what to do, for anything that is not a denoiser."""
-    if isinstance(denoiser, Denoiser):
-        return
-    what = f"an object of type {type(denoiser).__name__} is not a denoiser"
-    if hasattr(denoiser, "denoiser"):
-        own = denoiser.denoiser
-        raise UserError(f"{what}: give its .denoiser{'' if isinstance(own, Denoiser) else '()'}")
-    if callable(denoiser):
-        raise UserError(f"{what}: wrap it in FunctionDenoiser(..., num_tokens=N, num_dims=D, num_classes=K)")
-    raise UserError(f"{what}: give a FunctionDenoiser, or load_run(...).denoiser")
 
 
 def _data_of(

@@ -55,7 +55,8 @@ class Sweep:
 
     Attributes:
         folder: with a folder for every job. keys: whose values differ between the jobs. is_new: whether the folder is.
-        asked: the arguments that are swept.
+        asked: the arguments that are swept. made: the record of what was made for it. records: the state of the
+            records of its jobs when it began (`_state`).
     """
 
     folder: Path
@@ -63,6 +64,12 @@ class Sweep:
     is_new: bool
     asked: tuple[str, ...] = ()
     made: Made = field(default_factory=Made)
+    records: frozenset[tuple[Path, int]] = frozenset()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether one of its jobs was begun, in this process or another."""
+        return _state(self.folder) != self.records
 
     @property
     def arguments(self) -> list[str]:
@@ -221,7 +228,12 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         with naming_way_out("runs"):
             folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
     made.file(folder / HYDRAS)
-    return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made)
+    return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made, _state(folder))
+
+
+def _state(sweep: Path) -> frozenset[tuple[Path, int]]:
+    """The records of all jobs of a sweep, with the time of each."""
+    return frozenset((path, path.stat().st_mtime_ns) for path in sweep.glob(f"*/{RECORD}"))
 
 
 def _check_index(folder: Path) -> None:
@@ -249,11 +261,12 @@ def is_of_failed_jobs(error: Exception, sweep: Sweep) -> bool:
 def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     """Show the index of a sweep that is over, and return what there is to say of the jobs that failed.
 
-    What was made for one that never began is removed; of one that was refused as a whole nothing is shown.
+    A sweep none of whose jobs was begun leaves the folder as it was; of one that was refused as a whole nothing is
+    shown.
     """
-    records = records_of(sweep.folder)
-    if not records:
+    if not sweep.has_begun:
         sweep.made.take_back()
+    records = records_of(sweep.folder)
     if not records or is_refused:
         return []
     from mdlm_cfg.reports.sweep_index import print_index, write_index

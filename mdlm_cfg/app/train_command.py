@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.app.build import (
     build_data,
@@ -135,17 +134,12 @@ def _fit(
         how = "before anything was saved" if left is None else f"resume with ckpt_path={left}"
         print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
-    except MisconfigurationException as error:
-        if saving.has_saved:
-            raise
-        raise NotBegun(str(sentence(error))) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
         if (said := sentence(error)) is None:
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:
-        if before is None:
-            raise NotBegun("nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps")
+        assert before is not None  # or it would be a NotBegun
         path = before
     if trainer.is_global_zero:
         if not trained:

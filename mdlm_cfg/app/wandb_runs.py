@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 NOT_IN_PROJECTS = "/\\#?%:"  # characters that wandb does not allow in the name of a project
@@ -20,8 +20,8 @@ LONGEST_PROJECT = 128
 def check_wandb(settings: Mapping[str, Any]) -> None:
     """Raise UserError for a mode or a project's name that wandb does not have, and for online without a login."""
     mode = settings.get("mode")
-    if mode not in (None, *WANDB_MODES):
-        raise UserError(f"logger.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}")
+    if mode is not None:
+        one_of("logger.mode", mode, WANDB_MODES)
     for name, value in (
         ("logger.project", settings.get("project")),
         ("WANDB_PROJECT", os.environ.get("WANDB_PROJECT")),

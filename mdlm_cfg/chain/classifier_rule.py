@@ -13,6 +13,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.rules import Rule, log_joint, no_tilted, probes
+from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
@@ -63,6 +64,7 @@ class ByClassifier(Rule):
     taylor: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "taylor")
         if not isinstance(self.classifier, Classifier):
             raise UserError(
                 f"the rule classifier needs a classifier of partial states, not {type(self.classifier).__name__}: give "

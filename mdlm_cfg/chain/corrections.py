@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, name_state
-from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
+from mdlm_cfg.chain.denoiser import Denoiser, check_shape, name_state
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import KindPolicy, Policy, tiers
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.selections import Selection, uniform
 from mdlm_cfg.chain.steps import EventStep, SelectFirstStep, draw_values, normalized
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.arguments import Integers, check_fields, checked
+from mdlm_cfg.support.errors import UserError, one_of, shown
 from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
@@ -62,11 +63,8 @@ class Correction:
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("moves", 0)):
             object.__setattr__(self, name, whole_number(f"a correction's {name}", getattr(self, name), least))
-        for name in ("accept", "parallel"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"a correction has {name} = {getattr(self, name)!r}, which must be true or false")
-        if self.scan not in SCANS:
-            raise UserError(f"a correction has scan = {self.scan!r}; choose one of {', '.join(SCANS)}")
+        check_fields(self, "accept", "parallel")
+        one_of("a correction's scan", self.scan, SCANS)
         if self.policy is not None:
             object.__setattr__(self, "policy", parse_policy(self.policy))
         if self.parallel and (self.accept or self.policy is not None):
@@ -133,12 +131,13 @@ class Correction:
         """The policy of its refills."""
         return KindPolicy(guidance.kind) if self.policy is None else self.policy
 
+    @checked
     def draw(
         self,
         denoiser: Denoiser,
         guidance: Guidance,
         target_class: int | None,
-        x: Tensor,
+        x: Integers,
         free: Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
@@ -153,7 +152,7 @@ class Correction:
         Returns:
             int64 (B, D). A refill that ends with a mask, since nothing can be there, is undone.
         """
-        check_guidance(guidance)
+        check_shape(x, denoiser.num_dims)
         check_finished(x, denoiser.num_tokens)
         given = effective_guidance(guidance, self.order_of(guidance))
         filling = _Filling(
@@ -170,9 +169,7 @@ class Correction:
 
 
 def check_finished(x: Tensor, num_tokens: int) -> None:
-    """Raise UserError for states that are not whole numbers 0..N-1, such as those with a mask."""
-    if x.is_floating_point():
-        raise UserError(f"a correction is given states of type {x.dtype}, and must be given int64 values")
+    """Raise UserError for states that are not values 0..N-1, such as those with a mask."""
 
     def explain(row: int, state: Tensor) -> str:
         return (
@@ -276,13 +273,13 @@ def parse_correction(text: Any) -> Correction:
         return text
     match = re.fullmatch(r"\s*correction\s*\((.*)\)\s*", text, flags=re.DOTALL) if isinstance(text, str) else None
     if match is None:
-        raise UserError(f"the correction {text!r} cannot be read; write {ALLOWED}")
+        raise UserError(f"the correction {shown(text)} cannot be read; write {ALLOWED}")
     given: dict[str, Any] = {}
     names = [one.name for one in fields(Correction)]
     for part in _parts(match[1]) if match[1].strip() else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names or name in given or (name in ("size", "moves") and re.fullmatch(r"\d+", value) is None):
-            raise UserError(f"{part.strip()!r} of the correction {text!r} cannot be read; write {ALLOWED}")
+            raise UserError(f"{part.strip()!r} of the correction {shown(text)} cannot be read; write {ALLOWED}")
         if name in ("accept", "parallel"):
             given[name] = {"": True, "true": True, "false": False}.get(value.lower(), value)
         else:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from types import MethodType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.reductions import unrolled_sum
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.arguments import checked_by
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import is_whole, whole_number
 
 CPU = torch.device("cpu")
@@ -81,6 +83,21 @@ class FunctionDenoiser:
         return self.function(tokens, classes)
 
 
+@checked_by(Denoiser)
+def check_denoiser(denoiser: Any) -> None:
+    """Raise UserError, with what to do, for anything that is not a denoiser; it need not say its device."""
+    is_one = callable(denoiser) and not isinstance(denoiser, type)
+    if is_one and all(is_whole(getattr(denoiser, name, None)) for name in ("num_tokens", "num_dims", "num_classes")):
+        return
+    what = f"an object of type {type(denoiser).__name__} is not a denoiser"
+    own = getattr(denoiser, "denoiser", None)
+    if own is not None:
+        raise UserError(f"{what}: give its .denoiser{'()' if isinstance(own, MethodType) else ''}")
+    if callable(denoiser):
+        raise UserError(f"{what}: wrap it in FunctionDenoiser(..., num_tokens=N, num_dims=D, num_classes=K)")
+    raise UserError(f"{what}: give a FunctionDenoiser, or load_run(...).denoiser")
+
+
 def device_of(denoiser: Denoiser) -> torch.device:
     """The denoiser's device; the CPU for one that does not say."""
     return getattr(denoiser, "device", CPU)
@@ -94,26 +111,48 @@ def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: 
     Args:
         tokens: int64 (B, D). classes: int64 (B,), or None.
     """
-    n = denoiser.num_tokens
-    k = denoiser.num_classes
-    if tokens.ndim != 2 or tokens.shape[1] != denoiser.num_dims:
-        raise UserError(
-            f"the denoiser is asked for tokens of shape {tuple(tokens.shape)}, and must be for (B, {denoiser.num_dims})"
-        )
-
-    def explain_token(row: int, state: Tensor) -> str:
-        i = int(((state < 0) | (state > n)).int().argmax())
-        return (
-            f"the denoiser is asked for token {int(state[i])} at coordinate {i + 1} of row {row}: tokens are "
-            f"0..{n - 1}, and the mask {n}"
-        )
-
-    def explain_label(row: int, label: Tensor) -> str:
-        return f"the denoiser is asked for class {int(label)} in row {row}: classes are 0..{k - 1}, and no class {k}"
-
-    raise_where((tokens < 0) | (tokens > n), explain_token, tokens)
+    check_states(tokens, denoiser.num_tokens, denoiser.num_dims)
     if classes is not None:
-        raise_where((classes < 0) | (classes > k), explain_label, classes)
+        check_labels(classes, denoiser.num_classes, len(tokens))
+
+
+def check_shape(tokens: Tensor, num_dims: int) -> None:
+    """Raise UserError unless tokens are (B, D)."""
+    if tokens.ndim != 2 or tokens.shape[1] != num_dims:
+        raise UserError(f"tokens have shape {tuple(tokens.shape)}, and must have (B, {num_dims})")
+
+
+def check_states(tokens: Tensor, num_tokens: int, num_dims: int) -> None:
+    """Raise UserError unless these are partial states: int64 (B, D), values 0..N with N the mask."""
+    n = num_tokens
+    _check_int64("tokens", tokens)
+    check_shape(tokens, num_dims)
+
+    def explain(row: int, state: Tensor) -> str:
+        i = int(((state < 0) | (state > n)).int().argmax())
+        return f"token {int(state[i])} at coordinate {i + 1} of row {row}: tokens are 0..{n - 1}, and the mask {n}"
+
+    raise_where((tokens < 0) | (tokens > n), explain, tokens)
+
+
+def check_labels(classes: Tensor, num_classes: int, num: int) -> None:
+    """Raise UserError unless these are labels of `num` partial states: int64 (num,), values 0..K with K no class."""
+    k = num_classes
+    _check_int64("classes", classes)
+    if classes.shape != (num,):
+        raise UserError(f"classes have shape {tuple(classes.shape)}, and must have ({num},): one for each state")
+
+    def explain(row: int, label: Tensor) -> str:
+        return f"class {int(label)} is out of range in row {row}: classes are 0..{k - 1}, and no class is {k}"
+
+    raise_where((classes < 0) | (classes > k), explain, classes)
+
+
+def _check_int64(what: str, values: Any) -> None:
+    """Raise UserError for anything but a tensor of int64: every step asks a denoiser, which therefore converts none."""
+    if not isinstance(values, Tensor) or values.dtype != torch.int64:
+        found = f"of type {values.dtype}" if isinstance(values, Tensor) else shown(values)
+        raise UserError(f"{what} are {found}, and must be a tensor of int64")
 
 
 def check_class(target_class: int | None, num_classes: int) -> None:
@@ -232,8 +271,8 @@ def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Te
             answer = torch.where((classes == k).view(-1, *[1] * (answer.ndim - 1)), ask(tokens, k), answer)
         return answer
     labels = classes.unique().tolist()
-    if len(labels) == 1:
-        return ask(tokens, labels[0])
+    if len(labels) < 2:
+        return ask(tokens, labels[0] if labels else 0)
     rows = [(classes == k).nonzero().squeeze(1) for k in labels]
     answers = torch.cat([ask(tokens[own], k) for own, k in zip(rows, labels)])
     return torch.empty_like(answers).index_copy_(0, torch.cat(rows), answers)

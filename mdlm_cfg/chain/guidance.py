@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, check_shape
 from mdlm_cfg.chain.guidance_schedules import (
     Calibrated,
     Interval,
@@ -24,8 +24,9 @@ from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.rules import CFG, Rule
+from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.by_value import exact_number, value_key
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import is_number
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "interval", "linear_ramp"]
@@ -66,7 +67,9 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, Rule):
-            raise UserError(f"the rule of a guidance is {self.rule!r}, and must be one such as Negative(3) or CFG()")
+            raise UserError(
+                f"the rule of a guidance is {shown(self.rule)}, and must be one such as Negative(3) or CFG()"
+            )
         object.__setattr__(self, "kind", kind_of(self.kind))
         check_filter(self.temperature, self.top_p)
         if isinstance(self.w, list | tuple):
@@ -91,6 +94,7 @@ class Guidance:
         """Whether log rho is a difference of log T with T of two marginals: laws of tables are then faster."""
         return self.rule.telescopes and not self.filters
 
+    @checked
     def rows(self, num_dims: int) -> int:
         """How many rows (partial state, label) a denoiser is asked for, for one state."""
         return self.rule.rows(self.table(num_dims), num_dims)
@@ -177,6 +181,7 @@ class Guidance:
             )
         return self.w
 
+    @checked
     def strength(self, num_unmasked: int, num_dims: int) -> float:
         """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
         if not callable(self.w):
@@ -186,6 +191,7 @@ class Guidance:
         others = num_dims - 1
         return _check_strength(self.w(num_unmasked / others if others else 1.0))
 
+    @checked
     def table(self, num_dims: int) -> list[float]:
         """w for 0, 1, ..., D - 1 unmasked coordinates."""
         if not callable(self.w):
@@ -197,7 +203,8 @@ class Guidance:
         known = getattr(denoiser, "num_known", 0)
         return self.table(known + denoiser.num_dims)[known:]
 
-    def log_rates(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
+    @checked
+    def log_rates(self, denoiser: Denoiser, tokens: Integers, target_class: int | None) -> Tensor:
         """Guided log jump rates on the clock tau of every masked coordinate (theory, section 3).
 
         Args:
@@ -216,8 +223,10 @@ class Guidance:
         masked = (tokens == denoiser.num_tokens)[..., None]
         return self.normalize(log_rho).masked_fill(~masked, NEG_INF)
 
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None) -> Tensor:
+    @checked
+    def log_rho(self, denoiser: Denoiser, tokens: Integers, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
+        check_shape(tokens, denoiser.num_dims)
         table = self.table_of(denoiser)
         log_rho = self.rule.log_rho(denoiser, tokens, target_class, table)
         if not self.filters:
@@ -233,12 +242,6 @@ class Guidance:
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 
-def check_guidance(guidance: object) -> None:
-    """Raise UserError unless an object is a `Guidance`."""
-    if not isinstance(guidance, Guidance):
-        raise UserError(f"the guidance is {guidance!r}, and must be a Guidance: give one such as Guidance(2.0)")
-
-
 def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
     """The guidance that steps use: with a policy, which decides itself who comes next, rho is not divided by Z_i."""
     return guidance if policy is None else replace(guidance, kind=KINDS["rate"])
@@ -246,7 +249,7 @@ def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
 
 def _check_strength(w: float) -> float:
     if not is_number(w):
-        raise UserError(f"guidance strength w = {w!r} is not a number: give one such as 2.0, or a schedule")
+        raise UserError(f"guidance strength w = {shown(w)} is not a number: give one such as 2.0, or a schedule")
     if not -1 <= w <= MAX_STRENGTH:
         raise UserError(
             f"guidance strength w = {w} is not allowed: w must be at least -1 and at most {MAX_STRENGTH:g}; the limit "

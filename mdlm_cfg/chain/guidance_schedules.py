@@ -13,8 +13,9 @@ from math import inf
 
 from torch import Tensor
 
+from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import exact_number
-from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 from mdlm_cfg.support.numeric import is_number, number
 
 ALLOWED = (
@@ -78,18 +79,23 @@ class PerCount:
     values: Sequence[float]
 
     def __post_init__(self) -> None:
+        check_fields(self, "values")
         object.__setattr__(self, "values", tuple(number("a strength of a list", w) for w in self.values))
         if not self.values:
             raise UserError("a list of strengths is empty: it must hold one for each of the D coordinates")
 
-    def at(self, num_unmasked: int, num_dims: int) -> float:
-        """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
+    def of(self, num_dims: int) -> Sequence[float]:
+        """All of them, where they are those of D coordinates."""
         if len(self.values) != num_dims:
             raise UserError(
                 f"the strengths {self} are {len(self.values)}, and there must be {num_dims}: one for every number of "
                 "coordinates that are unmasked already"
             )
-        return self.values[num_unmasked]
+        return self.values
+
+    def at(self, num_unmasked: int, num_dims: int) -> float:
+        """w when `num_unmasked` of `num_dims` coordinates are unmasked."""
+        return self.of(num_dims)[num_unmasked]
 
     def __call__(self, progress: float) -> float:
         """w at a progress of 0, 1/(D-1), ..., 1."""
@@ -163,16 +169,16 @@ def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[flo
         value = value.tolist()
     if isinstance(value, str):
         return _parse_text(value)
-    if isinstance(value, Sequence) and value and all(is_number(w) for w in value):
+    if isinstance(value, Sequence) and not isinstance(value, bytes) and value and all(is_number(w) for w in value):
         return PerCount([float(w) for w in value])
     if is_number(value):
-        return float(value)  # type: ignore[arg-type]
+        return number("the strength", value)
     raise _unreadable(value)
 
 
 def _unreadable(value: object) -> UserError:
     near = did_you_mean(value.split("(")[0], ("ramp", "interval", "calibrated")) if isinstance(value, str) else ""
-    return UserError(f"the strength {value!r} cannot be read; write {ALLOWED}{near}")
+    return UserError(f"the strength {shown(value)} cannot be read; write {ALLOWED}{near}")
 
 
 def _parse_text(text: str) -> Strength:

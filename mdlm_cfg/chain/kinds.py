@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.by_value import ByValue, value_key
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 
 NEG_INF = float("-inf")
 FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
@@ -173,6 +173,4 @@ def kind_of(kind: Kind | str) -> Kind:
         if KINDS.get(kind.name, kind) != kind:
             raise UserError(f"{kind!r} has the name of the built-in kind {kind.name!r}: give it a name of its own")
         return kind
-    if kind not in KINDS:
-        raise UserError(f"guidance kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    return KINDS[kind]
+    return KINDS[one_of("guidance kind", kind, KINDS)]

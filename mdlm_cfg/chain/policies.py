@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import ByValue, exact_number
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import number, whole_number
 
 NEG_INF = float("-inf")
@@ -144,6 +145,7 @@ class FixedOrder(Policy):
     order: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "order")
         if self.order is not None:
             object.__setattr__(self, "order", _coordinates(self.order))
             _check_all_once("order", self.order, len(self.order))
@@ -185,6 +187,7 @@ class Blocks(Policy):
     within: Policy = field(default_factory=Uniform)  # a name is replaced by what it names
 
     def __post_init__(self) -> None:
+        check_fields(self, "blocks")
         object.__setattr__(self, "blocks", tuple(map(_coordinates, self.blocks)))
         object.__setattr__(self, "within", policy_of(self.within))
         self.check(sum(len(block) for block in self.blocks))
@@ -295,12 +298,7 @@ def policy_of(policy: Policy | str) -> Policy:
         if namesake is not None and not isinstance(policy, KindPolicy) and policy != namesake():
             raise UserError(f"{policy!r} has the name of the built-in policy {policy}: give it a name of its own")
         return policy
-    if policy not in POLICIES:
-        raise UserError(
-            f"policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}, or give an object such as "
-            "Blocks(blocks)"
-        )
-    return POLICIES[policy]()
+    return POLICIES[one_of("policy", policy, POLICIES)]()
 
 
 def _coordinates(order: Sequence[int]) -> tuple[int, ...]:

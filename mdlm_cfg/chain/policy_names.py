@@ -19,7 +19,7 @@ from mdlm_cfg.chain.policies import (
     Uniform,
     policy_of,
 )
-from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 
 ALLOWED = (
     f"{', '.join(POLICIES)}, fixed_order(2,0,1), blocks(0,1|2,3; confidence) or confidence(temperature=0.5) (also of "
@@ -51,7 +51,7 @@ def parse_policy(text: str | Policy) -> Policy:
     policy = None if inside is None else _with_arguments(name, inside)
     if policy is None:
         near = "" if name in (*POLICIES, "blocks") else did_you_mean(name, (*POLICIES, "blocks"))
-        raise UserError(f"the policy {text!r} cannot be read; write {ALLOWED}{near}")
+        raise UserError(f"the policy {shown(text)} cannot be read; write {ALLOWED}{near}")
     return policy
 
 

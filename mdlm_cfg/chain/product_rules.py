@@ -8,10 +8,10 @@ from functools import cached_property
 
 import torch
 
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals
+from mdlm_cfg.chain.denoiser import Denoiser, check_denoiser, conditionals
 from mdlm_cfg.chain.rules import ProductRule, Term, probes
 from mdlm_cfg.support.by_value import exact_number, value_key
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import number, whole_number
 
 MAX_POWER = 1e4  # of a weight, and of 1 / temperature: as for w, the rounding of a log-ratio then stays far below 1e-10
@@ -101,10 +101,7 @@ class Auto(ProductRule):
     weak: Denoiser
 
     def __post_init__(self) -> None:
-        if not callable(self.weak) or not hasattr(self.weak, "num_tokens"):
-            raise UserError(
-                f"the rule auto needs a weaker denoiser, and was given one of type {type(self.weak).__name__}"
-            )
+        check_denoiser(self.weak)
 
     def terms(self, w: float, target_class: int | None) -> list[Term]:
         """See `ProductRule.terms`."""
@@ -143,7 +140,7 @@ class Tempered(ProductRule):
         read = number("temperature of tempered", self.temperature, 1 / MAX_POWER, MAX_POWER)
         object.__setattr__(self, "temperature", read)
         if self.rule is not None and not isinstance(self.rule, ProductRule):
-            raise UserError(f"tempered takes a product of powers of conditionals, and {self.rule} is not one")
+            raise UserError(f"the rule of tempered is {shown(self.rule)}: give a product of powers of conditionals")
 
     def terms(self, w: float, target_class: int | None) -> list[Term]:
         """See `ProductRule.terms`."""

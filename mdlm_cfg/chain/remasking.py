@@ -26,7 +26,7 @@ import torch
 
 from mdlm_cfg.chain.schedules import Schedule, linear
 from mdlm_cfg.chain.steps import RemaskingStep
-from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 from mdlm_cfg.support.numeric import number
 
 ALLOWED = "none, cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
@@ -184,12 +184,12 @@ def parse_remasking(text: Any) -> Remasking:
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text) if isinstance(text, str) else None
     if match is None or match[1] not in REMASKINGS:
         near = did_you_mean(match[1], REMASKINGS) if match else ""
-        raise UserError(f"the remasking {text!r} cannot be read; write {ALLOWED}{near}")
+        raise UserError(f"the remasking {shown(text)} cannot be read; write {ALLOWED}{near}")
     try:
         positional, named = _numbers(match[2])
         return REMASKINGS[match[1]](*positional, **named)
     except (TypeError, _NotReadError) as error:
-        raise UserError(f"the remasking {text!r} cannot be read; write {ALLOWED}") from error
+        raise UserError(f"the remasking {shown(text)} cannot be read; write {ALLOWED}") from error
 
 
 class _NotReadError(Exception):

@@ -12,7 +12,8 @@ from mdlm_cfg.chain.classifier_rule import ByClassifier, Classifier
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
 from mdlm_cfg.chain.rules import CFG, ProductRule, Rule
-from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.arguments import checked
+from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 
 NAMES = ("cfg", "negative", "compose", "auto", "classifier", "a_cfg", "tempered")
 ALLOWED = (
@@ -21,6 +22,7 @@ ALLOWED = (
 )
 
 
+@checked
 def parse_rule(text: str | Rule, *, weak: Denoiser | None = None, classifier: Classifier | None = None) -> Rule:
     """A rule as a user writes it, or itself.
 
@@ -37,7 +39,7 @@ def parse_rule(text: str | Rule, *, weak: Denoiser | None = None, classifier: Cl
     rule = _rule(name, inside, weak, classifier)
     if rule is None:
         near = "" if name in NAMES or not isinstance(text, str) else did_you_mean(name, NAMES)
-        raise UserError(f"the rule of guidance {text!r} cannot be read; write {ALLOWED}{near}")
+        raise UserError(f"the rule of guidance {shown(text)} cannot be read; write {ALLOWED}{near}")
     return rule
 
 

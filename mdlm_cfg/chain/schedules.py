@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.arguments import Reals, checked
 from mdlm_cfg.support.by_value import exact_number
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import is_whole, number, numbers, whole_number
 
 MAX_STEPS = 10**6
@@ -40,8 +41,7 @@ class Schedule:
     horizon: float | None = None  # None is replaced by the schedule's own
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or self.name not in ALPHA:
-            raise UserError(f"noise schedule {self.name!r} is unknown; choose one of {', '.join(ALPHA)}")
+        one_of("noise schedule", self.name, ALPHA)
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZONS[self.name])
         object.__setattr__(self, "horizon", number("horizon T", self.horizon, LEAST_HORIZON))
@@ -54,19 +54,30 @@ class Schedule:
         assert self.horizon is not None  # since __post_init__
         return self.horizon
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    @checked
+    def alpha(self, t: Reals | float) -> Tensor:
         """alpha_t: the probability that a coordinate is still clean at noise time t (0 is data, T is noise)."""
         t = torch.as_tensor(t, dtype=torch.float64)
         if bool(((t < 0) | (t > self.end)).any()):
             raise UserError(f"noise time {t.tolist()} is outside [0, {self.end}]")
         return ALPHA[self.name](t)
 
-    def tau(self, t: Tensor | float) -> Tensor:
+    @checked
+    def tau(self, t: Reals | float) -> Tensor:
         """The clock tau(t) = ln[(1 - alpha(T)) / (1 - alpha(t))]: 0 at t = T, infinite at t = 0."""
         return torch.log1p(-self.alpha(self.end)) - torch.log1p(-self.alpha(t))
 
     def __str__(self) -> str:
         return self.name if self.horizon == HORIZONS[self.name] else f"{self.name}(T={exact_number(self.end)})"
+
+
+def schedule_of(schedule: Schedule | str) -> Schedule:
+    """A noise schedule by its name, or itself.
+
+    Raises:
+        UserError: neither.
+    """
+    return schedule if isinstance(schedule, Schedule) else Schedule(schedule)
 
 
 def linear() -> Schedule:
@@ -103,6 +114,7 @@ def _check_grid(steps: Steps) -> Grid:
     return tuple(taus.tolist())
 
 
+@checked
 def step_fractions(steps: Steps, schedule: Schedule | None = None) -> Tensor:
     """u_k = (alpha_s - alpha_t) / (1 - alpha_t) = 1 - exp(-d_tau) of every step (theory, section 2).
 
@@ -124,6 +136,7 @@ def step_fractions(steps: Steps, schedule: Schedule | None = None) -> Tensor:
     return -torch.expm1(-(taus[1:] - taus[:-1]))
 
 
+@checked
 def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) -> list[int]:
     """How many coordinates each of K steps unmasks when the fraction unmasked follows alpha (event-leaping).
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals_under
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals_under
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
@@ -26,9 +26,10 @@ from mdlm_cfg.compare.minimise import nelder_mead
 from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import numbers
-from mdlm_cfg.targets.table import TableMixture, check_table
+from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
@@ -149,8 +150,10 @@ def tv_to(reference: Tensor) -> Objective:
     return lambda law: 0.5 * (reference - law).abs().sum()
 
 
+@checked
 def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> Objective:
     """-E log p(z | x) - entropy_weight * H(law), in nats: samples sure of their class, and many of them."""
+    check_class(target_class, target.num_classes)
     joint = target.class_weights[target_class] * target.class_pmf(target_class)
     posterior = torch.where(target.pmf > 0, joint / target.pmf, 0.0).clamp(min=1e-300)
 
@@ -161,6 +164,7 @@ def trade_off(target: TableMixture, target_class: int, entropy_weight: float) ->
     return objective
 
 
+@checked
 def best_schedule(
     target: TableMixture,
     w: float,
@@ -189,7 +193,6 @@ def best_schedule(
     Raises:
         UserError: an unknown objective, kind, policy or class; a w that is not allowed.
     """
-    check_table(target)
     made = None if policy is None else policy_of(policy)
     push = DifferentiablePush(denoiser or target.denoiser(), target_class, made or KindPolicy(kind_of(kind)))
     reference = tilted_law(target, w, target_class)

@@ -12,6 +12,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -64,6 +65,7 @@ class StateError:
     kl_unconditional: float
 
 
+@checked
 def conditionals_error_by_state(
     target: TableMixture,
     denoiser: Denoiser,

@@ -25,6 +25,7 @@ from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.compare.level_rows import LevelRows, by_state, exact_rows, sampled_rows
 from mdlm_cfg.compare.levels import MaskedSamples, level_sums
+from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.targets.table import TableMixture
@@ -91,6 +92,7 @@ def minimise(rows: LevelRows, start: Tensor, pull: float = 0.0) -> Tensor:
     return s
 
 
+@checked
 def calibrated_strengths(
     target: TableMixture, w: float, target_class: int, denoiser: Denoiser | None = None
 ) -> list[float]:
@@ -124,12 +126,13 @@ def given_class(target_class: int | None) -> int:
     return target_class
 
 
+@checked
 @checked_at_the_end()
 def calibrate(
     denoiser: Denoiser,
     target_class: int,
-    samples: Tensor,
-    log_weights: Tensor | None = None,
+    samples: Integers,
+    log_weights: Reals | None = None,
     generator: torch.Generator | None = None,
     *,
     masks: int = 1,
@@ -170,7 +173,7 @@ def calibrate(
     spread = number("spread", spread, 0, inf, above=True)
     shared = replace(rows, level=group_of(rows.level, groups, d))
     states = masks / (d * float(masked.weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples
-    pull = 1 / (states * spread**2)
+    pull = 1 / states / spread / spread
     strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
     errors = standard_errors(shared, strengths, masked.num_states, pull)
     each = group_of(torch.arange(d), groups, d).tolist()
@@ -203,6 +206,7 @@ class Gain:
         return float(torch.where(before == after, 0.0, before - after).sum()), max(variance, 0.0) ** 0.5
 
 
+@checked
 def exact_gain(
     target: TableMixture,
     w: float,
@@ -217,11 +221,13 @@ def exact_gain(
     Raises:
         UserError: as `exact_rows`.
     """
+    before, after = (PerCount(strengths).of(target.num_dims) for strengths in (before, after))
     rows = exact_rows(target, w, target_class, denoiser)
-    first, second = (rows.cross_entropies(rows.weight.new_tensor(list(strengths))) for strengths in (before, after))
+    first, second = (rows.cross_entropies(rows.weight.new_tensor(strengths)) for strengths in (before, after))
     return Gain(first, second, torch.zeros(target.num_dims, target.num_dims, dtype=torch.float64))
 
 
+@checked
 @checked_at_the_end()
 def held_out_gain(
     samples: MaskedSamples, target_class: int, *, before: Sequence[float], after: Sequence[float]
@@ -231,8 +237,9 @@ def held_out_gain(
     Raises:
         UserError: as `calibrate`.
     """
+    before, after = (PerCount(strengths).of(samples.denoiser.num_dims) for strengths in (before, after))
     rows = sampled_rows(samples, target_class)
-    costs = [rows.each_cross_entropy(rows.weight.new_tensor(list(strengths))) for strengths in (before, after)]
+    costs = [rows.each_cross_entropy(rows.weight.new_tensor(strengths)) for strengths in (before, after)]
     found = [by_state(rows, each, samples) for each in (*costs, costs[0] - costs[1])]
     means = [samples.level_means(*one) for one in found]
     return Gain(means[0][0], means[1][0], means[2][1])

@@ -23,6 +23,7 @@ from mdlm_cfg.compare.geometry import limit_visits
 from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.survival import log_survival
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
@@ -92,6 +93,7 @@ def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, ti
     return Waiting(lattice, rates, log_slowest)
 
 
+@checked
 def log_still_masked(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, taus: Sequence[float] | Tensor
 ) -> Tensor:
@@ -105,14 +107,17 @@ def log_still_masked(
     Returns:
         float64 (T,), <= 0.
     """
-    return waiting(denoiser, guidance, target_class, len(taus)).log_still_masked(taus)
+    times = numbers("taus", taus, 0, inf).reshape(-1)
+    return waiting(denoiser, guidance, target_class, len(times)).log_still_masked(times)
 
 
+@checked
 def slowest_exit(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> float:
     """The smallest total exit rate Lambda among the partial states that the chain ever visits."""
     return waiting(denoiser, guidance, target_class).slowest
 
 
+@checked
 def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
     """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
     return waiting(denoiser, guidance, target_class).time_to_tv(level)
@@ -133,6 +138,7 @@ class NeutralState:
     limit: float
 
 
+@checked
 def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> list[NeutralState]:
     """The reachable partial states with masks whose exit rate guidance does not change, most probable first.
 
@@ -220,6 +226,7 @@ class Decay:
         )
 
 
+@checked
 def tv_decay(
     target: TableMixture,
     target_class: int,
@@ -243,7 +250,7 @@ def tv_decay(
         raise UserError(f"a decay in w is of one kind of guidance, not of {', '.join(map(str, kinds)) or 'none'}")
     kind = kinds.pop()
     fit_tau = number("fit_tau", fit_tau, 0, above=True)
-    taus = numbers("taus", taus, 0, inf)
+    taus = numbers("taus", taus, 0, inf).reshape(-1)
     log_tv = []
     at_fit = []
     times = []

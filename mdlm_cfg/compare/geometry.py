@@ -11,6 +11,7 @@ from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import by_coordinate, partial_state_lattice, rates_from_edges
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 
@@ -53,6 +54,7 @@ class Region:
         return f"{names} {'has' if len(self.overlapping) == 1 else 'have'} a value of another class"
 
 
+@checked
 def regions(target: TableMixture, target_class: int) -> list[Region]:
     """The partition of the support of class z by which of its projections overlap another class's (theory, section 7).
 
@@ -88,12 +90,14 @@ def _name(subset: tuple[int, ...], num_dims: int) -> str:
     return "private" if not subset else "overlaps in " + ",".join(str(i + 1) for i in subset)
 
 
+@checked
 def region_mass(law: Tensor, region: Region) -> tuple[float, float]:
     """The mass of a region under a law, and its mean probability per state."""
     mass = float(law[region.mask].sum())
     return mass, mass / region.num_states
 
 
+@checked
 def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D) of a law conditioned on a region.
 
@@ -106,11 +110,13 @@ def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
     return mean_and_covariance(inside / inside.sum())
 
 
+@checked
 def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> Tensor:
     """The terminal law of the guided chain as w goes to infinity, float64 (N,)*D, summing to 1; see `limit_visits`."""
     return limit_visits(target, target_class, kind)[-1].reshape([target.num_tokens] * target.num_dims)
 
 
+@checked
 def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> list[Tensor]:
     """The probability that the guided chain ever visits each partial state as w goes to infinity.
 

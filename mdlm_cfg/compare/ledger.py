@@ -35,6 +35,7 @@ from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
@@ -150,6 +151,7 @@ class Ledger(SampledLedger):
         return self.tv["error of the network"] + self.tv["discretisation error"] + self.tv["sampling noise"]
 
 
+@checked
 def ledger_laws(
     target: TableMixture,
     denoiser: Denoiser | None,
@@ -234,6 +236,7 @@ def ledger_of(
     )
 
 
+@checked
 def error_ledger(
     target: TableMixture,
     denoiser: Denoiser,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.masking import device_of_generator, mask_uniform
+from mdlm_cfg.support.arguments import Integers, Reals, check_fields
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
@@ -62,10 +63,13 @@ class MaskedSamples:
     """
 
     denoiser: Denoiser
-    x: Tensor
-    log_weights: Tensor | None = None
+    x: Integers
+    log_weights: Reals | None = None
     generator: torch.Generator | None = None
     masks: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "denoiser", "x", "log_weights", "generator")
 
     @property
     def num_states(self) -> int:
@@ -103,8 +107,6 @@ class MaskedSamples:
 def _check_samples(denoiser: Denoiser, samples: Tensor, masks: int) -> None:
     n = denoiser.num_tokens
     d = denoiser.num_dims
-    if not isinstance(samples, Tensor) or samples.dtype.is_floating_point:
-        raise UserError("samples must be a tensor of whole numbers")
     if samples.ndim != 2 or samples.shape[1] != d:
         raise UserError(f"samples have shape {tuple(samples.shape)}, and must have shape (n, {d})")
     if not bool(((samples >= 0) & (samples < n)).all()):

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, check_labels, conditionals, conditionals_under, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
@@ -95,10 +96,11 @@ def _of_each(log_probs: Tensor, size: int) -> Tensor:
     return -(groups.logsumexp(dim=2) - math.log(size)).mean(dim=1)
 
 
+@checked
 def likelihood(
     denoiser: Denoiser,
-    x: Tensor,
-    target_class: int | Tensor | None,
+    x: Integers,
+    target_class: int | Integers | None,
     orders: int = 1,
     *,
     policy: Policy | str | None = None,
@@ -159,8 +161,7 @@ def _labels(denoiser: Denoiser, target_class: int | Tensor | None, num: int) -> 
     if not isinstance(target_class, Tensor):
         check_class(target_class, denoiser.num_classes)
         return torch.full((num,), denoiser.num_classes if target_class is None else target_class)
-    for k in target_class.unique().tolist():
-        check_class(k, denoiser.num_classes)
+    check_labels(target_class, denoiser.num_classes, num)
     return target_class
 
 
@@ -199,10 +200,11 @@ def _log_prob_along(
     return total
 
 
+@checked
 def nelbo_bound(
     denoiser: Denoiser,
-    x: Tensor,
-    classes: Tensor | None,
+    x: Integers,
+    classes: Integers | None,
     num_draws: int = 4,
     generator: torch.Generator | None = None,
 ) -> Bound:
@@ -228,8 +230,9 @@ def nelbo_bound(
     return Bound.of(torch.cat(costs))
 
 
+@checked
 def class_posterior(
-    denoiser: Denoiser, state: Tensor, class_weights: Tensor, generator: torch.Generator | None = None
+    denoiser: Denoiser, state: Integers, class_weights: Reals, generator: torch.Generator | None = None
 ) -> Tensor:
     """p(z | x_U) of what is known of a partial state, for every class z, float64 (K,): Bayes' rule.
 
@@ -241,6 +244,12 @@ def class_posterior(
         class_weights: p(z), float64 (K,).
         generator: of the order, on the CPU.
     """
+    for what, found, count in (
+        ("state", state, denoiser.num_dims),
+        ("class_weights", class_weights, denoiser.num_classes),
+    ):
+        if found.shape != (count,):
+            raise UserError(f"{what} has shape {tuple(found.shape)}, and must have ({count},)")
     state = state.to(device_of(denoiser))
     known = (state != denoiser.num_tokens).nonzero().squeeze(1)
     order = known[torch.randperm(len(known), generator=generator).to(known.device)]
@@ -273,6 +282,7 @@ class ExactLikelihood:
         return self.nelbo - self.nll
 
 
+@checked
 def exact_likelihood(
     target: TableMixture, denoiser: Denoiser, target_class: int | None, policy: Policy | str = "uniform"
 ) -> ExactLikelihood:
@@ -288,6 +298,7 @@ def exact_likelihood(
     return ExactLikelihood(nll, _exact_nelbo(target, denoiser, target_class), target.entropy(target_class))
 
 
+@checked
 def exact_nll(
     target: TableMixture, denoiser: Denoiser, target_class: int | None, policy: Policy | str = "uniform"
 ) -> float:

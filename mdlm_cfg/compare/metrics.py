@@ -14,19 +14,26 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.support.arguments import Integers, Reals, checked
+from mdlm_cfg.support.errors import UserError
 
 
-def total_variation(p: Tensor, q: Tensor) -> float:
+@checked
+def total_variation(p: Reals, q: Reals) -> float:
     """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
+    _check_same_shape(p, q)
     return min(0.5 * float((p - q.to(p.device)).abs().sum()), 1.0)  # rounding alone may exceed 1
 
 
-def kl_divergence(p: Tensor, q: Tensor) -> float:
+@checked
+def kl_divergence(p: Reals, q: Reals) -> float:
     """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf where p has mass that q has not."""
+    _check_same_shape(p, q)
     return max(float(torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum()), 0.0)  # rounding alone may be below 0
 
 
-def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tensor:
+@checked
+def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Tensor:
     """The empirical law of samples, float64 (N,)*D, from int64 (n, D).
 
     Args:
@@ -40,6 +47,9 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
         value = next(value for value in sample.tolist() if not 0 <= value < num_tokens)
         return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
 
+    if x.ndim != 2 or (weights is not None and weights.shape != x.shape[:1]):
+        shapes = [tuple(one.shape) for one in (x, weights) if one is not None]
+        raise UserError(f"samples, and weights, have shapes {shapes}, and must have (n, D), and (n,)")
     raise_where((x < 0) | (x >= num_tokens), explain, x)
     num_dims = x.shape[1]
     total = len(x) if weights is None else weights.sum()
@@ -47,6 +57,11 @@ def histogram(x: Tensor, num_tokens: int, weights: Tensor | None = None) -> Tens
     each = counts.new_ones(len(x)) if weights is None else weights.double()
     counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
     return (counts / total).reshape([num_tokens] * num_dims)
+
+
+def _check_same_shape(p: Tensor, q: Tensor) -> None:
+    if p.shape != q.shape:
+        raise UserError(f"laws have the shapes {tuple(p.shape)} and {tuple(q.shape)}: only laws of one shape compare")
 
 
 def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +85,7 @@ def _marginal(law: Tensor, keep: tuple[int, ...]) -> Tensor:
     return law.sum(dim=drop) if drop else law
 
 
+@checked
 def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     """E TV(law, histogram of n independent samples) = sum_x E|B(n, q) - nq| / 2n, exactly (theory, section 8).
 

@@ -23,12 +23,14 @@ from mdlm_cfg.laws.policy_transitions import LevelChoices, level_choices, policy
 from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableDenoiser, TableMixture
 
 NEG_INF = float("-inf")
 
 
+@checked
 def ideal_denoiser(target: TableMixture, w: float | Guidance, target_class: int) -> TableDenoiser:
     """The conditionals of p_{z,w} itself, of one class (0): unguided, they end in the tilted law.
 
@@ -70,6 +72,7 @@ class PathKL:
         return sum(self.by_level)
 
 
+@checked
 def path_kl(
     target: TableMixture,
     guidance: Guidance,

@@ -25,14 +25,15 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.schedules import Schedule, event_counts
+from mdlm_cfg.chain.schedules import Schedule, event_counts, schedule_of
 from mdlm_cfg.compare.calibration import given_class, minimise
 from mdlm_cfg.compare.level_rows import by_state, exact_rows, sampled_rows
 from mdlm_cfg.compare.levels import MaskedBatch, MaskedSamples
 from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
-from mdlm_cfg.targets.table import TableMixture, check_table
+from mdlm_cfg.targets.table import TableMixture
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class InformationProfile:
         weights[-1] -= self.num_dims
         return self._combined(weights)
 
+    @checked
     def plan(self, sizes: Sequence[int]) -> StepPlan:
         """Steps of given sizes.
 
@@ -116,14 +118,15 @@ class InformationProfile:
         cost = Measured(spread.value + offset, spread.standard_error)
         return StepPlan(tuple(sizes), tuple(float(self.strengths[a]) for a in starts), cost)
 
+    @checked
     def scheduled(self, steps: int, schedule: Schedule | str = "linear") -> StepPlan:
         """K steps on a noise schedule: "linear" (steps of equal size), "cosine" or "exponential".
 
         There are fewer steps where the schedule unmasks everything sooner.
         """
-        made = Schedule(schedule) if isinstance(schedule, str) else schedule
-        return self.plan(event_counts(steps, self.num_dims, made))
+        return self.plan(event_counts(steps, self.num_dims, schedule_of(schedule)))
 
+    @checked
     def best(self, steps: int) -> StepPlan:
         """The cheapest K steps of all, by dynamic programming in O(D^2 K).
 
@@ -173,6 +176,7 @@ class InformationProfile:
         return Measured(float(weights @ self.entropies), math.sqrt(max(variance, 0.0)))
 
 
+@checked
 def exact_information_profile(
     target: TableMixture, target_class: int | None, w: float = 0.0, denoiser: Denoiser | None = None
 ) -> InformationProfile:
@@ -187,7 +191,6 @@ def exact_information_profile(
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
     """
-    check_table(target)
     w = Guidance(w).constant
     d = target.num_dims
     law = tilted_law(target, w, target_class)
@@ -204,12 +207,13 @@ def exact_information_profile(
     return InformationProfile(entropies, rows.cross_entropies(strengths), strengths, exact)
 
 
+@checked
 @checked_at_the_end()
 def information_profile(
     denoiser: Denoiser,
     target_class: int | None,
-    samples: Tensor,
-    log_weights: Tensor | None = None,
+    samples: Integers,
+    log_weights: Reals | None = None,
     generator: torch.Generator | None = None,
     *,
     masks: int = 1,

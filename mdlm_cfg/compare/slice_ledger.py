@@ -19,8 +19,10 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_vari
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.support.arguments import checked
 
 
+@checked
 def slice_laws(
     learned: Denoiser, exact: Denoiser | None, guidance: Guidance, target_class: int, sampler: Sampler
 ) -> dict[str, Tensor]:
@@ -44,6 +46,7 @@ def slice_laws(
     }
 
 
+@checked
 def slice_ledger(
     laws: Mapping[str, Tensor], sampler: Sampler, x: Tensor, generator: torch.Generator | None = None
 ) -> SampledLedger:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.laws.weights import TiltedWeights
+from mdlm_cfg.support.arguments import checked
 
 PER_DECADE = 8  # numbers of samples tried, of which one is the first that pays
 MOST_DECADES = 12
@@ -27,6 +28,7 @@ def expected_tv(law: Tensor, reference: Tensor, num_samples: float) -> float:
     return _mean_distance(law, law * (1 - law), reference, num_samples)
 
 
+@checked
 def expected_weighted_tv(weights: TiltedWeights, reference: Tensor, num_samples: float) -> float:
     """E TV(reference, weighted histogram of n samples of the chain) for n large.
 
@@ -38,6 +40,7 @@ def expected_weighted_tv(weights: TiltedWeights, reference: Tensor, num_samples:
     return _mean_distance(q, (weights.squares * (1 - 2 * q) + q**2) / weights.ess, reference, num_samples)
 
 
+@checked
 def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -> int | None:
     """From about how many samples on weighted ones are nearer to the reference than unweighted ones (n large).
 

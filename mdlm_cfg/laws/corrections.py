@@ -18,13 +18,14 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.corrections import Correction, log_own_value
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
 from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.selections import Selection, Subset
 from mdlm_cfg.laws.rates import MAX_BATCH, memory_limit, partial_state_lattice
 from mdlm_cfg.laws.refills import Choice, Refill, accepted_refills, fills_of, missing
 from mdlm_cfg.laws.weights import check_weights
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
@@ -63,6 +64,7 @@ class CorrectionKernel:
         return law
 
 
+@checked
 @checked_at_the_end()
 def correction_kernel(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction
@@ -75,9 +77,6 @@ def correction_kernel(
         UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
             needs a tilted law; or more states than memory holds.
     """
-    check_guidance(guidance)
-    if not isinstance(correction, Correction):
-        raise UserError(f"the correction is {correction!r}, and must be a Correction: give one such as Correction(1)")
     lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
     d = lattice.num_dims

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, check_guidance
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
@@ -25,6 +25,7 @@ from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
 from mdlm_cfg.laws.rates import level_rates, memory_limit, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.numeric import numbers
 
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
@@ -39,6 +40,7 @@ class Level(NamedTuple):
     push_out: Callable[[Tensor, Lattice, int], Tensor]
 
 
+@checked
 @checked_at_the_end()
 def law_at(
     denoiser: Denoiser,
@@ -64,7 +66,6 @@ def law_at(
     """
     numbers("clock time tau", tau, 0, math.inf)
     times = np.asarray(tau.cpu() if isinstance(tau, Tensor) else tau, dtype=np.float64)
-    check_guidance(guidance)
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2 * CONTOUR_NODES)
     flat = times.ravel()
     n = lattice.num_tokens

@@ -33,6 +33,7 @@ from mdlm_cfg.laws.rates import (
     partial_state_lattice,
     refuse_lost,
 )
+from mdlm_cfg.support.arguments import checked
 
 NEG_INF = float("-inf")
 SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
@@ -188,6 +189,7 @@ def weights_out(weights: Tensor, lattice: Lattice, level: int) -> Tensor:
     )
 
 
+@checked
 @checked_at_the_end()
 def visit_law(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None

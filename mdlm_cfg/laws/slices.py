@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_asked, conditionals_under, device_of
+from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 
 AT_ONCE = 2**22  # log-probabilities of all D coordinates held at a time: a slice keeps few of them
@@ -27,23 +28,22 @@ class SliceDenoiser:
         UserError: a state of another shape or with other values, or with nothing free.
     """
 
-    def __init__(self, denoiser: Denoiser, state: Tensor) -> None:
+    @checked
+    def __init__(self, denoiser: Denoiser, state: Integers) -> None:
         self.denoiser = denoiser
         self.num_tokens = denoiser.num_tokens
         self.num_classes = denoiser.num_classes
         self.device = device_of(denoiser)
-        state = torch.as_tensor(state)
-        if state.shape != (denoiser.num_dims,) or state.is_floating_point():
+        if state.shape != (denoiser.num_dims,):
             raise UserError(
-                f"the state of a slice has shape {tuple(state.shape)} and type {state.dtype}, and must hold "
-                f"{denoiser.num_dims} whole numbers"
+                f"the state of a slice has shape {tuple(state.shape)}, and must hold {denoiser.num_dims} whole numbers"
             )
         if not bool(((state >= 0) & (state <= self.num_tokens)).all()):
             raise UserError(
                 f"the state of a slice holds values outside 0..{self.num_tokens}: tokens are 0..{self.num_tokens - 1}, "
                 f"and the mask {self.num_tokens}"
             )
-        self.state = state.to(self.device, torch.int64)
+        self.state = state.to(self.device)
         self.free = (self.state == self.num_tokens).nonzero().squeeze(1)
         self.num_dims = len(self.free)
         self.num_known = len(self.state) - self.num_dims + getattr(denoiser, "num_known", 0)
@@ -76,7 +76,8 @@ class SliceDenoiser:
         return max(1, AT_ONCE // (self.denoiser.num_dims * self.num_tokens * num_labels))
 
 
-def slice_denoiser(denoiser: Denoiser, state: Tensor) -> SliceDenoiser:
+@checked
+def slice_denoiser(denoiser: Denoiser, state: Integers) -> SliceDenoiser:
     """The conditionals of the free coordinates given the known ones; see `SliceDenoiser`.
 
     For an exact denoiser at w = 0 the terminal law of the slice is the Bayes conditional p(x_S | rest, z); of a trained

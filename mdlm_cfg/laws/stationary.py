@@ -13,6 +13,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.terminal import terminal_law
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 MAX_MOVES = 100_000  # of a power iteration
@@ -26,6 +27,7 @@ class NotSettled(UserError):
     """Moves that mix too slowly for a power iteration."""
 
 
+@checked
 @checked_at_the_end()
 def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction) -> Tensor:
     """The law that a correction's moves leave invariant, by power iteration from the guided chain's own law.
@@ -60,6 +62,7 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
     )
 
 
+@checked
 @checked_at_the_end()
 def spectral_gap(denoiser: Denoiser, guidance: Guidance, target_class: int | None, correction: Correction) -> float:
     """1 - |lambda_2| of one move (of one sweep, for a sequential scan): the rate at which it forgets where it began.

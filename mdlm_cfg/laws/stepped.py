@@ -20,10 +20,11 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, check_guidance
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.steps import Step
 from mdlm_cfg.laws.rates import MAX_BATCH, SMALL_LAW, memory_limit, partial_state_lattice, refuse_if_too_large
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
@@ -158,6 +159,7 @@ class FrozenChain:
         return law
 
 
+@checked
 @checked_at_the_end()
 def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> FrozenChain:
     """The rates of a chain at every partial state, computed once (theory, section 6).
@@ -165,7 +167,6 @@ def freeze(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> 
     Raises:
         UserError: an unknown class, or a kernel too large to apply.
     """
-    check_guidance(guidance)
     lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
     d = lattice.num_dims

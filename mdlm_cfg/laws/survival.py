@@ -60,6 +60,8 @@ def log_survival(lattice: Lattice, rates: Sequence[LevelRates], log_slowest: flo
         log_slowest: log of the smallest exit rate of the states that are visited.
         taus: clock times > 0, float64 (T,).
     """
+    if not len(taus):
+        return taus
     every = _conditioned(lattice, rates, log_slowest, math.inf)
     scaled = _scaled_survival(lattice, rates, every, log_slowest, taus)
     found = scaled.clamp(min=SURE).log() - _exp(log_slowest) * taus

@@ -9,17 +9,19 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, check_guidance
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.laws.push import visit_probabilities
 from mdlm_cfg.laws.rates import partial_state_lattice, refuse_lost
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import TableMixture, check_table
+from mdlm_cfg.targets.table import TableMixture
 
 
+@checked
 @checked_at_the_end()
 def terminal_law(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
@@ -43,7 +45,6 @@ def terminal_law(
     Raises:
         UserError: a class or a policy that does not exist, or more partial states than memory holds.
     """
-    check_guidance(guidance)
     lattice = partial_state_lattice(denoiser, target_class)
     chain = joint_chain(denoiser, guidance, target_class) if policy is None else None
     if chain is not None:
@@ -54,6 +55,7 @@ def terminal_law(
     return last.reshape([lattice.num_tokens] * lattice.num_dims)
 
 
+@checked
 def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
     """The tilted distribution, proportional to T(x): p(x)^(-w) p(x|z)^(1+w), or another rule's (theory, 3 and 20).
 
@@ -69,7 +71,6 @@ def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | No
         UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture; a rule that has no
             tilted distribution, or whose T is infinite somewhere, or 0 everywhere.
     """
-    check_table(target)
     guidance = w if isinstance(w, Guidance) else Guidance(w)
     n = target.num_tokens
     d = target.num_dims

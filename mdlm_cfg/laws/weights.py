@@ -14,12 +14,13 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import Guidance, check_guidance
+from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import no_tilted
 from mdlm_cfg.laws.policy_transitions import level_choices, policy_or_own
 from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import partial_state_lattice
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 
@@ -51,6 +52,7 @@ class TiltedWeights:
         return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))
 
 
+@checked
 @checked_at_the_end()
 def tilted_weights(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, policy: Policy | str | None = None
@@ -87,7 +89,6 @@ def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Ten
 
 def check_weights(guidance: Guidance) -> None:
     """Raise UserError unless weights lead to a tilted law: one w, and values as guidance gives them."""
-    check_guidance(guidance)
     _ = guidance.one_strength
     if not guidance.rule.has_tilted:
         raise no_tilted(guidance.rule)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.nets.wrapper import NetDenoiser
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 Ids = Sequence[int]
@@ -70,7 +71,7 @@ class MaskedLanguageModel(nn.Module):
         self._check(rows, values)
         device = next(model.parameters()).device
         length = max(len(row) for row in rows)
-        padding = getattr(model.config, "pad_token_id", None)
+        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
         filler = mask_id if padding is None else padding
         buffers = {
             "sentences": [row + [filler] * (length - len(row)) for row in rows],
@@ -83,8 +84,13 @@ class MaskedLanguageModel(nn.Module):
 
     def _check(self, rows: Sequence[Ids], values: Ids) -> None:
         """Raise UserError for ids, or a length, that the model has not."""
-        config: Any = self.model.config
-        size = config.vocab_size
+        config: Any = getattr(self.model, "config", None)
+        size = getattr(config, "vocab_size", None)
+        if size is None:
+            raise UserError(
+                f"the model, a {type(self.model).__name__}, has no config.vocab_size: give a masked language model as "
+                "Hugging Face's are"
+            )
         most = getattr(config, "max_position_embeddings", None)
         outside = [k for row in (*rows, values) for k in row if not 0 <= k < size]
         if outside:
@@ -102,6 +108,7 @@ class MaskedLanguageModel(nn.Module):
         return copy_unmasked(ours.float().log_softmax(-1), tokens)
 
 
+@checked
 def masked_lm_denoiser(
     model: nn.Module,
     values: Ids,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.machine import fast_dtype
 
 # s -> a s + b s^3 + c s^5 on every singular value s: five times it takes (0.001, 1] to about (0.5, 1.2)
@@ -71,8 +71,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         precision: str = "auto",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise UserError(f"optimizer.precision = {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        one_of("optimizer.precision", precision, PRECISIONS)
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self.precision = precision
         for group in self.param_groups:

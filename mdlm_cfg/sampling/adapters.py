@@ -21,7 +21,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import all_masked, device_of_generator
 from mdlm_cfg.sampling.starts import refuse_masks
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import whole_number
 
 IMPOSSIBLE = -1e4  # a logit in place of -inf, whose differences would be NaN; exp(-1e4) is 0 in every float type
@@ -216,12 +216,12 @@ def _taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str
 
 def _check_callable(found: Any, name: str, what: str) -> None:
     if not callable(found):
-        raise UserError(f"{name} = {found!r} must be a function or class that {what}")
+        raise UserError(f"{name} = {shown(found)} must be a function or class that {what}")
 
 
 def _check_arguments(arguments: Any) -> None:
     if not isinstance(arguments, Mapping):
-        raise UserError(f'arguments = {arguments!r} must be a mapping, such as {{"temperature": 1.0}}')
+        raise UserError(f'arguments = {shown(arguments)} must be a mapping, such as {{"temperature": 1.0}}')
 
 
 def _check_tokens(found: Any, shape: tuple[int, int], most: int, name: str) -> None:

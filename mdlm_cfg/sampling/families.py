@@ -23,10 +23,20 @@ from mdlm_cfg.chain.decoders import (
 from mdlm_cfg.chain.policies import Blocks, Policy, RatePolicy
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
-from mdlm_cfg.chain.schedules import Grid, Schedule, Steps, check_steps, cosine, event_counts, linear, step_fractions
+from mdlm_cfg.chain.schedules import (
+    Grid,
+    Schedule,
+    Steps,
+    check_steps,
+    cosine,
+    event_counts,
+    linear,
+    schedule_of,
+    step_fractions,
+)
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
 from mdlm_cfg.support.by_value import exact_number, value_key
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of, shown
 from mdlm_cfg.support.numeric import is_whole, number
 
 FIRST_HITTING = "first_hitting"
@@ -56,8 +66,13 @@ class Options:
     correction: Correction | None = None
 
     def __post_init__(self) -> None:
-        if self.jump is None and self.name not in FAMILIES:
-            raise UserError(f"sampler {self.name!r} is unknown; choose one of {', '.join(FAMILIES)}")
+        if self.jump is None:
+            one_of("sampler", self.name, FAMILIES)
+        elif not callable(self.jump) or not isinstance(self.name, str):
+            raise UserError(
+                f"jump = {shown(self.jump)} of the sampler {shown(self.name)} is not allowed: it must be a function "
+                "(log Z, u) -> J, beside a name"
+            )
         if self.jump is not None and (self.family is not OWN or JUMPS.get(self.name, self.jump) != self.jump):
             raise UserError(
                 f"{self.name} takes no jump rule of your own: give your sampler a name of its own beside it"
@@ -71,7 +86,7 @@ class Options:
         for name in OPTIONS:
             if getattr(self, name) is not None and name not in self.family.takes:
                 because = OF_EVENTS if name in ("policy", "events") and self.family is OWN else self.family.because
-                raise UserError(f"{self.name} takes no {name} (got {getattr(self, name)}){because}")
+                raise UserError(f"{self.name} takes no {name} (got {shown(getattr(self, name))}){because}")
         if self.annealed and not self.choice_temperature:
             raise UserError("annealed = True has no use without a choice_temperature above 0, which falls to 0 with it")
         if self.events is not None and (self.steps is not None or self.schedule is not None):
@@ -281,21 +296,21 @@ def _read_events(value: Any) -> int | tuple[int, ...]:
     each = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not each or not all(is_whole(one) and one >= 1 for one in each):
         raise UserError(
-            f"events = {value!r} is not allowed: it must be a whole number of at least 1, or a list of them such as "
-            "[1,1,2]"
+            f"events = {shown(value)} is not allowed: it must be a whole number of at least 1, or a list of them such "
+            "as [1,1,2]"
         )
     return tuple(map(int, each)) if isinstance(value, list | tuple) else int(value)
 
 
 def _read_annealed(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise UserError(f"annealed = {value!r} is not allowed: it must be true or false")
+        raise UserError(f"annealed = {shown(value)} is not allowed: it must be true or false")
     return value
 
 
 READ: dict[str, Callable[[Any], Any]] = {
     "policy": parse_policy,
-    "schedule": lambda value: value if isinstance(value, Schedule) else Schedule(value),
+    "schedule": schedule_of,
     "events": _read_events,
     "choice_temperature": partial(number, "choice_temperature", least=0),
     "annealed": _read_annealed,

@@ -14,6 +14,7 @@ import torch
 
 from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.sampling.smc import Weighted
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -22,6 +23,7 @@ from mdlm_cfg.targets.posterior import posterior_of
 NUM_GROUPS = 20  # independent, for the normaliser's error
 
 
+@checked
 def tilted_reference(
     target: BernoulliMixture, w: float, target_class: int, num_samples: int, generator: torch.Generator | None = None
 ) -> Weighted:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.denoiser import Denoiser, check_class
-from mdlm_cfg.chain.guidance import Guidance, check_guidance, effective_guidance
+from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import KindPolicy
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.chain.steps import Step
@@ -30,6 +30,7 @@ from mdlm_cfg.sampling.families import (
     Options,
 )
 from mdlm_cfg.sampling.starts import Start, refuse_masks, starts
+from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 
 __all__ = [
@@ -106,6 +107,7 @@ class Sampler(Options):
         """Whether the number of its steps depends on what is drawn."""
         return self.family.adaptive
 
+    @checked
     def plan(self, num_dims: int) -> Sequence[Step]:
         """The steps, in order; of an adaptive sampler as many as there may be.
 
@@ -114,6 +116,7 @@ class Sampler(Options):
         """
         return self.family.plan(self, num_dims)
 
+    @checked
     def check(self, num_dims: int, num_masked: int | None = None) -> None:
         """Raise UserError unless it can be made of D coordinates, and leaves no masks.
 
@@ -132,10 +135,12 @@ class Sampler(Options):
         """The guidance that its steps use; see `mdlm_cfg.chain.guidance.effective_guidance`."""
         return effective_guidance(guidance, self.policy)
 
+    @checked
     def calls(self, num_dims: int) -> int:
         """How many times it asks the denoiser for every sample, per conditional; of an adaptive sampler at most."""
         return len(self.plan(num_dims)) + (0 if self.correction is None else self.correction.calls(num_dims))
 
+    @checked
     @checked_at_the_end()
     def expected_calls(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
@@ -155,10 +160,12 @@ class Sampler(Options):
         _, steps = self._chain(denoiser, guidance, target_class, chain).law_at_end(self.plan(denoiser.num_dims)[0])
         return read(steps[None])[0] + (0 if self.correction is None else self.correction.calls(denoiser.num_dims))
 
+    @checked
     def num_rows(self, num_samples: int, num_dims: int, guidance: Guidance) -> int:
         """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
         return num_samples * self.calls(num_dims) * guidance.rows(num_dims)
 
+    @checked
     @checked_at_the_end()
     def draw(
         self,
@@ -169,13 +176,14 @@ class Sampler(Options):
         generator: torch.Generator | None = None,
         *,
         on_step: Callable[[Tensor], None] | None = None,
-        start: Tensor | None = None,
+        start: Integers | None = None,
     ) -> Tensor:
         """Draw samples; see `sample`."""
         seen = None if on_step is None else lambda before, after, log_rates: on_step(after)
         begin = self._begin(denoiser, guidance, target_class, num_samples, start, on_step)
         return self._run(denoiser, guidance, target_class, begin, generator, seen)
 
+    @checked
     @checked_at_the_end()
     def draw_weighted(
         self,
@@ -186,7 +194,7 @@ class Sampler(Options):
         generator: torch.Generator | None = None,
         *,
         on_step: Callable[[Tensor], None] | None = None,
-        start: Tensor | None = None,
+        start: Integers | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw samples and their log-weights ln W, float64 (n,), towards the tilted law (theory, section 11)."""
         self.check_weighted(guidance)
@@ -255,11 +263,11 @@ class Sampler(Options):
         return x
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """Raise UserError for what is no guidance, and where moves are to be accepted and there is no tilted law."""
-        check_guidance(guidance)
+        """Raise UserError where moves are to be accepted, and there is no tilted law."""
         if self.correction is not None and self.correction.accept:
             check_weights(guidance)
 
+    @checked
     @checked_at_the_end()
     def law(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
@@ -291,6 +299,7 @@ class Sampler(Options):
         refuse_lost(law.sum(), target_class)
         return law
 
+    @checked
     def partial_law(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
     ) -> Tensor:

@@ -13,9 +13,11 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 
 
+@checked
 def sample(
     denoiser: Denoiser,
     guidance: Guidance,
@@ -26,7 +28,7 @@ def sample(
     schedule: Schedule | str | None = None,
     *,
     policy: Policy | str | None = None,
-    start: Tensor | None = None,
+    start: Integers | None = None,
     generator: torch.Generator | None = None,
     on_step: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
@@ -65,6 +67,7 @@ def sample(
     return made.draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step, start=start)
 
 
+@checked
 def stepped_law(
     denoiser: Denoiser,
     guidance: Guidance,

@@ -22,6 +22,7 @@ from mdlm_cfg.chain.steps import EventStep, uniform
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.weights import check_weights, log_weights_of_step
 from mdlm_cfg.sampling.starts import refuse_masks, starts
+from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 
@@ -66,6 +67,7 @@ class Weighted:
         return float(group_ess(self.log_weights[None]))
 
 
+@checked
 @checked_at_the_end()
 def sequential_monte_carlo(
     denoiser: Denoiser,
@@ -76,7 +78,7 @@ def sequential_monte_carlo(
     policy: Policy | str | None = None,
     threshold: float = 0.5,
     num_groups: int = 10,
-    start: Tensor | None = None,
+    start: Integers | None = None,
     generator: torch.Generator | None = None,
 ) -> Weighted:
     """Samples of the tilted law, weighted and resampled on the way (theory, section 11).

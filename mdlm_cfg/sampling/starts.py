@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import raise_where
@@ -41,17 +40,13 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
     mask_id = denoiser.num_tokens
     if start is None:
         return Start(all_masked(num_samples, d, mask_id, device_of(denoiser)), d, d)  # no accelerator is waited for
-    states = torch.as_tensor(start)
-    if states.shape not in ((d,), (num_samples, d)) or states.is_floating_point():
-        raise UserError(
-            f"start has shape {tuple(states.shape)} and type {states.dtype}, and must hold whole numbers of shape "
-            f"({d},) or ({num_samples}, {d})"
-        )
-    if not bool(((states >= 0) & (states <= mask_id)).all()):
+    if start.shape not in ((d,), (num_samples, d)):
+        raise UserError(f"start has shape {tuple(start.shape)}, and must have ({d},) or ({num_samples}, {d})")
+    if not bool(((start >= 0) & (start <= mask_id)).all()):
         raise UserError(f"start holds values outside 0..{mask_id}: tokens are 0..{mask_id - 1}, and the mask {mask_id}")
-    masked = (states == mask_id).sum(dim=-1)
-    most, fewest = (int(masked.max()), int(masked.min())) if states.numel() else (0, 0)
-    return Start(states.to(device_of(denoiser), torch.int64).expand(num_samples, d).clone(), most, fewest)
+    masked = (start == mask_id).sum(dim=-1)
+    most, fewest = (int(masked.max()), int(masked.min())) if start.numel() else (0, 0)
+    return Start(start.to(device_of(denoiser)).expand(num_samples, d).clone(), most, fewest)
 
 
 def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:

@@ -19,7 +19,7 @@ from mdlm_cfg.studies.common import TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.targets.table import entropy_of
 
 OBJECTIVES = ("kl", "tv", "trade_off")
@@ -105,8 +105,7 @@ class BestScheduleStudy:
     }
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise UserError(f"study.objective {self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        one_of("study.objective", self.objective, OBJECTIVES)
         if not 0 <= self.entropy_weight < math.inf:
             raise UserError(f"study.entropy_weight = {self.entropy_weight} is not allowed: it must be at least 0")
 

@@ -36,7 +36,7 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
     probability_of,
 )
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
@@ -169,8 +169,7 @@ class Inpainting:
     }
 
     def __post_init__(self) -> None:
-        if self.pixels not in CHOICES:
-            raise UserError(f"study.pixels = {self.pixels!r} is unknown; choose one of {', '.join(CHOICES)}")
+        one_of("study.pixels", self.pixels, CHOICES)
 
     def check(self, case: Case) -> None:
         """Refuse data that are not known, pixels and images that do not exist, and distributions out of reach."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 80  # letters of a value in a message
 
 
 class UserError(ValueError):
@@ -12,6 +15,37 @@ class UserError(ValueError):
     The commands print it and exit with code 2. Anything else that is raised is a fault of this package, and keeps its
     traceback.
     """
+
+
+def shown(value: Any) -> str:
+    """A value for a message: itself where that is short, one line and no address, else what it is."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(shape):
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if shape is not None and hasattr(value, "item"):
+        value = value.item()
+    is_named = type(value).__str__ is not object.__str__ and not isinstance(value, str)
+    text = str(value) if is_named else repr(value)
+    if isinstance(value, str) and len(text) > LONGEST:
+        return f"{text[:LONGEST]}..."
+    is_short = len(text) <= LONGEST and "\n" not in text and " at 0x" not in text
+    return text if is_short else f"an object of type {type(value).__name__}"
+
+
+def one_of(what: str, value: Any, options: Iterable[str]) -> str:
+    """A name that must be one of several.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        UserError: any other value.
+    """
+    names = list(options)
+    if isinstance(value, str) and value in names:
+        return value
+    near = did_you_mean(value, names) if isinstance(value, str) else ""
+    raise UserError(f"{what} {shown(value)} is unknown; choose one of {', '.join(names)}{near}")
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

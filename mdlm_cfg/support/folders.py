@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import Role, role_of
 
@@ -20,14 +23,16 @@ MOST_OF_ONE = 24  # of one value in it
 class Made:
     """The folders and files that one command has made, recorded one by one as it makes them.
 
-    A command that is refused removes exactly these (`taken_back`). What was there before it is never recorded, so it
-    is never removed, and neither is a folder into which somebody else has put something.
+    A command that is refused removes exactly these, and files that it has written anew get back what they held
+    (`taken_back`). A file or a folder that was there before is never removed, and neither is a folder into which
+    somebody else has put something.
     """
 
     def __init__(self) -> None:
         self._folders: list[Path] = []
         self._files: list[Path] = []
         self._trees: list[Path] = []
+        self._before: dict[Path, tuple[bytes, os.stat_result]] = {}  # what files held that were there already
 
     def folder(self, path: str | Path) -> Path:
         """Make a folder, and those above it that are missing, and return it.
@@ -59,9 +64,12 @@ class Made:
         return path
 
     def file(self, path: Path) -> Path:
-        """Record a file that is about to be written, unless there is one already; the path."""
+        """Record a file that is about to be written, or what it holds where there is one already; the path."""
         if not path.exists() and not path.is_symlink():
             self._files.append(path)
+        elif path.is_file() and path not in self._files:
+            with suppress(OSError):  # what cannot be read cannot be written either
+                self._before.setdefault(path.resolve(), (path.read_bytes(), path.stat()))
         return path
 
     def tree(self, path: Path) -> Path:
@@ -80,7 +88,14 @@ class Made:
             raise
 
     def take_back(self) -> None:
-        """Remove what was made; a folder that holds anything else stays."""
+        """Remove what was made, and put back what was replaced; a folder that holds anything else stays."""
+        for path, (content, status) in self._before.items():
+            with suppress(OSError):
+                if not path.is_file() or path.stat().st_mtime_ns != status.st_mtime_ns:
+                    with atomic_write(path) as file:
+                        file.write(content)
+                    path.chmod(stat.S_IMODE(status.st_mode))
+                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # which run was last is read off it
         for path in self._files:
             with suppress(OSError):
                 path.unlink(missing_ok=True)

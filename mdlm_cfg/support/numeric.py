@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 
 
 def is_number(value: Any) -> bool:
@@ -36,7 +36,7 @@ def whole_number(what: str, value: Any, least: int = 1, most: int | None = None)
     if is_whole(value) and value >= least and (most is None or value <= most):
         return int(value)
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise UserError(f"{what} = {_shown(value)} is not allowed: it must be a whole number {bounds}")
+    raise UserError(f"{what} = {shown(value)} is not allowed: it must be a whole number {bounds}")
 
 
 def number(what: str, value: Any, least: float = -inf, most: float | None = None, *, above: bool = False) -> float:
@@ -59,7 +59,7 @@ def number(what: str, value: Any, least: float = -inf, most: float | None = None
     bounds = "" if least == -inf else f" above {least:g}" if above else f" of at least {least:g}"
     bounds += "" if most in (None, inf) else f"{' and' if bounds else ' of'} at most {most:g}"
     kind = "a finite number" if most is None else "a number"
-    raise UserError(f"{what} = {_shown(value)} is not allowed: it must be {kind}{bounds}")
+    raise UserError(f"{what} = {shown(value)} is not allowed: it must be {kind}{bounds}")
 
 
 def numbers(what: str, values: Any, least: float = -inf, most: float | None = None) -> Tensor:
@@ -71,15 +71,10 @@ def numbers(what: str, values: Any, least: float = -inf, most: float | None = No
     if is_number(values):
         return torch.tensor(number(what, values, least, most), dtype=torch.float64)
     if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | Tensor):
-        raise UserError(f"{what} = {values!r} is not allowed: it must be a number, or a list of numbers")
+        raise UserError(f"{what} = {shown(values)} is not allowed: it must be a number, or a list of numbers")
     return torch.tensor([number(what, value, least, most) for value in values], dtype=torch.float64)
 
 
 def _plain(value: Any) -> Any:
     """A tensor of one number as that number."""
     return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, a number of any library as one of Python."""
-    return str(_plain(value)) if is_number(value) else repr(value)

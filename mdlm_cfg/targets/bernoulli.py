@@ -14,6 +14,7 @@ from torch.nn.functional import embedding
 
 from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TOLERANCE, TableMixture, sum_shown
@@ -80,6 +81,7 @@ class BernoulliMixture:
         """P(x_i = v | component) of every component of a class, (C, D * 2) with v the last; (K * C, D * 2) for None."""
         return self._of_values[self._rows(target_class)]
 
+    @checked
     def log_likelihood(self, tokens: Tensor, target_class: int | None = None) -> Tensor:
         """log p(x_U | component), float64 (B, C), or (B, K * C) for None.
 
@@ -101,6 +103,7 @@ class BernoulliMixture:
         """P(component | x_U, z), float64 (B, C), or (B, K * C) for None; NaN where p(x_U | z) = 0."""
         return self.log_joint(tokens, target_class).softmax(dim=1)
 
+    @checked
     def log_prob(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """log p(x_U | z) in nats, float64 (B,): of images, or the marginal of partial ones.
 
@@ -140,6 +143,7 @@ class BernoulliMixture:
             self._on[device] = (self.probabilities.flatten(0, 1).to(device), self.weights(None).to(device))
         return self._on[device]
 
+    @checked
     def sample(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor]:

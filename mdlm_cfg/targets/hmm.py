@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class
+from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class, check_labels, check_states
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.messages import Messages
@@ -43,18 +44,19 @@ class HiddenMarkovMixture:
         UserError: wrong shapes, numbers that are no probabilities, sums that are not 1, or names too few or many.
     """
 
+    @checked
     def __init__(
         self,
-        initial: Tensor,
-        transition: Tensor,
-        emission: Tensor,
-        class_weights: Tensor,
+        initial: Reals,
+        transition: Reals,
+        emission: Reals,
+        class_weights: Reals,
         *,
         num_dims: int,
         class_names: Sequence[str] | None = None,
         value_names: Sequence[str] | None = None,
     ) -> None:
-        shape = tuple(torch.as_tensor(emission).shape)
+        shape = tuple(emission.shape)
         if len(shape) != 3 or 0 in shape:
             raise UserError(f"emission must have shape (K, S, N), got {shape}")
         self.num_classes, self.num_hidden, self.num_tokens = shape
@@ -69,7 +71,8 @@ class HiddenMarkovMixture:
         self.messages = Messages(self.initial, self.transition, self.emission, self.num_dims)
         self._on: dict[torch.device, tuple[Tensor, ...]] = {}  # see `_drawn_from`
 
-    def log_prob(self, tokens: Tensor, target_class: int | Tensor | None = None) -> Tensor:
+    @checked
+    def log_prob(self, tokens: Integers, target_class: int | Integers | None = None) -> Tensor:
         """log p(x_U | z) in nats, float64 (B,): of sequences, or the marginal of partial ones.
 
         Args:
@@ -77,21 +80,27 @@ class HiddenMarkovMixture:
             target_class: z of all, or int64 (B,) of each, K being the whole mixture; None is the whole mixture.
         """
         if isinstance(target_class, Tensor):
+            check_labels(target_class, self.num_classes, len(tokens))
             each = torch.cat([self.log_class_probs(tokens), self.log_prob(tokens)[:, None]], dim=1)
             return each.gather(1, target_class[:, None])[:, 0]
         if target_class is None:
             return (self.log_class_probs(tokens) + self.class_weights.log()).logsumexp(dim=1)
         check_class(target_class, self.num_classes)
+        check_states(tokens, self.num_tokens, self.num_dims)
         return self.messages.log_prob(tokens, [target_class])[:, 0]
 
-    def log_class_probs(self, tokens: Tensor) -> Tensor:
+    @checked
+    def log_class_probs(self, tokens: Integers) -> Tensor:
         """log p(x_U | k) of every class, float64 (B, K)."""
+        check_states(tokens, self.num_tokens, self.num_dims)
         return self.messages.log_prob(tokens, slice(None))
 
-    def class_posterior(self, tokens: Tensor) -> Tensor:
+    @checked
+    def class_posterior(self, tokens: Integers) -> Tensor:
         """p(k | x_U), float64 (B, K); NaN where the whole mixture has no such sequence."""
         return (self.log_class_probs(tokens) + self.class_weights.log()).softmax(dim=1)
 
+    @checked
     def sample(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -238,7 +247,7 @@ def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _rows(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Probabilities of the given shape, normalised along the last axis."""
-    rows = torch.as_tensor(values, dtype=torch.float64)
+    rows = values.to(torch.float64)
     if rows.shape != shape:
         raise UserError(f"{name} must have shape {shape}, got {tuple(rows.shape)}")
     if not bool((rows >= 0).all()) or not bool(rows.isfinite().all()):

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.chain.denoiser import check_states
+from mdlm_cfg.support.arguments import Integers, checked
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -32,13 +34,17 @@ class Posterior(ABC):
     """
 
     def __init__(self, target: Any) -> None:
+        if not isinstance(getattr(target, "class_weights", None), Tensor):
+            raise UserError(f"target = {shown(target)} is not allowed: it must be a mixture, such as a TableMixture")
         self.target = target
         self.num_tokens = target.num_tokens
         self.num_dims = target.num_dims
         self.num_classes = target.num_classes
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    @checked
+    def __call__(self, tokens: Integers) -> Tensor:
         """Log-probabilities (B, K) of partial states, int64 (B, D)."""
+        check_states(tokens, self.num_tokens, self.num_dims)
         return self.of_one_hot(torch.nn.functional.one_hot(tokens, self.num_tokens + 1).double())
 
     def of_one_hot(self, one_hot: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ class TablePosterior(Posterior):
         factors = one_hot[..., :-1] + one_hot[..., -1:]
         mass = torch.tensordot(factors[:, -1], pmfs, dims=([1], [pmfs.ndim - 1]))  # (B, K, N, ..., N)
         for i in range(self.num_dims - 2, -1, -1):
-            mass = (mass * factors[:, i].reshape(len(mass), *[1] * (mass.ndim - 2), -1)).sum(dim=-1)
+            mass = (mass * factors[:, i].reshape(len(mass), *[1] * (mass.ndim - 2), self.num_tokens)).sum(dim=-1)
         return _log(mass)
 
 

@@ -15,7 +15,8 @@ from mdlm_cfg.chain.blocks import BlockedLattice, blocks_of
 from mdlm_cfg.chain.denoiser import by_label, check_asked, check_class
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.arguments import Reals, checked
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
@@ -23,15 +24,6 @@ KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
 MOST_LISTED = 10**5  # states up to which samples look their values up
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
 TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
-
-
-def check_table(target: object) -> None:
-    """Raise UserError unless an object is a table, whose exact distributions are known."""
-    if not isinstance(target, TableMixture):
-        raise UserError(
-            f"the target is an object of type {type(target).__name__}, and must be a TableMixture: its denoiser, and "
-            "distributions that are no table, have no exact distribution"
-        )
 
 
 class TableMixture:
@@ -46,16 +38,17 @@ class TableMixture:
         UserError: wrong shapes, negative or non-finite entries, sums that are not 1, or names too few or many.
     """
 
+    @checked
     def __init__(
         self,
-        class_pmfs: Tensor,
-        class_weights: Tensor,
+        class_pmfs: Reals,
+        class_weights: Reals,
         *,
         class_names: Sequence[str] | None = None,
         value_names: Sequence[str] | None = None,
     ) -> None:
-        pmfs = torch.as_tensor(class_pmfs, dtype=torch.float64)
-        weights = torch.as_tensor(class_weights, dtype=torch.float64)
+        pmfs = class_pmfs.to(torch.float64)
+        weights = class_weights.to(torch.float64)
         if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
             raise UserError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
         if weights.shape != pmfs.shape[:1]:
@@ -77,6 +70,7 @@ class TableMixture:
         """The whole mixture p, float64 (N,)*D."""
         return torch.tensordot(self.class_weights, self.class_pmfs, dims=1)
 
+    @checked
     def class_pmf(self, target_class: int | None) -> Tensor:
         """p(x | z), float64 (N,)*D; None is the whole mixture.
 
@@ -88,6 +82,7 @@ class TableMixture:
         check_class(target_class, self.num_classes)
         return self.class_pmfs[target_class]
 
+    @checked
     def sample(
         self,
         num: int,
@@ -144,6 +139,7 @@ class TableMixture:
             self._drawn[target_class, device] = (joint.cumsum(0).to(device), states)
         return self._drawn[target_class, device]
 
+    @checked
     def entropy(self, target_class: int | None = None) -> float:
         """Entropy in nats of p(. | z), or of the whole mixture: the best NELBO any denoiser can have."""
         return entropy_of(self.class_pmf(target_class))
@@ -194,6 +190,8 @@ def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[s
     """Names as a tuple; raises UserError unless there are `count` different ones."""
     if names is None:
         return None
+    if isinstance(names, str) or not all(isinstance(one, str | int) for one in names):
+        raise UserError(f"{name} = {shown(names)} is not allowed: it must be a list of texts")
     if len(names) != count or len(set(names)) < count:
         raise UserError(f"{name} must be {count} different names, got {len(names)} of which {len(set(names))} differ")
     return tuple(str(one) for one in names)

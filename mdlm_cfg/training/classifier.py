@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdlm_cfg.support.checked_io import Damaged, load, store_if_possible
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.machine import bf16_is_fast
 from mdlm_cfg.training.data import ImageData
 from mdlm_cfg.training.data.base import check_positive
@@ -58,8 +58,7 @@ class ClassifierSettings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"precision {self.precision!r} is unknown; choose one of auto, float32, bfloat16")
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         check_positive(
             channels=min(self.channels),
             num_features=self.num_features,

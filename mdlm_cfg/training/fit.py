@@ -75,15 +75,23 @@ def train(
 
     Returns:
         the test's numbers, and whether there was anything to train.
+
+    Raises:
+        NotBegun: Lightning refuses the trainer's settings, no step is to be trained, or the contents of the checkpoint
+            are not those of a run.
     """
     if isinstance(data, DiffusionData):
         data.place_on(trainer.strategy.root_device)
     with interrupts_given_back():
-        if ckpt_path is None:
-            trainer.fit(module, datamodule=data)
-            trained = trainer.global_step > 0
-        else:
-            with _named_until_training_begins(ckpt_path, trainer):
+        with _not_begun(ckpt_path, trainer):
+            if ckpt_path is None:
+                trainer.fit(module, datamodule=data)
+                trained = trainer.global_step > 0
+                if not trained:
+                    raise NotBegun(
+                        "nothing was trained: give trainer.max_epochs, max_steps and max_time that leave some steps"
+                    )
+            else:
                 trained = _go_on(module, data, trainer, ckpt_path)
         if module.val_nelbo is None:  # training ended before the first epoch did: a sweep needs a value all the same
             trainer.validate(module, datamodule=data, verbose=False)
@@ -110,10 +118,11 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
 
 
 class _Begun(Callback):
-    """Knows whether training has begun: all that a checkpoint holds has been taken over then."""
+    """Knows whether training has begun, and at which step: all that a checkpoint holds has been taken over then."""
 
     def __init__(self) -> None:
         self.has_begun = False
+        self.first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
@@ -125,17 +134,25 @@ class _Begun(Callback):
                 if names and names not in MOMENTS:
                     raise ValueError("some moments are not there")
         self.has_begun = True
+        self.first_step = trainer.global_step
 
 
 @contextmanager
-def _named_until_training_begins(path: str | Path, trainer: Trainer) -> Iterator[None]:
-    """Whatever a whole file of wrong contents makes Lightning or torch trip over is a `NotBegun` that names it."""
+def _not_begun(path: str | Path | None, trainer: Trainer) -> Iterator[None]:
+    """What Lightning refuses before training begins is a `NotBegun`.
+
+    So is whatever a whole file of wrong contents makes Lightning or torch trip over; it names the file.
+    """
     begun = _Begun()
     trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
         yield
+    except MisconfigurationException as error:
+        if trainer.global_step > begun.first_step:
+            raise
+        raise NotBegun(" ".join(str(error).split())) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError | MisconfigurationException):
+        if path is None or begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError):
             raise
         raise NotBegun(
             f"training cannot resume from the checkpoint {path}: its contents were changed, or another version of "

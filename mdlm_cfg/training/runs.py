@@ -18,6 +18,7 @@ from mdlm_cfg.chain.guidance_schedules import Strength
 from mdlm_cfg.chain.schedules import Steps
 from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, make, names_in
@@ -64,6 +65,7 @@ class LoadedRun:
         """The run folder: where the checkpoint is, or above its folder `checkpoints`."""
         return run_folder_of(self.path.resolve())
 
+    @checked
     def sample(
         self,
         target_class: int | None,
@@ -232,6 +234,7 @@ def _part(saved: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
+@checked
 def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] = ()) -> LoadedRun:
     """Rebuild the network, with its averaged weights, from a checkpoint alone.
 

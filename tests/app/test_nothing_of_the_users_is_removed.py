@@ -10,7 +10,7 @@ import pytest
 from commands import TOY, run
 from hypothesis import given, strategies as st
 
-from mdlm_cfg.app import build, commands
+from mdlm_cfg.app import build, eval_command, train_command
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
@@ -48,7 +48,7 @@ def fails(error: type[BaseException]) -> Callable[..., Any]:
 WAYS = {  # in which an evaluation ends before it has begun
     "bogus": (("logger=wandb", "logger.mode=bogus"), None),
     "online": (("logger=wandb", "logger.mode=online"), None),
-    "interrupt": (("logger=csv",), (commands, "build_loggers", KeyboardInterrupt)),
+    "interrupt": (("logger=csv",), (eval_command, "build_loggers", KeyboardInterrupt)),
     "interrupted login": (("logger=wandb", "logger.mode=online"), (build, "check_wandb", KeyboardInterrupt)),
     "fault": (("logger=csv",), (build, "MetricsLog", ZeroDivisionError)),
     "trainer": (("trainer=cpu", "trainer.devices=-7"), None),
@@ -85,7 +85,7 @@ def test_runs_are_as_they_were(
     tmp_path: Path, error: type[BaseException], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = "train_and_test" if error is NotBegun else "build_trainer"
-    monkeypatch.setattr(commands, where, fails(error))
+    monkeypatch.setattr(train_command, where, fails(error))
     fill(tmp_path / "runs" / "name", names)
     fill(tmp_path / "sweep", names)
     before = tree(tmp_path)
@@ -96,6 +96,20 @@ def test_runs_are_as_they_were(
     assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"hydra.sweep.dir={tmp_path / 'new' / 'sweep'}") == 2
     assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"runs={tmp_path / 'new'}") == 2
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("way", ["trainer.devices=-7", "logger.mode=bogus", "trainer.accelerator=tpu"])
+def test_an_unfinished_run_is_as_it_was_when_its_resumption_is_refused(tmp_path: Path, way: str) -> None:
+    common = (*TOY, "evaluate=false", f"runs={tmp_path}", "trainer.max_epochs=2")
+    assert run("train", *common, "logger=csv") == 0
+    folder = newest_run(tmp_path).parent.parent
+    (folder / MARK).write_text("unfinished")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    before = [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in files]
+    logger = "logger=wandb" if "logger" in way else "logger=csv"
+    assert run("train", *common, logger, "ckpt_path=auto", "threads=1", way) == 2
+    assert [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
+    assert {path for path in folder.rglob("*") if path.is_file()} == set(files)
 
 
 def test_an_evaluation_into_the_folder_of_its_run_leaves_what_training_logged(tmp_path: Path) -> None:

@@ -115,8 +115,10 @@ def test_an_interrupted_sweep_goes_on_in_its_folder(
     assert len(list(tmp_path.rglob(CHECKPOINT.name))) == 3
 
 
-def content_of(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "multirun.yaml"}
+def content_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Every file, with the time of its last change: of what is refused nothing is written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.mark.parametrize("state", ["done", "running", "interrupted"])
@@ -136,7 +138,7 @@ def test_a_sweep_is_not_gone_on_with_by_another_configuration(
         for changes in (["threads=null"], ["save_minutes=3"], ["trainer.enable_progress_bar=true"], ["ckpt_path=auto"]):
             assert run("train", *arguments, *changes) == 0
         assert {row["state"] for row in index_of(sweep)} == {"done"}
-        assert all(content_of(sweep)[path] == value for path, value in before.items())
+        assert all(content_of(sweep)[path][0] == value[0] for path, value in before.items())
 
 
 def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
@@ -154,7 +156,10 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
     for command, arguments, path in (("train", train, data), ("eval", judge, ckpt)):
         assert run(command, *arguments) == run(command, *arguments) == 0
         path.write_bytes(b"other contents of the same name")
+        there = content_of(tmp_path)
         refusal(capsys, command, *arguments)
+        refusal(capsys, command, *arguments, "hydra.sweeper.max_batch_size=x")
+        assert content_of(tmp_path) == there
         path.write_bytes(b"before")
         assert run(command, *arguments) == 0
 

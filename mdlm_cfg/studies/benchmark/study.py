@@ -31,6 +31,7 @@ from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetR
 from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan, refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
+from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.support.progress import silent
@@ -67,6 +68,7 @@ The conditionals of learned_rotation are those of a small network, and of no joi
 the data that the network learned, and its tilted distribution is the mean over all orders of unmasking."""
 
 
+@checked
 def benchmark(
     *own: Any,
     targets: Sequence[Target | str] | None = None,

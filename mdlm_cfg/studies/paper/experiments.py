@@ -10,7 +10,7 @@ from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.studies.paper import five_d, normalized, one_d, schedules, two_d
 from mdlm_cfg.studies.paper.claims import Experiment
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.targets.table import TableMixture
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -45,8 +45,7 @@ def check(name: str, target: object, plan: Plan) -> None:
         UserError: an unknown name, another kind of guidance than the paper's, data of another shape than the claims are
             about, or strengths that they cannot be judged by.
     """
-    if name not in EXPERIMENTS:
-        raise UserError(f"paper experiment {name!r} is unknown; choose one of {', '.join(EXPERIMENTS)}")
+    one_of("paper experiment", name, EXPERIMENTS)
     _check_guidances(name, plan)
     if not isinstance(target, TableMixture):
         raise UserError(f"paper experiment {name} needs data given as a table, such as data=toy_2d_overlap")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data.arrays import as_images, load_arrays
 from mdlm_cfg.training.data.base import short_name
@@ -65,8 +65,8 @@ class ImageData(ExampleData):
             raise UserError(f"binarization={binarization} makes two levels, and levels={levels}; leave one of them out")
         if binarization is None:
             binarization = "dynamic" if levels == 2 else None
-        elif binarization not in IMAGE_BINARIZATIONS:
-            raise UserError(f"binarization {binarization!r} is unknown; choose one of {', '.join(IMAGE_BINARIZATIONS)}")
+        else:
+            one_of("binarization", binarization, IMAGE_BINARIZATIONS)
         if binarization == "larochelle" and dataset != "mnist":
             raise UserError(f"binarization=larochelle is of MNIST, not of {dataset}; choose static")
         self.dataset = dataset

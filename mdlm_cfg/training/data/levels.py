@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import whole_number
 
 BINARIZATIONS = ("dynamic", "threshold", "static")
@@ -29,8 +29,7 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
     Raises:
         UserError: another `how`, or images that are not uint8.
     """
-    if how not in BINARIZATIONS:
-        raise UserError(f"binarization {how!r} is unknown; choose one of {', '.join(BINARIZATIONS)}")
+    one_of("binarization", how, BINARIZATIONS)
     if images.dtype != torch.uint8:
         raise UserError(f"images to binarize must be uint8 (0..255), got {images.dtype}")
     if how == "threshold":
