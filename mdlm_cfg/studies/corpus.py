@@ -209,8 +209,8 @@ class Corpus(Settings):
         note = "Means over classes; the last columns are total variations." + _left_out(left_out)
         if held.num_sequences < plan.num_samples:
             note += (
-                f" No class has more than {held.num_sequences:,} held-out sequences, fewer than there are samples: "
-                "their total variations are then too large."
+                f" A class has {held.num_sequences:,} held-out sequences, fewer than there are samples, which makes "
+                "their total variations too large."
             )
         views: list[View] = [Table(["w"], STATISTICS, note=note)]
         views += [Curve("w", name, [], caption, reference={"w": HELD_OUT}) for name, caption in CAPTIONS.items()]

@@ -280,7 +280,8 @@ def balance_of(missed: Sequence[str], total: int) -> str:
     """How many of `total` error budgets balance; `missed` names the others."""
     if missed:
         named = "; ".join(missed)
-        return f"{len(missed)} of {total} error budgets do not balance ({named}); one in a hundred is expected not to."
+        does = "does" if len(missed) == 1 else "do"
+        return f"{len(missed)} of {total} error budgets {does} not balance ({named}); one in a hundred is expected not to."
     return f"Every error budget balances ({total} of {total}): each sampled total is in its predicted 99% interval."
 
 

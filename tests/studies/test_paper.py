@@ -246,7 +246,7 @@ def test_five_dimensions_beside_the_papers_table() -> None:
     steps = float(rows["exact conditionals, 50 steps"][7])
     chance = 1 - (1 + 10 * steps) * math.exp(-10 * steps)
     assert f"have probability {chance:.2f}" in result.claims[1].verdict
-    assert result.claims[1].verdict.endswith("little of it, the rest is the error of the network")
+    assert result.claims[1].verdict.endswith("little of it, the rest is the error of the paper's network")
     # turned: a law that favours the overlap, and data on which guidance has nothing to do
     reverse = judge("5d_hypercube", target, plant=turned_over, plan=CUBE_PLAN)
     assert reverse.claims[0].verdict == "does not hold"

@@ -152,7 +152,7 @@ def _fifth(at: AtStrength) -> Claim:
         learned,
         f"{hits} hits ({measured:.3f}) or more have probability {chance:.3f} under exact conditionals and "
         f"{PAPER_STEPS} steps: steps and sampling explain "
-        + ("the entry" if chance > 0.05 else "little of it, the rest is the error of the network"),
+        + ("the entry" if chance > 0.05 else "little of it; the rest is the error of the paper's network"),
     )
 
 

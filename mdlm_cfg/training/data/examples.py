@@ -128,7 +128,7 @@ def _counted(
     elif not relabel:
         raise UserError(
             f"{where}: the labels are {listed(found)}, and must count classes from 0 without gaps, here 0 to "
-            f"{len(found) - 1}: number them so, or let data.relabel=true do so"
+            f"{len(found) - 1}: renumber them, or set data.relabel=true"
         )
     kept = tuple(str(k) if names is None else names[k] for k in found.tolist())
     return np.searchsorted(found, train).astype(np.int64), np.searchsorted(found, test).astype(np.int64), kept

@@ -131,17 +131,17 @@ def grey_values(content: bytes, where: str) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if content[:8] == PNG_MAGIC and content[PNG_DEPTH : PNG_DEPTH + 1] == b"\x10":  # colours would be cut to 8 bits
-        raise UserError(f"{where} has more than 8 bits a channel; write it with 8")
+        raise UserError(f"{where} has more than 8 bits per channel; save it with 8")
     try:
         with Image.open(BytesIO(content)) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{where} is animated ({frames} images); write each into a file of its own")
             image.load()
             if image.mode.startswith(("I", "F")):
-                raise UserError(f"{where} has more than 8 bits a channel; write it with 8")
+                raise UserError(f"{where} has more than 8 bits per channel; save it with 8")
             has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
             if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise UserError(f"{where} is transparent in places; write it without, so that its grey values are sure")
+                raise UserError(f"{where} has transparent pixels, whose grey values are undefined; save it without transparency")
             return np.array(ImageOps.exif_transpose(image).convert("L"), dtype=np.uint8)
     except UserError:
         raise
