@@ -281,7 +281,8 @@ def balance_of(missed: Sequence[str], total: int) -> str:
     if missed:
         named = "; ".join(missed)
         does = "does" if len(missed) == 1 else "do"
-        return f"{len(missed)} of {total} error budgets {does} not balance ({named}); one in a hundred is expected not to."
+        expected = "one in a hundred is expected not to"
+        return f"{len(missed)} of {total} error budgets {does} not balance ({named}); {expected}."
     return f"Every error budget balances ({total} of {total}): each sampled total is in its predicted 99% interval."
 
 

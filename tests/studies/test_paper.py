@@ -49,7 +49,7 @@ VERDICTS: dict[str, list[str]] = {
     "2d_projection": ["holds", "holds", "holds", "holds"],
     "2d_overlap": ["holds", "holds", "holds"],
     # theory, section 5: with two overlapping squares -ln TV(tau = 1/2) stops at 1/2, that of w = infinity
-    "2d_tv_vs_w": ["holds for small w only: The decay saturates", "does not hold here: the gain ends at 19%"],
+    "2d_tv_vs_w": ["holds for small w only. The decay saturates", "does not hold here: the gain ends at 19%"],
 }
 
 

@@ -141,7 +141,7 @@ def grey_values(content: bytes, where: str) -> np.ndarray:
                 raise UserError(f"{where} has more than 8 bits per channel; save it with 8")
             has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
             if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise UserError(f"{where} has transparent pixels, whose grey values are undefined; save it without transparency")
+                raise UserError(f"{where} has transparent pixels, which have no grey value: save it without them")
             return np.array(ImageOps.exif_transpose(image).convert("L"), dtype=np.uint8)
     except UserError:
         raise
