@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     refused("broken", r"001\.png is not a readable image")
     write_classes(tmp_path / "clear", {"a": 3, "b": 3})
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear" / "a" / "000.png")
-    refused("clear", "transparent in places")
+    refused("clear", "transparent pixels")
     write_classes(tmp_path / "deep", {"a": 3, "b": 3})
     Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / "deep" / "a" / "000.png")
     refused("deep", "more than 8 bits")
@@ -116,7 +116,7 @@ def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> Non
 
 
 def png_of_16_bits(pixels: np.ndarray, colour: bool) -> bytes:
-    """A PNG of 16 bits a channel, uint16 (height, width) or (height, width, 3), written by hand."""
+    """A PNG of 16 bits per channel, uint16 (height, width) or (height, width, 3), written by hand."""
     height, width = pixels.shape[:2]
     raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     head = struct.pack(">IIBBBBB", width, height, 16, 2 if colour else 0, 0, 0, 0)
@@ -132,7 +132,7 @@ def test_images_of_16_bits_are_refused_and_not_cut_to_8(tmp_path: Path, colour: 
     write_classes(tmp_path, {"a": 3, "b": 3})
     shape = (4, 6, 3) if colour else (4, 6)
     (tmp_path / "a" / "000.png").write_bytes(png_of_16_bits(np.full(shape, 1000), colour))
-    with pytest.raises(UserError, match=r"a/000\.png has more than 8 bits a channel"):
+    with pytest.raises(UserError, match=r"a/000\.png has more than 8 bits per channel"):
         load_class_folders(tmp_path)
 
 
