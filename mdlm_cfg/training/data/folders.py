@@ -126,7 +126,7 @@ def grey_values(content: bytes, where: str) -> np.ndarray:
         content: of the file. where: it is, for messages.
 
     Raises:
-        UserError: a file that is damaged, animated, of more than 8 bits a channel, or transparent in places.
+        UserError: a file that is damaged, animated, of more than 8 bits per channel, or with transparent pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

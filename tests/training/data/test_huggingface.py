@@ -130,7 +130,7 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
         return saved(tmp_path / name, {"image": [*pictures()[:29], one], "label": LABELS}, features)
 
     refused(r"shapes \(2, 2\) and \(4, 6\)", folder("sizes", Pil.new("L", (2, 2))))
-    refused("image 29 is transparent pixels", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
+    refused("image 29 has transparent pixels", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
     refused("image 29 has more than 8 bits", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
     features = Features({"image": Image(decode=True), "label": Value("int64")})
     broken = {"image": [{"bytes": b"\x89PNG nothing", "path": None}] * 30, "label": LABELS}
