@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, best_schedule, terminal_law, tilted_law
+from mdlm_cfg import Guidance, Sampler, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import FixedOrder, Policy
@@ -97,13 +97,6 @@ def test_what_the_theory_says(both: Findings) -> None:
             assert by_level(both, row)[-1] > 1e-3
         if row.rule == "fixed_order":  # one path to every state: the divergence of the paths is that of the laws
             assert row.departure == pytest.approx(row.kl_tilted, abs=1e-11)
-
-
-def test_the_best_schedule_departs_least() -> None:
-    best = best_schedule(target(), 2.0, Z)
-    rows = rules(found(plan=plan_of((2.0, best.strengths))))
-    by_rate = [row for row in rows if row.rule == "rate"]
-    assert by_rate[1].kl_tilted < by_rate[0].kl_tilted
 
 
 def test_the_verdict_names_the_least_the_most_and_the_worst_state(both: Findings) -> None:

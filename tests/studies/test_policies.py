@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
-from policy_oracle import preferences, rho_of
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
@@ -80,31 +79,6 @@ def test_distances_are_the_librarys(both: Findings) -> None:
             tilted = tilted_law(target(), row.w.constant, Z)
             assert row.tv_tilted == pytest.approx(tv(tilted, law), abs=EXACT)
             assert row.kl_tilted == pytest.approx(kl_divergence(tilted, law), abs=EXACT)
-
-
-@pytest.mark.parametrize("policy", ["rate", "uniform", "margin"])
-def test_one_at_a_time_is_the_sum_over_orders(both: Findings, policy: str) -> None:
-    # by brute force, which shares nothing with the product's push
-    law = {}
-    for x in product(range(N), repeat=D):
-        law[x] = sum_over_orders(x, policy, (N,) * D)
-    tilted = tilted_law(target(), 2.0, Z)
-    expected = 0.5 * sum(abs(float(tilted[x]) - p) for x, p in law.items())
-    rows = of(both, Guidance(2.0), "exact", 1)
-    assert next(row.tv_tilted for row in rows if row.policy == policy) == pytest.approx(expected, abs=1e-11)
-
-
-def sum_over_orders(x: tuple[int, ...], policy: str, state: tuple[int, ...]) -> float:
-    if state == x:
-        return 1.0
-    rho = rho_of(target().denoiser(), Guidance(2.0), Z, state)
-    choice = preferences(policy, rho)
-    total = 0.0
-    for i in (i for i in range(D) if state[i] == N):
-        if sum(rho[i]) > 0 and rho[i][x[i]] > 0:
-            after = (*state[:i], x[i], *state[i + 1 :])
-            total += choice[i] * rho[i][x[i]] / sum(rho[i]) * sum_over_orders(x, policy, after)
-    return total
 
 
 def test_unguided_and_exact_one_at_a_time_every_policy_gives_the_class(both: Findings) -> None:
