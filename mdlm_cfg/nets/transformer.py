@@ -41,9 +41,9 @@ class GridTransformer(nn.Module):
             which see what a patch is too coarse for; 0 for none (and otherwise the grid must have one or two axes).
         stem_depth: residual convolution blocks in the stem, and again in the head.
         class_head: whether it also answers log p(class | x_U), for classifier guidance (`class_log_probs`).
-        label_heads: whether the blocks see the partial state alone and a linear head for each label follows: for the
-            null class its logits, for a class what it adds to them, the log-ratio that guidance amplifies. One pass
-            then answers under every label (`every_label`). Not with a stem.
+        label_heads: whether the blocks and convolutions see the partial state alone: they give the logits of the null
+            class, and a linear head of the patches for each class what it adds to them, the log-ratio that guidance
+            amplifies. One pass then answers under several labels (`under_labels`).
 
     Raises:
         UserError: an argument out of its range.
@@ -78,8 +78,6 @@ class GridTransformer(nn.Module):
             raise UserError(f"width {width} must be a multiple of num_heads {num_heads}")
         if mlp_ratio * width < 1:
             raise UserError(f"mlp_ratio {mlp_ratio} must be at least 1/width = {1 / width}")
-        if label_heads and stem_channels:
-            raise UserError("label_heads=true has no convolutions: use stem_channels=0, or label_heads=false")
 
         self.num_tokens = num_tokens
         self.num_classes = num_classes
@@ -97,8 +95,9 @@ class GridTransformer(nn.Module):
         self.classes = None if label_heads else nn.Embedding(num_classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        outputs = (num_classes + 1) * num_tokens if label_heads else stem_channels or num_tokens
-        self.patch_out = nn.Linear(width, patch_dims * outputs)
+        # of a coordinate: the log-ratios of the classes, where they have heads, and what its own logits come from
+        self.outputs = (num_classes * num_tokens if label_heads else 0, stem_channels or num_tokens)
+        self.patch_out = nn.Linear(width, patch_dims * sum(self.outputs))
         self.head = ConvHead(stem_channels, num_tokens, stem_depth, axes) if stem_channels else None
         self.class_out = nn.Linear(width, num_classes) if class_head else None
         if self.classes is not None:
@@ -108,28 +107,28 @@ class GridTransformer(nn.Module):
         """float32 log-probabilities (B, D, N), see `Denoiser`; `classes` None is the null class for all."""
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        if self.classes is None:
-            return self.every_label(tokens)[torch.arange(len(tokens), device=tokens.device), classes]
-        h, pixels = self._features(self._one_hot(tokens), classes)
-        logits = unpatchify(self.patch_out(h), self.grid_shape, self.patch)
-        if self.head is not None:
-            logits = self.head(logits + pixels)
-        log_probs = logits.flatten(1, -2).float().log_softmax(-1)
-        return copy_unmasked(log_probs, tokens)
+        if self.label_heads:
+            return self.under_labels(tokens, classes[:, None])[:, 0]
+        logits, _ = self._logits(tokens, classes)
+        return copy_unmasked(logits.float().log_softmax(-1), tokens)
 
-    def every_label(self, tokens: Tensor) -> Tensor:
-        """float32 log-probabilities under every label, the null class last, (B, K + 1, D, N).
+    def under_labels(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
+        """float32 log-probabilities under several labels of each partial state, (B, L, D, N), in one pass.
+
+        Args:
+            tokens: int64 (B, D).
+            labels: int64 (B, L), the null class included; None is every label, the null class last.
 
         Raises:
             UserError: it has no label heads.
         """
-        if self.classes is not None:
+        if not self.label_heads:
             raise UserError("the network has no label heads: make it with label_heads=true")
-        h, _ = self._features(self._one_hot(tokens), None)
-        cells = unpatchify(self.patch_out(h), self.grid_shape, self.patch).flatten(1, -2)
-        every = cells.unflatten(2, (self.num_classes + 1, -1)).transpose(1, 2)
-        ratios, null = every.split([self.num_classes, 1], dim=1)
-        log_probs = torch.cat([null + ratios, null], dim=1).float().log_softmax(-1)
+        null, ratios = self._logits(tokens, None)
+        ratios = F.pad(ratios.unflatten(2, (self.num_classes, -1)), (0, 0, 0, 1))  # the null class adds nothing
+        if labels is not None:
+            ratios = ratios.take_along_dim(labels[:, None, :, None], dim=2)
+        log_probs = (null[:, None] + ratios.transpose(1, 2)).float().log_softmax(-1)
         return copy_unmasked(log_probs, tokens[:, None])
 
     def class_log_probs(self, one_hot: Tensor) -> Tensor:
@@ -146,6 +145,13 @@ class GridTransformer(nn.Module):
         classes = torch.full((len(one_hot),), self.num_classes, device=one_hot.device)
         h, _ = self._features(one_hot, classes)
         return self.class_out(h.mean(dim=1)).float().log_softmax(-1)
+
+    def _logits(self, tokens: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of the coordinates, (B, D, N), and what the heads of the classes add to them, (B, D, K N) or empty."""
+        h, pixels = self._features(self._one_hot(tokens), classes)
+        ratios, cells = unpatchify(self.patch_out(h), self.grid_shape, self.patch).split(self.outputs, dim=-1)
+        logits = cells if self.head is None else self.head(cells + pixels)
+        return logits.flatten(1, -2), ratios.flatten(1, -2)
 
     def _one_hot(self, tokens: Tensor) -> Tensor:
         return tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)

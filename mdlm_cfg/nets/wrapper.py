@@ -78,8 +78,8 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, None)
 
         def ask(tokens: Tensor) -> Tensor:
-            every = every_label(self.net, tokens)
-            return torch.stack([every[:, label] for label in labels])
+            each = torch.stack([tokens.new_full((len(tokens),), label) for label in labels], dim=1)
+            return of_labels(self.net, tokens, each).transpose(0, 1)
 
         with _eval_mode(self.net):
             return torch.cat([self._log_probs(ask, part) for part in tokens.split(self.batch_size)], dim=1)
@@ -129,13 +129,8 @@ def has_class_head(net: object) -> bool:
 
 
 def has_label_heads(net: object) -> bool:
-    """Whether a network answers under every label in one pass: it then has `every_label`, as `GridTransformer`."""
+    """Whether a network answers under several labels in one pass: it then has `under_labels`, as `GridTransformer`."""
     return bool(getattr(net, "label_heads", False))
-
-
-def every_label(net: object, tokens: Tensor) -> Tensor:
-    """log p(x_i = v | x_U, z) under every label, the null class last, (B, K + 1, D, N): of label heads."""
-    return cast(Callable[[Tensor], Tensor], net.every_label)(tokens)  # type: ignore[attr-defined]
 
 
 def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None) -> Tensor:
@@ -150,8 +145,7 @@ def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None)
         assert labels is not None
         num = labels.shape[1]
         return net(tokens.repeat(num, 1), labels.T.flatten()).unflatten(0, (num, -1)).transpose(0, 1)
-    every = every_label(net, tokens)
-    return every if labels is None else every.take_along_dim(labels[:, :, None, None], dim=1)
+    return cast(Callable[..., Tensor], net.under_labels)(tokens, labels)  # type: ignore[attr-defined]
 
 
 def check_network(net: object, name: str) -> None:

@@ -51,8 +51,8 @@ def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
     two such numbers to the power w, blows up on what the two conditionals happen to have left there.
 
     Args:
-        log_probs: (B, D, N).
-        tokens: int64 (B, D); rows of unmasked coordinates are left alone.
+        log_probs: (..., D, N).
+        tokens: int64 (..., D); rows of unmasked coordinates are left alone.
         share: s, the label smoothing.
     """
     if share == 0:
@@ -82,7 +82,14 @@ def drop_labels(classes: Tensor, null_class: int, probability: float, generator:
     return classes.masked_fill(drop, null_class)
 
 
-def nelbo(net: Net, x: Tensor, classes: Tensor, mask_id: int, generator: torch.Generator | None = None) -> Tensor:
+def nelbo(
+    net: Net,
+    x: Tensor,
+    classes: Tensor,
+    mask_id: int,
+    generator: torch.Generator | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
     """One unbiased draw of the negative ELBO of every sample, in nats (theory, section 9).
 
     Args:
@@ -91,13 +98,14 @@ def nelbo(net: Net, x: Tensor, classes: Tensor, mask_id: int, generator: torch.G
         classes: int64 (B,), the null class included.
         mask_id: N.
         generator: of the masks, on the device of `x`.
+        smoothing: share of the uniform distribution in the targets (`smoothed`).
 
     Returns:
         (B,), in nats per sample; its expectation bounds -log p(x | class) from above.
     """
     tokens, counts = masked(x, mask_id, generator)
     with exactly(net, x.device) as ask:
-        return weighted_cross_entropy(ask(tokens, classes), x, tokens, counts)
+        return weighted_cross_entropy(smoothed(ask(tokens, classes), tokens, smoothing), x, tokens, counts)
 
 
 def masked(x: Tensor, mask_id: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -137,12 +145,22 @@ def class_cross_entropy(
 
 
 def paired_nelbo(
-    net: Net, x: Tensor, classes: Tensor, mask_id: int, null_class: int, generator: torch.Generator | None = None
+    net: Net,
+    x: Tensor,
+    classes: Tensor,
+    mask_id: int,
+    null_class: int,
+    generator: torch.Generator | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """`nelbo` with the class and without it, on the same masks: conditional and null, (B,) each, in nats."""
+    """`nelbo` with the class and without it, on the same masks: conditional and null, (B,) each, in nats.
+
+    A network with label heads is asked once for both.
+    """
     tokens, counts = masked(x, mask_id, generator)
     with exactly(partial(of_labels, net), x.device) as ask:
-        both = ask(tokens, torch.stack([classes, torch.full_like(classes, null_class)], dim=1)).unbind(1)
+        both = ask(tokens, torch.stack([classes, torch.full_like(classes, null_class)], dim=1))
+        both = smoothed(both, tokens[:, None], smoothing).unbind(1)
         conditional, null = (weighted_cross_entropy(log_probs, x, tokens, counts) for log_probs in both)
     return conditional, null
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mdlm_cfg.nets.wrapper import has_class_head
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.averaged import averaged_objective
-from mdlm_cfg.training.elbo import Net, class_cross_entropy, drop_labels, nelbo, paired_nelbo, smoothed
+from mdlm_cfg.training.elbo import class_cross_entropy, drop_labels, nelbo, paired_nelbo
 from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
 from mdlm_cfg.training.tilting import check_tilts, tilted
 
@@ -68,17 +68,6 @@ class Objective:
             scalars in nats per sample: "loss", which is trained on, and where they are known "nelbo" and "nelbo_null".
         """
         raise NotImplementedError
-
-    def smooth(self, net: Net) -> Net:
-        """The network with its log-probabilities smoothed, in float32 at least."""
-
-        def ask(tokens: Tensor, classes: Tensor) -> Tensor:
-            log_probs = net(tokens, classes)
-            with torch.autocast(tokens.device.type, enabled=False):
-                log_probs = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
-                return smoothed(log_probs, tokens, self.label_smoothing)
-
-        return ask
 
     def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
         """The losses of two conditionals: the null class by its share."""
@@ -194,10 +183,10 @@ class Sampled(Objective):
         """See `Objective.loss`."""
         n, _, k = _shape(net)
         if self.paired:
-            conditional, null = paired_nelbo(self.smooth(net), x, classes, n, k, generator)
+            conditional, null = paired_nelbo(net, x, classes, n, k, generator, self.label_smoothing)
             return self.weigh(conditional.mean(), null.mean())
         labels = drop_labels(classes, k, self.label_dropout, generator)
-        return {"loss": nelbo(self.smooth(net), x, labels, n, generator).mean()}
+        return {"loss": nelbo(net, x, labels, n, generator, self.label_smoothing).mean()}
 
 
 class Classifying(Sampled):

@@ -69,7 +69,7 @@ NETS = {
         "stem_depth": 2,
     },
 }
-NETS["label heads"] = NETS["patched line"] | {"label_heads": True}
+NETS |= {f"{name} with label heads": NETS[name] | {"label_heads": True} for name in ("patched line", "grey image")}
 
 
 def make(name: str, seed: int = 0, trained: bool = True) -> GridTransformer:
@@ -139,10 +139,12 @@ def test_several_labels_at_once_are_those_one_by_one(net: GridTransformer) -> No
     for place, asked in enumerate(labels.T):
         torch.testing.assert_close(found[:, place], net(tokens, asked))
     if net.label_heads:
-        assert torch.equal(net.every_label(tokens)[:, K], net(tokens, None))
+        every = net.under_labels(tokens)
+        assert torch.equal(every[:, K], net(tokens, None))
+        torch.testing.assert_close(every.take_along_dim(labels[:, :, None, None], dim=1), found)
     else:
         with pytest.raises(ValueError, match="label_heads"):
-            net.every_label(tokens)
+            net.under_labels(tokens)
 
 
 def test_every_unmasked_coordinate_is_seen_from_every_masked_one(net: GridTransformer) -> None:
@@ -211,7 +213,6 @@ def test_plain_attention_is_the_fused_one() -> None:
         ({"depth": -1}, "depth must be at least 0, not -1"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
         ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, "one or two axes"),
-        ({"stem_channels": 4, "label_heads": True}, "label_heads=true"),
     ],
 )
 def test_bad_arguments_are_named(changed: dict, message: str) -> None:

@@ -225,16 +225,20 @@ def test_the_averaged_objective_asks_only_where_there_is_weight():
     assert [conditional.item(), null.item()] == pytest.approx(totals, abs=1e-9)
 
 
-def test_paired_losses_are_on_one_mask():
+@pytest.mark.parametrize("label_heads", [False, True])
+def test_paired_losses_are_on_one_mask(label_heads):
     target = random_target(3, 3, seed=2)
-    net = GridTransformer(3, (3,), 2, width=16, depth=1, num_heads=2)
+    net = GridTransformer(3, (3,), 2, width=16, depth=1, num_heads=2, stem_channels=4, label_heads=label_heads)
     x, classes = target.sample(32, torch.Generator().manual_seed(0))
     found = paired_nelbo(net, x, classes, 3, 2, torch.Generator().manual_seed(1))
     for labels, value in zip((classes, torch.full_like(classes, 2)), found):
         assert torch.allclose(nelbo(net, x, labels, 3, torch.Generator().manual_seed(1)), value, atol=1e-5)
     objective = Sampled(label_dropout=0.25, paired=True)
+    rows = []
+    net.patch_in.register_forward_hook(lambda *_: rows.append(len(_[2])))
     losses = objective.loss(net, x, classes, torch.Generator().manual_seed(1))
     assert losses["loss"].item() == pytest.approx((0.75 * found[0].mean() + 0.25 * found[1].mean()).item(), rel=1e-5)
+    assert rows == [32 if label_heads else 64]
 
 
 def test_rows_of_unmasked_coordinates_do_not_count():

@@ -43,8 +43,9 @@ class Heads(Table):
 
     label_heads = True
 
-    def every_label(self, tokens):
-        return self.logits[(slice(None), *tokens.T)].log_softmax(-1).transpose(0, 1)
+    def under_labels(self, tokens, labels=None):
+        every = self.logits[(slice(None), *tokens.T)].log_softmax(-1).transpose(0, 1)
+        return every if labels is None else every.take_along_dim(labels[:, :, None, None], dim=1)
 
     def forward(self, tokens, classes):
         raise AssertionError("it is asked under every label at once")
