@@ -207,7 +207,8 @@ class RunProgress(ProgressBar):
         return time_left(time.monotonic() - self._start, done)
 
     def _numbers(self, trainer: Trainer) -> str:
-        shown = self.get_metrics(trainer, trainer.lightning_module)
+        module = cast(MaskedDiffusion, trainer.lightning_module)
+        shown = module.shown | self.get_metrics(trainer, module)
         return "  ".join(
             f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float | int) and name != "v_num"
         )

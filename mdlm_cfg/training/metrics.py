@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.support.atomic import atomic_write, naming
 
 METRICS = "metrics.csv"
-FLUSH_EVERY = 100  # steps
+FLUSH_EVERY = 10.0  # seconds
 Row = dict[str, Any]
 
 
@@ -36,16 +37,17 @@ class MetricsLog(Logger):
         self.kept_steps = kept_steps
         self._rows: list[Row] | None = None  # of the whole file, once something is logged
         self._is_saved = True
+        self._saved = time.monotonic()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Add a line; the file is written every `FLUSH_EVERY` steps."""
+        """Add a line; the file is written every `FLUSH_EVERY` seconds."""
         if self._rows is None:
             self._rows = self._earlier()
         row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         self._rows.append(row | {"step": len(self._rows) if step is None else step})
         self._is_saved = False
-        if step is not None and (step + 1) % FLUSH_EVERY == 0:
+        if time.monotonic() - self._saved > FLUSH_EVERY:
             self.save()
 
     @rank_zero_only
@@ -64,6 +66,7 @@ class MetricsLog(Logger):
         with naming(self.path), atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
         self._is_saved = True
+        self._saved = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

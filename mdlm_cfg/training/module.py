@@ -51,6 +51,7 @@ class MaskedDiffusion(LightningModule):
 
     Attributes:
         val_nelbo: with the class, in nats, of the last validation with the averaged weights; None before the first.
+        shown: the number of the last logged step that is shown while it trains, in nats, by its name.
 
     Raises:
         UserError: an argument that is not allowed, or a network that the objective cannot train.
@@ -84,6 +85,7 @@ class MaskedDiffusion(LightningModule):
         self.is_compiled = is_compiled
         self._asked = (self.net,)  # a tuple, for a compiled network is not to be another part of this module
         self.val_nelbo: float | None = None
+        self.shown: dict[str, float] = {}
         self._validated_step: int | None = None
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
@@ -92,6 +94,7 @@ class MaskedDiffusion(LightningModule):
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self._first_bad = torch.tensor(NEVER)
         self._batches = 0  # of the epoch, done
+        self._losses: dict[str, float] = {}  # of the step at hand, where it is logged
 
     # training
 
@@ -102,17 +105,24 @@ class MaskedDiffusion(LightningModule):
         )
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and (self.global_step + 1) % every == 0
-        bad = torch.where(losses["loss"].detach().isfinite(), NEVER, self.global_step)
-        self._first_bad = torch.minimum(self._first_bad, bad)
-        if is_logged or x.device.type == "cpu":  # elsewhere to look at every step is to wait for the device
+        loss = losses["loss"].detach()
+        if loss.device.type != "cpu" or not math.isfinite(loss.item()):
+            self._first_bad = torch.minimum(self._first_bad, torch.where(loss.isfinite(), NEVER, self.global_step))
+        if is_logged or loss.device.type == "cpu":  # elsewhere to look at every step is to wait for the device
             self.refuse_divergence()
+        self._losses = {name: value.item() for name, value in losses.items()} if is_logged else {}
         if is_logged:
-            numbers = {f"train/{name}": value.detach() for name, value in losses.items()}
-            numbers["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-            self.log_dict(numbers, batch_size=len(x))
-            shown = "nelbo" if "nelbo" in losses else "loss"
-            self.log(shown, losses[shown].detach(), prog_bar=True, logger=False, batch_size=len(x))
+            name = "nelbo" if "nelbo" in losses else "loss"
+            self.shown = {name: self._losses[name]}
         return losses["loss"]
+
+    def _log_losses(self) -> None:
+        """Log the losses of the step that was made: to the loggers themselves, as Lightning's `log` takes longer."""
+        numbers = {f"train/{name}": value for name, value in self._losses.items()}
+        numbers |= {"train/lr": self.trainer.optimizers[0].param_groups[0]["lr"], "epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(numbers, step=self.global_step - 1)
+        self._losses = {}
 
     def refuse_divergence(self) -> None:
         """Raise `Diverged` if a loss was NaN or infinite, or a weight is."""
@@ -161,6 +171,8 @@ class MaskedDiffusion(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches = batch_idx + 1
+        if self._losses and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_losses()
 
     def progress(self) -> float:
         """The share of training done: of its epochs, its steps or its time, whichever is furthest; 0 without any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import time
@@ -15,6 +16,7 @@ from rich.progress import Progress
 from mdlm_cfg.support import progress
 from mdlm_cfg.support.progress import Lines, Pieces, share_shown, signs_of_life, time_left
 from mdlm_cfg.training.callbacks import RunProgress, _columns
+from mdlm_cfg.training.metrics import MetricsLog
 
 
 def test_time_left_is_in_proportion() -> None:
@@ -102,12 +104,15 @@ def test_training_is_told_of_within_an_epoch(
         enable_progress_bar=True,
         enable_checkpointing=False,
         log_every_n_steps=1,
+        logger=MetricsLog(tmp_path),
     )
     trainer.fit(small_module(data), datamodule=data)
     lines = [line for line in capsys.readouterr().err.splitlines() if re.match(r"step +\d+ .*%", line)]
     assert len(lines) == trainer.global_step > 1
     shown = float(re.search(r" nelbo ([\d.]+)", lines[-1])[1])  # type: ignore[index]
-    assert shown == pytest.approx(float(trainer.logged_metrics["train/nelbo"]), rel=1e-3)
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [row["train/nelbo"] for row in csv.DictReader(file) if row["train/nelbo"]]
+    assert len(logged) == len(lines) and shown == pytest.approx(float(logged[-1]), rel=1e-3)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
