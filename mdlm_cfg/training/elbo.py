@@ -160,8 +160,8 @@ def paired_nelbo(
     tokens, counts = masked(x, mask_id, generator)
     with exactly(partial(of_labels, net), x.device) as ask:
         both = ask(tokens, torch.stack([classes, torch.full_like(classes, null_class)], dim=1))
-        both = smoothed(both, tokens[:, None], smoothing).unbind(1)
-        conditional, null = (weighted_cross_entropy(log_probs, x, tokens, counts) for log_probs in both)
+        parts = smoothed(both, tokens[:, None], smoothing).unbind(1)
+        conditional, null = (weighted_cross_entropy(log_probs, x, tokens, counts) for log_probs in parts)
     return conditional, null
 
 
