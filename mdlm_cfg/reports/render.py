@@ -18,20 +18,8 @@ from mdlm_cfg.reports.pictures.panels import Panels
 from mdlm_cfg.reports.pictures.scatter import Points
 from mdlm_cfg.reports.style import colours_of, file_name
 from mdlm_cfg.reports.tables import Table as ShownTable, write_csv
-from mdlm_cfg.studies.findings import (
-    Bars,
-    Block,
-    Cloud,
-    Curve,
-    Findings,
-    Interactive,
-    Listing,
-    Mosaic,
-    PanelGrid,
-    Table,
-    View,
-    word,
-)
+from mdlm_cfg.studies.findings import Block, Findings, word
+from mdlm_cfg.studies.views import Bars, Cloud, Curve, Interactive, Listing, Mosaic, PanelGrid, Table, View
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
 Rows = Sequence[Any]

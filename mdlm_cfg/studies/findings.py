@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -17,7 +17,31 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.views import Bars, Cloud, Curve, Interactive, Listing, Mosaic, Panel, PanelGrid, Table, View
 
+__all__ = [  # what the findings of a study are written with
+    "REPORT_VERSION",
+    "Bars",
+    "Block",
+    "Cloud",
+    "Curve",
+    "Findings",
+    "Interactive",
+    "Listing",
+    "Mosaic",
+    "Panel",
+    "PanelGrid",
+    "Table",
+    "View",
+    "col",
+    "columns_of",
+    "key_word",
+    "listed",
+    "plain_row",
+    "to_jsonable",
+    "together",
+    "word",
+]
 REPORT_VERSION = 3  # of report.json, for programs that read it
 
 
@@ -33,153 +57,6 @@ def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits
         default: `default=` or `default_factory=`, as in `dataclasses.field`.
     """
     return field(metadata={"head": head, "doc": doc, "unit": unit, "index": index, "digits": digits}, **default)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table on the page and on the terminal: a line for each value of `index`.
-
-    Attributes:
-        index: columns that lead a line.
-        values: columns that are shown.
-        across: a column whose values become columns, one for each of `values`.
-        note: a sentence below the table.
-        heads: headings in place of the declared ones, by column.
-        title: of the part of the page that a second or later table of a block gets.
-        where: the rows that are shown: by column, the values that they may have. Empty: all.
-    """
-
-    index: Sequence[str]
-    values: Sequence[str]
-    across: str | None = None
-    note: str = ""
-    heads: Mapping[str, str] = field(default_factory=dict)
-    title: str = ""
-    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line plot of column `y` (or several columns) against column `x`, with a line for each value of `by`.
-
-    Attributes:
-        by: columns whose values tell lines apart; one that has a single value names no line. Lines that coincide are
-            drawn once, with all their names.
-        panels: a column whose values get a small panel each, side by side, with the same axes and colours.
-        low, high: columns of an interval around y, drawn as a band.
-        log_x, log_y: logarithmic axes; where all is 0 there is no picture.
-        dashed: lines drawn dashed: those with this value in a column of `by`; a column of `y`, with any value.
-        reference: a column and its value, such as {"w": "data"}: rows that have it are horizontal lines of that name.
-        where: the rows that are drawn, as in `Table`.
-    """
-
-    x: str
-    y: str | Sequence[str]
-    by: Sequence[str] = ()
-    caption: str = ""
-    panels: str | None = None
-    low: str | None = None
-    high: str | None = None
-    log_x: bool = False
-    log_y: bool = False
-    dashed: Mapping[str, Any] = field(default_factory=lambda: {"denoiser": "learned", "law": "learned"})
-    reference: Mapping[str, Any] = field(default_factory=dict)
-    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Grouped bars of column `y`: a group for each value of `x`, a bar for each value of `by`."""
-
-    x: str
-    y: str
-    by: Sequence[str] = ()
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Points (x, y) by the title of a panel, with the best-fitting line: too many to be rows of report.json.
-
-    Attributes:
-        labels: of the x and y axes.
-    """
-
-    points: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    labels: tuple[str, str]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of a grid of panels: an array (N,) drawn as a curve, or (N, M) as a heat map.
-
-    Attributes:
-        title: above it. values: float64; NaN is left white.
-        kind: "probability" (white is 0) or "change" (blue is less, red is more, white is none).
-        curves: other arrays (N,) drawn over a curve, by name.
-        outlines: boolean arrays (N, M); their sets are surrounded by a line, the second one by a dotted line.
-    """
-
-    title: str
-    values: np.ndarray
-    kind: str = "probability"
-    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
-    outlines: Sequence[np.ndarray] = ()
-
-
-@dataclass(frozen=True)
-class PanelGrid:
-    """Panels in lines and columns, such as one line for each strength and one column for each distribution.
-
-    Attributes:
-        panels: by line label, then in the order of columns; None leaves a place empty.
-        one_scale: whether all panels of one kind share a colour scale; else each column has its own.
-        labels: of the x and y axes.
-        value_names: of the N values, for ticks; None is numbers.
-    """
-
-    panels: Mapping[str, Sequence[Panel | None]]
-    caption: str = ""
-    one_scale: bool = True
-    labels: tuple[str, str] = ("", "")
-    value_names: Sequence[str] | None = None
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """Small images in lines and columns.
-
-    Attributes:
-        images: by the title of a block of images: arrays (lines, columns, height, width) in [0, 1], of one
-            shape, or of any sign where `signed` names their scale; NaN is drawn as "not known".
-        lines: names of the lines; may be empty.
-    """
-
-    images: Mapping[str, np.ndarray]
-    lines: Sequence[str] = ()
-    caption: str = ""
-    signed: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Lines of text of one letter width, such as sequences to read."""
-
-    text: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Interactive:
-    """The panel that a reader moves through with a slider: `data` is what its script reads, `rows` is its CSV."""
-
-    data: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-    caption: str = ""
-
-
-View = Table | Curve | Bars | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,8 @@ from mdlm_cfg.studies.evaluation import (
     TableEvaluation,
     strongest,
 )
-from mdlm_cfg.studies.findings import (
-    Mosaic,
-    Panel,
-    PanelGrid,
-    View,
-)
 from mdlm_cfg.studies.panel import PAIRS
+from mdlm_cfg.studies.views import Mosaic, Panel, PanelGrid, View
 
 MAX_PAIRED = 6  # coordinates up to which the marginals of every two are shown
 LIKELIEST = 6  # images of a distribution that are shown

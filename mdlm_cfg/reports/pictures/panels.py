@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from mdlm_cfg.reports.pictures.lines import draw_legend, plain
 from mdlm_cfg.reports.pictures.ticks import mark_values
 from mdlm_cfg.reports.style import CHANGE, COLOURS, CYCLE, GREY, PROBABILITY, TITLES, divide
-from mdlm_cfg.studies.findings import Panel
+from mdlm_cfg.studies.views import Panel
 
 OUTLINE = "#56B4E9"
 SIZE = 2.05  # inches of a heat map
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[Any, str]] = {"probability": (PROBABILITY, "probability")
 
 @dataclass(frozen=True)
 class Panels:
-    """Lines of panels; see `mdlm_cfg.studies.findings.PanelGrid` for the attributes."""
+    """Lines of panels; see `mdlm_cfg.studies.views.PanelGrid` for the attributes."""
 
     lines: Mapping[str, Sequence[Panel | None]]
     labels: tuple[str, str] = ("", "")
