@@ -80,6 +80,11 @@ def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None)
 
 def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
+    if config.ckpt_path is not None:
+        raise UserError(
+            f"ckpt_path={config.ckpt_path} has no use beside another denoiser than that of a run: leave it or "
+            "denoiser=... out"
+        )
     guides = checked_guides(config)  # refused before anything is loaded
     asked = build_study(config.study, config.study)
     data = build_data(config.data, names_in(config.data))

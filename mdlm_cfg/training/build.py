@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mdlm_cfg.chain.kinds import KINDS
+from mdlm_cfg.nets.wrapper import has_class_head
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import make
 from mdlm_cfg.support.schema import TrainSchema, plain
@@ -44,6 +45,11 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
     objective = make(config.objective, "objective", OBJECTIVES, trusted)
     if not isinstance(objective, Objective):
         raise UserError(f"{config.objective['_target_']} makes a {type(objective).__name__}, not an Objective")
+    if has_class_head(net) and not objective.trains_class_head:
+        raise UserError(
+            "the network has a class head that its objective does not train, and guidance=classifier would use it all "
+            "the same: give objective=classifier, or net.class_head=false"
+        )
     build_optimizer(net, config.optimizer, trusted)  # refuses now what it would refuse after the data are read
     record = {
         "net": net_settings,

@@ -32,7 +32,12 @@ class Objective:
 
     Raises:
         UserError: a share out of its range.
+
+    Attributes:
+        trains_class_head: whether the loss trains a network's class head too.
     """
+
+    trains_class_head = False
 
     def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0) -> None:
         if not 0 <= label_dropout <= 1:
@@ -202,6 +207,8 @@ class Classifying(Sampled):
     Raises:
         UserError: a weight that is not above 0.
     """
+
+    trains_class_head = True
 
     def __init__(
         self,

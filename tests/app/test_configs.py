@@ -113,7 +113,8 @@ def test_logger(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", names("objective"))
 def test_objective(name: str) -> None:
-    module = build_module(composed(f"objective={name}", "net.class_head=true"), described((3,)))
+    head = str(name == "classifier").lower()
+    module = build_module(composed(f"objective={name}", f"net.class_head={head}"), described((3,)))
     assert type(module.objective).__name__ == {"classifier": "Classifying"}.get(name, name.title())
 
 

@@ -41,6 +41,7 @@ objective=odd
 objective._target_=mdlm_cfg.training.objectives.Odd
 objective._target_=mdlm_cfg.nets.optimizer.adamw
 objective.paired=true
+net.class_head=true
 ema_decay=1
 net._target_=no_such_package.Net
 net.num_heads=3
@@ -105,6 +106,7 @@ sampler=sampled_confidence events=1 choice_temperature=1 annealed=-3
 """
 OF_EVALUATION = """
 denoiser=odd
+ckpt_path=somewhere
 target_class=-1
 data=hmm data.path=nowhere.npz
 data=hmm_motif paper=1d_overlap
