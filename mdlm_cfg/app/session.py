@@ -6,6 +6,7 @@ import getpass
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,13 +96,15 @@ def log(loggers: Sequence[Logger], written: Written, step: int) -> None:
 
 @contextmanager
 def wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
-    """A wandb run of these loggers is over afterwards, whatever happens: the next job of a sweep opens its own."""
+    """A wandb run of these loggers is over afterwards, whatever happens: the next job of a sweep opens its own.
+
+    wandb is imported when it first logs. After an interrupt of that import there is no run, and it cannot be repeated.
+    """
     try:
         yield
     finally:
-        if any(isinstance(logger, WandbLogger) for logger in loggers):
-            import wandb
-
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and any(isinstance(logger, WandbLogger) for logger in loggers):
             with no_wait_after_interrupt():
                 wandb.finish()
 

@@ -220,8 +220,7 @@ class Decay:
         count = len(self.neutral)
         what = "1 reachable partial state is neutral" if count == 1 else f"{count} reachable partial states are neutral"
         return (
-            f"{what} (the masked coordinates have the same conditionals with and without the class, to a relative "
-            f"{SAME:g}), {'the' if count == 1 else 'the most probable'} one being "
+            f"{what} (guidance changes nothing there), {'the' if count == 1 else 'the most probable'} one being "
             f"{name_state(list(one.state), self.num_tokens)} with p(x_U | z) = {one.probability:.3g}"
         )
 

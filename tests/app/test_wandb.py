@@ -78,6 +78,13 @@ def test_training_and_its_evaluations_are_one_group(
     assert float(row["eval/tv_exact_learned_w2"]) == report_in(evaluation)["distances"][1]["tv_exact_learned"]
 
 
+def test_an_interrupt_while_wandb_is_imported_stays_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = WandbLogger.__new__(WandbLogger)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # to import it now is an error, as after half of an import
+    with pytest.raises(KeyboardInterrupt), session.wandb_finished([logger]):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_a_run_is_finished_after_a_failure(
     tmp_path: Path, opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
