@@ -112,12 +112,6 @@ def log_still_masked(
 
 
 @checked
-def slowest_exit(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> float:
-    """The smallest total exit rate Lambda among the partial states that the chain ever visits."""
-    return waiting(denoiser, guidance, target_class).slowest
-
-
-@checked
 def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
     """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
     return waiting(denoiser, guidance, target_class).time_to_tv(level)

@@ -200,25 +200,6 @@ def draw_counts(num: int, num_draws: int, num_dims: int, generator: torch.Genera
     return 1 + (strata / num_draws * num_dims).long().clamp_(max=num_dims - 1)
 
 
-def bayes_classify(
-    denoiser: Denoiser,
-    x: Tensor,
-    num_draws: int,
-    generator: torch.Generator | None = None,
-    class_weights: Tensor | None = None,
-) -> Tensor:
-    """The class with the smallest negative ELBO, int64 (n,): a denoiser as a classifier (Li et al. 2023).
-
-    Args:
-        denoiser, x, num_draws, generator: see `class_nelbos`.
-        class_weights: the classes' prior probabilities, (K,); default equal.
-    """
-    nelbos = class_nelbos(denoiser, x, num_draws, generator)
-    if class_weights is not None:
-        nelbos = nelbos - class_weights.log()
-    return nelbos.argmin(dim=1)
-
-
 def independent_nelbos(x: Tensor, train: Tensor, num_tokens: int) -> Tensor:
     """Minus the log-probability of every image under independent pixels, fitted to training images.
 

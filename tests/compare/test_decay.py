@@ -14,7 +14,7 @@ from oracle import Chain
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.compare.decay import log_still_masked, neutral_states, slowest_exit, time_to_tv, tv_decay
+from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv, tv_decay, waiting
 from mdlm_cfg.laws import visit_law
 from mdlm_cfg.targets import toys
 
@@ -38,7 +38,7 @@ def test_tiny_tv_keeps_its_relative_accuracy():
     tau = 200.0
     expected = math.log(2) - tau + math.log1p(-math.exp(-tau) / 2)
     assert abs(float(log_still_masked(denoiser, Guidance(0.0), 0, [tau])[0]) - expected) < 1e-10
-    assert slowest_exit(denoiser, Guidance(0.0), 0) == pytest.approx(1.0)
+    assert waiting(denoiser, Guidance(0.0), 0).slowest == pytest.approx(1.0)
 
 
 def test_full_support_decays_double_exponentially():
@@ -77,7 +77,7 @@ def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch)
     target = random_target(2, 2, seed=3)
     w = 400.0
     tau = time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
-    assert tau < 1e-24 / slowest_exit(target.denoiser(), Guidance(w), 0)
+    assert tau < 1e-24 / waiting(target.denoiser(), Guidance(w), 0).slowest
     law = Chain(target.denoiser(), w, "rate", 0).law_at_by_paths(tau)
     assert 1 - float(law[:2, :2].sum()) == pytest.approx(0.05, rel=1e-7)
     monkeypatch.setattr("mdlm_cfg.compare.decay.BRACKETS", 2)
@@ -148,7 +148,7 @@ def test_the_slowest_exit_is_that_of_the_visited_states():
             for state in chain.states
             if 2 in state and float(target.class_pmfs[k][tuple(slice(None) if v == 2 else v for v in state)].sum()) > 0
         ]
-        assert slowest_exit(target.denoiser(), Guidance(2.0), k) == pytest.approx(min(exits))
+        assert waiting(target.denoiser(), Guidance(2.0), k).slowest == pytest.approx(min(exits))
 
 
 def test_the_slowest_exit_may_be_that_of_a_state_that_is_hardly_ever_visited():
@@ -156,7 +156,7 @@ def test_the_slowest_exit_may_be_that_of_a_state_that_is_hardly_ever_visited():
         first = torch.tensor([[rare, 0.9, 0.1], [0.0, 0.1, 0.9]], dtype=torch.float64)
         second = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]], dtype=torch.float64)
         target = TableMixture(first[:, :, None] * second[:, None, :], torch.tensor([0.5, 0.5]))
-        slowest = slowest_exit(target.denoiser(), Guidance(2.0), 0)
+        slowest = waiting(target.denoiser(), Guidance(2.0), 0).slowest
         # after the value 0 alone the class is certain
         assert slowest == pytest.approx(1.0) if rare else slowest > 1.1
 
@@ -169,7 +169,7 @@ def test_a_chain_that_stops_short_is_refused_by_the_name_of_its_class():
         return rows.log()
 
     with pytest.raises(ValueError, match="under class 1 ends in states with masks with probability 1"):
-        slowest_exit(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)
+        waiting(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)
 
 
 def noise_beside() -> TableMixture:

@@ -31,7 +31,7 @@ from mdlm_cfg import (
 from mdlm_cfg.chain.schedules import event_counts, step_fractions
 from mdlm_cfg.compare.best_schedule import trade_off
 from mdlm_cfg.compare.calibration import exact_gain, held_out_gain
-from mdlm_cfg.compare.decay import log_still_masked, neutral_states, slowest_exit, time_to_tv
+from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv
 from mdlm_cfg.compare.geometry import limit_visits, regions
 from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.likelihood import class_posterior, nelbo_bound
@@ -246,7 +246,6 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (PROFILE.scheduled, {"steps": 2, "schedule": "linear"}),
     (PROFILE.best, {"steps": 2}),
     (log_still_masked, {**CHAIN, "taus": [1.0]}),
-    (slowest_exit, CHAIN),
     (time_to_tv, {**CHAIN, "level": 0.1}),
     (neutral_states, {"target": TARGET, "target_class": 0, "kind": "rate"}),
     (limit_visits, {"target": TARGET, "target_class": 0, "kind": "rate"}),

@@ -9,7 +9,7 @@ from helpers import Inconsistent, random_target
 from mdlm_cfg import Guidance, Sampler, error_ledger, sample
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
 from mdlm_cfg.compare.conditionals_error import conditionals_error
-from mdlm_cfg.compare.images import bayes_classify, class_nelbos, draw_counts
+from mdlm_cfg.compare.images import class_nelbos, draw_counts
 from mdlm_cfg.compare.ledger import predicted_sample_tv
 from mdlm_cfg.compare.likelihood import likelihood, nelbo_bound
 from mdlm_cfg.compare.metrics import multinomial_counts, sampled_tv
@@ -34,7 +34,6 @@ USES = {
     "counts of masks": lambda g: stratified_counts(30, 8, g),
     "counts of masks of an image": lambda g: draw_counts(30, 4, 3, g),
     "NELBO by class": lambda g: class_nelbos(LEARNED, X, 2, g),
-    "classification": lambda g: bayes_classify(LEARNED, X.repeat(5, 1), 1, g),
     "likelihood by random orders": lambda g: likelihood(LEARNED, X, 0, 2, generator=g).log_probs,
     "likelihood by a policy": lambda g: likelihood(LEARNED, X, 0, 2, policy="uniform", generator=g).log_probs,
     "NELBO": lambda g: nelbo_bound(LEARNED, X, CLASSES, generator=g).value,
