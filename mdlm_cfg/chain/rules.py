@@ -210,7 +210,7 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
     Args:
         log_cond: log p(. | z), any shape, may hold -inf.
         log_uncond: log p, same shape; must be finite wherever `log_cond` is (a class lies inside its mixture).
-        w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codes.
+        w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codebases.
 
     Returns:
         +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`

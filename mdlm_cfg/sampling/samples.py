@@ -36,7 +36,7 @@ def sample(
 
     Args:
         denoiser: the conditionals; exact or learned. The samples are drawn on its device.
-        guidance: strength w (0 is conditional; gamma = 1 + w in other codes) and kind.
+        guidance: strength w (0 is conditional; gamma = 1 + w in other codebases) and kind.
         target_class: z in 0..K-1; None draws from the whole mixture, unguided.
         num_samples: n.
         sampler: a name ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping", "sampled_confidence",
@@ -89,7 +89,7 @@ def stepped_law(
     """
     made = as_sampler(sampler, steps, schedule)
     if made.name == FIRST_HITTING:
-        raise UserError("first_hitting makes no time error: its law is terminal_law")
+        raise UserError("first_hitting has no discretisation error: its distribution is terminal_law")
     if made.correction is not None:
         raise UserError(f"{made.label}: a correction is of finished samples, and its law is Sampler.law")
     if made.policy is not None:

@@ -65,7 +65,7 @@ class SetRow:
     tv_1: float | None = col("values", "distribution of single values to the training sequences'", unit="TV", digits=3)
     tv_2: float | None = col("pairs", "the same of neighbouring pairs; absent where too many", unit="TV", digits=3)
     tv_3: float | None = col("triples", "the same of three neighbours; absent where too many", unit="TV", digits=3)
-    num_sequences: int = col("sequences", "of each class; of held-out ones the fewest of a class")
+    num_sequences: int = col("sequences", "of each class; in the row of held-out sequences, of the smallest class")
     num_classified: int = col("classified", "sequences that the network classified, in all")
 
 

@@ -83,7 +83,7 @@ class SetRow(Measured):
     tv_exact_2: float | None = col("pairs to exact", "the same of neighbouring pairs", unit="TV", digits=3)
     tv_exact_3: float | None = col("triples to exact", "the same of three neighbours", unit="TV", digits=3)
     w: Guidance = col("w", STRENGTH, index=True)
-    set: str = col("set", '"exact", "noise floor" (exact again), "learned", or "class" (unguided)', index=True)
+    set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
 
 
 @dataclass(frozen=True)

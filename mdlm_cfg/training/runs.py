@@ -81,7 +81,7 @@ class LoadedRun:
 
         Args:
             target_class: z in 0..K-1; None draws from the whole mixture, unguided.
-            w: guidance strength (0 is the class itself; gamma = 1 + w in other codes), or a `Guidance`.
+            w: guidance strength (0 is the class itself; gamma = 1 + w in other codebases), or a `Guidance`.
             n: how many.
             sampler, steps: see `mdlm_cfg.sampling.samples.sample`; first_hitting calls the network D times.
             seed: the same seed gives the same samples, whatever else is drawn.

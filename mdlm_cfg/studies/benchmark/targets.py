@@ -190,5 +190,5 @@ def target_of(target: Target | str) -> Target:
     if isinstance(target, Target):
         return target
     if target not in TARGETS:
-        raise UserError(f"the benchmark has no target {target!r}: choose from {', '.join(TARGETS)}")
+        raise UserError(f"unknown benchmark target {target!r}: choose from {', '.join(TARGETS)}")
     return TARGETS[target]()
