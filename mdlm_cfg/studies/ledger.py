@@ -283,7 +283,10 @@ def balance_of(missed: Sequence[str], total: int) -> str:
         does = "does" if len(missed) == 1 else "do"
         expected = "one in a hundred is expected not to"
         return f"{len(missed)} of {total} error budgets {does} not balance ({named}); {expected}."
-    return f"Every error budget balances ({total} of {total}): each sampled total is in its predicted 99% interval."
+    return (
+        f"Every error budget balances ({total} of {total}): the errors, small or large, explain what the samples show "
+        "(each sampled total is in its predicted 99% interval)."
+    )
 
 
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:

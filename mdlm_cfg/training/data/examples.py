@@ -181,8 +181,8 @@ def _say_imbalance(where: str, found: Examples) -> None:
     if counts[common] >= IMBALANCE * counts[rare]:
         few, many = (f"class {listed([k], found.class_names)} has {counts[k]:,}" for k in (rare, common))
         say(
-            f"{where}: {few} training examples and {many}: classes are drawn as often as they occur, so that little is "
-            "learned of the rare ones, and guidance to them is strong"
+            f"{where}: {few} training examples and {many}; classes are drawn as often as they occur, so the network "
+            "learns little about the rare ones"
         )
 
 
