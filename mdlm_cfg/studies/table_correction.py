@@ -13,8 +13,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
-from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
-from mdlm_cfg.compare.weighted import break_even_samples, expected_tv, expected_weighted_tv
+from mdlm_cfg.compare.metrics import expected_sampling_tv, expected_tv, histogram, total_variation
+from mdlm_cfg.compare.weighted import break_even_samples, expected_weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -64,7 +64,7 @@ class SampleRow(AtStrength):
     tv_weighted: float = col("weighted", "the same samples with their importance weights", unit="TV")
     tv_resampled: float = col("resampled", "samples of sequential Monte Carlo", unit="TV")
     noise_floor: float = col("noise floor", "expected of n samples of the tilted distribution", unit="TV")
-    tv_expected_guided: float = col("guided, expected", "of guided samples, for n large", unit="TV")
+    tv_expected_guided: float = col("guided, expected", "of guided samples", unit="TV")
     tv_expected_weighted: float | None = col(
         "weighted, expected", f"of weighted samples, for n large; absent below {ENOUGH:,} effective ones", unit="TV"
     )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import Inconsistent, random_target
-from scipy.stats import foldnorm
+from scipy.stats import binom, foldnorm
 
 from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
-from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.metrics import (
+    expected_sampling_tv,
+    expected_tv as expected_tv_of_samples,
+    histogram,
+    total_variation,
+)
 from mdlm_cfg.compare.weighted import break_even_samples, expected_tv, expected_weighted_tv
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.support.seeds import generator_for
@@ -116,3 +122,16 @@ def test_biased_weights_may_never_pay() -> None:
     tilted = tilted_law(target, 1.0, 0)
     assert total_variation(weights.law, tilted) > total_variation(tilted, tilted)
     assert break_even_samples(weights, tilted, tilted) is None  # unweighted samples of the tilted law itself
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 3000, 200_000])
+def test_the_expected_distance_of_samples_is_the_sum_over_all_counts(n: int) -> None:
+    law = torch.tensor([0.0, 1e-7, 1e-3, 0.02, 0.3, 1 - 1e-7 - 1e-3 - 0.02 - 0.3], dtype=torch.float64)
+    reference = torch.tensor([1e-4, 0.0, 0.4, 0.02, 0.2799, 0.3], dtype=torch.float64)
+    counts = np.arange(n + 1)
+    cells = zip(law.tolist(), reference.tolist(), strict=True)
+    expected = 0.5 * sum(float(binom.pmf(counts, n, q) @ abs(counts / n - p)) for q, p in cells)
+    assert expected_tv_of_samples(law, reference, n) == pytest.approx(expected, rel=1e-8)
+    assert expected_tv_of_samples(law, law, n) == pytest.approx(expected_sampling_tv(law, n), rel=1e-8)
+    certain = torch.eye(6, dtype=torch.float64)[0]
+    assert expected_tv_of_samples(certain, reference, n) == pytest.approx(total_variation(certain, reference))
