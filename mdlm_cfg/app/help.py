@@ -41,11 +41,11 @@ Draw guided samples from a trained network: samples.npz, a picture of images, li
 }
 NOTES = """\
 Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
-Put an option that holds brackets, | or ; into single quotes, in bash as in zsh: 'w=[0,ramp(0,4)]'
-'policy=fixed_order(1,0)' (bash takes w=[0,1,2] without).
-Something of your own (on PYTHONPATH) is named by _target_, with its arguments: sampler._target_=my_package.mine
+Put options that contain brackets, | or ; in single quotes (bash and zsh): 'w=[0,ramp(0,4)]' 'policy=fixed_order(1,0)'
+(bash takes w=[0,1,2] without).
+Your own function or class (on PYTHONPATH) is named by _target_, with its arguments: sampler._target_=my_package.mine
 sampler.steps=8 (also guidance, policy, study, and denoiser in eval.py).
-A path that holds = or a comma is quoted twice: "data.path='a=b.npz'"."""
+A path that contains = or a comma needs two kinds of quotes: 'data.path="a=b.npz"'."""
 
 
 SCRIPT = re.compile(r"(?:python )?\b(train|eval)\.py\b|python -m mdlm_cfg\.(sample)\b")
