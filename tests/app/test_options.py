@@ -215,8 +215,8 @@ DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
 def test_a_recipe_is_put_before_what_is_given() -> None:
-    assert with_recipe(["data=idx", "w=[0]"], CONFIGS) == ["experiment=mnist", "data=idx", "w=[0]"]
-    assert with_recipe(["-m", "data=mnist,idx"], CONFIGS) == ["experiment=mnist", "-m", "data=mnist,idx"]
+    assert with_recipe(["data=idx", "w=[0]"], CONFIGS) == ["experiment=short/mnist", "data=idx", "w=[0]"]
+    assert with_recipe(["-m", "data=mnist,idx"], CONFIGS) == ["experiment=short/mnist", "-m", "data=mnist,idx"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_otherwise_nothing_is_added(arguments: list[str]) -> None:
 
 
 def test_a_sweep_over_data_of_several_recipes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"mnist: mnist; toy_2d_overlap: the defaults"):
+    with pytest.raises(UserError, match=r"mnist: short/mnist; toy_2d_overlap: the defaults"):
         with_recipe(["-m", "data=mnist,toy_2d_overlap"], CONFIGS)
 
 
@@ -245,18 +245,29 @@ def test_every_recipe_keeps_the_data_that_were_named(data: str) -> None:
         assert config.objective._target_ != alone.objective._target_  # the default averages over all partial states
 
 
+@pytest.mark.parametrize("data", [data for data in DATA if (recipe_of(data, CONFIGS) or "").startswith("short/")])
+def test_a_short_recipe_is_its_experiment_with_less_time(data: str) -> None:
+    recipe = str(recipe_of(data, CONFIGS))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        short, full = (
+            compose("train", [f"experiment={name}", f"data={data}"]) for name in (recipe, recipe.removeprefix("short/"))
+        )
+    assert all(short[part] == full[part] for part in ("net", "objective", "optimizer", "sampler"))
+    assert short.max_time <= "00:00:02:00" < full.max_time and short.num_samples <= full.num_samples
+
+
 @pytest.mark.parametrize(
     ("given", "recipe"),
     [
-        (["data='text'", "data.path=x.txt"], "hmm"),
-        (['data="text"', "data.path=x.txt"], "hmm"),
+        (["data='text'", "data.path=x.txt"], "short/hmm"),
+        (['data="text"', "data.path=x.txt"], "short/hmm"),
         (["-m", "data=choice(tiny_mnist_3x3,tiny_mnist_3x4)"], "tiny_mnist"),
         (["-m", "data=choice('tiny_mnist_3x3',tiny_mnist_3x4)"], "tiny_mnist"),
         (["-m", "data=glob(tiny_*)"], "tiny_mnist"),
         (["-m", "data=glob([tiny_*],exclude=*4x4)"], "tiny_mnist"),
-        (["-m", "data=shuffle(mnist,idx)"], "mnist"),
-        (["-m", "data=sort(idx,mnist)"], "mnist"),
-        (["data=toy_2d_overlap", "data=text"], "hmm"),
+        (["-m", "data=shuffle(mnist,idx)"], "short/mnist"),
+        (["-m", "data=sort(idx,mnist)"], "short/mnist"),
+        (["data=toy_2d_overlap", "data=text"], "short/hmm"),
         (["data=glob(nothing*)"], None),
         (["data=text", "experiment='hmm'"], None),
         (["~data"], None),

@@ -167,8 +167,8 @@ def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: 
 def test_the_recipe_follows_what_is_saved(tmp_path: Path) -> None:
     ids = saved(tmp_path / "ids", {"input_ids": IDS.tolist(), "label": LABELS})
     grey = saved(tmp_path / "grey", {"image": GREY.tolist(), "label": LABELS})
-    for folder, recipe in ((ids, "hmm"), (grey, "mnist"), (tmp_path / "none", "mnist")):
+    for folder, recipe in ((ids, "short/hmm"), (grey, "short/mnist"), (tmp_path / "none", "short/mnist")):
         given = ["data=datasets", f"data.path={folder}"]
         assert with_recipe(given, CONFIGS) == [f"experiment={recipe}", *given]
     given = ["data=images", f"data.path={ids}"]
-    assert with_recipe(given, CONFIGS) == ["experiment=mnist", *given]
+    assert with_recipe(given, CONFIGS) == ["experiment=short/mnist", *given]
