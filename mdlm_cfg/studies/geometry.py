@@ -101,7 +101,7 @@ class GeometryStudy:
         spread = [_spread(*one, parts) for one in found]
         overlap = overlap_of(e) if e.num_dims > 2 else []
         blocks = [_regions_block(masses, e), _spread_block(spread), _overlap_block(overlap)]
-        return Findings(case.plan, blocks, verdict_of(masses))
+        return Findings(case.plan, blocks, verdict_of(masses, {part.name: part.meaning for part in parts}))
 
 
 def _limit(case: Case, kind: Kind) -> Tensor:
@@ -185,8 +185,12 @@ def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
     return counts
 
 
-def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
-    """Which region gains most, and which loses most, from w = 0 to the largest strength; or why none does."""
+def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[str]:
+    """Which region gains most, and which loses most, from w = 0 to the largest strength; or why none does.
+
+    Args:
+        meaning: of every region, by its name.
+    """
     exact = [row for row in rows if row.law == EXACT and isinstance(row.w, float) and math.isfinite(row.w)]
     if not exact:
         return ["No strength is a number, and regions are followed over strengths: give w=[0,4], for instance."]
@@ -205,7 +209,7 @@ def verdict_of(rows: Sequence[RegionRow]) -> list[str]:
     first = at[strengths[0]]
     last = at[strengths[-1]]
     return [
-        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of region '{gains}' grows most "
-        f"({first[gains]:.4f} to {last[gains]:.4f}), and that of '{loses}' falls most "
-        f"({first[loses]:.4f} to {last[loses]:.4f}).",
+        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of region {gains} ({meaning[gains]}) grows most, "
+        f"from {first[gains]:.4f} to {last[gains]:.4f}, and that of {loses} ({meaning[loses]}) falls most, from "
+        f"{first[loses]:.4f} to {last[loses]:.4f}.",
     ]
