@@ -289,5 +289,4 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
         return f"{moved}; its tilted distribution is not known."
     if gap < NOTHING:
         return f"{moved}; the result is the tilted distribution."
-    return f"{moved}; the result is {gap:.4f} from the tilted distribution, which guidance is often "
-        "believed to sample."
+    return f"{moved}; the result is {gap:.4f} from the tilted distribution, which guidance is often believed to sample."
