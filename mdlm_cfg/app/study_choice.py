@@ -20,7 +20,7 @@ from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, Case, check
+from mdlm_cfg.studies.protocol import EXACT, Case, check, name_of
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.sequences import Sequences
 from mdlm_cfg.support.errors import UserError
@@ -129,8 +129,13 @@ def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:
     Raises:
         UserError: settings that it does not take.
     """
-    known = {one.name: getattr(study, one.name) for one in fields(study) if one.init} | dict(settings)
-    check_arguments(type(study), "study", known)
+    own = {one.name: getattr(study, one.name) for one in fields(study) if one.init}
+    if unknown := [name for name in settings if name not in own]:
+        raise UserError(
+            f"study.{unknown[0]} is no setting of the study that these data have by default ({name_of(study)}), which "
+            f"takes {', '.join(own)}: name the study that has it, study=NAME study.{unknown[0]}=..."
+        )
+    check_arguments(type(study), "study", own | dict(settings))
     return replace(study, **settings)
 
 

@@ -327,3 +327,10 @@ def test_a_sweep_without_m_is_refused_in_our_words(argument: str, capsys: pytest
 @pytest.mark.parametrize("argument", ["--w=[0,2]", "--net.width=3", "--seed=1"])
 def test_dashes_before_a_setting_are_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert argument.lstrip("-") in refusal(capsys, "train", argument)
+
+
+@pytest.mark.parametrize("setting", ["num_draws=2", "targets=[toy_2d_overlap]"])
+def test_a_setting_that_the_default_study_lacks_is_named(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "eval", "denoiser=exact", "data=toy_1d_overlap", f"study.{setting}")
+    name = setting.partition("=")[0]
+    assert f"study.{name}" in said and "study=NAME" in said and "TableReport" not in said
