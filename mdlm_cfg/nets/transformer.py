@@ -43,7 +43,8 @@ class GridTransformer(nn.Module):
         class_head: whether it also answers log p(class | x_U), for classifier guidance (`class_log_probs`).
         label_heads: whether the blocks and convolutions see the partial state alone: they give the logits of the null
             class, and a linear head of the patches for each class what it adds to them, the log-ratio that guidance
-            amplifies. One pass then answers under several labels (`under_labels`).
+            amplifies. One pass then answers under several labels (`under_labels`). With a class head too, the null
+            class is the mixture of the classes by that head, p = sum_z q(z | x_U) p_z: the ratio is at most 1 / q.
 
     Raises:
         UserError: an argument out of its range.
@@ -109,7 +110,7 @@ class GridTransformer(nn.Module):
             classes = tokens.new_full((len(tokens),), self.num_classes)
         if self.label_heads:
             return self.under_labels(tokens, classes[:, None])[:, 0]
-        logits, _ = self._logits(tokens, classes)
+        logits, _, _ = self._logits(tokens, classes)
         return copy_unmasked(logits.float().log_softmax(-1), tokens)
 
     def under_labels(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -124,11 +125,16 @@ class GridTransformer(nn.Module):
         """
         if not self.label_heads:
             raise UserError("the network has no label heads: make it with label_heads=true")
-        null, ratios = self._logits(tokens, None)
-        ratios = F.pad(ratios.unflatten(2, (self.num_classes, -1)), (0, 0, 0, 1))  # the null class adds nothing
-        if labels is not None:
-            ratios = ratios.take_along_dim(labels[:, None, :, None], dim=2)
-        log_probs = (null[:, None] + ratios.transpose(1, 2)).float().log_softmax(-1)
+        base, ratios, h = self._logits(tokens, None)
+        ratios = ratios.unflatten(2, (self.num_classes, -1))
+        if self.class_out is not None:
+            every = _with_mixture((base[:, None] + ratios.transpose(1, 2)).float().log_softmax(-1), self._of_classes(h))
+            log_probs = every if labels is None else every.take_along_dim(labels[:, :, None, None], dim=1)
+        else:
+            ratios = F.pad(ratios, (0, 0, 0, 1))  # the null class adds nothing
+            if labels is not None:
+                ratios = ratios.take_along_dim(labels[:, None, :, None], dim=2)
+            log_probs = (base[:, None] + ratios.transpose(1, 2)).float().log_softmax(-1)
         return copy_unmasked(log_probs, tokens[:, None])
 
     def class_log_probs(self, one_hot: Tensor) -> Tensor:
@@ -143,15 +149,22 @@ class GridTransformer(nn.Module):
         if self.class_out is None:
             raise UserError("the network has no class head: train it with net.class_head=true objective=classifier")
         classes = torch.full((len(one_hot),), self.num_classes, device=one_hot.device)
-        h, _ = self._features(one_hot, classes)
+        return self._of_classes(self._features(one_hot, classes)[0])
+
+    def _of_classes(self, h: Tensor) -> Tensor:
+        """log q(class | x_U), float32 (B, K), from the features of the patches."""
+        assert self.class_out is not None
         return self.class_out(h.mean(dim=1)).float().log_softmax(-1)
 
-    def _logits(self, tokens: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of the coordinates, (B, D, N), and what the heads of the classes add to them, (B, D, K N) or empty."""
+    def _logits(self, tokens: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the coordinates, (B, D, N), what the heads of the classes add to them, and the patches' features.
+
+        The second is (B, D, K N), or (B, D, 0) without heads.
+        """
         h, pixels = self._features(self._one_hot(tokens), classes)
         ratios, cells = unpatchify(self.patch_out(h), self.grid_shape, self.patch).split(self.outputs, dim=-1)
         logits = cells if self.head is None else self.head(cells + pixels)
-        return logits.flatten(1, -2), ratios.flatten(1, -2)
+        return logits.flatten(1, -2), ratios.flatten(1, -2), h
 
     def _one_hot(self, tokens: Tensor) -> Tensor:
         return tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
@@ -167,6 +180,12 @@ class GridTransformer(nn.Module):
         for block in self.blocks:
             h = block(h)
         return self.norm(h), pixels
+
+
+def _with_mixture(log_probs: Tensor, log_shares: Tensor) -> Tensor:
+    """ln p_z of every class, and last ln sum_z q_z p_z: (B, K + 1, D, N) from (B, K, D, N) and ln q (B, K)."""
+    mixture = (log_probs + log_shares[:, :, None, None]).logsumexp(dim=1, keepdim=True)
+    return torch.cat([log_probs, mixture], dim=1)
 
 
 class Block(nn.Module):

@@ -70,6 +70,7 @@ NETS = {
     },
 }
 NETS |= {f"{name} with label heads": NETS[name] | {"label_heads": True} for name in ("patched line", "grey image")}
+NETS["image with all heads"] = NETS["image"] | {"label_heads": True, "class_head": True}
 
 
 def make(name: str, seed: int = 0, trained: bool = True) -> GridTransformer:
@@ -145,6 +146,15 @@ def test_several_labels_at_once_are_those_one_by_one(net: GridTransformer) -> No
     else:
         with pytest.raises(ValueError, match="label_heads"):
             net.under_labels(tokens)
+
+
+def test_with_a_class_head_the_null_class_is_the_mixture_of_the_classes() -> None:
+    net = make("image with all heads")
+    _, tokens, _ = states(net)
+    shares = net.class_log_probs(nn.functional.one_hot(tokens, net.num_tokens + 1)).exp()
+    classes = torch.stack([net(tokens, torch.full((len(tokens),), k)).exp() for k in range(K)], dim=1)
+    mixture = (shares[:, :, None, None] * classes).sum(dim=1)
+    torch.testing.assert_close(net(tokens, None).exp(), mixture, atol=1e-6, rtol=1e-4)
 
 
 def test_every_unmasked_coordinate_is_seen_from_every_masked_one(net: GridTransformer) -> None:
