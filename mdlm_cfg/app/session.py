@@ -21,7 +21,7 @@ from rich.console import Console
 from mdlm_cfg.app.evaluation import DONE, Report, Written, title_of
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.sweeps import Outcome
-from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt
+from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.machine import keep_freed_memory
@@ -88,7 +88,8 @@ def log(loggers: Sequence[Logger], written: Written, step: int) -> None:
     finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures, step)
+            with said_if_lost(written.path):
+                log_evaluation(logger.experiment, written.rows, written.ledger, written.pictures, step)
         else:
             logger.log_metrics(finite, step=step)
             logger.save()

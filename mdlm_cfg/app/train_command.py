@@ -92,9 +92,10 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     log(loggers, written, run.step)
+            if is_first_process():
+                mark_finished(folder)  # before wandb sends what is left, which may be interrupted
         if not is_first_process():
             return Outcome()
-        mark_finished(folder)
     if before is not None:
         finish_the_same(run_folder_of(before), plain(config))
     return outcome_of(written, numbers, module.val_nelbo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +16,15 @@ from mdlm_cfg.support.errors import UserError, one_of
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 NOT_IN_PROJECTS = "/\\#?%:"  # characters that wandb does not allow in the name of a project
 LONGEST_PROJECT = 128
+MOST_WAIT = 60  # seconds at the end of a run; wandb's own limit is none
 
 
 def check_wandb(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a mode or a project's name that wandb does not have, and for online without a login."""
+    """Raise UserError for a mode or a project's name that wandb does not have, and for online without a login.
+
+    From here on a server that answers no more holds the end of a command for `MOST_WAIT` seconds at most.
+    """
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(MOST_WAIT))  # wandb reads it when it is first asked
     mode = settings.get("mode")
     if mode is not None:
         one_of("logger.mode", mode, WANDB_MODES)
@@ -82,6 +88,18 @@ def begin_wandb(logger: Any, mode: str | None) -> None:
                 f"wandb cannot be reached with logger.mode=online ({error}): log in with `wandb login`, or give "
                 "logger.mode=offline or logger=csv"
             ) from error
+
+
+@contextmanager
+def said_if_lost(report: Path) -> Iterator[None]:
+    """What wandb's server does not take inside is said, and is no error: the report is written."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("wandb", "requests", "urllib3"):
+            raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        print(f"wandb did not take all of the report ({what}): it is whole in {report.parent}", file=sys.stderr)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import conftest as tests
@@ -31,6 +31,7 @@ from mdlm_cfg import UserError
 from mdlm_cfg.app import session
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run
 from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.unfinished import MARK
 
 ROOT = Path(__file__).parent.parent.parent
 VALUES = {"optimizer.lr": 0.002, "net.width": 32, "seed": 1}  # of a sweep
@@ -171,6 +172,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers.get("content-length", 0))).decode(errors="replace")
+        self.asked = asked
         found = next((answer for name, answer in self.server.answers.items() if name in asked), {})
         if "agentHeartbeat" in asked:
             commands = [self.server.commands.pop()] if self.server.commands else []
@@ -210,6 +212,71 @@ def test_the_agent_trains_a_run_of_the_sweep(server: Server, tmp_path: Path) -> 
     assert (config["optimizer"]["lr"], config["net"]["width"], config["seed"]) == tuple(VALUES.values())
     assert sweep_of_the_page()["metric"]["name"] in (run.parent / "metrics.csv").read_text().splitlines()[0].split(",")
     assert list((run.parent / "wandb").glob(f"offline-run-*-{RUN_ID}"))  # the sweep knows it by this name
+
+
+class Dying(Handler):
+    """Opens a run, and answers nothing from then on."""
+
+    dead = Event()
+
+    def do_POST(self) -> None:
+        if self.dead.is_set():
+            time.sleep(600)
+        super().do_POST()
+        if "UpsertBucket" in self.asked:
+            self.dead.set()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_during_a_run_loses_nothing(tmp_path: Path) -> None:
+    Dying.dead.clear()
+    project = {"id": "1", "name": "mdlm_cfg", "entity": {"id": "1", "name": "team"}}
+    bucket = {
+        "id": "1",
+        "name": RUN_ID,
+        "displayName": "run",
+        "config": "{}",
+        "historyLineCount": 0,
+        "project": project,
+    }
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        server.daemon_threads = True
+        server.commands = []  # type: ignore[attr-defined]
+        server.answers = {  # type: ignore[attr-defined]
+            "UpsertBucket": {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}},
+            "iewer": {"viewer": {"id": "1", "entity": "team", "username": "me", "teams": {"edges": []}}},
+        }
+        Thread(target=server.serve_forever, daemon=True).start()
+        online = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}", "WANDB_API_KEY": "a" * 40}
+        command = [sys.executable, "train.py", *TOY, "logger=wandb", "logger.mode=online", f"runs={tmp_path}"]
+        environment = os.environ | online | {"WANDB_FINISH_TIMEOUT": "5", "HOME": str(tmp_path / "home")}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment, timeout=400)
+        server.shutdown()
+    assert Dying.dead.is_set()
+    folder = newest_run(tmp_path).parent.parent
+    assert (folder / "report" / "report.json").is_file() and (folder / "metrics.csv").is_file()
+    assert not (folder / MARK).exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_finished_before_wandb_sends_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: Any) -> None:
+        raise wandb.errors.AuthenticationError("it does not answer")
+
+    finish = wandb.finish
+
+    def interrupted() -> None:
+        finish()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "log_evaluation", lost)
+    monkeypatch.setattr(wandb, "finish", interrupted)
+    assert run("train", *TOY, "logger=wandb", f"runs={tmp_path}") == 130
+    folder = newest_run(tmp_path).parent.parent
+    assert "it does not answer" in capsys.readouterr().err
+    assert (folder / "report" / "report.json").is_file() and not (folder / MARK).exists()
 
 
 @pytest.mark.slow
