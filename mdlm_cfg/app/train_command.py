@@ -94,11 +94,9 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                     log(loggers, written, run.step)
             if is_first_process():
                 mark_finished(folder)  # before wandb sends what is left, which may be interrupted
-        if not is_first_process():
-            return Outcome()
-    if before is not None:
+    if before is not None and is_first_process():
         finish_the_same(run_folder_of(before), plain(config))
-    return outcome_of(written, numbers, module.val_nelbo)
+    return outcome_of(written, numbers, module.val_nelbo) if is_first_process() else Outcome()
 
 
 def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) -> LoadedRun:
