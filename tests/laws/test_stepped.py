@@ -52,7 +52,7 @@ def test_the_entries_of_a_kernel_are_counted(shape, monkeypatch):
 
 def test_refusals():
     denoiser = random_target(3, 2).denoiser()
-    with pytest.raises(ValueError, match="its law is terminal_law"):
+    with pytest.raises(ValueError, match="terminal_law"):
         stepped_law(denoiser, Guidance(1.0), 0, "first_hitting", None)
     with pytest.raises(ValueError, match="unknown; choose one of"):
         stepped_law(denoiser, Guidance(1.0), 0, "ancestral", 5)
