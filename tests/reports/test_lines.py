@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
+import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from mdlm_cfg.reports.pictures import lines
 from mdlm_cfg.reports.pictures.lines import TITLE, Lines
 from mdlm_cfg.reports.style import RC, empty_figure
 
@@ -33,3 +36,17 @@ def test_a_title_of_the_longest_line_does_not_reach_the_next_panel() -> None:
         assert shown.split("\n") == [shown[:TITLE], "and more"]
         (title,) = (text for text in axes.findobj(Text) if text.get_text() == shown)
         assert title.get_window_extent().x1 < following.get_window_extent().x0
+
+
+def test_letters_without_a_glyph_become_boxes_and_are_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "WARNED", [])
+    shown = []
+    for name in ("日", "a 本 b", "語"):
+        with warnings.catch_warnings():  # as a library may do between two pictures
+            figure = Figure(layout="constrained")
+            Lines({name: {"y": ([0.0, 1.0], [0.1, 0.2])}}, name, "y").draw(figure)
+            shown += [axes.get_xlabel() for axes in figure.axes]
+    assert shown == ["□", "a □ b", "□"]
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mdlm_cfg.reports.style import CYCLE, GREY, MARKERS, divide
 from mdlm_cfg.studies.findings import listed
+from mdlm_cfg.support.progress import LINES
 
 Points = tuple[Sequence[float], Sequence[float]]
 BOX = "□"
@@ -27,6 +27,7 @@ LINE = 0.2  # inches of such a line
 TITLE = 36  # letters of a line of the title of a small multiple
 MAX_MARKERS = 30  # a curve with more points is drawn without markers
 ACROSS = 4  # small multiples beside each other
+WARNED: list[str] = []  # the letter without a glyph that a line of this process has named
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Lines:
 def plain(text: str) -> str:
     """A text that matplotlib shows as it is: a dollar sign starts no formula, and letters without a glyph are boxes.
 
-    The first such letter is named in a warning.
+    The first such letter of a process is named in one line, which stands for all others.
     """
     lacking = [letter for letter in text if ord(letter) not in _letters() and not letter.isspace()]
     if lacking:
@@ -182,8 +183,10 @@ def _letters() -> frozenset[int]:
 
 
 def _warn_once(letter: str) -> None:
-    """Python shows a warning of one place and text once; the first letter stands for all."""
-    warnings.warn(f"pictures have no glyph for {letter!r} and others like it, and show {BOX}", stacklevel=2)
+    """One line in a process, whatever the letters: a report draws many pictures of the same names."""
+    if not WARNED:
+        WARNED.append(letter)
+        LINES.say(f"pictures have no glyph for {letter!r} and others like it, and show {BOX}")
 
 
 def draw_legend(figure: Figure, grid: np.ndarray) -> None:
