@@ -337,8 +337,8 @@ def test_calls_targets_and_references_that_there_are_not_are_refused(found: Benc
         ({"calls": []}, "must be different"),
         ({"calls": [0, 1]}, "at least 1"),
         ({"calls": [2, 2]}, "different"),
-        ({"targets": ["toy_3d"]}, "no target 'toy_3d'"),
-        ({"targets": []}, "no target"),
+        ({"targets": ["toy_3d"]}, "toy_3d"),
+        ({"targets": []}, "target"),
         ({"strengths": []}, "no guidance"),
     ):
         with pytest.raises(UserError, match=message):
