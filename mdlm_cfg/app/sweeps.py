@@ -259,7 +259,7 @@ def is_of_failed_jobs(error: Exception, sweep: Sweep) -> bool:
 
 
 def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
-    """Show the index of a sweep that is over, and return what there is to say of the jobs that failed.
+    """Show the index of a sweep that is over, and return what there is to say of its own jobs that failed.
 
     A sweep none of whose jobs was begun leaves the folder as it was; of one that was refused as a whole nothing is
     shown.
@@ -283,4 +283,6 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
         print(f"{left} jobs are left: the same command with hydra.sweep.dir={sweep.folder} does those", file=sys.stderr)
     elif sum(record["report"] is not None for record in records) > 1:
         print(f"side by side: python compare.py {sweep.folder}")
-    return [Account(**record["failure"]) for record in records if record["failure"] is not None]
+    own = {path.parent.name for path, _ in _state(sweep.folder) - sweep.records}
+    failed = [record for record in records if record["failure"] is not None and record["folder"] in own]
+    return [Account(**record["failure"]) for record in failed]

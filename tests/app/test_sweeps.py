@@ -247,3 +247,20 @@ def test_an_index_replaces_no_file_of_anybody_elses(
     (tmp_path / name).write_text("mine")
     refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_a_sweep_does_not_repeat_what_an_earlier_one_in_its_folder_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(config: Any, *_: Any) -> Outcome:
+        if config.seed == 1:
+            raise UserError("seed 1 is not liked")
+        return Outcome(0.5)
+
+    monkeypatch.setattr(train_command, "train", work)
+    folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    for _ in range(2):  # a job that failed is tried again
+        assert run("train", "-m", "seed=0,1", "data=toy_1d_overlap", folder) == 2
+        assert "seed 1 is not liked" in capsys.readouterr().err
+    assert run("train", "-m", "seed=2,3", "data=toy_1d_overlap", folder) == 0
+    assert "seed 1" not in capsys.readouterr().err
