@@ -165,7 +165,7 @@ def draw_calls(curves: Sequence[Sequence]) -> None:
             panel.plot(*zip(*points), "os^Dv"[number] + "-", label=name)
         panel.set(title=f"w = {w:g}{' (the class)' if w == 0 else ''}", xlabel="expected calls of the network")
     axes[0].set(ylabel="TV to the tilted distribution")
-    axes[0].legend()
+    axes[-1].legend(loc="lower left")  # where this panel is empty
     figure.suptitle("Fewer calls, and what they cost. Digit 3 on 3 x 3 cells, exact distributions")
     figure.savefig(PICTURES / "decoders_calls.png", dpi=80)
 
