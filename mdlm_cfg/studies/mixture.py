@@ -16,7 +16,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import BERNOULLI, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, LONGER, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.mixture_effects import (
@@ -280,6 +280,11 @@ def verdict_of(
             f"At w = {top.label} the network's samples {_differ(energy[LEARNED], energy[FLOOR])} from exact "
             f"guided samples (energy distance {energy[LEARNED]:.4f}; noise floor {energy[FLOOR]:.4f})."
         )
+        if top.constant and energy[LEARNED] >= energy[CLASS]:
+            said.append(
+                f"Samples of the class without guidance are as near to them or nearer ({energy[CLASS]:.4f}): the "
+                f"network is not trained well enough for w = {top.label}. {LONGER}"
+            )
     if top.constant == 0:
         return [*said, "No strength above 0 was given, so the effect of guidance is not shown."]
     said.append(

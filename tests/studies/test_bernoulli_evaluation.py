@@ -17,6 +17,7 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_effects import component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -98,6 +99,15 @@ def test_a_wrong_denoiser_is_told_from_the_floor(blurred: Findings) -> None:
     conditional, null = block_of(blurred, "conditionals_error")
     assert conditional.conditionals_error > 0.3 and null.conditionals == "null"
     assert conditional.uniform == pytest.approx(16 * np.log(2))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.85])
+def test_a_network_whose_guided_samples_are_no_nearer_than_no_guidance_is_to_be_trained_longer(share: float) -> None:
+    found = evaluation_of(share)
+    learned, unguided = (one(found, "distances", 3.0, name).energy for name in ("learned", "class"))
+    advised = [line for line in found.verdict if f"{unguided:.4f}" in line and line.endswith(LONGER)]
+    assert bool(advised) == (learned >= unguided)
+    assert (share == 0.85) == (learned >= unguided)  # both cases occur
 
 
 def test_a_network_that_knows_nothing_is_said_to_be_untrained() -> None:
