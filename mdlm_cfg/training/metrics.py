@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from mdlm_cfg.support.atomic import atomic_write, naming
+from mdlm_cfg.support.errors import UserError
 
 METRICS = "metrics.csv"
 FLUSH_EVERY = 10.0  # seconds
@@ -26,6 +27,9 @@ class MetricsLog(Logger):
     Args:
         folder: of the run; it must be there, and one that has gone is an error.
         kept_steps: lines of the steps before this one stay; 0 begins the file anew.
+
+    Raises:
+        UserError: a file of this name that no log has written.
     """
 
     name = None  # a run's folder has its name already
@@ -35,6 +39,7 @@ class MetricsLog(Logger):
         super().__init__()
         self.path = Path(folder, METRICS)
         self.kept_steps = kept_steps
+        self._check()
         self._rows: list[Row] | None = None  # of the whole file, once something is logged
         self._is_saved = True
         self._saved = time.monotonic()
@@ -72,6 +77,21 @@ class MetricsLog(Logger):
     def finalize(self, status: str) -> None:
         """Write the rest."""
         self.save()
+
+    def _check(self) -> None:
+        """Refuse a file whose lines `_earlier` would not keep: a log has a step in each, but one that a kill has cut."""
+        if not self.path.exists():
+            return
+        try:
+            rows = csv.DictReader(StringIO(self.path.read_text(encoding="utf-8"), newline=""))
+            steps = [row.get("step") or "" for row in rows]
+            is_log = "step" in (rows.fieldnames or ("step",)) and all(step.isdigit() for step in steps[:-1])
+        except (OSError, UnicodeDecodeError, csv.Error):
+            is_log = False
+        if not is_log:
+            raise UserError(
+                f"{self.path} is not a file that mdlm_cfg wrote there: move it, or give another folder, out=FOLDER"
+            )
 
     def _earlier(self) -> list[Row]:
         """The whole lines of steps before `kept_steps`: a kill may have cut the last line."""

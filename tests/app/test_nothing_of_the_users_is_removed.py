@@ -132,18 +132,17 @@ def test_a_report_of_others_names_nothing_to_remove(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "all of it" and "my own" in (tmp_path / "report.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.csv", "ledger.csv", "arrays.npz", "laws.png"])
-def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path, name: str) -> None:
+def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", "logger=csv", f"out={out}")
     assert run(*judge[:-1], f"out={tmp_path / 'first'}") == 0
     drawn = {path.name for path in (tmp_path / "first").iterdir()}
-    name = name if name in drawn else max(drawn, key=lambda one: one.endswith(Path(name).suffix))
     out.mkdir()
-    (out / name).write_text("the user's own")
-    assert run(*judge) == 2
-    assert (out / name).read_text() == "the user's own" and not (out / "report.json").exists()
-    (out / name).unlink()
+    for name in sorted(drawn - {"report.json"}):
+        (out / name).write_text("the user's own")
+        assert run(*judge) == 2
+        assert (out / name).read_text() == "the user's own" and not (out / "report.json").exists()
+        (out / name).unlink()
     assert run(*judge) == 0 and run(*judge) == 0  # its own report it may replace
     assert {path.name for path in out.iterdir()} == drawn
 

@@ -13,11 +13,11 @@ from helpers import Blurred, bernoulli_mixture, block_of, found_by
 from mdlm_cfg import Guidance, Sampler, UserError, linear_ramp
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.mixtures import component_usage, rank_correlation
+from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_effects import component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
