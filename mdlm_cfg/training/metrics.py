@@ -79,7 +79,7 @@ class MetricsLog(Logger):
         self.save()
 
     def _check(self) -> None:
-        """Refuse a file whose lines `_earlier` would not keep: a log has a step in each, but one that a kill has cut."""
+        """Refuse a file whose lines `_earlier` would not keep: a log has a step in each but one that was cut."""
         if not self.path.exists():
             return
         try:
