@@ -67,10 +67,12 @@ def _name_the_user() -> None:
 
 
 def command_of(program: str, overrides: Sequence[str]) -> str:
+    """The command as its user typed it, for the head of a page."""
     return " ".join([program, *as_typed(overrides)])
 
 
 def describe(run: LoadedRun) -> dict[str, Any]:
+    """What a page says of a trained network, by name."""
     made = {"checkpoint": str(run.path), "steps of training": run.step}
     done = {} if run.progress is None else {DONE: run.progress}
     return {**made, **done, "data": run.data["name"]}
@@ -79,6 +81,7 @@ def describe(run: LoadedRun) -> dict[str, Any]:
 def report_of(
     folder: Path, data: Data, study: Study, shown: dict[str, Any], test: dict[str, float], who: str = ""
 ) -> Report:
+    """Where a report goes and what it says of its data; see `Report`."""
     return Report(folder, title_of(data.name, study, who), shown, data.describe(), test, Console())
 
 

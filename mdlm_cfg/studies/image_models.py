@@ -45,6 +45,7 @@ def nelbos_of_classes(case: Case, num: int, num_draws: int) -> tuple[Tensor, Ten
 
 
 def commonest(labels: Tensor) -> float:
+    """The share of the most frequent class: the accuracy of a guess."""
     return float(labels.long().bincount().max() / len(labels))
 
 
@@ -58,6 +59,7 @@ def baselines_of(case: Case, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[Block]:
+    """The NELBO of the network, and the accuracy of the classifier and of the network."""
     group = "Network and classifier on test images"
     accuracy = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
     of_judge = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]

@@ -76,6 +76,7 @@ def side_by_side(e: TableEvaluation) -> PanelGrid:
 
 
 def differences(e: TableEvaluation) -> PanelGrid:
+    """Differences of distributions, a line for each strength."""
     pairs = [pair for pair in PAIRS if set(pair) <= set(e.law_names)]
     pairs += [] if e.follows is None else [("samples", e.follows)]
     panels: dict[str, list[Panel | None]] = {}

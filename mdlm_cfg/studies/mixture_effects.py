@@ -105,6 +105,7 @@ def pixel_block(
     compared: Mapping[Guidance, Any],
     samples: Mapping[Guidance, Mapping[str, Tensor]],
 ) -> Block:
+    """How guidance changes pixels, by how specific they are to the class."""
     names = [case.class_name(k) for k in case.classes]
     points = {
         f"w = {g.label}": (found["pixels"][EXACT]["log_ratio"].numpy(), found["pixels"][EXACT]["change"].numpy())
@@ -127,6 +128,7 @@ def pixel_block(
 
 
 def component_block(rows: Sequence[ComponentRow], compared: Mapping[Guidance, Any], distinct: Tensor) -> Block:
+    """How guidance changes the usage of components, by how distinct they are."""
     x = centred(distinct).flatten().numpy()
     points = {
         f"w = {g.label}": (x, found["components"][EXACT]["log_gain"].flatten().numpy()) for g, found in compared.items()
@@ -143,5 +145,6 @@ def component_block(rows: Sequence[ComponentRow], compared: Mapping[Guidance, An
 
 
 def distinct_block(rows: Sequence[DistinctRow]) -> Block:
+    """How distinct components are, by partial and by whole images."""
     views = [Table(["images"], ["mean", "spread"], note="In nats, over components.")]
     return Block("distinctness", rows, "How distinct components are", views=views, group="Components")

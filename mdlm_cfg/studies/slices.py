@@ -127,6 +127,7 @@ def posterior_of(case: Case, s: Slice) -> float:
 
 
 def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
+    """The pieces of the samples of the plan's own sampler that keep the known pixels."""
     return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
 
 
