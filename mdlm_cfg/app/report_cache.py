@@ -15,7 +15,7 @@ from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import naming, part_folder
 from mdlm_cfg.support.cache import Cache
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import not_ours
 from mdlm_cfg.training.data.base import content_hash
 from mdlm_cfg.training.runs import stamp
 
@@ -44,9 +44,7 @@ def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> N
     """Raise UserError where a command would replace a file that none of mdlm_cfg wrote there."""
     for name in names:
         if (folder / name).exists() and name not in earlier:
-            raise UserError(
-                f"{folder / name} is not a file that mdlm_cfg wrote there: move it, or give another folder, out=FOLDER"
-            )
+            raise not_ours(folder / name)
 
 
 def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBERS) -> None:

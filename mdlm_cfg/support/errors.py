@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 LONGEST = 80  # letters of a value in a message
@@ -15,6 +16,11 @@ class UserError(ValueError):
     The commands print it and exit with code 2. Anything else that is raised is a fault of this package, and keeps its
     traceback.
     """
+
+
+def not_ours(path: Path) -> UserError:
+    """The error of a command that would replace a file which mdlm_cfg did not write."""
+    return UserError(f"{path} is not a file that mdlm_cfg wrote there: move it, or give another folder, out=FOLDER")
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from mdlm_cfg.support.atomic import atomic_write, naming
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import not_ours
 
 METRICS = "metrics.csv"
 FLUSH_EVERY = 10.0  # seconds
@@ -83,21 +83,21 @@ class MetricsLog(Logger):
         if not self.path.exists():
             return
         try:
-            rows = csv.DictReader(StringIO(self.path.read_text(encoding="utf-8"), newline=""))
+            rows = self._lines()
             steps = [row.get("step") or "" for row in rows]
             is_log = "step" in (rows.fieldnames or ("step",)) and all(step.isdigit() for step in steps[:-1])
         except (OSError, UnicodeDecodeError, csv.Error):
             is_log = False
         if not is_log:
-            raise UserError(
-                f"{self.path} is not a file that mdlm_cfg wrote there: move it, or give another folder, out=FOLDER"
-            )
+            raise not_ours(self.path)
+
+    def _lines(self) -> csv.DictReader[str]:
+        return csv.DictReader(StringIO(self.path.read_text(encoding="utf-8"), newline=""))
 
     def _earlier(self) -> list[Row]:
         """The whole lines of steps before `kept_steps`: a kill may have cut the last line."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [dict(row) for row in csv.DictReader(file)]
+        rows = [dict(row) for row in self._lines()]
         whole = [row for row in rows if None not in row and None not in row.values()]
         return [row for row in whole if (row.get("step") or "").isdigit() and int(row["step"]) < self.kept_steps]
