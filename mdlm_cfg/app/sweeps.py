@@ -21,7 +21,7 @@ from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
-from mdlm_cfg.support.schema import HYDRA, Settings, plain, role_of
+from mdlm_cfg.support.schema import HYDRA, Settings, role_of
 
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
@@ -103,21 +103,12 @@ class Job:
         Raises:
             UserError: the folder holds a job that was done, or begun, with other settings or other data.
         """
-        from mdlm_cfg.training.runs import CONFIG  # takes seconds
-        from mdlm_cfg.training.unfinished import is_same
-
         decided = decided_by(config)
         before = read_record(self.folder)
         if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
             return decided
-        changes = "its settings"
-        if isinstance(there := before.get("decided_by"), dict):
-            found = list(differences(there, decided))
-            changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
-        elif not (self.folder / CONFIG).is_file() or is_same(
-            self.folder / CONFIG, plain(config)
-        ):  # of an older version
-            return decided
+        found = list(differences(before.get("decided_by") or {}, decided))
+        changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
         raise UserError(
             f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "
             "another hydra.sweep.dir, or the same settings"

@@ -42,11 +42,6 @@ class TiltedWeights:
     log_second_moment: float
 
     @property
-    def normalizer(self) -> float:
-        """E W; inf where it exceeds float64: see `log_normalizer`."""
-        return math.exp(self.log_normalizer) if self.log_normalizer < 709 else math.inf
-
-    @property
     def ess(self) -> float:
         """The relative effective sample size (E W)^2 / E W^2, in (0, 1]: what share of the samples is left."""
         return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))

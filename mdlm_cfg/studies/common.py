@@ -29,7 +29,6 @@ TABLE: dict[str, Any] = {
 
 # the meanings of columns that many studies have
 STRENGTH = "guidance strength"
-SCHEDULED = "guidance strength, or a schedule by its name"
 LONGER = "Train longer: python train.py with the same options and trainer.max_epochs=100 max_time=00:01:00:00."
 WHO = '"exact" or "learned"'
 SAMPLER = "with its steps, schedule and policy"

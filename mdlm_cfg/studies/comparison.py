@@ -16,14 +16,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
 
 NUMBERS = "report.json"
 CONFIG = "resolved_config.yaml"
-# of reports of version 2, which do not declare their columns: numbers that measure nothing
-ABOUT = ("w", "class", "target_class", "steps", "calls", "num_samples", "num_sets", "image", "image_class")
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
 SETTING = "setting"
 SEED = "seed"
@@ -147,10 +146,9 @@ def read_entry(path: Path) -> Entry:
         report = json.loads(path.read_text(encoding="utf-8"))
         version = report["version"]
         plan = report["plan"]
-        if version not in READERS:
-            known = " and ".join(map(str, READERS))
-            raise UserError(f"{path} is a report of version {version}: only those of {known} can be compared")
-        rows, index = READERS[version](report)
+        if version != REPORT_VERSION:
+            raise UserError(f"{path} is a report of version {version}: only {REPORT_VERSION} can be compared")
+        rows, index = _main_table(report)
     except (OSError, json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
         raise UserError(f"{path} is not a report that can be compared: it holds no distances by w") from error
     config = flattened(_config_of(path))
@@ -160,21 +158,12 @@ def read_entry(path: Path) -> Entry:
     return Entry(path, settings, config.get(SEED, plan.get(SEED)), rows, index, report.get("test") or {})
 
 
-def _declared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The main table of a report that declares its columns: the rows, and the columns of the index."""
+def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The main table of a report: the rows, and the columns of the index."""
     name, columns = next(iter(report["columns"].items()))
     index = tuple(key for key, about in columns.items() if about["index"])
     rows = map(_without_nested, report[name])
-    return [{k: v for k, v in row.items() if k in index or _is_number(v)} for row in rows], index
-
-
-def _undeclared(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The same of a report of version 2: a column without numbers, or one of `ABOUT`, is an index."""
-    rows = list(map(_without_nested, report["distances"]))
-    return rows, tuple(dict.fromkeys(k for row in rows for k, v in row.items() if k in ABOUT or not _is_number(v)))
-
-
-READERS = {2: _undeclared, 3: _declared}  # by the version of report.json
+    return [{k: v for k, v in row.items() if k in index or is_number(v)} for row in rows], index
 
 
 def _config_of(path: Path) -> dict[str, Any]:
@@ -239,10 +228,6 @@ def _without_nested(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> Any:
     return float(value) if value in ("inf", "-inf", "nan") else value
-
-
-def _is_number(value: Any) -> bool:
-    return is_number(value)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

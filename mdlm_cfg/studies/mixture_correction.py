@@ -271,14 +271,20 @@ def _even(x: Tensor) -> Weighted:
     return Weighted(x, torch.zeros(len(x), dtype=torch.float64), NUM_GROUPS)
 
 
+def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
+    """The share of each component of a class in weighted samples (B, D), (C,)."""
+    usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
+    return usage / usage.sum()
+
+
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
     """A set as the exact mixture sees it."""
     x = found.x
     weights = found.weights
-    usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
+    usage = usage_of(target, x, weights, target_class)
     posterior = float(weights @ posterior_of(target)(x)[:, target_class].exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
-    return Seen(usage / usage.sum(), posterior, weights @ x.double(), x[shown].to(torch.uint8))
+    return Seen(usage, posterior, weights @ x.double(), x[shown].to(torch.uint8))
 
 
 def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:

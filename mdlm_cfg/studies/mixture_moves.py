@@ -18,6 +18,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI, CALLS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
@@ -119,10 +120,10 @@ class MixtureMoves(MovedSets):
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
     """A set as the exact mixture sees it: usage of the class's components (C,), accuracy, mean ln p(x | z)."""
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
-    usage = shares @ target.component_posterior(x, z).nan_to_num(0.0)  # NaN: impossible under the class
     right = (posterior_of(target)(x).argmax(dim=1) == z).double()
     own = target.log_prob(x, torch.full((len(x),), z))
-    return {"usage": usage / usage.sum(), "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
+    usage = usage_of(target, x, shares, z)
+    return {"usage": usage, "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
 
 
 def _numbers(seen: Mapping[str, Any], reference: Tensor, num_samples: int) -> dict[str, float]:

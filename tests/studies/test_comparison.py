@@ -18,10 +18,12 @@ from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.app.comparing import main
 from mdlm_cfg.studies.comparison import Comparison, compare
+from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS, role_of
 
 Rows = Sequence[dict[str, Any]]
+INDEX = ("w", "kind", "class", "set", "denoiser", "policy", "num_samples", "calls")
 
 
 def written(
@@ -36,8 +38,9 @@ def written(
         for k in range(classes)
     ] + [{"w": 0, "kind": "rate"} | row for row in more]
     report = {
-        "version": 2,
+        "version": REPORT_VERSION,
         "distances": rows,
+        "columns": {"distances": {name: {"index": name in INDEX} for row in rows for name in row}},
         "data": {"name": "toy"},
         "run": {},
         "test": {"test/nelbo": 10.0 + seed},
@@ -158,7 +161,7 @@ def test_a_report_that_declares_its_columns_is_compared_by_them(tmp_path: Path) 
             {"w": 0.0, "together": k, "num_left": 10 * k + seed, "tv": "inf", "remark": f"of {seed}"} for k in (1, 2)
         ]
         report = {
-            "version": 3,
+            "version": REPORT_VERSION,
             "laws": table,
             "data": {"name": "toy"},
             "run": {},
@@ -192,7 +195,7 @@ def test_only_settings_that_decide_the_result_tell_reports_apart(role: str, tmp_
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not a report"), ("[]", "not a report"), ('{"version": 2}', "no distances"), (None, "no report.json below")],
+    [("{", "not a report"), ("[]", "not a report"), ('{"version": 3}', "no distances"), (None, "no report.json below")],
 )
 def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
@@ -206,7 +209,7 @@ def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: 
 def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:
     written(tmp_path, {0: 1.0})
     path = tmp_path / "report" / "report.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    path.write_text(path.read_text().replace(f'"version": {REPORT_VERSION}', '"version": 1'))
     with pytest.raises(UserError, match="version 1"):
         compare([tmp_path])
 
