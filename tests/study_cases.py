@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from helpers import bernoulli_mixture, hidden_markov, random_target
+import torch
+from helpers import bernoulli_mixture, data_of, hidden_markov, random_target
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.benchmark import Benchmark
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
+from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.image_moves import ImageMoves
+from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.ledger import LedgerStudy
@@ -35,13 +39,32 @@ ALL_CLASSES = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40)
 TABLE = KnownData(random_target(3, 2, 2, seed=3), "small", (2,))
 LINE = KnownData(toy_1d_overlap(), "small")
 PIXELS = KnownData(bernoulli_mixture(9), "small", (3, 3))
+HIDDEN = random_target(2, 6, 2, seed=5)
+
+
+def images(num_test: int = 60) -> Any:
+    """Training and test images of both classes of `HIDDEN`, which nothing is known of but these."""
+    x, labels = HIDDEN.sample(400 + num_test, torch.Generator().manual_seed(0))
+    x = x.to(torch.uint8)
+    train = [x[:400][labels[:400] == k] for k in (0, 1)]
+    known = {"train_examples": lambda k, generator: train[k], "test_examples": lambda: (x[400:], labels[400:])}
+    about = {"grid_shape": (2, 3), "example_kind": "images", "value_names": None, "num_dims": 6}
+    data = data_of(HIDDEN, **about, **known)
+    data.target = None
+    return data
+
+
+IMAGES = images()
 CASES: dict[str, tuple[Any, Any, Plan]] = {
     "Benchmark": (Benchmark(targets=["toy_1d_overlap"], calls=[1, 2]), LINE, ALL_CLASSES),
     "BestScheduleStudy": (BestScheduleStudy(), TABLE, PLAN),
     "CalibrationStudy": (CalibrationStudy(), TABLE, PLAN),
+    "Corpus": (Corpus(num_classified=20, num_draws=2), IMAGES, ALL_CLASSES),
     "DecayStudy": (DecayStudy(), TABLE, PLAN),
     "Departures": (Departures(), TABLE, PLAN),
     "GeometryStudy": (GeometryStudy(), TABLE, PLAN),
+    "ImageMoves": (ImageMoves(moves=[3], starts=[Sampler()], classifier=False), IMAGES, ALL_CLASSES),
+    "Images": (Images(classifier=False, num_classified=20, num_draws=2), IMAGES, ALL_CLASSES),
     "Inpainting": (Inpainting(num_free=3), PIXELS, PLAN),
     "Laws": (Laws(), TABLE, PLAN),
     "LedgerStudy": (LedgerStudy(), TABLE, PLAN),

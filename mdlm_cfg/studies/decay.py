@@ -25,6 +25,10 @@ TAUS = torch.logspace(-2, 1, 31, dtype=torch.float64)
 MOST_STATES = 20  # neutral states that are listed
 SMALLEST = 1e-12  # of -ln TV that is drawn
 COST = 3.0  # of one kind, beside the samples of one strength
+NONE = (
+    "Convergence in time was not computed: it is known of classifier-free guidance in its own order, without "
+    f"temperature or top-p, for tables of at most {MAX_STATES:,} partial states."
+)
 READING = """\
 tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \
 the terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is \
@@ -113,7 +117,7 @@ class DecayStudy:
                 table = Table(["state"], ["probability", "limit"])
                 blocks.append(Block("neutral", neutral, "Neutral partial states", views=[table], **how))
         facts = {"decay_fit": [_facts(decay) for decay in decays]}
-        return Findings(case.plan, blocks, [decay.statement for decay in decays], facts)
+        return Findings(case.plan, blocks, [decay.statement for decay in decays] or [NONE], facts)
 
 
 def own_kinds(plan: Plan) -> list[Kind]:

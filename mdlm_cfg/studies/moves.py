@@ -117,11 +117,12 @@ class Moves:
         object.__setattr__(self, "starts", starts_of(self.starts))
 
     def check(self, case: Case) -> None:
-        """Refuse moves and samplers that do not fit the data."""
-        for start in self.compared_starts(case):
-            start.check(case.num_dims)
-        for correction in self.corrections(case):
-            correction.check(case.num_dims)
+        """Refuse moves and samplers that do not fit the data, and accepted moves without a tilted distribution."""
+        moved = [Sampler(correction=correction) for correction in self.corrections(case)]
+        for sampler in [*self.compared_starts(case), *moved]:
+            sampler.check(case.num_dims)
+            for guidance in case.plan.guidances:
+                sampler.check_guidance(guidance)
 
     def compared_starts(self, case: Case) -> list[Sampler]:
         """The samplers that moves follow, each once; the plan's own is last."""

@@ -121,15 +121,13 @@ class Samplers:
 
 
 def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[str]:
-    """Which method has the least discretisation error at the largest strength, where there is any.
+    """Which method has the least discretisation error at the largest strength; of schedules alone at the last one.
 
     Args:
         own: the plan's own sampler: the first sentence compares it with others that use as many calls.
     """
     numbers = [row.w for row in rows if not row.w.is_schedule]
-    if not numbers:
-        return []
-    top = max(numbers, key=lambda guidance: guidance.one_strength)
+    top = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else rows[-1].w
     here = where(rows, w=top, denoiser=rows[-1].denoiser)
     said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates

@@ -13,10 +13,11 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
-from helpers import Blurred
-from study_cases import CASES
+from helpers import Blurred, Inconsistent, data_of
+from study_cases import CASES, HIDDEN
 from torch import Tensor
 
+from mdlm_cfg import Correction, Guidance, Negative, Sampler, UserError, linear_ramp
 from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.studies.findings import Findings
@@ -24,14 +25,25 @@ from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.support.cache import AnyCache, Cache
 from mdlm_cfg.support.instantiate import in_words
 
-OTHERS = {  # of images, of documents and of fixed experiments: each has its own test file
-    "ImageMoves": "test_image_moves.py",
-    "Images": "test_image_evaluation.py",
-    "Corpus": "test_corpus.py",
+OTHERS = {  # of a model's own answers and of fixed experiments: each has its own test file
     "OwnModel": "../app/test_own_report.py",
     "Paper": "test_paper.py",
 }
 names = pytest.mark.parametrize("name", CASES)
+ASKED: dict[str, dict[str, Any]] = {
+    "a schedule": {"guidances": (Guidance(linear_ramp(0.0, 1.0)),)},
+    "two kinds": {"guidances": (Guidance(1.0), Guidance(1.0, "normalized"))},
+    "another rule": {"guidances": (Guidance(1.0, rule=Negative(1)),)},
+    "a temperature": {"guidances": (Guidance(1.0, temperature=0.5),)},
+    "no guidance": {"guidances": (Guidance(0.0),)},
+    "one sample": {"num_samples": 1},
+    "several classes": {"classes": (1, 0)},
+    "the last class": {"classes": (1,)},
+    "parallel steps": {"sampler": Sampler("tau_leaping", 4)},
+    "moves": {"sampler": Sampler(correction=Correction(moves=2))},
+    "an order": {"sampler": Sampler(policy="confidence")},
+}
+REFUSED: dict[str, dict[str, Any]] = {"no class": {"classes": (9,)}, "a class twice": {"classes": (0, 0)}}
 EXACT_ONLY = {"Benchmark"}  # it has targets of its own
 SHARED = ("samples", "compared")  # pieces that several processes draw
 # rows that are about several strengths, about strengths of the study's own, or about the noise of a common draw
@@ -57,7 +69,8 @@ class Mute:
 def case_of(name: str, is_learned: bool = True) -> Case:
     """With a learned denoiser, where the study takes one."""
     _, data, plan = CASES[name]
-    return Case.of(data, Blurred(data.target, 0.3) if is_learned and name not in EXACT_ONLY else None, plan)
+    learned = Blurred(data.target or HIDDEN, 0.3) if is_learned and name not in EXACT_ONLY else None
+    return Case.of(data, learned, plan)
 
 
 @cache
@@ -91,7 +104,7 @@ def test_the_types_of_settings_are_said_in_words() -> None:
 @names
 def test_naming_the_pieces_computes_nothing(name: str) -> None:
     study, data, plan = CASES[name]
-    case = Case.of(data, None if name in EXACT_ONLY else Mute(data.target), plan)
+    case = Case.of(data, None if name in EXACT_ONLY else Mute(data.target or HIDDEN), plan)
     check(study, case)
     pieces = list(study.pieces(case))
     assert pieces and len({piece.key for piece in pieces}) == len(pieces)
@@ -121,6 +134,48 @@ def test_what_it_finds_is_written_whole(name: str, tmp_path: Path) -> None:
     assert sections and all(section.title for section in sections)
     assert len(set(table_files(findings))) == len(table_files(findings))
     assert findings.verdict and all(sentence.strip() for sentence in findings.verdict)
+
+
+@names
+def test_without_a_network_nothing_is_said_of_one(name: str) -> None:
+    if CASES[name][0].needs.learned != "required":
+        findings = found_and_asked(name, False)[0]
+        assert not any("learned" in key or "score" in key for key in findings.numbers())
+        assert not any(getattr(row, "denoiser", "") == "learned" for block in findings.blocks for row in block.rows)
+
+
+@names
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_is_asked_is_refused_before_any_work_or_answered(name: str, asked: str) -> None:
+    study = CASES[name][0]
+    case = case_of(name)
+    case = replace(case, plan=replace(case.plan, **ASKED[asked]))
+    try:
+        check(study, case)
+    except UserError:
+        return
+    findings = run(study, case)
+    assert findings.verdict and "nan" not in " ".join(findings.verdict)
+    json.dumps(findings.to_dict(), allow_nan=False)
+
+
+@names
+def test_classes_other_data_and_settings_that_do_not_exist_are_refused(name: str) -> None:
+    study, data, plan = CASES[name]
+    for changes in REFUSED.values():
+        with pytest.raises(UserError):
+            check(study, Case.of(data, None, replace(plan, **changes)))
+    with pytest.raises(UserError):
+        check(study, Case.of(data, Inconsistent(7, 2, 2), plan))
+    unknown = data_of(HIDDEN)
+    unknown.target = None
+    if study.needs.target or study.needs.accepts:
+        with pytest.raises(UserError):
+            check(study, Case.of(unknown, Blurred(HIDDEN, 0.1), plan))
+    for setting in fields(study):
+        for value in (setting.metadata["least"] - 1, "many", True, 1.5) if "least" in setting.metadata else ():
+            with pytest.raises(UserError, match=setting.name):
+                replace(study, **{setting.name: value})
 
 
 class Stop(Exception):
@@ -165,6 +220,10 @@ def test_interrupted_again_and_again_it_finds_the_same_and_makes_nothing_twice(n
 @pytest.mark.parametrize("is_learned", [True, False])
 def test_it_names_beforehand_what_several_processes_may_draw(name: str, is_learned: bool) -> None:
     """The study then finds every piece, and none was drawn in vain."""
+    if not is_learned and CASES[name][0].needs.learned == "required":
+        with pytest.raises(UserError):
+            check(CASES[name][0], case_of(name, is_learned))
+        return
     pieces = CASES[name][0].pieces(case_of(name, is_learned))
     shared = [piece.key for piece in pieces if piece.shared]
     asked = found_and_asked(name, is_learned)[1] if shared or is_learned else []

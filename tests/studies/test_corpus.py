@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from copy import copy
@@ -15,15 +14,14 @@ import pytest
 import torch
 from helpers import block_of, found_by, random_target
 
-from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
 from mdlm_cfg.compare.sequences import nearest_sequence
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.aligned import listing, symbols_of, with_word, word_in
 from mdlm_cfg.studies.corpus import STATISTICS, Corpus
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.training.data import ExampleData, TableData, token_file
+from mdlm_cfg.training.data import ExampleData, token_file
 
 N = 3
 D = 4
@@ -115,21 +113,6 @@ def test_unguided_exact_samples_are_like_held_out_ones(findings: Findings) -> No
     assert findings.facts["data"]["num_held_out"] == held.num_sequences == NUM
 
 
-def test_a_strengths_samples_do_not_depend_on_the_others(data, target, findings: Findings) -> None:
-    alone = found(data, target, plan_of(2.0, classes=(1,)), Corpus(1, 1)).arrays
-    assert (alone["w2"][0] == findings.arrays["w2"][1]).all()
-    assert (alone["aligned_class1_w2"] == findings.arrays["aligned_class1_w2"]).all()
-
-
-def test_everything_is_plain(findings: Findings) -> None:
-    plain = json.loads(json.dumps(findings.to_dict(), allow_nan=False))
-    assert [row["w"] for row in plain["distances"]] == [0.0, 2.0, "data"] and len(plain["by_class"]) == 3 * 2
-    assert findings.numbers()["tv_2_data"] == row_of(findings, "data").tv_2
-    held = findings.arrays
-    assert held["w2"].shape == (2, NUM, D) and held["w2"].dtype == np.uint8
-    assert held["aligned_class1_w0"].shape == (4, D)
-
-
 def test_the_page_shows_sequences_first_and_by_their_names(findings: Findings, tmp_path: Path) -> None:
     read, compared, network, by_class, _ = sections_of(findings, tmp_path)
     assert read.listing.startswith("class up: held-out sequences")
@@ -192,24 +175,6 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, t
     )
     said = found_by(Corpus(200, 2), data, blind, plan_of(0.0, 1.0)).verdict
     assert "not trained" in said[0] and "cannot classify" in said[1] and "no clear difference" in said[2]
-
-
-def test_what_cannot_be_studied_is_refused(data: ExampleData, target: TableMixture) -> None:
-    table = TableData(target, "toy")
-    table.setup()
-    learned = target.denoiser()
-    other = random_target(2, 4).denoiser()
-    for used, denoiser, plan in [
-        (table, learned, plan_of(0.0)),
-        (data, learned, plan_of(0.0, n=1)),
-        (data, learned, plan_of(0.0, classes=(2,))),
-        (data, None, plan_of(0.0)),
-        (data, other, plan_of(0.0)),
-    ]:
-        with pytest.raises(UserError):
-            check(STUDY, Case.of(used, denoiser, plan))
-    with pytest.raises(UserError):
-        Corpus(num_draws=0)
 
 
 def test_the_nearest_sequence_is_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

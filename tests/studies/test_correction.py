@@ -221,8 +221,6 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
         ({}, plan_of(105), TARGET, "105 samples in 10 groups"),
         ({"threshold": 1.5}, plan_of(100), TARGET, "threshold = 1.5"),
         ({"policies": ["best"]}, plan_of(100), TARGET, "policy 'best' is unknown"),
-        ({}, plan_of(100, guidances=(Guidance(1.0, temperature=0.5),)), TARGET, "no tilted law under temperature"),
-        ({}, plan_of(100), None, "study=correction is made for"),
         ({"num_reference": 30}, plan_of(100), mixture(), "multiple of 20"),
         ({}, plan_of(100), TableMixture(torch.ones(2, 2) / 2, torch.tensor([1.0, 0.0])), "class 1 of small has weight"),
     ],
@@ -230,7 +228,5 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
 def test_what_cannot_be_answered_is_refused_before_any_work(
     settings: dict[str, Any], plan: Plan, target: Any, message: str
 ) -> None:
-    data = data_of(target or TARGET)
-    data.target = target
     with pytest.raises(UserError, match=message):
-        check(Correction(**settings), Case.of(data, None, plan))
+        check(Correction(**settings), Case.of(data_of(target), None, plan))

@@ -11,8 +11,7 @@ import pytest
 import torch
 from helpers import Blurred, block_of
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg import Guidance, Sampler, TableMixture
 from mdlm_cfg.compare.image_judge import BY_CLASSIFIER, STATISTICS
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.reports.render import drawing_of, sections_of
@@ -20,7 +19,7 @@ from mdlm_cfg.studies.findings import Findings, Mosaic
 from mdlm_cfg.studies.image_models import IMAGE, JudgeRow
 from mdlm_cfg.studies.images import CLASSIFIER, Images, components_of, verdict_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, check, run
+from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.studies.simple_models import nelbo_rows, training_sentence
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
@@ -109,39 +108,6 @@ def test_samples_are_those_of_the_plans_generators_judged_by_hand(
         assert row.accuracy == float((classifier.predict(x) == k).double().mean())
     (warned,) = [said for said in found.verdict if "shares of 80 images" in said]
     assert f"{0.5 / 80**0.5:.2f}" in warned
-
-
-def test_a_strengths_samples_do_not_depend_on_the_others(
-    data: BinaryImageData, classifier: ImageClassifier, found: Findings
-) -> None:
-    alone = found_of(data, target().denoiser(), plan_of(Guidance(2.0), classes=(1,)), classifier)
-    assert np.array_equal(alone.arrays["w2"][0], found.arrays["w2"][1])
-    assert block_of(alone, "by_class")[0] == block_of(found, "by_class")[4]
-    other = found_of(data, target().denoiser(), plan_of(Guidance(2.0), classes=(1,), seed=1), classifier)
-    assert not np.array_equal(alone.arrays["w2"], other.arrays["w2"])
-
-
-def test_what_is_drawn_may_be_shared_and_nothing_is_made_twice(
-    data: BinaryImageData, classifier: ImageClassifier
-) -> None:
-    plan = plan_of(Guidance(0.0), Guidance(2.0), n=3)
-    kept = {}
-    pieces = list(Images(num_classified=2, num_draws=1).pieces(case_of(data, target().denoiser(), plan)))
-    shared = {piece.key: piece.make() for piece in pieces if piece.shared}
-    assert len(shared) == 2 * 3 and all(x.device.type == "cpu" for x in shared.values())
-
-    def keep(key: Any, make: Any) -> Any:
-        kept[key] = shared[key] if key in shared else kept.get(key) or make()
-        return kept[key]
-
-    def again() -> dict[str, Any]:
-        case = case_of(data, target().denoiser(), plan, classifier)
-        case.cache = keep
-        return run(Images(num_classified=2, num_draws=1), case).to_dict()
-
-    first = again()
-    num = len(kept)
-    assert first == again() and len(kept) == num == len(pieces)
 
 
 def test_the_network_is_judged_beside_models_without_structure(data: BinaryImageData, found: Findings) -> None:
@@ -258,26 +224,6 @@ def test_grey_levels_are_judged_by_their_shades() -> None:
     energy -= torch.cdist(own, own).sum() / (len(own) * (len(own) - 1))
     assert row.energy_pixels == pytest.approx(float(energy), abs=1e-6)
     assert row.class_name == "sharp"
-
-
-def test_what_cannot_be_evaluated_is_refused(data: BinaryImageData) -> None:
-    denoiser = target().denoiser()
-    one = Guidance(1.0)
-    other = BernoulliMixture(torch.full((3, 1, 9), 0.5), torch.ones(3, 1), torch.full((3,), 1 / 3))
-    for used, plan, words in [
-        (denoiser, plan_of(one, n=1), "num_samples = 1"),
-        (denoiser, plan_of(one, classes=(3,)), "class 3 is out of range"),
-        (denoiser, plan_of(one, classes=(1, 1)), "each be given once"),
-        (denoiser, plan_of(Guidance(linear_ramp(0.0, 1.0))), "is a schedule"),
-        (denoiser, plan_of(one, Guidance(1.0, "normalized")), "one kind"),
-        (other.denoiser(), plan_of(one), "other data"),
-        (None, plan_of(one), "needs a trained network"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            check(Images(), Case.of(data, used, plan))
-    for settings, words in (({"num_classified": -1}, "num_classified = -1"), ({"num_draws": 0}, "num_draws = 0")):
-        with pytest.raises(UserError, match=words):
-            Images(**settings)
 
 
 def test_without_a_classifier_its_numbers_are_absent_and_the_others_the_same(

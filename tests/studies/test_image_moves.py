@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, block_of, data_of, random_target
+from helpers import Blurred, block_of
+from study_cases import HIDDEN, images
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError
@@ -23,7 +24,6 @@ from mdlm_cfg.studies.images import CLASSIFIER, judging
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 
-TARGET = random_target(2, 6, 2, seed=5)
 Z = 1
 W = Guidance(2.0)
 START = Sampler("event_leaping", 3, "linear")
@@ -45,20 +45,9 @@ class FirstPixel:
         return torch.stack([1 - p, p], dim=1).log()
 
 
-def images(num_test: int = 60) -> Any:
-    """Training and test images of both classes, drawn from the target."""
-    x, labels = TARGET.sample(400 + num_test, torch.Generator().manual_seed(0))
-    x = x.to(torch.uint8)
-    train = [x[:400][labels[:400] == k] for k in (0, 1)]
-    known = {"train_examples": lambda k, generator: train[k], "test_examples": lambda: (x[400:], labels[400:])}
-    data = data_of(TARGET, grid_shape=(2, 3), example_kind="images", **known)
-    data.target = None  # nothing is known exactly
-    return data
-
-
 def case_of(data: Any, n: int = 10, classes: tuple[int, ...] = (Z,), denoiser: Any = None) -> Case:
     plan = Plan((Guidance(0.0), W), START, n, seed=3, classes=classes)
-    case = Case.of(data, denoiser or TARGET.denoiser(), plan)
+    case = Case.of(data, denoiser or HIDDEN.denoiser(), plan)
     case.made[CLASSIFIER] = FirstPixel()
     return case
 
@@ -84,7 +73,7 @@ def energy(x: Tensor, y: Tensor) -> float:
 
 def moved(case: Case, move: Correction, guidance: Guidance) -> dict[int, Tensor]:
     """The sets of one start after every number of moves, drawn by hand."""
-    denoiser = TARGET.denoiser()
+    denoiser = HIDDEN.denoiser()
     plan = case.plan
     drawing = plan.generator("compared", guidance, Z, "learned", START.label, num_dims=6)
     x = START.draw(denoiser, guidance, Z, plan.num_samples, drawing)
@@ -118,7 +107,7 @@ def test_moves_of_a_known_table_have_the_accuracy_of_its_exact_law() -> None:
     case = case_of(images(), n=4000)
     findings = found(case, replace(STUDY, sizes=[1]))
     for number in STAGES:
-        law = replace(START, correction=Correction(moves=number)).law(TARGET.denoiser(), W, Z)
+        law = replace(START, correction=Correction(moves=number)).law(HIDDEN.denoiser(), W, Z)
         exact = float(law[1].sum())
         (row,) = sets_of(findings, w=W, moves=number, start=START.label)
         assert row.accuracy is not None
@@ -251,7 +240,7 @@ def test_the_page_shows_samples_before_and_after(tmp_path: Path) -> None:
 
 
 def test_images_are_one_of_the_data_of_the_study_and_need_a_network() -> None:
-    case = case_of(images(), denoiser=Blurred(TARGET, 0.1))
+    case = case_of(images(), denoiser=Blurred(HIDDEN, 0.1))
     asked = CorrectionMoves(sizes=[1, 3], moves=STAGES, starts=[START])
     assert asked.study(case) == STUDY
     assert CorrectionMoves().study(case) == ImageMoves()

@@ -295,7 +295,6 @@ def test_images_by_place_and_by_class() -> None:
         ({"images": [300]}, plan_of(), "there are test images 0 to 299"),
         ({"images": [3, 3]}, plan_of(), r"\[3, 3\]"),
         ({"image_class": 5}, plan_of(), "no test image of class 5"),
-        ({}, plan_of((9,)), "class 9 is out of range"),
         ({}, Plan((Guidance(1.0, top_p=0.9),), Sampler(), 10), "leave temperature and top_p at 1"),
         ({}, plan_of(sampler=Sampler("event_leaping", events=(18, 18))), "give one number"),
         ({"num_free": 3}, plan_of(sampler=Sampler(correction=Correction(size=4))), "size of at most 3"),

@@ -153,14 +153,6 @@ def test_the_verdict_says_what_its_numbers_say() -> None:
     assert "equals the data" in same.verdict[0]
 
 
-def test_what_it_cannot_answer_is_refused() -> None:
-    for settings in ({"orders": 0}, {"num_images": 1}):
-        with pytest.raises(UserError):
-            LikelihoodStudy(**settings)
-    known = data_of(random_target(2, 2))
-    nobody = unknown(random_target(2, 2), 5)
-    one_class = Plan((Guidance(0.0),), Sampler(), classes=(0,))
-    filtered = Plan((Guidance(0.0, temperature=0.5),), Sampler())
-    for data, plan in ((known, one_class), (known, filtered), (nobody, PLAN)):
-        with pytest.raises(UserError):
-            check(LikelihoodStudy(), Case.of(data, None, plan))
+def test_data_that_nothing_is_known_of_need_a_network() -> None:
+    with pytest.raises(UserError):
+        check(LikelihoodStudy(), Case.of(unknown(random_target(2, 2), 5), None, PLAN))

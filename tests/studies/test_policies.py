@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers import Inconsistent, block_of, data_of, found_by, random_target
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
+from mdlm_cfg import Guidance, Sampler, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
@@ -16,7 +16,6 @@ from mdlm_cfg.compare.metrics import kl_divergence, total_variation as tv
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.policies import Policies, PolicyRow
-from mdlm_cfg.studies.protocol import Case, check
 
 N = 3
 D = 3
@@ -131,10 +130,3 @@ def test_one_dimension_and_large_tables_are_answered() -> None:
     large = random_target(2, 8, 2, seed=1)  # the laws of its steps take minutes: one at a time alone
     rows = laws(found_by(Policies(), data_of(large), None, plan_of(strengths=(1.0,))))
     assert {row.together for row in rows} == {1}
-
-
-def test_data_that_are_not_a_table_are_refused() -> None:
-    other = data_of(random_target(2, 2, 2))
-    other.target = None
-    with pytest.raises(UserError):
-        check(Policies(), Case.of(other, Inconsistent(2, 2, 2), plan_of()))

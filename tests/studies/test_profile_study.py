@@ -100,9 +100,7 @@ def test_the_nearest_profile_that_never_rises() -> None:
     assert exact.decreasing() is exact
 
 
-@pytest.mark.parametrize(
-    "settings", [{"calls": []}, {"calls": [0]}, {"calls": 3}, {"calls": [1.5]}, {"num_examples": 1}]
-)
+@pytest.mark.parametrize("settings", [{"calls": []}, {"calls": [0]}, {"calls": 3}, {"calls": [1.5]}])
 def test_settings_that_are_refused(settings: Any) -> None:
     with pytest.raises(UserError):
         ProfileStudy(**settings)
