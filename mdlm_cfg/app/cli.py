@@ -5,6 +5,7 @@ Nothing heavy is imported before a configuration is known to be right: help and 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -24,6 +25,7 @@ from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.overrides import for_any_data, last_of_each
+from mdlm_cfg.app.parser_help import help_as_text
 from mdlm_cfg.app.places import check_places
 from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
@@ -76,6 +78,7 @@ def _imported(module: str) -> ModuleType:
     finally:
         gc.enable()
         gc.freeze()  # nor is what was imported looked through later
+        atexit.register(gc.unfreeze)  # or libraries would report at exit that it was never freed
 
 
 def settings_of(name: str, cfg: DictConfig) -> Any:
@@ -172,5 +175,6 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
             failures.append(Failure("", error))
         return None
 
-    main()
+    with help_as_text():
+        main()
     return failures

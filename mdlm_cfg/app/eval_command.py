@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from mdlm_cfg.app.build import build_data, build_loggers
-from mdlm_cfg.app.evaluation import evaluate
+from mdlm_cfg.app.evaluation import COMMAND, evaluate
 from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
@@ -133,7 +133,7 @@ def _evaluated(
     _one_thread_for_small_tables(config, data)
     made = Made()
     out = _report_folder(config, subject, overrides, job, made)
-    shown = {"command": command_of("eval.py", overrides), **subject.shown}
+    shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
     report = report_of(out, data, subject.study, shown, {}, subject.who)
     loggers: list[Logger] = []
     with made.taken_back():

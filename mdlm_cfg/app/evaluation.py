@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.reports.tables import Table, print_table, write_arrays, write_csv, write_json
+from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
@@ -40,7 +42,9 @@ TRAINING = "Nats per data point, validation data, averaged weights."
 WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
 PAGE = "report.html"
 TABLE_FILE = "report.csv"
-DONE = "share of training done"  # in `Report.run`, of a network
+COMMAND = "command"  # in `Report.run`
+CHECKPOINT = "checkpoint"  # the same, of a network
+DONE = "share of training done"  # the same
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     try:
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, cache), say)
-        findings = replace(findings, verdict=[*_of_the_training(report.run), *findings.verdict])
+        verdict = [with_commands(sentence, report.run) for sentence in findings.verdict]
+        findings = replace(findings, verdict=[*_of_the_training(report.run), *verdict])
         with part_folder(report.folder, "report") as part:
             written, sections = _write(findings, report, part)
             take_places(part, report.folder, earlier)
@@ -132,6 +137,21 @@ def _of_the_training(about: Mapping[str, Any]) -> list[str]:
         f"The network was saved when {done:.0%} of its training was done ({about['steps of training']:,} steps); an "
         "interrupted run goes on by its own command with ckpt_path=auto."
     ]
+
+
+def with_commands(sentence: str, about: Mapping[str, Any]) -> str:
+    """A sentence of a verdict, with the commands of this report in place of "the same options", where they are known.
+
+    Args:
+        about: see `Report.run`.
+    """
+    command = str(about.get(COMMAND, ""))
+    if CHECKPOINT not in about:  # a model that was not trained here
+        sentence = sentence.replace(LONGER, "Train it longer.")
+    elif command.startswith("train.py"):
+        sentence = sentence.replace(TRAIN_AGAIN, f"python {command}")
+        command = f"eval.py ckpt_path={shlex.quote(str(about[CHECKPOINT]))}"
+    return sentence.replace(EVALUATE_AGAIN, f"python {command}") if command else sentence
 
 
 def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, list[Section]]:
@@ -164,7 +184,10 @@ def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) 
         if section.table is not None and section.printed:
             print_table(section.table, section.title, report.console)
     for line in verdict:
-        report.console.print(Text(line))
+        said, colon, command = line.partition(": python ")
+        report.console.print(Text(f"{said}:" if colon else said))
+        if colon:  # in one piece, to be copied
+            report.console.print(Text(f"    python {command}"), soft_wrap=True)
 
 
 TEST_ROWS = {

@@ -18,7 +18,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from mdlm_cfg.app.evaluation import DONE, Report, Written, title_of
+from mdlm_cfg.app.evaluation import CHECKPOINT, DONE, Report, Written, title_of
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
@@ -73,7 +73,7 @@ def command_of(program: str, overrides: Sequence[str]) -> str:
 
 def describe(run: LoadedRun) -> dict[str, Any]:
     """What a page says of a trained network, by name."""
-    made = {"checkpoint": str(run.path), "steps of training": run.step}
+    made = {CHECKPOINT: str(run.path), "steps of training": run.step}
     done = {} if run.progress is None else {DONE: run.progress}
     return {**made, **done, "data": run.data["name"]}
 

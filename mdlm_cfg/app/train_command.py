@@ -19,7 +19,7 @@ from mdlm_cfg.app.build import (
     say_precision,
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
-from mdlm_cfg.app.evaluation import evaluate
+from mdlm_cfg.app.evaluation import COMMAND, evaluate
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.overrides import given_for, values_of
@@ -87,7 +87,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
             numbers, path = _fit(trainer, module, data, before, saving)
             if study is not None:
                 run = _trained(trainer, path, config, guides)
-                shown = {"command": command_of("train.py", overrides), **describe(run), **guides.described}
+                shown = {COMMAND: command_of("train.py", overrides), **describe(run), **guides.described}
                 report = report_of(folder / "report", data, study, shown, numbers)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)

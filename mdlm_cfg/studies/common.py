@@ -29,7 +29,9 @@ TABLE: dict[str, Any] = {
 
 # the meanings of columns that many studies have
 STRENGTH = "guidance strength"
-LONGER = "Train longer: python train.py with the same options and trainer.max_epochs=100 max_time=00:01:00:00."
+TRAIN_AGAIN = "python train.py with the same options and"
+EVALUATE_AGAIN = "python eval.py with the same options and"
+LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 max_time=00:01:00:00"
 WHO = '"exact" or "learned"'
 SAMPLER = "with its steps, schedule and policy"
 CALLS = "calls of the denoiser, for each of the two conditionals"

@@ -209,7 +209,7 @@ class Corpus(Settings):
         note = "Means over classes; the last columns are total variations." + _left_out(left_out)
         if held.num_sequences < plan.num_samples:
             note += (
-                f" A class has {held.num_sequences:,} held-out sequences, fewer than there are samples, which makes "
+                f" The held-out sequences of a class ({held.num_sequences:,}) are fewer than its samples, which makes "
                 "their total variations too large."
             )
         views: list[View] = [Table(["w"], STATISTICS, note=note)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.images import leading_component, pixel_moments
-from mdlm_cfg.studies.common import as_images, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import EVALUATE_AGAIN, as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
     IMAGE,
@@ -340,11 +340,14 @@ def _at(ends: Sequence[ImageRow], data: ImageRow, name: str, form: str, held: st
 
 
 def of_few(case: Case, share: float | None) -> list[str]:
-    """A warning where there are too few samples for shares of them, such as recall; a share of None is not shown."""
+    """A warning where there are too few samples for what is said of them; without a classifier the share is None."""
     num = len(case.classes) * case.plan.num_samples
-    if num >= ENOUGH or share is None:
+    if num >= ENOUGH:
         return []
+    more = f"Draw more: {EVALUATE_AGAIN} num_samples={ENOUGH}"
+    if share is None:
+        return [f"{num} samples at each strength are few: differences between strengths may be chance. {more}"]
     return [
         f"Accuracy, precision and recall are shares of {num} images each: their standard errors are up to "
-        f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. Draw {ENOUGH} or more."
+        f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. {more}"
     ]

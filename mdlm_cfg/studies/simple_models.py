@@ -64,7 +64,7 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
     text = (
         f"The network's NELBO given the class, beside two models without structure: independent {words.parts} with the "
         f"frequencies of the class's training {words.example}s, and uniform values. All use the same test "
-        f"{words.example}s."
+        f"{words.example}s. The NELBO of the test set has other masks, and may be of more {words.example}s."
     )
     views = [Table(["model"], ["nelbo", "excess", "excess_se"], note=f"Nats per {words.example}.")]
     return Block("nelbo", rows, "NELBO beside simple models", text, [], views, ["nelbo"], group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from commands import QUICK, flat, report_in, run, table_file
 from helpers import found_by, random_target
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
+from mdlm_cfg.app.evaluation import with_commands
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
+from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
 from mdlm_cfg.studies.correction import Correction
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.decay import DecayStudy
@@ -142,3 +145,22 @@ def test_a_network_saved_on_the_way_is_reported_as_such(tmp_path: Path) -> None:
         found = report_in(out)
         assert found["run"]["share of training done"] == pytest.approx(share)
         assert (f"{share:.0%}" in found["verdict"][0]) == (share < 1)
+
+
+@pytest.mark.parametrize("advice", [f"Train: {TRAIN_AGAIN} w=[1]", f"Draw: {EVALUATE_AGAIN} num_samples=100"])
+@pytest.mark.parametrize("command", ["train.py data=table 'data.path=my data.npz'", "eval.py seed=2"])
+def test_an_advised_command_does_what_this_report_did(advice: str, command: str) -> None:
+    said = with_commands(advice, {"command": command, "checkpoint": "runs/my run/last.ckpt"})
+    program, *options = shlex.split(said.partition(": ")[2].removeprefix("python "))
+    new = advice.split()[-1]
+    if command.startswith(program):
+        assert options == [*shlex.split(command)[1:], new]
+    elif program == "eval.py":
+        assert options == ["ckpt_path=runs/my run/last.ckpt", new]
+    else:
+        assert said == advice  # how the network was trained is not known
+
+
+def test_nobody_is_told_to_train_another_model_by_a_command_of_this_package() -> None:
+    assert "train.py" not in with_commands(f"It is not trained. {LONGER}", {"command": "eval.py denoiser._target_=a.b"})
+    assert "train.py" not in with_commands(f"It is not trained. {LONGER}", {})

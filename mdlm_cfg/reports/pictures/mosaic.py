@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,12 @@ from mdlm_cfg.support.errors import UserError
 GAP_SHARE = 1 / 14  # of an image's height, between images
 GROUND = 0.2  # of the gap, from paper (0) to ink (1)
 LETTER = 0.09  # inches of a letter in the name of a line
+WIDEST = 11.4  # inches of blocks side by side: as wide as a page
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images in blocks side by side.
+    """Images in blocks side by side, and below each other where a page is not wide enough.
 
     Attributes:
         blocks: arrays (lines, columns, height, width) by the title of the block: of one shape, 0 to 1; NaN is a pixel
@@ -57,23 +59,28 @@ class Images:
         """Draw every block; the names of the lines stand at the left."""
         arrays = {title: np.asarray(block, dtype=np.float64) for title, block in self.blocks.items()}
         num_lines, num_columns, height, width = next(iter(arrays.values())).shape
-        inches = (0.62 if num_columns == 1 else 0.4) * max(1.0, width / 28)
         beside = LETTER * max((len(name) for name in self.lines), default=1) + (0.9 if self.signed else 0.3)
+        inches = (0.62 if num_columns == 1 else 0.4) * max(1.0, width / 28)
+        inches = min(inches, (WIDEST - beside) / (1.1 * num_columns))
         titles = max(len(line) for title in arrays for line in title.split("\n"))
-        across = max(inches * num_columns * 1.1, LETTER * titles) * len(arrays) + beside
-        down = max(LETTER * len(self.signed) + 0.5, inches * num_lines * height / width + 0.6)
-        grid = divide(figure, 1, len(arrays), max(3.2, across), down)
+        of_block = max(inches * num_columns * 1.1, LETTER * titles)
+        per_row = max(1, min(len(arrays), int((WIDEST - beside) / of_block)))
+        rows = math.ceil(len(arrays) / per_row)
+        down = max(LETTER * len(self.signed) + 0.5, rows * (inches * num_lines * height / width + 0.6))
+        grid = divide(figure, rows, per_row, max(3.2, of_block * per_row + beside), down)
         top = max(1e-9, max(float(np.nanmax(np.abs(a), initial=0.0)) for a in arrays.values())) if self.signed else 1.0
-        for k, (title, array) in enumerate(arrays.items()):
-            shown = self._draw_block(grid[0, k], array, top)
-            grid[0, k].set_title(plain(title), fontsize=9)
-            if k == 0 and self.lines:
-                gap = gap_of(height)
-                centres = gap + np.arange(num_lines) * (height + gap) + (height - 1) / 2
-                grid[0, 0].set_yticks(centres[: len(self.lines)], [plain(name) for name in self.lines])
-                grid[0, 0].tick_params(length=0)
+        gap = gap_of(height)
+        centres = gap + np.arange(num_lines) * (height + gap) + (height - 1) / 2
+        for k, (axes, (title, array)) in enumerate(zip(grid.flat, arrays.items())):
+            shown = self._draw_block(axes, array, top)
+            axes.set_title(plain(title), fontsize=9)
+            if k % per_row == 0 and self.lines:
+                axes.set_yticks(centres[: len(self.lines)], [plain(name) for name in self.lines])
+                axes.tick_params(length=0)
+        for axes in grid.flat[len(arrays) :]:
+            axes.set_axis_off()
         if self.signed:
-            bar = figure.colorbar(shown, ax=grid[0].tolist(), fraction=0.04)
+            bar = figure.colorbar(shown, ax=grid.ravel().tolist(), fraction=0.04)
             bar.set_label(plain(self.signed), fontsize=9)
         return grid
 
