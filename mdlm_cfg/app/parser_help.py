@@ -24,7 +24,7 @@ def help_as_text() -> Iterator[None]:
             settings["help"] = PLACEHOLDER
         return original(parser, *names, **settings)
 
-    ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]
+    ArgumentParser.add_argument = add_argument  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
