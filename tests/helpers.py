@@ -138,7 +138,7 @@ def hidden_markov() -> HiddenMarkovMixture:
 def data_of(target: Any, name: str = "small", **more: Any) -> Any:
     """Data that are known exactly, as studies are asked about them."""
     about = {"num_tokens": target.num_tokens, "num_classes": target.num_classes, "grid_shape": (target.num_dims,)}
-    absent = {"class_names": None, "example_kind": None}
+    absent = {"class_names": None, "example_kind": None, "val_examples": lambda: None}
     return SimpleNamespace(target=target, name=name, **{**about, **absent, **more})
 
 

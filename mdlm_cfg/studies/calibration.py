@@ -26,6 +26,7 @@ from mdlm_cfg.studies.fitting import (
     TEST,
     check_samples,
     fitted_strengths,
+    origin_of_examples,
     part_of,
 )
 from mdlm_cfg.studies.likelihood import is_exact
@@ -54,9 +55,8 @@ A Gaussian prior of standard deviation 1 around w holds strengths that the sampl
 OF_EXAMPLES = """\
 The target samples are data of the class, as they are: they have no p(z | x), and an example whose class is certain \
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
-compared with. They are fitted to one half of the test data, at most {num:,} examples of a class, and tested on the \
-other; {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of standard deviation 1 \
-around 0. The network was trained on neither half."""
+compared with. {origin} {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of \
+standard deviation 1 around 0."""
 CLASS = "its name, or its number where it has none"
 AFTER = "the same with calibrated strengths"
 
@@ -117,7 +117,8 @@ class CalibrationStudy(Settings):
     """Calibrated strengths, and what they change: likelihoods, total variations, the usage of components.
 
     Args:
-        num_examples: of each class, where distributions are sampled: to fit strengths to, and as many to judge them.
+        num_examples: of each class, where distributions are sampled: to fit strengths to, and as many to judge them
+            (all test data where validation data are held out of training).
         groups: of neighbouring levels that share a strength, where it is fitted to samples.
     """
 
@@ -207,8 +208,11 @@ class CalibrationStudy(Settings):
     def _blocks(
         self, case: Case, classes: Sequence[ClassRow], levels: Sequence[LevelRow], means: Sequence[MeanRow]
     ) -> list[Block]:
-        numbers = {"num": self.num_examples, "groups": self.groups}
-        how = OF_TABLES if is_exact(case) else (OF_EXAMPLES if case.target is None else OF_TARGETS).format(**numbers)
+        how = OF_TABLES
+        if case.target is None:
+            how = OF_EXAMPLES.format(origin=origin_of_examples(case, self.num_examples), groups=self.groups)
+        elif not is_exact(case):
+            how = OF_TARGETS.format(num=self.num_examples, groups=self.groups)
         error = [] if is_exact(case) else ["gain_se"]
         index = ["w", "denoiser", "target_class"]
         views: list[View] = [Table(index, ["nelbo", "nelbo_calibrated", "gain", *error])]

@@ -1,7 +1,8 @@
 """Strengths and step sizes that are fitted to a denoiser: exactly on small tables, else to samples (theory, 21 and 22).
 
 What is fitted, and what it is then judged by, are different samples: of a known distribution fresh ones, of examples
-two halves of the test data. Validation data would not do: they are training data, whose NELBO is too low.
+the validation data and the test data. Where the validation data are training data, whose NELBO is too low, they are two
+halves of the test data.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 FIT = "fit"
 TEST = "test"
-NUM_EXAMPLES = 1000  # of a class, that strengths are fitted to, and as many that they are judged by
+NUM_EXAMPLES = 1000  # of a class, that strengths are fitted to
 FEWEST = 10
 SPREAD = 1.0  # of the prior of strengths around w: where samples do not say otherwise they stay near w
 GROUPS = 16  # of levels that share a strength where it is fitted to samples
@@ -49,14 +50,41 @@ def check_samples(case: Case, target_class: int, num_examples: int) -> None:
         check_positive_class(target, target_class)
     if target is not None or is_exact(case):
         return
-    classes = case.data.test_examples()[1]
-    found = min(int((classes == target_class).sum()) // 2, num_examples)
+    numbers = [len(examples_of(case, which, target_class, num_examples)) for which in (FIT, TEST)]
     d = math.prod(case.data.grid_shape)
-    if found * masks_for(found, d) < 2 * d:
+    if any(num * masks_for(num, d) < 2 * d for num in numbers):
         raise UserError(
-            f"class {case.class_name(target_class)} of {case.data.name} has {2 * found} test examples, too few to fit "
-            f"{d} levels to one half and to judge the fit by the other: choose another target_class"
+            f"class {case.class_name(target_class)} of {case.data.name} has {numbers[0]} examples to fit {d} levels to "
+            f"and {numbers[1]} others to judge the fit by, which are too few: choose another target_class"
         )
+
+
+def examples_of(case: Case, which: str, target_class: int, num_examples: int) -> Tensor:
+    """Examples of a class to fit to ("fit") or to judge by ("test"), int64 (n, D); the two share none.
+
+    Where validation data are held out of training, at most `num_examples` of them, and all test data; else at most
+    `num_examples` of each half of the test data.
+    """
+    x, classes = case.data.test_examples()
+    held_out = case.data.val_examples()
+    if held_out is None:
+        order = torch.randperm(len(x), generator=generator_for("calibration halves", case.plan.seed))
+        own = x[order][classes[order] == target_class]
+        half = len(own) // 2
+        return (own[:half] if which == FIT else own[half:])[:num_examples].long()
+    if which == TEST:
+        return x[classes == target_class].long()
+    val_x, val_classes = held_out
+    return val_x[val_classes == target_class][:num_examples].long()
+
+
+def origin_of_examples(case: Case, num_examples: int) -> str:
+    """A sentence for readers: what is fitted to which examples, as `examples_of` chooses them."""
+    if case.data.val_examples() is None:
+        fit = f"one half of the test data, at most {num_examples:,} of a class"
+        return f"What is fitted is fitted to {fit}, and judged by as many of the other; neither was trained on."
+    fit = f"validation data, at most {num_examples:,} of a class, which were held out of training"
+    return f"What is fitted is fitted to {fit}, and judged by all test data of the class."
 
 
 def masks_for(num: int, num_dims: int) -> int:
@@ -76,11 +104,7 @@ def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_e
         x, _ = case.target.sample(num_examples, generator_for("calibration", which, seed, target_class), target_class)
         log_weights = w * log_posterior(case.target, x, target_class) if w else None
     else:
-        x, classes = case.data.test_examples()
-        order = torch.randperm(len(x), generator=generator_for("calibration halves", seed))
-        own = x[order][classes[order] == target_class].long()
-        half = len(own) // 2
-        x = (own[:half] if which == FIT else own[half:])[:num_examples]
+        x = examples_of(case, which, target_class, num_examples)
         log_weights = None
     denoiser = case.denoisers[who]
     generator = generator_for("calibration masks", which, seed, target_class, device=device_of(denoiser))

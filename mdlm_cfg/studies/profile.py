@@ -18,7 +18,7 @@ from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile
+from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
@@ -48,7 +48,8 @@ the best steps are found on one set of samples, and the cost of every schedule i
 are those of the profile as it is measured, which makes them too large. Calibrated strengths are fitted to the set \
 that costs are measured on, which makes the costs of guided steps a little too small."""
 OF_EXAMPLES = """\
-These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0."""
+These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0. \
+{origin}"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class ProfileStudy(Settings):
 
     Args:
         calls: numbers of steps that are compared, each at most D.
-        num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them.
+        num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them
+            (all test data where validation data are held out of training).
 
     Raises:
         UserError: no numbers of steps, or one below 1.
@@ -176,7 +178,8 @@ class ProfileStudy(Settings):
                 row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))
                 costs.append(row)
         facts = {"target_class": case.one_class, "exact": is_exact(case)}
-        return Findings(case.plan, _blocks(case, costs, levels, totals), verdict_of(costs, totals), facts)
+        blocks = _blocks(case, costs, levels, totals, self.num_examples)
+        return Findings(case.plan, blocks, verdict_of(costs, totals), facts)
 
 
 def _asked(case: Case) -> list[tuple[Guidance, str]]:
@@ -202,13 +205,13 @@ def _written(sizes: Sequence[int]) -> str:
 
 
 def _blocks(
-    case: Case, costs: Sequence[CostRow], levels: Sequence[LevelRow], totals: Sequence[TotalRow]
+    case: Case, costs: Sequence[CostRow], levels: Sequence[LevelRow], totals: Sequence[TotalRow], num_examples: int
 ) -> list[Block]:
     name = case.class_name(case.one_class)
     is_sampled = not is_exact(case)
     text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
     if case.target is None:
-        text += f"\n\n{OF_EXAMPLES}"
+        text += f"\n\n{OF_EXAMPLES.format(origin=origin_of_examples(case, num_examples))}"
     caption = "Predicted cost against the number of steps."
     curve = Curve("calls", "cost", ["schedule", "denoiser"], caption, "w", log_x=True, log_y=True)
     views: list[View] = [

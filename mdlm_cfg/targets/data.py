@@ -53,6 +53,10 @@ class Data(Protocol):
         """All test examples on the CPU: tokens, integer (n, D), and classes, int64 (n,)."""
         ...
 
+    def val_examples(self) -> Labelled | None:
+        """Examples like those of the test, of which no network was trained on any; None where there are no such."""
+        ...
+
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """The training examples of one class on the CPU, integer (m, D), of data with an `example_kind`.
 
@@ -101,6 +105,9 @@ class KnownData:
         """See `Data`."""
         return self.target.sample(self.num_test, generator_for("test"))
 
+    def val_examples(self) -> None:
+        """There are none."""
+
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """There are none."""
         raise TypeError(f"{self.name} has no training examples: they are drawn from its target")
@@ -136,6 +143,9 @@ class UnknownData:
     def test_examples(self) -> Labelled:
         """There are none."""
         raise TypeError(f"nothing is known of {self.name}, and there are no examples")
+
+    def val_examples(self) -> None:
+        """There are none."""
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """There are none."""

@@ -18,7 +18,7 @@ from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.signals import interrupts_given_back
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import read_checkpoint
+from mdlm_cfg.training.runs import check_same_data, read_checkpoint
 
 MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Muon, shaped as the weights
 
@@ -40,13 +40,8 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         UserError: it cannot.
     """
     checkpoint = read_checkpoint(path)
-    data = record["data"]
     saved = checkpoint["hyper_parameters"]
-    if saved["data"]["fingerprint"] != data["fingerprint"]:
-        raise UserError(
-            f"the checkpoint {path} was trained on other data: {saved['data']['name']} "
-            f"(fingerprint {saved['data']['fingerprint']}), not {data['name']} (fingerprint {data['fingerprint']})"
-        )
+    check_same_data(path, saved["data"], record["data"])
     kind = {
         part: {TARGET: part_of[TARGET]}
         for part, part_of in (("there", saved["optimizer"]), ("here", record["optimizer"]))

@@ -108,13 +108,28 @@ class LoadedRun:
 
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""
-        theirs = description["fingerprint"]
-        ours = self.data["fingerprint"]
-        if theirs != ours:
-            raise UserError(
-                f"the checkpoint {self.path} was trained on other data: {self.data['name']} (fingerprint {ours}), "
-                f"not {description['name']} (fingerprint {theirs})"
-            )
+        check_same_data(self.path, self.data, description)
+
+
+def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise UserError unless two descriptions are of the same data, with the same examples held out for validation.
+
+    Args:
+        path: the checkpoint. saved: the description in it. here: that of a data module.
+    """
+    if saved["fingerprint"] == here["fingerprint"]:
+        return
+    there, now = (data.get("num_held_out", 0) for data in (saved, here))  # a checkpoint of earlier versions: none
+    if saved["name"] == here["name"] and there != now:
+        settings = f"data.hold_out=true data.num_val={there}" if there else "data.hold_out=false"
+        raise UserError(
+            f"the checkpoint {path} was trained with {there:,} examples of {here['name']} held out for validation, not "
+            f"{now:,}: set {settings}"
+        )
+    raise UserError(
+        f"the checkpoint {path} was trained on other data: {saved['name']} (fingerprint {saved['fingerprint']}), "
+        f"not {here['name']} (fingerprint {here['fingerprint']})"
+    )
 
 
 def run_folder_of(checkpoint: Path) -> Path:

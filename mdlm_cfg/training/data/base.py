@@ -185,6 +185,10 @@ class DiffusionData(LightningDataModule):
         """See `mdlm_cfg.targets.data.Data`."""
         return self._test[0].cpu(), self._test[1].cpu()
 
+    def val_examples(self) -> Batch | None:
+        """See `mdlm_cfg.targets.data.Data`; None of data that are drawn from a target."""
+        return None
+
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """See `mdlm_cfg.targets.data.Data`."""
         raise TypeError(f"{self.name} has no training examples: every batch is drawn from its target")

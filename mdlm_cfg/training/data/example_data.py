@@ -11,40 +11,59 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import ExampleKind
 from mdlm_cfg.training.data.arrays import count_tokens, load_tokens
 from mdlm_cfg.training.data.base import Batch, DiffusionData, Loading, content_hash
-from mdlm_cfg.training.data.examples import Examples, check_enough
+from mdlm_cfg.training.data.examples import LEAST, Examples, check_enough, held_out
 from mdlm_cfg.training.data.text import load_text
+
+MOST_VAL = 1000
+VAL_SHARE = 0.1
 
 
 class ExampleData(DiffusionData):
     """Examples that are given: in training each epoch is all of them in a new order, in full batches.
 
-    The first training examples are validated on too, which shows divergence, not overfitting. Test examples are for
-    testing alone.
+    Validation examples are held out of training by one fixed draw (`held_out`), or are the first training examples,
+    which show divergence, not overfitting. Test examples are for testing alone.
 
     Args:
         load: returns the examples.
         name: of the data.
+        hold_out: whether validation examples are held out of training.
+        num_val: how many there are; None is a tenth of the examples that are not for testing, at most 1,000.
         loading: see `Loading`.
 
     Attributes:
         train_x: what is stored of the training examples, integer (n, D).
         train_labels: int64 (n,).
+        num_held_out: how many examples are held out for validation; 0 where training examples are validated on.
 
     Raises:
-        UserError: a count below 1; in `setup`, what `load` refuses.
+        UserError: a count below 1; in `setup`, what `load` refuses, and more validation examples than can be held out.
     """
 
     train_x: Tensor
     train_labels: Tensor
     example_kind: ExampleKind = "tokens"
 
-    def __init__(self, load: Callable[[], Examples], name: str, **loading: Any) -> None:
-        super().__init__(Loading(**loading))
+    def __init__(
+        self,
+        load: Callable[[], Examples],
+        name: str,
+        hold_out: bool = False,
+        num_val: int | None = MOST_VAL,
+        **loading: Any,
+    ) -> None:
+        super().__init__(Loading(num_val=MOST_VAL if num_val is None else num_val, **loading))
+        if not isinstance(hold_out, bool):
+            raise UserError(f"hold_out = {hold_out!r} is not allowed: it must be true or false")
+        self.hold_out = hold_out
+        self.num_held_out = 0
         self.name = name
+        self._takes_a_share = num_val is None
         self._load = load
         self._found: Examples | None = None  # between `prepare_data` and `setup`
         self._ready = False
@@ -59,7 +78,7 @@ class ExampleData(DiffusionData):
         if self._ready:
             return
         found = self._load() if self._found is None else self._found
-        check_enough(self.name, found.train_labels, 2, found.class_names)
+        check_enough(self.name, found.train_labels, LEAST, found.class_names)
         self.num_classes = found.num_classes
         self.class_names = found.class_names
         self.value_names = found.value_names
@@ -67,14 +86,26 @@ class ExampleData(DiffusionData):
         train, test, coding = self._encoded(found)
         labels = found.train_labels
         test_labels = found.test_labels
-        self._fingerprint = content_hash(found.train, labels, found.test, test_labels, coding)
-        self.train_x = train.flatten(1)
-        self.train_labels = labels
-        self._val = self.tokens(self.train_x[: self.num_val], generator_for("val")), labels[: self.num_val]
+        rows, val_rows = self._rows(labels)
+        split = (f"{self.num_held_out} held out",) if self.hold_out else ()
+        self._fingerprint = content_hash(found.train, labels, found.test, test_labels, coding, *split)
+        stored = train.flatten(1)
+        self.train_x = stored[rows]
+        self.train_labels = labels[rows]
+        self._val = self.tokens(stored[val_rows], generator_for("val")), labels[val_rows]
         self._test = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
         self.steps_per_epoch = self._steps(1)
         self._found = None
         self._ready = True
+
+    def _rows(self, labels: Tensor) -> tuple[Tensor | slice, Tensor | slice]:
+        """The rows to train on and to validate on."""
+        if self._takes_a_share:
+            self.num_val = max(1, min(MOST_VAL, round(VAL_SHARE * len(labels))))
+        if not self.hold_out:
+            return slice(None), slice(self.num_val)
+        self.num_held_out = self.num_val
+        return held_out(self.name, labels, self.num_val)
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
         """What is stored of the training examples, the test examples' tokens, and how these were made, in words."""
@@ -89,9 +120,17 @@ class ExampleData(DiffusionData):
         """See `mdlm_cfg.targets.data.Data`."""
         return self.tokens(self.train_x[self.train_labels == target_class].cpu(), generator)
 
+    def val_examples(self) -> Batch | None:
+        """See `mdlm_cfg.targets.data.Data`."""
+        return (self._val[0].cpu(), self._val[1].cpu()) if self.hold_out else None
+
     def fingerprint(self) -> str:
-        """A short hash of examples, labels, and how they become tokens."""
+        """A short hash of examples, labels, how they become tokens, and how many are held out for validation."""
         return self._fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        """The description of data in a checkpoint: plain ints, strings and lists."""
+        return super().describe() | {"num_held_out": self.num_held_out}
 
     def place_on(self, device: torch.device | str) -> None:
         """See `DiffusionData.place_on`."""

@@ -16,6 +16,7 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.table import checked_names
 
 TEST_SHARE = 0.1  # of every class, where the data come without a test set
+LEAST = 2  # training examples of a class
 IMBALANCE = 10  # times as many examples of one class as of another, from which on it is said
 MOST_LISTED = 10  # values that a message names
 Part = tuple[np.ndarray, np.ndarray]  # examples (n, ...) and labels (n,), whole numbers from 0
@@ -153,6 +154,34 @@ def split(where: str, labels: Tensor, class_names: Names | None = None) -> tuple
     for k, count in enumerate(torch.bincount(labels).tolist()):
         test[(shuffled == k).nonzero()[: max(1, round(TEST_SHARE * count)), 0]] = True
     return order[~test], order[test]
+
+
+def held_out(where: str, labels: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Rows to train on, in their order, and rows to validate on, in random order, by one fixed draw.
+
+    Every row is as likely as any other to be held out, whatever its class, but two of each class stay for training.
+
+    Args:
+        where: for messages.
+        labels: int64 (n,), classes 0..K-1, each at least twice.
+        num: how many rows to hold out.
+
+    Raises:
+        UserError: there are not so many beside two of each class.
+    """
+    order = torch.randperm(len(labels), generator=generator_for("held out for validation"))
+    shuffled = labels[order]
+    stays = torch.zeros(len(labels), dtype=torch.bool)
+    for k in range(int(labels.max()) + 1):
+        stays[(shuffled == k).nonzero()[:LEAST, 0]] = True
+    free = order[~stays]
+    if num > len(free):
+        raise UserError(
+            f"{where}: {num:,} of {len(labels):,} training examples cannot be held out for validation, because "
+            f"{LEAST} of each class stay for training: set data.num_val to at most {len(free):,}, or data.hold_out=false"
+        )
+    trained_on = torch.cat([order[stays], free[num:]])
+    return trained_on.sort().values, free[:num]
 
 
 def check_enough(where: str, labels: Tensor, least: int, class_names: Names | None = None) -> None:
