@@ -20,14 +20,16 @@ from mdlm_cfg import (
     terminal_law,
     tilted_law,
 )
+from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, calibrate, exact_gain, held_out_gain
 from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.studies.benchmark.targets import rotation
 from mdlm_cfg.studies.calibration import CalibrationStudy
-from mdlm_cfg.studies.fitting import FIT, TEST, log_posterior, part_of
+from mdlm_cfg.studies.fitting import FIT, TEST, Fit, fitted_profile, fitted_strengths, log_posterior, part_of
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.protocol import Case, check, run
+from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.toys import toy_2d_overlap
@@ -120,6 +122,75 @@ def test_what_is_fitted_to_is_not_what_is_judged_by() -> None:
     case = Case.of(examples, target.denoiser(), PLAN)
     fit, test = (set(part_of(case, which, "learned", Z, 0.0, 1000).x[:, 0].tolist()) for which in (FIT, TEST))
     assert not fit & test and fit | test == set(range(1, 400, 2))
+
+
+def held_out_case(target: Any, seeds: tuple[int, int], num_test: int = 3000) -> Case:
+    """A case of examples that are known by validation and test data alone, drawn by these seeds."""
+    examples = data_of(target)
+    examples.target = None
+    val, test = (target.sample(num, generator_for("case", seed)) for num, seed in zip((3000, num_test), seeds))
+    examples.val_examples = lambda: val
+    examples.test_examples = lambda: test
+    return Case.of(examples, Blurred(target, 0.3), PLAN)
+
+
+def test_where_validation_data_are_held_out_the_fit_sees_them_alone_and_all_test_data_judge() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    usual, other_test, other_val = (held_out_case(target, seeds) for seeds in ((0, 1), (0, 2), (3, 1)))
+
+    def fits(case: Case) -> list[Any]:
+        fit = Fit(case.data, case.denoisers["learned"], Z)
+        return [fitted_strengths(case, "learned", Z, 0.0), fit.strengths(Calibrated()), fit.sizes(0.0, 2)]
+
+    def profile(case: Case, which: str) -> torch.Tensor:
+        return fitted_profile(case, "learned", Z, 0.0, which).entropies
+
+    assert fits(usual) == fits(other_test)
+    assert all(a != b for a, b in zip(fits(usual)[:2], fits(other_val)[:2]))
+    assert torch.equal(profile(usual, FIT), profile(other_test, FIT))
+    assert not torch.equal(profile(usual, FIT), profile(other_val, FIT))
+    assert torch.equal(profile(usual, TEST), profile(other_val, TEST))
+    assert not torch.equal(profile(usual, TEST), profile(other_test, TEST))
+    for which, (x, classes) in ((FIT, usual.data.val_examples()), (TEST, usual.data.test_examples())):
+        own = x[classes == Z]
+        assert torch.equal(part_of(usual, which, "learned", Z, 0.0, len(own)).x, own)
+        expected = own[:10] if which == FIT else own
+        assert torch.equal(part_of(usual, which, "learned", Z, 0.0, 10).x, expected)
+
+
+def test_gains_of_a_fit_to_validation_data_are_those_on_test_data() -> None:
+    target = random_target(3, 4, 2, seed=4)
+    found = []
+    for seeds in ((0, 1), (0, 2), (3, 1)):
+        case = held_out_case(target, seeds)
+        findings = run(CalibrationStudy(num_examples=2000, groups=2), case)
+        strengths = [row.strength for row in block_of(findings, "strengths")]
+        (row, _) = block_of(findings, "calibration")
+        found.append((strengths, row.nelbo))
+        assert row.gain > 3 * row.gain_se  # the network is too flat
+        (x, classes) = case.data.test_examples()
+        part = part_of(case, TEST, "learned", Z, 0.0, 2000)
+        own = held_out_gain(part, Z, before=[0.0] * 4, after=[0.0] * 4)
+        assert row.nelbo == pytest.approx(float(own.before.sum()), abs=1e-12) and len(part.x) == int(
+            (classes == Z).sum()
+        )
+    (usual, other_test, other_val) = found
+    assert usual[0] == other_test[0] != other_val[0]
+    assert usual[1] == other_val[1] != other_test[1]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_too_few_examples_on_either_side_are_refused(held_out: bool) -> None:
+    target = random_target(3, 4, 2, seed=4)
+    x = torch.zeros(9, 4, dtype=torch.int64)
+    none = (x, torch.zeros(9, dtype=torch.int64))
+    full = target.sample(3000, generator_for("full"))
+    for val, test in ((none, full), (full, none)) if held_out else ((None, none),):
+        case = held_out_case(target, (0, 1))
+        case.data.val_examples = lambda own=val: own
+        case.data.test_examples = lambda own=test: own
+        with pytest.raises(UserError, match="too few"):
+            check(CalibrationStudy(), case)
 
 
 @pytest.mark.parametrize("target", [bernoulli_mixture(30), motif_in_noise(12)])

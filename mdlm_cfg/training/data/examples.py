@@ -176,9 +176,10 @@ def held_out(where: str, labels: Tensor, num: int) -> tuple[Tensor, Tensor]:
         stays[(shuffled == k).nonzero()[:LEAST, 0]] = True
     free = order[~stays]
     if num > len(free):
+        fewer = f"data.num_val to at most {len(free)}, or " if len(free) else ""
         raise UserError(
-            f"{where}: {num:,} of {len(labels):,} training examples cannot be held out for validation, because "
-            f"{LEAST} of each class stay for training: set data.num_val to at most {len(free):,}, or data.hold_out=false"
+            f"{where}: num_val = {num} of {len(labels)} training examples cannot be held out for validation, because "
+            f"{LEAST} of each class stay for training: set {fewer}data.hold_out=false"
         )
     trained_on = torch.cat([order[stays], free[num:]])
     return trained_on.sort().values, free[:num]

@@ -1,0 +1,208 @@
+"""Validation examples that are held out of training: the three sets share nothing, and stay the same in a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import TINY, refusal, run
+from datasets import Dataset
+from folders_of_images import write_classes
+from harness import batches, ready, small_module
+from hypothesis import given, settings, strategies as st
+from idx_files import write_images
+from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data import ExampleData, ImageData, saved_dataset, text_file, token_file
+from mdlm_cfg.training.data.examples import LEAST, Examples, held_out
+from mdlm_cfg.training.fit import check_resume
+from mdlm_cfg.training.runs import load_run, newest_run
+
+ROWS = np.arange(90)
+LABELS = ROWS % 3
+
+
+def rows_of(num: int) -> Tensor:
+    """Examples that all differ: the digits of their number, int64 (num, 3)."""
+    x = torch.arange(num)
+    return torch.stack([x // 100, x // 10 % 10, x % 10], dim=1)
+
+
+def module(labels: Tensor, num_test: int = 4, **more: Any) -> ExampleData:
+    """Data of examples that all differ; the last ones are for testing."""
+    x = rows_of(len(labels) + num_test)
+    train = slice(len(labels))
+    found = Examples(x[train], labels, x[len(labels) :], labels[:1].expand(num_test))
+    return ExampleData(lambda: found, "numbered", batch_size=4, **more)
+
+
+def numbers(x: Tensor) -> set[int]:
+    """The numbers of examples of `rows_of`."""
+    return set((x.long() @ torch.tensor([100, 10, 1])).tolist())
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 80))
+def test_any_split_is_a_partition_that_leaves_two_of_each_class(classes: list[int], num: int) -> None:
+    labels = torch.tensor([k for k in range(max(classes) + 1) for _ in range(LEAST)] + classes)
+    free = len(labels) - LEAST * (max(classes) + 1)
+    if num > free:
+        with pytest.raises(UserError, match=str(free) if free else "hold_out=false"):
+            held_out("x", labels, num)
+        return
+    train, val = held_out("x", labels, num)
+    assert len(val) == num and sorted([*train.tolist(), *val.tolist()]) == list(range(len(labels)))
+    assert torch.equal(train, train.sort().values)
+    assert int(torch.bincount(labels[train], minlength=max(classes) + 1).min()) >= LEAST
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 3), st.integers(1, 3))
+def test_no_example_is_in_two_of_the_three_sets(num_val: int, num_classes: int, seed: int, world: int) -> None:
+    labels = torch.arange(80) % num_classes
+    data = ready(module(labels, hold_out=True, num_val=num_val, seed=seed))
+    val = torch.cat([x for x, _ in data.val_dataloader()])
+    test = torch.cat([x for x, _ in data.test_dataloader()])
+    trained_on = [x for epoch in range(3) for rank in range(world) for x in batches(data, epoch, rank, world)]
+    examples = [data.train_examples(k, torch.Generator()) for k in range(num_classes)]
+    sets = numbers(data.train_x), numbers(val), numbers(test)
+    assert [len(one) for one in sets] == [80 - num_val, num_val, 4]
+    assert set.union(*sets) == set(range(84))
+    assert numbers(torch.cat(trained_on)) <= sets[0] and numbers(torch.cat(examples)) == sets[0]
+    x, classes = data.val_examples()
+    assert numbers(x) == sets[1] and torch.equal(classes, (x @ torch.tensor([100, 10, 1])) % num_classes)
+    again = ready(module(labels, hold_out=True, num_val=num_val, seed=seed + 1))
+    assert torch.equal(again.val_examples()[0], x) and again.fingerprint() == data.fingerprint()
+
+
+def test_every_class_is_held_out_as_often_as_it_occurs_and_not_by_a_share_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = []
+    for num in range(4000, 4040):  # the draw follows the number of examples
+        labels = torch.randint(4, (num,), generator=generator)
+        expected = 1000 * torch.bincount(labels) / num
+        held = torch.bincount(labels[held_out("x", labels, 1000)[1]])
+        scores += ((held - expected) / (expected * (1 - 1000 / num) * (1 - expected / 1000)).sqrt()).tolist()
+    each = torch.tensor(scores)
+    assert abs(float(each.mean())) < 0.4 and 0.75 < float(each.std()) < 1.25  # of 160 standard normal numbers
+
+
+def idx(folder: Path) -> Any:
+    write_images(folder, 90, 20, classes=3)
+    return lambda **more: ImageData(str(folder), levels=256, **more)
+
+
+def folders(folder: Path) -> Any:
+    write_classes(folder / "f", {"cat": 30, "dog": 40})
+    return lambda **more: ImageData(str(folder / "f"), levels=256, **more)
+
+
+def arrays(folder: Path) -> Any:
+    grey = np.random.default_rng(0).integers(0, 256, (90, 4, 4))
+    np.savez(folder / "i.npz", images=grey, labels=LABELS)
+    return lambda **more: ImageData(str(folder / "i.npz"), levels=256, **more)
+
+
+def tokens(folder: Path) -> Any:
+    np.savez(folder / "t.npz", tokens=rows_of(90).numpy(), labels=LABELS)
+    return lambda **more: token_file(folder / "t.npz", **more)
+
+
+def text(folder: Path) -> Any:
+    (folder / "t.txt").write_text("".join(f"{k}\t{row:03d}\n" for row, k in zip(ROWS, LABELS)))
+    return lambda **more: text_file(folder / "t.txt", **more)
+
+
+def columns(folder: Path) -> Any:
+    Dataset.from_dict({"input_ids": rows_of(90).tolist(), "label": LABELS.tolist()}).save_to_disk(str(folder / "d"))
+    return lambda **more: saved_dataset(str(folder / "d"), **more)
+
+
+@pytest.mark.parametrize("make", [idx, folders, arrays, tokens, text, columns])
+def test_data_of_every_kind_hold_examples_out(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    of = make(tmp_path)
+    plain = ready(of(num_val=7))
+    held = ready(of(num_val=7, hold_out=True))
+    share = ready(of(num_val=None, hold_out=True))
+    assert plain.val_examples() is None and torch.equal(plain._val[0], plain.train_x[:7])
+    for data, num in ((held, 7), (share, round(len(plain.train_x) / 10))):
+        sets = [set(map(tuple, x.tolist())) for x in (data.train_x, data.val_examples()[0], data.test_x)]
+        everything = set(map(tuple, torch.cat([plain.train_x, plain.test_x]).tolist()))
+        assert sum(map(len, sets)) == len(everything) and set.union(*sets) == everything
+        assert len(sets[1]) == num == data.num_val == data.describe()["num_held_out"]
+        assert json.loads(json.dumps(data.describe())) == data.describe()
+    assert plain.describe()["num_held_out"] == 0
+    prints = [data.fingerprint() for data in (plain, held, share, ready(of(num_val=8, hold_out=True)))]
+    assert len({*prints[:2], prints[3]}) == 3 and ready(of(num_val=8)).fingerprint() == prints[0]
+    for num in (len(plain.train_x), 10**6):
+        with pytest.raises(UserError, match="num_val") as error:
+            ready(of(num_val=num, hold_out=True))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["maybe", 1, None, "true"])
+def test_only_true_and_false_say_whether_to_hold_out(wrong: Any) -> None:
+    with pytest.raises(UserError, match="hold_out"):
+        module(torch.arange(80) % 2, hold_out=wrong)
+
+
+@pytest.mark.parametrize("num_val", [0, -1, 1.5, True, "many"])
+def test_wrong_numbers_are_refused(num_val: Any) -> None:
+    with pytest.raises(UserError, match="num_val"):
+        module(torch.arange(80) % 2, hold_out=True, num_val=num_val)
+
+
+def test_binary_images_keep_one_draw_of_their_validation_pixels(root: str) -> None:
+    for how in ("dynamic", "static", "threshold"):
+        one, two = (ready(ImageData(root=root, binarization=how, hold_out=True, num_val=9, seed=s)) for s in (0, 1))
+        assert torch.equal(one.val_examples()[0], two.val_examples()[0]) and one.fingerprint() == two.fingerprint()
+        assert int(one.val_examples()[0].max()) == 1
+
+
+def test_a_checkpoint_goes_on_with_its_own_split_alone(checkpoint: Path, tmp_path: Path) -> None:
+    labels = torch.arange(80) % 2
+    prepared = {num: ready(module(labels, hold_out=num > 0, num_val=max(num, 1))) for num in (0, 5, 6)}
+    records = {num: dict(small_module(data).hparams) for num, data in prepared.items()}
+    content = torch.load(checkpoint, weights_only=True)
+    for there in records:
+        saved = tmp_path / f"{there}.ckpt"
+        torch.save(content | {"hyper_parameters": content["hyper_parameters"] | records[there]}, saved)
+        for here in records:
+            if here == there:
+                check_resume(saved, records[here])
+                continue
+            with pytest.raises(UserError, match=f"data.num_val={there}" if there else "data.hold_out=false"):
+                check_resume(saved, records[here])
+    older = {key: value for key, value in records[0]["data"].items() if key != "num_held_out"}
+    torch.save(content | {"hyper_parameters": content["hyper_parameters"] | records[0] | {"data": older}}, saved)
+    check_resume(saved, records[0])
+    with pytest.raises(UserError, match=r"data\.hold_out=false"):
+        check_resume(saved, records[5])
+
+
+def test_commands_hold_out_by_default_what_is_ones_own_and_keep_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "own", 90, 30, classes=3)
+    given = (*TINY, "data=idx", f"data.path={tmp_path / 'own'}", "data.batch_size=20", "threads=1", "logger=csv")
+    quick = ("evaluate=false", "num_draws=1", "net.patch_size=4", "net.stem_channels=4", f"runs={tmp_path / 'runs'}")
+    assert run("train", *given, *quick) == 0
+    trained = newest_run(tmp_path / "runs")
+    description = load_run(trained).data
+    assert description["num_held_out"] == 9
+    more = ("trainer.max_epochs=3", f"ckpt_path={trained}")
+    before = sorted((tmp_path / "runs").rglob("*"))
+    assert "data.num_val=9" in refusal(capsys, "train", *given, *quick, *more, "data.num_val=10")
+    assert "data.num_val=9" in refusal(capsys, "train", *given, *quick, *more, "data.hold_out=false")
+    asked = (f"ckpt_path={trained}", "study=likelihood", "target_class=0", "w=[0]")
+    assert "data.num_val=9" in refusal(capsys, "eval", *asked, "data.hold_out=false")
+    assert "data.num_val" in refusal(capsys, "train", *given, *quick, "data.num_val=85")
+    assert "hold_out" in refusal(capsys, "train", *given, *quick, "data.hold_out=maybe")
+    assert sorted((tmp_path / "runs").rglob("*")) == before
+    assert run("train", *given, *quick, *more) == 0
+    assert load_run(newest_run(tmp_path / "runs")).data == description
