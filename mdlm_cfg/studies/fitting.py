@@ -79,12 +79,16 @@ def examples_of(case: Case, which: str, target_class: int, num_examples: int) ->
 
 
 def origin_of_examples(case: Case, num_examples: int) -> str:
-    """A sentence for readers: what is fitted to which examples, as `examples_of` chooses them."""
+    """A sentence for readers on what `examples_of` chooses."""
     if case.data.val_examples() is None:
-        fit = f"one half of the test data, at most {num_examples:,} of a class"
-        return f"What is fitted is fitted to {fit}, and judged by as many of the other; neither was trained on."
-    fit = f"validation data, at most {num_examples:,} of a class, which were held out of training"
-    return f"What is fitted is fitted to {fit}, and judged by all test data of the class."
+        return (
+            f"The fit uses one half of the test data, at most {num_examples:,} examples of a class, and as many of the "
+            "other half judge it: the network was trained on neither."
+        )
+    return (
+        f"The fit uses the validation data, at most {num_examples:,} examples of a class, which were held out of "
+        "training, and all test data of the class judge it."
+    )
 
 
 def masks_for(num: int, num_dims: int) -> int:
