@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from commands import QUICK, TINY, TOY, numbers, refusal, report_in, run
 from idx_files import write_images
 
 from mdlm_cfg import load_run
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, newest_run
+from mdlm_cfg.training.runs import CONFIG, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -89,16 +85,6 @@ def test_distributions_of_images_end_to_end(images: Path, tmp_path: Path) -> Non
     )
     assert run("train", *mixture, "logger=csv", f"runs={tmp_path / 'mixture'}") == 0
     assert report_in(tmp_path / "mixture")["conditionals_error"][0]["conditionals_error_se"] > 0
-
-
-def test_resuming_by_command_line_is_bitwise(tmp_path: Path) -> None:
-    arguments = (*QUICK, "final_lr=1.0")  # a cosine knows the number of epochs
-    half, rest, whole = (tmp_path / name for name in ("half", "rest", "whole"))
-    assert run("train", *arguments, "trainer.max_epochs=1", f"runs={half}") == 0
-    assert run("train", *arguments, f"ckpt_path={newest_run(half)}", f"runs={rest}") == 0
-    assert run("train", *arguments, f"runs={whole}") == 0
-    found, expected = (torch.load(newest_run(folder), weights_only=True) for folder in (rest, whole))
-    assert all(torch.equal(value, found["state_dict"][name]) for name, value in expected["state_dict"].items())
 
 
 @pytest.mark.slow
@@ -193,26 +179,6 @@ def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: p
     assert f"nothing is left to train in {path}" in said.err
     assert f"checkpoint: {path}" in said.out and "report: " in said.out
     assert "nothing to train" in refusal(capsys, "train", *arguments, "trainer.max_epochs=0")
-
-
-@pytest.mark.slow
-def test_the_script_and_an_interrupt(tmp_path: Path) -> None:
-    arguments = [*TOY, "logger=csv", "trainer.max_epochs=1000", "data.steps_per_epoch=50", f"runs={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob(CHECKPOINT.name)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    path = newest_run(tmp_path)
-    assert process.returncode == 130 and f"resume with ckpt_path={path}" in said
-    assert load_run(path).step > 0
 
 
 @pytest.mark.slow

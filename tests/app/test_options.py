@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -140,11 +138,6 @@ def read(argument: str) -> Any:
     return value if isinstance(value, list) else str(value)
 
 
-def test_without_quoting_hydra_refuses_it() -> None:
-    with pytest.raises(Exception, match=r"[Uu]nknown function 'ramp'"):
-        OverridesParser.create().parse_overrides([ISSUE])
-
-
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
@@ -188,16 +181,6 @@ def test_commas_outside_brackets_separate_jobs(argument: str, jobs: list[str]) -
 def test_other_keys_stay_as_they_are() -> None:
     arguments = ["data.path='a(b).npz'", "steps=[0,1,inf]", "-m", "seed=range(0,3)", "w=[0,1", "w=[ramp(0,4"]
     assert quoted(arguments) == arguments
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "sh"])
-def test_single_quotes_pass_it_through_a_shell(shell: str) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell} here")
-    words = [ISSUE, "policy=blocks(0,1|2,3;confidence)", "policy=confidence(temperature=0.5)"]
-    line = "printf '%s\\n' " + " ".join(f"'{word}'" for word in words)
-    found = subprocess.run([shell, "-c", line], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines() == words
 
 
 def test_from_the_command_line_to_the_plan() -> None:

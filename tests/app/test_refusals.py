@@ -226,45 +226,6 @@ def test_it_is_refused_by_name(
     assert left_in(folder) == before
 
 
-INTEGERS = ["abc", "1.5", "[]", "1e30", "nan", "''", "true", "{}", "[1]"]
-NO_FILE = ["abc", "''", "3", "true", "{}", "{a:1}", "[abc]"]
-NONSENSE: dict[str, list[str]] = {
-    "data": [*NO_FILE, "null", ""],
-    "study": NO_FILE,
-    "logger": NO_FILE,
-    "experiment": NO_FILE,
-    "w": [
-        *("abc", "''", "null", "[]", "[[0,0]]", "[[]]", "[[a]]", "nan", "[nan]", "-2", "inf", "1e30", "[true]", "{}"),
-        *("[0,0]", "[0,abc]", "[ramp(0)]", "[ramp(0,4),ramp(0,4)]", "ramp(0,-3)", "interval(1,2)", "[rampp(0,1)]"),
-    ],
-    "target_class": [*INTEGERS, "-1", "2", "10000000000000000000000"],
-    "policy": ["confidenc", "''", "fixed_order(1,0)", "blocks(0|1)", "fixed_order(0,0)", "[]", "{}", "confidence(2)"],
-    "events": [*INTEGERS, "0", "2", "[1,1]", "[2]"],  # first_hitting takes none
-    "temperature": ["0", "-1", "inf", "nan", "hot", "[]", "null", "''"],
-    "top_p": ["0", "-1", "1.5", "nan", "most", "[]", "null", "''"],
-    "guidance": ["''", "0", "nan", "rates", "[]", "{}", "null"],
-    "sampler": ["''", "0", "nan", "first", "[]", "{}", "null"],
-    "schedule": ["linear", "''", "0", "[]", "{}"],  # first_hitting takes none
-    "steps": ["0", "5", "-1", "abc", "''", "[0,inf]", "{}"],  # nor steps
-    "sampler=euler steps": ["[0.5,inf]", "[0,2,1]", "[0,nan]", "[]", "abc", "2.5", "true", "-3", "[[0,1]]"],
-    "num_samples": [*INTEGERS, "0", "-1", "null"],
-    "seed": ["-1", "4294967296", "abc", "1.5", "[]", "''", "{}", "null", "1e30"],
-    "paper": ["abc", "''", "0", "[]", "{}", "5d_hypercube"],
-    "threads": ["0", "-1", "abc", "1.5", "[]", "''"],
-    "denoiser": ["''", "0", "abc", "null", "[]"],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("asked", [f"{key}={value}" for key, values in NONSENSE.items() for value in values])
-def test_any_other_nonsense_is_refused(
-    asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert refusal(capsys, "eval", *EXACT, "w=[0,1]", f"runs={tmp_path}", *asked.split(" "))
-    assert left_in(tmp_path) == []
-
-
 SCALARS = st.one_of(
     st.integers(-3, 3).map(str),
     st.sampled_from(["1e30", "-1e30", "nan", "inf", "null", "true", "''", "[]", "{}"]),

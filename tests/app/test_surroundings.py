@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TOY, refusal, run
+from commands import TOY, run
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, strategies as st
@@ -49,13 +49,6 @@ def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.Captur
     assert ended.value.code == USER_ERROR
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines == ["error in job 'w=[1] seed=0': w is bad", "error in job 'w=[2] seed=1': worse"]
-
-
-def test_one_fault_among_users_errors_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        exit_with([Failure("a", UserError("mend me")), Failure("b", ZeroDivisionError("ours"))])
-    shown = capsys.readouterr().err
-    assert ended.value.code == FAULT and "mend me" in shown and "ZeroDivisionError: ours" in shown
 
 
 def test_nothing_failed_nothing_exits() -> None:
@@ -220,12 +213,3 @@ def test_an_error_in_code_of_ones_own_is_called_so(
     assert account.code == USER_ERROR and f"things.py, line {line}" in account.said and "Traceback" in account.text
     ours = account_of(Failure("", KeyError("ours")))
     assert ours.code == FAULT
-
-
-def test_what_benchmark_is_given_must_make_guidance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "one_argument.py").write_text("def rule(w):\n    return w\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    arguments = ("experiment=benchmark", "study.own=one_argument.rule", "study.targets=[toy_1d_overlap]", "w=[0]")
-    assert "must return a Guidance" in refusal(capsys, "eval", *arguments, f"runs={tmp_path}")

@@ -64,18 +64,6 @@ def test_an_exact_denoiser_has_no_conditionals_error():
     assert ledger.closes
 
 
-def test_the_predicted_interval_covers_the_sampled_total():
-    target = random_target(4, 2, seed=3)
-    learned = perturbed(target, 1.0).denoiser()
-    closed = 0
-    for seed in range(30):
-        generator = torch.Generator().manual_seed(seed)
-        closed += error_ledger(
-            target, learned, Guidance(1.0), 0, "tau_leaping", 4, num_samples=2000, generator=generator
-        ).closes
-    assert closed >= 28  # a central 99%
-
-
 def test_the_prediction_against_drawn_samples():
     target = random_target(4, 2, seed=4)
     other = random_target(4, 2, seed=5)

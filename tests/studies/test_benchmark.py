@@ -322,6 +322,7 @@ def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) ->
         (FixedOrder([0, 1]), "0..2 once"),
         (Entry("policy rate", Sampler()), "two entries are called"),
         (Target, "without arguments"),
+        (lambda w: w, "must return a Guidance"),
         (lambda d, g, z, n, generator: torch.zeros(n, 2), "must draw int64"),
         (lambda d, g, z, n, generator: torch.full((n, 3), 2), "hold the value 2"),
         (lambda d, g, z, n, generator: None, "must draw int64"),

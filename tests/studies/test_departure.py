@@ -124,8 +124,3 @@ def test_which_tilted_law_a_schedule_is_held_against() -> None:
 def test_the_plans_own_policy_comes_in() -> None:
     names = [row.rule for row in rules(found(plan=plan_of((2.0,), FixedOrder([2, 0, 1]))))]
     assert names == [*RULES, "fixed_order(2,0,1)"]
-
-
-def test_one_dimension_never_departs() -> None:
-    rows = rules(found_by(Departures(), data_of(random_target(4, 1, 2, seed=2)), None, plan_of((2.0,))))
-    assert max(abs(row.departure) for row in rows) < EXACT

@@ -236,29 +236,3 @@ def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weigh
     trainer = small_trainer(tmp_path / "b", epochs=5, **limit)
     numbers, trained = train(module, data, trainer, str(tmp_path / "a" / CHECKPOINT))
     assert not trained and numbers == before["numbers"]
-
-
-@pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
-@pytest.mark.parametrize("steps", [1, 4, 6])
-def test_going_on_within_an_epoch_and_at_its_end_is_bitwise(tmp_path: Path, kind: str, steps: int) -> None:
-    class Interrupt(Callback):
-        def on_train_batch_start(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-            if trainer.global_step == steps:
-                raise KeyboardInterrupt
-
-    def run(folder: Path, resume: Path | None = None, callbacks: tuple[Callback, ...] = ()) -> None:
-        trainer = small_trainer(folder, epochs=3)
-        trainer.callbacks.extend(callbacks)
-        train(small_module(small_data(), kind), small_data(), trainer, None if resume is None else str(resume))
-
-    run(tmp_path / "whole")
-    with pytest.raises(SystemExit):
-        run(tmp_path / "half", callbacks=(Interrupt(),))
-    half = torch.load(tmp_path / "half" / CHECKPOINT, weights_only=True)
-    assert half["global_step"] == steps
-    run(tmp_path / "rest", resume=tmp_path / "half" / CHECKPOINT)
-    whole, rest = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "rest"))
-    assert whole["global_step"] == rest["global_step"] == 12
-    for key in ("state_dict", "current_model_state"):
-        for name, value in whole[key].items():
-            assert torch.equal(value, rest[key][name]), (key, name)

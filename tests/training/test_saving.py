@@ -37,13 +37,15 @@ class Watch(Callback):
         self.nelbos.append((float(trainer.callback_metrics["val/nelbo"]), trainer.global_step))
 
 
-def fitted(folder: Path, minutes: float | None, resume: Path | None = None, **changes: Any) -> Watch:
+def fitted(
+    folder: Path, minutes: float | None, resume: Path | None = None, kind: str = "averaged", **changes: Any
+) -> Watch:
     trainer = small_trainer(folder, epochs=3, **changes)
     watch = Watch(folder)
     trainer.callbacks[-1] = Checkpoints(folder / "checkpoints", minutes)
     trainer.callbacks.append(watch)
     # at this rate the NELBO does not fall in every epoch
-    train(small_module(small_data(), lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resume)
+    train(small_module(small_data(), kind, lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resume)
     return watch
 
 
@@ -56,9 +58,9 @@ def assert_same_weights(found: dict[str, Any], expected: dict[str, Any]) -> None
         assert all(torch.equal(value, found[key][name]) for name, value in expected[key].items())
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulated: int) -> None:
-    changes = {"accumulate_grad_batches": accumulated}
+@pytest.mark.parametrize(("accumulated", "kind"), [(1, "averaged"), (2, "averaged"), (1, "pooled"), (1, "sampled")])
+def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulated: int, kind: str) -> None:
+    changes: dict[str, Any] = {"accumulate_grad_batches": accumulated, "kind": kind}
     fitted(tmp_path / "whole", None, **changes)
     fitted(tmp_path / "often", ALWAYS, **changes)
     whole = content(tmp_path / "whole" / "checkpoints" / LAST)
