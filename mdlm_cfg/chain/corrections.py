@@ -158,7 +158,7 @@ class Correction:
         filling = _Filling(
             self,
             EventStep(1, self.order_of(guidance)),
-            lambda states: given.log_rates(denoiser, states, target_class),
+            given.rates_of(denoiser, target_class),
             denoiser.num_tokens,
             generator,
         )

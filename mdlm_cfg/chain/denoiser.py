@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import is_on_cpu, raise_where
+from mdlm_cfg.chain.checks import constant_on, is_on_cpu, raise_where
 from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.support.arguments import checked_by
 from mdlm_cfg.support.errors import UserError, shown
@@ -189,7 +189,8 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
         classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
     with torch.no_grad():
         answer = denoiser(tokens, classes)
-    return _checked(denoiser, answer, tokens, classes)
+    _check_shape_of(answer, (*tokens.shape, denoiser.num_tokens))
+    return _normalized(denoiser, answer[None], tokens, classes[None])[0]
 
 
 def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int | None]) -> Tensor:
@@ -208,41 +209,55 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
     numbers = [none if label is None else label for label in labels]
     for number in numbers:
         check_class(None if number == none else number, none)
-    rows = tokens.repeat(len(numbers), 1)
-    classes = torch.cat([tokens.new_full((len(tokens),), number) for number in numbers])
-    sizes = (len(numbers), len(tokens))
+    classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].expand(-1, len(tokens))
     together = getattr(denoiser, "of_labels", None)
-    if together is None:
-        return conditionals(denoiser, rows, classes).unflatten(0, sizes)
     with torch.no_grad():
-        answer = together(tokens, numbers)
-    if answer.shape[:2] != sizes:
-        raise UserError(
-            f"of_labels of the denoiser answers with shape {tuple(answer.shape)} for {sizes[0]} labels of {sizes[1]} "
-            f"partial states, and must with {(*sizes, denoiser.num_dims, denoiser.num_tokens)}"
-        )
-    return _checked(denoiser, answer.flatten(0, 1), rows, classes).unflatten(0, sizes)
+        if together is None:
+            answer = denoiser(tokens.repeat(len(numbers), 1), classes.flatten())
+            _check_shape_of(answer, (classes.numel(), *tokens.shape[1:], denoiser.num_tokens))
+            answer = answer.unflatten(0, classes.shape)
+        else:
+            answer = together(tokens, numbers)
+            _check_shape_of(answer, (*classes.shape, *tokens.shape[1:], denoiser.num_tokens), "of_labels of ")
+    return _normalized(denoiser, answer, tokens, classes)
 
 
-def _checked(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor) -> Tensor:
-    expected = (*tokens.shape, denoiser.num_tokens)
+def _check_shape_of(answer: Tensor, expected: tuple[int, ...], whose: str = "") -> None:
+    """Raise UserError unless an answer has the shape (..., D, N) that belongs to what was asked."""
     if answer.shape != expected:
         raise UserError(
-            f"the denoiser answers with shape {tuple(answer.shape)} and must with {expected}: a row of "
+            f"{whose}the denoiser answers with shape {tuple(answer.shape)} and must with {expected}: a row of "
             "log-probabilities of the values 0..N-1 for every coordinate, and none of the mask"
         )
+
+
+def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor) -> Tensor:
+    """An answer under L labels, checked and in float64: rows of masked coordinates sum to 1 to float64 rounding.
+
+    Args:
+        answer: (L, B, D, N). tokens: (B, D). classes: (L, B).
+
+    Returns:
+        (L, B, D, N); on a CPU it may be the answer itself, which nobody may change.
+    """
     log_probs = answer.to(torch.float64)
     totals = unrolled_sum(log_probs.exp(), dim=-1)
+    error = (totals - 1).abs_()
+    unmasked = tokens != denoiser.num_tokens
+    done = (error <= ROUNDING) | unmasked
+    if is_on_cpu(done) and bool(done.all()):
+        return log_probs
     tolerance = HALF_TOLERANCE if answer.dtype in HALF_TYPES else TOLERANCE
-    _check_rows(totals, tolerance, tokens, classes, denoiser)
+    _check_rows(~((error <= tolerance) | unmasked), totals, tolerance, tokens, classes, denoiser)
     # whatever the type: what is left would grow with D in a likelihood, and with w in a guided rate
-    done = (tokens != denoiser.num_tokens) | ((totals - 1).abs() <= ROUNDING)
     return log_probs - totals.log().masked_fill(done, 0.0)[..., None]
 
 
-def _check_rows(totals: Tensor, tolerance: float, tokens: Tensor, classes: Tensor, denoiser: Denoiser) -> None:
+def _check_rows(
+    wrong: Tensor, totals: Tensor, tolerance: float, tokens: Tensor, classes: Tensor, denoiser: Denoiser
+) -> None:
+    """Raise UserError where rows of masked coordinates, bool (L, B, D), do not sum to 1."""
     mask_id = denoiser.num_tokens
-    wrong = ~((totals - 1).abs() <= tolerance) & (tokens == mask_id)
 
     def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor, k: Tensor) -> str:
         i = int(wrong.int().argmax())
@@ -254,7 +269,10 @@ def _check_rows(totals: Tensor, tolerance: float, tokens: Tensor, classes: Tenso
             f"which sum to 1 within {tolerance:g}"
         )
 
-    raise_where(wrong, explain, wrong, totals, tokens, classes)
+    if is_on_cpu(wrong) and not bool(wrong.any()):
+        return
+    for own, sums, labels in zip(wrong, totals, classes, strict=True):
+        raise_where(own, explain, own, sums, tokens, labels)
 
 
 def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Tensor, int], Tensor]) -> Tensor:

@@ -219,19 +219,38 @@ class Guidance:
         Raises:
             UserError: the denoiser breaks its contract, or a rate is infinite; with the state and the class.
         """
-        log_rho = self.log_rho(denoiser, tokens, target_class)
-        masked = (tokens == denoiser.num_tokens)[..., None]
-        return self.normalize(log_rho).masked_fill(~masked, NEG_INF)
+        check_shape(tokens, denoiser.num_dims)
+        return self.rates_of(denoiser, target_class)(tokens)
 
     @checked
     def log_rho(self, denoiser: Denoiser, tokens: Integers, target_class: int | None) -> Tensor:
         """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
         check_shape(tokens, denoiser.num_dims)
+        return self.rho_of(denoiser, target_class)(tokens)
+
+    def rates_of(self, denoiser: Denoiser, target_class: int | None) -> Callable[[Tensor], Tensor]:
+        """`log_rates` as a function of partial states alone, for the steps of a chain.
+
+        What does not depend on the states is computed once, and arguments are not checked.
+
+        Raises:
+            UserError: as `log_rates`.
+        """
+        log_rho = self.rho_of(denoiser, target_class)
+        mask_id = denoiser.num_tokens
+
+        def log_rates(tokens: Tensor) -> Tensor:
+            return self.normalize(log_rho(tokens)).masked_fill((tokens != mask_id)[..., None], NEG_INF)
+
+        return log_rates
+
+    def rho_of(self, denoiser: Denoiser, target_class: int | None) -> Callable[[Tensor], Tensor]:
+        """`log_rho` as a function of partial states alone, as `rates_of`."""
         table = self.table_of(denoiser)
-        log_rho = self.rule.log_rho(denoiser, tokens, target_class, table)
+        log_rho = self.rule.bind(denoiser, target_class, table)
         if not self.filters:
             return log_rho
-        return filter_values(log_rho, self.temperature, self.top_p, max(table))
+        return lambda tokens: filter_values(log_rho(tokens), self.temperature, self.top_p, max(table))
 
     def normalize(self, log_rho: Tensor) -> Tensor:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""

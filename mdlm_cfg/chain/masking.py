@@ -57,7 +57,7 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
 
     Args:
         log_probs: (..., D, N).
-        tokens: int64 (..., D), values 0..N with N the mask.
+        tokens: int64 (..., D), which broadcasts, values 0..N with N the mask.
     """
     n = log_probs.shape[-1]
     if n <= MOST_ROWS:
@@ -65,5 +65,5 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
     else:
         copied = log_probs.new_full((*tokens.shape, n), NEG_INF).scatter_(-1, tokens.clamp(max=n - 1)[..., None], 0.0)
     # expanded beforehand: a choice that broadcasts over a short last axis takes several times as long
-    is_masked = (tokens == n)[..., None].expand_as(log_probs).contiguous()
+    is_masked = (tokens == n)[..., None].expand_as(copied).contiguous()
     return torch.where(is_masked, log_probs, copied)

@@ -13,7 +13,7 @@ A rule may also be any other rho_i(v | x). Laws, policies and samplers need no m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,16 @@ class Rule(ByValue, ABC):
             UserError: an infinite rate, or a denoiser or a class that the rule cannot use.
         """
 
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """`log_rho` as a function of partial states alone, for a chain that asks for many of them.
+
+        A rule may compute here, once, what does not depend on the states.
+
+        Raises:
+            UserError: as `log_rho`.
+        """
+        return lambda tokens: self.log_rho(denoiser, tokens, target_class, table)
+
     @abstractmethod
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """log T of all finished states in C order, (N^D,), where the denoiser gives marginals of one joint.
@@ -110,17 +120,22 @@ class CFG(Rule):
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
         """See `Rule.log_rho`."""
+        return self.bind(denoiser, target_class, table)(tokens)
+
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """See `Rule.bind`."""
         if target_class is None or not any(table):
-            return conditionals(denoiser, tokens, target_class)
-        log_cond, log_uncond = conditionals_under(denoiser, tokens, (target_class, None))
-        if len(set(table)) == 1:
-            log_rho = geometric_mean(log_cond, log_uncond, table[0])
-        else:
-            num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-            w = constant_on((*table, 0.0), tokens.device)[num_unmasked]
-            log_rho = geometric_mean(log_cond, log_uncond, w[:, None, None])
+            return lambda tokens: conditionals(denoiser, tokens, target_class)
         label = ",".join(map(exact_number, dict.fromkeys(table)))
-        refuse_infinite(log_rho, tokens, denoiser.num_tokens, target_class, label)
+        mask_id = denoiser.num_tokens
+        w_of = by_count(table, mask_id)
+
+        def log_rho(tokens: Tensor) -> Tensor:
+            log_cond, log_uncond = conditionals_under(denoiser, tokens, (target_class, None))
+            found = geometric_mean(log_cond, log_uncond, w_of(tokens))
+            refuse_infinite(found, tokens, mask_id, target_class, label)
+            return found
+
         return log_rho
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
@@ -174,17 +189,23 @@ class ProductRule(Rule):
 
     def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
         """See `Rule.log_rho`."""
+        return self.bind(denoiser, target_class, table)(tokens)
+
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """See `Rule.bind`."""
         self.check(denoiser, target_class)
-        every_w = [self.checked_terms(w, target_class) for w in table]
-        used = [k for k, terms in enumerate(zip(*every_w)) if any(term.power for term in terms)]
-        log_probs = _asked(denoiser, tokens, [every_w[0][k] for k in used])
-        num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-        powers = []
-        for k in used:
-            per_count = tuple(terms[k].power for terms in every_w)
-            powers.append(constant_on((*per_count, 0.0), tokens.device)[num_unmasked][:, None, None])
-        log_rho = powers_of(log_probs, powers)
-        refuse_infinite_rates(log_rho, tokens, denoiser.num_tokens, target_class, str(self))
+        mask_id = denoiser.num_tokens
+        terms_at = {w: self.checked_terms(w, target_class) for w in dict.fromkeys(table)}
+        powers = list(zip(*([term.power for term in terms_at[w]] for w in table)))
+        used = [k for k, of_term in enumerate(powers) if any(of_term)]
+        terms = [terms_at[table[0]][k] for k in used]
+        power_of = [by_count(powers[k], mask_id) for k in used]
+
+        def log_rho(tokens: Tensor) -> Tensor:
+            found = powers_of(_asked(denoiser, tokens, terms), [power(tokens) for power in power_of])
+            refuse_infinite_rates(found, tokens, mask_id, target_class, str(self))
+            return found
+
         return log_rho
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
@@ -192,12 +213,25 @@ class ProductRule(Rule):
         self.check(denoiser, target_class)
         terms = [term for term in self.checked_terms(w, target_class) if term.power]
         logs = [log_joint(term.denoiser or denoiser, term.target_class, self) for term in terms]
-        return powers_of(logs, [torch.tensor(term.power, dtype=torch.float64) for term in terms])
+        return powers_of(logs, [term.power for term in terms])
 
     def rows(self, table: Sequence[float], num_dims: int) -> int:
         """See `Rule.rows`."""
         own = [term for term in zip(*(self.terms(w, None) for w in table)) if term[0].denoiser is None]
         return sum(any(at_w.power for at_w in term) for term in own)
+
+
+def by_count(table: Sequence[float], mask_id: int) -> Callable[[Tensor], float | Tensor]:
+    """The number that belongs to how many coordinates of a state are unmasked, from numbers for 0, ..., D - 1 of them.
+
+    Returns:
+        A function of partial states (B, D) to (B, 1, 1), or to the one number that belongs to all; finished states,
+        of which there is none, have 0.
+    """
+    if len(set(table)) == 1:
+        return lambda tokens: table[0]
+    numbers = (*table, 0.0)
+    return lambda tokens: constant_on(numbers, tokens.device)[(tokens != mask_id).sum(dim=1)][:, None, None]
 
 
 def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
@@ -216,15 +250,17 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`
         and the laws refuse it.
     """
-    log_ratio = log_cond - log_uncond
+    moved = log_cond - log_uncond
     if isinstance(w, Tensor):
-        moved = torch.where(w == 0, 0.0, w * log_ratio)
+        moved = torch.where(w == 0, 0.0, w * moved)
+    elif w == 0:
+        return log_cond.clone()
     else:
-        moved = w * log_ratio if w != 0 else torch.zeros_like(log_ratio)
-    return (log_cond + moved).masked_fill(log_cond == NEG_INF, NEG_INF)
+        moved *= w
+    return moved.add_(log_cond).masked_fill_(log_cond == NEG_INF, NEG_INF)
 
 
-def powers_of(log_probs: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
+def powers_of(log_probs: Sequence[Tensor], powers: Sequence[float | Tensor]) -> Tensor:
     """sum_j c_j log p_j with explicit supports; a power of 0 leaves its conditional out.
 
     Returns:

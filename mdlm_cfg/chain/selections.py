@@ -37,25 +37,32 @@ class Selection:
 
     def draw(self, generator: torch.Generator | None) -> Tensor:
         """The coordinates that are taken, bool (B, m): by the order of exponential clocks of these weights."""
-        clocks = self._clocks(generator)
-        if self.tier is None and isinstance(self.count, int):
-            first = clocks.topk(min(self.count, clocks.shape[1]), dim=1, largest=False, sorted=False).indices
-            return torch.zeros_like(clocks, dtype=torch.bool).scatter_(1, first, True) & (self.log_weight > NEG_INF)
-        order = clocks.argsort(dim=1)
-        if self.tier is not None:
-            order = order.gather(1, self.tier.gather(1, order).argsort(dim=1, stable=True))
-        ranks = torch.empty_like(order).scatter_(
-            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-        )
-        count = self.count[:, None] if isinstance(self.count, Tensor) else self.count
-        return (ranks < count) & (self.log_weight > NEG_INF)
+        able = self.log_weight > NEG_INF
+        if isinstance(self.count, int):
+            return torch.zeros_like(able).scatter_(1, self.draw_places(generator), True) & able
+        order = self._order(self._clocks(generator))
+        places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        return (torch.empty_like(order).scatter_(1, order, places) < self.count[:, None]) & able
 
-    def draw_first(self, generator: torch.Generator | None) -> Tensor:
-        """The coordinate that comes first, int64 (B, 1), by the same clocks as `draw`: any where none can be taken."""
+    def draw_places(self, generator: torch.Generator | None) -> Tensor:
+        """The coordinates that are taken by one count for all states, int64 (B, count), by the same clocks as `draw`.
+
+        Where fewer can be taken there are others among them: of log-weight -inf.
+        """
+        assert isinstance(self.count, int)
         clocks = self._clocks(generator)
+        if self.count == 1:
+            if self.tier is not None:
+                clocks = clocks.masked_fill(self.tier > self.tier.amin(dim=1, keepdim=True), float("inf"))
+            return clocks.argmin(dim=1, keepdim=True)
         if self.tier is not None:
-            clocks = clocks.masked_fill(self.tier > self.tier.amin(dim=1, keepdim=True), float("inf"))
-        return clocks.argmin(dim=1, keepdim=True)
+            return self._order(clocks)[:, : self.count]
+        return clocks.topk(min(self.count, clocks.shape[1]), dim=1, largest=False, sorted=False).indices
+
+    def _order(self, clocks: Tensor) -> Tensor:
+        """All coordinates in the order of their tiers, and of their clocks within a tier, int64 (B, m)."""
+        order = clocks.argsort(dim=1)
+        return order if self.tier is None else order.gather(1, self.tier.gather(1, order).argsort(dim=1, stable=True))
 
     def _clocks(self, generator: torch.Generator | None) -> Tensor:
         """Logarithms of independent exponential clocks of the weights, (B, m)."""

@@ -175,11 +175,11 @@ class SelectFirstStep(Step):
         log_z = unrolled_logsumexp(log_rates, dim=-1)
         places = torch.arange(x.shape[1], device=x.device)
         selection = self.selection(log_z, lambda: normalized(log_rates, log_z), places)
-        if isinstance(selection.count, int) and selection.count == 1:  # one value is enough
-            first = selection.draw_first(generator)
-            values = draw_values(log_rates, log_z, generator, first)
-            able = selection.log_weight.gather(1, first) > NEG_INF
-            return x.scatter(1, first, torch.where(able, values, x.gather(1, first)))
+        if isinstance(selection.count, int):  # as many values are enough
+            chosen = selection.draw_places(generator)
+            values = draw_values(log_rates, log_z, generator, chosen)
+            able = selection.log_weight.gather(1, chosen) > NEG_INF
+            return x.scatter(1, chosen, torch.where(able, values, x.gather(1, chosen)))
         chosen = selection.draw(generator)
         return torch.where(chosen | log_z.isnan(), draw_values(log_rates, log_z, generator), x)
 

@@ -131,9 +131,8 @@ def _choices(
     d = lattice.num_dims
     level = d - masks
     policy = correction.order_of(guidance)
-    given = effective_guidance(guidance, policy)
-    chunks = lattice.tokens(level).split(MAX_BATCH)
-    log_rates = torch.cat([given.log_rates(denoiser, chunk, target_class) for chunk in chunks])
+    log_rates_of = effective_guidance(guidance, policy).rates_of(denoiser, target_class)
+    log_rates = torch.cat([log_rates_of(chunk) for chunk in lattice.tokens(level).split(MAX_BATCH)])
     log_rates = log_rates.view(-1, n**level, d, n)
     points = points_at(torch.arange(n**d, device=lattice.device), n, d)
     for row, unmasked in enumerate(lattice.subsets[level]):

@@ -146,9 +146,9 @@ def _asked_edges(
     """Edges of any denoiser, asked once for every partial state and both conditionals."""
     n = lattice.num_tokens
     d = lattice.num_dims
+    log_rho_of = guidance.rho_of(denoiser, target_class)
     for level in range(d):
-        chunks = lattice.tokens(level).split(MAX_BATCH)
-        log_rho = torch.cat([guidance.log_rho(denoiser, chunk, target_class) for chunk in chunks])
+        log_rho = torch.cat([log_rho_of(chunk) for chunk in lattice.tokens(level).split(MAX_BATCH)])
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
         parents = lattice.parents[level]
         children = lattice.coordinates[level + 1]

@@ -90,9 +90,10 @@ def frozen_rates(
     """The rates of every partial state with a mask, some sets of unmasked coordinates of one size at a time."""
     n = lattice.num_tokens
     d = lattice.num_dims
+    log_rates_of = guidance.rates_of(denoiser, target_class)
     for level in range(d):
         tokens = lattice.tokens(level)
-        log_rates = torch.cat([guidance.log_rates(denoiser, chunk, target_class) for chunk in tokens.split(MAX_BATCH)])
+        log_rates = torch.cat([log_rates_of(chunk) for chunk in tokens.split(MAX_BATCH)])
         masked = lattice.masked[level].repeat_interleave(n**level, dim=0)
         at_once = max(1, GROUP // (n**level * (n + 1) ** (d - level)))
         for first in range(0, comb(d, level), at_once):

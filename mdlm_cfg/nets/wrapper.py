@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.denoiser import check_asked
+from mdlm_cfg.chain.checks import constant_on
+from mdlm_cfg.chain.denoiser import check_asked, check_labels
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
@@ -63,33 +65,37 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        parts = zip(tokens.split(self.batch_size), classes.split(self.batch_size), strict=True)
-        with _eval_mode(self.net):
-            return torch.cat([self._log_probs(self.net, *part) for part in parts])
+        return _normalized(self._asked(self.net, tokens, classes), tokens)
 
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
         """Under several labels of the same partial states, float64 (L, B, D, N), see `Denoiser`.
 
         A network with label heads is asked once for each partial state, any other once for each label too.
         """
-        if not has_label_heads(self.net):
-            classes = torch.cat([tokens.new_full((len(tokens),), label) for label in labels])
-            return self(tokens.repeat(len(labels), 1), classes).unflatten(0, (len(labels), len(tokens)))
         check_asked(self, tokens, None)
-
-        def ask(tokens: Tensor) -> Tensor:
-            each = torch.stack([tokens.new_full((len(tokens),), label) for label in labels], dim=1)
-            return of_labels(self.net, tokens, each).transpose(0, 1)
-
-        with _eval_mode(self.net):
-            return torch.cat([self._log_probs(ask, part) for part in tokens.split(self.batch_size)], dim=1)
+        each = constant_on(tuple(labels), tokens.device, torch.int64)
+        check_labels(each, self.num_classes, len(labels))
+        if has_label_heads(self.net):
+            answers = self._asked(partial(of_labels, self.net), tokens, each.expand(len(tokens), -1)).transpose(0, 1)
+        else:
+            rows = tokens.repeat(len(labels), 1), each.repeat_interleave(len(tokens))
+            answers = self._asked(self.net, *rows).unflatten(0, (len(labels), len(tokens)))
+        return _normalized(answers, tokens)
 
     @torch.inference_mode()
-    def _log_probs(self, ask: Callable[..., Tensor], tokens: Tensor, *classes: Tensor) -> Tensor:
+    def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
+        """What the network answers, in batches, where the tokens are."""
         device = self.device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            log_probs = ask(*(asked.to(device) for asked in (tokens, *classes))).to(tokens.device, torch.float64)
-        return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
+        asked = zip(tokens.to(device).split(self.batch_size), classes.to(device).split(self.batch_size), strict=True)
+        with _eval_mode(self.net), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            answers = [ask(*part) for part in asked]
+        return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
+
+
+def _normalized(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """A network's answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
+    log_probs = log_probs.to(torch.float64)
+    return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
 
 
 class NetClassifier(_Wrapped):

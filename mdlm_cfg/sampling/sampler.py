@@ -244,14 +244,14 @@ class Sampler(Options):
             seen: called after every step with the states before it, after it, and the log rates.
         """
         mask_id = denoiser.num_tokens
-        given = self.effective_guidance(guidance)
+        log_rates_of = self.effective_guidance(guidance).rates_of(denoiser, target_class)
         x = begin.x
         free = x == mask_id
         for step in self.plan(begin.most):
             if self.is_adaptive and not read((x == mask_id).any()[None])[0]:
                 break
             before = x
-            log_rates = given.log_rates(denoiser, x, target_class)
+            log_rates = log_rates_of(x)
             x = step.draw(before, log_rates, generator)
             if not step.only_unmasks:  # what was known at the start stays
                 x = torch.where(free, x, before)

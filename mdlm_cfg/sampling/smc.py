@@ -101,13 +101,13 @@ def sequential_monte_carlo(
     made.check(denoiser.num_dims)
     x, most, _ = starts(denoiser, num_samples, start)
     step = EventStep(1, made)
-    effective = effective_guidance(guidance, made)
+    log_rates_of = effective_guidance(guidance, made).rates_of(denoiser, target_class)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     resampled = []
     ess = []
     for _ in range(most):
         before = x
-        log_rates = effective.log_rates(denoiser, x, target_class)
+        log_rates = log_rates_of(x)
         x = step.draw(before, log_rates, generator)
         log_weights += log_weights_of_step(before, x, log_rates)
         ess.append(group_ess(log_weights.view(num_groups, -1)).mean())
