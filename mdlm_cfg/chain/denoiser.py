@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on, is_on_cpu, raise_where
-from mdlm_cfg.chain.reductions import unrolled_sum
+from mdlm_cfg.chain.reductions import in_planes, unrolled_sum
 from mdlm_cfg.support.arguments import checked_by
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import is_whole, whole_number
@@ -167,6 +167,18 @@ def check_class(target_class: int | None, num_classes: int) -> None:
         )
 
 
+def class_numbers(labels: Sequence[int | None], num_classes: int) -> list[int]:
+    """Labels as the numbers 0..K that a denoiser takes, K for None.
+
+    Raises:
+        UserError: a class out of range.
+    """
+    numbers = [num_classes if label is None else label for label in labels]
+    for number in numbers:
+        check_class(None if number == num_classes else number, num_classes)
+    return numbers
+
+
 def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
     """The checked answer of a denoiser: float64 (B, D, N), no gradient.
 
@@ -205,10 +217,7 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
     Raises:
         UserError: a class out of range, or as `conditionals`.
     """
-    none = denoiser.num_classes
-    numbers = [none if label is None else label for label in labels]
-    for number in numbers:
-        check_class(None if number == none else number, none)
+    numbers = class_numbers(labels, denoiser.num_classes)
     classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].expand(-1, len(tokens))
     together = getattr(denoiser, "of_labels", None)
     with torch.no_grad():
@@ -240,7 +249,7 @@ def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Ten
     Returns:
         (L, B, D, N); on a CPU it may be the answer itself, which nobody may change.
     """
-    log_probs = answer.to(torch.float64)
+    log_probs = in_planes(answer.to(torch.float64))
     totals = unrolled_sum(log_probs.exp(), dim=-1)
     error = (totals - 1).abs_()
     unmasked = tokens != denoiser.num_tokens

@@ -240,7 +240,7 @@ class Guidance:
         mask_id = denoiser.num_tokens
 
         def log_rates(tokens: Tensor) -> Tensor:
-            return self.normalize(log_rho(tokens)).masked_fill((tokens != mask_id)[..., None], NEG_INF)
+            return torch.where((tokens == mask_id)[..., None], self.normalize(log_rho(tokens)), NEG_INF)
 
         return log_rates
 

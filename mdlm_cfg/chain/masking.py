@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from mdlm_cfg.chain.reductions import SHORT
+
 NEG_INF = float("-inf")
 MOST_ROWS = 64  # of a table of N^2 numbers, from which rows are copied faster than they are made
 
@@ -60,6 +62,10 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
         tokens: int64 (..., D), which broadcasts, values 0..N with N the mask.
     """
     n = log_probs.shape[-1]
+    if log_probs.stride(-1) != 1 and n <= SHORT:  # of planes: see `in_planes`
+        own = (tokens == torch.arange(n, device=tokens.device).view(-1, *[1] * tokens.ndim)).movedim(0, -1)
+        copied = torch.where(own, log_probs.new_zeros(()), NEG_INF)
+        return torch.where((tokens == n)[..., None], log_probs, copied)
     if n <= MOST_ROWS:
         copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
     else:

@@ -9,6 +9,17 @@ NEG_INF = float("-inf")
 SHORT = 16  # values up to which it pays
 
 
+def in_planes(values: Tensor) -> Tensor:
+    """The same numbers with another order in memory: a short last axis comes first, so that each of its values is a plane.
+
+    What is computed of them keeps this order. Sums over the last axis and choices that broadcast along it then run
+    along whole planes, and take a third of the time or less.
+    """
+    if values.shape[-1] > SHORT:
+        return values
+    return values.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
 def unrolled_sum(values: Tensor, dim: int) -> Tensor:
     """The sum over an axis."""
     if values.shape[dim] > SHORT:
@@ -25,6 +36,8 @@ def unrolled_logsumexp(log_values: Tensor, dim: int) -> Tensor:
     if log_values.shape[dim] > SHORT:
         return log_values.logsumexp(dim=dim)
     values = log_values.unbind(dim=dim)
+    if len(values) == 2:
+        return torch.logaddexp(*(value.contiguous() for value in values))
     top = values[0].clone()
     for value in values[1:]:
         torch.maximum(top, value, out=top)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.checks import constant_on
-from mdlm_cfg.chain.denoiser import check_asked, check_labels
+from mdlm_cfg.chain.denoiser import check_asked, class_numbers
 from mdlm_cfg.chain.masking import copy_unmasked
-from mdlm_cfg.chain.reductions import unrolled_logsumexp
+from mdlm_cfg.chain.reductions import in_planes, unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
@@ -73,8 +73,7 @@ class NetDenoiser(_Wrapped):
         A network with label heads is asked once for each partial state, any other once for each label too.
         """
         check_asked(self, tokens, None)
-        each = constant_on(tuple(labels), tokens.device, torch.int64)
-        check_labels(each, self.num_classes, len(labels))
+        each = constant_on(tuple(class_numbers(labels, self.num_classes)), tokens.device, torch.int64)
         if has_label_heads(self.net):
             answers = self._asked(partial(of_labels, self.net), tokens, each.expand(len(tokens), -1)).transpose(0, 1)
         else:
@@ -94,7 +93,7 @@ class NetDenoiser(_Wrapped):
 
 def _normalized(log_probs: Tensor, tokens: Tensor) -> Tensor:
     """A network's answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
-    log_probs = log_probs.to(torch.float64)
+    log_probs = in_planes(log_probs.to(torch.float64))
     return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
 
 
@@ -181,10 +180,19 @@ def check_network(net: object, name: str) -> None:
         raise UserError(f"{name} answers rows whose exponentials do not sum to 1: it must answer log-probabilities")
 
 
+def _in_training(net: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a network that are in training mode: a tenth of the time of `net.modules()`, which names them."""
+    if net.training:
+        yield net
+    for module in net._modules.values():
+        if module is not None:
+            yield from _in_training(module)
+
+
 @contextmanager
 def _eval_mode(net: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and every submodule's own mode again outside."""
-    training = [module for module in net.modules() if module.training]
+    training = list(_in_training(net))
     if training:
         net.eval()
     try:

@@ -11,7 +11,17 @@ import torch
 from helpers import Inconsistent, bernoulli_mixture, random_target
 from torch import nn
 
-from mdlm_cfg import FunctionDenoiser, Guidance, UserError, error_ledger, law_at, sample, stepped_law, terminal_law
+from mdlm_cfg import (
+    Correction,
+    FunctionDenoiser,
+    Guidance,
+    UserError,
+    error_ledger,
+    law_at,
+    sample,
+    stepped_law,
+    terminal_law,
+)
 from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.compare.by_state import MixedDenoiser
@@ -138,6 +148,27 @@ def test_rows_of_unmasked_coordinates_are_nobodys_business() -> None:
 
     ours = terminal_law(FunctionDenoiser(answer, 3, 2, 3), GUIDANCE, Z)
     assert float((ours - terminal_law(exact, GUIDANCE, Z)).abs().max()) < 1e-13
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "law", "corrections"])
+@pytest.mark.parametrize("w", [0.0, 2.0, (1.0, 3.0)])
+def test_the_answers_of_a_denoiser_are_left_as_they_are(name, w) -> None:
+    exact = TARGET.denoiser()
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def answer(tokens, classes):
+        found = exact(tokens, classes)
+        kept.append((found, found.clone()))
+        return found
+
+    denoiser = FunctionDenoiser(answer, 3, 2, 3)
+    if name == "law":
+        terminal_law(denoiser, Guidance(w), Z)
+    elif name == "corrections":
+        Correction(2, 2, True).draw(denoiser, Guidance(w), Z, torch.zeros(5, 2, dtype=torch.int64))
+    else:
+        sample(denoiser, Guidance(w), Z, 20, name, 2 if name in WITH_STEPS else None)
+    assert kept and all(torch.equal(*pair) for pair in kept)
 
 
 def test_a_class_for_every_row() -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import chi2
 
 from mdlm_cfg.chain.masking import MOST_ROWS, all_masked, copy_unmasked, mask_uniform, stratified_counts
+from mdlm_cfg.chain.reductions import in_planes, unrolled_logsumexp, unrolled_sum
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -68,3 +69,27 @@ def test_rows_of_unmasked_coordinates_are_copied(dtype: torch.dtype, num_tokens:
 def test_the_chain_starts_all_masked() -> None:
     start = all_masked(2, 3, 7)
     assert start.tolist() == [[7] * 3] * 2 and start.dtype == torch.int64
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 16, 17])
+def test_numbers_in_planes_are_the_same_numbers(num_tokens: int) -> None:
+    generator = generator_for("planes", num_tokens)
+    rows = torch.randn(2, 5, 4, num_tokens, generator=generator, dtype=torch.float64)
+    rows[rows < -1] = -math.inf
+    tokens = torch.randint(num_tokens + 1, (5, 4), generator=generator)
+    planes = in_planes(rows)
+    assert torch.equal(planes, rows)
+    assert torch.equal(copy_unmasked(planes, tokens), copy_unmasked(rows, tokens))
+    assert torch.equal(unrolled_sum(planes, -1), unrolled_sum(rows, -1))
+    assert torch.equal(unrolled_logsumexp(planes, -1), unrolled_logsumexp(rows, -1))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 17])
+def test_sums_of_exponentials_are_right_wherever_a_value_is_0(num_tokens: int) -> None:
+    rows = 600 * torch.randn(500, num_tokens, generator=generator_for("sums", num_tokens), dtype=torch.float64)
+    rows[torch.rand(rows.shape, generator=generator_for("zeros")) < 0.4] = -math.inf
+    for values, found in zip(rows.tolist(), unrolled_logsumexp(rows, -1).tolist()):
+        top = max(values)
+        expected = top if top == -math.inf else top + math.log(math.fsum(math.exp(value - top) for value in values))
+        assert found == expected or abs(found - expected) < 1e-13 * max(1.0, abs(expected))
+    assert unrolled_logsumexp(torch.tensor([[math.nan, 0.0]]), -1).isnan().all()

@@ -15,9 +15,11 @@ from hypothesis import given, settings, strategies as st
 from oracle import Chain, fractions, grid_fractions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdlm_cfg import Guidance, UserError, sample, stepped_law, terminal_law
+from mdlm_cfg import Correction, Guidance, UserError, sample, stepped_law, terminal_law
 from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.policies import Blocks
+from mdlm_cfg.chain.product_rules import Negative
+from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.chain.schedules import Schedule, cosine, event_counts, exponential, linear
 from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.compare.metrics import histogram, total_variation
@@ -400,3 +402,21 @@ def test_events_in_turn_are_the_steps_that_they_say(sizes: list[int], steps: int
                 refused(*((denoiser, guidance, 0) if refused == sampler.law else (4,)))
         with pytest.raises(UserError, match=str(sum(sizes))):
             sampler.draw(denoiser, guidance, 0, 10)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "corrections"])
+@pytest.mark.parametrize("rule", [CFG(), Negative(1)])
+def test_a_schedule_is_asked_once_for_a_draw(name: str, rule: Rule) -> None:
+    target = random_target(2, 6, k=2)
+    asked = []
+
+    def ramp(progress: float) -> float:
+        asked.append(progress)
+        return 1 + progress
+
+    guidance = Guidance(ramp, rule=rule)
+    if name == "corrections":
+        Correction(2, 3).draw(target.denoiser(), guidance, 0, torch.zeros(5, 6, dtype=torch.int64))
+    else:
+        sample(target.denoiser(), guidance, 0, 5, name, 3 if name in WITH_STEPS else None)
+    assert len(asked) == 6  # the values for 0, ..., 5 unmasked coordinates
