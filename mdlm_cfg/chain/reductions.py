@@ -10,7 +10,7 @@ SHORT = 16  # values up to which it pays
 
 
 def in_planes(values: Tensor) -> Tensor:
-    """The same numbers with another order in memory: a short last axis comes first, so that each of its values is a plane.
+    """The same numbers in another order of memory: a short last axis comes first, so that each value has a plane.
 
     What is computed of them keeps this order. Sums over the last axis and choices that broadcast along it then run
     along whole planes, and take a third of the time or less.
