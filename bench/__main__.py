@@ -5,7 +5,6 @@ DEVICE is cuda or cpu; left out, a GPU where there is one.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -23,8 +22,19 @@ from bench.laws import law_figures
 from bench.ratio import Figure, copy_rate, matmul_rate
 from bench.sampling import sampling_figures
 from bench.training import training_figures
+from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.places import check_path, naming_way_out
+from mdlm_cfg.app.report_cache import check_places_for, files_of, written_together
+from mdlm_cfg.reports.tables import write_json
+from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import keep_freed_memory
 
+NUMBERS = "bench.json"
+TABLE = "bench.md"
+FILES = [NUMBERS, TABLE]
+DEVICES = ("cpu", "cuda")
 VERSIONS = ("torch", "scipy", "lightning", "mdlm-cfg")
 WIDTH = 80  # columns of a terminal
 COLUMNS = (10, 11, 10, 8, 5)  # of the numbers, at the right
@@ -114,14 +124,40 @@ def main(folder: Path, device: torch.device) -> None:
         first = not figures or figures[-1].what != figure.what
         figures.append(figure)
         print("\n".join(lines(figure, first)), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    written = write(figures, about, folder)
+    print(f"written: {', '.join(map(str, written))}")
+
+
+def write(figures: Sequence[Figure], about: dict[str, str | int | float], folder: Path) -> list[Path]:
+    """Write both files together, in place of earlier ones and of nothing else; their paths."""
     plain = [asdict(figure) | {"ratio": figure.ratio, "met": figure.is_met} for figure in figures]
-    (folder / "bench.json").write_text(json.dumps({"machine": about, "figures": plain}, indent=1), encoding="utf-8")
-    (folder / "bench.md").write_text(markdown(figures, about), encoding="utf-8")
-    print(f"written: {folder / 'bench.json'}, {folder / 'bench.md'}")
+    with written_together(folder, NUMBERS, "bench", FILES) as part:
+        write_json({"machine": about, "figures": plain}, part / NUMBERS)
+        (part / TABLE).write_text(markdown(figures, about), encoding="utf-8")
+    return [folder / name for name in FILES]
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run the command; a folder that cannot be used is refused before anything is measured."""
+    try:
+        if len(arguments) > 2:
+            raise UserError("give FOLDER and DEVICE at most")
+        given, device = [*arguments, *["runs/bench", "cuda" if torch.cuda.is_available() else "cpu"][len(arguments) :]]
+        if device not in DEVICES:
+            raise UserError(f"{device!r} is no device: give {' or '.join(DEVICES)}")
+        check_path("FOLDER", given)
+        made = Made()
+        with made.taken_back(), naming_way_out("FOLDER"):
+            folder = made.folder(given)
+            remove_parts(folder)
+            check_places_for(FILES, folder, files_of(folder, NUMBERS))
+        with made.taken_back():
+            main(folder, torch.device(device))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        exit_with([Failure("", error)])
 
 
 if __name__ == "__main__":
-    asked = dict(enumerate(sys.argv[1:]))
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    main(Path(asked.get(0, "runs/bench")), torch.device(asked.get(1, best)))
+    command(sys.argv[1:])

@@ -29,7 +29,14 @@ from mdlm_cfg.app.parser_help import help_as_text
 from mdlm_cfg.app.places import check_places
 from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
-from mdlm_cfg.app.refusals import check_config, check_keys, check_truth_values, refuse_processes, unreadable
+from mdlm_cfg.app.refusals import (
+    check_config,
+    check_hydras,
+    check_keys,
+    check_truth_values,
+    refuse_processes,
+    unreadable,
+)
 from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
@@ -108,6 +115,7 @@ def _run_work(name: str) -> None:
     try:
         check_keys(sys.argv[1:])
         check_truth_values(sys.argv[1:])
+        check_hydras(sys.argv[1:])
         typed = last_of_each(quoted(sys.argv[1:]))
         given = with_objects(with_options(typed, name, CONFIGS))
         arguments = with_recipe(given, CONFIGS) if name == "train" else given

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
-from mdlm_cfg.app.places import naming_way_out, refuse_empty
+from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.terminal import steady_streams
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 
 PAGE = "comparison.html"
@@ -52,13 +53,15 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from mdlm_cfg.reports.tables import print_table, write_csv
     from mdlm_cfg.studies.comparison import compare
 
-    for key, given in (("out", outs[-1:]), ("PATH", paths)):
+    if not paths or len(outs) > 1:
+        raise UserError("give folders of runs, or report.json files, and out=FOLDER at most once")
+    for key, given in (("out", outs), ("PATH", paths)):
         for path in given:
-            refuse_empty(key, path.removeprefix("out="))
+            check_path(key, path.removeprefix("out="))
     found = compare(paths)
     made = Made()
     with made.taken_back(), naming_way_out("out"):
-        out = outs[-1].removeprefix("out=") if outs else None
+        out = outs[0].removeprefix("out=") if outs else None
         folder = new_run_folder("runs", "comparisons", made=made) if out is None else made.folder(out)
         check_place(folder, "out")
     with written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:

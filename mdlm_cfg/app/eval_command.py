@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from mdlm_cfg.app.build import build_data, build_loggers
-from mdlm_cfg.app.evaluation import COMMAND, evaluate
+from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
@@ -25,13 +25,14 @@ from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.study_choice import build_study, checked_study
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.studies.findings import COMMAND
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import TARGET, names_in
-from mdlm_cfg.support.schema import EvalSchema, plain
+from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, keys_of, plain
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.predicting import is_first_process
@@ -110,7 +111,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     settings = merged(run.config, config, list(overrides))
     guides = checked_guides(settings, config)  # refused before anything is loaded
     asked = build_study(settings.study, config.study)
-    data = _data_of(run, config, overrides)
+    data, data_settings = _data_of(run, config, overrides)
     trainer = sampling_trainer(config.trainer, run.net)
     guides = guides.completed(settings, data.target, run.denoiser)
     guides.to(run.denoiser.device)
@@ -120,7 +121,9 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
         print(f"evaluating {run.path}", file=sys.stderr)
     shown = {**describe(run), **guides.described}
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
-    decided = run.config | plain(settings)
+    asked_here = {key: value for key, value in plain(settings).items() if key in keys_of(EvaluationSchema)}
+    here = {"data": data_settings, "denoiser": config.denoiser, "seed": config.seed, "ckpt_path": str(run.path)}
+    decided = run.config | asked_here | here
     subject = Subject(data, run.denoiser, plan, study, decided, shown, run_name, run.step, run.folder)
     return _evaluated(config, subject, trainer, overrides, job)
 
@@ -134,7 +137,7 @@ def _evaluated(
     made = Made()
     out = _report_folder(config, subject, overrides, job, made)
     shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
-    report = report_of(out, data, subject.study, shown, {}, subject.who)
+    report = report_of(out, data, subject.study, shown, subject.settings, who=subject.who)
     loggers: list[Logger] = []
     with made.taken_back():
         check_place(out, "out")
@@ -164,8 +167,8 @@ def _report_folder(
     return folder_below(config.runs, subject.run_name, overrides, made)
 
 
-def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> Any:
-    """The data to evaluate a run on: those it was trained on; others that are named are refused."""
+def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """The data to evaluate a run on, and their settings: those it was trained on; others that are named are refused."""
     saved = run.config.get("data")
     if not isinstance(saved, dict):
         if given_for(overrides, "data") is None:
@@ -180,7 +183,7 @@ def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> An
             raise
         raise UserError(f"{error}; if the data of {run.path} were moved, give data.path=NEW") from error
     run.check_data(data.describe())
-    return data
+    return data, settings
 
 
 def _one_thread_for_small_tables(config: EvalSchema, data: Data) -> None:

@@ -6,7 +6,7 @@ import csv
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.reports.tables import Table, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
-from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.findings import CHECKPOINT, COMMAND, DONE, STEPS, Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
 from mdlm_cfg.support.atomic import part_folder, remove_parts
@@ -42,9 +42,6 @@ TRAINING = "Nats per data point, validation data, averaged weights."
 WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
 PAGE = "report.html"
 TABLE_FILE = "report.csv"
-COMMAND = "command"  # in `Report.run`
-CHECKPOINT = "checkpoint"  # the same, of a network
-DONE = "share of training done"  # the same
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Report:
         data: what the data say of themselves.
         test: results of the test, by name; empty for none.
         console: gets tables and the verdict.
+        settings: of the configuration: those that decide the report, and others.
     """
 
     folder: Path
@@ -66,10 +64,12 @@ class Report:
     data: dict[str, Any]
     test: dict[str, float]
     console: Console
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def head(self) -> dict[str, Any]:
         """The first entries of report.json."""
-        return {"title": self.title, "run": self.run, "data": self.data, "test": self.test}
+        about = {"run": self.run, "settings": dict(self.settings), "data": self.data, "test": self.test}
+        return {"title": self.title, **about}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _of_the_training(about: Mapping[str, Any]) -> list[str]:
     if done >= 1:
         return []
     return [
-        f"The network was saved when {done:.0%} of its training was done ({about['steps of training']:,} steps); an "
+        f"The network was saved when {done:.0%} of its training was done ({about[STEPS]:,} steps); an "
         "interrupted run goes on by its own command with ckpt_path=auto."
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,21 @@ def _checkpoint(config: Settings) -> Path | None:
 
 
 def content_of(path: Path) -> str | None:
-    """A digest of a file, or of the names and sizes of the files of a folder; None where there is nothing."""
+    """A digest of a file, or of the names and the content of the files of a folder; None where there is nothing."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        return _digest_of(path.resolve(), status.st_size, status.st_mtime_ns)
     if not path.is_dir():
         return None
-    files = sorted((str(item.relative_to(path)), item.stat().st_size) for item in path.rglob("*") if item.is_file())
+    files = sorted((str(item.relative_to(path)), content_of(item)) for item in path.rglob("*") if item.is_file())
     return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
+@cache
+def _digest_of(path: Path, size: int, time: int) -> str:
+    """The digest of a file, which the jobs of a sweep ask for again and again; `size` and `time` are of its content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

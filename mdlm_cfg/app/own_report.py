@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import check_place, out_folder
-from mdlm_cfg.app.places import naming_way_out, refuse_empty
+from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.study_choice import checked_study
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
@@ -69,7 +69,7 @@ def report(
     Raises:
         UserError: anything that is not what it must be, or that the study of such data refuses.
     """
-    refuse_empty("out", out)
+    check_path("out", out)
     data = _data_of(denoiser, target, name, class_names, value_names)
     is_small = (denoiser.num_tokens + 1) ** denoiser.num_dims * denoiser.num_tokens <= LEARNED_LAW_ENTRIES
     plan = Plan(

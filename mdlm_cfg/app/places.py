@@ -19,24 +19,28 @@ DATA_PATHS = ("path", "root", "dataset")
 
 
 def check_places(config: Settings) -> None:
-    """Refuse paths of empty text, such as those of an unset variable of a shell: they mean the working directory.
+    """Refuse paths of empty text, such as those of an unset variable of a shell, which mean the working directory.
 
     Raises:
         UserError: such a path, or a name of runs that leads out of their folder.
     """
     for key in PATHS:
-        refuse_empty(key, getattr(config, key, None))
+        check_path(key, getattr(config, key, None))
     if not isinstance(config, SampleSchema):
         for key in DATA_PATHS:
-            refuse_empty(f"data.{key}", config.data.get(key))
+            check_path(f"data.{key}", config.data.get(key))
     if isinstance(config, TrainSchema) and config.name is not None:
         checked_name(config.name)
 
 
-def refuse_empty(key: str, value: object) -> None:
-    """Raise UserError for empty text."""
+def check_path(key: str, value: object) -> None:
+    """Raise UserError for empty text, and for a path that begins with "~", which stands for nothing here."""
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
+    if isinstance(value, str) and value.split("/")[0].startswith("~"):
+        raise UserError(
+            f"{key}={value}: ~ stands for nothing here; write the whole path (or ./{value} if it is a name)"
+        )
 
 
 @contextmanager

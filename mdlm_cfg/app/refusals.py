@@ -11,11 +11,18 @@ from typing import Any
 
 import yaml
 
+from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import in_words
 from mdlm_cfg.support.schema import SCHEMAS, TYPES
 
 OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
+FOLDERS_OF_HYDRA = {
+    "hydra.sweep.subdir": ".",
+    "hydra.run.dir": ".",
+    "hydra.output_subdir": None,
+    "hydra.job.chdir": False,
+}
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
 
 
@@ -27,6 +34,15 @@ def check_keys(arguments: Sequence[str]) -> None:
         option = re.match(r"--([\w.]+)=", argument)
         if option is not None and option[1] not in OPTIONS:
             raise UserError(f"{argument} is not an option; settings are written without dashes: {argument.lstrip('-')}")
+
+
+def check_hydras(arguments: Sequence[str]) -> None:
+    """Raise UserError for settings by which hydra would choose or change folders: every command makes its own."""
+    for key, ours in FOLDERS_OF_HYDRA.items():
+        override = given_for(arguments, key)
+        if override is not None and any(value != ours for value in values_of(override)):
+            way = "hydra.sweep.dir=FOLDER, in which each job has a folder" if "sweep" in key else "runs=FOLDER"
+            raise UserError(f"{override.input_line} is not possible: give {way}, and leave {key} out")
 
 
 def check_truth_values(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.tables import write_json
-from mdlm_cfg.support.atomic import naming, part_folder
+from mdlm_cfg.support.atomic import naming, part_folder, remove_parts
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
 from mdlm_cfg.training.data.base import content_hash
@@ -41,9 +42,9 @@ def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
 
 
 def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> None:
-    """Raise UserError where a command would replace a file that none of mdlm_cfg wrote there."""
+    """Raise UserError where a command would replace a file, or a link, that none of mdlm_cfg wrote there."""
     for name in names:
-        if (folder / name).exists() and name not in earlier:
+        if os.path.lexists(folder / name) and name not in earlier:
             raise not_ours(folder / name)
 
 
@@ -78,17 +79,20 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
     An earlier command's files are replaced, and those that the new one did not write are removed; no others are.
 
     Args:
-        record: the name of the JSON file that lists them. title: of it. names: some that will be written.
+        record: the name of the JSON file that lists them, beside what is written into it. title: of it.
+        names: some that will be written.
 
     Raises:
         UserError: one of the files, or of `names`, would replace one that mdlm_cfg did not write.
     """
+    remove_parts(folder)
     earlier = files_of(folder, record)
     check_places_for((*names, record), folder, earlier)
     with part_folder(folder, record) as part:
         yield part
-        files = sorted(path.name for path in part.iterdir())
-        write_json({"title": f"mdlm_cfg: {title}", "files": [*files, record]}, part / record)
+        files = sorted({record, *(path.name for path in part.iterdir())})
+        more = json.loads((part / record).read_text(encoding="utf-8")) if (part / record).is_file() else {}
+        write_json({"title": f"mdlm_cfg: {title}", "files": files, **more}, part / record)
         take_places(part, folder, earlier, record)
     remove_earlier(folder, earlier, record)
 

@@ -18,11 +18,12 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from mdlm_cfg.app.evaluation import CHECKPOINT, DONE, Report, Written, title_of
+from mdlm_cfg.app.evaluation import Report, Written, title_of
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
+from mdlm_cfg.studies.findings import CHECKPOINT, DONE, STEPS, TRAINING_SEED
 from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.machine import keep_freed_memory
 from mdlm_cfg.support.numeric import whole_number
@@ -73,16 +74,23 @@ def command_of(program: str, overrides: Sequence[str]) -> str:
 
 def describe(run: LoadedRun) -> dict[str, Any]:
     """What a page says of a trained network, by name."""
-    made = {CHECKPOINT: str(run.path), "steps of training": run.step}
+    made = {CHECKPOINT: str(run.path), STEPS: run.step, TRAINING_SEED: run.config.get("seed")}
     done = {} if run.progress is None else {DONE: run.progress}
     return {**made, **done, "data": run.data["name"]}
 
 
 def report_of(
-    folder: Path, data: Data, study: Study, shown: dict[str, Any], test: dict[str, float], who: str = ""
+    folder: Path,
+    data: Data,
+    study: Study,
+    shown: dict[str, Any],
+    settings: Mapping[str, Any],
+    test: Mapping[str, float] | None = None,
+    who: str = "",
 ) -> Report:
     """Where a report goes and what it says of its data; see `Report`."""
-    return Report(folder, title_of(data.name, study, who), shown, data.describe(), test, Console())
+    title = title_of(data.name, study, who)
+    return Report(folder, title, shown, data.describe(), dict(test or {}), Console(), settings)
 
 
 def log(loggers: Sequence[Logger], written: Written, step: int) -> None:

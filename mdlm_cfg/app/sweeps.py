@@ -6,6 +6,7 @@ A job says what became of it in its own folder, so that it does not matter which
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,12 +17,12 @@ import yaml
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
-from mdlm_cfg.app.places import naming_way_out, refuse_empty
+from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import atomic_write
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
-from mdlm_cfg.support.schema import HYDRA, Settings, role_of
+from mdlm_cfg.support.schema import HYDRA, SamplingSchema, Settings, keys_of, role_of
 
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
@@ -32,6 +33,7 @@ FAILED = "failed"
 INTERRUPTED = "interrupted"
 INDEX = ("index.csv", "index.md")
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
+WAY_OUT = "hydra.sweep.dir=FOLDER"
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
 
@@ -101,10 +103,16 @@ class Job:
         """What decides the job's result, if that is what decided what its folder holds.
 
         Raises:
-            UserError: the folder holds a job that was done, or begun, with other settings or other data.
+            UserError: the folder holds a job that was done, or begun, with other settings or other data, or files that
+                no job wrote.
         """
+        from mdlm_cfg.training.runs import CONFIG  # takes seconds
+
         decided = decided_by(config)
         before = read_record(self.folder)
+        for name in (RECORD, CONFIG):
+            if "state" not in before and os.path.lexists(self.folder / name):
+                raise not_ours(self.folder / name, WAY_OUT)
         if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
             return decided
         found = list(differences(before.get("decided_by") or {}, decided))
@@ -205,12 +213,12 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")
     for key, value in fixed.items():
         if key == "hydra.sweep.dir" or role_of(key) == "place":
-            refuse_empty(key, value)
+            check_path(key, value)
     made = Made()
     if "hydra.sweep.dir" in fixed:
         with naming_way_out("hydra.sweep.dir"):
             folder = made.folder(str(fixed["hydra.sweep.dir"]))
-        _check_index(folder)
+        _check_files(folder)
     else:
         shown = [item for item in given if item.is_sweep_override()]
         shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
@@ -227,11 +235,23 @@ def _state(sweep: Path) -> frozenset[tuple[Path, int]]:
     return frozenset((path, path.stat().st_mtime_ns) for path in sweep.glob(f"*/{RECORD}"))
 
 
-def _check_index(folder: Path) -> None:
-    """Raise UserError where the index of a sweep would replace a file that no sweep wrote."""
-    for name in INDEX:
-        if (folder / name).exists() and not records_of(folder):
-            raise UserError(f"{folder / name} is not the index of a sweep: move it, or give another hydra.sweep.dir")
+def _check_files(folder: Path) -> None:
+    """Raise UserError where a sweep would replace a file, or a link, that no sweep wrote."""
+    if records_of(folder):
+        return
+    for name in (HYDRAS, *INDEX):
+        path = folder / name
+        if os.path.lexists(path) and not (name == HYDRAS and _is_of_a_sweep(path)):
+            raise not_ours(path, WAY_OUT)
+
+
+def _is_of_a_sweep(path: Path) -> bool:
+    """Whether hydra wrote the file for a sweep of a command of this package; one may have been killed since."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(found, dict) and {HYDRA, *keys_of(SamplingSchema)} <= found.keys()
 
 
 def check_has_jobs(sweep: Sweep) -> None:

@@ -19,7 +19,7 @@ from mdlm_cfg.app.build import (
     say_precision,
 )
 from mdlm_cfg.app.errors import INTERRUPTED, sentence
-from mdlm_cfg.app.evaluation import COMMAND, evaluate
+from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.overrides import given_for, values_of
@@ -31,6 +31,7 @@ from mdlm_cfg.app.study_choice import build_study, checked_study, study_of
 from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.training_pictures import PicturesByStep
 from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.studies.findings import COMMAND
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import names_in
@@ -88,7 +89,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
             if study is not None:
                 run = _trained(trainer, path, config, guides)
                 shown = {COMMAND: command_of("train.py", overrides), **describe(run), **guides.described}
-                report = report_of(folder / "report", data, study, shown, numbers)
+                report = report_of(folder / "report", data, study, shown, plain(config), numbers)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     log(loggers, written, run.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,17 +104,32 @@ def write_page(report: Path, page: Path) -> None:
     """Write the page of a report.json.
 
     Raises:
-        UserError: no such file, or a report of another study.
+        UserError: no such file, a report of another study, or a page that would replace a file of anybody else.
     """
     if not report.is_file():
         raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
+    if not page.name or page.parts[0].startswith("~"):
+        raise UserError(f"{page} is not the path of a page: give one such as docs/leaderboard.md")
+    if os.path.lexists(page) and not _is_leaderboard(page):
+        raise UserError(f"{page} is there, and is not a leaderboard: move it, or give another PAGE.md")
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{report} is not JSON in UTF-8 ({error}): give the report.json of a benchmark") from error
-    text = leaderboard(found)
-    with atomic_write(page) as file:
+    try:
+        text = leaderboard(found)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"{report} is not a whole report of the benchmark: evaluate it again") from error
+    with atomic_write(page.resolve()) as file:
         file.write(text.encode())
+
+
+def _is_leaderboard(page: Path) -> bool:
+    """Whether a file was written by `write_page`."""
+    try:
+        return page.read_text(encoding="utf-8").startswith(HEAD.partition("{")[0])
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from mdlm_cfg.studies.findings import REPORT_VERSION
+from mdlm_cfg.studies.findings import CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
+from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
+from mdlm_cfg.training.runs import BEST
 
 NUMBERS = "report.json"
-CONFIG = "resolved_config.yaml"
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
 SETTING = "setting"
 SEED = "seed"
 STRENGTH = "w"
 CLASS = "class"
 FLOOR = "noise_floor"
+FINGERPRINT = "data.fingerprint"
+SAME = 1e-6  # relative difference of numbers that are computed again, perhaps on another machine
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Entry:
     Attributes:
         path: of its report.json.
         settings: flat, "net.width" and so on: those that decide the result.
-        seed: or None.
+        seeds: of the training (None where nothing was trained), and of the evaluation.
         rows: one per strength, class and set of samples, without uncertainties and nested values.
         index: the columns that say what a row is about; the others are numbers that were measured.
         test: results on the test set, by name.
@@ -46,7 +49,7 @@ class Entry:
 
     path: Path
     settings: dict[str, Any]
-    seed: Any
+    seeds: tuple[Any, Any]
     rows: list[dict[str, Any]]
     index: tuple[str, ...]
     test: dict[str, float]
@@ -107,12 +110,17 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
     Raises:
         UserError: as `find_reports` and `read_entry`.
     """
-    entries = [read_entry(path) for path in find_reports(paths)]
+    entries = _without_needless_fingerprints([read_entry(path) for path in find_reports(paths)])
     settings, places = _settings_of(entries)
+    if odd := _contradicting(entries, places):
+        named = [replace(e, settings=e.settings | {"report": str(e.path.parent)}) for e in entries]
+        entries = [new if place in odd else old for new, old, place in zip(named, entries, places)]
+        settings, places = _settings_of(entries)
+    repeats = _repeats(entries, places)
     seeds: list[list[Any]] = [[] for _ in settings]
-    for entry, place in zip(entries, places):
-        seeds[place].append(entry.seed)
-    who = [{SETTING: place, SEED: repr(entry.seed)} for entry, place in zip(entries, places)]
+    for repeat, place in zip(repeats, places):
+        seeds[place].append(repeat)
+    who = [{SETTING: place, SEED: repr(repeat)} for repeat, place in zip(repeats, places)]
     index = [SETTING, *dict.fromkeys(name for entry in entries for name in entry.index)]
     rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows, index)]
     means, measured = _over_seeds(rows, index)
@@ -121,23 +129,38 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
 
 
 def find_reports(paths: Sequence[str | Path]) -> list[Path]:
-    """Every report.json among files and below folders, in order, each once.
+    """Every report.json among files and below folders, in order, each once; links to folders are followed.
+
+    What a killed process left half written is none.
 
     Raises:
         UserError: a path that does not exist, or no report at all.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"there is no {path}: give folders of runs, or report.json files")
-        found |= dict.fromkeys([path] if path.is_file() else sorted(path.rglob(NUMBERS)))
+        for one in [path] if path.is_file() else sorted(_below(path)):
+            found.setdefault(one.resolve(), one)
     if not found:
         raise UserError(f"there is no {NUMBERS} below {', '.join(map(str, paths))}: evaluate the runs first")
-    return list(found)
+    return list(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every report.json in a folder and below it."""
+    seen = set()
+    for here, inside, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        inside[:] = [
+            one for one in inside if not one.endswith(PART) and os.path.realpath(os.path.join(here, one)) not in seen
+        ]
+        if NUMBERS in names and Path(here, NUMBERS).exists():
+            yield Path(here, NUMBERS)
 
 
 def read_entry(path: Path) -> Entry:
-    """One report, and the configuration of the run that it lies in.
+    """One report.
 
     Raises:
         UserError: a file that is not a report, or is of another version.
@@ -149,13 +172,78 @@ def read_entry(path: Path) -> Entry:
         if version != REPORT_VERSION:
             raise UserError(f"{path} is a report of version {version}: only {REPORT_VERSION} can be compared")
         rows, index = _main_table(report)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
-        raise UserError(f"{path} is not a report that can be compared: it holds no distances by w") from error
-    config = flattened(_config_of(path))
-    flat = config | {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
-    flat |= {"data": report["data"].get("name"), "denoiser": report["run"].get("denoiser", "learned")}
-    settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
-    return Entry(path, settings, config.get(SEED, plan.get(SEED)), rows, index, report.get("test") or {})
+        flat = _without_path(flattened(report["settings"]))
+        flat |= {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
+        flat |= {"data": report["data"].get("name"), FINGERPRINT: report["data"].get("fingerprint")}
+        flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
+        settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
+        seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
+        return Entry(path, settings, seeds, rows, index, dict(report.get("test") or {}))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise UserError(
+            f"{path} is not a report that can be compared: it holds no distances by w, or no settings: evaluate again"
+        ) from error
+
+
+def _without_path(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings without where the data are: their fingerprint says which they are."""
+    path = settings.get("data.path")
+    return {key: v for key, v in settings.items() if not (key.startswith("data.") and v == path is not None)}
+
+
+def _checkpoint_of(run: Mapping[str, Any]) -> str | None:
+    """Which of its checkpoints a run was evaluated at; None where nothing was trained.
+
+    Seeds whose training was done are repeats, however many steps each took; one that was not done is not one of them.
+    """
+    if CHECKPOINT not in run:
+        return None
+    name = Path(run[CHECKPOINT]).name
+    is_done = run.get(DONE, 1.0) >= 1
+    return name if is_done or name == BEST else f"{name}, {run[STEPS]} steps"
+
+
+def _without_needless_fingerprints(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, without the fingerprints of data if no two different data have the same name."""
+    data = {(repr(entry.settings["data"]), repr(entry.settings[FINGERPRINT])) for entry in entries}
+    if len({name for name, _ in data}) < len(data):
+        return list(entries)
+    return [
+        replace(entry, settings={key: value for key, value in entry.settings.items() if key != FINGERPRINT})
+        for entry in entries
+    ]
+
+
+def _contradicting(entries: Sequence[Entry], places: Sequence[int]) -> set[int]:
+    """The settings of which two reports of the same seeds differ in a number: they differ in something else, too."""
+    found = set()
+    known: dict[str, float] = {}
+    for entry, place in zip(entries, places):
+        for row in entry.rows:
+            about = {key: row.get(key) for key in entry.index}
+            for name in row.keys() - about.keys():
+                value = row[name]
+                if math.isnan(value):
+                    continue
+                other = known.setdefault(repr((place, entry.seeds, about, name)), value)
+                if not (value == other or math.isclose(value, other, rel_tol=SAME, abs_tol=SAME * SAME)):
+                    found.add(place)
+    return found
+
+
+def _repeats(entries: Sequence[Entry], places: Sequence[int]) -> list[Any]:
+    """For each entry what tells it from the repeats of its setting.
+
+    It is the seed of the training where several trainings have the setting, and else that of the evaluation.
+    """
+    trainings: dict[int, set[str]] = {}
+    for entry, place in zip(entries, places):
+        trainings.setdefault(place, set()).add(repr(entry.seeds[0]))
+    return [entry.seeds[0 if len(trainings[place]) > 1 else 1] for entry, place in zip(entries, places)]
 
 
 def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
@@ -164,14 +252,6 @@ def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
     index = tuple(key for key, about in columns.items() if about["index"])
     rows = map(_without_nested, report[name])
     return [{k: v for k, v in row.items() if k in index or is_number(v)} for row in rows], index
-
-
-def _config_of(path: Path) -> dict[str, Any]:
-    """The configuration of the run that a report was written for: in a folder above it, at most three up."""
-    for folder in list(path.parents)[:4]:
-        if (folder / CONFIG).is_file():
-            return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
-    return {}
 
 
 def _settings_of(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[int]]:

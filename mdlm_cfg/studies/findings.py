@@ -43,6 +43,12 @@ __all__ = [  # what the findings of a study are written with
     "word",
 ]
 REPORT_VERSION = 3  # of report.json, for programs that read it
+COMMAND = "command"  # of "run" in report.json
+# the same, of a trained network
+CHECKPOINT = "checkpoint"
+STEPS = "steps of training"
+DONE = "share of training done"
+TRAINING_SEED = "seed of training"
 
 
 def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits: int = 4, **default: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Mapping
 from io import StringIO
@@ -80,7 +81,7 @@ class MetricsLog(Logger):
 
     def _check(self) -> None:
         """Refuse a file whose lines `_earlier` would not keep: a log has a step in each but one that was cut."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
         try:
             rows = self._lines()

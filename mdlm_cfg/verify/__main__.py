@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
 
 HELP = """\
@@ -18,8 +19,9 @@ Verify the package against independent enumeration on fresh random targets, and 
     python -m mdlm_cfg.verify out=again seed=20250131 minutes=2   the targets of another day, fewer of them
     python -m mdlm_cfg.verify out=laws groups=laws,samples        of laws, samples, intervals, training, resume
 
-The folder must be new or empty. It gets report.html with its pictures, and verification.json. The exit code is 0 if all
-checks passed, 1 if one failed, and 2 for a mistake in the command.
+The folder must be new or empty, or hold an earlier verification, which is replaced. It gets report.html with its
+pictures, and verification.json. The exit code is 0 if all checks passed, 1 if one failed, and 2 for a mistake in the
+command.
 """
 QUIET = 5.0  # seconds between lines
 KEYS = ("out", "seed", "minutes", "groups")
@@ -60,22 +62,21 @@ def settings_of(given: Sequence[str]) -> dict[str, str]:
 
 
 def _verify(settings: dict[str, str]) -> bool:
+    check_path("out", settings["out"])
     folder = Path(settings["out"])
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder} exists and is not empty: give another folder")
     minutes = _number("minutes", settings, float)
     seed = _number("seed", settings, int)
 
     import torch
 
-    from mdlm_cfg.verify.page import write_report
+    from mdlm_cfg.verify.page import check_folder, write_report
     from mdlm_cfg.verify.run import GROUPS, MINUTES, pieces_of, todays_seed, verify
 
     seed = todays_seed() if seed is None else int(seed)
     minutes = MINUTES if minutes is None else minutes
     groups = tuple(dict.fromkeys(settings["groups"].split(","))) if "groups" in settings else GROUPS
     pieces_of(seed, minutes, groups)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     torch.set_num_threads(1)  # tensors are tiny
     print(f"seed {seed}", flush=True)
     found = verify(seed, minutes, groups, sparse_lines())

@@ -11,13 +11,20 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 
+from mdlm_cfg.app.places import naming_way_out
+from mdlm_cfg.app.report_cache import files_of, written_together
 from mdlm_cfg.reports.page import Picture, Section, write_page
 from mdlm_cfg.reports.style import CYCLE, GREY, INK, RC, new_figure, save_figure
 from mdlm_cfg.reports.tables import Table, write_json
+from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.numbers import format_number
 from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check
 from mdlm_cfg.verify.run import Verification
 
+PAGE = "report.html"
+NUMBERS = "verification.json"
 SMALLEST = 1e-18  # differences of 0 are drawn here
 FAILED = CYCLE[1]
 PASSED = CYCLE[0]
@@ -61,14 +68,31 @@ TEXTS = {
 
 def write_report(found: Verification, folder: Path) -> Path:
     """Write `report.html`, its pictures with their numbers, and `verification.json`; returns the page's path."""
-    sections = [summary(found)]
-    for group in TITLES:
-        checks = [check for check in found.checks if check.group == group]
-        if checks:
-            sections.append(section_of(group, checks, folder))
-    write_json(found.to_dict(), folder / "verification.json")
+    title = f"verification {found.seed}"
     settings = {"seed": found.seed, "minutes": found.minutes, **found.to_dict()["environment"]}
-    return write_page(folder / "report.html", f"mdlm_cfg: verification {found.seed}", sections, settings)
+    with written_together(folder, NUMBERS, title, (PAGE,)) as part:
+        sections = [summary(found)]
+        for group in TITLES:
+            checks = [check for check in found.checks if check.group == group]
+            if checks:
+                sections.append(section_of(group, checks, part))
+        write_json(found.to_dict(), part / NUMBERS)
+        write_page(part / PAGE, f"mdlm_cfg: {title}", sections, settings)
+    return folder / PAGE
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of a verification, where it is not there.
+
+    Raises:
+        UserError: it holds anything else than an earlier verification, or cannot be made.
+    """
+    made = Made()
+    with made.taken_back(), naming_way_out("out"):
+        made.folder(folder)
+        remove_parts(folder)
+        if {path.name for path in folder.iterdir()} - files_of(folder, NUMBERS):
+            raise UserError(f"out={folder} exists, and holds more than an earlier verification: give another folder")
 
 
 def summary(found: Verification) -> Section:

@@ -11,6 +11,7 @@ from commands import TOY, run
 from hypothesis import given, strategies as st
 
 from mdlm_cfg.app import build, eval_command, train_command
+from mdlm_cfg.app.report_cache import written_together
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
@@ -145,6 +146,29 @@ def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:
         (out / name).unlink()
     assert run(*judge) == 0 and run(*judge) == 0  # its own report it may replace
     assert {path.name for path in out.iterdir()} == drawn
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json", "laws.npz", "metrics.csv"])
+def test_a_link_of_a_reports_name_is_not_replaced_where_it_leads_nowhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("nowhere")
+    judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", "logger=csv")
+    assert run(*judge, f"out={tmp_path}") == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == [name]
+    assert str((tmp_path / name).readlink()) == "nowhere"
+
+
+def test_files_that_are_written_together_replace_neither_files_nor_links_of_others(tmp_path: Path) -> None:
+    for kind in ("file", "folder", "link"):
+        for name in ("record.json", "named", "unnamed"):
+            out = tmp_path / f"{kind}_{name}"
+            out.mkdir()
+            dead = out / f".record.json.{2**30}{PART}"  # of a process that was killed
+            dead.mkdir()
+            mine = out / name
+            {"file": mine.touch, "folder": mine.mkdir, "link": lambda mine=mine: mine.symlink_to("nowhere")}[kind]()
+            with pytest.raises(UserError), written_together(out, "record.json", "x", ["named"]) as part:
+                (part / "unnamed").touch()
+            assert list(out.iterdir()) == [mine]
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "c", "a/b", "a/b/c", "b/a", "c/c/c"]), max_size=5)

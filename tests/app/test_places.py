@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from commands import TINY, TOY, refusal, run
+from commands import EXACT, TINY, TOY, refusal, run
 from helpers import random_target
 
 import mdlm_cfg
 from mdlm_cfg.app import comparing
 from mdlm_cfg.app.overrides import last_of_each
 from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
+from mdlm_cfg.reports import leaderboard
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import EvalSchema, TrainSchema
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
+from mdlm_cfg.verify import __main__ as verify
 
 EMPTY = [
     *(("train", *TOY, key) for key in ("runs=", "ckpt_path=", "name=", "runs='  '")),
@@ -46,14 +49,32 @@ def test_an_empty_path_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["somewhere", "out="], [""]])
-def test_compare_refuses_an_empty_path(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        *((comparing.main, arguments) for arguments in (["x", "out="], [""], ["x", "out=~/y"], ["~/x"], ["out=x"])),
+        (comparing.main, ["x", "out=y", "out=z"]),
+        *((leaderboard.main, arguments) for arguments in (["x.json", ""], ["x.json", "~/y.md"], ["", "y.md"])),
+        (verify.main, ["out=~/x"]),
+    ],
+)
+def test_the_other_commands_refuse_what_is_no_path(
+    main: Callable[[list[str]], None], arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        comparing.main(arguments)
-    assert ended.value.code == 2 and "empty" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+        main(arguments)
+    assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["out", "runs", "ckpt_path"])
+def test_a_home_is_not_a_folder_of_that_name(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in ("~/x", "~", "~user/x"):
+        refusal(capsys, "eval", *EXACT, f'{key}="{value}"')
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "a/../../x", ".", "/elsewhere", "a/./b"])

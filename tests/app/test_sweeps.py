@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from commands import TOY, refusal, run
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
+from mdlm_cfg.app.refusals import check_hydras
 from mdlm_cfg.app.sweeps import RECORD, Outcome
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import CHECKPOINT
+from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
 
 QUICK = ("-m", *TOY, "logger=csv", "evaluate=false")
 
@@ -147,15 +149,18 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
     monkeypatch.setattr(eval_command, "judge", lambda *_: Outcome())
     monkeypatch.setattr(train_command, "train", lambda *_: Outcome(0.5))
     data = tmp_path / "data.npz"
+    image = tmp_path / "images" / "a" / "0.png"
     ckpt = tmp_path / "runs" / "name" / "time" / CHECKPOINT
     ckpt.parent.mkdir(parents=True)
-    for path in (data, ckpt):
+    image.parent.mkdir(parents=True)
+    for path in (data, image, ckpt):
         path.write_bytes(b"before")
     train = ("-m", "seed=0,1", "data=table", f"data.path={data}", f"hydra.sweep.dir={tmp_path / 'a'}")
     judge = ("-m", "++seed=0,1", f"ckpt_path={ckpt.parent.parent}", f"hydra.sweep.dir={tmp_path / 'b'}")
-    for command, arguments, path in (("train", train, data), ("eval", judge, ckpt)):
+    images = ("-m", "seed=0,1", "data=folder", f"data.path={tmp_path / 'images'}", f"hydra.sweep.dir={tmp_path / 'c'}")
+    for command, arguments, path in (("train", train, data), ("train", images, image), ("eval", judge, ckpt)):
         assert run(command, *arguments) == run(command, *arguments) == 0
-        path.write_bytes(b"other contents of the same name")
+        path.write_bytes(b"beyond")  # as many bytes under the same name
         there = content_of(tmp_path)
         refusal(capsys, command, *arguments)
         refusal(capsys, command, *arguments, "hydra.sweeper.max_batch_size=x")
@@ -240,13 +245,46 @@ def test_odd_parameters_of_a_sweeper_are_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["index.csv", "index.md"])
-def test_an_index_replaces_no_file_of_anybody_elses(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize(
+    "name", ["index.csv", "index.md", "multirun.yaml", f"00_seed-0/{RECORD}", f"00_seed-0/{CONFIG}"]
+)
+def test_a_sweep_replaces_no_file_of_anybody_elses(
+    name: str, is_link: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / name).write_text("mine")
-    refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
-    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+    path = tmp_path / "sweep" / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to("nowhere") if is_link else path.write_text("mine")
+    refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert str(path.readlink()) == "nowhere" if is_link else path.read_text() == "mine"
+    assert [one for one in (tmp_path / "sweep").rglob("*") if not one.is_dir()] == [path]
+
+
+def test_a_sweep_that_was_killed_before_its_first_job_is_begun_again(tmp_path: Path) -> None:
+    sweep = (*QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert run("train", *sweep) == 0
+    for path in tmp_path.iterdir():  # hydra's multirun.yaml is all that there would be
+        shutil.rmtree(path) if path.is_dir() else path.name == "multirun.yaml" or path.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["multirun.yaml"] and run("train", *sweep) == 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["hydra.sweep.subdir=mine", "hydra.run.dir=mine", "hydra.output_subdir=.hydra", "hydra.job.chdir=true"],
+)
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_hydra_chooses_no_folders(
+    setting: str,
+    is_sweep: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A setting that is not honoured is refused; those that Lightning gives the processes it starts are none."""
+    monkeypatch.chdir(tmp_path)
+    assert setting in refusal(capsys, "train", *QUICK[0 if is_sweep else 1 :], setting)
+    assert list(tmp_path.iterdir()) == []
+    check_hydras(['hydra.run.dir="."', "hydra.output_subdir=null", "hydra.job.chdir=false", "hydra.job.name=x"])
 
 
 def test_a_sweep_does_not_repeat_what_an_earlier_one_in_its_folder_said(

@@ -49,7 +49,8 @@ def test_every_place_and_mean_is_that_of_the_report(report: dict[str, Any]) -> N
 
 def test_the_page_is_written_whole_or_not_at_all(report: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "leaderboard.md"
-    for number, content in enumerate((None, "{}")):
+    part = {key: report[key] for key in ("benchmark_version", "plan")}
+    for number, content in enumerate((None, "{}", json.dumps(part))):
         path = tmp_path / f"{number}.json"
         if content is not None:
             path.write_text(content)
@@ -57,5 +58,13 @@ def test_the_page_is_written_whole_or_not_at_all(report: dict[str, Any], tmp_pat
             write_page(path, page)
         assert not page.exists()
     (tmp_path / "report.json").write_text(json.dumps(report))
-    write_page(tmp_path / "report.json", page)
-    assert page.read_text() == leaderboard(report)
+    for _ in range(2):  # an earlier page is replaced
+        write_page(tmp_path / "report.json", page)
+        assert page.read_text() == leaderboard(report)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "mine").write_text("# Leaderboard of my own")
+    for name in ("report.json", "link", "mine"):
+        with pytest.raises(UserError):
+            write_page(tmp_path / "report.json", tmp_path / name)
+    assert (tmp_path / "mine").read_text() == "# Leaderboard of my own" and not (tmp_path / "nowhere").exists()
+    assert json.loads((tmp_path / "report.json").read_text()) == report

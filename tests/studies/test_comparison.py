@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import yaml
 from commands import run
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.app.comparing import main
 from mdlm_cfg.studies.comparison import Comparison, compare
 from mdlm_cfg.studies.findings import REPORT_VERSION
+from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS, role_of
 
@@ -31,7 +33,6 @@ def written(
 ) -> None:
     """A run's folder with a report of these errors by w; class k's is k higher. `more` are further rows."""
     (folder / "report").mkdir(parents=True)
-    (folder / "resolved_config.yaml").write_text(yaml.safe_dump({"seed": seed, "runs": str(folder), **config}))
     rows = [
         {"w": w, "kind": "rate", "class": k, "tv_exact_learned": error + k, "tv_tilted_exact": None, "kl": "inf"}
         for w, error in errors.items()
@@ -43,6 +44,7 @@ def written(
         "columns": {"distances": {name: {"index": name in INDEX} for row in rows for name in row}},
         "data": {"name": "toy"},
         "run": {},
+        "settings": {"runs": str(folder), **config},
         "test": {"test/nelbo": 10.0 + seed},
         "plan": {"guidances": [], "sampler": "first_hitting", "steps": None, "seed": seed},
     }
@@ -84,6 +86,76 @@ def test_jobs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
     for w in (0, 1, 2, 4):
         assert at(found, 0, "tv_exact_learned", w=w) == (2.0 + w, 1.0, 2)
     assert found.test["test/nelbo_se"].tolist() == [0.5]
+
+
+APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of two reports that measure different things
+    "data of one name": ({"data": {"name": "toy", "fingerprint": "a"}}, {"data": {"name": "toy", "fingerprint": "b"}}),
+    "checkpoints of a run": ({"run": {"checkpoint": "r/last.ckpt"}}, {"run": {"checkpoint": "r/step_5.ckpt"}}),
+    "the best and the last": ({"run": {"checkpoint": "r/best.ckpt"}}, {"run": {"checkpoint": "r/last.ckpt"}}),
+    "a part of the training": (
+        {"run": {"checkpoint": "r/last.ckpt", "share of training done": 0.5, "steps of training": 50}},
+        {"run": {"checkpoint": "r/last.ckpt", "share of training done": 1.0, "steps of training": 100}},
+    ),
+    "studies": ({"settings": {"study": {"_target_": "a"}}}, {"settings": {"study": {"_target_": "b"}}}),
+    "settings of a study": ({"settings": {"study": {"n": 1}}}, {"settings": {"study": {"n": 2}}}),
+    "networks": ({"settings": {"net": {"width": 8}}}, {"settings": {"net": {"width": 16}}}),
+    "denoisers": ({"run": {"denoiser": "mine"}}, {"run": {"denoiser": "other"}}),
+    "samplers": ({"plan": {"sampler": "euler"}}, {"plan": {"sampler": "first_hitting"}}),
+    "classes": ({"plan": {"classes": [0]}}, {"plan": {"classes": [1]}}),
+}
+
+
+def changed(path: Path, changes: dict[str, Any]) -> None:
+    report = json.loads(path.read_text())
+    for key, value in changes.items():
+        report[key] = report[key] | value
+    path.write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize("what", APART)
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_different_things_are_never_averaged(what: str, seeds: tuple[int, int], tmp_path: Path) -> None:
+    for k, changes in enumerate(APART[what]):
+        written(tmp_path / str(k), {0: 1.0 + k}, seeds[k])
+        changed(tmp_path / str(k) / "report" / "report.json", changes)
+    found = compare([tmp_path])
+    assert len(set(found.labels)) == 2
+    assert [at(found, k, "tv_exact_learned")[0] for k in (0, 1)] == [1.0, 2.0]
+
+
+def test_reports_that_contradict_each_other_are_told_apart_whatever_they_differ_in(tmp_path: Path) -> None:
+    """Two functions of one name, say: with the same seeds and settings there is one right number."""
+    for folder, error in (("a", 1.0), ("b", 1.5), ("a_again", 1.0)):
+        written(tmp_path / folder, {0: error})
+    found = compare([tmp_path])
+    assert sorted(found.means["tv_exact_learned"]) == [1.0, 1.0, 1.5] and len(set(found.labels)) == 3
+    assert compare([tmp_path / "a", tmp_path / "a_again"]).labels == ["all"]  # a copy is no other result
+
+
+def test_repeats_are_trainings_or_evaluations_of_one(tmp_path: Path) -> None:
+    for training in (0, 1):
+        for evaluation in (0, 1, 2):
+            path = tmp_path / f"{training}{evaluation}"
+            written(path, {0: 10.0 * training + evaluation}, evaluation)
+            changed(path / "report" / "report.json", {"run": {"seed of training": training}})
+    assert at(compare([tmp_path]), 0, "tv_exact_learned") == (6.0, 5.0, 2)  # of two networks, not of six
+    mean, error, num = at(compare(sorted(tmp_path.glob("0*"))), 0, "tv_exact_learned")
+    assert mean == 1.0 and num == 3 and error is not None and math.isclose(error, 1 / math.sqrt(3))
+
+
+def test_every_report_counts_once_and_no_half_one(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    for seed in (0, 1):
+        written(tmp_path / f"seed{seed}", {0: 1.0 + seed}, seed)
+    inside.mkdir()
+    (inside / "zero").symlink_to(tmp_path / "seed0")
+    (inside / "loop").symlink_to(inside)
+    (inside / "nowhere").symlink_to(tmp_path / "missing")
+    written(inside / f".report.1{PART}", {0: 50.0}, seed=7)
+    shutil.copytree(tmp_path / "seed1", inside / "one")
+    found = compare([inside, tmp_path / "seed0", tmp_path / "seed0" / ".." / "seed0" / "report" / "report.json"])
+    assert found.seeds == [[0, 1]] or found.seeds == [[1, 0]]
+    assert at(found, 0, "tv_exact_learned") == (1.5, 0.5, 2)
 
 
 def test_what_a_report_has_no_word_for_is_named_only_where_it_tells_two_apart(tmp_path: Path) -> None:
@@ -165,6 +237,7 @@ def test_a_report_that_declares_its_columns_is_compared_by_them(tmp_path: Path) 
             "laws": table,
             "data": {"name": "toy"},
             "run": {},
+            "settings": {},
             "plan": {"seed": seed},
             "columns": {"laws": {name: {"index": index} for name, index in columns.items()}, "other": {}},
         }
@@ -186,8 +259,8 @@ def test_the_noise_floor_is_that_of_the_sampled_distribution(tmp_path: Path) -> 
 def test_only_settings_that_decide_the_result_tell_reports_apart(role: str, tmp_path: Path) -> None:
     keys = sorted({one.name for schema in SCHEMAS.values() for one in fields(schema)})
     for k in (0, 1):
-        config = {key: k for key in keys if role_of(key) == role}
-        written(tmp_path / str(k), {0: 1.0}, **({"seed": k} | config))
+        config = {key: k for key in keys if role_of(key) == role and key != "seed"}
+        written(tmp_path / str(k), {0: 1.0}, k if role == "seed" else 0, **config)
     assert compare([tmp_path]).labels == ["all"]
     written(tmp_path / "other", {0: 1.0}, num_samples=5)
     assert len(compare([tmp_path]).labels) == 2
@@ -195,7 +268,11 @@ def test_only_settings_that_decide_the_result_tell_reports_apart(role: str, tmp_
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not a report"), ("[]", "not a report"), ('{"version": 3}', "no distances"), (None, "no report.json below")],
+    [
+        *((text, "not a report") for text in ("{", "[]", "null", '"x"', "3", '{"version": 3}')),
+        (json.dumps({"version": REPORT_VERSION, "plan": [], "columns": {"a": {"w": 1}}, "a": [3]}), "not a report"),
+        (None, "no report.json below"),
+    ],
 )
 def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
@@ -204,6 +281,26 @@ def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: 
         compare([tmp_path])
     with pytest.raises(UserError, match=r"there is no .*missing"):
         compare([tmp_path / "missing"])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_report_with_a_part_of_another_type_is_compared_or_refused(data: st.DataObject) -> None:
+    """A folder of a user may hold a report.json of anybody's."""
+    with TemporaryDirectory() as name:
+        written(Path(name), {0: 1.0, 2: 2.0})
+        path = Path(name, "report", "report.json")
+        report = json.loads(path.read_text())
+        part = report
+        for _ in range(data.draw(st.integers(0, 4))):
+            if isinstance(part, dict | list) and part:
+                key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else [0]))
+                inside = part[key]
+                part[key] = data.draw(st.sampled_from([None, 3, "x", [], [1], {}, {"a": 1}, inside]))
+                part = inside
+        path.write_bytes(data.draw(st.sampled_from([b"", b"\xff"])) + json.dumps(report).encode())
+        with suppress(UserError):
+            assert compare([name]).rows() is not None
 
 
 def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
+from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.verify import interval_checks, law_checks, resume_checks, run, sample_checks, training_checks
 from mdlm_cfg.verify.__main__ import main
 from mdlm_cfg.verify.checks import Check, binomial_limits, chi_square_p, difference, uniform_p, uniformity
@@ -166,6 +167,13 @@ def test_the_command_passes_leaves_a_page_and_fails_on_a_planted_fault(
     assert found["passed"] and found["seed"] == SEED and found["number_of_failures"] == 0
     page = (tmp_path / "right" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2 and str(SEED) in page
+
+    dead = tmp_path / "right" / f".verification.json.{2**30}{PART}"  # of a process that was killed
+    dead.mkdir()
+    (dead / "laws.png").touch()
+    assert run_main(f"out={tmp_path / 'right'}", *settings) == 0 and not dead.exists()
+    (tmp_path / "right" / "mine").touch()
+    assert run_main(f"out={tmp_path / 'right'}", *settings) == 2
 
     monkeypatch.setattr(law_checks, "terminal_law", one_percent_off(law_checks.terminal_law))
     assert run_main(f"out={tmp_path / 'wrong'}", *settings) == 1
