@@ -27,7 +27,7 @@ from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
-from mdlm_cfg.support.numeric import is_number
+from mdlm_cfg.support.numeric import is_number, whole_number
 
 __all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "interval", "linear_ramp"]
 
@@ -194,6 +194,7 @@ class Guidance:
     @checked
     def table(self, num_dims: int) -> list[float]:
         """w for 0, 1, ..., D - 1 unmasked coordinates."""
+        num_dims = whole_number("num_dims", num_dims)
         if not callable(self.w):
             return [self.w] * num_dims
         return [self.strength(count, num_dims) for count in range(num_dims)]

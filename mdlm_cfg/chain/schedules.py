@@ -58,7 +58,7 @@ class Schedule:
     def alpha(self, t: Reals | float) -> Tensor:
         """alpha_t: the probability that a coordinate is still clean at noise time t (0 is data, T is noise)."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        if bool(((t < 0) | (t > self.end)).any()):
+        if not bool(((t >= 0) & (t <= self.end)).all()):
             raise UserError(f"noise time {t.tolist()} is outside [0, {self.end}]")
         return ALPHA[self.name](t)
 

@@ -28,7 +28,7 @@ from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numeric import numbers
+from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -154,6 +154,7 @@ def tv_to(reference: Tensor) -> Objective:
 def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> Objective:
     """-E log p(z | x) - entropy_weight * H(law), in nats: samples sure of their class, and many of them."""
     check_class(target_class, target.num_classes)
+    entropy_weight = number("entropy_weight", entropy_weight)
     joint = target.class_weights[target_class] * target.class_pmf(target_class)
     posterior = torch.where(target.pmf > 0, joint / target.pmf, 0.0).clamp(min=1e-300)
 

@@ -155,6 +155,7 @@ class Sampler(Options):
         """
         self.check(denoiser.num_dims)
         self.check_guidance(guidance)
+        check_class(target_class, denoiser.num_classes)
         if not self.is_adaptive:
             return float(self.calls(denoiser.num_dims))
         _, steps = self._chain(denoiser, guidance, target_class, chain).law_at_end(self.plan(denoiser.num_dims)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mdlm_cfg import (
     UserError,
     plot,
 )
+from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.chain.schedules import event_counts, step_fractions
 from mdlm_cfg.compare.best_schedule import trade_off
 from mdlm_cfg.compare.calibration import exact_gain, held_out_gain
@@ -39,6 +41,7 @@ from mdlm_cfg.compare.metrics import histogram, kl_divergence, total_variation
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.stationary import spectral_gap
 from mdlm_cfg.laws.stepped import freeze
+from mdlm_cfg.studies.plan import Plan
 
 PMFS = torch.tensor([[[0.4, 0.4], [0.2, 0.0]], [[0.0, 0.2], [0.4, 0.4]]])
 TARGET = TableMixture(PMFS, torch.tensor([0.5, 0.5]))
@@ -164,15 +167,15 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (MOVES.draw, {**CHAIN, "x": X, "generator": None}),
     (mdlm_cfg.load_run, {"path": "nothing", "batch_size": 3, "trusted": ()}),
     (mdlm_cfg.parse_rule, {"text": "cfg"}),
-    (mdlm_cfg.parse_strength, {"value": 2}),
+    (mdlm_cfg.parse_strength, {"value": 2.0}),
     (mdlm_cfg.Guidance, {"w": 1.0, "kind": "rate", "temperature": 1.0, "top_p": 1.0, "rule": CFG()}),
     (mdlm_cfg.Sampler, {"name": "first_hitting", **dict.fromkeys(OPTIONS)}),
     (mdlm_cfg.Sampler, {"name": "event_leaping", "steps": 2, "schedule": None, "policy": None}),
     (mdlm_cfg.Sampler, {"name": "event_leaping", "events": 2, "correction": None}),
     (mdlm_cfg.Sampler, {"name": "sampled_confidence", "steps": 2, "choice_temperature": 1.0, "annealed": True}),
-    (mdlm_cfg.Sampler, {"name": "threshold", "threshold": 0.9}),
-    (mdlm_cfg.Sampler, {"name": "factor", "factor": 0.9}),
-    (mdlm_cfg.Sampler, {"name": "entropy_bound", "gamma": 0.1}),
+    (mdlm_cfg.Sampler, {"name": "threshold", "threshold": 0.75}),
+    (mdlm_cfg.Sampler, {"name": "factor", "factor": 0.75}),
+    (mdlm_cfg.Sampler, {"name": "entropy_bound", "gamma": 0.125}),
     (mdlm_cfg.Sampler, {"name": "remdm", "steps": 3, "remasking": "cap(0.2)"}),
     (mdlm_cfg.Sampler, {"name": "mine", "steps": 3, "jump": lambda log_z, u: u.expand_as(log_z)}),
     (FunctionDenoiser, {"function": even, "num_tokens": 2, "num_dims": 2, "num_classes": 2}),
@@ -246,7 +249,7 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (PROFILE.scheduled, {"steps": 2, "schedule": "linear"}),
     (PROFILE.best, {"steps": 2}),
     (log_still_masked, {**CHAIN, "taus": [1.0]}),
-    (time_to_tv, {**CHAIN, "level": 0.1}),
+    (time_to_tv, {**CHAIN, "level": 0.125}),
     (neutral_states, {"target": TARGET, "target_class": 0, "kind": "rate"}),
     (limit_visits, {"target": TARGET, "target_class": 0, "kind": "rate"}),
     (regions, {"target": TARGET, "target_class": 0}),
@@ -325,6 +328,33 @@ WRONG: list[Any] = [
     1j,
     slice(2),
 ]
+# calls whose numbers stand in lists, or are left away above
+NUMBERS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (lambda i: mdlm_cfg.Blocks([[i], [0]]), {"i": 1}),
+    (lambda k, c: mdlm_cfg.Compose([(k, c)]), {"k": 1, "c": 1.0}),
+    (lambda i: mdlm_cfg.FixedOrder([i, 0]), {"i": 1}),
+    (lambda w: mdlm_cfg.PerCount([w, 1.0]), {"w": 1.0}),
+    (lambda w: mdlm_cfg.parse_strength([w, 1.0]), {"w": 1.0}),
+    (lambda end: Sampler("euler", steps=[0, end, math.inf]), {"end": 1.0}),
+    (lambda each: Sampler("event_leaping", events=[each, 1]), {"each": 1}),
+    (partial(Schedule, "exponential"), {"horizon": 4.0}),
+    (Calibrated, {"w": 1.0}),
+    (partial(mdlm_cfg.GenerateSampler, even), {"block_length": 1, "batch_size": 1}),
+    (lambda tau: mdlm_cfg.law_at(EXACT, GUIDED, 0, [0.5, tau]), {"tau": 1.0}),
+    (lambda tau: mdlm_cfg.tv_decay(TARGET, 0, [GUIDED], [tau]), {"tau": 0.5}),
+    (partial(mdlm_cfg.sample, EXACT, GUIDED, 0, 2, "euler"), {"steps": 1}),
+    (partial(mdlm_cfg.error_ledger, TARGET, EXACT, GUIDED, 0, "euler", num_samples=10), {"steps": 1}),
+    (partial(mdlm_cfg.path_kl, TARGET, GUIDED, 0), {"w": 1.0}),
+    (partial(mdlm_cfg.calibrate, EXACT, 0, X.repeat(10, 1)), {"groups": 1}),
+    (partial(mdlm_cfg.likelihood, EXACT, X), {"target_class": 0}),
+    (lambda w: mdlm_cfg.best_schedule(TARGET, 1.0, 0, more_starts=[[w, 1.0]]), {"w": 1.0}),
+    (lambda z, **more: Plan((GUIDED,), SAMPLER, classes=(z,), **more), {"z": 0, "num_samples": 10, "seed": 0}),
+    (
+        lambda w, calls: mdlm_cfg.benchmark(targets=["toy_1d_overlap"], strengths=[w], calls=[calls]),
+        {"w": 1.0, "calls": 1},
+    ),
+]
+TEXT_TOO = {(mdlm_cfg.parse_strength, "value")}  # what takes a number takes its text
 # an object of one of these kinds is no other object
 KINDS = ("denoiser", "guidance", "target", "generator", "correction", "sampler", "schedule", "kind", "policy", "rule")
 FUNCTIONS = ("on_step", "progress", "objective", "function", "jump", "make", "generate")
@@ -375,10 +405,43 @@ def test_an_object_of_another_kind_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in set(arguments) & set(KINDS):
-        for value in (object(), 3, 2.5, True, TARGET if name != "target" else EXACT):
+        for value in (object(), 3, 2.5, True, Guidance, TARGET if name != "target" else EXACT):
             with pytest.raises(UserError, match=name):
                 function(**{**arguments, name: value})
     assert list(tmp_path.iterdir()) == []
+
+
+ALL = [*CALLS, *SLOW, *NUMBERS]
+
+
+def numbers(arguments: dict[str, Any]) -> list[str]:
+    return [name for name, value in arguments.items() if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize(("function", "arguments"), ALL, ids=names(ALL))
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_number_is_refused_and_numbers_of_numpy_are_numbers(
+    function: Callable[..., Any], arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_numpy = dict(arguments)
+    for name in numbers(arguments):
+        is_whole = isinstance(arguments[name], int)
+        as_numpy[name] = (np.int64 if is_whole else np.float32)(arguments[name])
+        text = [] if (function, name) in TEXT_TOO else ["1"]
+        for bad in (True, np.bool_(True), "a", *text, math.nan, 1j, {}, *([0.5, -1] if is_whole else [])):
+            with pytest.raises(UserError):
+                function(**{**arguments, name: bad})
+    assert list(tmp_path.iterdir()) == []
+    assert answer(function, as_numpy) == answer(function, arguments)
+
+
+def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
+    torch.manual_seed(0)
+    try:
+        return repr(function(**arguments)).split(" at 0x")[0]
+    except UserError as error:  # where the rest is not there, such as a checkpoint
+        return str(error)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
