@@ -49,9 +49,9 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
         cond, uncond = (log_p.clamp(min=-20.0) for log_p in (log_cond, log_uncond))
         return cond + w * (cond - uncond)
 
-    def weights(self, w):
+    def weights(self, w, *_):
         ratio = 0.0 if self.log_ratio is None else self.log_ratio.clamp(min=-20.0)
-        return (self.log_cond.clamp(min=-20.0) + w * ratio).exp()
+        return (self.cond.log().clamp(min=-20.0) + w * ratio).exp()
 
     patch.setattr(LogMarginals, "weights", weights)
     for room in FORMULAS:
@@ -61,7 +61,7 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
 def sign_of_w(patch: pytest.MonkeyPatch) -> None:
     right = rules.geometric_mean
     weights = LogMarginals.weights
-    patch.setattr(LogMarginals, "weights", lambda self, w: weights(self, -w))
+    patch.setattr(LogMarginals, "weights", lambda self, w, *in_place: weights(self, -w, *in_place))
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
 

@@ -184,7 +184,7 @@ def table() -> Denoiser:
 
 def _placed(found: LogMarginals) -> LogMarginals:
     ratio = None if found.log_ratio is None else found.log_ratio.to(CUDA)
-    return LogMarginals(blocks_of(N, D, CUDA), found.log_cond.to(CUDA), ratio, found.span)
+    return LogMarginals(blocks_of(N, D, CUDA), found.cond.to(CUDA), ratio, found.span)
 
 
 DENOISERS = {"plain": plain, "network": network, "tabulated": tabulated, "slice": inpainting, "table": table}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -140,7 +141,7 @@ class BlockedLattice:
         n = self.num_tokens
         m = self.num_inner
         last = len(self.rows) - 1
-        values = pmf.new_empty(self.rows[last].stop, self.columns[m].stop)
+        values = self._memory(self.rows[last].stop, self.columns[m].stop)
         values[self.rows[last], self.columns[m]] = pmf.reshape(n**last, -1)
         for rows in self.chunks(self.rows[last], values.stride(0)):
             known = values[rows]
@@ -158,10 +159,30 @@ class BlockedLattice:
                 torch.bmm(self.ones[j], children[child].view(n**j, n, -1), out=parents[parent].view(n**j, 1, -1))
         return values
 
-    def sum_over_children(self, values: Tensor) -> Tensor:
-        """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones."""
+    def _memory(self, *shape: int) -> Tensor:
+        """Uninitialised float64 numbers.
+
+        numpy asks the system for large pages, and torch does not: to get memory in pages of 4 KiB takes as long as to
+        compute what is written there.
+        """
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.empty(shape))
+        return torch.empty(shape, dtype=torch.float64, device=self.device)
+
+    def pieces(self, *matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The same rows of several matrices, in pieces that stay in the cache while they are worked on."""
+        for rows in self.chunks(slice(0, len(matrices[0])), matrices[0].stride(0)):
+            yield tuple(matrix[rows] for matrix in matrices)
+
+    def sum_over_children(self, values: Tensor, total: Tensor | None = None) -> Tensor:
+        """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones.
+
+        Args:
+            total: where the sums are written; None is new memory.
+        """
         n = self.num_tokens
-        total = torch.zeros_like(values)
+        total = torch.empty_like(values) if total is None else total
+        total[:, self.columns[-1]] = 0
         for rows in self.chunks(slice(0, len(values)), values.stride(0)):
             for p, known in enumerate(self.parents_of_columns):
                 torch.mm(values[rows, self.columns[p + 1]], known, out=total[rows, self.columns[p]])
@@ -188,7 +209,7 @@ class BlockedLattice:
             (rows, K, columns).
         """
         width = self.columns[-1].stop
-        values = start.new_empty(self.rows[-1].stop, len(start), width)
+        values = self._memory(self.rows[-1].stop, len(start), width)
         values[0] = 0
         values[0, :, 0] = start
         for q, rows in enumerate(self.rows):

@@ -19,7 +19,6 @@ from mdlm_cfg.support.arguments import Reals, checked
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import whole_number
 
-NEG_INF = float("-inf")
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
 MOST_LISTED = 10**5  # states up to which samples look their values up
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
@@ -202,14 +201,14 @@ class LogMarginals:
     """The marginals of a class, and of the mixture beside them, at every partial state.
 
     Attributes:
-        blocks: how the states lie. log_cond: log p(x_U | z), (rows, columns).
+        blocks: how the states lie. cond: p(x_U | z), (rows, columns).
         log_ratio: log p(x_U | z) - log p(x_U), the same shape, 0 where the class has no probability; None for the whole
             mixture, which has nothing to guide to.
-        span: the least and the largest of `log_cond`, and of `log_ratio`, where the class has probability.
+        span: the least and the largest of log p(x_U | z), and of `log_ratio`, where the class has probability.
     """
 
     blocks: BlockedLattice
-    log_cond: Tensor
+    cond: Tensor
     log_ratio: Tensor | None
     span: tuple[tuple[float, float], tuple[float, float]]
 
@@ -217,18 +216,29 @@ class LogMarginals:
     def of(cls, target: TableMixture, target_class: int | None) -> LogMarginals:
         """Those of a table."""
         blocks = blocks_of(target.num_tokens, target.num_dims, target.class_pmfs.device)
-        log_cond = blocks.marginals(target.class_pmf(target_class)).log_()
-        if target_class is None:
-            return cls(blocks, log_cond, None, (_span(log_cond)[:2], (0.0, 0.0)))
-        log_ratio = blocks.marginals(target.pmf).log_()
-        torch.sub(log_cond, log_ratio, out=log_ratio)
-        low, high, has_zeros = _span(log_cond)
+        cond = blocks.marginals(target.class_pmf(target_class))
+        low, high = (float(end) for end in torch.aminmax(cond))
+        has_zeros = low == 0
         if has_zeros:
-            log_ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
-        return cls(blocks, log_cond, log_ratio, ((low, high), _span(log_ratio)[:2]))
+            low = float(cond.masked_fill(cond == 0, math.inf).min())
+        span = math.log(low), math.log(high)
+        if target_class is None:
+            return cls(blocks, cond, None, (span, (0.0, 0.0)))
+        log_ratio = blocks.marginals(target.pmf)
+        for own, ratio in blocks.pieces(cond, log_ratio):
+            torch.div(own, ratio, out=ratio).log_()
+            if has_zeros:
+                ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
+        least, largest = (float(end) for end in torch.aminmax(log_ratio))
+        return cls(blocks, cond, log_ratio, (span, (least, largest)))
 
-    def weights(self, w: float) -> Tensor | None:
-        """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does."""
+    def weights(self, w: float, in_place: bool = False) -> Tensor | None:
+        """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does.
+
+        Args:
+            in_place: whether T takes the place of these marginals, which are then lost: of many states fresh memory
+                costs as much time as what is computed in it.
+        """
         (low, high) = self.span[0]
         ends = [w * end for end in self.span[1] if w]
         low = low + min(ends, default=0.0)
@@ -236,16 +246,11 @@ class LogMarginals:
         if not -MAX_LOG_RANGE < low <= high < MAX_LOG_RANGE or high - low > MAX_LOG_RANGE:
             return None
         if self.log_ratio is None or w == 0:
-            return self.log_cond.exp()
-        return torch.add(self.log_cond, self.log_ratio, alpha=w).exp_()
-
-
-def _span(values: Tensor) -> tuple[float, float, bool]:
-    """The least and the largest of numbers that may hold -inf, which does not count, and whether any is."""
-    low, high = (float(end) for end in torch.aminmax(values))
-    if low > NEG_INF:
-        return low, high, False
-    return float(values.masked_fill(values == NEG_INF, math.inf).min()), high, True
+            return self.cond if in_place else self.cond.clone()
+        weights = self.log_ratio if in_place else torch.empty_like(self.log_ratio)
+        for cond, ratio, own in self.blocks.pieces(self.cond, self.log_ratio, weights):
+            torch.mul(ratio, w, out=own).exp_().mul_(cond)
+        return weights
 
 
 class TableDenoiser:
@@ -271,18 +276,26 @@ class TableDenoiser:
         if target_class in self._log_marginals:
             return self._log_marginals[target_class]
         levels = [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
-        if self.lattice.num_states <= KEPT_STATES:
+        if self.keeps_marginals:
             self._log_marginals[target_class] = levels
         return levels
 
     def log_marginals_in_blocks(self, target_class: int | None) -> LogMarginals:
-        """log p(x_U | z) of every partial state, and log p(x_U | z) - log p(x_U). Not to be written on."""
+        """p(x_U | z) of every partial state, and log p(x_U | z) - log p(x_U).
+
+        Not to be written on where they are kept.
+        """
         if target_class not in self._in_blocks:
             found = LogMarginals.of(self.target, target_class)
-            if self.lattice.num_states > KEPT_STATES:
+            if not self.keeps_marginals:
                 return found
             self._in_blocks[target_class] = found
         return self._in_blocks[target_class]
+
+    @property
+    def keeps_marginals(self) -> bool:
+        """Whether marginals are kept; those of more states are computed anew for whoever asks, and are theirs."""
+        return self.lattice.num_states <= KEPT_STATES
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""

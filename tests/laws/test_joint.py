@@ -44,6 +44,11 @@ def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
             by_level = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
         assert (ours[0] - by_level[0]).abs().max() < 1e-14
         assert (ours[1] - by_level[1]).abs().max() < 1e-13  # what the contour's own error is
+        with monkeypatch.context() as patch:
+            patch.setattr("mdlm_cfg.targets.table.KEPT_STATES", 0)  # too many to keep: computed in the memory of others
+            again = target.denoiser()
+            assert torch.equal(terminal_law(again, guidance, z), ours[0])
+            assert torch.equal(law_at(again, guidance, z, [0.2, 1.5]), ours[1])
 
 
 @pytest.mark.filterwarnings("error")  # torch warns where a result has another shape than its place
