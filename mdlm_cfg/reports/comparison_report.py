@@ -72,9 +72,9 @@ def _measured(found: Comparison, folder: Path) -> Section:
 
 
 def _telling(found: Comparison) -> list[str]:
-    """The columns of the index that are shown: w, and those that have more than one value."""
+    """The columns of the index that are shown: w, where reports have it, and those that have more than one value."""
     differing = [key for key in found.index if key != SETTING and found.means[key].nunique(dropna=False) > 1]
-    return [STRENGTH, *(key for key in differing if key != STRENGTH)]
+    return [*([STRENGTH] if STRENGTH in found.index else []), *(key for key in differing if key != STRENGTH)]
 
 
 def _test_names(found: Comparison) -> Sequence[str]:
@@ -89,7 +89,9 @@ def _tests(found: Comparison) -> Section:
 
 
 def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
-    """One number against w, a line for every setting and kind of row; None where there is only one w."""
+    """One number against w, a line for every setting and kind of row; None where there is only one w, or none."""
+    if STRENGTH not in found.index:
+        return None
     about = [key for key in _telling(found) if key != STRENGTH]
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in found.means.to_dict("records"):

@@ -96,7 +96,7 @@ class BestScheduleStudy:
     objective: str = "kl"
     entropy_weight: float = 1.0
     name: ClassVar[str] = "best_schedule"
-    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True)
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True, unfiltered=True)
     rows: ClassVar[Mapping[str, type]] = {
         "schedules": ScheduleRow,
         "strengths": StrengthRow,
@@ -122,7 +122,7 @@ class BestScheduleStudy:
         return "" if self.objective == "tv" else " nats"
 
     def check(self, case: Case) -> None:
-        """Refuse a class without weight, distributions too large to differentiate, and filters of values."""
+        """Refuse a class without weight, and distributions too large to differentiate."""
         target = case.target
         n = target.num_tokens
         d = target.num_dims
@@ -137,8 +137,6 @@ class BestScheduleStudy:
                 "another target_class"
             )
         check_guided_class(case)
-        if any(guidance.filters for guidance in case.plan.guidances):
-            raise UserError("study=best_schedule is about strengths alone: leave temperature and top_p out")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser. That of learned conditionals reads that of exact ones."""

@@ -125,13 +125,11 @@ class CalibrationStudy(Settings):
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     groups: int = whole(GROUPS, least=1)
     name: ClassVar[str] = "calibration"
-    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True)
+    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True)
     rows: ClassVar[Mapping[str, type]] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
 
     def check(self, case: Case) -> None:
-        """Refuse classes that cannot be aimed at, examples that are too few, and filters of values."""
-        if any(guidance.filters for guidance in case.plan.guidances):
-            raise UserError("study=calibration is about strengths alone: leave temperature and top_p out")
+        """Refuse classes that cannot be aimed at, and examples that are too few."""
         if not case.denoisers:
             raise UserError(f"study=calibration of {case.data.name} needs a trained network: give ckpt_path=")
         if isinstance(case.target, TableMixture):

@@ -148,10 +148,15 @@ class Case:
         return (value_key(make), value_key(study), *drawn, self._plain(at))
 
     def _plain(self, value: Any) -> Key:
-        """A value as plain ones: a guidance by its strengths on D coordinates."""
+        """A value as plain ones: a guidance by its strengths on D coordinates.
+
+        And by whether it is a schedule: one of equal strengths draws what their number does, and has no tilted law.
+        """
         if isinstance(value, list | tuple):
             return tuple(map(self._plain, value))
-        return value.key(self.num_dims) if isinstance(value, Guidance) else value_key(value)
+        if isinstance(value, Guidance):
+            return (value.is_schedule, *value.key(self.num_dims))
+        return value_key(value)
 
     def denoiser(self, who: str) -> Denoiser:
         """A denoiser, whose answers to all partial states are known where they are few enough (`table`)."""

@@ -250,8 +250,13 @@ def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
     """The main table of a report: the rows, and the columns of the index."""
     name, columns = next(iter(report["columns"].items()))
     index = tuple(key for key, about in columns.items() if about["index"])
-    rows = map(_without_nested, report[name])
+    rows = [_without_nested(row | {key: _as_text(row[key]) for key in index if key in row}) for row in report[name]]
     return [{k: v for k, v in row.items() if k in index or is_number(v)} for row in rows], index
+
+
+def _as_text(value: Any) -> Any:
+    """A value of the index; a list, such as a grid of times, and a mapping, such as a correction, as text."""
+    return json.dumps(value) if isinstance(value, Mapping | list) else value
 
 
 def _settings_of(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[int]]:

@@ -14,7 +14,7 @@ from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, ends, where
 from mdlm_cfg.support.errors import UserError
@@ -113,13 +113,13 @@ class Departures:
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
         for g, who in case.by_denoiser():
-            yield case.piece(self._departures, g, who, label=f"path KL to the ideal, {who} conditionals, w = {g.label}")
+            label = f"path KL to the ideal, {who} conditionals, w = {g.label}"
+            yield case.piece(self._departures, g, who, self.tilted_w(g, case), label=label)
 
-    def _departures(self, case: Case, guidance: Guidance, name: str) -> list[tuple[Any, ...]]:
-        """For every rule: path KL, KL, TV, KL by level, and the worst states."""
+    def _departures(self, case: Case, guidance: Guidance, name: str, w: float) -> list[tuple[Any, ...]]:
+        """For every rule: path KL, KL, TV, KL by level, and the worst states; the ideal is of strength w."""
         target = case.target
         z = case.one_class
-        w = self.tilted_w(guidance, case)
         tilted = tilted_law(target, w, z)
         source = case.denoiser(name)
         made = []
@@ -137,8 +137,9 @@ class Departures:
         levels: list[LevelRow] = []
         states: list[StateRow] = []
         for g, who in case.by_denoiser():
-            for rule, total, kl, tv, by_level, worst in made.of(self._departures, g, who):
-                rules.append(RuleRow(g, who, rule, self.tilted_w(g, case), total, kl, tv))
+            w = self.tilted_w(g, case)
+            for rule, total, kl, tv, by_level, worst in made.of(self._departures, g, who, w):
+                rules.append(RuleRow(g, who, rule, w, total, kl, tv))
                 levels += [LevelRow(g, who, rule, k, max(value, 0.0)) for k, value in enumerate(by_level)]
                 states += [StateRow(g, who, rule, state, v, value, v * value) for state, v, value in worst]
         blocks = blocks_of(rules, levels, states)
@@ -177,13 +178,19 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     if not departing:
         return ["With exact conditionals every rule equals the ideal guided conditionals."]
     top = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
-    best, worst = ends(where(departing, w=top), "departure")
+    here = where(rules, denoiser=EXACT, w=top)
+    best, worst = ends(here, "departure")
+    least, most = (
+        listed([row.rule for row in here if abs(row.departure - at.departure) < SAME]) for at in (best, worst)
+    )
     head = f"At w = {top.label}, with exact conditionals,"
     if worst.departure - best.departure < SAME:
         said = [f"{head} all rules have the same path KL to the ideal: {_path(best, levels)}."]
     else:
-        most = f"{worst.rule} departs most ({_path(worst, levels)})"
-        said = [f"{head} {best.rule} departs least from the ideal ({_path(best, levels)}) and {most}."]
+        said = [
+            f"{head} the path KL to the ideal is smallest with {least} ({_path(best, levels)}) and largest with {most} "
+            f"({_path(worst, levels)})."
+        ]
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
     said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
@@ -214,6 +221,8 @@ def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:
 
 
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
+    if row.departure <= NOTHING:
+        return "0"
     share = _by_level(row, levels)[0] / row.departure
     return f"{row.departure:.4f} nats along a path, {share:.0%} of them at the first coordinate"
 

@@ -95,10 +95,11 @@ class Block:
         return [plain_row(row) for row in self.rows]
 
     def columns(self) -> dict[str, dict[str, Any]]:
-        """The meaning of the columns of `plain`, by name: head, unit, doc and whether it is an index."""
-        if not self.rows:
-            return {}
-        return columns_of(self.rows[0])
+        """The meaning of the columns of `plain`, by name: head, unit, doc and whether it is an index.
+
+        Those of all rows: a guidance or a sampler names only what it has.
+        """
+        return {name: about for row in self.rows for name, about in columns_of(row).items()}
 
 
 def to_jsonable(value: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 
-MAX_REGIONS = 8  # of a table in more than two dimensions, largest first
+MAX_REGIONS = 8  # that are shown
 W = "guidance strength, or a schedule by its name; inf for the limit of infinite strength"
 REGIONS_2D = (
     "R1: both projections are private to the class; R2,i: the i-th projection overlaps another class's; R3: both "
@@ -28,12 +28,29 @@ REGIONS_2D = (
 
 
 @dataclass(frozen=True)
-class RegionRow:
+class Limit:
+    """Guidance in the limit of infinite strength, of one kind."""
+
+    kind: Kind
+    label: ClassVar[str] = "inf"
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"w": math.inf, "kind": str(self.kind)}
+
+
+@dataclass(frozen=True)
+class OfLaw:
+    """A row about one distribution."""
+
+    w: Guidance | Limit = col("w", W, index=True)
+    law: str = col("distribution", '"exact" or "learned"', index=True)
+
+
+@dataclass(frozen=True)
+class RegionRow(OfLaw):
     """The mass of one region of the support under one distribution."""
 
-    w: float | str = col("w", W, index=True)
-    kind: str = col("kind", "of guidance", index=True)
-    law: str = col("distribution", '"exact" or "learned"', index=True)
     region: str = col("region", "which coordinates overlap with other classes", index=True)
     states: int = col("states", "in the region")
     overlapping: list[int] = col("overlapping", "coordinates whose values other classes take too")
@@ -43,12 +60,9 @@ class RegionRow:
 
 
 @dataclass(frozen=True)
-class SpreadRow:
+class SpreadRow(OfLaw):
     """The covariance of one distribution, and its moments inside the private region."""
 
-    w: float | str = col("w", W, index=True)
-    kind: str = col("kind", "of guidance", index=True)
-    law: str = col("distribution", '"exact" or "learned"', index=True)
     eigenvalues: list[float] = col("eigenvalues", "of the covariance, descending, in units of the values squared")
     private_mean: list[float] | None = col("private mean", "conditioned on the private region; absent without one")
     private_trace: float | None = col("private variance", "trace of the covariance, conditioned on the private region")
@@ -84,18 +98,10 @@ class GeometryStudy:
     def findings(self, case: Case, made: Made) -> Findings:
         """Rows for every distribution, and curves against w."""
         e = evaluation_of(case)
-        found = [
-            (
-                r.guidance.one_strength if not r.guidance.is_schedule else r.guidance.label,
-                str(r.guidance.kind),
-                who,
-                r.laws[who],
-            )
-            for who in (EXACT, LEARNED)
-            for r in e.results
-            if who in r.laws
+        found: list[tuple[Guidance | Limit, str, Tensor]] = [
+            (r.guidance, who, r.laws[who]) for who in (EXACT, LEARNED) for r in e.results if who in r.laws
         ]
-        found += [(math.inf, str(kind), EXACT, made.of(_limit, kind)) for kind in own_kinds(case.plan)]
+        found += [(Limit(kind), EXACT, made.of(_limit, kind)) for kind in own_kinds(case.plan)]
         parts = regions_of(case)
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
@@ -111,37 +117,45 @@ def _limit(case: Case, kind: Kind) -> Tensor:
 def regions_of(case: Case) -> list[Region]:
     """The regions of the support, private ones first."""
     found = regions(case.target, case.one_class)
-    return sorted(found, key=lambda r: (len(r.overlapping) + r.shared, -r.num_states))[:MAX_REGIONS]
+    return sorted(found, key=lambda r: (len(r.overlapping) + r.shared, -r.num_states))
 
 
-def _masses(w: float | str, kind: str, who: str, law: Tensor, parts: Sequence[Region]) -> list[RegionRow]:
-    return [
-        RegionRow(w, kind, who, p.name, p.num_states, list(p.overlapping), p.shared, *region_mass(law, p))
-        for p in parts
-    ]
+def _masses(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region]) -> list[RegionRow]:
+    return [RegionRow(w, who, p.name, p.num_states, list(p.overlapping), p.shared, *region_mass(law, p)) for p in parts]
 
 
-def _spread(w: float | str, kind: str, who: str, law: Tensor, parts: Sequence[Region]) -> SpreadRow:
+def _spread(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region]) -> SpreadRow:
     eigenvalues = torch.linalg.eigvalsh(mean_and_covariance(law)[1]).flip(0)
     shown = [v if abs(v) > 1e-12 else 0.0 for v in eigenvalues.tolist()]
     private = parts[0] if parts and not parts[0].overlapping and not parts[0].shared else None
     if private is None or not region_mass(law, private)[0] > 0:
-        return SpreadRow(w, kind, who, shown, None, None)
+        return SpreadRow(w, who, shown, None, None)
     mean, covariance = local_moments(law, private)
-    return SpreadRow(w, kind, who, shown, mean.tolist(), float(covariance.trace()))
+    return SpreadRow(w, who, shown, mean.tolist(), float(covariance.trace()))
 
 
 def _regions_block(rows: Sequence[RegionRow], e: TableEvaluation) -> Block:
     text = "The support of the class is split by which coordinates take values that other classes take too. "
     text += REGIONS_2D if e.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
     views: list[View] = []
-    if len({row.region for row in rows}) > 1:
+    regions = list(dict.fromkeys(row.region for row in rows))
+    if len(regions) > 1:
+        shown = sorted(sorted(regions, key=lambda name: -_range(rows, name))[:MAX_REGIONS], key=regions.index)
+        if len(shown) < len(regions):
+            text += f" Of {len(regions)} regions, the {len(shown)} whose mass changes most are shown."
         caption = "Mean probability per state of each region against w."
-        views.append(Curve("w", "mean_probability", ["region", "law"], caption))
-        views.append(Table(["law", "region", "states"], ["mass"], "w", "Mass of each region."))
+        where = {"region": shown}
+        views.append(Curve("w", "mean_probability", ["region", "law"], caption, where=where))
+        views.append(Table(["law", "region", "states"], ["mass"], "w", "Mass of each region.", where=where))
     else:
         text += " All states are in one region, so every distribution has mass 1 in it."
     return Block("geometry", rows, "Which regions guidance favours", text, views=views, group="Geometry")
+
+
+def _range(rows: Sequence[RegionRow], region: str) -> float:
+    """How far apart the masses of a region are."""
+    masses = [row.mass for row in rows if row.region == region]
+    return max(masses) - min(masses)
 
 
 def _spread_block(rows: Sequence[SpreadRow]) -> Block:
@@ -191,25 +205,29 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     Args:
         meaning: of every region, by its name.
     """
-    exact = [row for row in rows if row.law == EXACT and isinstance(row.w, float) and math.isfinite(row.w)]
-    if not exact:
+    at: dict[Guidance, dict[str, float]] = {}
+    for row in rows:
+        if row.law == EXACT and isinstance(row.w, Guidance) and not row.w.is_schedule:
+            at.setdefault(row.w, {})[row.region] = row.mass
+    if not at:
         return ["No strength is a number, and regions are followed over strengths: give w=[0,4], for instance."]
-    if len({row.region for row in exact}) == 1:
+    one = next(iter(at))
+    if len(at[one]) == 1:
         return ["All points of the class's support lie in one region, so no region can gain from another."]
-    kind = exact[0].kind
-    strengths = sorted({float(row.w) for row in exact if row.kind == kind})
-    if len(strengths) < 2 or strengths[0] > 0:
+    followed = sorted((g for g in at if replace(g, w=one.w) == one), key=lambda g: g.one_strength)
+    if len(followed) < 2 or followed[0].one_strength > 0:
         return ["Which region guidance favours is seen beside w = 0: give w=[0,4], for instance."]
-    at = {w: {row.region: row.mass for row in exact if row.w == w and row.kind == kind} for w in strengths}
-    changes = {region: at[strengths[-1]][region] - mass for region, mass in at[strengths[0]].items()}
+    weakest, *_, strongest = followed
+    first = at[weakest]
+    last = at[strongest]
+    changes = {region: last[region] - mass for region, mass in first.items()}
     gains = max(changes, key=changes.__getitem__)
     loses = min(changes, key=changes.__getitem__)
-    if changes[gains] < 1e-9 or gains == loses:
-        return [f"No region gains or loses mass from w = {strengths[0]:g} to w = {strengths[-1]:g}."]
-    first = at[strengths[0]]
-    last = at[strengths[-1]]
+    span = f"w = {weakest.label} to w = {strongest.label}"
+    if changes[gains] < 1e-9:
+        return [f"No region gains or loses mass from {span}."]
     return [
-        f"From w = {strengths[0]:g} to w = {strengths[-1]:g} the mass of region {gains} ({meaning[gains]}) grows most, "
-        f"from {first[gains]:.4f} to {last[gains]:.4f}, and that of {loses} ({meaning[loses]}) falls most, from "
-        f"{first[loses]:.4f} to {last[loses]:.4f}.",
+        f"From {span} the mass of region {gains} ({meaning[gains]}) grows most, from {first[gains]:.4f} to "
+        f"{last[gains]:.4f}, and that of {loses} ({meaning[loses]}) falls most, from {first[loses]:.4f} to "
+        f"{last[loses]:.4f}.",
     ]

@@ -445,20 +445,21 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
     )
     if worst < effect:
         return f"The error of the network is smaller than the effect of guidance ({effect:.4f}): {found}."
-    return f"The error of the network is as large as the effect of guidance ({effect:.4f}): {found}. {LONGER}"
+    return f"The error of the network is at least as large as the effect of guidance ({effect:.4f}): {found}. {LONGER}"
 
 
 def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     """Whether guidance changes anything, and whether the known pixels are the reason."""
     w = top[0].w
-    if w.constant == 0:
-        return "Only w = 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
+    if w.constant <= 0:
+        return "No strength above 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
     most = max(top, key=lambda row: row.guidance_effect)
-    moved = [row for row in top if row.guidance_effect >= SMALL]
+    moved = {row.image for row in top if row.guidance_effect >= SMALL}
     size = f"{_short(most.guidance_effect)} in total variation"
     if moved:
         return (
-            f"Guidance changes the hidden pixels of {len(moved)} of {len(top)} images: at w = {w.label} by up to "
+            f"Guidance changes the hidden pixels of {len(moved)} of {len({row.image for row in top})} images: at w = "
+            f"{w.label} by up to "
             f"{size} (image {most.image}, guided to class {most.target_class})."
         )
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""

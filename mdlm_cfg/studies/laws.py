@@ -242,7 +242,7 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     name = case.class_name(e.target_class)
     if errors:
         worst, at = max(errors)
-        said.append(_of_the_network(worst, at, effect, top, name))
+        said.append(_of_the_network(worst, at, effect, top.guidance.label, name))
     elif e.judged == LEARNED:
         said.append(
             "The network is too large for its own exact distribution: its samples are compared with the exact one."
@@ -258,21 +258,21 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     return said
 
 
-def _of_the_network(worst: float, at: str, effect: float, top: StrengthEvaluation, name: str) -> str:
-    own = top.tv("exact", "learned") or 0.0
+def _of_the_network(worst: float, at: str, effect: float, top: str, name: str) -> str:
+    """The largest error of the network, at the strength `at`, beside the effect of the strongest guidance, `top`."""
     head = f"class {name}: the learned distribution is within {worst:.4f} of the exact one (largest at w = {at})"
     if effect < NOTHING:
-        return f"For {head}; guidance does not change this class at w = {top.guidance.label}."
-    if own <= SMALL * effect:
+        return f"For {head}; guidance does not change this class at w = {top}."
+    if worst <= SMALL * effect:
         return f"The network is good enough to study guidance. For {head}; guidance moves the class by {effect:.4f}."
-    if own < effect:
+    if worst < effect:
         return (
-            f"The error of the network is {own / effect:.0%} of the effect of guidance at w = {top.guidance.label}: "
-            f"train longer before you study small effects with it. For {head}."
+            f"The error of the network is up to {worst / effect:.0%} of the effect of guidance at w = {top}: train "
+            f"longer before you study small effects with it. For {head}."
         )
     return (
-        f"The network is not trained well enough: at w = {top.guidance.label} its error ({own:.4f}) exceeds the effect "
-        f"of guidance ({effect:.4f}). {LONGER}"
+        f"The network is not trained well enough: its error ({worst:.4f} at w = {at}) is as large as the effect of "
+        f"guidance or larger ({effect:.4f} at w = {top}). {LONGER}"
     )
 
 

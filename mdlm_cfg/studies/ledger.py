@@ -127,10 +127,10 @@ class LedgerStudy:
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength and sampler, and the same in other distances."""
         e = evaluation_of(case)
-        entries: list[Ledger] = [entry for g in case.plan.guidances for entry in made.of(_budgets, g)]
-        rows = [_row(entry, e.judged) for entry in entries]
-        lines = [row for entry in entries for row in _lines(entry, e.judged)]
-        shared = list({id(entry.shared): entry.shared for entry in entries}.values())
+        budgets: dict[Guidance, list[Ledger]] = {g: made.of(_budgets, g) for g in case.plan.guidances}
+        rows = [_row(g, entry, e.judged) for g, entries in budgets.items() for entry in entries]
+        lines = [row for g, entries in budgets.items() for entry in entries for row in _lines(g, entry, e.judged)]
+        shared = {g: entries[0].shared for g, entries in budgets.items() if entries}
         blocks = [*_blocks(rows, lines, e), *_error_blocks(shared)] if rows else []
         return Findings(case.plan, blocks, verdict_of(e, rows))
 
@@ -183,9 +183,9 @@ def columns_of(entry: SampledLedger, absent: Sequence[str] = ()) -> dict[str, An
     }
 
 
-def _row(entry: Ledger, judged: str) -> LedgerRow:
+def _row(guidance: Guidance, entry: Ledger, judged: str) -> LedgerRow:
     return LedgerRow(
-        w=entry.guidance,
+        w=guidance,
         denoiser=judged,
         calls=entry.sampler.calls(entry.shared.target.num_dims),
         sampling_noise_low=entry.noise.low,
@@ -196,11 +196,11 @@ def _row(entry: Ledger, judged: str) -> LedgerRow:
     )
 
 
-def _lines(entry: Ledger, judged: str) -> list[LineRow]:
+def _lines(guidance: Guidance, entry: Ledger, judged: str) -> list[LineRow]:
     absent = () if judged == LEARNED else OF_LEARNED
     return [
         LineRow(
-            w=entry.guidance,
+            w=guidance,
             denoiser=judged,
             sampler=entry.sampler,
             line=COLUMNS[line],
@@ -240,16 +240,14 @@ def _of_infinite(kls: Sequence[float | None]) -> str:
     )
 
 
-def _error_blocks(shared: Sequence[LedgerLaws]) -> list[Block]:
+def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
     """Where the network is wrong, by state and by level; nothing where nothing was learned."""
     states = [
-        StateRow(
-            x.guidance, name_state(list(s.state), x.target.num_tokens), s.visits, s.kl_conditional, s.kl_unconditional
-        )
-        for x in shared
+        StateRow(g, name_state(list(s.state), x.target.num_tokens), s.visits, s.kl_conditional, s.kl_unconditional)
+        for g, x in shared.items()
         for s in x.states
     ]
-    visits = [VisitRow(x.guidance, level, *pair) for x in shared for level, pair in enumerate(x.visit_error)]
+    visits = [VisitRow(g, level, *pair) for g, x in shared.items() for level, pair in enumerate(x.visit_error)]
     text = "Weighted by how often the exact chain visits them, the worst first."
     kls = ["kl_conditional", "kl_unconditional"]
     listed = Table(["w", "state"], ["visits", *kls])

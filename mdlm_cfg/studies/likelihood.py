@@ -115,7 +115,7 @@ class LikelihoodStudy(Settings):
     orders: int = whole(16, least=1)
     num_images: int = whole(16, least=2)
     name: ClassVar[str] = "likelihood"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(unfiltered=True)
     rows: ClassVar[Mapping[str, type]] = {
         "likelihoods": LikelihoodRow,
         "bounds": BoundRow,
@@ -123,11 +123,9 @@ class LikelihoodStudy(Settings):
     }
 
     def check(self, case: Case) -> None:
-        """Refuse a class, filters of values, and data that nobody knows or has learned."""
+        """Refuse a class, and data that nobody knows or has learned."""
         if case.plan.classes is not None:
             raise UserError("study=likelihood covers all classes together: give target_class=null")
-        if any(guidance.filters for guidance in case.plan.guidances):
-            raise UserError("study=likelihood evaluates unchanged conditionals: leave temperature and top_p out")
         if not case.denoisers:
             raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
 

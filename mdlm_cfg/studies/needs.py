@@ -27,6 +27,7 @@ class Needs:
         numbers: whether every strength must be one number, not a schedule.
         rules: whether it takes rules other than classifier-free guidance.
         one_kind: whether all guidances must be of one kind.
+        unfiltered: whether the values must have no temperature and no top-p.
         samples: the fewest samples of each class; 0: none are drawn.
         guided: whether the exact conditionals of a table are guided to its class (`check_guided_class`).
     """
@@ -40,6 +41,7 @@ class Needs:
     numbers: bool = False
     rules: bool = False
     one_kind: bool = False
+    unfiltered: bool = False
     samples: int = 0
     guided: bool = False
 
@@ -71,6 +73,8 @@ class Needs:
         others = [guidance.rule for guidance in plan.guidances if guidance.rule != CFG()]
         if others and not self.rules:
             raise UserError(f"study={name} takes classifier-free guidance alone, and the rule {others[0]} was given")
+        if self.unfiltered and any(guidance.filters for guidance in plan.guidances):
+            raise UserError(f"study={name} uses the conditionals as they are: leave temperature and top_p out")
         kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))
         if self.one_kind and len(kinds) > 1:
             raise UserError(f"guidance of the kinds {', '.join(kinds)} was given, and study={name} takes one kind")

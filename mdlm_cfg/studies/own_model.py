@@ -24,7 +24,7 @@ from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
 SHOWN_CLASSES = 4  # of which states and samples are listed
-SAME = 0.01  # a TV between two orders below which they count as one
+ROUNDING = 1e-9  # a TV below which two distributions are one
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: the guided chain is followed over all partial states."""
@@ -96,7 +96,7 @@ class OwnModel:
         shown = [(g, k) for g in case.plan.guidances for k in case.classes[:SHOWN_CLASSES]]
         states = [row for g, k in shown for row in _likeliest(case, g, k)]
         blocks = [_distances(case, rows), _states(states), _to_read(case, made)]
-        verdict = verdict_of(rows)
+        verdict = verdict_of(rows, case.plan.sampler.policy)
         if _has_samplers(case):
             found = Samplers().findings(case, made)
             blocks += found.blocks
@@ -206,34 +206,39 @@ def _to_read(case: Case, made: Made) -> Block:
     return Block("to_read", [], "Samples to read", TO_READ, views=[view], group="States and samples")
 
 
-def verdict_of(rows: Sequence[ModelRow]) -> list[str]:
-    """Whether the model has one joint distribution, and what guidance does to it."""
+def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[str]:
+    """Whether the model can have one joint distribution, and what guidance does to it; `policy` is the plan's."""
     if rows[0].tv_unguided is None:
         most = max(rows, key=lambda row: row.values_changed)
         return [
             f"Guidance changes the single values most at w = {most.w.label} for class {most.class_name}, by "
             f"{most.values_changed:.4f} (total variation, mean over positions). {TOO_MANY}"
         ]
-    said = []
-    unguided = [row for row in rows if not row.w.is_schedule and row.w.constant == 0]
-    if unguided:
-        worst = max(unguided, key=lambda row: row.tv_orders or 0.0)
-        gap = worst.tv_orders or 0.0
-        if gap < SAME:
-            said.append(
-                f"Without guidance the order of unmasking changes the distribution by at most {gap:.4f}: the "
-                "conditionals agree on one distribution."
-            )
-        else:
-            said.append(
-                "The conditionals do not agree on one distribution: without guidance, an order by confidence instead "
-                f"of a random one changes class {worst.class_name} by {gap:.4f} (total variation)."
-            )
+    said = _of_orders([row for row in rows if row.w == Guidance(0.0, row.w.kind)], policy)
     most = max(rows, key=lambda row: row.tv_unguided or 0.0)
-    said.append(f"Guidance changes class {most.class_name} most, by {most.tv_unguided:.4f} at w = {most.w.label}.")
+    changed = most.tv_unguided or 0.0
+    if changed < ROUNDING:
+        said.append("Guidance does not change any class at these strengths.")
+    else:
+        said.append(f"Guidance changes class {most.class_name} most, by {changed:.4f} at w = {most.w.label}.")
     least = min(rows, key=lambda row: row.entropy if row.entropy is not None else math.inf)
     said.append(
         f"The least diverse distribution is that of class {least.class_name} at w = {least.w.label}: "
         f"{least.entropy:.4f} nats."
     )
     return said
+
+
+def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:
+    """Whether two orders give one distribution at w = 0; those of a joint distribution do."""
+    if not rows or policy == Confidence():
+        return []
+    order = "a random order" if policy is None else f"the order {policy}"
+    worst = max(rows, key=lambda row: row.tv_orders or 0.0)
+    gap = worst.tv_orders or 0.0
+    if gap < ROUNDING:
+        return [f"Without guidance, {order} and an order by confidence give the same distribution."]
+    return [
+        f"The conditionals do not agree on one distribution: without guidance, an order by confidence instead of "
+        f"{order} changes class {worst.class_name} by {gap:.2g} (total variation)."
+    ]

@@ -102,7 +102,7 @@ class ProfileStudy(Settings):
     calls: Sequence[int] = BUDGETS
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     name: ClassVar[str] = "profile"
-    needs: ClassVar[Needs] = Needs(one_class=True, numbers=True)
+    needs: ClassVar[Needs] = Needs(one_class=True, numbers=True, unfiltered=True)
     rows: ClassVar[Mapping[str, type]] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
 
     def __post_init__(self) -> None:

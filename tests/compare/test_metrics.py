@@ -140,3 +140,10 @@ def test_distances_stay_in_their_range_whatever_rounding_does() -> None:
         zeros = torch.zeros_like(p)
         assert 1 - 1e-12 < total_variation(torch.cat([p, zeros]), torch.cat([zeros, q])) <= 1
     assert math.isnan(kl_divergence(p, q * math.nan)) and math.isnan(total_variation(p * math.nan, q))
+
+
+def test_a_probability_that_underflows_makes_no_divergence_infinite() -> None:
+    p = torch.tensor([1.0, 1e-300, 0.0], dtype=torch.float64)
+    assert kl_divergence(p, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)) == 0
+    tilted = torch.tensor([1 - 1e-9, 1e-9, 0.0], dtype=torch.float64)
+    assert kl_divergence(tilted, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)) == torch.inf

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, block_of, data_of, found_by, random_target
-from study_cases import CASES, TABLE
+from helpers import Blurred, Inconsistent, block_of, data_of, found_by, random_target
+from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
+from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.inpainting import Inpainting
+from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
+from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.table_moves import TableMoves
@@ -123,3 +130,108 @@ def test_a_sampler_that_needs_fewer_calls_is_among_those_compared(seed: int) -> 
     exact = [row for row in block_of(found, "samplers") if row.w == Guidance(2.0) and row.tv < ROUNDING]
     assert {row.method for row in exact} == {"event_leaping"} and max(row.calls for row in exact) < 16
     assert any("event_leaping has the least" in sentence for sentence in found.verdict)
+
+
+@pytest.mark.parametrize("name", ["nested supports", "a deterministic class", "ties"])
+@pytest.mark.parametrize(
+    "network", [lambda t: Blurred(t, 0.2), lambda t: Blurred(t, 1e-4), lambda t: Inconsistent(2, 2, 2)]
+)
+def test_a_network_is_good_enough_only_where_its_largest_error_is_small(name: str, network: Any) -> None:
+    """Strong guidance hides errors: a network that is wrong at every other strength may be right at the largest."""
+    target = TARGETS[name]
+    plan = replace(PLAN, guidances=(Guidance(-0.5), Guidance(0.0), Guidance(2.0), Guidance(25.0)), num_samples=4)
+    found = found_by(Laws(), data_of(target), network(target), plan)
+    rows = block_of(found, "distances")
+    worst = max(row.tv_exact_learned for row in rows)
+    effect = rows[-1].tv_class_exact
+    assert ("good enough" in found.verdict[0]) == (effect > ROUNDING and worst <= 0.1 * effect)
+    assert ("not trained well enough" in found.verdict[0]) == (effect > ROUNDING and worst >= effect)
+
+
+def first_decides() -> TableMixture:
+    """The class says nothing of the second coordinate once the first is known: orders that begin with it are ideal."""
+    then = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
+    first = torch.tensor([[0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    return TableMixture(first[:, :, None] * then, HALF)
+
+
+@pytest.mark.parametrize("target", [*TARGETS.values(), first_decides(), random_target(3, 3, seed=1)])
+def test_every_rule_that_departs_least_is_named(target: TableMixture) -> None:
+    found = found_by(Departures(), data_of(target), None, PLAN)
+    rows = [row for row in block_of(found, "departures") if row.w == Guidance(2.0)]
+    smallest, largest = (end(row.departure for row in rows) for end in (min, max))
+    said = found.verdict[0]
+    if largest - smallest < 1e-9:
+        assert "smallest" not in said
+        return
+    least, most = said.split("smallest with ")[1].split("largest with ")
+    for part, at in ((least, smallest), (most, largest)):
+        names = set(part.split(" (")[0].replace(" and", "").split(", "))
+        assert {row.rule for row in rows if abs(row.departure - at) < 1e-9} == names
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_regions_that_change_most_are_those_of_all_regions(seed: int) -> None:
+    """In four dimensions with values of its own in each, a class has up to 17 regions."""
+    pmfs = torch.rand(2, 3, 3, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    pmfs[pmfs < 0.5] = 0
+    for i in range(4):
+        pmfs[1].select(i, 0).zero_()
+    pmfs /= pmfs.flatten(1).sum(dim=1).view(2, 1, 1, 1, 1)
+    found = found_by(GeometryStudy(), data_of(TableMixture(pmfs, HALF)), None, replace(PLAN, num_samples=4))
+    rows = [row for row in block_of(found, "geometry") if row.w in (Guidance(0.0), Guidance(2.0))]
+    masses: dict[str, list[float]] = {}
+    for row in rows:
+        masses.setdefault(row.region, []).append(row.mass)
+    assert len(masses) > 8 and sum(v for _, v in masses.values()) == pytest.approx(1)
+    change = {region: after - before for region, (before, after) in masses.items()}
+    for region in (max(change, key=change.__getitem__), min(change, key=change.__getitem__)):
+        before, after = masses[region]
+        assert f"region {region} (" in found.verdict[0].replace("that of ", "region ")
+        assert f"from {before:.4f} to {after:.4f}" in found.verdict[0]
+
+
+class Symmetric:
+    """Two bits that are as confident of each other, and agree on no joint distribution."""
+
+    num_tokens = num_dims = 2
+    num_classes = 1
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        one = torch.full(tokens.shape, 0.7, dtype=torch.float64)
+        one[:, 0] = torch.where(tokens[:, 1] == 1, 0.3, 0.7)  # only the first looks at the other
+        return torch.stack([one, 1 - one], dim=2).log().where((tokens == 2)[..., None], self.copied(tokens))
+
+    def copied(self, tokens: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(tokens.clamp(max=1), 2).double().log()
+
+
+@pytest.mark.parametrize("policy", [None, "confidence", "fixed_order"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_that_two_orders_agree_is_not_said_to_be_one_distribution(policy: str | None, temperature: float) -> None:
+    plan = Plan(
+        (Guidance(0.0, temperature=temperature), Guidance(1.0, temperature=temperature)), Sampler(policy=policy)
+    )
+    coherent = TARGETS["independent coordinates"].denoiser()
+    for denoiser, is_joint in ((Symmetric(), False), (coherent, True), (Inconsistent(2, 2, 1), False)):
+        k = denoiser.num_classes
+        data = SimpleNamespace(
+            target=None, name="own", num_tokens=2, num_classes=k, grid_shape=(2,), class_names=None, value_names=None
+        )
+        found = found_by(OwnModel(), data, denoiser, replace(plan, num_samples=4))
+        said = " ".join(found.verdict)
+        if is_joint or temperature != 1 or policy == "confidence":
+            assert "do not agree on one distribution" not in said
+        assert "the conditionals agree" not in said
+        changed = max(row.tv_unguided for row in block_of(found, "distances"))
+        assert ("does not change any class" in said) == (changed < 1e-9)
+
+
+@pytest.mark.parametrize("w", [(-0.5, 0.0), (-0.5,), (0.0,), (0.0, 2.0)])
+def test_hidden_pixels_are_said_to_have_no_guidance_only_where_none_was_given(w: tuple[float, ...]) -> None:
+    plan = Plan(tuple(map(Guidance, w)), Sampler(), 4, classes=(0, 1))
+    found = found_by(Inpainting(num_free=2, images=[0]), PIXELS, None, plan)
+    said = " ".join(found.verdict)
+    assert "Only w = 0" not in said and ("No strength above 0" in said) == (max(w) <= 0)
+    if max(w) > 0:
+        assert "2 images" not in said  # it is one image, guided to two classes

@@ -1,0 +1,122 @@
+"""Rows are told apart by their index, in reports and in comparisons; none depends on the other strengths."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import data_of, found_by, random_target
+from study_cases import CASES
+
+from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.chain.corrections import Correction
+from mdlm_cfg.chain.guidance_schedules import LinearRamp
+from mdlm_cfg.chain.product_rules import Negative
+from mdlm_cfg.reports.comparison_report import comparison_sections
+from mdlm_cfg.studies.comparison import compare
+from mdlm_cfg.studies.departure import Departures
+from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.geometry import GeometryStudy
+from mdlm_cfg.studies.laws import Laws
+from mdlm_cfg.studies.ledger import LedgerStudy
+from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.policies import Policies
+from mdlm_cfg.studies.samplers import Samplers
+
+NUMBERS = (Guidance(3.0), Guidance(2.0))
+SCHEDULES = (Guidance([2.0, 2.0]), Guidance(LinearRamp(2, 2)))  # the strengths of w = 2
+FILTERED = (Guidance(2.0, temperature=0.5), Guidance(2.0, top_p=0.6))
+RULES = (Guidance(2.0, rule=Negative(1)),)
+STUDIES = {
+    "laws": (Laws(), NUMBERS + SCHEDULES + FILTERED + RULES),
+    "ledger": (LedgerStudy(), NUMBERS + SCHEDULES + FILTERED + RULES),
+    "samplers": (Samplers((2, 16)), NUMBERS + SCHEDULES + FILTERED + RULES),
+    "geometry": (GeometryStudy(), NUMBERS + SCHEDULES + FILTERED + RULES),
+    "policies": (Policies(), NUMBERS + SCHEDULES + FILTERED),
+    "departure": (Departures(3.0), NUMBERS + SCHEDULES),
+}
+SAMPLERS = {
+    "chain": Sampler(),
+    "order": Sampler("event_leaping", 2, policy="confidence"),
+    "grid": Sampler("tau_leaping", (0.0, 0.5, inf)),
+    "correction": Sampler("tau_leaping", 16, correction=Correction(moves=2)),
+    "events": Sampler("event_leaping", events=(2,)),
+}
+
+
+@cache
+def found(name: str, guidances: tuple[Guidance, ...], sampler: Sampler) -> Findings:
+    study, _ = STUDIES[name]
+    data = data_of(random_target(2, 2, 3, seed=4))
+    return found_by(study, data, None, Plan(guidances, sampler, 20, classes=(0,)))
+
+
+def asked() -> list[Any]:
+    return [
+        (name, sampler)
+        for name in STUDIES
+        for sampler in SAMPLERS
+        if sampler == "chain" or (sampler == "order" and name != "departure") or name == "samplers"
+    ]
+
+
+def index_of(report: dict[str, Any], block: str, row: dict[str, Any]) -> str:
+    about = {key: row.get(key) for key, column in report["columns"][block].items() if column["index"]}
+    return json.dumps(about, sort_keys=True)
+
+
+@pytest.mark.parametrize(("name", "sampler"), asked())
+def test_the_index_that_a_report_declares_tells_its_rows_apart(name: str, sampler: str) -> None:
+    report = found(name, STUDIES[name][1], SAMPLERS[sampler]).to_dict()
+    for block, columns in report["columns"].items():
+        assert set(columns) >= {key for row in report[block] for key in row}, block
+        keys = [index_of(report, block, row) for row in report[block]]
+        assert len(set(keys)) == len(keys), block
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_row_depends_on_the_other_strengths(name: str) -> None:
+    together = found(name, STUDIES[name][1], Sampler()).to_dict()
+    for guidance in STUDIES[name][1][:4]:  # of which three have the same strengths
+        alone = found(name, (guidance,), Sampler()).to_dict()
+        for block in alone["columns"]:
+            rows = {index_of(together, block, row): row for row in together[block]}
+            for row in alone[block]:
+                same = rows[index_of(together, block, row)]
+                assert same == pytest.approx(row, abs=1e-12) if not _nested(row) else same == row, (block, row)
+
+
+def _nested(row: dict[str, Any]) -> bool:
+    return any(isinstance(value, list | dict | str) or value is None for value in row.values())
+
+
+def saved(findings: Findings, folder: Path) -> Path:
+    report = findings.to_dict() | {"data": {"name": "small"}, "run": {}, "settings": {}}
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "sampler"), asked())
+def test_a_comparison_of_one_report_is_that_report(name: str, sampler: str, tmp_path: Path) -> None:
+    findings = found(name, STUDIES[name][1], SAMPLERS[sampler])
+    means = compare([saved(findings, tmp_path)]).means
+    rows = findings.rows()
+    assert len(means) == len(rows)
+    for column in ("tv", "mass", "total", "tv_class_exact", "departure", "tv_class"):
+        if column in means:
+            assert sorted(means[column]) == pytest.approx(sorted(row[column] for row in rows), abs=1e-15)
+
+
+SLOW = ("Benchmark", "BestScheduleStudy", "LedgerStudy", "TableMoves")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
+def test_reports_of_every_study_are_compared(name: str, tmp_path: Path) -> None:
+    study, data, plan = CASES[name]
+    small = plan if name in ("TableCorrection", "MixtureCorrection") else replace(plan, num_samples=4)
+    assert comparison_sections(compare([saved(found_by(study, data, None, small), tmp_path)]), tmp_path)
