@@ -95,7 +95,7 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
     about = [key for key in _telling(found) if key != STRENGTH]
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in found.means.to_dict("records"):
-        if not isinstance(row[STRENGTH], str) and math.isfinite(row[name]):
+        if isinstance(row[STRENGTH], int | float) and math.isfinite(row[STRENGTH]) and math.isfinite(row[name]):
             label = ", ".join([found.labels[row[SETTING]], *(f"{key}={_text(row[key])}" for key in about)])
             error = 0.0 if math.isnan(row[f"{name}_se"]) else row[f"{name}_se"]
             lines.setdefault(label, []).append((row[STRENGTH], row[name], error))

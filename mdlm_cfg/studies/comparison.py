@@ -305,9 +305,9 @@ def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[s
 def _without_nested(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of report.json without lists, absent values and uncertainties; infinities are floats again."""
     kept = {key: _number(value) for key, value in row.items() if not isinstance(value, Mapping | list)}
-    floor = kept.get(f"{FLOOR}_learned", kept.get(f"{FLOOR}_exact"))
-    if floor is not None:
-        kept[FLOOR] = floor  # of the distribution that the samples follow, as in a report
+    floors = [floor for who in ("learned", "exact") if (floor := kept.get(f"{FLOOR}_{who}")) is not None]
+    if floors:
+        kept[FLOOR] = floors[0]  # of the distribution that the samples follow, as in a report
     return {key: value for key, value in kept.items() if value is not None and not key.endswith(UNCERTAINTIES)}
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import data_of, found_by, random_target
-from study_cases import CASES
+from helpers import Blurred, data_of, found_by, random_target
+from study_cases import CASES, HIDDEN, IMAGES
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.chain.corrections import Correction
@@ -20,7 +20,7 @@ from mdlm_cfg.chain.product_rules import Negative
 from mdlm_cfg.reports.comparison_report import comparison_sections
 from mdlm_cfg.studies.comparison import compare
 from mdlm_cfg.studies.departure import Departures
-from mdlm_cfg.studies.findings import Findings
+from mdlm_cfg.studies.findings import Findings, columns_of
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.ledger import LedgerStudy
@@ -118,5 +118,8 @@ SLOW = ("Benchmark", "BestScheduleStudy", "LedgerStudy", "TableMoves")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_reports_of_every_study_are_compared(name: str, tmp_path: Path) -> None:
     study, data, plan = CASES[name]
-    small = plan if name in ("TableCorrection", "MixtureCorrection") else replace(plan, num_samples=4)
-    assert comparison_sections(compare([saved(found_by(study, data, None, small), tmp_path)]), tmp_path)
+    few = plan if name in ("TableCorrection", "MixtureCorrection", "ImageMoves") else replace(plan, num_samples=4)
+    findings = found_by(study, data, Blurred(HIDDEN, 0.2) if data is IMAGES else None, few)
+    means = compare([saved(findings, tmp_path)])
+    assert comparison_sections(means, tmp_path) and len(means.means) == len(findings.rows())
+    assert ("noise_floor" in means.measured) == any("noise_floor" in name for name in columns_of(findings.main.rows[0]))
