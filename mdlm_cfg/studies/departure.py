@@ -195,10 +195,10 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
-        least, _ = ends(schedules, "departure")
+        nearest, _ = ends(schedules, "departure")
         said.append(
-            f"Of the schedules, {least.w.label} departs least from the ideal of w = {least.tilted_w:g}: "
-            f"{least.departure:.3g} nats, with {least.rule}."
+            f"Of the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
+            f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
     learned = where(rules, denoiser=LEARNED, w=top)
     if learned:
