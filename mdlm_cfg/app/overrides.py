@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 
@@ -84,8 +83,3 @@ def for_any_data(arguments: Sequence[str]) -> list[str]:
     if not is_learned or is_own or any(given_for(arguments, key) for key in ("data", "experiment")):
         return list(arguments)
     return [f"++{argument}" if argument.startswith("data.") else argument for argument in arguments]
-
-
-def options_below(configs: Path, group: str) -> list[str]:
-    """The names of the files of a group that `glob` sees: those at its top."""
-    return sorted(path.stem for path in (configs / group).glob("*.yaml"))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_cfg.app.overrides import given_for, options_below, values_of
+from mdlm_cfg.app.groups import options_of
+from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.support.errors import UserError
 
 RECIPE = re.compile(r"^# recipe: (\S+)$", flags=re.MULTILINE)
@@ -44,7 +45,7 @@ def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
     data = given_for(arguments, "data")
     if data is None or given_for(arguments, "experiment") is not None:
         return list(arguments)
-    choices = [value for value in values_of(data, options_below(configs, "data")) if isinstance(value, str)]
+    choices = [value for value in values_of(data, list(options_of("data", configs))) if isinstance(value, str)]
     paths = given_for(arguments, "data.path")
     saved: list[str | None] = [str(value) for value in ([] if paths is None else values_of(paths))]
     recipes = {

@@ -21,6 +21,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_shape, name_state
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
+from mdlm_cfg.chain.guidance_schedules import parts_of
 from mdlm_cfg.chain.policies import KindPolicy, Policy, tiers
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
@@ -276,7 +277,7 @@ def parse_correction(text: Any) -> Correction:
         raise UserError(f"the correction {shown(text)} cannot be read; write {ALLOWED}")
     given: dict[str, Any] = {}
     names = [one.name for one in fields(Correction)]
-    for part in _parts(match[1]) if match[1].strip() else []:
+    for part in parts_of(match[1]) if match[1].strip() else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in names or name in given or (name in ("size", "moves") and re.fullmatch(r"\d+", value) is None):
             raise UserError(f"{part.strip()!r} of the correction {shown(text)} cannot be read; write {ALLOWED}")
@@ -285,16 +286,3 @@ def parse_correction(text: Any) -> Correction:
         else:
             given[name] = int(value) if name in ("size", "moves") else value
     return Correction(**given)
-
-
-def _parts(text: str) -> list[str]:
-    """The parts of a text between the commas outside of brackets."""
-    found = [""]
-    depth = 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if sign == "," and depth == 0:
-            found.append("")
-        else:
-            found[-1] += sign
-    return found

@@ -209,13 +209,13 @@ def parse_strengths(text: str) -> list[Strength]:
         UserError: one that cannot be read.
     """
     text = text.strip()
-    parts = _split(text)
+    parts = parts_of(text)
     if len(parts) == 1 and text.startswith("[") and text.endswith("]"):
-        parts = _split(text[1:-1])
+        parts = parts_of(text[1:-1])
     return [parse_strength(part) for part in parts]
 
 
-def _split(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The parts between commas that are in no brackets."""
     parts = [""]
     depth = 0

@@ -11,12 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
-from mdlm_cfg.studies.protocol import (
-    ByCase,
-    Case,
-    Needs,
-    Study,
-)
+from mdlm_cfg.studies.protocol import ByCase, Case, Needs, Study
 from mdlm_cfg.studies.table_correction import TableCorrection
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture

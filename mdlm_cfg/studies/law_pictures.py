@@ -8,10 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.evaluation import (
-    TableEvaluation,
-    strongest,
-)
+from mdlm_cfg.studies.evaluation import TableEvaluation, strongest
 from mdlm_cfg.studies.panel import PAIRS
 from mdlm_cfg.studies.views import Mosaic, Panel, PanelGrid, View
 

@@ -19,15 +19,7 @@ from mdlm_cfg.studies.evaluation import (
     evaluation_pieces,
     strongest,
 )
-from mdlm_cfg.studies.findings import (
-    Block,
-    Curve,
-    Findings,
-    Interactive,
-    Table,
-    View,
-    col,
-)
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece

@@ -17,12 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
-from mdlm_cfg.sampling.reference import (
-    NUM_GROUPS,
-    check_positive_class,
-    check_reference,
-    tilted_reference,
-)
+from mdlm_cfg.sampling.reference import NUM_GROUPS, check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col

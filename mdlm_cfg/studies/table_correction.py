@@ -24,16 +24,7 @@ from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import (
-    EXACT,
-    LEARNED,
-    LEARNED_LAW_ENTRIES,
-    Case,
-    Made,
-    Needs,
-    Piece,
-    check_guided_class,
-)
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
 from mdlm_cfg.support.errors import UserError
 

@@ -25,18 +25,7 @@ from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
 from mdlm_cfg.reports.tables import Table as ShownTable, print_table
-from mdlm_cfg.studies.findings import (
-    Bars,
-    Block,
-    Curve,
-    Findings,
-    Listing,
-    Mosaic,
-    Panel,
-    PanelGrid,
-    Table,
-    col,
-)
+from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Listing, Mosaic, Panel, PanelGrid, Table, col
 from mdlm_cfg.studies.plan import Plan
 
 PLAN = Plan((Guidance(2.0),), Sampler(), 10)

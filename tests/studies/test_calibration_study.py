@@ -10,16 +10,7 @@ import pytest
 import torch
 from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
 
-from mdlm_cfg import (
-    Guidance,
-    Sampler,
-    TableMixture,
-    UserError,
-    calibrated_strengths,
-    path_kl,
-    terminal_law,
-    tilted_law,
-)
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, calibrated_strengths, path_kl, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, calibrate, exact_gain, held_out_gain
 from mdlm_cfg.compare.levels import MaskedSamples

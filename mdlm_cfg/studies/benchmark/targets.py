@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, Denoiser, check_asked, conditionals
+from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser, conditionals
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, points_at
 from mdlm_cfg.laws.weights import tilted_weights
@@ -142,30 +142,18 @@ def motif() -> HiddenMarkovMixture:
     )
 
 
-class Stored:
-    """A denoiser whose answers are kept.
-
-    Args:
-        log_probs: of every label, the null class last, and every partial state in C order: (K + 1, (N+1)^D, D, N).
-    """
-
-    device = CPU
-
-    def __init__(self, log_probs: Tensor) -> None:
-        self.log_probs = log_probs.double().log_softmax(dim=-1)
-        self.num_classes, self.num_dims, self.num_tokens = len(log_probs) - 1, *log_probs.shape[2:]
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
-        labels = torch.full_like(tokens[:, 0], self.num_classes) if classes is None else classes
-        return self.log_probs[labels, flat_index(tokens, self.num_tokens + 1)]
-
-
 def learned_rotation() -> Target:
     """`rotation(4)` as a small network learned it: its answers to all partial states, kept beside this module."""
-    denoiser = Stored(torch.from_numpy(read_npz(LEARNED, ["log_probs"])["log_probs"]))
-    return Target("learned_rotation", denoiser, 1, rotation(denoiser.num_dims).table().class_pmf(1))
+    # of every label, the null class last, and every partial state in C order: (K + 1, (N+1)^D, D, N)
+    log_probs = torch.from_numpy(read_npz(LEARNED, ["log_probs"])["log_probs"]).double().log_softmax(dim=-1)
+    num_classes, num_dims, num_tokens = len(log_probs) - 1, *log_probs.shape[2:]
+
+    def answer(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        labels = torch.full_like(tokens[:, 0], num_classes) if classes is None else classes
+        return log_probs[labels, flat_index(tokens, num_tokens + 1)]
+
+    denoiser = cast(Denoiser, FunctionDenoiser(answer, num_tokens, num_dims, num_classes))
+    return Target("learned_rotation", denoiser, 1, rotation(num_dims).table().class_pmf(1))
 
 
 TARGETS: dict[str, Callable[[], Target]] = {

@@ -13,14 +13,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.geometry import regions
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
-from mdlm_cfg.studies.paper.claims import (
-    ABSENT,
-    PAPER_SAMPLER,
-    PAPER_STEPS,
-    Claim,
-    PaperResult,
-    verdict,
-)
+from mdlm_cfg.studies.paper.claims import ABSENT, PAPER_SAMPLER, PAPER_STEPS, Claim, PaperResult, verdict
 from mdlm_cfg.targets.table import TableMixture
 
 # arXiv 2506.10971: learned score, 50 tau-leaping steps, 10,000 samples; by the number k of coordinates equal to 2

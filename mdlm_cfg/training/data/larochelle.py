@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data.idx import (
-    inventory,
-    read_bytes,
-)
+from mdlm_cfg.training.data.idx import inventory, read_bytes
 
 
 def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,7 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training.data import (
-    BernoulliData,
-    DiffusionData,
-    ImageData,
-    TargetData,
-    TinyMnistData,
-)
+from mdlm_cfg.training.data import BernoulliData, DiffusionData, ImageData, TargetData, TinyMnistData
 
 
 def table(**settings: object) -> TargetData:

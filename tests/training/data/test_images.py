@@ -13,11 +13,7 @@ from idx_files import write_dataset
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.training.data import (
-    BernoulliData,
-    ImageData,
-    TinyMnistData,
-)
+from mdlm_cfg.training.data import BernoulliData, ImageData, TinyMnistData
 
 
 def test_every_image_is_seen_once_an_epoch_by_one_rank(root: str) -> None:

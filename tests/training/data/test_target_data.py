@@ -13,11 +13,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
-from mdlm_cfg.training.data import (
-    BernoulliData,
-    TargetData,
-    TinyMnistData,
-)
+from mdlm_cfg.training.data import BernoulliData, TargetData, TinyMnistData
 
 
 def table(**settings: object) -> TargetData:
