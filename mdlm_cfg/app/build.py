@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from mdlm_cfg.app.places import with_text_path
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
+from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in, parameters_of
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
@@ -52,7 +51,7 @@ def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchem
         if TARGET in given or part in keys:
             settings = getattr(config, part)
             name = str(settings[TARGET])
-            taken = {TARGET, *inspect.signature(locate(name, part, (), {name})).parameters} | given
+            taken = {TARGET, *parameters_of(locate(name, part, (), {name}))} | given
             changed[part] = {key: value for key, value in settings.items() if key in taken}
     return replace(config, **changed)
 
@@ -116,7 +115,10 @@ def build_loggers(
             if job_type == "train" and kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
                 filled["id"] = earlier
             keep_wandb_files_in(folder)
-        loggers.append(make(settings, "logger", (), names_in(settings), **filled))
+        logger = make(settings, "logger", (), names_in(settings), **filled)
+        if not isinstance(logger, Logger):
+            raise UserError(f"logger._target_={target} makes a {type(logger).__name__}, not a logger of Lightning")
+        loggers.append(logger)
         if is_wandb:
             begin_wandb(loggers[-1], settings.get("mode"))
     return loggers
@@ -138,9 +140,14 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone_in_slurm() else [])]
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
     try:
-        return make(settings, "trainer", (), names_in(settings), **filled)
+        trainer = make(settings, "trainer", (), names_in(settings), **filled)
     except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here
         raise UserError(f"the trainer cannot be made: {error}") from error
+    if not isinstance(trainer, Trainer):
+        raise UserError(
+            f"trainer._target_={settings[TARGET]} makes a {type(trainer).__name__}, not a trainer of Lightning"
+        )
+    return trainer
 
 
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:

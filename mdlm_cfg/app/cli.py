@@ -34,10 +34,11 @@ from mdlm_cfg.app.refusals import (
     check_hydras,
     check_keys,
     check_truth_values,
+    options_apart,
     refuse_processes,
     unreadable,
 )
-from mdlm_cfg.app.sweeps import MULTIRUN, Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
+from mdlm_cfg.app.sweeps import Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
@@ -122,7 +123,7 @@ def _run_work(name: str) -> None:
         arguments = for_any_data(given) if name == "eval" else arguments
         sweep = sweep_of(given)
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]
-        sys.argv[1:] = sorted(asked, key=lambda argument: argument not in MULTIRUN)  # hydra takes -m in front alone
+        sys.argv[1:] = options_apart(asked)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         recipe = set(arguments) - set(given) if name == "train" else set()
         failures += _main(name, sweep, full, recipe, typed)

@@ -21,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 
 from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import OWN, in_words
+from mdlm_cfg.support.instantiate import OWN, called_in, in_words
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
 
@@ -136,7 +136,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def in_own_code(error: BaseException) -> str | None:
-    """The place of an error in code that the command line names; None if it came from elsewhere.
+    """The place of an error in code that the command line names, or its name; None if it came from elsewhere.
 
     A call whose arguments do not fit a function counts as an error in that function.
     """
@@ -153,8 +153,9 @@ def in_own_code(error: BaseException) -> str | None:
         if any(path.is_relative_to(place) for place in places):
             return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
         if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
-            return None
-    return None
+            break
+    called = called_in(error)
+    return None if called is None else f"{said}; it was raised by {called}, which a setting names"
 
 
 def own_places() -> list[Path]:

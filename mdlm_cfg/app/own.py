@@ -27,7 +27,7 @@ from mdlm_cfg.chain.schedules import check_steps
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
 from mdlm_cfg.support.errors import UserError, did_you_mean
-from mdlm_cfg.support.instantiate import TARGET, make, thing_named
+from mdlm_cfg.support.instantiate import TARGET, make, parameters_of, thing_named
 from mdlm_cfg.support.schema import SamplingSchema
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
@@ -219,18 +219,11 @@ def _checked(found: Any, name: Any, wanted: type | tuple[type, ...], in_words: s
     return found
 
 
-def _parameters(thing: Any) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(thing).parameters if callable(thing) else {}
-    except (TypeError, ValueError):
-        return {}
-
-
 def _has_argument(thing: Any, name: str) -> bool:
-    return name in _parameters(thing)
+    return name in parameters_of(thing)
 
 
 def _takes(thing: Any, names: tuple[str, ...]) -> bool:
     """Whether something is a function, or an object that is called like one, and needs these arguments alone."""
-    required = [name for name, one in _parameters(thing).items() if one.default is inspect.Parameter.empty]
+    required = [name for name, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
     return not inspect.isclass(thing) and tuple(required) == names

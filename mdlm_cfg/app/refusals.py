@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import traceback
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.overrides import given_for, values_of
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.app.sweeps import MULTIRUN
+from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.instantiate import in_words
-from mdlm_cfg.support.schema import SCHEMAS, TYPES
+from mdlm_cfg.support.schema import HYDRA, SCHEMAS, TYPES, keys_of
 
 OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
 FOLDERS_OF_HYDRA = {
@@ -23,6 +24,11 @@ FOLDERS_OF_HYDRA = {
     "hydra.output_subdir": None,
     "hydra.job.chdir": False,
 }
+SHOWN = ("--info", "-i")  # options that may have a value: a word
+VALUED = (  # options that have a value
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    "--experimental-rerun",
+)
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
 
 
@@ -34,6 +40,20 @@ def check_keys(arguments: Sequence[str]) -> None:
         option = re.match(r"--([\w.]+)=", argument)
         if option is not None and option[1] not in OPTIONS:
             raise UserError(f"{argument} is not an option; settings are written without dashes: {argument.lstrip('-')}")
+
+
+def options_apart(arguments: Sequence[str]) -> list[str]:
+    """The arguments with hydra's options, and their values, after all settings; -m is the first.
+
+    hydra takes no setting after an option that comes after a setting.
+    """
+    options: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments):
+        is_value = before in VALUED or (before in SHOWN and argument.isalpha())
+        (options if is_value or argument.startswith("-") else settings).append(argument)
+    first = [option for option in options if option in MULTIRUN]
+    return [*first, *settings, *(option for option in options if option not in MULTIRUN)]
 
 
 def check_hydras(arguments: Sequence[str]) -> None:
@@ -56,18 +76,27 @@ def check_truth_values(arguments: Sequence[str]) -> None:
                 raise UserError(f"{given[1]} = {value} must be {in_words(TYPES[given[1]])}")
 
 
-def check_config(name: str, chosen: str | None, config: Container[str]) -> None:
-    """Raise UserError for a configuration that lacks settings of a command, as one chosen by --config-name may.
+def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
+    """Raise UserError for a configuration that lacks settings of a command, or has others that nothing refers to.
 
     Args:
         name: of the command. chosen: the configuration's name. config: as it was composed.
     """
-    missing = [field.name for field in dataclasses.fields(SCHEMAS[name]) if field.name not in config]
+    known = keys_of(SCHEMAS[name])
+    missing = [key for key in known if key not in config]
+    if missing and chosen == name:
+        raise UserError(f"~{missing[0]} leaves out a setting that this command needs: give {missing[0]}=VALUE")
     if missing:
         raise UserError(
             f"--config-name={chosen} is not a configuration of this command: it lacks {', '.join(missing)}; leave the "
             f"option out, or begin the defaults of that file with {name}"
         )
+    text = repr(OmegaConf.to_container(config, resolve=False))
+    for key in config:
+        name = str(key)
+        if name not in (*known, HYDRA) and not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", text):
+            near = did_you_mean(name, known)
+            raise UserError(f"{name} is no setting of this command, and no setting refers to it: leave it out{near}")
 
 
 def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
@@ -91,7 +120,7 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
         error: what was raised; it is returned if it is another one, or if no such file is found.
         arguments: of the command line. configs: the folder of this package's own files.
     """
-    if isinstance(error, AssertionError | AttributeError) and _is_of_omegaconf(error):
+    if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
     if isinstance(error, OSError) and "Invalid loaded object type" in str(error):
         check = _not_a_mapping
@@ -99,6 +128,8 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
         check = _not_text
     elif isinstance(error, ValueError) and str(error).startswith("Invalid defaults list"):
         return UserError(f"{error}: write it as lines that begin with a dash")
+    elif type(error) is ValueError and _is_of("hydra", error):
+        return UserError(str(error))
     else:
         return error
     paths = [path for folder in (*_folders(arguments), configs) for path in sorted(folder.rglob("*.yaml"))]
@@ -124,9 +155,9 @@ def _below_null(arguments: Sequence[str]) -> UserError | None:
     return None
 
 
-def _is_of_omegaconf(error: Exception) -> bool:
-    """Whether an error was raised by omegaconf itself."""
-    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent.name == "omegaconf"
+def _is_of(package: str, error: Exception) -> bool:
+    """Whether an error was raised by a package itself."""
+    return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
 
 
 def _not_text(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from mdlm_cfg.chain.checks import constant_on, is_on_cpu, raise_where
 from mdlm_cfg.chain.reductions import in_planes, unrolled_sum
 from mdlm_cfg.support.arguments import checked_by
 from mdlm_cfg.support.errors import UserError, shown
+from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.numeric import is_whole, whole_number
 
 CPU = torch.device("cpu")
@@ -80,7 +81,8 @@ class FunctionDenoiser:
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `Denoiser`."""
         check_asked(self, tokens, classes)
-        return self.function(tokens, classes)
+        with calling(getattr(self.function, "__name__", type(self.function).__name__)):
+            return self.function(tokens, classes)
 
 
 @checked_by(Denoiser)

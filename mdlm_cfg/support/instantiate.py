@@ -10,10 +10,12 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.support.errors import UserError
@@ -21,7 +23,36 @@ from mdlm_cfg.support.errors import UserError
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
+FOLDER = Path(__file__).resolve().parent.parent
+CALLED = "_called_by_name"  # an attribute of an error
 LISTS = (list, tuple, Sequence)
+
+
+class calling:
+    """Marks an error of something that a user named, where no code of this package raised it (`called_in`).
+
+    Args:
+        name: of what is called inside.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        if trace is None or not isinstance(error, Exception) or isinstance(error, UserError):
+            return
+        if not any(FOLDER in Path(frame.filename).resolve().parents for frame in traceback.extract_tb(trace.tb_next)):
+            vars(error).setdefault(CALLED, self.name)
+
+
+def called_in(error: BaseException) -> str | None:
+    """The name of what a user named and what raised an error; None where it was not marked by `calling`."""
+    return vars(error).get(CALLED)
 
 
 def names_in(settings: Any) -> set[str]:
@@ -109,7 +140,8 @@ def make(
     given = {key: _made(value, f"{what}.{key}", offered, trusted) for key, value in settings.items() if key != TARGET}
     arguments = filled | given
     check_arguments(maker, what, arguments)
-    return maker(**arguments)
+    with calling(str(settings[TARGET])):
+        return maker(**arguments)
 
 
 def _made(value: Any, what: str, offered: Collection[str], trusted: Collection[str]) -> Any:
@@ -120,9 +152,17 @@ def _made(value: Any, what: str, offered: Collection[str], trusted: Collection[s
     return [_made(item, what, offered, trusted) for item in value] if isinstance(value, list) else value
 
 
+def parameters_of(thing: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of what can be called: any, where it is written in C and does not say which; none of others."""
+    try:
+        return inspect.signature(thing).parameters if callable(thing) else {}
+    except (TypeError, ValueError):
+        return inspect.signature(lambda *args, **kwargs: None).parameters
+
+
 def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str, Any]) -> None:
     """Raise UserError unless a class or function takes these arguments, by name and by type."""
-    parameters = inspect.signature(maker).parameters
+    parameters = parameters_of(maker)
     name = getattr(maker, "__name__", str(maker))
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in arguments:

@@ -24,6 +24,8 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import called_in, calling
+from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.targets.toys import toy_1d_overlap
 
@@ -205,6 +207,33 @@ def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None
     report = json.loads((out / "report.json").read_text())
     assert [row["w"] for row in report["means"]] == [0.0, 2.0] and report["means"][0]["kind"] == "mine"
     assert report["plan"]["sampler"] == "all_at_once" and report["verdict"] == ["3 samples were drawn."]
+
+
+PARTS = ("denoiser", "sampler", "study", "guidance", "objective", "optimizer", "net", "data", "trainer", "logger")
+
+
+@pytest.mark.parametrize("name", ["os.path.join", "math.sqrt", "builtins.max", "torch.nn.Identity", "random.random"])
+@pytest.mark.parametrize("part", [*PARTS, "study.own"])
+def test_what_a_library_raises_is_the_users_who_named_it(
+    part: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, more = "eval", ("denoiser=exact",)
+    if part in PARTS[4:]:
+        command, more = "train", ("trainer.max_steps=1", "evaluate=false")
+    key = f"{part}._target_"
+    if part == "study.own":
+        key, more = part, ("experiment=benchmark", "study.targets=[toy_1d_overlap]", "study.calls=[1]")
+    given = [item for item in (*more, "data=toy_1d_overlap", "w=[1]", "num_samples=9") if f"{part}=" not in item]
+    assert run(command, *given, f"{key}={name}") == 2
+    assert "this is a fault of mdlm_cfg" not in capsys.readouterr().err and not list(tmp_path.rglob("report.json"))
+
+
+def test_an_error_of_our_own_is_not_the_users_who_named_what_called_it() -> None:
+    for function, wrong, name in ((format_column, 3, None), (json.loads, 3, "mine"), (len, 3, "mine")):
+        with pytest.raises(TypeError) as raised, calling("mine"):
+            function(wrong)
+        assert called_in(raised.value) == name
 
 
 def test_a_sweep_over_settings_of_ones_own(own: str, tmp_path: Path) -> None:

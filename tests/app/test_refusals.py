@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from helpers import random_target
 from hypothesis import HealthCheck, given, settings, strategies as st
 from idx_files import write_images
 
+from mdlm_cfg.app.refusals import options_apart
 from mdlm_cfg.training.runs import newest_run
 
 BASES: dict[str, tuple[str, ...]] = {
@@ -283,6 +285,58 @@ def test_a_broken_file_is_named_with_its_line(
         said = refusal(capsys, "train", *option, "experiment=mine", f"runs={tmp_path}")
         where = f"{tmp_path / 'experiment' / 'mine.yaml'}{named}"
         assert ("# @package _global_" if named is None else where) in said
+
+
+@given(st.randoms(use_true_random=False))
+def test_options_may_stand_anywhere(random: Random) -> None:
+    settings = ["seed=1", "w=[0]", "~study", "+x=${y}"]
+    parts = [
+        ["-m"],
+        ["--config-dir", "a"],
+        ["-cn", "b"],
+        ["--info", "defaults"],
+        ["--cfg=job"],
+        *([one] for one in settings),
+    ]
+    random.shuffle(parts)
+    found = options_apart([one for part in parts for one in part])
+    options = found[1 + len(settings) :]
+    assert found[0] == "-m" and sorted(found[1 : 1 + len(settings)]) == sorted(settings)
+    assert all(options[options.index(name) + 1] == value for name, value in (("--config-dir", "a"), ("-cn", "b")))
+    assert options_apart(found) == found and options_apart(["--info", "w=[0]"]) == ["w=[0]", "--info"]
+
+
+def test_a_folder_of_files_may_be_named_after_settings(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("defaults:\n  - toy_1d_overlap\n")
+    given = ("denoiser=exact", "num_samples=9", "--config-dir", str(tmp_path), "data=mine", "w=[1]")
+    assert run("eval", *given, f"runs={tmp_path / 'runs'}") == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(("+sede=3",), ("++sede=3",), ("+sede={a:1}",), ("~seed",), ("~data",), ("~w",)),
+        *(("--resolve",), ("--shell-completion",), ("--experimental-rerun", "x")),
+        *(
+            (f"{sign}data.bach_size=3", f"data={data}")
+            for sign in ("+", "++")
+            for data in ("toy_1d_overlap", "tiny_mnist_3x3")
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_what_no_setting_is_is_not_ignored(
+    command: str, given: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("denoiser=exact",) if command == "eval" else ()
+    refusal(capsys, command, *more, *given, f"runs={tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_settings_refer_to_may_be_added(tmp_path: Path) -> None:
+    judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "w=[1]", f"runs={tmp_path}")
+    assert run(*judge, "+base=9", "num_samples=${base}") == 0
 
 
 @pytest.mark.parametrize("content", ["defaults: 3\n", "- 1\n", "defaults:\n  - nothing: a\n"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from mdlm_cfg.sampling.families import REMDM, SAMPLED_CONFIDENCE
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import parameters_of
 
 Draw = Callable[..., Tensor]  # of denoiser, guidance, class, n, generator and perhaps calls=
 GuidanceOf = Callable[[float], Guidance]
@@ -80,7 +80,7 @@ class Entry:
         """Whether it is a function that gets how many calls it may make: it has a parameter `calls` left to give."""
         if isinstance(self.sampler, Sampler) or "calls" in getattr(self.sampler, "keywords", {}):
             return False
-        return "calls" in inspect.signature(self.sampler).parameters
+        return "calls" in parameters_of(self.sampler)
 
     def describe(self) -> dict[str, Any]:
         """Plain values."""
@@ -177,5 +177,5 @@ def _word(value: Any) -> str:
 
 def _num_arguments(function: Callable[..., Any]) -> int:
     """How many arguments must be given."""
-    parameters = inspect.signature(function).parameters.values()
+    parameters = parameters_of(function).values()
     return len([p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)])

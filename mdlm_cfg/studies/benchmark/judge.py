@@ -20,6 +20,7 @@ from mdlm_cfg.studies.benchmark.targets import Target
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import calling
 
 REFERENCES = ("class", "chain", "tilted")
 ROUNDING = 1e-9  # of expected numbers of calls
@@ -74,7 +75,8 @@ class Bench:
 
     def judge(self, entry: Entry, calls: Sequence[int]) -> Iterator[Cell]:
         """The entry at every number of calls that it can use."""
-        guidance = entry.guidance(self.w)
+        with calling(entry.name):
+            guidance = entry.guidance(self.w)
         if not isinstance(guidance, Guidance):
             raise UserError(
                 f"{entry.name}({self.w:g}) returned {type(guidance).__name__}, but a function of w must return a "
@@ -132,7 +134,8 @@ class Bench:
         given = (calls,) if entry.takes_calls else ()
         names = (entry.name, self.target.name, *given)
         generator = self.plan.generator("benchmark", self._given, z, *names, num_dims=denoiser.num_dims)
-        x = draw(denoiser, guidance, z, n, generator)
+        with calling(entry.name):
+            x = draw(denoiser, guidance, z, n, generator)
         if not isinstance(x, Tensor) or x.shape != (n, denoiser.num_dims) or x.dtype != torch.int64:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise UserError(f"{entry.name} drew {got}, but it must draw int64 of shape {(n, denoiser.num_dims)}")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +23,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.data import ExampleKind, Target, description_of
 
@@ -60,6 +60,20 @@ class Loading:
         check_positive(num_test=1 if self.num_test is None else self.num_test)
         if not isinstance(self.seed, Integral):
             raise UserError(f"seed must be a whole number, not {self.seed!r}")
+
+
+def loading_of(settings: Mapping[str, Any]) -> Loading:
+    """How examples are handed out, from the settings of data that are left when the data have taken their own.
+
+    Raises:
+        UserError: one that does not exist.
+    """
+    names = [one.name for one in fields(Loading)]
+    for key in settings:
+        if key not in names:
+            near = did_you_mean(key, names)
+            raise UserError(f"data.{key} is no setting of these data: all data have {', '.join(names)}{near}")
+    return Loading(**settings)
 
 
 class _Stream(IterableDataset):

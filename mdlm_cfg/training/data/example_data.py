@@ -15,7 +15,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import ExampleKind
 from mdlm_cfg.training.data.arrays import count_tokens, load_tokens
-from mdlm_cfg.training.data.base import Batch, DiffusionData, Loading, content_hash
+from mdlm_cfg.training.data.base import Batch, DiffusionData, content_hash, loading_of
 from mdlm_cfg.training.data.examples import LEAST, Examples, check_enough, held_out
 from mdlm_cfg.training.data.text import load_text
 
@@ -57,7 +57,7 @@ class ExampleData(DiffusionData):
         num_val: int | None = MOST_VAL,
         **loading: Any,
     ) -> None:
-        super().__init__(Loading(num_val=MOST_VAL if num_val is None else num_val, **loading))
+        super().__init__(loading_of({"num_val": MOST_VAL if num_val is None else num_val, **loading}))
         if not isinstance(hold_out, bool):
             raise UserError(f"hold_out = {hold_out!r} is not allowed: it must be true or false")
         self.hold_out = hold_out

@@ -12,7 +12,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.tiny_mnist import tiny_mnist_pmfs
-from mdlm_cfg.training.data.base import Batch, DiffusionData, Loading, Target, check_positive, short_name
+from mdlm_cfg.training.data.base import Batch, DiffusionData, Target, check_positive, loading_of, short_name
 from mdlm_cfg.training.data.images import load_images
 
 FROM_TABLE: dict[str, Any] = {"batch_size": 4096, "eval_batch_size": 4096, "num_val": 4096, "num_test": 20_000}
@@ -51,7 +51,7 @@ class TargetData(DiffusionData):
                 f"data.stratified=true needs a table, and the target is a {type(target).__name__}: leave it out"
             )
         defaults = FROM_TABLE if target is None or isinstance(target, TableMixture) else FROM_MODEL
-        super().__init__(Loading(**(defaults | loading)))
+        super().__init__(loading_of(defaults | loading))
         check_positive(steps_per_epoch=steps_per_epoch, num_test=self.num_test)
         self.name = short_name(name) if "/" in name or name.endswith(".npz") else name
         self.steps_per_epoch = steps_per_epoch
