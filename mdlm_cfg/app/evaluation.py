@@ -145,13 +145,18 @@ def with_commands(sentence: str, about: Mapping[str, Any]) -> str:
     Args:
         about: see `Report.run`.
     """
-    command = str(about.get(COMMAND, ""))
+    program, *options = shlex.split(str(about.get(COMMAND, ""))) or [""]
+    known = {program: options}
     if CHECKPOINT not in about:  # a model that was not trained here
         sentence = sentence.replace(LONGER, "Train it longer.")
-    elif command.startswith("train.py"):
-        sentence = sentence.replace(TRAIN_AGAIN, f"python {command}")
-        command = f"eval.py ckpt_path={shlex.quote(str(about[CHECKPOINT]))}"
-    return sentence.replace(EVALUATE_AGAIN, f"python {command}") if command else sentence
+    elif program == "train.py":
+        known["eval.py"] = [f"ckpt_path={about[CHECKPOINT]}"]
+    for same, again in ((TRAIN_AGAIN, "train.py"), (EVALUATE_AGAIN, "eval.py")):
+        said, found, new = sentence.partition(same)
+        if found and again in known:
+            of_key = {option.partition("=")[0]: option for option in [*known[again], *new.split()]}  # the last counts
+            sentence = f"{said}python {shlex.join([again, *of_key.values()])}"
+    return sentence
 
 
 def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, list[Section]]:

@@ -31,7 +31,7 @@ TABLE: dict[str, Any] = {
 STRENGTH = "guidance strength"
 TRAIN_AGAIN = "python train.py with the same options and"
 EVALUATE_AGAIN = "python eval.py with the same options and"
-LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 max_time=00:01:00:00"
+LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 trainer.max_steps=-1 max_time=00:01:00:00"
 WHO = '"exact" or "learned"'
 SAMPLER = "with its steps, schedule and policy"
 CALLS = "calls of the denoiser, for each of the two conditionals"
