@@ -83,6 +83,7 @@ class Section:
         listing: lines of letters of one width, shown as they are.
         printed: whether its table goes to the terminal too.
         group: the heading under which it is folded; "" stands unfolded.
+        block: what this section is a part of: the heading under which it is folded on a page of one group.
     """
 
     title: str
@@ -94,6 +95,7 @@ class Section:
     panel_numbers: Numbers | None = None
     printed: bool = True
     group: str = ""
+    block: str = ""
 
     @property
     def files(self) -> list[str]:
@@ -145,12 +147,21 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
 def first_screen(sections: Sequence[Section]) -> list[Section]:
     """The sections in the order of a page: the verdict, what is unfolded and has more than a table, then the others.
 
-    A page on which nothing but the verdict would stand unfolded has its first group unfolded.
+    On a page where nothing but the verdict would stand unfolded, one section of the first group does: that of the
+    strongest guidance, which is the last one, of its first block with a picture. Where that is the only group, the
+    others are folded by block.
     """
     verdict = [section for section in sections if section.title == VERDICT]
     others = [section for section in sections if section.title != VERDICT]
     if others and all(section.group for section in others):
-        others = [replace(one, group="") if one.group == others[0].group else one for one in others]
+        first = [one for one in others if one.group == others[0].group]
+        drawn = [one for one in first if one.pictures or one.panel or one.listing]
+        lead = [one for one in drawn if one.block == drawn[0].block][-1] if drawn else first[0]
+        is_only = len(first) == len(others)
+        others = [
+            replace(one, group="" if one is lead else one.block if is_only and one.block else one.group)
+            for one in others
+        ]
     others.sort(key=lambda section: not section.group and not (section.pictures or section.panel or section.listing))
     return [*verdict, *others]
 

@@ -64,12 +64,18 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
         stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))
         stem = f"{stem}_{len(stems)}" if stem in stems else stem
         stems.add(stem)
-        part = _part(replace(block, title=title, text=""), rows, folder / stem, backend)
+        part = _part(replace(block, title=title), rows, folder / stem, backend)
+        part = [replace(one, table=None if is_of_zeros(one.table) else one.table) for one in part] if key else part
         sections += [one for one in part if one.table or one.pictures or one.listing or one.panel]
     if not sections and not block.text:
         return []
     first = sections[0] if sections else Section(block.title, group=block.group)
-    return [replace(first, text=block.text), *sections[1:]]
+    return [replace(one, text=block.text if one is first else "", block=block.title) for one in [first, *sections[1:]]]
+
+
+def is_of_zeros(table: ShownTable | None) -> bool:
+    """Whether a table shows nothing but zeros beside its first column: one of several that says nothing."""
+    return table is not None and all(cell in ("0", ABSENT, "") for row in table.rows for cell in row[1:])
 
 
 def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:

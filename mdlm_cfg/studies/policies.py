@@ -173,10 +173,14 @@ def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
     found = [(row.tv_tilted, row.policy) for row in rows if row.tv_tilted is not None]
     best = min(tv for tv, _ in found)
     worst = max(tv for tv, _ in found)
-    near, far = (", ".join(policy for tv, policy in found if abs(tv - at) < SAME) for at in (best, worst))
+    near, far = ([policy for tv, policy in found if abs(tv - at) < SAME] for at in (best, worst))
     together = rows[0].together
     step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together
     head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and {step} per step,"
     if worst - best < SAME:
         return f"{head} every policy ends {best:.4f} from the tilted distribution."
-    return f"{head} {near} ends closest to the tilted distribution ({best:.4f}), {far} farthest from it ({worst:.4f})."
+    verb = "ends" if len(near) == 1 else "end"
+    return (
+        f"{head} {', '.join(near)} {verb} closest to the tilted distribution ({best:.4f}), {', '.join(far)} farthest "
+        f"from it ({worst:.4f})."
+    )

@@ -110,6 +110,18 @@ def test_the_first_screen_has_the_verdict_and_a_picture(tmp_path: Path) -> None:
         assert page.count('<details class="group"') == len(folded) - (not unfolded)
 
 
+def test_of_many_strengths_the_strongest_alone_is_unfolded_and_no_table_is_of_zeros(tmp_path: Path) -> None:
+    strengths = [0.0, 1.0, 2.0]
+    rows = [Row(Guidance(w), name, v * w) for w in strengths for name, v in (("a", 0.5), ("b", 0.25))]
+    views = [Table(["name"], ["value"]), Bars("name", "value", ["w"])]
+    blocks = [Block(name, rows, f"Of {name}", per=["w"], views=views, group="all") for name in ("one", "two")]
+    page = render_page("T", sections_of(Findings(PLAN, blocks, []), tmp_path, backend="none")).partition("<h1>")[2]
+    unfolded, *folded = page.split('<details class="group"')
+    assert re.findall("<h2>(.*)</h2>", unfolded) == ["Of one: w = 2"]
+    assert [re.findall("<h2>(.*)</h2>", part) for part in folded] == [["Of one"], ["Of two"]]
+    assert page.count("<table") == 2 * (len(strengths) - 1)
+
+
 def test_a_page_holds_the_small_files_of_numbers_that_it_links_to(tmp_path: Path) -> None:
     few = rows_of(["a"], [0.5, 0.25])
     many = rows_of([f"a{k}" for k in range(MOST_INSIDE // 50)], [0.5] * 9)
