@@ -129,7 +129,8 @@ class BlockedLattice:
     def level(self, values: Tensor, level: int) -> tuple[Tensor, ...]:
         """The rows of one outer level, for each of its subsets as one long piece."""
         subsets = len(self.outer.subsets[level])
-        return values[self.rows[level]].view(subsets, -1).unbind(0)
+        known = values[self.rows[level]]
+        return (known.view(-1),) if subsets == 1 else known.view(subsets, -1).unbind(0)
 
     def moves(self, level: int) -> Iterator[tuple[int, int, int]]:
         """Every outer move into a level above 0: the child's subset, the position of what is new, the parent's."""
@@ -171,7 +172,11 @@ class BlockedLattice:
 
     def pieces(self, *matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The same rows of several matrices, in pieces that stay in the cache while they are worked on."""
-        for rows in self.chunks(slice(0, len(matrices[0])), matrices[0].stride(0)):
+        chunks = self.chunks(slice(0, self.rows[-1].stop), self.columns[-1].stop)
+        if len(chunks) == 1:
+            yield matrices
+            return
+        for rows in chunks:
             yield tuple(matrix[rows] for matrix in matrices)
 
     def sum_over_children(self, values: Tensor, total: Tensor | None = None) -> Tensor:
@@ -183,9 +188,9 @@ class BlockedLattice:
         n = self.num_tokens
         total = torch.empty_like(values) if total is None else total
         total[:, self.columns[-1]] = 0
-        for rows in self.chunks(slice(0, len(values)), values.stride(0)):
+        for own, sums_of in self.pieces(values, total):
             for p, known in enumerate(self.parents_of_columns):
-                torch.mm(values[rows, self.columns[p + 1]], known, out=total[rows, self.columns[p]])
+                torch.mm(own[:, self.columns[p + 1]], known, out=sums_of[:, self.columns[p]])
         for q in range(1, len(self.rows)):
             if self.at_once:
                 total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])

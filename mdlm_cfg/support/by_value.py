@@ -16,7 +16,7 @@ class ByValue:
     """Equality and hash by type and fields: an object never equals a string, nor an object of a subclass."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and _comparable(self) == _comparable(other)
+        return self is other or (type(self) is type(other) and _comparable(self) == _comparable(other))
 
     def __hash__(self) -> int:
         return hash((type(self), *sorted(_fields(self))))  # the names alone: a field need not be hashable

@@ -16,11 +16,15 @@ from mdlm_cfg.support.errors import UserError, shown
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number, possibly infinite or NaN."""
+    if type(value) in (int, float):  # to ask what else counts as one takes ten times as long
+        return True
     return isinstance(_plain(value), Real) and not isinstance(_plain(value), bool)
 
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number."""
+    if type(value) is int:
+        return True
     return isinstance(_plain(value), Integral) and not isinstance(_plain(value), bool)
 
 
