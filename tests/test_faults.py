@@ -140,8 +140,8 @@ def contract_unchecked(patch: pytest.MonkeyPatch) -> None:
 
 
 def float32_unnormalised(patch: pytest.MonkeyPatch) -> None:
-    right = denoiser._checked  # of one label, and of several
-    patch.setattr(denoiser, "_checked", lambda *given: right(*given).float().double())
+    right = denoiser._normalized  # of one label, and of several
+    patch.setattr(denoiser, "_normalized", lambda *given: right(*given).float().double())
 
 
 def masks_counted(patch: pytest.MonkeyPatch) -> None:

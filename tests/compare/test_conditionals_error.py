@@ -7,31 +7,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor
+from helpers import Blurred
 
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import draw_counts
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-
-
-class Blurred:
-    """The exact conditionals mixed with a share of uniform ones: a denoiser that errs by a known amount."""
-
-    num_tokens = 2
-
-    def __init__(self, target: BernoulliMixture, share: float) -> None:
-        self.exact = target.denoiser()
-        self.share = share
-        self.num_dims = target.num_dims
-        self.num_classes = target.num_classes
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
-        log_p = self.exact(tokens, classes)
-        return (
-            (1 - self.share) * log_p.exp() + self.share / 2
-        ).log()  # of unmasked coordinates too, which mean nothing
 
 
 def target_of(dims: int = 3) -> BernoulliMixture:
