@@ -120,6 +120,8 @@ def sentence(error: BaseException) -> str | None:
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return _line(str(error))
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        return "the working directory is not there any more: go to another one"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"

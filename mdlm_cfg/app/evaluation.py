@@ -108,8 +108,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     """
     report.folder.mkdir(parents=True, exist_ok=True)
     remove_parts(report.folder)  # of an evaluation that was killed while it wrote
-    earlier = files_of(report.folder)
-    check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, earlier)
+    check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, files_of(report.folder))
     cache = cache_in(report.folder, report.data, denoiser)
     try:
         with signs_of_life() as say:
@@ -118,6 +117,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
         findings = replace(findings, verdict=[*_of_the_training(report.run), *verdict])
         with part_folder(report.folder, "report") as part:
             written, sections = _write(findings, report, part)
+            earlier = files_of(report.folder)  # another process may have written them meanwhile
             take_places(part, report.folder, earlier)
     except KeyboardInterrupt:
         say_cached(report.folder, cache)

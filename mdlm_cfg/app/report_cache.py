@@ -93,6 +93,7 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
         files = sorted({record, *(path.name for path in part.iterdir())})
         more = json.loads((part / record).read_text(encoding="utf-8")) if (part / record).is_file() else {}
         write_json({"title": f"mdlm_cfg: {title}", "files": files, **more}, part / record)
+        earlier = files_of(folder, record)  # another process may have written them meanwhile
         take_places(part, folder, earlier, record)
     remove_earlier(folder, earlier, record)
 

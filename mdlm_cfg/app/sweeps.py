@@ -27,6 +27,7 @@ from mdlm_cfg.support.schema import HYDRA, SamplingSchema, Settings, keys_of, ro
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 RECORD = "job.json"
+LOCK = "job.lock"  # beside it, while a process works on the job
 RUNNING = "running"
 DONE = "done"
 FAILED = "failed"
@@ -131,9 +132,23 @@ class Job:
             work: gets the folder. full: keep the traceback of every error. decided: see `check`.
         """
         before = read_record(self.folder)
-        if before.get("state") == DONE:
+        if before.get("state") == DONE and _has_its_report(before, self.folder.parent):
             print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
             return before["value"]
+        from mdlm_cfg.training.unfinished import locked  # takes seconds
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / LOCK) as is_ours:
+            if is_ours:
+                try:
+                    return self._work(work, full, decided)
+                finally:
+                    (self.folder / LOCK).unlink(missing_ok=True)
+        print(f"another process works on the job {self.name!r}: {self.folder}", file=sys.stderr)
+        return None
+
+    def _work(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:
+        """See `run`."""
         self._write(RUNNING, decided)
         print(f"job {self.number}: {self.name}", file=sys.stderr)
         try:
@@ -165,7 +180,7 @@ class Job:
             "overrides": self.overrides,
             "state": state,
             "value": found.value,
-            "report": None if found.report is None else str(found.report),
+            "report": None if found.report is None else _relative(found.report, self.folder.parent),
             "numbers": dict(found.numbers),
             "failure": None if account is None else asdict(account),
             "decided_by": dict(decided),
@@ -177,6 +192,18 @@ class Job:
             from mdlm_cfg.reports.sweep_index import write_index
 
             write_index(self.folder.parent, records_of(self.folder.parent))
+
+
+def _relative(report: Path, sweep: Path) -> str:
+    """The path of a report within a sweep's folder, which may be moved; of one elsewhere the absolute path."""
+    report = report.absolute()
+    sweep = sweep.absolute()
+    return str(report.relative_to(sweep) if report.is_relative_to(sweep) else report)
+
+
+def _has_its_report(record: Mapping[str, Any], sweep: Path) -> bool:
+    """Whether the report that a job has written is still there, if it has written one."""
+    return record["report"] is None or (sweep / record["report"]).is_file()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -200,6 +227,8 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         UserError: one `out` for all jobs, or an option that shows a configuration in place of running it.
     """
     if not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
+        if alone := next((item for item in arguments if item.startswith("hydra.sweep.dir=")), None):
+            raise UserError(f"{alone} is the folder of a sweep: give -m too, or leave it out")
         return None
     if shows := {argument.split("=", 1)[0] for argument in arguments} & set(SHOWING):
         raise UserError(
@@ -292,7 +321,7 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     if INTERRUPTED in states or RUNNING in states:
         left = len(states) - states.count(DONE)
         print(f"{left} jobs are left: the same command with hydra.sweep.dir={sweep.folder} does those", file=sys.stderr)
-    elif sum(record["report"] is not None for record in records) > 1:
+    elif sum(record["report"] is not None and not Path(record["report"]).is_absolute() for record in records) > 1:
         print(f"side by side: python compare.py {sweep.folder}")
     own = {path.parent.name for path, _ in _state(sweep.folder) - sweep.records}
     failed = [record for record in records if record["failure"] is not None and record["folder"] in own]

@@ -29,11 +29,11 @@ def write_index(folder: Path, records: Sequence[Record]) -> Path:
     Args:
         records: of the jobs: job, folder, overrides, state, value, report, numbers, failure.
     """
-    write_csv([_flat(folder, record) for record in records], folder / "index.csv")
+    write_csv([_flat(record) for record in records], folder / "index.csv")
     path = folder / "index.md"
     note = "Everything that was measured is in index.csv."
     with atomic_write(path) as file:
-        file.write(f"# {folder.name}\n\n{markdown(_table(records, folder))}\n{note}\n".encode())
+        file.write(f"# {folder.name}\n\n{markdown(_table(records, is_stored=True))}\n{note}\n".encode())
     return path
 
 
@@ -42,27 +42,27 @@ def print_index(records: Sequence[Record]) -> None:
     print_table(_table(records), "jobs", Console())
 
 
-def _flat(folder: Path, record: Record) -> dict[str, Any]:
+def _flat(record: Record) -> dict[str, Any]:
     """One row: every swept setting and every number a column of its own."""
     settings = dict(item.lstrip("+").split("=", 1) for item in record["overrides"] if "=" in item)
     row = {key: record[key] for key in ("job", "folder", "state")} | settings
     error = None if record["failure"] is None else record["failure"]["said"]
-    return row | {"value": record["value"], "error": error, "report": _report(folder, record), **record["numbers"]}
+    return row | {"value": record["value"], "error": error, "report": record["report"] or "", **record["numbers"]}
 
 
-def _table(records: Sequence[Record], folder: Path | None = None) -> Table:
+def _table(records: Sequence[Record], is_stored: bool = False) -> Table:
     """The table of the index; with links to folders and reports if it is stored beside them."""
     names = _shown(records)
     columns = [format_column([record["numbers"].get(name) for record in records]) for name in names]
     rows = []
     for record, numbers in zip(records, zip(*columns) if columns else [()] * len(records)):
         job = str(record["job"])
-        where = "" if folder is None else _report(folder, record)
-        cells = [job if folder is None else f"[{job}]({record['folder']})", " ".join(record["overrides"])]
+        where = record["report"]
+        cells = [f"[{job}]({record['folder']})" if is_stored else job, " ".join(record["overrides"])]
         cells += [record["state"], *numbers]
-        rows.append(cells if folder is None else [*cells, f"[report]({where})" if where else ABSENT])
+        rows.append([*cells, f"[report]({where})" if where else ABSENT] if is_stored else cells)
     heads = ["job", "overrides", "state", *(_head(name) for name in names)]
-    return Table(heads if folder is None else [*heads, "report"], rows)
+    return Table([*heads, "report"] if is_stored else heads, rows)
 
 
 def _shown(records: Sequence[Record]) -> list[str]:
@@ -74,11 +74,3 @@ def _shown(records: Sequence[Record]) -> list[str]:
 def _head(name: str) -> str:
     start, _, strength = name.partition("_w")
     return MAIN[start] + (f" w={strength}" if strength else "")
-
-
-def _report(folder: Path, record: Record) -> str:
-    """The report's path, relative to the sweep's folder."""
-    if record["report"] is None:
-        return ""
-    path = Path(record["report"])
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from mdlm_cfg.studies.findings import CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
-from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import files_below
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
 from mdlm_cfg.training.runs import BEST
@@ -140,23 +139,11 @@ def find_reports(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"there is no {path}: give folders of runs, or report.json files")
-        for one in [path] if path.is_file() else sorted(_below(path)):
+        for one in [path] if path.is_file() else sorted(files_below(path, NUMBERS)):
             found.setdefault(one.resolve(), one)
     if not found:
         raise UserError(f"there is no {NUMBERS} below {', '.join(map(str, paths))}: evaluate the runs first")
     return list(found.values())
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Every report.json in a folder and below it."""
-    seen = set()
-    for here, inside, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(here))
-        inside[:] = [
-            one for one in inside if not one.endswith(PART) and os.path.realpath(os.path.join(here, one)) not in seen
-        ]
-        if NUMBERS in names and Path(here, NUMBERS).exists():
-            yield Path(here, NUMBERS)
 
 
 def read_entry(path: Path) -> Entry:

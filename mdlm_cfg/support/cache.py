@@ -48,7 +48,7 @@ class Cache:
         """See `AnyCache`."""
         path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
         if path.is_file():
-            with suppress(Damaged):  # it is made again
+            with suppress(Damaged, FileNotFoundError):  # it is made again
                 return load(path)
         value = make()
         self.folder.mkdir(exist_ok=True)

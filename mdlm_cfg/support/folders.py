@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import PART, atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import Role, role_of
 
@@ -104,6 +104,18 @@ class Made:
         for path in reversed(self._folders):
             with suppress(OSError):
                 path.rmdir()
+
+
+def files_below(folder: str | Path, name: str) -> Iterator[Path]:
+    """Every file of a name in a folder and below it, also behind links; none that a killed process left unfinished."""
+    seen = set()
+    for here, inside, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        inside[:] = [
+            one for one in inside if not one.endswith(PART) and os.path.realpath(os.path.join(here, one)) not in seen
+        ]
+        if name in names and Path(here, name).is_file():
+            yield Path(here, name)
 
 
 def new_run_folder(

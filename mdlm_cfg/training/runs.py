@@ -21,6 +21,7 @@ from mdlm_cfg.sampling.sampler import CHUNK, FIRST_HITTING, Sampler, as_sampler
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import files_below
 from mdlm_cfg.support.instantiate import TARGET, make, names_in
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.seeds import generator_for
@@ -188,7 +189,8 @@ def newest_run(root: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [path for name in (LAST, BEST) for path in Path(root).glob(f"**/{CHECKPOINT.parent}/{name}")]
+    files = [path for name in (LAST, BEST) for path in files_below(root, name)]
+    found = [path for path in files if path.parent.name == CHECKPOINT.parent.name]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     path = None if newest is None else whole_checkpoint(newest.parent)
     if path is None:

@@ -34,7 +34,7 @@ def working_on(folder: Path, made: Made) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    with _locked(folder, made) as is_ours:
+    with locked(made.file(folder / LOCK)) as is_ours:
         if not is_ours:
             raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
         with atomic_write(made.file(folder / MARK)) as file:
@@ -55,7 +55,7 @@ def finish_the_same(folder: Path, config: Mapping[str, Any]) -> None:
     """
     if not (folder / MARK).is_file() or not is_same(folder / CONFIG, config):
         return
-    with _locked(folder) as is_ours:
+    with locked(folder / LOCK) as is_ours:
         if is_ours:
             mark_finished(folder)
 
@@ -106,11 +106,8 @@ def is_same(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path, made: Made | None = None) -> Iterator[bool]:
-    """Hold the lock of a run inside; whether it was free. A file system without locks lets everybody have it."""
-    path = folder / LOCK
-    if made is not None:
-        made.file(path)
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a lock inside; whether it was free. A file system without locks lets everybody have it."""
     lock = FileLock(path)
     try:
         with suppress(NotImplementedError):
@@ -128,5 +125,5 @@ def _is_worked_on(folder: Path) -> bool:
     """Whether another process works on the run."""
     if not (folder / LOCK).is_file():
         return False
-    with _locked(folder) as is_free:
+    with locked(folder / LOCK) as is_free:
         return not is_free

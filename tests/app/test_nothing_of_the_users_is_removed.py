@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from commands import TOY, run
 from hypothesis import given, strategies as st
 
-from mdlm_cfg.app import build, eval_command, train_command
-from mdlm_cfg.app.report_cache import written_together
+from mdlm_cfg import report
+from mdlm_cfg.app import build, eval_command, evaluation, train_command
+from mdlm_cfg.app.report_cache import files_of, written_together
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.targets.toys import toy_1d_overlap
 from mdlm_cfg.training.fit import NotBegun
 from mdlm_cfg.training.runs import CONFIG, newest_run
 from mdlm_cfg.training.unfinished import LOCK, MARK
@@ -169,6 +172,24 @@ def test_files_that_are_written_together_replace_neither_files_nor_links_of_othe
             with pytest.raises(UserError), written_together(out, "record.json", "x", ["named"]) as part:
                 (part / "unnamed").touch()
             assert list(out.iterdir()) == [mine]
+
+
+def test_of_two_processes_that_write_into_a_folder_the_last_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", f"out={tmp_path}")
+    whole = evaluation.run
+
+    def after_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(evaluation, "run", whole)
+        target = toy_1d_overlap()
+        report(target.denoiser(), target, w=[1], out=tmp_path, num_samples=20)
+        return whole(*arguments)
+
+    monkeypatch.setattr(evaluation, "run", after_another)
+    assert run(*judge, "study=decay") == 0
+    assert {path.name for path in tmp_path.iterdir()} == files_of(tmp_path)
+    assert "decay_curves" in json.loads((tmp_path / "report.json").read_text())["columns"]
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "c", "a/b", "a/b/c", "b/a", "c/c/c"]), max_size=5)

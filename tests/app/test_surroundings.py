@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TOY, run
+from commands import TOY, refusal, run
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, strategies as st
@@ -213,3 +213,13 @@ def test_an_error_in_code_of_ones_own_is_called_so(
     assert account.code == USER_ERROR and f"things.py, line {line}" in account.said and "Traceback" in account.text
     ours = account_of(Failure("", KeyError("ours")))
     assert ours.code == FAULT
+
+
+def test_a_working_directory_that_is_gone_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for command in ("train", "eval", "sample"):
+        assert "working directory" in refusal(capsys, command)

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import TOY, refusal, run
+from commands import EXACT, TOY, refusal, run
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.refusals import check_hydras
-from mdlm_cfg.app.sweeps import RECORD, Outcome
+from mdlm_cfg.app.sweeps import LOCK, RECORD, Outcome
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
+from mdlm_cfg.training.unfinished import locked
 
 QUICK = ("-m", *TOY, "logger=csv", "evaluate=false")
 
@@ -258,6 +259,44 @@ def test_a_sweep_replaces_no_file_of_anybody_elses(
     refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert str(path.readlink()) == "nowhere" if is_link else path.read_text() == "mine"
     assert [one for one in (tmp_path / "sweep").rglob("*") if not one.is_dir()] == [path]
+
+
+def test_a_sweep_may_be_moved_and_a_report_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    judge = ("eval", "-m", *EXACT, "w=[1]", "seed=0,1", "study=laws")
+    assert run(*judge, f"hydra.sweep.dir={tmp_path / 'here'}") == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    pages = [tmp_path / "there" / row["report"] for row in index_of(tmp_path / "there")]
+    before = [page.stat().st_mtime_ns for page in pages]
+    pages[1].unlink()
+    assert run(*judge, f"hydra.sweep.dir={tmp_path / 'there'}") == 0
+    assert [tmp_path / "there" / row["report"] for row in index_of(tmp_path / "there")] == pages
+    assert pages[0].stat().st_mtime_ns == before[0] and pages[1].is_file()
+    assert all(
+        page.relative_to(tmp_path / "there").as_posix() in (tmp_path / "there" / "index.md").read_text()
+        for page in pages
+    )
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(eval_command, "judge", lambda *_: Outcome())
+    judge = ("eval", "-m", *EXACT, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert run(*judge) == 0
+    path = tmp_path / "00_seed-0" / RECORD
+    path.write_text(path.read_text().replace('"done"', '"running"'))
+    held = path.read_bytes()
+    with locked(path.with_name(LOCK)) as is_ours:
+        assert is_ours and run(*judge) == 0 and path.read_bytes() == held
+    assert "another process" in capsys.readouterr().err and run(*judge) == 0
+    assert {row["state"] for row in index_of(tmp_path)} == {"done"} and not path.with_name(LOCK).exists()
+
+
+def test_the_folder_of_a_sweep_needs_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "-m" in refusal(capsys, "eval", *EXACT, "hydra.sweep.dir=x") and list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_that_was_killed_before_its_first_job_is_begun_again(tmp_path: Path) -> None:

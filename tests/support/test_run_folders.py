@@ -10,7 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, strategies as st
 
-from mdlm_cfg.support.folders import MOST, label_of, new_run_folder
+from mdlm_cfg.support.atomic import PART
+from mdlm_cfg.support.folders import MOST, files_below, label_of, new_run_folder
 
 
 def test_run_folders_never_collide(tmp_path: Path) -> None:
@@ -49,3 +50,15 @@ def test_long_labels_that_differ_stay_different() -> None:
     long = [[f"net.width_of_everything={k}" for k in (1, 2, 3, last)] for last in (4, 5)]
     first, second = map(label_of, long)
     assert first != second and first[: MOST - 7] == second[: MOST - 7] and len(first) <= MOST
+
+
+def test_files_below_are_found_behind_links_and_each_once(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "a" / "x").touch()
+    root = tmp_path / "root"
+    (root / f".x.1{PART}").mkdir(parents=True)
+    (root / f".x.1{PART}" / "x").touch()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    (root / "x").symlink_to("nowhere")
+    assert list(files_below(root, "x")) == [root / "link" / "a" / "x"]
