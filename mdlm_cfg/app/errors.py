@@ -120,13 +120,18 @@ def sentence(error: BaseException) -> str | None:
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return _line(str(error))
+    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
+        return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
+    return _of_the_machine(error)
+
+
+def _of_the_machine(error: BaseException) -> str | None:
+    """What is said of the disk, of another process and of memory; None of any other error."""
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
         return "the working directory is not there any more: go to another one"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
-    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
-        return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
     if _is_of_another_process(error):
         return (
             f"another process of this command has ended, or cannot be reached ({_line(str(error))[:200]}): see what it "
