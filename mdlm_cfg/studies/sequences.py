@@ -32,7 +32,7 @@ NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is 
 SURE = 2.0  # standard errors from which a difference is more than chance
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
-COMPARED = {1: "more {} than", 0: "as {} as", -1: "less {} than"}  # by the sign of a clear difference
+COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
 READING = """\
 {num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each \
