@@ -17,9 +17,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from mdlm_cfg.app.places import with_text_path
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
+from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in, parameters_of
+from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress

@@ -26,8 +26,9 @@ from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.chain.schedules import check_steps
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
+from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError, did_you_mean
-from mdlm_cfg.support.instantiate import TARGET, make, parameters_of, thing_named
+from mdlm_cfg.support.instantiate import TARGET, make, thing_named
 from mdlm_cfg.support.schema import SamplingSchema
 
 DEFAULT_STEPS = 50  # of the samplers that take steps

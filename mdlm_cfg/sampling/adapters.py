@@ -8,7 +8,6 @@ interfaces are those of Hugging Face diffusers' schedulers of discrete tokens (`
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import all_masked, device_of_generator
 from mdlm_cfg.sampling.starts import refuse_masks
+from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import whole_number
 
@@ -210,7 +210,7 @@ def _finite(log_probs: Tensor) -> Tensor:
 
 def _taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments that a function has a parameter for."""
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     return {name: value for name, value in offered.items() if name in parameters}
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
@@ -152,14 +153,6 @@ def _made(value: Any, what: str, offered: Collection[str], trusted: Collection[s
     return [_made(item, what, offered, trusted) for item in value] if isinstance(value, list) else value
 
 
-def parameters_of(thing: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of what can be called: any, where it is written in C and does not say which; none of others."""
-    try:
-        return inspect.signature(thing).parameters if callable(thing) else {}
-    except (TypeError, ValueError):
-        return inspect.signature(lambda *args, **kwargs: None).parameters
-
-
 def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str, Any]) -> None:
     """Raise UserError unless a class or function takes these arguments, by name and by type."""
     parameters = parameters_of(maker)
@@ -187,7 +180,7 @@ def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
         sources = [(function, getattr(function, "__globals__", {}))]
     hints: dict[str, Any] = {}
     for source, scope in sources:
-        for name, annotation in getattr(source, "__annotations__", {}).items():
+        for name, annotation in annotations_of(source).items():
             one = types.SimpleNamespace(__annotations__={name: annotation})
             with suppress(NameError, TypeError, AttributeError):
                 hints |= typing.get_type_hints(one, scope)

@@ -19,9 +19,9 @@ from mdlm_cfg.chain.steps import JUMPS
 from mdlm_cfg.sampling.adapters import GenerateSampler, SchedulerSampler
 from mdlm_cfg.sampling.families import REMDM, SAMPLED_CONFIDENCE
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
+from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import parameters_of
 
 Draw = Callable[..., Tensor]  # of denoiser, guidance, class, n, generator and perhaps calls=
 GuidanceOf = Callable[[float], Guidance]
