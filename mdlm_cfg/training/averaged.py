@@ -9,8 +9,9 @@ from math import comb
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import is_on_cpu
 from mdlm_cfg.chain.lattice import flat_index, points_at, strides
-from mdlm_cfg.nets.wrapper import of_labels
+from mdlm_cfg.nets.wrapper import has_label_heads, of_labels
 from mdlm_cfg.training.elbo import Net, cross_entropy_of, exact_dtype, exactly, smoothed, stratified_draws
 
 
@@ -112,12 +113,29 @@ class AveragedObjective:
             states = rows % len(self.states)
             likely = torch.where(given > 0, given, 1.0)[rows, None, None]
             targets = shares[classes[:, None, None], self.children[states]] / likely * self.weights[states]
-            log_probs = smoothed(ask(tokens, classes[:, None])[:, 0], tokens, smoothing)
+            log_probs = smoothed(self._asked(ask, rows, has_label_heads(net)), tokens, smoothing)
             cost = weights[:, rows] * cross_entropy_of(targets, log_probs)
             is_null = classes == self.num_classes
             conditional = cost.masked_fill(is_null, 0.0).sum(dim=1)
             null = cost.masked_fill(~is_null, 0.0).sum(dim=1)
             return list(zip(conditional, null, strict=True))
+
+    def _asked(self, ask: Net, rows: Tensor, at_once: bool) -> Tensor:
+        """log p of pairs of a partial state and a label, (R, D, N).
+
+        Args:
+            ask: as `of_labels`. rows: which pairs, int64 (R,).
+            at_once: whether all labels of a state cost as much as one: each state is then asked for once, unless the
+                host would have to wait for a device to know which there are.
+        """
+        classes = self.classes[rows]
+        places = rows % len(self.states)
+        if at_once and len(rows) == len(self.tokens):
+            return ask(self.tokens[: len(self.states)], None)[places, classes]
+        if at_once and is_on_cpu(rows):
+            states, places = places.unique(return_inverse=True)
+            return ask(self.tokens[states], None)[places, classes]
+        return ask(self.tokens[rows], classes[:, None])[:, 0]
 
 
 def labelled_marginals(joint: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
+from mdlm_cfg.nets.wrapper import has_label_heads
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
@@ -26,9 +27,31 @@ from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, wat
 NEVER = 2**62  # a step that is not reached
 
 
+class Compiled:
+    """A network compiled to fewer and longer kernels, under one label and under several; on a GPU one CUDA graph each.
+
+    Args:
+        net: what is compiled, and has everything else.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self._forward = torch.compile(net, mode="reduce-overhead")
+        if has_label_heads(net):
+            self.under_labels = torch.compile(cast(Any, net.under_labels), mode="reduce-overhead")
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
+        return cast(Tensor, self._forward(tokens, classes))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "net":  # of a copy that has nothing yet
+            raise AttributeError(name)
+        return getattr(self.net, name)
+
+
 def compiled(net: nn.Module) -> nn.Module:
-    """The same network, compiled to fewer and longer kernels; on a GPU they become one CUDA graph."""
-    return cast(nn.Module, torch.compile(net, mode="reduce-overhead"))
+    """The same network for training steps, see `Compiled`: objectives ask no more of a network than it has."""
+    return cast(nn.Module, Compiled(net))
 
 
 class Diverged(UserError):

@@ -18,13 +18,14 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
-from mdlm_cfg.nets import NetDenoiser
+from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.callbacks import AveragedWeights, average_
 from mdlm_cfg.training.data import TableData
-from mdlm_cfg.training.module import Diverged
+from mdlm_cfg.training.module import Diverged, compiled
+from mdlm_cfg.training.objectives import Averaged, Pooled, Sampled
 from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.training.watching import ExactWatch, exact_nelbos, mean_and_errors, moments, watch_for
 
@@ -357,6 +358,29 @@ def test_training_asks_the_compiled_network_and_nothing_else_does(
     assert compiled_metrics == metrics
     assert list(plain) == list(compiled)
     assert all(torch.equal(plain[name], value) for name, value in compiled.items())
+
+
+@pytest.mark.parametrize("name", ["averaged", "pooled", "sampled"])
+def test_label_heads_are_compiled_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def compiling(function: Any, **_: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            asked.append("several labels" if function == net.under_labels else "one label")
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    net = GridTransformer(2, (2,), 2, width=8, depth=1, num_heads=1, label_heads=True)
+    objective = {"averaged": Averaged(), "pooled": Pooled(), "sampled": Sampled()}[name]
+    x = torch.randint(2, (8, 2), generator=torch.Generator().manual_seed(0))
+    plain, ours = (
+        objective.loss(one, x, x[:, 0], torch.Generator().manual_seed(1))["loss"] for one in (net, compiled(net))
+    )
+    assert asked == ["several labels"] and torch.equal(plain, ours)
+    one_label = torch.full((8, 2), 2), torch.zeros(8, dtype=torch.int64)
+    assert torch.equal(compiled(net)(*one_label), net(*one_label)) and asked[1:] == ["one label"]
 
 
 @pytest.mark.slow

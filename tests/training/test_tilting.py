@@ -51,6 +51,16 @@ class Heads(Table):
         raise AssertionError("it is asked under every label at once")
 
 
+class CountedHeads(Heads):
+    """The rows that it was asked for."""
+
+    rows = 0
+
+    def under_labels(self, tokens, labels=None):
+        self.rows += len(tokens)
+        return super().under_labels(tokens, labels)
+
+
 def exact_table(target) -> Table:
     """The exact conditionals; impossible values have the logit -60 in place of -inf."""
     n = target.num_tokens
@@ -182,3 +192,22 @@ def test_the_nelbo_beside_a_tilted_loss_is_that_of_the_data(make):
 def test_tilts_out_of_range_are_refused(tilts):
     with pytest.raises(UserError, match=r"objective\.tilts"):
         check_tilts(tilts)
+
+
+@pytest.mark.parametrize("rows", [None, 60])
+@pytest.mark.parametrize("zeros", [0.0, 0.4])
+def test_label_heads_are_asked_once_for_a_state_by_the_averaged_objective(rows, zeros):
+    n, d, k = 3, 3, 4
+    torch.manual_seed(0)
+    logits = torch.randn(k + 1, *[n + 1] * d, d, n, dtype=torch.float64)
+    x, classes = random_target(n, d, k=k, seed=4, zeros=zeros).sample(500, torch.Generator().manual_seed(0))
+    found = []
+    for net in (CountedHeads(n, d, k, torch.nn.Parameter(logits.clone())), Table(n, d, k, torch.nn.Parameter(logits))):
+        losses = Averaged(rows=rows, tilts=(0.0, 1.0)).loss(net, x, classes, torch.Generator().manual_seed(1))
+        losses["loss"].backward()
+        found.append((net, losses))
+    (heads, ours), (table, expected) = found
+    assert all(torch.allclose(ours[name], value, rtol=1e-12) for name, value in expected.items())
+    assert torch.allclose(heads.logits.grad, table.logits.grad, atol=1e-14)
+    states = (n + 1) ** d - n**d
+    assert 0 < heads.rows <= (states if rows is None else min(states, rows))
