@@ -23,11 +23,11 @@ from bench.ratio import Figure, copy_rate, matmul_rate
 from bench.sampling import sampling_figures
 from bench.training import training_figures
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
-from mdlm_cfg.app.places import check_path, naming_way_out
-from mdlm_cfg.app.report_cache import check_places_for, files_of, written_together
+from mdlm_cfg.app.places import check_path
+from mdlm_cfg.app.report_cache import files_of, written_together
 from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import remove_parts
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.machine import keep_freed_memory
 
@@ -147,10 +147,12 @@ def command(arguments: Sequence[str]) -> None:
             raise UserError(f"{device!r} is no device: give {' or '.join(DEVICES)}")
         check_path("FOLDER", given)
         made = Made()
-        with made.taken_back(), naming_way_out("FOLDER"):
+        with made.taken_back():
             folder = made.folder(given)
             remove_parts(folder)
-            check_places_for(FILES, folder, files_of(folder, NUMBERS))
+            for name in FILES:
+                if os.path.lexists(folder / name) and name not in files_of(folder, NUMBERS):
+                    raise not_ours(folder / name, "python -m bench FOLDER")
         with made.taken_back():
             main(folder, torch.device(device))
     except KeyboardInterrupt:

@@ -30,6 +30,8 @@ def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
     Args:
         record: the JSON file with the "files" of a report, of samples or of a comparison.
     """
+    if not (folder / record).is_file():  # a pipe would be waited for
+        return set()
     try:
         found = json.loads((folder / record).read_text(encoding="utf-8"))
         names = [str(name) for name in found["files"]]

@@ -208,6 +208,8 @@ def _has_its_report(record: Mapping[str, Any], sweep: Path) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a job; empty if there is none."""
+    if not (folder / RECORD).is_file():  # a pipe would be waited for
+        return {}
     try:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -270,7 +272,7 @@ def _check_files(folder: Path) -> None:
         return
     for name in (HYDRAS, *INDEX):
         path = folder / name
-        if os.path.lexists(path) and not (name == HYDRAS and _is_of_a_sweep(path)):
+        if os.path.lexists(path) and not (name == HYDRAS and path.is_file() and _is_of_a_sweep(path)):
             raise not_ours(path, WAY_OUT)
 
 

@@ -110,7 +110,7 @@ def write_page(report: Path, page: Path) -> None:
         raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
     if not page.name or page.parts[0].startswith("~"):
         raise UserError(f"{page} is not the path of a page: give one such as docs/leaderboard.md")
-    if os.path.lexists(page) and not _is_leaderboard(page):
+    if os.path.lexists(page) and not (page.is_file() and _is_leaderboard(page)):
         raise UserError(f"{page} is there, and is not a leaderboard: move it, or give another PAGE.md")
     try:
         found = json.loads(report.read_text(encoding="utf-8"))

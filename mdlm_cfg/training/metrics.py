@@ -83,6 +83,8 @@ class MetricsLog(Logger):
         """Refuse a file whose lines `_earlier` would not keep: a log has a step in each but one that was cut."""
         if not os.path.lexists(self.path):
             return
+        if not self.path.is_file():
+            raise not_ours(self.path)
         try:
             rows = self._lines()
             steps = [row.get("step") or "" for row in rows]

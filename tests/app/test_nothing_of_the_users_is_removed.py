@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +153,30 @@ def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == drawn
 
 
+@pytest.mark.parametrize("is_pipe", [False, True])
 @pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json", "laws.npz", "metrics.csv"])
-def test_a_link_of_a_reports_name_is_not_replaced_where_it_leads_nowhere(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).symlink_to("nowhere")
+def test_a_link_that_leads_nowhere_and_a_pipe_are_not_replaced(tmp_path: Path, name: str, is_pipe: bool) -> None:
+    os.mkfifo(tmp_path / name) if is_pipe else (tmp_path / name).symlink_to("nowhere")
     judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", "logger=csv")
     assert run(*judge, f"out={tmp_path}") == 2
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == [name]
-    assert str((tmp_path / name).readlink()) == "nowhere"
+    assert (tmp_path / name).is_fifo() if is_pipe else str((tmp_path / name).readlink()) == "nowhere"
 
 
 def test_files_that_are_written_together_replace_neither_files_nor_links_of_others(tmp_path: Path) -> None:
-    for kind in ("file", "folder", "link"):
+    for kind in ("file", "folder", "link", "pipe"):
         for name in ("record.json", "named", "unnamed"):
             out = tmp_path / f"{kind}_{name}"
             out.mkdir()
             dead = out / f".record.json.{2**30}{PART}"  # of a process that was killed
             dead.mkdir()
             mine = out / name
-            {"file": mine.touch, "folder": mine.mkdir, "link": lambda mine=mine: mine.symlink_to("nowhere")}[kind]()
+            {
+                "file": mine.touch,
+                "folder": mine.mkdir,
+                "pipe": partial(os.mkfifo, mine),
+                "link": lambda mine=mine: mine.symlink_to("nowhere"),
+            }[kind]()
             with pytest.raises(UserError), written_together(out, "record.json", "x", ["named"]) as part:
                 (part / "unnamed").touch()
             assert list(out.iterdir()) == [mine]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,18 +247,19 @@ def test_odd_parameters_of_a_sweeper_are_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("kind", ["file", "link", "pipe"])
 @pytest.mark.parametrize(
     "name", ["index.csv", "index.md", "multirun.yaml", f"00_seed-0/{RECORD}", f"00_seed-0/{CONFIG}"]
 )
 def test_a_sweep_replaces_no_file_of_anybody_elses(
-    name: str, is_link: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "sweep" / name
     path.parent.mkdir(parents=True)
-    path.symlink_to("nowhere") if is_link else path.write_text("mine")
+    {"file": path.touch, "link": partial(path.symlink_to, "nowhere"), "pipe": partial(os.mkfifo, path)}[kind]()
+    before = path.lstat()
     refusal(capsys, "train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert str(path.readlink()) == "nowhere" if is_link else path.read_text() == "mine"
+    assert path.lstat().st_ino == before.st_ino and path.lstat().st_size == before.st_size
     assert [one for one in (tmp_path / "sweep").rglob("*") if not one.is_dir()] == [path]
 
 

@@ -48,6 +48,8 @@ def load_text(path: Path, relabel: bool = False) -> Examples:
 
 def _lines(path: Path) -> tuple[list[int], list[str], list[str]]:
     """The numbers, labels and texts of a file's lines; empty lines are left out."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise UserError(f"{path} is not a file that can be read twice: give a text with lines LABEL, a tab, TEXT")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,10 @@ def test_bad_text_is_refused(tmp_path: Path, content: bytes, complaint: str) -> 
         ready(text_file(tmp_path / "y.txt"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         ready(text_file(tmp_path))
+
+
+def test_what_cannot_be_read_again_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UserError, match="not a file"):
+            ready(text_file(path))
