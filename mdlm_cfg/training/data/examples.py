@@ -98,7 +98,7 @@ def assembled(
             )
         order, test_order = (_order(len(y), part in shuffled) for part, y in (("train", labels), ("test", test_y)))
         found = Examples(x[order], labels[order], test_x[test_order], test_y[test_order], class_names, names[1])
-    _say_imbalance(where, found)
+    say_imbalance(where, torch.bincount(found.train_labels), found.class_names, "{:,} training examples")
     return found
 
 
@@ -203,16 +203,19 @@ def check_enough(where: str, labels: Tensor, least: int, class_names: Names | No
         )
 
 
-def _say_imbalance(where: str, found: Examples) -> None:
-    """One line where some class has many times the training examples of another."""
-    counts = torch.bincount(found.train_labels)
-    rare = int(counts.argmin())
-    common = int(counts.argmax())
-    if counts[common] >= IMBALANCE * counts[rare]:
-        few, many = (f"class {listed([k], found.class_names)} has {counts[k]:,}" for k in (rare, common))
+def say_imbalance(where: str, shares: Tensor, names: Names | None, of_class: str) -> None:
+    """One line where some class has many times the training examples, or the weight, of another.
+
+    Args:
+        where: the data. shares: (K,). of_class: what a share is, with a place for it.
+    """
+    rare = int(shares.argmin())
+    common = int(shares.argmax())
+    if shares[common] >= IMBALANCE * shares[rare]:
+        few, many = (f"class {listed([k], names)} has {of_class.format(shares[k].item())}" for k in (rare, common))
         say(
-            f"{where}: {few} training examples and {many}; classes are drawn as often as they occur, so the network "
-            "learns little about the rare ones"
+            f"{where}: {few}, and {many}; classes are drawn as often as they occur, so the network learns little about "
+            "the rare ones"
         )
 
 

@@ -13,6 +13,7 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.tiny_mnist import tiny_mnist_pmfs
 from mdlm_cfg.training.data.base import Batch, DiffusionData, Target, check_positive, loading_of, short_name
+from mdlm_cfg.training.data.examples import say_imbalance
 from mdlm_cfg.training.data.images import load_images
 
 FROM_TABLE: dict[str, Any] = {"batch_size": 4096, "eval_batch_size": 4096, "num_val": 4096, "num_test": 20_000}
@@ -78,6 +79,7 @@ class TargetData(DiffusionData):
         self.grid_shape = self._shape or (target.num_dims,)
         self.class_names = self.class_names or target.class_names
         self.value_names = target.value_names
+        say_imbalance(self.name, target.class_weights, self.class_names, "weight {:.3g}")
         self._val = target.sample(self.num_val, generator_for("val"))
         self._test = target.sample(int(self.num_test or 0), generator_for("test"))
         self.target = target

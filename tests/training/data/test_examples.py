@@ -15,8 +15,10 @@ from harness import ready
 from idx_files import write_dataset
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import ImageData, saved_dataset, text_file, token_file
 from mdlm_cfg.training.data.examples import assembled, split
+from mdlm_cfg.training.data.target_data import TargetData
 
 X = np.random.default_rng(0).integers(0, 7, (60, 4, 4))
 GREY = (40 * X).astype(np.uint8)
@@ -98,11 +100,16 @@ def test_messages_name_classes_by_their_names() -> None:
         assembled("x", (x[:6], labels[:6]), (x, labels), names)
 
 
-@pytest.mark.parametrize(("counts", "said"), [((40, 4), True), ((30, 20), False), ((39, 4), False)])
+@pytest.mark.parametrize(("counts", "said"), [((41, 4), True), ((30, 20), False), ((39, 4), False)])
 def test_imbalance_is_said(counts: tuple[int, int], said: bool, capsys: pytest.CaptureFixture[str]) -> None:
     labels = np.repeat([0, 1], counts)
     x = np.arange(2 * len(labels)).reshape(-1, 2)
     assembled("x", (x, labels), (x[-1:], labels[-1:]), (("common", "rare"), None))
+    line = capsys.readouterr().err
+    assert ("'rare'" in line and "'common'" in line) == said
+    weights = torch.tensor(counts).double() / sum(counts)
+    pmfs = torch.full((2, 2, 2), 0.25, dtype=torch.float64)
+    TargetData(TableMixture(pmfs, weights, class_names=("common", "rare")), "x").setup()
     line = capsys.readouterr().err
     assert ("'rare'" in line and "'common'" in line) == said
 
