@@ -39,7 +39,7 @@ class LevelChoices:
         """What is pushed: pi_i(x_U) r_i(v | x_U) Z_i^power.
 
         Args:
-            power: 0 for the law; 1 and 2 for the first and second moment of the weights W (theory, section 11).
+            power: 0 for the law; 1, 2 and 3 for the first moments of the weights W (theory, section 11).
         """
         log_jump = self.log_pi + (power - 1) * self.log_z - self.log_base[:, None]
         # nothing leaves, and every edge is -inf

@@ -30,7 +30,7 @@ from mdlm_cfg.support.errors import UserError
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
-ENOUGH = 1000  # effective samples from which the limit of many is given: weights have heavy tails
+ENOUGH = 100  # samples that carry the second moment of the weights, from which the approximation is given
 ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
 NOTHING = 1e-9  # a total variation that is rounding
 SURPRISING = 4  # standard errors
@@ -57,7 +57,9 @@ class SampleRow(AtStrength):
     noise_floor: float = col("noise floor", "expected of n samples of the tilted distribution", unit="TV")
     tv_expected_guided: float = col("guided, expected", "of guided samples", unit="TV")
     tv_expected_weighted: float | None = col(
-        "weighted, expected", f"of weighted samples, for n large; absent below {ENOUGH:,} effective ones", unit="TV"
+        "weighted, approximately",
+        f"expected of weighted samples, to about 10%; absent where fewer than {ENOUGH} carry the second moment",
+        unit="TV",
     )
 
 
@@ -128,7 +130,7 @@ class TableCorrection:
             plan.sampler.check_weighted(guidance)
         for policy in self.policies:
             policy_of(policy).check(target.num_dims)
-        partial_state_lattice(target.denoiser(), case.one_class, states_kept=2)
+        partial_state_lattice(target.denoiser(), case.one_class, states_kept=3)
         if (target.num_tokens + 1) ** target.num_dims * target.num_dims * target.num_tokens > LEARNED_LAW_ENTRIES:
             raise UserError(
                 f"{target.num_tokens} values in {target.num_dims} dimensions are too many for the exact weights of "
@@ -243,7 +245,8 @@ class TableCorrection:
         note = (
             f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
             "independent sets of n samples. The noise floor is that of n samples of the tilted distribution itself. "
-            "Expected: by the second moment of the weights, for n large; absent where too few samples are effective."
+            "Weighted, approximately: expected by the second moment of the weights, to about 10%; absent where fewer "
+            f"than {ENOUGH} samples carry it."
         )
         shown = ["tv_guided", "tv_weighted", "tv_expected_weighted", "tv_resampled", "noise_floor"]
         curve = Curve(
@@ -299,8 +302,8 @@ class Aim:
         return terminal_law(self.denoiser, self.guidance, self.target_class, self.policy)
 
     def expected(self, weights: TiltedWeights, num_samples: int) -> float | None:
-        """The expected TV of weighted samples to the tilted distribution; None where too few are effective."""
-        if num_samples * weights.ess < ENOUGH:
+        """The expected TV of weighted samples to the tilted distribution, to about 10%; None where too few carry it."""
+        if num_samples * weights.heavy < ENOUGH * (1 - 1e-9):
             return None
         return expected_weighted_tv(weights, self.tilted, num_samples)
 

@@ -10,7 +10,7 @@ import torch
 from helpers import Inconsistent, random_target
 from scipy.stats import binom, foldnorm
 
-from mdlm_cfg import Guidance, Sampler, terminal_law, tilted_law
+from mdlm_cfg import Guidance, Sampler, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import (
     expected_sampling_tv,
     expected_tv as expected_tv_of_samples,
@@ -41,45 +41,89 @@ def test_where_squares_end_is_the_second_moment_of_drawn_weights(denoiser) -> No
     assert total_variation(found.squares, found.law) > 0.08  # else the test could not tell them apart
 
 
-@pytest.mark.parametrize(("w", "n"), [(1.0, 200), (2.0, 1000)])
-def test_the_expected_distance_is_the_mean_of_many_sets(w: float, n: int) -> None:
-    target = random_target(2, 3, seed=5)
+HARD = {
+    "few states": (2, 3, 2, 1.0),
+    "rare states": (3, 3, 7, 4.0),
+    "many states": (4, 4, 6, 1.0),
+    "many rare states": (2, 8, 8, 2.0),
+    "two coordinates": (3, 2, 11, 3.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "w"),
+    [(name, 0.0) for name in HARD]
+    + [("few states", 2.0), ("few states", 6.0), ("rare states", 0.5), ("many states", 1.0), ("many states", 1.5)]
+    + [("many rare states", 0.5), ("two coordinates", 1.0), ("two coordinates", 2.0)],
+)
+def test_the_expected_distance_is_the_mean_of_many_sets(name: str, w: float) -> None:
+    """Within 10% where 100 samples carry the second moment of the weights, and exactly without weights."""
+    n, d, seed, skew = HARD[name]
+    pmfs = random_target(n, d, seed=seed).class_pmfs ** skew
+    pmfs /= pmfs.flatten(1).sum(dim=1).view(2, *[1] * d)
+    target = TableMixture(pmfs, torch.tensor([0.4, 0.6], dtype=torch.float64))
     guidance = Guidance(w)
-    sets = 100
     weights = tilted_weights(target.denoiser(), guidance, 0)
-    law = terminal_law(target.denoiser(), guidance, 0)
+    num = math.ceil(100 / weights.heavy)
+    sets = 100
     tilted = tilted_law(target, w, 0)
-    x, log_w = Sampler().draw_weighted(target.denoiser(), guidance, 0, n * sets, generator_for("sets", n))
-    parts = x.view(sets, n, 3)
-    shares = log_w.view(sets, n).softmax(dim=1)
-    weighted = torch.tensor([total_variation(histogram(p, 2, s), tilted) for p, s in zip(parts, shares)])
-    plain = torch.tensor([total_variation(histogram(p, 2), tilted) for p in parts])
-    for found, expected in (
-        (weighted, expected_weighted_tv(weights, tilted, n)),
-        (plain, expected_tv(law, tilted, n)),
-    ):
-        error = float(found.std()) / math.sqrt(sets)
-        assert abs(float(found.mean()) - expected) < 4 * error + 0.02 * expected
+    x, log_w = Sampler().draw_weighted(target.denoiser(), guidance, 0, num * sets, generator_for("sets", name))
+    shares = log_w.view(sets, num).softmax(dim=1)
+    tvs = torch.tensor([total_variation(histogram(p, n, s), tilted) for p, s in zip(x.view(sets, num, d), shares)])
+    expected = expected_weighted_tv(weights, tilted, num)
+    error = float(tvs.std()) / math.sqrt(sets)
+    assert abs(float(tvs.mean()) - expected) < 4 * error + (0.1 * expected if w else 0.0)
 
 
-@pytest.mark.parametrize("n", [3, 40, 1000])
-def test_the_expected_distance_is_half_the_means_of_folded_normals(n: int) -> None:
+def test_heavy_samples_are_counted_by_the_third_moment() -> None:
+    target = random_target(2, 3, seed=5)
+    weights = tilted_weights(target.denoiser(), Guidance(4.0), 0, "confidence")
+    _, log_w = Sampler(policy="confidence").draw_weighted(
+        target.denoiser(), Guidance(4.0), 0, 100_000, generator_for("third")
+    )
+    for power, found in enumerate((weights.log_normalizer, weights.log_second_moment, weights.log_third_moment), 1):
+        moments = (power * log_w).exp()
+        assert abs(math.exp(found) - float(moments.mean())) < 5 * float(moments.std()) / 100_000**0.5
+    heavy = math.exp(3 * weights.log_second_moment - 2 * weights.log_third_moment)
+    assert weights.heavy == pytest.approx(heavy) and weights.heavy < weights.ess < 1
+    assert tilted_weights(target.denoiser(), Guidance(0.0), 0).heavy == pytest.approx(1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40, 1000])
+def test_the_expected_distance_is_that_of_binomials_of_effective_samples(n: int) -> None:
     law = random_target(2, 2, seed=1).pmf
     reference = random_target(2, 2, seed=2, zeros=0.3).pmf
+    assert expected_tv(law, reference, n) == pytest.approx(expected_tv_of_samples(law, reference, n), rel=1e-9)
     weights = tilted_weights(random_target(2, 2, seed=1).denoiser(), Guidance(1.0), 0)
-
-    def folded(mean, variance) -> float:
-        cells = zip((mean - reference).abs().flatten().tolist(), variance.flatten().tolist())
-        return 0.5 * sum(foldnorm.mean(bias / (v / n) ** 0.5, scale=(v / n) ** 0.5) for bias, v in cells)
-
-    assert expected_tv(law, reference, n) == pytest.approx(folded(law, law * (1 - law)), rel=1e-9)
     q = weights.law
     second = weights.squares / weights.ess  # E [W^2; x] / (E W)^2
     variance = second * (1 - q) ** 2 + (second.sum() - second) * q**2
-    assert expected_weighted_tv(weights, reference, n) == pytest.approx(folded(q, variance), rel=1e-9)
+    trials = (n * q * (1 - q) / variance).clamp(min=1)
+
+    def deviation(m: float, q: float, p: float) -> float:
+        few = math.floor(m)
+        ends = [float(binom.pmf(np.arange(k + 1), k, q) @ abs(np.arange(k + 1) / k - p)) for k in (few, few + 1)]
+        return ends[0] + (m - few) * (ends[1] - ends[0])
+
+    cells = zip(trials.flatten().tolist(), q.flatten().tolist(), reference.flatten().tolist())
+    assert expected_weighted_tv(weights, reference, n) == pytest.approx(
+        0.5 * sum(deviation(*cell) for cell in cells), rel=1e-9
+    )
     certain = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert expected_tv(certain, torch.tensor([0.4, 0.6], dtype=torch.float64), n) == pytest.approx(0.6)
     assert expected_tv(certain, certain, n) == 0  # of a cell that neither has, nothing is uncertain
+
+
+def test_binomials_that_are_too_large_to_sum_are_normal() -> None:
+    law = random_target(2, 2, seed=1).pmf
+    reference = random_target(2, 2, seed=2).pmf
+    spread = (law * (1 - law) / 1e7) ** 0.5
+    cells = zip((law - reference).abs().flatten().tolist(), spread.flatten().tolist())
+    folded = 0.5 * sum(foldnorm.mean(bias / s, scale=s) for bias, s in cells)
+    assert expected_tv(law, reference, 1e7) == pytest.approx(folded, rel=1e-9)
+    assert expected_tv(law, law, 30_000) == pytest.approx(
+        expected_sampling_tv(law, 30_000), rel=1e-4
+    )  # some are normal
 
 
 def test_weights_of_one_are_no_weights() -> None:
@@ -87,7 +131,7 @@ def test_weights_of_one_are_no_weights() -> None:
     weights = tilted_weights(target.denoiser(), Guidance(0.0), 0)
     law = target.class_pmf(0)
     assert expected_weighted_tv(weights, law, 500) == pytest.approx(expected_tv(law, law, 500), rel=1e-9)
-    assert expected_tv(law, law, 10_000) == pytest.approx(expected_sampling_tv(law, 10_000), rel=0.01)
+    assert expected_tv(law, law, 10_000) == pytest.approx(expected_sampling_tv(law, 10_000), rel=1e-9)
     assert break_even_samples(weights, law, law) is None
 
 
