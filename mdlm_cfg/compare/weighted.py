@@ -78,8 +78,8 @@ def _mean_distance(mean: Tensor, variance: Tensor, reference: Tensor, num_sample
     is_normal = (m > MOST_TRIALS) | (m * q * (1 - q) > MOST_SPREAD)
     found = _normal_deviations(q - p, (v / num_samples).sqrt())
     few = m.floor()[~is_normal]
-    ends = [mean_deviations(q[~is_normal], p[~is_normal], whole) for whole in (few, few + 1)]
-    found[~is_normal] = torch.lerp(*ends, m[~is_normal] - few)
+    low, high = (mean_deviations(q[~is_normal], p[~is_normal], whole) for whole in (few, few + 1))
+    found[~is_normal] = torch.lerp(low, high, m[~is_normal] - few)
     return 0.5 * float(sure + found.sum())
 
 
