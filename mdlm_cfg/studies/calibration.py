@@ -109,6 +109,7 @@ class MeanRow(OfDenoiser):
     tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV")
     usage_tv: float | None = col("TV of the usage", "of components, of samples; of mixtures", unit="TV")
     usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV")
+    usage_floor: float | None = col("noise floor", "of the usage, for as many samples", unit="TV")
     classes: int = col("classes", "over which means are taken")
 
 
@@ -320,18 +321,22 @@ def _of_gain(row: MeanRow, of_examples: bool) -> list[str]:
         said = [f"{head} give {size} {over}, {where}{about}."]
     else:
         said = [f"{head} cost {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
-    for what, before, after in (
-        ("the distribution", row.tv_tilted, row.tv_tilted_calibrated),
-        ("the usage of the components", row.usage_tv, row.usage_tv_calibrated),
+    for what, before, after, noise in (
+        ("the distribution", row.tv_tilted, row.tv_tilted_calibrated, 0.0),
+        ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, row.usage_floor or 0.0),
     ):
         if before is not None and after is not None:
-            said.append(
-                _of_distance(f"At w = {row.w.label}, with {row.denoiser} conditionals, they", what, before, after)
-            )
+            head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
+            said.append(_of_distance(head, what, before, after, noise))
     return said
 
 
-def _of_distance(head: str, what: str, before: float, after: float) -> str:
+def _of_distance(head: str, what: str, before: float, after: float, noise: float) -> str:
+    if abs(before - after) <= noise and noise:
+        return (
+            f"{head} change the distance of {what} to the tilted distribution by nothing that can be shown: total "
+            f"variation {after:.4f} instead of {before:.4f}, noise floor {noise:.4f}."
+        )
     if abs(before - after) < SAME:
         return f"{head} leave {what} as far from the tilted distribution: total variation {before:.4f}."
     verb = "bring" if after < before else "move"
@@ -350,7 +355,7 @@ def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
     return f"{head} do not rise throughout: they go {ends}."
 
 
-MEANS = ("tv_tilted", "tv_tilted_calibrated", "usage_tv", "usage_tv_calibrated")
+MEANS = ("tv_tilted", "tv_tilted_calibrated", "usage_tv", "usage_tv_calibrated", "usage_floor")
 STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
 GAIN_CURVE = "What each level gains over the constant w, in nats."
 CHANGES = {

@@ -292,17 +292,27 @@ def verdict_of(
         f"class (energy distance {energy[CLASS]:.4f}; noise floor {energy[FLOOR]:.4f})."
     )
     (pixel,) = where(pixels, w=top, set=EXACT)
-    changes = f"private values change by {pixel.change_private:+.4f}, foreign ones by {pixel.change_foreign:+.4f}"
-    if pixel.change_private > 0 > pixel.change_foreign:
-        said.append(f"There guidance amplifies class-specific pixels: {changes} in probability.")
-    else:
-        said.append(f"There guidance does not amplify class-specific pixels: {changes} in probability.")
+    said.append(_of_pixels(pixel))
     (component,) = where(components, w=top, set=EXACT)
     rank = component.rank_correlation_partial
     if rank is not None:
         which = "gain" if rank > RANKED else "lose" if rank < -RANKED else "neither gain nor lose"
         said.append(f"Distinct components {which} weight (rank correlation {rank:.2f} with the gain, partial images).")
     return said
+
+
+def _of_pixels(pixel: PixelRow) -> str:
+    private = pixel.change_private
+    foreign = pixel.change_foreign
+    if private is None and foreign is None:
+        return "No value of a pixel is specific to a class, so guidance has none to amplify."
+    changes = (f"private values change by {_signed(private)}", f"foreign ones by {_signed(foreign)}")
+    does = "amplifies" if (private or 0.0) > 0 > (foreign or 0.0) else "does not amplify"
+    return f"There guidance {does} class-specific pixels: {', '.join(changes)} in probability."
+
+
+def _signed(change: float | None) -> str:
+    return "nothing (there are none)" if change is None else f"{change:+.4f}"
 
 
 def _differ(energy: float, floor: float) -> str:

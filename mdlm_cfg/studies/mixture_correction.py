@@ -21,7 +21,7 @@ from mdlm_cfg.sampling.reference import NUM_GROUPS, check_positive_class, check_
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -208,7 +208,7 @@ class MixtureCorrection:
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
         classes = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
         facts = {"judged": case.judged, **settings, "data": classes}
-        verdict = verdict_of(rows["distances"], rows["normalizers"])
+        verdict = verdict_of(rows["distances"], rows["normalizers"], case.judged)
         return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
 
     def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]], images: Mapping[str, Any]) -> list[Block]:
@@ -317,7 +317,7 @@ def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray
     return np.stack([seen[what].images.reshape(-1, height, width).numpy() for what in PICTURED])
 
 
-def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow]) -> list[str]:
+def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow], judged: str = EXACT) -> list[str]:
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
     g = strongest(rows)
     here = where(rows, w=g)
@@ -331,7 +331,7 @@ def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow]) -> 
         _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor),
         f"The importance weights of finished samples have a relative ESS of {100 * ess['weighted']:.3g}%; resampling "
         f"ends with {100 * ess['resampled']:.3g}%.",
-        _of_normalizers(own),
+        _of_normalizers(own, judged),
     ]
 
 
@@ -350,7 +350,7 @@ def _of_usage(head: str, tv: Mapping[str, float], floor: float) -> str:
     )
 
 
-def _of_normalizers(rows: Sequence[NormalizerRow]) -> str:
+def _of_normalizers(rows: Sequence[NormalizerRow], judged: str) -> str:
     """Whether resampling and the reference estimate the same normaliser."""
     far = []
     for one in where(rows, set="resampled"):
@@ -366,5 +366,5 @@ def _of_normalizers(rows: Sequence[NormalizerRow]) -> str:
     return (
         f"Resampling and the reference disagree on ln E W by more than {SURPRISING} standard errors "
         f"({'; '.join(far)}): "
-        "draw more samples, or the same in more groups."
+        + ("draw more samples, or the same in more groups." if judged == EXACT else "the network's E W is another.")
     )

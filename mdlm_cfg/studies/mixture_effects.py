@@ -42,9 +42,9 @@ class PixelRow(AtStrength):
     correlation: float | None = col("correlation", "of log-ratio, class to mixture, and change", digits=3)
     tilt_correlation: float | None = col("with the tilt", "of change and what tilting each pixel would do", digits=3)
     slope: float | None = col("slope", "of change on log-ratio, per nat")
-    change_private: float = col("private", "mean change of the probability of private values")
-    change_shared: float = col("shared", "mean change of the probability of shared values")
-    change_foreign: float = col("foreign", "mean change of the probability of foreign values")
+    change_private: float | None = col("private", "mean change of the probability of private values, if there are any")
+    change_shared: float | None = col("shared", "the same of shared values")
+    change_foreign: float | None = col("foreign", "the same of foreign values")
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def distinct_row(how: str, values: Tensor) -> DistinctRow:
 
 
 def _known(value: float) -> float | None:
-    """A correlation, where there is one."""
+    """A number, where there is one."""
     return value if math.isfinite(value) else None
 
 
 def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelRow:
     """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
-    changes = {f"change_{group}": float(value) for group, value in found["groups"].items()}
+    changes = {f"change_{group}": _known(value) for group, value in found["groups"].items()}
     correlation, tilt, slope = (_known(found[key]) for key in ("correlation", "tilt_correlation", "slope"))
     return PixelRow(guidance, name, correlation, tilt, slope, **changes)
 

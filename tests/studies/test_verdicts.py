@@ -14,16 +14,21 @@ from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture
+from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
+from mdlm_cfg.studies.mixture import Mixtures
+from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.table_moves import TableMoves
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.data import KnownData
 
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
 ROUNDING = 1e-12
@@ -235,3 +240,38 @@ def test_hidden_pixels_are_said_to_have_no_guidance_only_where_none_was_given(w:
     assert "Only w = 0" not in said and ("No strength above 0" in said) == (max(w) <= 0)
     if max(w) > 0:
         assert "2 images" not in said  # it is one image, guided to two classes
+
+
+def bernoulli(*classes: list[list[float]]) -> BernoulliMixture:
+    shares = [[1 / len(components)] * len(components) for components in classes]
+    tables = (torch.tensor(v, dtype=torch.float64) for v in (classes, shares, [1 / len(classes)] * len(classes)))
+    return BernoulliMixture(*tables)
+
+
+TWO = [[0.9, 0.2, 0.5, 0.1], [0.3, 0.3, 0.8, 0.6]]
+PIXEL_TARGETS = {
+    "equal classes": bernoulli(TWO, TWO),
+    "one class": bernoulli(TWO),
+    "deterministic classes": bernoulli([[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]),
+    "fair coins": bernoulli([[0.5] * 4]),
+    "nested supports": bernoulli([[1.0, 1.0, 0.5, 0.5]], [[0.5] * 4]),
+}
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("name", PIXEL_TARGETS)
+@pytest.mark.parametrize("study", [Mixtures(), MixtureCorrection(num_reference=100), CalibrationStudy(num_examples=40)])
+def test_what_is_said_of_mixtures_is_said_of_numbers_that_exist(study: Any, name: str, learned: bool) -> None:
+    target = PIXEL_TARGETS[name]
+    denoiser = Blurred(target, 0.3) if learned else None
+    found = found_by(study, KnownData(target, "small", (2, 2)), denoiser, replace(PLAN, classes=None))
+    said = " ".join(found.verdict)
+    assert "nan" not in said and "None" not in said
+    for row in block_of(found, "pixels") if isinstance(study, Mixtures) else ():
+        assert all(value == value for value in (row.change_private, row.change_shared, row.change_foreign))
+    if isinstance(study, CalibrationStudy):
+        for row in block_of(found, "gains"):  # what is within the noise of so few samples is no effect
+            same = abs(row.usage_tv - row.usage_tv_calibrated) <= row.usage_floor
+            if row.w == Guidance(2.0) and same:
+                about = [s for s in found.verdict if f"with {row.denoiser} conditionals, they" in s]
+                assert len(about) == 1 and "nearer" not in about[0] and "away" not in about[0]
