@@ -66,7 +66,7 @@ class AdaptiveCFG(Rule):
         num, d = tokens.shape
         left_out = tokens[:, None].repeat(1, d, 1)
         left_out.diagonal(dim1=1, dim2=2).fill_(denoiser.num_tokens)
-        log_probs = conditionals(denoiser, left_out.view(-1, d), target_class).view(num, d, d, -1)
+        log_probs = conditionals(denoiser, left_out.view(-1, d), target_class).view(num, d, d, denoiser.num_tokens)
         own = log_probs.diagonal(dim1=1, dim2=2).transpose(1, 2)  # (B, D, N): of i in the state without i
         return own.gather(2, tokens.clamp(max=denoiser.num_tokens - 1)[..., None]).squeeze(2)
 

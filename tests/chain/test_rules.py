@@ -366,3 +366,14 @@ def test_rules_tell_guidances_apart() -> None:
     assert Guidance(1.0).key(D) == ("rate", "1") and Guidance(1.0).label == "1"
     assert [Guidance(1.0, rule=Negative(k)).rows(D) for k in range(K)] == [2] * K
     assert [Guidance(1.0, rule=rule).rows(D) for rule in RULES.values()] == [2, 2, 3, 1, 2, 1, 1, D + 2, D + 2]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("num", [0, 1, 5])
+def test_rates_of_a_batch_are_those_of_its_states_and_of_none_are_none(name: str, num: int) -> None:
+    tokens = torch.randint(N + 1, (num, D), generator=torch.Generator().manual_seed(num))
+    guidance = Guidance(1.5, rule=RULES[name])
+    rates = guidance.log_rates(EXACT, tokens, 0)
+    assert rates.shape == (num, D, N) and rates.dtype == torch.float64
+    for row, state in zip(rates, tokens):
+        assert torch.allclose(row.exp(), guidance.log_rates(EXACT, state[None], 0)[0].exp(), rtol=1e-12)
