@@ -18,7 +18,6 @@ from mdlm_cfg.app.report_cache import (
     cache_in,
     check_places_for,
     files_of,
-    remove_earlier,
     say_cached,
     take_places,
 )
@@ -122,7 +121,6 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     except KeyboardInterrupt:
         say_cached(report.folder, cache)
         raise
-    remove_earlier(report.folder, earlier)
     cache.clear()
     _print(sections, findings.verdict, report)
     return written

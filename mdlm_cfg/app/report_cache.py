@@ -51,27 +51,27 @@ def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> N
 
 
 def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
-    """Move the files of a report from the folder where they were written into its own.
+    """Move the files of a report from the folder where they were written into its own, and remove an earlier one's.
 
-    The record of files goes first: whatever interrupts the rest, the next command knows these files as ours.
+    Files that stayed could be mistaken for those of the new report. The record goes first, and names the earlier files
+    too until they are removed: whatever interrupts this, the next command knows all of them as ours.
 
     Raises:
         UserError: one of them would replace a file that no report wrote; nothing is moved then.
     """
     names = sorted((path.name for path in part.iterdir()), key=lambda name: name != record)
     check_places_for(names, folder, earlier)
+    found = json.loads((part / record).read_text(encoding="utf-8"))
+    others = earlier - set(found["files"])
+    if others:
+        write_json({**found, "files": [*found["files"], *sorted(others)]}, part / record)
     for name in names:
         with naming(folder / name):
             (part / name).replace(folder / name)
-
-
-def remove_earlier(folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
-    """Remove the files of an earlier report that the new one has not replaced, and no others, once it is there.
-
-    Its remaining files could be mistaken for those of the new report: a picture of another sampler, a law of another w.
-    """
-    for name in earlier - files_of(folder, record):
+    for name in others:
         (folder / name).unlink(missing_ok=True)
+    if others:
+        write_json(found, part / record).replace(folder / record)
 
 
 @contextmanager
@@ -97,7 +97,6 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
         write_json({"title": f"mdlm_cfg: {title}", "files": files, **more}, part / record)
         earlier = files_of(folder, record)  # another process may have written them meanwhile
         take_places(part, folder, earlier, record)
-    remove_earlier(folder, earlier, record)
 
 
 def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:

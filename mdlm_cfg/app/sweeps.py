@@ -19,7 +19,7 @@ from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
 from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
 from mdlm_cfg.support.schema import HYDRA, SamplingSchema, Settings, keys_of, role_of
@@ -140,6 +140,7 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / LOCK) as is_ours:
             if is_ours:
+                remove_parts(self.folder)
                 try:
                     return self._work(work, full, decided)
                 finally:
@@ -249,6 +250,7 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     if "hydra.sweep.dir" in fixed:
         with naming_way_out("hydra.sweep.dir"):
             folder = made.folder(str(fixed["hydra.sweep.dir"]))
+        remove_parts(folder)
         _check_files(folder)
     else:
         shown = [item for item in given if item.is_sweep_override()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,36 @@ def test_of_two_processes_that_write_into_a_folder_the_last_counts(
     assert run(*judge, "study=decay") == 0
     assert {path.name for path in tmp_path.iterdir()} == files_of(tmp_path)
     assert "decay_curves" in json.loads((tmp_path / "report.json").read_text())["columns"]
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_kill_while_files_take_their_places_leaves_none_that_nobody_knows(
+    tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(*names: str) -> None:
+        with written_together(tmp_path, "record.json", "x", names) as part:
+            for name in names:
+                (part / name).touch()
+
+    written("a", "b")
+    left = [moment]
+    for method in ("replace", "unlink"):
+        whole = getattr(Path, method)
+
+        def failing(self: Path, *arguments: Any, whole: Any = whole, **more: Any) -> Any:
+            if self.parent.parent == tmp_path or (self.parent == tmp_path and self.name in ("a", "b")):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+            return whole(self, *arguments, **more)
+
+        monkeypatch.setattr(Path, method, failing)
+    with suppress(KeyboardInterrupt):
+        written("c", "d")
+    monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} <= files_of(tmp_path, "record.json")
+    written("c", "d")
+    assert {path.name for path in tmp_path.iterdir()} == files_of(tmp_path, "record.json") == {"c", "d", "record.json"}
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "c", "a/b", "a/b/c", "b/a", "c/c/c"]), max_size=5)
