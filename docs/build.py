@@ -30,7 +30,8 @@ from mdlm_cfg.app.report_reference import START, with_reference
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MOVED = {"README.md": "index.md", "CHANGELOG.md": "releases.md", "CONTRIBUTING.md": "contributing.md"}
-LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)]*)?\)")
+CODE = r"^```.*?^```$|`[^`\n]+`"  # where what looks like a link is none: a["b"](c)
+LINK = re.compile(rf"(?ms)\[(?P<text>[^\[\]]*)\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)]*)?\)|{CODE}")
 
 
 def main(folder: str) -> int:
@@ -67,6 +68,8 @@ def with_site_links(text: str, source: str) -> str:
     """A page whose links lead from file to file of the repository, with links that lead from page to page."""
 
     def link(match: re.Match[str]) -> str:
+        if match["path"] is None:
+            return match[0]
         name = linked_name(match)
         if name is not None:
             return f"{{py:obj}}`{match['text'].strip('`')} <{name}>`"
@@ -78,7 +81,7 @@ def with_site_links(text: str, source: str) -> str:
 
 def linked_name(match: re.Match[str]) -> str | None:
     """What a link such as [`terminal_law`](../mdlm_cfg/laws/terminal.py) names: mdlm_cfg.laws.terminal.terminal_law."""
-    if not match["path"].endswith(".py") or "mdlm_cfg/" not in match["path"]:
+    if match["path"] is None or not match["path"].endswith(".py") or "mdlm_cfg/" not in match["path"]:
         return None
     module = match["path"][match["path"].index("mdlm_cfg/") :].removesuffix(".py").replace("/", ".")
     return home(f"{module}.{match['text'].strip('`').partition('(')[0]}")

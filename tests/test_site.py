@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from markdown_it import MarkdownIt
 
 import mdlm_cfg
+from mdlm_cfg import plot
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -133,8 +135,9 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     for module, names in mdlm_cfg._HOMES.items():
         for name in names:
             assert re.search(rf'id="mdlm_cfg\.[\w.]+\.{name}"', pages[module.split(".")[0]]), name
-    plots = {"laws", "decay", "ledger", "lines", "distances", "images"}
-    assert plots <= set(re.findall(r'id="mdlm_cfg\.plot\.(\w+)"', pages["plot"]))
+    own = {name for name, of in vars(plot).items() if getattr(of, "__module__", "") == plot.__name__}
+    plots = {name for name in own if not name.startswith("_")}
+    assert {"laws", "images"} <= plots == set(re.findall(r'id="mdlm_cfg\.plot\.(\w+)"', pages["plot"]))
 
 
 @pytest.mark.slow
@@ -165,6 +168,15 @@ def test_pages_render(site: Path) -> None:
         for paragraph in re.findall(r"<p>(.*?)</p>", text, flags=re.DOTALL):
             left = re.search(r"^\|.*\|$|\n[-*] |```|\n#+ |\$[^$]*\$|\]\(|\{py:", paragraph)
             assert not left, f"{path.name}: {paragraph[:200]}"
+
+
+@pytest.mark.slow
+def test_code_of_notebooks_is_as_it_was_written(site: Path) -> None:
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shown = unescape(re.sub(r"<[^>]*>", "", (site / "notebooks" / f"{path.stem}.html").read_text()))
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                assert "".join(cell["source"]).strip() in shown
 
 
 @pytest.mark.slow
