@@ -40,13 +40,43 @@ def format_strength(w: float | str) -> str:
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
     """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower.
 
+    One that is too wide either way is shown in parts, a few rows in each.
+
     All text is shown as it is: a name may hold what rich would read as markup or as an emoji.
     """
     console = console or Console()
+    shown = [table]
     if _width(table) > console.width:
-        lines = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
-        turned = Table(lines[0], lines[1:], table.note)
-        table = min(table, turned, key=_width)
+        turned = _turned(table)
+        narrow = min(table, turned, key=_width)
+        shown = [narrow] if _width(narrow) <= console.width else _parts(turned, console.width)
+    for k, part in enumerate(shown):
+        _print_part(part, "" if k else title, console)
+    if table.note:
+        console.print(Text(table.note), style="dim", highlight=False)
+
+
+def _turned(table: Table) -> Table:
+    """Rows as columns."""
+    lines = [[name, *(row[k] for row in table.rows)] for k, name in enumerate(table.columns)]
+    return Table(lines[0], lines[1:], table.note)
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """The first column with as many others as fit in the width, again and again."""
+    first, *widths = (one + GAP for one in _widths(table))
+    parts: list[list[int]] = [[]]
+    for k, own in enumerate(widths, start=1):
+        if parts[-1] and first + sum(widths[one - 1] for one in parts[-1]) + own > width:
+            parts.append([])
+        parts[-1].append(k)
+    return [
+        Table([table.columns[k] for k in (0, *part)], [[row[k] for k in (0, *part)] for row in table.rows])
+        for part in parts
+    ]
+
+
+def _print_part(table: Table, title: str, console: Console) -> None:
     rich_table = RichTable(
         title=Text(title, "table.title") if title else None,
         title_justify="left",
@@ -61,8 +91,6 @@ def print_table(table: Table, title: str = "", console: Console | None = None) -
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
     console.print(rich_table)
-    if table.note:
-        console.print(Text(table.note), style="dim", highlight=False)
 
 
 def _width(table: Table) -> int:

@@ -139,10 +139,11 @@ def test_a_page_holds_the_small_files_of_numbers_that_it_links_to(tmp_path: Path
 HEADS = "w,class,guidance effect,between two orders,entropy,samples,noise floor,differing positions,change of values"
 
 
+@pytest.mark.parametrize("name", ["quiet", "sampled_confidence, 64 steps, cosine"])
 @pytest.mark.parametrize("num_rows", [2, 8])
-def test_a_table_on_the_terminal_is_shown_whole(num_rows: int) -> None:
+def test_a_table_on_the_terminal_is_shown_whole(num_rows: int, name: str) -> None:
     heads = HEADS.split(",")
-    rows = [[str(k), "quiet", *["0.0150"] * 7] for k in range(num_rows)]
+    rows = [[str(k), name, *["0.0150"] * 7] for k in range(num_rows)]
     screen = io.StringIO()
     print_table(ShownTable(heads, rows), "Title", Console(file=screen, width=80))
     assert {word for line in (heads, *rows) for cell in line for word in cell.split()} <= set(screen.getvalue().split())
