@@ -24,7 +24,7 @@ def test_small_multiples_share_a_scale_that_holds_all_lines() -> None:
 
 
 def test_a_title_of_the_longest_line_does_not_reach_the_next_panel() -> None:
-    first = "start = sampled_confidence, {} a step"
+    first = "start = sampled_confidence, {} at"
     assert len(first.format(0)) == TITLE
     panels = {f"{first.format(k)} and more": {"y": ([0.0, 1.0], [0.1, 0.1 + k])} for k in range(4)}
     with rc_context(RC):
