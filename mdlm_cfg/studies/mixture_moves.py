@@ -19,7 +19,7 @@ from mdlm_cfg.sampling.reference import check_positive_class, check_reference, t
 from mdlm_cfg.studies.common import BERNOULLI, CALLS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import usage_of
-from mdlm_cfg.studies.moves import MovedSets, Started, phrase
+from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -173,13 +173,20 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow])
     gains = {row: before[row.start, row.move].usage_tv - row.usage_tv for row in after}
     best = max(gains, key=lambda row: gains[row])
     floor = reference.usage_floor
-    moved = (
-        f"(total variation to that of the tilted distribution {before[best.start, best.move].usage_tv:.4f} before, "
-        f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
-    )
-    does = "correct" if gains[best] > floor else "do not correct"
+    farthest = max(row.usage_tv for row in before.values())
+    if farthest <= floor:
+        said = [
+            f"{head} the usage of components of every sampler is that of the tilted distribution within the noise "
+            f"(total variation at most {farthest:.4f}; noise floor {floor:.4f}): there is nothing to correct."
+        ]
+    else:
+        moved = (
+            f"(total variation to that of the tilted distribution {before[best.start, best.move].usage_tv:.4f} before, "
+            f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
+        )
+        do = verb_of(most, "correct") if gains[best] > floor else f"{'does' if most == 1 else 'do'} not correct"
+        said = [f"{head} {phrase(most, best.move)} {do} the usage of components {moved}."]
     near, far = ends(rows, "usage_tv")
-    said = [f"{head} {phrase(most, best.move)} {does} the usage of components {moved}."]
     if far.usage_tv - near.usage_tv > floor:
         said.append(
             f"The usage of {_name(near)} is nearest ({near.usage_tv:.4f}, with {near.calls} calls), that of "

@@ -86,10 +86,17 @@ def name_of_move(correction: Correction) -> str:
 
 def phrase(number: int, move: str) -> str:
     """So many moves, for people."""
+    if not number:
+        return "no moves"
     plural = "" if number == 1 else "s"
     if move == name_of_move(Correction()):
         return f"{number} single refill{plural}"
     return f"{number} move{plural} of {move}"
+
+
+def verb_of(number: int, verb: str) -> str:
+    """A verb whose subject is so many moves: "end", and "ends" of one."""
+    return f"{verb}s" if number == 1 else verb
 
 
 @dataclass(frozen=True)

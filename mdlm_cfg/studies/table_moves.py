@@ -20,7 +20,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase
+from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, where
 
@@ -37,6 +37,7 @@ MOST_ORDERS = 5000  # C(D, k) k!, up to which moves with accept/reject are among
 NOTHING = 1e-9  # TV that is rounding
 CONNECTED = 1e-9  # a spectral gap below which moves do not reach every state
 WORTH = 0.5  # share of the distance that moves must remove to be recommended
+SHOWN = 0.005  # a smaller share is none in whole percent
 READING = """\
 A move masks k coordinates of a finished sample and refills them by the same guided chain. With exact conditionals \
 and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With \
@@ -229,23 +230,29 @@ def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
 
 
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
-    """How much the most moves of the first size remove, after the guided chain and after the farthest sampler."""
+    """How much the most moves of the first size remove: after the guided chain, the farthest sampler, and at best."""
     most = max(row.moves for row in rows)
     own = where(rows, move=rows[0].move)
     before = {row.start: row.tv_tilted for row in own if row.moves == 0}
-    after = {row.start: row for row in own if row.moves == most and row.removed is not None}
-    if not after:
+    removed = {row.start: row.removed for row in own if row.moves == most and row.removed is not None}
+    if not removed:
         return [f"{head} every sampler samples the tilted distribution already: there is nothing to correct."]
-    farthest = max(after, key=lambda start: before[start])
+    after = {row.start: row.tv_tilted for row in own if row.moves == most}
+    farthest = max(removed, key=lambda start: before[start])
+    named = [start for start in (FIRST_HITTING, farthest) if start in removed]
+    best = max(removed, key=lambda start: removed[start])
+    if removed[best] >= WORTH > max(removed[start] for start in named):
+        named.append(best)
     said = []
-    for start in dict.fromkeys([start for start in (FIRST_HITTING, farthest) if start in after]):
-        row = after[start]
+    for start in dict.fromkeys(named):
         whose = "guidance's departure" if start == FIRST_HITTING else f'the distance of "{start}"'
-        share = f"{row.removed:.0%} of" if row.removed and row.removed > 0 else "nothing of"
-        said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {row.tv_tilted:.4f} after)")
-    worth = any((row.removed or 0.0) >= WORTH for row in after.values())
-    judged = "corrections bring samples nearer to the tilted distribution" if worth else "corrections help little"
-    return [f"{head} {judged}: {phrase(most, rows[0].move)} remove {', and '.join(said)}."]
+        share = f"{removed[start]:.0%} of" if removed[start] >= SHOWN else "nothing of"
+        said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {after[start]:.4f} after)")
+    worth = [removed[start] >= WORTH for start in named]
+    does = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"
+    judged = f"corrections {does if any(worth) else 'help little'}"
+    remove = verb_of(most, "remove")
+    return [f"{head} {judged}: {phrase(most, rows[0].move)} {remove} {', and '.join(said)}."]
 
 
 def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
@@ -288,7 +295,8 @@ def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
     if nearest.tv_tilted >= best.tv_tilted - NOTHING:
         return ""
     moves = phrase(nearest.moves, nearest.move)
-    return f"; with any number of calls, {moves} do ({nearest.tv_tilted:.4f} with {nearest.calls:g} calls)"
+    do = "does" if nearest.moves == 1 else "do"
+    return f"; with any number of calls, {moves} {do} ({nearest.tv_tilted:.4f} with {nearest.calls:g} calls)"
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:

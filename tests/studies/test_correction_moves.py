@@ -11,7 +11,7 @@ import torch
 from helpers import Blurred, Opaque, bernoulli_mixture, block_of, data_of, found_by, random_target
 from torch import Tensor
 
-from mdlm_cfg import Correction, Guidance, Sampler, UserError, terminal_law, tilted_law
+from mdlm_cfg import Correction, Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
@@ -123,6 +123,36 @@ def test_shares_in_sentences_are_those_of_the_distances_beside_them(learned: boo
         assert int(share) == pytest.approx(100 * (1 - float(after) / float(before)), abs=0.6)
 
 
+NESTED = torch.tensor([[0.45, 0.0, 0.0, 0.35, 0.0, 0.2, 0.0, 0.0], [0.3, 0.0, 0.1, 0.2, 0.0, 0.15, 0.25, 0.0]])
+
+
+@pytest.mark.parametrize("moves", [1, 8])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("zeros", [None, 0.0, 0.4])
+def test_moves_are_judged_by_the_samplers_that_the_sentence_names(
+    zeros: float | None, learned: bool, moves: int
+) -> None:
+    nested = TableMixture(NESTED.double().view(2, 2, 2, 2), torch.tensor([0.4, 0.6]))
+    target = nested if zeros is None else random_target(2, 3, seed=5, zeros=zeros)
+    findings = found_by(
+        TableMoves(sizes=[1], moves=[moves]),
+        data_of(target),
+        Blurred(target, 0.25) if learned else None,
+        Plan((W,), Sampler(), classes=(0,)),
+    )
+    rows = block_of(findings, "moves")
+    for who in dict.fromkeys(row.denoiser for row in rows):
+        own = [row for row in rows if row.denoiser == who and row.moves == moves]
+        (said,) = [line for line in findings.verdict if "orrections" in line and f"with {who} conditionals," in line]
+        names = {"first_hitting": "guidance's departure"}
+        named = [row for row in own if names.get(row.start, f'"{row.start}"') in said]
+        worth = [row.removed is not None and row.removed >= 0.5 for row in named]
+        assert ("bring samples nearer" in said) == all(worth)
+        assert ("bring some samples nearer" in said) == (any(worth) and not all(worth))
+        assert ("help little" in said) == (not any(row.removed is not None and row.removed >= 0.5 for row in own))
+        assert "0% of" not in re.sub(r"\d0%", "", said)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -189,6 +219,18 @@ def test_sets_of_a_mixture_are_judged_by_its_exact_law() -> None:
             assert abs(getattr(row, name) - sum(mean for mean, _ in found) / 2) < 5 * error + 1e-9
     (reference,) = [row for row in rows if row.start == REFERENCE]
     assert reference.usage_tv == 0
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_usage_that_moves_cannot_mend_is_not_said_to_be_left_uncorrected(components: int) -> None:
+    target = bernoulli_mixture(9, components)
+    findings = found_by(BY_SAMPLES, data_of(target, grid_shape=(3, 3)), None, EVERY)
+    (reference,) = [row for row in block_of(findings, "sets") if row.start == REFERENCE]
+    before = [row.usage_tv for row in block_of(findings, "sets") if row.start != REFERENCE and row.moves == 0]
+    nothing = max(before) <= reference.usage_floor
+    assert nothing == (components == 1)
+    assert ("nothing to correct" in findings.verdict[0]) == nothing
+    assert nothing != bool(re.search(r"(?<!nothing to )correct", findings.verdict[0]))
 
 
 def test_a_sequential_scan_goes_on_where_earlier_moves_ended() -> None:

@@ -14,6 +14,7 @@ from mdlm_cfg.compare.metrics import kl_divergence
 from mdlm_cfg.compare.profile import InformationProfile
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.profile import BEST, ProfileStudy
+from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.targets.sequences import motif_in_noise
 
 Z = 1
@@ -104,3 +105,11 @@ def test_the_nearest_profile_that_never_rises() -> None:
 def test_settings_that_are_refused(settings: Any) -> None:
     with pytest.raises(UserError):
         ProfileStudy(**settings)
+
+
+@pytest.mark.parametrize("filtered", [{"temperature": 0.5}, {"top_p": 0.9}])
+def test_a_temperature_or_a_top_p_is_refused_before_any_work(filtered: dict[str, float]) -> None:
+    target = random_target(2, 3, seed=5)
+    plan = replace(PLAN, guidances=(Guidance(2.0, **filtered),))
+    with pytest.raises(UserError):
+        check(ProfileStudy(), Case.of(data_of(target), None, plan))
