@@ -8,6 +8,7 @@ in a temporary folder, and Sphinx (docs/conf.py) makes the site from there.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
 import sys
@@ -35,7 +36,10 @@ LINK = re.compile(rf"(?ms)\[(?P<text>[^\[\]]*)\]\((?P<path>[^)#:\s]+)(?P<anchor>
 
 
 def main(folder: str) -> int:
-    """Build the site in a folder; the exit code is not 0 after any warning."""
+    """Build the site in a folder, new or of an earlier site; the exit code is not 0 after any warning."""
+    is_new = not os.path.lexists(folder) or (os.path.isdir(folder) and not os.listdir(folder))
+    if not is_new and not Path(folder, ".buildinfo").is_file():  # which Sphinx writes first
+        sys.exit(f"error: {folder} holds something else than an earlier site: give another folder")
     strict = ["--fail-on-warning", "--keep-going", "--quiet"]
     with tempfile.TemporaryDirectory() as pages:
         collect(Path(pages))

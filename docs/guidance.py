@@ -233,8 +233,13 @@ def draw(found: Sequence[Sequence], expanded: Sequence[Sequence], auto: Sequence
 
 
 def write_table(path: str, target: TableMixture) -> None:
-    """A table as `data=table` takes it."""
-    np.savez(path, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
+    """A table as `data=table` takes it, in a new file."""
+    try:
+        file = open(path, "xb")
+    except OSError as error:
+        sys.exit(f"error: {path} cannot be made ({error.strerror}): give another name")
+    with file:
+        np.savez(file, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
 
 
 def show_all(networks: Sequence[Denoiser]) -> None:

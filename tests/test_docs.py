@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,15 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     module = ModuleType(page.stem)  # a dataclass looks its module up
     monkeypatch.setitem(sys.modules, page.stem, module)
     exec(compile("\n".join(blocks), page.name, "exec"), vars(module))
+
+
+@pytest.mark.parametrize(("script", "place"), [("guidance.py", "mine.npz"), ("build.py", "."), ("build.py", "mine.npz")])
+def test_scripts_replace_nothing_of_others(script: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_text("mine")
+    command = [sys.executable, ROOT / "docs" / script, tmp_path / place]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stderr.startswith("error: ")
+    assert (tmp_path / "mine.npz").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)

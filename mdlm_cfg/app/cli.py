@@ -21,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_with
+from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_with, no_exit_of_own_code
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.overrides import for_any_data, last_of_each
@@ -73,7 +73,8 @@ def sample() -> None:
 def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
     """The work of a command, given its settings, the overrides of the command line, and the folder of a job."""
     module, _, function = WORK[name].partition(".")
-    outcome: Outcome = getattr(_imported(module), function)(config, overrides, folder)
+    with no_exit_of_own_code():
+        outcome: Outcome = getattr(_imported(module), function)(config, overrides, folder)
     return outcome
 
 

@@ -11,7 +11,8 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,8 +146,11 @@ def _of_the_machine(error: BaseException) -> str | None:
 def in_own_code(error: BaseException) -> str | None:
     """The place of an error in code that the command line names, or its name; None if it came from elsewhere.
 
-    A call whose arguments do not fit a function counts as an error in that function.
+    A call whose arguments do not fit a function counts as an error in that function. A StopIteration that leaves a
+    generator is found in the RuntimeError that Python makes of it.
     """
+    if isinstance(error.__cause__, StopIteration):
+        error = error.__cause__
     said = f"{type(error).__name__}: {_line(str(error))}"
     call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", str(error)) if isinstance(error, TypeError) else None
     for name, found in OWN.items():
@@ -156,6 +160,8 @@ def in_own_code(error: BaseException) -> str | None:
     places = own_places()
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith("<frozen"):  # such as exit()
+            continue
         path = Path(frame.filename).resolve()
         if any(path.is_relative_to(place) for place in places):
             return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
@@ -163,6 +169,21 @@ def in_own_code(error: BaseException) -> str | None:
             break
     called = called_in(error)
     return None if called is None else f"{said}; it was raised by {called}, which a setting names"
+
+
+@contextmanager
+def no_exit_of_own_code() -> Iterator[None]:
+    """Code that the command line names cannot end a command inside as if all were done.
+
+    Raises:
+        UserError: in place of a SystemExit that it raises.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if (said := in_own_code(error)) is None:
+            raise
+        raise UserError(f"{said}; it ends the command before its work is done") from error
 
 
 def own_places() -> list[Path]:

@@ -184,6 +184,8 @@ def class_numbers(labels: Sequence[int | None], num_classes: int) -> list[int]:
 def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
     """The checked answer of a denoiser: float64 (B, D, N), no gradient.
 
+    The denoiser is given copies: what it does to its arguments changes no chain, and nothing that is kept.
+
     The rows of masked coordinates may sum to 1 within 1e-6, or 1e-2 of an answer in float16 or bfloat16, and are
     always normalised again: their logarithms then sum to 0 to float64 rounding, whatever the answer's type.
 
@@ -202,7 +204,7 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
     else:
         classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
     with torch.no_grad():
-        answer = denoiser(tokens, classes)
+        answer = denoiser(tokens.clone(), classes.clone())
     _check_shape_of(answer, (*tokens.shape, denoiser.num_tokens))
     return _normalized(denoiser, answer[None], tokens, classes[None])[0]
 
@@ -220,7 +222,7 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
         UserError: a class out of range, or as `conditionals`.
     """
     numbers = class_numbers(labels, denoiser.num_classes)
-    classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].expand(-1, len(tokens))
+    classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].repeat(1, len(tokens))
     together = getattr(denoiser, "of_labels", None)
     with torch.no_grad():
         if together is None:
@@ -228,7 +230,7 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
             _check_shape_of(answer, (classes.numel(), *tokens.shape[1:], denoiser.num_tokens))
             answer = answer.unflatten(0, classes.shape)
         else:
-            answer = together(tokens, numbers)
+            answer = together(tokens.clone(), numbers)
             _check_shape_of(answer, (*classes.shape, *tokens.shape[1:], denoiser.num_tokens), "of_labels of ")
     return _normalized(denoiser, answer, tokens, classes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
@@ -90,7 +90,7 @@ def conditionals_error_by_state(
         visits = visits[visits > 0]
         classes = torch.full((len(tokens),), target_class)
         masked = tokens == lattice.num_tokens
-        errors = [_masked_kl(exact(tokens, c), denoiser(tokens, c), masked) for c in (classes, None)]
+        errors = [_masked_kl(exact(tokens, c), conditionals(denoiser, tokens, c), masked) for c in (classes, None)]
         by_level.append((float(visits @ errors[0]), float(visits @ errors[1])))
         top = (visits * (errors[0] + errors[1])).topk(min(most, len(tokens))).indices
         worst += [

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.support.errors import UserError
 
@@ -187,7 +187,7 @@ def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch
         clean = part.repeat_interleave(num_draws, dim=0)
         tokens = mask_uniform(clean, counts, denoiser.num_tokens, generator)
         for k in range(num_classes):
-            own = denoiser(tokens, torch.full((len(tokens),), k)).gather(2, clean[..., None])[..., 0]
+            own = conditionals(denoiser, tokens, k).gather(2, clean[..., None])[..., 0]
             cost = -torch.where(tokens == denoiser.num_tokens, own, 0.0).sum(dim=1) * (num_dims / counts)
             target[:, k] = cost.reshape(-1, num_draws).mean(dim=1)
     return out

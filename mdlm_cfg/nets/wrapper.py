@@ -83,11 +83,11 @@ class NetDenoiser(_Wrapped):
 
     @torch.inference_mode()
     def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
-        """What the network answers, in batches, where the tokens are."""
+        """What the network answers, in batches, where the tokens are; it is given copies."""
         device = self.device
-        asked = zip(tokens.to(device).split(self.batch_size), classes.to(device).split(self.batch_size), strict=True)
+        copies = [given.to(device, copy=True).split(self.batch_size) for given in (tokens, classes)]
         with _eval_mode(self.net), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            answers = [ask(*part) for part in asked]
+            answers = [ask(*part) for part in zip(*copies, strict=True)]
         return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
 
 

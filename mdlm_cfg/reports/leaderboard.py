@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.tables import Table, markdown
+from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
@@ -110,8 +109,7 @@ def write_page(report: Path, page: Path) -> None:
         raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
     if not page.name or page.parts[0].startswith("~"):
         raise UserError(f"{page} is not the path of a page: give one such as docs/leaderboard.md")
-    if os.path.lexists(page) and not (page.is_file() and _is_leaderboard(page)):
-        raise UserError(f"{page} is there, and is not a leaderboard: move it, or give another PAGE.md")
+    check_page(page, HEAD.partition("{")[0])
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -122,14 +120,6 @@ def write_page(report: Path, page: Path) -> None:
         raise UserError(f"{report} is not a whole report of the benchmark: evaluate it again") from error
     with atomic_write(page.resolve()) as file:
         file.write(text.encode())
-
-
-def _is_leaderboard(page: Path) -> bool:
-    """Whether a file was written by `write_page`."""
-    try:
-        return page.read_text(encoding="utf-8").startswith(HEAD.partition("{")[0])
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def main(arguments: Sequence[str]) -> None:

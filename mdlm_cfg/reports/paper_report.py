@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.reports.tables import Table, markdown
+from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
@@ -45,15 +45,16 @@ def collect(runs: Path, path: Path) -> None:
     """Write one Markdown page from the newest run of every paper experiment.
 
     Raises:
-        UserError: an experiment that has not been run.
+        UserError: an experiment that has not been run, or a page that would replace a file of anybody else.
     """
+    check_page(path, HEAD.partition(",")[0])
     parts = [HEAD]
     for name in EXPERIMENTS:
         found = sorted(runs.glob(f"paper_{name}/*/report/report.json"))
         if not found:
             raise UserError(f"no run of experiment=paper/{name} under {runs}: run it first")
         parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
-    with atomic_write(path) as file:
+    with atomic_write(path.resolve()) as file:
         file.write("\n".join(parts).encode())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.errors import UserError
 
 GAP = 2  # letters between two columns on the terminal
 
@@ -132,6 +134,12 @@ def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
     return path
+
+
+def check_page(page: Path, start: str) -> None:
+    """Raise UserError where a page in Markdown would replace anything but a file with the same start, an earlier one."""
+    if os.path.lexists(page) and not (page.is_file() and page.read_bytes().startswith(start.encode())):
+        raise UserError(f"{page} is there, and is not an earlier page of this kind: move it, or give another name")
 
 
 def _write_text(text: str, path: Path) -> Path:

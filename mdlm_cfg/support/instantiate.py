@@ -111,10 +111,23 @@ def _imported(name: str, what: str) -> Any:
         raise UserError(
             f"{what} cannot be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
         ) from error
+    except (Exception, SystemExit) as error:
+        if name.split(".")[0] == PACKAGE:
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{what} cannot be made by {name}: {said}; see {_place_of(error)}") from error
     found = getattr(module, attribute, None)
     if not was_here:
         OWN[name] = found
     return found
+
+
+def _place_of(error: BaseException) -> str:
+    """The file and line that raised an error, outside of Python's own machinery."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}"
 
 
 def _is_offered(module_name: str, offered: Collection[str]) -> bool:

@@ -26,7 +26,7 @@ Net = Callable[..., Tensor]  # (tokens, classes) -> log-probs
 
 @contextmanager
 def exactly(net: Net, device: torch.device) -> Iterator[Net]:
-    """Autocast off inside, and for the network alone what it was outside.
+    """Autocast off inside, and for the network alone what it was outside; it is given copies of its arguments.
 
     Under autocast every matrix product is rounded to half precision: in the network this is intended, but
     in targets and weights it would be a bias larger than the error of the network to be reached.
@@ -36,7 +36,7 @@ def exactly(net: Net, device: torch.device) -> Iterator[Net]:
 
     def ask(tokens: Tensor, classes: Tensor | None) -> Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=enabled):
-            log_probs = net(tokens, classes)
+            log_probs = net(tokens.clone(), None if classes is None else classes.clone())
         return log_probs if log_probs.dtype == torch.float64 else log_probs.float()
 
     with torch.autocast(device.type, enabled=False):

@@ -11,6 +11,7 @@ from pathlib import Path
 from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.folders import Made
 
 HELP = """\
 Verify the package against independent enumeration on fresh random targets, and leave one page.
@@ -76,14 +77,16 @@ def _verify(settings: dict[str, str]) -> bool:
     minutes = MINUTES if minutes is None else minutes
     groups = tuple(dict.fromkeys(settings["groups"].split(","))) if "groups" in settings else GROUPS
     pieces_of(seed, minutes, groups)
-    check_folder(folder)
+    made = Made()
+    check_folder(folder, made)
     torch.set_num_threads(1)  # tensors are tiny
     print(f"seed {seed}", flush=True)
-    found = verify(seed, minutes, groups, sparse_lines())
-    for check in found.failures:
-        print(f"FAILED {check.subject}: {check.case}: {check.measure} {check.value:.3g}")
-    print(f"{len(found.checks) - len(found.failures):,} of {len(found.checks):,} checks passed")
-    print(f"report: {write_report(found, folder)}")
+    with made.taken_back():
+        found = verify(seed, minutes, groups, sparse_lines())
+        for check in found.failures:
+            print(f"FAILED {check.subject}: {check.case}: {check.measure} {check.value:.3g}")
+        print(f"{len(found.checks) - len(found.failures):,} of {len(found.checks):,} checks passed")
+        print(f"report: {write_report(found, folder)}")
     return found.passed
 
 

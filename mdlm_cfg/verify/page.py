@@ -81,13 +81,15 @@ def write_report(found: Verification, folder: Path) -> Path:
     return folder / PAGE
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, made: Made) -> None:
     """Make the folder of a verification, where it is not there.
+
+    Args:
+        made: the record of what the command makes.
 
     Raises:
         UserError: it holds anything else than an earlier verification, or cannot be made.
     """
-    made = Made()
     with made.taken_back(), naming_way_out("out"):
         made.folder(folder)
         remove_parts(folder)

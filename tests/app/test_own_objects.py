@@ -250,3 +250,22 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "report.json").read_text()).get("samplers", []) == []
     assert run("eval", *settings, "study.gumbel=2", f"out={tmp_path / 'b'}") == 2
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +"])
+@pytest.mark.parametrize("where", ["call", "import"])
+@pytest.mark.parametrize("many", [False, True], ids=["run", "sweep"])
+def test_own_code_that_ends_the_process_is_no_success(
+    ending: str, where: str, many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
+    text = f"def flat(tokens, classes):\n    {ending}\n" if where == "call" else f"{ending}\nflat = None\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sweep = ("-m", "seed=0,1", "hydra.sweep.dir=swept") if many else ()
+    arguments = ("data=toy_1d_overlap", f"denoiser._target_={name}.flat", "w=[0]", "num_samples=9", "logger=csv")
+    assert run("eval", *arguments, *sweep) == 2
+    said = capsys.readouterr().err
+    assert f"{name}.py, line" in said and "fault of mdlm_cfg" not in said
+    assert not many or {job.read_text().count("failed") for job in tmp_path.glob("swept/*/job.json")} == {1}

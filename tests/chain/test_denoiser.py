@@ -22,10 +22,11 @@ from mdlm_cfg import (
     stepped_law,
     terminal_law,
 )
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals, conditionals_under
 from mdlm_cfg.chain.masking import copy_unmasked
-from mdlm_cfg.compare.by_state import MixedDenoiser
+from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
+from mdlm_cfg.compare.images import class_nelbos
 from mdlm_cfg.compare.likelihood import exact_likelihood
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.compare.path_kl import ideal_denoiser
@@ -35,6 +36,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS, Sampler
 from mdlm_cfg.studies.benchmark.targets import learned_rotation, rotation
+from mdlm_cfg.training.elbo import nelbo
 
 TARGET = random_target(3, 2, k=3, seed=21)
 Z = 2
@@ -169,6 +171,54 @@ def test_the_answers_of_a_denoiser_are_left_as_they_are(name, w) -> None:
     else:
         sample(denoiser, Guidance(w), Z, 20, name, 2 if name in WITH_STEPS else None)
     assert kept and all(torch.equal(*pair) for pair in kept)
+
+
+def overwriting(answer):
+    """A function that answers likewise, and writes over its arguments, as one that maps masks to a token of its own."""
+
+    def careless(tokens, classes):
+        found = answer(tokens.clone(), None if classes is None else classes.clone())
+        for given in (tokens, classes):
+            if given is not None:
+                given.zero_()
+        return found
+
+    return careless
+
+
+@pytest.mark.parametrize(
+    "asker",
+    [
+        *ASKERS.values(),
+        lambda denoiser: terminal_law(denoiser, Guidance(0.0), Z),
+        lambda denoiser: torch.tensor(exact_likelihood(TARGET, denoiser, Z).nelbo),
+        lambda denoiser: class_nelbos(denoiser, torch.tensor([[0, 1]]), 8, torch.Generator().manual_seed(0)),
+        lambda denoiser: torch.tensor(conditionals_error_by_state(TARGET, denoiser, GUIDANCE, Z)[1]),
+        lambda denoiser: conditionals_under(denoiser, torch.tensor([[3, 1]]), [Z, None]),
+    ],
+)
+def test_what_a_denoiser_does_to_its_arguments_changes_nothing(asker) -> None:
+    table = Inconsistent(3, 2, 3, seed=4)
+    wanted = numbers(asker(table))
+    denoiser = FunctionDenoiser(overwriting(table), 3, 2, 3)
+    for again in (denoiser, denoiser, table):  # nor anything that is kept for the next denoiser
+        for found, number in zip(numbers(asker(again)), wanted, strict=True):
+            assert torch.equal(found, number)
+
+
+def test_what_a_network_does_to_its_arguments_changes_nothing() -> None:
+    class Careless(Net):
+        def forward(self, tokens, classes):
+            return overwriting(super().forward)(tokens, classes)
+
+    tokens = torch.tensor([[3, 1], [3, 3]])
+    classes = torch.tensor([0, 3])
+    wrapped = [NetDenoiser(net) for net in (Net(), Careless())]
+    asked = [(one(tokens, classes), one.of_labels(tokens, [0, 3])) for one in wrapped]
+    assert all(torch.equal(*pair) for pair in zip(*asked))
+    draws = [nelbo(net, tokens % 3, classes, 3, torch.Generator().manual_seed(0)) for net in (Net(), Careless())]
+    assert torch.equal(*draws)
+    assert tokens.tolist() == [[3, 1], [3, 3]] and classes.tolist() == [0, 3]
 
 
 def test_a_class_for_every_row() -> None:

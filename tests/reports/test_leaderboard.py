@@ -11,6 +11,8 @@ from helpers import random_target
 
 from mdlm_cfg import UserError, benchmark
 from mdlm_cfg.reports.leaderboard import leaderboard, write_page
+from mdlm_cfg.reports.paper_report import HEAD, collect
+from mdlm_cfg.reports.tables import check_page
 from mdlm_cfg.studies.benchmark.targets import of_table
 
 
@@ -45,6 +47,15 @@ def test_every_place_and_mean_is_that_of_the_report(report: dict[str, Any]) -> N
         assert abs(float(means[1]) - sum(own) / 2) <= 5e-5
     assert [row[0] for row in nearest[2:]] == ["first", "second"]
     assert [row[4] for row in nearest[2:]] == [target["fingerprint"] for target in report["targets"]]
+
+
+def test_the_page_of_the_paper_replaces_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("# The paper as experiments that I made")
+    (tmp_path / "link.md").symlink_to("nowhere")
+    for name in ("mine.md", "link.md"):
+        with pytest.raises(UserError, match=name):
+            collect(tmp_path, tmp_path / name)
+    check_page(Path(__file__).parents[2] / "docs" / "paper.md", HEAD.partition(",")[0])  # its own is replaced
 
 
 def test_the_page_is_written_whole_or_not_at_all(report: dict[str, Any], tmp_path: Path) -> None:

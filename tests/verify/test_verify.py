@@ -209,6 +209,20 @@ def test_mistakes_in_the_command(arguments, tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "new").exists() and (tmp_path / "full" / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, RuntimeError, UserError])
+def test_a_verification_that_ends_early_leaves_what_was_there(
+    ending: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(run, "verify", end)
+    (tmp_path / "empty").mkdir()
+    for folder in ("new/one", "empty"):
+        assert run_main(f"out={tmp_path / folder}") != 0
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
 def test_the_same_session_again() -> None:
     one, two = (verify(SEED, 0.001, ("training",)) for _ in range(2))
     assert one.checks == two.checks != verify(SEED + 1, 0.001, ("training",)).checks
