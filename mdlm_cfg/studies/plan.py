@@ -12,6 +12,7 @@ from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.memory import memory_allowed
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import MAX_SEED, generator_for
 
@@ -72,7 +73,17 @@ class Plan:
             check_class(k, num_classes)
 
     def check_dims(self, num_dims: int) -> None:
-        """Raise UserError unless every strength and the sampler are ones of D coordinates, and go together."""
+        """Raise UserError unless every strength and the sampler are ones of D coordinates, and go together.
+
+        Nor may the samples of one class at one strength need more memory than there is, at a byte for each value.
+        """
+        allowed = memory_allowed()
+        if self.num_samples * num_dims > allowed:
+            raise UserError(
+                f"{self.num_samples} samples of {num_dims} values need at least "
+                f"{self.num_samples * num_dims / 2**30:.3g} GiB for each class and strength, more than the "
+                f"{allowed / 2**30:.3g} GiB that this process may have: draw fewer"
+            )
         self.sampler.check(num_dims)
         for guidance in self.guidances:
             guidance.table(num_dims)

@@ -103,11 +103,13 @@ schedule=cosine
 schedule=nonsense
 target_class=2
 num_samples=0
+num_samples=100000000000000
 classifier=2
 sampler=sampled_confidence events=1 choice_temperature=1 annealed=-3
 """
 OF_EVALUATION = """
 denoiser=odd
+data=hmm_dialects num_samples=100000000000000
 ckpt_path=somewhere
 target_class=-1
 data=hmm data.path=nowhere.npz
@@ -183,6 +185,7 @@ sampler=euler steps=-1
 """
 OF_SAMPLES = """
 n=0
+n=100000000000000
 target_class=2
 w=-2
 ckpt_path=nowhere
