@@ -235,11 +235,10 @@ def draw(found: Sequence[Sequence], expanded: Sequence[Sequence], auto: Sequence
 def write_table(path: str, target: TableMixture) -> None:
     """A table as `data=table` takes it, in a new file."""
     try:
-        file = open(path, "xb")
+        with open(path, "xb") as file:
+            np.savez(file, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
     except OSError as error:
         sys.exit(f"error: {path} cannot be made ({error.strerror}): give another name")
-    with file:
-        np.savez(file, class_pmfs=target.class_pmfs.numpy(), class_weights=target.class_weights.numpy())
 
 
 def show_all(networks: Sequence[Denoiser]) -> None:

@@ -139,7 +139,8 @@ def _of_the_machine(error: BaseException) -> str | None:
             "said; ckpt_path=auto resumes training from the last checkpoint"
         )
     if is_lack_of_memory(error):
-        return "there is not enough memory for this: use a smaller batch_size, network or data, fewer samples, or a larger machine"
+        smaller = "a smaller batch_size, network or data, fewer samples"
+        return f"there is not enough memory for this: use {smaller}, or a larger machine"
     return None
 
 

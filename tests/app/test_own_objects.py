@@ -252,7 +252,10 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("ending", ["raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +"])
+ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("where", ["call", "import"])
 @pytest.mark.parametrize("many", [False, True], ids=["run", "sweep"])
 def test_own_code_that_ends_the_process_is_no_success(
