@@ -46,7 +46,7 @@ def nelbos_of_classes(case: Case, num: int, num_draws: int) -> tuple[Tensor, Ten
 
 def commonest(labels: Tensor) -> float:
     """The share of the most frequent class: the accuracy of a guess."""
-    return float(labels.long().bincount().max() / len(labels))
+    return int(labels.long().bincount().max()) / len(labels)
 
 
 def baselines_of(case: Case, x: Tensor, labels: Tensor) -> Tensor:

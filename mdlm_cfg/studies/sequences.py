@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 SURE = 2.0  # standard errors from which a difference is more than chance
+CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
@@ -195,7 +197,7 @@ class Sequences(Settings):
         return Findings(
             plan=case.plan,
             blocks=[*blocks, _noise(case, noise)],
-            verdict=verdict_of(errors, sets, orders, noise),
+            verdict=verdict_of(errors, sets, orders, noise, case.plan.num_samples),
             facts={"data": {"name": case.data.name, "classes": [case.one_class]}},
             arrays=_arrays(case, made),
         )
@@ -378,51 +380,74 @@ def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
 
 
 def verdict_of(
-    errors: Sequence[ConditionalsRow], sets: Sequence[SetRow], orders: Sequence[OrderRow], noise: Sequence[NoiseRow]
+    errors: Sequence[ConditionalsRow],
+    sets: Sequence[SetRow],
+    orders: Sequence[OrderRow],
+    noise: Sequence[NoiseRow],
+    num: int,
 ) -> list[str]:
-    """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost."""
+    """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost.
+
+    Args:
+        num: sequences in each set.
+    """
     said = [error_sentence(errors, "sequence")] if errors else []
     w = strongest(sets)
     own = {row.set: row for row in where(sets, w=w)}
-    said.append(_of_guidance(own[EXACT], own[CLASS], w))
+    said.append(_of_guidance(own[EXACT], own[CLASS], w, num))
     if LEARNED in own:
-        said.append(_of_network(own[LEARNED], own[EXACT], w))
+        said.append(_of_network(own[LEARNED], own[EXACT], w, num))
     said += _of_pairs(own, noise, w)
-    exact = [row for row in where(orders, w=w, denoiser=EXACT) if row.log_prob is not None]
-    return [*said, *([_of_orders(exact, w)] if exact else [])]
+    return said + _of_orders(where(orders, w=w, denoiser=EXACT), w, num)
 
 
-def _clear(a: float | None, b: float | None, *errors: float | None) -> int:
-    """1 where a is surely larger than b, -1 where it is surely smaller, else 0."""
-    if a is None or b is None or abs(a - b) <= SURE * math.hypot(*(error or 0.0 for error in errors)):
+def _clear(a: float | None, b: float | None, *errors: float | None, sure: float = SURE) -> int:
+    """1 where a is surely larger than b, -1 where it is surely smaller, else 0, as where an error is unknown."""
+    known = [error for error in errors if error is not None]
+    if a is None or b is None or len(known) < len(errors) or abs(a - b) <= sure * math.hypot(*known):
         return 0
     return 1 if a > b else -1
+
+
+def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
+    """`_clear` of the shares of sequences that the class does not allow."""
+    shares = (a.impossible, b.impossible)
+    return _clear(*shares, *(math.sqrt(share * (1 - share) / num) for share in shares), sure=sure)
+
+
+def _likelier(a: Measured, b: Measured, num: int) -> int:
+    """`_clear` of likelihoods: those of a set are 0 where the class does not allow a sequence, so that counts first."""
+    return -_more_impossible(a, b, num) or _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se)
 
 
 def _show(value: float | None, digits: int) -> str:
     return "unknown" if value is None else f"{value:.{digits}f}"
 
 
-def _of_guidance(exact: SetRow, own: SetRow, w: Guidance) -> str:
+def _likelihoods(a: Measured, b: Measured) -> str:
+    """The mean log-likelihoods of two sets, and the shares that have none."""
+    nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
+    if not a.impossible and not b.impossible:
+        return nats
+    return f"{nats}; the class does not allow {a.impossible:.1%} and {b.impossible:.1%} of them at all"
+
+
+def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
     """The effect of exact guidance on the class posterior and the likelihood."""
     surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
-    likelier = _clear(exact.log_prob, own.log_prob, exact.log_prob_se, own.log_prob_se)
-    nats = f"{_show(exact.log_prob, 1)} and {_show(own.log_prob, 1)} nats"
     return (
         f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
         f"the class itself do (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the "
-        f"class they are {COMPARED[likelier].format('likely')} those ({nats})."
+        f"class they are {COMPARED[_likelier(exact, own, num)].format('likely')} those ({_likelihoods(exact, own)})."
     )
 
 
-def _of_network(learned: SetRow, exact: SetRow, w: Guidance) -> str:
+def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
     """How the network's guided samples differ from exact guided ones."""
-    better = _clear(learned.log_prob, exact.log_prob, learned.log_prob_se, exact.log_prob_se)
-    head = COMPARED[better].format("likely")
     return (
-        f"At w = {w.label}, the network's sequences are {head} exact guided ones ({_show(learned.log_prob, 1)} and "
-        f"{_show(exact.log_prob, 1)} nats); their class posterior is {_show(learned.posterior, 3)}, that of exact "
-        f"ones {_show(exact.posterior, 3)}."
+        f"At w = {w.label}, the network's sequences are {COMPARED[_likelier(learned, exact, num)].format('likely')} "
+        f"exact guided ones ({_likelihoods(learned, exact)}); their class posterior is {_show(learned.posterior, 3)}, "
+        f"that of exact ones {_show(exact.posterior, 3)}."
     )
 
 
@@ -446,12 +471,24 @@ def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance)
     return said
 
 
-def _of_orders(rows: Sequence[OrderRow], w: Guidance) -> str:
-    worst, best = ends(rows, "log_prob")
+def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
+    """The extremes in likelihood, each in 1 of 20 reports by chance at most, however many are compared."""
+    if len([row for row in rows if row.log_prob is not None]) < 2:
+        return []
+    sure = NormalDist().inv_cdf(1 - CHANCE / (len(rows) * (len(rows) - 1)))
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
-    if not _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se):
-        return f"{head} none is clearly better than another in log-likelihood."
-    return (
-        f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
-        f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
-    )
+    said = []
+    fewest, most = ends(rows, "impossible")
+    if _more_impossible(most, fewest, num, sure):
+        said.append(
+            f"{head} {most.sampler.label} has the most sequences that the class does not allow "
+            f"({most.impossible:.1%}), and {fewest.sampler.label} the fewest ({fewest.impossible:.1%})."
+        )
+    worst, best = ends([row for row in rows if row.log_prob is not None], "log_prob")
+    if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
+        of = ", of those that it allows" if said else ""
+        said.append(
+            f"{head} {worst.sampler.label} has the least likely sequences{of} ({_show(worst.log_prob, 1)} nats) and "
+            f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
+        )
+    return said or [f"{head} none is clearly better than another in log-likelihood."]

@@ -303,6 +303,8 @@ def jump(log_z: Tensor, u: Tensor) -> Tensor:
         (Rate(), "rate", lambda t: terminal_law(t, Guidance(2.0), 1)),
         (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
         (Entry("mine", Sampler(), half_rate), "mine", lambda t: terminal_law(t, Guidance(1.0), 1)),
+        (Entry("mine", Confidence()), "mine", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
+        (Entry("mine", Rate()), "mine", lambda t: terminal_law(t, Guidance(2.0), 1)),
         (BOTH, "compose(0:0.5,1:1)", lambda t: terminal_law(t, Guidance(2.0, rule=BOTH), 1)),
         (replace(MOVED, steps=9), f"tau_leaping, {ONE_MOVE}", lambda t: MOVED.law(t, Guidance(2.0), 1)),
     ],

@@ -16,6 +16,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law
 from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies import sequences
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
@@ -205,3 +206,39 @@ def test_a_class_of_weight_0_is_refused() -> None:
     coin = HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), even, torch.tensor([1.0, 0.0]), num_dims=2)
     with pytest.raises(UserError):
         check(Sequences(), Case.of(data_of(coin), None, plan_of(Guidance(1.0), classes=(1,))))
+
+
+def disjoint() -> HiddenMarkovMixture:
+    """Two classes that have no value in common."""
+    half = torch.full((2, 2), 0.5, dtype=torch.float64)
+    emission = torch.tensor([[[0.6, 0.4, 0.0], [0.2, 0.8, 0.0]], [[0.0, 0.0, 1.0]] * 2], dtype=torch.float64)
+    return HiddenMarkovMixture(half, half.expand(2, 2, 2), emission, half[0], num_dims=5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_a_network_that_leaves_the_support_of_the_class_is_said_to_be_less_likely(share: float) -> None:
+    target = disjoint()
+    plan = plan_of(Guidance(1.0), n=200, classes=(0,))
+    findings = study_found(Sequences(num_test=20, num_draws=1), data_of(target), Blurred(target, share), plan)
+    learned = at(findings, 1.0, "learned")
+    (said,) = [line for line in findings.verdict if "network's sequences" in line]
+    assert (learned.impossible > 0) == (share > 0)
+    assert ("less likely" in said) == (share > 0)
+    assert (f"{learned.impossible:.1%}" in said) == (share > 0)
+
+
+def test_equal_orders_are_rarely_said_to_differ() -> None:
+    """Without guidance every order samples the class: the extremes differ by chance in at most 1 of 20 reports."""
+    target = mixture()
+    study = Sequences(num_test=2, num_draws=1)
+    said = 0
+    for seed in range(40):
+        plan = plan_of(Guidance(0.0), n=60, classes=(1,), seed=seed)
+        said += any("least likely" in line for line in study_found(study, data_of(target), None, plan).verdict)
+    assert said <= 6  # 1 in 140 of 40 trials at 1 in 20
+
+
+@pytest.mark.parametrize(("error", "clear"), [(0.1, 1), (2.0, 0), (None, 0)])
+def test_a_difference_is_clear_only_beside_errors_that_are_known(error: float | None, clear: int) -> None:
+    assert sequences._clear(3.0, 1.0, error, 0.1) == clear
+    assert sequences._clear(1.0, 3.0, 0.1, error) == -clear

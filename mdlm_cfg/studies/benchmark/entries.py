@@ -48,7 +48,8 @@ class Entry:
         name: in rankings and files.
         sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events a step, only says that
             it has one: it is set so that it makes as many calls as it may, those of its correction among them. Or a
-            function that draws samples; one that has an argument `calls` gets how many it may make.
+            function that draws samples; one that has an argument `calls` gets how many it may make. A policy, kind or
+            rule is what it is without an entry, and takes no guidance beside it.
         guidance: from w to the guidance it is run with.
         halves: whether the moves of its correction are set too: its steps make half of the calls, and at most D.
         own: whether it is somebody's own, beside what is built in.
@@ -134,6 +135,8 @@ def entry_of(own: Any) -> Entry:
     if isinstance(own, type):
         own = _made(own)
     if isinstance(own, Entry):
+        if isinstance(own.sampler, Policy | Kind | Rule):
+            return replace(entry_of(own.sampler), name=own.name, own=own.own)
         return own
     if isinstance(own, Sampler):
         schedule = None if own.schedule == own.family.schedule() else own.schedule
