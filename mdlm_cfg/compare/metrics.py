@@ -192,3 +192,13 @@ def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
         return {"euclidean": float((a - b).norm() / b.norm())}
     spectral = torch.linalg.matrix_norm(a - b, ord=2) / torch.linalg.matrix_norm(b, ord=2)
     return {"frobenius": float((a - b).norm() / b.norm()), "spectral": float(spectral)}
+
+
+def difference_of_shares(a: float, n: int, b: float, m: int) -> tuple[float, float]:
+    """The difference of two shares, a of n and b of m, and its standard error, for a test whether they differ.
+
+    Each with one more success and one more failure (Agresti and Caffo 2000): the error of a share of 0 or 1 would be 0
+    otherwise, and two of three beside none of three a clear difference.
+    """
+    shares = [((share * count + 1) / (count + 2), count + 2) for share, count in ((a, n), (b, m))]
+    return shares[0][0] - shares[1][0], math.sqrt(sum(share * (1 - share) / count for share, count in shares))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
@@ -352,8 +352,9 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
     if len(ends) == 1:
         return [*said, f"The network itself assigns {shares}."]
     weak, strong = ends
-    change = (strong.accuracy or 0.0) - (weak.accuracy or 0.0)
-    if abs(change) <= SURE * math.hypot(_error(weak), _error(strong)):
+    after, before = ((row.accuracy or 0.0, row.num_classified) for row in (strong, weak))
+    change, error = difference_of_shares(*after, *before)
+    if abs(change) <= SURE * error:
         head = "Guidance makes no clear difference to the class that the network sees"
     else:
         head = f"Guidance makes the network recognise the class {'more' if change > 0 else 'less'} often"

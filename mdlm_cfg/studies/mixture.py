@@ -307,7 +307,8 @@ def _of_pixels(pixel: PixelRow) -> str:
     if private is None and foreign is None:
         return "No value of a pixel is specific to a class, so guidance has none to amplify."
     changes = (f"private values change by {_signed(private)}", f"foreign ones by {_signed(foreign)}")
-    does = "amplifies" if (private or 0.0) > 0 > (foreign or 0.0) else "does not amplify"
+    gains = (private is None or private > 0) and (foreign is None or foreign < 0)
+    does = "amplifies" if gains else "does not amplify"
     return f"There guidance {does} class-specific pixels: {', '.join(changes)} in probability."
 
 

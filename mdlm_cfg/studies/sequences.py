@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
@@ -411,8 +411,8 @@ def _clear(a: float | None, b: float | None, *errors: float | None, sure: float 
 
 def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
     """`_clear` of the shares of sequences that the class does not allow."""
-    shares = (a.impossible, b.impossible)
-    return _clear(*shares, *(math.sqrt(share * (1 - share) / num) for share in shares), sure=sure)
+    difference, error = difference_of_shares(a.impossible, num, b.impossible, num)
+    return _clear(difference, 0.0, error, sure=sure)
 
 
 def _likelier(a: Measured, b: Measured, num: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from helpers import random_target
 
 from mdlm_cfg.compare.metrics import (
+    difference_of_shares,
     expected_sampling_tv,
     histogram,
     kl_divergence,
@@ -147,3 +148,22 @@ def test_a_probability_that_underflows_makes_no_divergence_infinite() -> None:
     assert kl_divergence(p, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)) == 0
     tilted = torch.tensor([1 - 1e-9, 1e-9, 0.0], dtype=torch.float64)
     assert kl_divergence(tilted, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)) == torch.inf
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 2), (3, 3), (5, 20), (60, 60)])
+@pytest.mark.parametrize("p", [0.02, 0.2, 0.5, 0.9])
+def test_equal_shares_differ_by_two_standard_errors_in_one_of_twenty_draws_at_most(p: float, n: int, m: int) -> None:
+    """Summed over all outcomes. Two standard errors of normal values are exceeded in 4.6%."""
+    chance = 0.0
+    for a in range(n + 1):
+        for b in range(m + 1):
+            difference, error = difference_of_shares(a / n, n, b / m, m)
+            if abs(difference) > 2 * error:
+                chance += scipy.stats.binom.pmf(a, n, p) * scipy.stats.binom.pmf(b, m, p)
+    assert chance < 0.06
+
+
+def test_shares_of_many_differ_by_their_own_difference_and_error() -> None:
+    difference, error = difference_of_shares(0.3, 10**6, 0.1, 10**6)
+    assert difference == pytest.approx(0.2, abs=1e-5)
+    assert error == pytest.approx(math.sqrt((0.3 * 0.7 + 0.1 * 0.9) / 10**6), rel=1e-4)

@@ -140,3 +140,17 @@ def test_one_component_and_no_guidance_are_answered() -> None:
     assert all(row.rank_correlation_partial is None for row in block_of(found, "components"))
     json.dumps(found.to_dict(), allow_nan=False)
     assert len(found.verdict) == 1
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value: int) -> None:
+    """A value of probability 0.3 in the class and 0.15 in the mixture is private, and none is foreign."""
+    p = torch.tensor([[[0.3] * 16], [[0.0] * 16]], dtype=torch.float64)
+    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    target = BernoulliMixture(p if value else 1 - p, half.new_ones(2, 1), half)
+    plan = plan_of(Guidance(0.0), Guidance(3.0), n=2000, classes=(0,))
+    found = found_by(Mixtures(), data_of(target), None, plan)
+    (pixel,) = [row for row in block_of(found, "pixels") if row.w == Guidance(3.0) and row.set == "exact"]
+    assert pixel.change_private > 0.02 and pixel.change_foreign is None
+    (said,) = [line for line in found.verdict if "class-specific pixels" in line]
+    assert "guidance amplifies" in said
