@@ -18,7 +18,7 @@ from mdlm_cfg.app.build import (
     for_own_targets,
     say_precision,
 )
-from mdlm_cfg.app.errors import INTERRUPTED, sentence
+from mdlm_cfg.app.errors import INTERRUPTED, in_own_code, sentence
 from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
@@ -123,7 +123,7 @@ def _fit(
     try:
         numbers, trained = train_and_test(module, data, trainer, before)
     except SystemExit as error:
-        if not trainer.interrupted:
+        if not trainer.interrupted or in_own_code(error) is not None:
             raise
         left = path if path.is_file() else before
         how = "before anything was saved" if left is None else f"resume with ckpt_path={left}"

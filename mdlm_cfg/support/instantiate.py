@@ -32,6 +32,8 @@ LISTS = (list, tuple, Sequence)
 class calling:
     """Marks an error of something that a user named, where no code of this package raised it (`called_in`).
 
+    A StopIteration becomes a RuntimeError: whoever iterates outside would take it for the end of its own data.
+
     Args:
         name: of what is called inside.
     """
@@ -45,6 +47,8 @@ class calling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
+        if isinstance(error, StopIteration):
+            raise RuntimeError(f"{self.name} raised StopIteration") from error
         if trace is None or not isinstance(error, Exception) or isinstance(error, UserError):
             return
         if not any(FOLDER in Path(frame.filename).resolve().parents for frame in traceback.extract_tb(trace.tb_next)):

@@ -17,6 +17,7 @@ from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.nets.wrapper import has_label_heads
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.elbo import nelbo
@@ -123,9 +124,9 @@ class MaskedDiffusion(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
-        losses = self.objective.loss(
-            *self._asked, x, classes, self._generator(x.device, "mask", self.global_step, batch_idx)
-        )
+        generator = self._generator(x.device, "mask", self.global_step, batch_idx)
+        with calling("objective"):
+            losses = self.objective.loss(*self._asked, x, classes, generator)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and (self.global_step + 1) % every == 0
         loss = losses["loss"].detach()
@@ -138,6 +139,11 @@ class MaskedDiffusion(LightningModule):
             name = "nelbo" if "nelbo" in losses else "loss"
             self.shown = {name: self._losses[name]}
         return losses["loss"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """See `LightningModule`."""
+        with calling("optimizer"):
+            super().optimizer_step(*args, **kwargs)
 
     def _log_losses(self) -> None:
         """Log the losses of the step that was made: to the loggers themselves, as Lightning's `log` takes longer."""
@@ -288,7 +294,8 @@ class MaskedDiffusion(LightningModule):
         index = batch_idx * self.trainer.world_size + self.global_rank
         for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
             generator = generator_for(what, index, self.seed, 0, device=x.device)
-            draws = [nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]
+            with calling("net"):
+                draws = [nelbo(self.net, x, labels, n, generator) for _ in range(num_draws)]
             total += moments(torch.stack(draws).to(total.dtype))
 
     def _all_moments(self) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import run
+from commands import QUICK, run
 
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
@@ -272,3 +272,40 @@ def test_own_code_that_ends_the_process_is_no_success(
     said = capsys.readouterr().err
     assert f"{name}.py, line" in said and "fault of mdlm_cfg" not in said
     assert not many or {job.read_text().count("failed") for job in tmp_path.glob("swept/*/job.json")} == {1}
+
+
+NET = """
+import torch
+
+class Ending(torch.nn.Module):
+    calls = 0
+
+    def __init__(self, num_tokens, grid_shape, num_classes):
+        super().__init__()
+        self.num_tokens, self.num_dims, self.num_classes = num_tokens, grid_shape[0], num_classes
+        self.free = torch.nn.Parameter(torch.zeros(num_tokens))
+
+    def forward(self, tokens, classes):
+        Ending.calls += 1
+        if Ending.calls == {last}:  # of both jobs
+            {ending}
+        return self.free.log_softmax(-1).expand(*tokens.shape, -1)
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS[:-1])
+@pytest.mark.parametrize("last", [8, 100])
+def test_own_code_that_ends_training_is_no_success(
+    ending: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(NET.format(last=last, ending=ending))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    arguments = (*QUICK, f"net._target_={name}.Ending", "trainer.max_epochs=4", "data.steps_per_epoch=20")
+    given = [item for item in arguments if not item.startswith("net.") or name in item]
+    assert run("train", *given, "-m", "seed=0,1", "hydra.sweep.dir=swept") == 2
+    said = capsys.readouterr().err
+    assert f"{name}.py, line" in said and "interrupted" not in said and "fault of mdlm_cfg" not in said
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("swept/*/job.json")]
+    assert sorted(states) == ["done", "failed"]
