@@ -17,6 +17,8 @@ from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.support.errors import UserError
 
 CHUNK = 4096  # rows of a distance matrix at a time
+MAX_SPLIT = 2000  # points whose distances are held at once
+SPLITS = 20  # random halves that the noise of an energy distance is taken from
 MAX_ANSWERS = 16_000  # partial states per call of a denoiser, times N
 
 
@@ -150,6 +152,31 @@ def energy_error(x: Tensor, y: Tensor) -> float:
     y = y.double()
     influence = 2 * (_distance_sums(x, y) / len(y) - _distance_sums(x, x) / (len(x) - 1))
     return float(influence.std()) / math.sqrt(len(x))
+
+
+def energy_by_chance(x: Tensor, generator: torch.Generator | None = None) -> float:
+    """How large an energy distance of two sets of one distribution is by chance: that of random halves, RMS.
+
+    Args:
+        x: (2n, F), both sets; of more than `MAX_SPLIT` some, since the value falls as 1/n.
+
+    Returns:
+        of sets of n; 0 for fewer than two points in each.
+    """
+    num = len(x) // 2
+    kept = x[torch.randperm(len(x), generator=generator)[:MAX_SPLIT]].double()
+    half = len(kept) // 2
+    if half < 2:
+        return 0.0
+    squared = kept.square().sum(dim=1)
+    distances = (squared[:, None] + squared - 2 * (kept @ kept.T)).fill_diagonal_(0.0).clamp_(min=0.0).sqrt_()
+    found = []
+    for _ in range(SPLITS):
+        order = torch.randperm(2 * half, generator=generator)
+        first, second = (torch.zeros(len(kept), dtype=torch.float64).index_fill_(0, at, 1) for at in order.chunk(2))
+        within = float(first @ distances @ first + second @ distances @ second) / (half * (half - 1))
+        found.append(2 * float(first @ distances @ second) / half**2 - within)
+    return math.sqrt(sum(value**2 for value in found) / SPLITS) * half / num
 
 
 def _distance_sums(x: Tensor, y: Tensor) -> Tensor:

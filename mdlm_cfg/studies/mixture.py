@@ -5,6 +5,7 @@ Guided samples are drawn with the exact conditionals twice: what the two sets di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.images import energy_distance, moment_difference, pixel_moments
+from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, as_images, draw_pieces, samples_of
@@ -39,7 +40,8 @@ AGAIN = "again"
 FLOOR = "noise floor"
 CLASS = "class"
 DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
-CLEAR = 3.0  # times the noise floor from which an energy distance is called clear
+CLEAR = 3.0  # times what chance makes of it, from which an energy distance is called clear
+ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": of the network, "noise floor": a second exact guided set, "class": unguided'
@@ -48,7 +50,8 @@ PARTIAL = "partial"
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
 set and shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
-distribution."""
+distribution. The verdict calls an energy distance clear from three times what it is by chance: the root mean square \
+between random halves of the two exact sets."""
 
 
 MEASURED = ("mean_rms", "covariance", "component_tv", "energy")
@@ -139,13 +142,20 @@ class Mixtures(Settings):
         return Findings(
             plan=case.plan,
             blocks=blocks,
-            verdict=verdict_of(errors, sets, pixels, components),
-            facts={"data": {"name": case.data.name, "classes": list(case.classes)}},
+            verdict=verdict_of(errors, sets, pixels, components, compared[strongest(sets)]["by_chance"]),
+            facts=_facts(case, compared),
             arrays={
                 f"{name}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for name, x in own.items()
             },
             arrays_file="samples.npz",
         )
+
+
+def _facts(case: Case, compared: Mapping[Guidance, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "data": {"name": case.data.name, "classes": list(case.classes)},
+        "energy_by_chance": {g.label: found["by_chance"] for g, found in compared.items()},
+    }
 
 
 def _names(case: Case) -> dict[str, str]:
@@ -199,6 +209,7 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
         components[name] = vars(component_picture(target, list(case.classes), usage, x.shape[1], *distinct))
     return {
         "sets": {name: _beside(case, x, drawn[EXACT]) for name, x in others.items()},
+        "by_chance": _by_chance(case, guidance, described[EXACT]),
         "pixels": {
             name: vars(pixel_picture(target, list(case.classes), x.double().mean(dim=1)))
             for name, x in described.items()
@@ -216,6 +227,12 @@ def _unguided(case: Case, guidance: Guidance) -> Tensor:
         for k in case.classes
     ]
     return torch.stack(drawn).to(torch.uint8)
+
+
+def _by_chance(case: Case, guidance: Guidance, exact: Tensor) -> float:
+    """How large the mean energy distance of two exact sets is by chance, from both, (classes, 2n, D)."""
+    generator = case.plan.generator("splits", guidance, case.classes[0], num_dims=case.target.num_dims)
+    return math.hypot(*(energy_by_chance(one, generator) for one in exact)) / len(exact)
 
 
 def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
@@ -270,15 +287,20 @@ def verdict_of(
     sets: Sequence[SetRow],
     pixels: Sequence[PixelRow],
     components: Sequence[ComponentRow],
+    chance: float,
 ) -> list[str]:
-    """Whether the network is trained, how far its samples are from exact ones, and what guidance does."""
+    """Whether the network is trained, how far its samples are from exact ones, and what guidance does.
+
+    Args:
+        chance: how large an energy distance of equal sets is, at the largest strength.
+    """
     top = strongest(sets)
     energy = {row.set: row.energy for row in where(sets, w=top)}
     said = [error_sentence(errors, "image")] if errors else []
     if LEARNED in energy:
         said.append(
-            f"At w = {top.label} the network's samples {_differ(energy[LEARNED], energy[FLOOR])} from exact "
-            f"guided samples (energy distance {energy[LEARNED]:.4f}; noise floor {energy[FLOOR]:.4f})."
+            f"At w = {top.label} the network's samples {_differ(energy[LEARNED], chance)} from exact "
+            f"guided samples (energy distance {energy[LEARNED]:.4f}; by chance {chance:.4f})."
         )
         if top.constant and energy[LEARNED] >= energy[CLASS]:
             said.append(
@@ -288,8 +310,8 @@ def verdict_of(
     if top.constant == 0:
         return [*said, "No strength above 0 was given, so the effect of guidance is not shown."]
     said.append(
-        f"At w = {top.label} exact guided samples {_differ(energy[CLASS], energy[FLOOR])} from the unguided "
-        f"class (energy distance {energy[CLASS]:.4f}; noise floor {energy[FLOOR]:.4f})."
+        f"At w = {top.label} exact guided samples {_differ(energy[CLASS], chance)} from the unguided "
+        f"class (energy distance {energy[CLASS]:.4f}; by chance {chance:.4f})."
     )
     (pixel,) = where(pixels, w=top, set=EXACT)
     said.append(_of_pixels(pixel))
@@ -316,5 +338,5 @@ def _signed(change: float | None) -> str:
     return "nothing (there are none)" if change is None else f"{change:+.4f}"
 
 
-def _differ(energy: float, floor: float) -> str:
-    return "differ clearly" if energy > CLEAR * abs(floor) else "do not differ clearly"
+def _differ(energy: float, chance: float) -> str:
+    return "differ clearly" if energy > CLEAR * chance + ROUNDING else "do not differ clearly"

@@ -12,6 +12,7 @@ from mdlm_cfg import FunctionDenoiser
 from mdlm_cfg.compare.images import (
     class_nelbos,
     draw_counts,
+    energy_by_chance,
     energy_distance,
     energy_error,
     leading_component,
@@ -222,3 +223,23 @@ def test_the_error_of_an_energy_distance_is_its_spread_over_samples() -> None:
     spread = float(torch.tensor([energy_distance(x, reference) for x in sets]).std())
     errors = torch.tensor([energy_error(x, reference) for x in sets])
     assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)
+
+
+def test_the_energy_distance_by_chance_is_that_of_independent_sets_of_one_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(num: int) -> torch.Tensor:
+        return (torch.rand(num, 12, generator=generator) < 0.3).to(torch.uint8)
+
+    by_chance = [energy_by_chance(drawn(60), generator) for _ in range(100)]
+    known = [energy_distance(drawn(30), drawn(30)) for _ in range(400)]
+    expected = (sum(value**2 for value in known) / len(known)) ** 0.5
+    assert abs((sum(value**2 for value in by_chance) / len(by_chance)) ** 0.5 / expected - 1) < 0.2
+
+
+def test_the_energy_distance_by_chance_of_many_falls_as_one_over_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = (torch.rand(400, 12, generator=torch.Generator().manual_seed(1)) < 0.3).to(torch.uint8)
+    whole = energy_by_chance(x, torch.Generator().manual_seed(2))
+    monkeypatch.setattr("mdlm_cfg.compare.images.MAX_SPLIT", 100)
+    assert 0.5 < energy_by_chance(x, torch.Generator().manual_seed(2)) / whole < 2
+    assert energy_by_chance(x[:2]) == 0

@@ -154,3 +154,13 @@ def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value:
     assert pixel.change_private > 0.02 and pixel.change_foreign is None
     (said,) = [line for line in found.verdict if "class-specific pixels" in line]
     assert "guidance amplifies" in said
+
+
+def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is() -> None:
+    said = {0.0: 0, 0.9: 0}
+    for share in said:
+        for seed in range(40):
+            plan = Plan((Guidance(2.0),), Sampler(), 40, seed=seed, classes=(0, 1))
+            verdict = found_by(Mixtures(num_test=2), data_of(mixture()), Blurred(mixture(), share), plan).verdict
+            said[share] += any("network's samples differ clearly" in line for line in verdict)
+    assert said[0.0] <= 2 and said[0.9] >= 38
