@@ -266,7 +266,8 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         best = min((row for row in chain if row.calls <= last.calls), key=lambda row: row.tv_tilted)
         nearest = min(chain, key=lambda row: row.tv_tilted)
         said.append(
-            f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} end nearest to the '
+            f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} '
+            f"{verb_of(best.moves, 'end')} nearest to the "
             f"tilted distribution ({best.tv_tilted:.4f}){_with_more_calls(best, nearest)}."
         )
     apart = [row.move for row in ends if row.gap < CONNECTED]

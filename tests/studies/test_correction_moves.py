@@ -151,6 +151,10 @@ def test_moves_are_judged_by_the_samplers_that_the_sentence_names(
         assert ("bring some samples nearer" in said) == (any(worth) and not all(worth))
         assert ("help little" in said) == (not any(row.removed is not None and row.removed >= 0.5 for row in own))
         assert "0% of" not in re.sub(r"\d0%", "", said)
+    verbs = re.findall(
+        r"(\d+) (?:single refills?|moves? of [^;]*?) (end|remove|do)(s|es)? ", " ".join(findings.verdict)
+    )
+    assert verbs and all((number == "1") == bool(singular) for number, _, singular in verbs)
 
 
 @pytest.mark.parametrize(
