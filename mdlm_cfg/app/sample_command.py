@@ -163,10 +163,12 @@ def _arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> I
 
 
 def _names_of(run: LoadedRun) -> Names:
-    """The data's names of classes and values; none if the data are no longer here."""
+    """The data's names of classes and values; none, with a message, if the data are no longer here, or others."""
     try:
         data = build_data(run.config["data"])
-    except (UserError, KeyError, OSError):
+        run.check_data(data.describe())
+    except (UserError, KeyError, OSError) as error:
+        print(f"samples are written without names of classes and values: {error}", file=sys.stderr)
         return None, None
     return data.class_names, data.value_names
 

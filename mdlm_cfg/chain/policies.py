@@ -57,7 +57,7 @@ class Policy(ByValue, ABC):
 
         Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
         """
-        score, log_weight = self.preference(log_z, log_r, coordinates)
+        score, log_weight = self.preference(log_z.clone(), log_r, coordinates)  # it may write over its copy
         nowhere = log_z == NEG_INF
         log_weight = log_weight.expand_as(log_z).masked_fill(nowhere, NEG_INF)
         if score is None:

@@ -103,7 +103,8 @@ class TimeStep(Step):
     u: float
 
     def _probability(self, log_z: Tensor) -> Tensor:
-        jump = self.jump(log_z, torch.full((), self.u, dtype=torch.float64, device=log_z.device))
+        u = torch.full((), self.u, dtype=torch.float64, device=log_z.device)
+        jump = self.jump(log_z.clone(), u)  # it may write over its copy
         return jump.masked_fill(log_z == NEG_INF, 0.0)
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -176,7 +176,7 @@ def _by_policy(policy: Policy, mask_id: int, generator: torch.Generator | None) 
     def next_of(place: int, tokens: Tensor, log_probs: Tensor) -> Tensor:
         log_z = log_probs.new_zeros(tokens.shape).masked_fill(tokens != mask_id, NEG_INF)
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        log_choice = policy.log_choice(log_z, lambda: log_probs, places)
+        log_choice = policy.log_choice(log_z, log_probs.clone, places)
         uniform = torch.rand(log_z.shape, generator=generator, device=log_z.device, dtype=torch.float64)
         return (log_choice - uniform.neg().log1p().neg().log()).argmax(dim=1)  # the first of exponential clocks
 

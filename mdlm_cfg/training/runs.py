@@ -119,6 +119,10 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
         path: the checkpoint. saved: the description in it. here: that of a data module.
     """
     if saved["fingerprint"] == here["fingerprint"]:
+        if saved.get("value_names", here.get("value_names")) != here.get("value_names"):  # earlier versions kept none
+            raise UserError(
+                f"the checkpoint {path} was trained on other data: the values of {here['name']} had other names"
+            )
         return
     there, now = (data.get("num_held_out", 0) for data in (saved, here))  # a checkpoint of earlier versions: none
     if saved["name"] == here["name"] and there != now:

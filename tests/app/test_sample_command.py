@@ -83,6 +83,12 @@ def test_text_is_lines(tmp_path: Path) -> None:
     assert [(w, label) for w, label, _ in written] == [("w0", "down")] * 5 + [("w0", "up")] * 5
     values = arrays(tmp_path / "out")["w0"].reshape(10, 4)
     assert [text for *_, text in written] == ["".join("abcd"[v] for v in row if v < 4) for row in values]
+    for number, changes in enumerate(("bcde", "dcba")):  # other data in the file since: their letters are not the run's
+        new = "\n".join(lines).translate(str.maketrans("abcd", changes))
+        (tmp_path / "words.txt").write_text(new.replace("eown", "down").replace("aown", "down"))
+        assert run("sample", f"runs={tmp_path}", "n=5", f"out={tmp_path / str(number)}") == 0
+        assert not (tmp_path / str(number) / "samples.txt").exists()
+        assert (arrays(tmp_path / str(number))["w0"].reshape(10, 4) == values).all()
 
 
 def test_the_function_keeps_its_name_beside_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from helpers import Inconsistent, law_by_jumps, random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, terminal_law
+from mdlm_cfg import Guidance, Sampler, likelihood, terminal_law
 from mdlm_cfg.chain.policies import POLICIES, Policy
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.support.seeds import generator_for
@@ -30,6 +30,10 @@ def some_rates() -> tuple[Tensor, Tensor]:
     log_rho[0] = NEG_INF
     log_z = log_rho.logsumexp(dim=-1)
     return log_z, (log_rho - log_z[..., None]).masked_fill(log_z[..., None] == NEG_INF, NEG_INF)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def choice(policy: Policy, log_z: Tensor, log_r: Tensor) -> Tensor:
@@ -94,3 +98,31 @@ def test_its_law_is_the_sum_over_its_orders(written: str) -> None:
     policy = parse_policy(written)
     law = terminal_law(denoiser, Guidance(0.0), 0, policy=policy)
     assert torch.allclose(law, by_enumeration(denoiser, policy, 0), atol=1e-13)
+
+
+def test_what_own_policies_and_jump_rules_do_to_their_arguments_changes_nothing() -> None:
+    class Careful(Policy):
+        def preference(self, log_z, log_r, coordinates):
+            return None, 2 * log_z + log_r().exp().sum(dim=-1)
+
+    class Careless(Policy):
+        def preference(self, log_z, log_r, coordinates):
+            weight = log_r().exp_().sum(dim=-1)
+            return None, log_z.mul_(2).add_(weight)
+
+    table = Inconsistent(3, D, 3, seed=4)
+    guidance = Guidance(1.5)
+    laws = [terminal_law(table, guidance, 1, policy=policy) for policy in (Careful(), Careless())]
+    assert torch.equal(*laws)
+    x = torch.tensor([[0, 1, 2]] * 5)
+    uses = (
+        lambda policy: Sampler("first_hitting", policy=policy).draw(table, guidance, 1, 50, seeded()),
+        lambda policy: likelihood(table, x, 1, policy=policy, generator=seeded()).log_probs,
+    )
+    for use in uses:
+        assert torch.equal(use(Careful()), use(Careless()))
+    rules = (lambda log_z, u: 0 * log_z.exp() + u), (lambda log_z, u: log_z.exp_().mul_(0).add_(u))
+    jumps = [Sampler("own", steps=3, jump=jump) for jump in rules]
+    assert torch.equal(*[one.law(table, guidance, 1) for one in jumps])
+    drawn = [one.draw(table, guidance, 1, 50, seeded()) for one in jumps]
+    assert torch.equal(*drawn)

@@ -214,8 +214,12 @@ class DiffusionData(LightningDataModule):
         return self.target.fingerprint()
 
     def describe(self) -> dict[str, Any]:
-        """The description of data in a checkpoint: plain ints, strings and lists."""
-        return description_of(self)
+        """The description of data in a checkpoint: plain ints, strings and lists.
+
+        What values are called is no part of the fingerprint: other letters may have the same numbers.
+        """
+        names = {} if self.value_names is None else {"value_names": content_hash(*self.value_names)}
+        return description_of(self) | names
 
 
 def short_name(dataset: str) -> str:
