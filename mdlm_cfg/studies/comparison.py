@@ -274,7 +274,9 @@ def _over_classes(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> li
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        about = {key: row.get(key) for key in index} | ({CLASS: "each"} if isinstance(row.get(CLASS), int) else {})
+        about = {key: row.get(key) for key in index}
+        if isinstance(about.get(CLASS), int):
+            about[CLASS] = "each"
         groups.setdefault(repr(about), []).append(row)
     return [_mean_of(group, index) for group in groups.values()]
 
@@ -284,7 +286,7 @@ def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[s
     for key in {key for row in group for key in row if key not in index}:
         values = [row.get(key, math.nan) for row in group]
         found[key] = sum(values) / len(values)
-    if len(group) > 1 and isinstance(group[0].get(CLASS), int):
+    if len(group) > 1 and CLASS in index and isinstance(group[0].get(CLASS), int):
         found[CLASS] = f"mean of {', '.join(str(row[CLASS]) for row in group)}"
     return found
 
