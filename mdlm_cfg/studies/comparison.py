@@ -123,7 +123,7 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
     index = [SETTING, *dict.fromkeys(name for entry in entries for name in entry.index)]
     rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows, index)]
     means, measured = _over_seeds(rows, index)
-    tests, _ = _over_seeds([about | _without_nested(e.test) for e, about in zip(entries, who)], [SETTING])
+    tests, _ = _over_seeds([about | e.test for e, about in zip(entries, who)], [SETTING])
     return Comparison(settings, seeds, index, measured, means, tests)
 
 
@@ -165,7 +165,8 @@ def read_entry(path: Path) -> Entry:
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
-        return Entry(path, settings, seeds, rows, index, dict(report.get("test") or {}))
+        test = {key: v for key, v in _without_nested(report.get("test") or {}).items() if is_number(v)}
+        return Entry(path, settings, seeds, rows, index, test)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except UserError:

@@ -145,7 +145,9 @@ def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:
     assert run(*judge[:-1], f"out={tmp_path / 'first'}") == 0
     drawn = {path.name for path in (tmp_path / "first").iterdir()}
     out.mkdir()
-    for name in sorted(drawn - {"report.json"}):
+    of_each_kind = {Path(name).suffix: name for name in sorted(drawn - {"report.json"})}
+    assert set(of_each_kind) == {".html", ".csv", ".npz", ".png"}
+    for name in [*of_each_kind.values(), "metrics.csv", "report.csv"]:
         (out / name).write_text("the user's own")
         assert run(*judge) == 2
         assert (out / name).read_text() == "the user's own" and not (out / "report.json").exists()
