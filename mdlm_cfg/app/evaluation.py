@@ -22,7 +22,7 @@ from mdlm_cfg.app.report_cache import (
     take_places,
 )
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.reports.page import Picture, Section, write_page
+from mdlm_cfg.reports.page import Picture, Section, command_apart, write_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import sections_of, table_files
@@ -187,10 +187,10 @@ def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) 
         if section.table is not None and section.printed:
             print_table(section.table, section.title, report.console)
     for line in verdict:
-        said, colon, command = line.partition(": python ")
-        report.console.print(Text(f"{said}:" if colon else said))
-        if colon:  # in one piece, to be copied
-            report.console.print(Text(f"    python {command}"), soft_wrap=True)
+        said, command = command_apart(line)
+        report.console.print(Text(said))
+        if command:
+            report.console.print(Text(f"    {command}"), soft_wrap=True)
 
 
 TEST_ROWS = {

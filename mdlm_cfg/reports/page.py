@@ -110,6 +110,12 @@ class Section:
         return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
+def command_apart(text: str) -> tuple[str, str]:
+    """A text, and the command with which it ends ("" where there is none), which is shown in one piece to be copied."""
+    said, colon, command = text.partition(": python ")
+    return (f"{said}:", f"python {command}") if colon else (text, "")
+
+
 def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> str:
     """The page as text.
 
@@ -139,6 +145,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         groups=groups,
         settings=shown,
         longest=LONGEST,
+        command_apart=command_apart,
         css=_code("page.css"),
         scripts=[_code(name) for name in scripts],
     )
