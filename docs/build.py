@@ -103,7 +103,7 @@ def home(name: str) -> str:
 
 def public_names() -> set[str]:
     """What `from mdlm_cfg import ...` gives, and the functions of `mdlm_cfg.plot`."""
-    exported = {f"mdlm_cfg.{module}.{name}" for module, names in mdlm_cfg._HOMES.items() for name in names}
+    exported = {f"{module}.{name}" for name, module in mdlm_cfg._WHERE.items()}
     functions = inspect.getmembers(plot, inspect.isfunction)
     plots = {f"mdlm_cfg.plot.{name}" for name, of in functions if of.__module__ == plot.__name__ and name[0] != "_"}
     return {home(name) for name in exported} | plots

@@ -1,128 +1,25 @@
 """mdlm_cfg: masked discrete diffusion with classifier-free guidance, compared with exact solutions.
 
-The names below are imported when they are first used: a command that only prints its help needs none of them.
+The names that `__init__.pyi` lists are imported when they are first used: a command that only prints its help needs
+none of them.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mdlm_cfg.app.own_report import report as report
-    from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG as AdaptiveCFG
-    from mdlm_cfg.chain.classifier_rule import ByClassifier as ByClassifier
-    from mdlm_cfg.chain.corrections import Correction as Correction
-    from mdlm_cfg.chain.denoiser import Denoiser as Denoiser, FunctionDenoiser as FunctionDenoiser
-    from mdlm_cfg.chain.guidance import Guidance as Guidance, interval as interval, linear_ramp as linear_ramp
-    from mdlm_cfg.chain.guidance_schedules import (
-        Interval as Interval,
-        LinearRamp as LinearRamp,
-        PerCount as PerCount,
-        parse_strength as parse_strength,
-    )
-    from mdlm_cfg.chain.policies import (
-        Blocks as Blocks,
-        Confidence as Confidence,
-        Entropy as Entropy,
-        FixedOrder as FixedOrder,
-        Margin as Margin,
-        Policy as Policy,
-        RatePolicy as RatePolicy,
-        Uniform as Uniform,
-    )
-    from mdlm_cfg.chain.product_rules import (
-        Auto as Auto,
-        Compose as Compose,
-        Negative as Negative,
-        Tempered as Tempered,
-    )
-    from mdlm_cfg.chain.rule_names import parse_rule as parse_rule
-    from mdlm_cfg.chain.rules import CFG as CFG, Rule as Rule
-    from mdlm_cfg.chain.schedules import Schedule as Schedule
-    from mdlm_cfg.compare.best_schedule import best_schedule as best_schedule
-    from mdlm_cfg.compare.calibration import calibrate as calibrate, calibrated_strengths as calibrated_strengths
-    from mdlm_cfg.compare.decay import tv_decay as tv_decay
-    from mdlm_cfg.compare.geometry import limit_law as limit_law
-    from mdlm_cfg.compare.ledger import error_ledger as error_ledger
-    from mdlm_cfg.compare.likelihood import exact_likelihood as exact_likelihood, likelihood as likelihood
-    from mdlm_cfg.compare.path_kl import ideal_denoiser as ideal_denoiser, path_kl as path_kl
-    from mdlm_cfg.compare.profile import (
-        exact_information_profile as exact_information_profile,
-        information_profile as information_profile,
-    )
-    from mdlm_cfg.laws.in_time import law_at as law_at
-    from mdlm_cfg.laws.slices import slice_denoiser as slice_denoiser
-    from mdlm_cfg.laws.stationary import stationary_law as stationary_law
-    from mdlm_cfg.laws.terminal import terminal_law as terminal_law, tilted_law as tilted_law
-    from mdlm_cfg.laws.weights import tilted_weights as tilted_weights
-    from mdlm_cfg.nets.masked_lm import masked_lm_denoiser as masked_lm_denoiser
-    from mdlm_cfg.sampling.adapters import GenerateSampler as GenerateSampler, SchedulerSampler as SchedulerSampler
-    from mdlm_cfg.sampling.sampler import Sampler as Sampler
-    from mdlm_cfg.sampling.samples import sample as sample, stepped_law as stepped_law
-    from mdlm_cfg.sampling.smc import sequential_monte_carlo as sequential_monte_carlo
-    from mdlm_cfg.studies.benchmark import benchmark as benchmark
-    from mdlm_cfg.support.errors import UserError as UserError
-    from mdlm_cfg.targets.hmm import HiddenMarkovMixture as HiddenMarkovMixture
-    from mdlm_cfg.targets.posterior import TablePosterior as TablePosterior
-    from mdlm_cfg.targets.table import TableMixture as TableMixture
-    from mdlm_cfg.training.runs import load_run as load_run
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.2.0"
 
-_HOMES = {
-    "app.own_report": ("report",),
-    "chain.adaptive_cfg": ("AdaptiveCFG",),
-    "chain.classifier_rule": ("ByClassifier",),
-    "chain.product_rules": ("Auto", "Compose", "Negative", "Tempered"),
-    "chain.rule_names": ("parse_rule",),
-    "chain.rules": ("CFG", "Rule"),
-    "targets.posterior": ("TablePosterior",),
-    "chain.corrections": ("Correction",),
-    "chain.denoiser": ("Denoiser", "FunctionDenoiser"),
-    "chain.guidance": ("Guidance", "interval", "linear_ramp"),
-    "chain.policies": (
-        "Blocks",
-        "Confidence",
-        "Entropy",
-        "FixedOrder",
-        "Margin",
-        "Policy",
-        "RatePolicy",
-        "Uniform",
-    ),
-    "chain.schedules": ("Schedule",),
-    "chain.guidance_schedules": ("Interval", "LinearRamp", "PerCount", "parse_strength"),
-    "compare.best_schedule": ("best_schedule",),
-    "compare.calibration": ("calibrate", "calibrated_strengths"),
-    "compare.decay": ("tv_decay",),
-    "compare.geometry": ("limit_law",),
-    "compare.ledger": ("error_ledger",),
-    "compare.likelihood": ("exact_likelihood", "likelihood"),
-    "compare.path_kl": ("ideal_denoiser", "path_kl"),
-    "compare.profile": ("exact_information_profile", "information_profile"),
-    "laws.in_time": ("law_at",),
-    "laws.slices": ("slice_denoiser",),
-    "laws.stationary": ("stationary_law",),
-    "laws.terminal": ("terminal_law", "tilted_law"),
-    "laws.weights": ("tilted_weights",),
-    "nets.masked_lm": ("masked_lm_denoiser",),
-    "sampling.adapters": ("GenerateSampler", "SchedulerSampler"),
-    "sampling.sampler": ("Sampler",),
-    "sampling.samples": ("sample", "stepped_law"),
-    "sampling.smc": ("sequential_monte_carlo",),
-    "studies.benchmark": ("benchmark",),
-    "support.errors": ("UserError",),
-    "targets.hmm": ("HiddenMarkovMixture",),
-    "targets.table": ("TableMixture",),
-    "training.runs": ("load_run",),
-}
-_WHERE = {name: module for module, names in _HOMES.items() for name in names}
+_LIST = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_WHERE = {of.name: str(node.module) for node in _LIST.body if isinstance(node, ast.ImportFrom) for of in node.names}
 
 __all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(import_module(f"mdlm_cfg.{_WHERE[name]}"), name)
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'mdlm_cfg' has no attribute {name!r}")

@@ -132,10 +132,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     pages = {path.stem: path.read_text() for path in (site / "api").glob("*.html")}
-    for module, names in mdlm_cfg._HOMES.items():
-        for name in names:
-            defined = getattr(mdlm_cfg, name).__qualname__  # `interval` is the class Interval
-            assert re.search(rf'id="mdlm_cfg\.[\w.]+\.{defined}"', pages[module.split(".")[0]]), name
+    for name, module in mdlm_cfg._WHERE.items():
+        defined = getattr(mdlm_cfg, name).__qualname__  # `interval` is the class Interval
+        assert re.search(rf'id="mdlm_cfg\.[\w.]+\.{defined}"', pages[module.split(".")[1]]), name
     own = {name for name, of in vars(plot).items() if getattr(of, "__module__", "") == plot.__name__}
     plots = {name for name in own if not name.startswith("_")}
     assert {"laws", "images"} <= plots == set(re.findall(r'id="mdlm_cfg\.plot\.(\w+)"', pages["plot"]))
