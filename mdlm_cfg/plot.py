@@ -26,7 +26,7 @@ from mdlm_cfg.reports.style import RC
 from mdlm_cfg.studies.law_pictures import law_panels
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import checked_names
+from mdlm_cfg.targets.checks import checked_names
 
 WRAP = 14  # letters of a line's name
 SMALLEST_DECAY = 1e-12  # of -ln TV that is drawn

@@ -51,6 +51,17 @@ def random_target(n: int, d: int, k: int = 2, seed: int = 0, zeros: float = 0.0)
     return TableMixture((pmfs / pmfs.sum(1, keepdim=True)).reshape(k, *[n] * d), weights / weights.sum())
 
 
+def table_of(target: BernoulliMixture | HiddenMarkovMixture | TableMixture) -> TableMixture:
+    """The same mixture by its table."""
+    if isinstance(target, TableMixture):
+        return target
+    if isinstance(target, HiddenMarkovMixture):
+        return target.table()
+    states = torch.cartesian_prod(*[torch.arange(2)] * target.num_dims).reshape(-1, target.num_dims)
+    pmfs = torch.stack([target.log_joint(states, k).logsumexp(dim=1).exp() for k in range(target.num_classes)])
+    return TableMixture(pmfs.reshape(-1, *[2] * target.num_dims), target.class_weights)
+
+
 def evaluate_table(target: TableMixture, denoiser: Denoiser | None, plan: Plan) -> TableEvaluation:
     """Every distribution and set of samples of one class of a table, as the studies of its report read them."""
     case = Case.of(KnownData(target, "table"), denoiser, plan)

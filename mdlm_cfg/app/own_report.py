@@ -25,8 +25,8 @@ from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.numeric import is_number
+from mdlm_cfg.targets.checks import checked_names
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
-from mdlm_cfg.targets.table import checked_names
 
 MANY = 10_000  # samples of each class and strength where these are cheap
 FEW = 100  # where they are not

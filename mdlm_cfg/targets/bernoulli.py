@@ -6,8 +6,6 @@ a partial image, and log p(x_U | c) of every component is two matrix products.
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
@@ -17,10 +15,9 @@ from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture, sum_shown
+from mdlm_cfg.targets.checks import hash_of, normalised
 
 NEG_INF = float("-inf")
-MAX_TABLE_DIMS = 16
 ONE_HOT = torch.eye(3, 2, dtype=torch.float64)  # of the values 0 and 1, and the mask
 CHUNK = 4096  # samples drawn at a time
 UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
@@ -50,9 +47,9 @@ class BernoulliMixture:
             raise UserError("probabilities of a pixel being 1 must lie between 0 and 1, and some do not")
         self.num_classes, self.num_components, self.num_dims = self.probabilities.shape
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}  # see `_drawn_from`
-        weights = _normalized("component_weights", component_weights, self.probabilities.shape[:2])
-        self.component_weights = weights
-        self.class_weights = _normalized("class_weights", class_weights, self.probabilities.shape[:1])
+        shape = self.probabilities.shape
+        self.component_weights = normalised("component_weights", component_weights, shape[:2])
+        self.class_weights = normalised("class_weights", class_weights, shape[:1])
         p = self.probabilities.flatten(0, 1)
         self._of_values = torch.stack([1 - p, p], dim=2).flatten(1)
         # logarithms with zeros replaced: `log_likelihood` counts what is impossible instead
@@ -162,42 +159,14 @@ class BernoulliMixture:
         centred = p - self.mean(target_class)
         return (weights[:, None] * centred).T @ centred + torch.diag(weights @ (p * (1 - p)))
 
-    def to_table(self) -> TableMixture:
-        """The same distribution as a table of 2^D states.
-
-        Raises:
-            ValueError: more than 16 dimensions.
-        """
-        if self.num_dims > MAX_TABLE_DIMS:
-            raise UserError(f"a table of 2^{self.num_dims} states is too large; at most {MAX_TABLE_DIMS} dimensions")
-        states = torch.cartesian_prod(*[torch.arange(2)] * self.num_dims).reshape(-1, self.num_dims)
-        pmfs = torch.stack([self.log_joint(states, k).logsumexp(dim=1).exp() for k in range(self.num_classes)])
-        return TableMixture(pmfs.reshape(-1, *[2] * self.num_dims), self.class_weights)
-
     def fingerprint(self) -> str:
         """A short hash of the numbers themselves: tells whether two mixtures are the same distribution."""
-        digest = hashlib.sha256(repr(tuple(self.probabilities.shape)).encode())
-        for values in (self.probabilities, self.component_weights, self.class_weights):
-            digest.update(values.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        shape = tuple(self.probabilities.shape)
+        return hash_of(shape, self.probabilities, self.component_weights, self.class_weights)
 
     def denoiser(self) -> BernoulliDenoiser:
         """The exact posterior of this mixture."""
         return BernoulliDenoiser(self)
-
-
-def _normalized(name: str, weights: Tensor, shape: torch.Size) -> Tensor:
-    """Weights as float64 that sum to 1 over the last axis; raises UserError where they are no such thing."""
-    weights = torch.as_tensor(weights).to(torch.float64)
-    if weights.shape != shape:
-        raise UserError(f"{name} must have shape {tuple(shape)}, got {tuple(weights.shape)}")
-    if not bool((weights >= 0).all()):
-        raise UserError(f"{name} must not be negative, and the smallest is {weights.min().item():g}")
-    sums = weights.sum(dim=-1, keepdim=True)
-    if not bool(((sums - 1).abs() <= TOLERANCE).all()):
-        worst = sums.flatten()[(sums - 1).abs().flatten().argmax()].item()
-        raise UserError(f"{name} sum to {sum_shown(worst)}: normalise them")
-    return weights / sums
 
 
 class BernoulliDenoiser:

@@ -9,7 +9,6 @@ with the transition matrices few and wide.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -22,8 +21,9 @@ from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.targets.checks import checked_names, hash_of, normalised
 from mdlm_cfg.targets.messages import Messages
-from mdlm_cfg.targets.table import TOLERANCE, TableMixture, checked_names, sum_shown
+from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
@@ -62,10 +62,10 @@ class HiddenMarkovMixture:
         self.num_classes, self.num_hidden, self.num_tokens = shape
         self.num_dims = whole_number("num_dims", num_dims)
         k, s = shape[:2]
-        self.emission = _rows("emission", emission, shape)
-        self.initial = _rows("initial", initial, (k, s))
-        self.transition = _rows("transition", transition, (k, s, s))
-        self.class_weights = _rows("class_weights", class_weights, (k,))
+        self.emission = normalised("emission", emission, shape)
+        self.initial = normalised("initial", initial, (k, s))
+        self.transition = normalised("transition", transition, (k, s, s))
+        self.class_weights = normalised("class_weights", class_weights, (k,))
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
         self.messages = Messages(self.initial, self.transition, self.emission, self.num_dims)
@@ -147,10 +147,8 @@ class HiddenMarkovMixture:
 
     def fingerprint(self) -> str:
         """A short hash of the numbers themselves: tells whether two mixtures are the same distribution."""
-        digest = hashlib.sha256(repr((tuple(self.emission.shape), self.num_dims)).encode())
-        for values in (self.initial, self.transition, self.emission, self.class_weights):
-            digest.update(values.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        about = (tuple(self.emission.shape), self.num_dims)
+        return hash_of(about, self.initial, self.transition, self.emission, self.class_weights)
 
     def denoiser(self) -> HiddenMarkovDenoiser:
         """The exact posterior of this mixture."""
@@ -243,17 +241,3 @@ def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     cdf = probabilities.cumsum(dim=1)
     drawn = torch.rand(len(cdf), 1, generator=generator, dtype=torch.float64, device=cdf.device) * cdf[:, -1:]
     return (cdf <= drawn).sum(dim=1).clamp(max=cdf.shape[1] - 1)
-
-
-def _rows(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Probabilities of the given shape, normalised along the last axis."""
-    rows = values.to(torch.float64)
-    if rows.shape != shape:
-        raise UserError(f"{name} must have shape {shape}, got {tuple(rows.shape)}")
-    if not bool((rows >= 0).all()) or not bool(rows.isfinite().all()):
-        raise UserError(f"{name} holds numbers that are no probabilities: they must be finite and not negative")
-    sums = rows.sum(dim=-1, keepdim=True)
-    if not bool(((sums - 1).abs() <= TOLERANCE).all()):
-        worst = float(sums.flatten()[(sums - 1).abs().flatten().argmax()])
-        raise UserError(f"a row of {name} sums to {sum_shown(worst)}: normalise it")
-    return rows / sums

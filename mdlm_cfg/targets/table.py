@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from mdlm_cfg.chain.denoiser import by_label, check_asked, check_class
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import Reals, checked
-from mdlm_cfg.support.errors import UserError, shown
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.targets.checks import checked_names, hash_of, normalised
 
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
 MOST_LISTED = 10**5  # states up to which samples look their values up
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
-TOLERANCE = 1e-6  # how far from 1 a pmf may sum (files written in float32) before it is refused
 
 
 class TableMixture:
@@ -46,20 +45,15 @@ class TableMixture:
         class_names: Sequence[str] | None = None,
         value_names: Sequence[str] | None = None,
     ) -> None:
-        pmfs = class_pmfs.to(torch.float64)
-        weights = class_weights.to(torch.float64)
-        if pmfs.ndim < 2 or len(set(pmfs.shape[1:])) != 1 or pmfs.shape[1] < 1:
-            raise UserError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(pmfs.shape)}")
-        if weights.shape != pmfs.shape[:1]:
-            raise UserError(f"class_weights must have shape ({pmfs.shape[0]},), got {tuple(weights.shape)}")
-        sums = pmfs.flatten(1).sum(dim=1)
-        _check_probabilities("class_pmfs", pmfs, sums)
-        _check_probabilities("class_weights", weights, weights.sum())
-        self.class_pmfs = pmfs / sums.reshape(-1, *[1] * (pmfs.ndim - 1))
-        self.class_weights = weights / weights.sum()
-        self.num_classes = pmfs.shape[0]
-        self.num_tokens = pmfs.shape[1]
-        self.num_dims = pmfs.ndim - 1
+        shape = class_pmfs.shape
+        if len(shape) < 2 or len(set(shape[1:])) != 1 or 0 in shape:
+            raise UserError(f"class_pmfs must have shape (K, N, ..., N), got {tuple(shape)}")
+        pmfs = class_pmfs.flatten(1)
+        self.class_pmfs = normalised("class_pmfs", pmfs, pmfs.shape).reshape(shape)
+        self.class_weights = normalised("class_weights", class_weights, shape[:1])
+        self.num_classes = shape[0]
+        self.num_tokens = shape[1]
+        self.num_dims = len(shape) - 1
         self.class_names = checked_names("class_names", class_names, self.num_classes)
         self.value_names = checked_names("value_names", value_names, self.num_tokens)
         self._drawn: dict[tuple[int | None, torch.device], Any] = {}  # see `_drawn_from`
@@ -154,10 +148,7 @@ class TableMixture:
 
     def fingerprint(self) -> str:
         """A short hash of the numbers themselves: tells whether two tables are the same distribution."""
-        digest = hashlib.sha256(repr(tuple(self.class_pmfs.shape)).encode())
-        digest.update(self.class_pmfs.cpu().numpy().tobytes())
-        digest.update(self.class_weights.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return hash_of(tuple(self.class_pmfs.shape), self.class_pmfs, self.class_weights)
 
     def denoiser(self) -> TableDenoiser:
         """The exact posterior of this mixture."""
@@ -167,33 +158,6 @@ class TableMixture:
 def entropy_of(law: Tensor) -> float:
     """The entropy of a distribution of any shape, in nats."""
     return -float(torch.special.xlogy(law, law).sum())
-
-
-def _check_probabilities(name: str, values: Tensor, totals: Tensor) -> None:
-    """Raise UserError unless the values are finite, not negative, and sum to 1: in each class, or () altogether."""
-    wrong = ~torch.isfinite(values) | (values < 0)
-    if bool(wrong.any()):
-        raise UserError(f"{name} holds {values[wrong][0]:g}: probabilities must be finite and not negative")
-    for k, total in enumerate(totals.reshape(-1).tolist()):
-        if abs(total - 1) > TOLERANCE:
-            which = f"class {k} of {name}" if totals.ndim else name
-            raise UserError(f"{which} sums to {sum_shown(total)}: normalise it")
-
-
-def sum_shown(total: float) -> str:
-    """A sum that should be 1, and its difference from 1, which six digits may not show."""
-    return f"{total:g} and must sum to 1 to within {TOLERANCE:g} (it is off by {total - 1:.7g})"
-
-
-def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
-    """Names as a tuple; raises UserError unless there are `count` different ones."""
-    if names is None:
-        return None
-    if isinstance(names, str) or not all(isinstance(one, str | int) for one in names):
-        raise UserError(f"{name} = {shown(names)} is not allowed: it must be a list of texts")
-    if len(names) != count or len(set(names)) < count:
-        raise UserError(f"{name} must be {count} different names, got {len(names)} of which {len(set(names))} differ")
-    return tuple(str(one) for one in names)
 
 
 @dataclass(frozen=True)

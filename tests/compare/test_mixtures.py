@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers import table_of
 
 from mdlm_cfg.compare.mixtures import (
     component_picture,
@@ -37,7 +38,7 @@ def test_one_pixel_is_tilted_as_theory_says() -> None:
     target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
     ratio = pixel_log_ratios(target, 0)[0]
     assert ratio.tolist() == pytest.approx([math.log(0.2 / 0.45), math.log(0.8 / 0.55)])
-    mean = tilted_law(target.to_table(), 1.0, 0)[1]
+    mean = tilted_law(table_of(target), 1.0, 0)[1]
     picture = pixel_picture(target, [0], torch.tensor([[float(mean)]], dtype=torch.float64))
     assert picture.correlation == pytest.approx(1.0) and picture.tilt_correlation == pytest.approx(1.0)
     assert picture.change.tolist() == pytest.approx([0.8 - float(mean), float(mean) - 0.8])

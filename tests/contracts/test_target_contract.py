@@ -8,22 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import bernoulli_mixture, chi_square_p_value, hidden_markov, random_target
+from helpers import bernoulli_mixture, chi_square_p_value, hidden_markov, random_target, table_of
 from torch import Tensor
 
-from mdlm_cfg import Guidance, HiddenMarkovMixture, TableMixture, terminal_law
+from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData, description_of
 from mdlm_cfg.targets.toys import toy_1d_disjoint, toy_1d_overlap, toy_2d_overlap, toy_2d_projection
-
-
-def table_of(target: Any) -> TableMixture:
-    """The same distribution as a table."""
-    if isinstance(target, TableMixture):
-        return target
-    return target.table() if isinstance(target, HiddenMarkovMixture) else target.to_table()
-
 
 SURE = torch.tensor([[[0.0, 0.3, 1.0], [0.5, 0.2, 1.0]], [[1.0, 0.6, 0.0], [0.1, 0.0, 0.7]]], dtype=torch.float64)
 TARGETS: dict[str, Any] = {

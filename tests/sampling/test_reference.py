@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import random_target
+from helpers import random_target, table_of
 
 from mdlm_cfg import Guidance, UserError, sequential_monte_carlo, tilted_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
@@ -35,9 +35,9 @@ def test_the_identity_by_brute_force(w: float, z: int) -> None:
     tilted = (1 + w) * own - w * whole
     ratio = posterior_of(target)(states)[:, z] - math.log(float(target.class_weights[z]))
     assert torch.allclose(own + w * ratio, tilted, atol=1e-12)
-    exact = tilted_weights(target.to_table().denoiser(), Guidance(w), z)
+    exact = tilted_weights(table_of(target).denoiser(), Guidance(w), z)
     assert float(tilted.logsumexp(0)) == pytest.approx(exact.log_normalizer, abs=1e-12)
-    assert torch.allclose((own + w * ratio).softmax(0), tilted_law(target.to_table(), w, z).flatten(), atol=1e-13)
+    assert torch.allclose((own + w * ratio).softmax(0), tilted_law(table_of(target), w, z).flatten(), atol=1e-13)
 
 
 @pytest.mark.parametrize("w", [1.0, 3.0])
@@ -46,7 +46,7 @@ def test_the_reference_is_the_tilted_law(w: float) -> None:
     z = 1
     n = 100_000
     found = tilted_reference(target, w, z, n, generator_for("reference"))
-    table = target.to_table()
+    table = table_of(target)
     assert total_variation(histogram(found.x, 2, found.weights), tilted_law(table, w, z)) < 0.02
     exact = tilted_weights(table.denoiser(), Guidance(w), z).log_normalizer
     assert abs(found.log_normalizer - exact) < 4 * found.relative_error
@@ -56,7 +56,7 @@ def test_the_reference_is_the_tilted_law(w: float) -> None:
 
 def test_its_error_is_the_spread_of_repeats() -> None:
     target = mixture(seed=2)
-    exact = tilted_weights(target.to_table().denoiser(), Guidance(2.0), 0).log_normalizer
+    exact = tilted_weights(table_of(target).denoiser(), Guidance(2.0), 0).log_normalizer
     runs = [tilted_reference(target, 2.0, 0, 400, generator_for("repeats", k)) for k in range(200)]
     z = torch.tensor([(r.log_normalizer - exact) / r.relative_error for r in runs])
     assert 0.8 < float(z.std()) < 1.25 and abs(float(z.mean())) < 0.35

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
+from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target, table_of
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, calibrated_strengths, path_kl, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance_schedules import Calibrated
@@ -190,7 +190,7 @@ def test_the_posterior_is_bayes_rule(target: Any) -> None:
     x, _ = target.sample(50, torch.Generator().manual_seed(0))
     each = torch.stack([log_posterior(target, x, k) for k in range(target.num_classes)])
     assert float((each.exp().sum(dim=0) - 1).abs().max()) < 1e-12
-    table = target if hasattr(target, "pmf") else target.to_table() if hasattr(target, "to_table") else target.table()
+    table = table_of(target)
     own = table.class_weights[Z] * table.class_pmf(Z) / table.pmf
     assert float((each[Z].exp() - own[tuple(x.T)]).abs().max()) < 1e-12
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Inconsistent, block_of, data_of, found_by, random_target
+from helpers import Inconsistent, block_of, data_of, found_by, random_target, table_of
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
@@ -178,7 +178,7 @@ def test_a_mixtures_sets_are_compared_with_its_table(many: Findings) -> None:
     states = torch.cartesian_prod(*[torch.arange(2)] * 6)
     usage = target.component_posterior(states, 2)
     posterior = (target.log_prob(states, torch.full((64,), 2)) + math.log(0.3) - target.log_prob(states)).exp()
-    table = target.to_table()
+    table = table_of(target)
     guidance = many.plan.guidances[0]
     guided = terminal_law(table.denoiser(), guidance, 2, "entropy").flatten()
     tilted = tilted_law(table, 2.0, 2).flatten()
@@ -196,7 +196,7 @@ def test_a_mixtures_sets_are_compared_with_its_table(many: Findings) -> None:
 
 
 def test_a_mixtures_normalisers_agree(many: Findings) -> None:
-    exact = tilted_weights(mixture().to_table().denoiser(), many.plan.guidances[0], 2).log_normalizer
+    exact = tilted_weights(table_of(mixture()).denoiser(), many.plan.guidances[0], 2).log_normalizer
     rows = block_of(many, "normalizers")
     assert [row.set for row in rows] == [REFERENCE, "weighted", "resampled"]
     for row in rows:

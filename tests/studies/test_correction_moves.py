@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, Opaque, bernoulli_mixture, block_of, data_of, found_by, random_target
+from helpers import Blurred, Opaque, bernoulli_mixture, block_of, data_of, found_by, random_target, table_of
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
@@ -198,7 +198,7 @@ def sets() -> list[MovedSetRow]:
 
 def test_sets_of_a_mixture_are_judged_by_its_exact_law() -> None:
     """Accuracy and likelihood within five standard errors, usage within three noise floors, of the exact law's."""
-    table = PIXELS.to_table()
+    table = table_of(PIXELS)
     states = torch.cartesian_prod(*[torch.arange(2)] * 9)
     joint = torch.stack([table.class_pmf(k).flatten() * table.class_weights[k] for k in range(3)])
     rows = sets()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target
+from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target, table_of
 
 from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, exact_information_profile, tilted_law
 from mdlm_cfg.compare.metrics import kl_divergence
@@ -62,7 +62,7 @@ def test_one_step_costs_the_total_correlation() -> None:
 
 @pytest.mark.parametrize("target", [bernoulli_mixture(8), motif_in_noise(8)])
 def test_samples_estimate_the_exact_profile(target: Any) -> None:
-    table = target.to_table() if hasattr(target, "to_table") else target.table()
+    table = table_of(target)
     exact = exact_information_profile(table, Z)
     plan = replace(PLAN, guidances=(Guidance(0.0),))
     found = study_of(target, num_examples=4000, plan=plan)

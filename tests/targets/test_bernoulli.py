@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers import table_of
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture, _log_mean
 from mdlm_cfg.targets.bernoulli_fit import fit_em
@@ -42,7 +43,7 @@ def by_hand(mixture: BernoulliMixture, target_class: int | None) -> torch.Tensor
 def test_table_is_the_sum_over_components(zeros: bool) -> None:
     mixture = make(zeros=zeros)
     for k in (None, 0, 1, 2):
-        torch.testing.assert_close(mixture.to_table().class_pmf(k), by_hand(mixture, k), rtol=0, atol=1e-14)
+        torch.testing.assert_close(table_of(mixture).class_pmf(k), by_hand(mixture, k), rtol=0, atol=1e-14)
 
 
 def test_class_of_weight_zero_still_has_conditionals() -> None:
@@ -143,13 +144,11 @@ def test_bad_mixtures_are_refused() -> None:
         ((p * 3, w, a), "between 0 and 1"),
         ((p * math.nan, w, a), "between 0 and 1"),
         ((p, w[:1], a), r"component_weights must have shape \(2, 3\)"),
-        ((p, w, torch.tensor([1.5, -0.5])), "not be negative"),
-        ((p, w * 2, a), "sum to 2"),
+        ((p, w, torch.tensor([1.5, -0.5])), "holds -0.5"),
+        ((p, w * 2, a), r"component_weights\[0\] sums to 2"),
     ):
         with pytest.raises(ValueError, match=complaint):
             BernoulliMixture(*args)
-    with pytest.raises(ValueError, match="at most 16"):
-        BernoulliMixture(torch.full((1, 1, 17), 0.5), torch.ones(1, 1), torch.ones(1)).to_table()
     with pytest.raises(ValueError, match="class 7 is out of range"):
         BernoulliMixture(p, w, a).mean(7)
 

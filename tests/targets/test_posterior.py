@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import bernoulli_mixture, random_hmm, random_target
+from helpers import bernoulli_mixture, random_hmm, random_target, table_of
 from torch import Tensor
 
 from mdlm_cfg import Guidance, UserError, terminal_law
@@ -23,12 +23,12 @@ TARGETS: dict[str, tuple[Any, TableMixture]] = {}
 for name, target, table in (
     ("table", random_target(3, 3, 3, seed=1), random_target(3, 3, 3, seed=1)),
     ("table with zeros", random_target(3, 3, 3, seed=2, zeros=0.4), random_target(3, 3, 3, seed=2, zeros=0.4)),
-    ("bernoulli", bernoulli_mixture(4), bernoulli_mixture(4).to_table()),
+    ("bernoulli", bernoulli_mixture(4), table_of(bernoulli_mixture(4))),
     ("bernoulli with zeros", *(BernoulliMixture(SURE, HALVES, HALVES[0]),) * 2),
     ("hmm", random_hmm(), random_hmm().table()),
     ("hmm with zeros", random_hmm(seed=3, zeros=0.5), random_hmm(seed=3, zeros=0.5).table()),
 ):
-    TARGETS[name] = (target, table.to_table() if isinstance(table, BernoulliMixture) else table)
+    TARGETS[name] = (target, table_of(table))
 
 
 def states_of(target: Any) -> Tensor:

@@ -71,7 +71,7 @@ def test_tables_are_checked():
     good = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     with pytest.raises(ValueError, match=r"holds -0\.5"):
         TableMixture(torch.tensor([[1.5, -0.5], [1.0, 0.0]]), torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class 1 of class_pmfs sums to 1\.1"):
+    with pytest.raises(ValueError, match=r"class_pmfs\[1\] sums to 1\.1"):
         TableMixture(torch.tensor([[0.5, 0.5], [1.0, 0.1]]), torch.tensor([0.5, 0.5]))
     with pytest.raises(ValueError, match=r"class_weights sums to 0\.9"):
         TableMixture(good, torch.tensor([0.5, 0.4]))

@@ -6,7 +6,6 @@ conditionals are those of no joint: there the order of unmasking matters even wi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.studies.findings import col
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets import toys
+from mdlm_cfg.targets.checks import hash_of
 from mdlm_cfg.targets.files import read_npz
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -69,10 +69,8 @@ class Target:
             torch.arange((denoiser.num_tokens + 1) ** self.num_dims), denoiser.num_tokens + 1, self.num_dims
         )
         asked = [conditionals(denoiser, states, label).exp() for label in (self.target_class, None)]
-        digest = hashlib.sha256(repr((tuple(self.class_law.shape), self.target_class)).encode())
-        for probabilities in (self.class_law, *asked):
-            digest.update((probabilities * GRAIN).round().to(torch.int32).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        grains = [(one * GRAIN).round().to(torch.int32) for one in (self.class_law, *asked)]
+        return hash_of((tuple(self.class_law.shape), self.target_class), *grains)
 
     def describe(self) -> dict[str, Any]:
         """Plain values."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.targets.table import checked_names
+from mdlm_cfg.targets.checks import checked_names
 
 TEST_SHARE = 0.1  # of every class, where the data come without a test set
 LEAST = 2  # training examples of a class
