@@ -6,12 +6,12 @@ dimensions; `Correction` is whichever of the two the data call for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
-from mdlm_cfg.studies.protocol import ByCase, Case, Needs, Study
+from mdlm_cfg.studies.protocol import ByCase, Needs
 from mdlm_cfg.studies.table_correction import TableCorrection
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -34,14 +34,4 @@ class Correction(ByCase):
         what="data whose tilted distribution is known",
         example="data=toy_5d_hypercube or data=bernoulli_mnist",
     )
-    rows: ClassVar[Mapping[str, type]] = {}
-
-    def study(self, case: Case) -> Study:
-        """The study of these data.
-
-        Raises:
-            UserError: a setting that study does not have, or as that study.
-        """
-        kind = TableCorrection if TableCorrection.needs.fits(case.data) else MixtureCorrection
-        study: Study = self.of_kind(kind)
-        return study
+    kinds = (TableCorrection, MixtureCorrection)

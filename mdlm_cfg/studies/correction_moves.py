@@ -6,14 +6,14 @@ Of a table, where everything is exact. By samples, `MixtureMoves` is for a Berno
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mdlm_cfg.studies.image_moves import ImageMoves
 from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.moves import Started
-from mdlm_cfg.studies.protocol import ByCase, Case, Needs, Study
+from mdlm_cfg.studies.protocol import ByCase, Needs
 from mdlm_cfg.studies.table_moves import TableMoves
 
 KINDS: tuple[Any, ...] = (TableMoves, MixtureMoves, ImageMoves)
@@ -38,13 +38,4 @@ class CorrectionMoves(ByCase):
         example="data=tiny_mnist_3x3, data=bernoulli_mnist or data=mnist",
         accepts=lambda data: any(kind.needs.fits(data) for kind in KINDS),
     )
-    rows: ClassVar[Mapping[str, type]] = {}
-
-    def study(self, case: Case) -> Study:
-        """The study of these data.
-
-        Raises:
-            UserError: a setting that study does not have, or as that study.
-        """
-        study: Study = self.of_kind(next(kind for kind in KINDS if kind.needs.fits(case.data)))
-        return study
+    kinds = KINDS

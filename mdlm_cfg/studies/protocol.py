@@ -6,8 +6,7 @@ time left, resuming and sharing over processes follow from the pieces.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, cast
 
@@ -112,12 +111,24 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
     return replace(study.findings(case, case.made), num_dims=case.num_dims)
 
 
-class ByCase(ABC):
-    """A study that does the work of another one, which depends on the case."""
+class ByCase:
+    """A study that does the work of another one, which depends on the case.
 
-    @abstractmethod
+    Attributes:
+        kinds: those studies; the first one whose needs the data meet does the work.
+    """
+
+    kinds: ClassVar[Sequence[Any]] = ()
+    rows: ClassVar[Mapping[str, type]] = {}
+
     def study(self, case: Case) -> Study:
-        """The study that does the work."""
+        """The study that does the work.
+
+        Raises:
+            UserError: a setting that study does not have, or as that study.
+        """
+        study: Study = self.of_kind(next(kind for kind in self.kinds if kind.needs.fits(case.data)))
+        return study
 
     def of_kind(self, kind: type) -> Any:
         """A study of a kind with the settings of this one; those that are None are the kind's own.

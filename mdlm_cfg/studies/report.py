@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +26,6 @@ class TableReport(ByCase):
     paper: str | None = None
     name: ClassVar[str] = "report"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {}
 
     def study(self, case: Case) -> Study:
         """The studies of the report; distributions of steps are left out where they take minutes."""
