@@ -19,7 +19,7 @@ from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of
 from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
-from mdlm_cfg.studies.rows import by, means_of, where
+from mdlm_cfg.studies.rows import OfClass, at_strengths, by, means_of, weak_and_strong, where
 from mdlm_cfg.studies.simple_models import (
     NelboRow,
     Words,
@@ -70,11 +70,8 @@ class SetRow:
 
 
 @dataclass(frozen=True)
-class ClassRow(SetRow):
+class ClassRow(OfClass, SetRow):
     """The same, of one class."""
-
-    target_class: int = col("class", "z", index=True)
-    class_name: str = col("class", "its name", index=True)
 
 
 @dataclass(frozen=True)
@@ -311,21 +308,21 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str]
         left_out: names of classes that are in no mean.
     """
     *samples, held = rows
-    weak, strong = (pick(samples, key=_strength) for pick in (min, max))
-    ends = [weak] if weak is strong else [weak, strong]
+    ends = weak_and_strong(samples)
+    strong = ends[-1]
     said = [] if num_classes < 2 else _of_classes(ends, held, num_classes)
     for name, what in (("tv_2", "pairs of neighbouring values"), ("tv_1", "values")):
-        if getattr(weak, name) is not None:
-            shares = f"{_at(ends, name, '.3f')} ({_of_held(held, name, '.3f')})"
+        if getattr(strong, name) is not None:
+            shares = f"{at_strengths(ends, name, '.3f')} ({_of_held(held, name, '.3f')})"
             said.append(f"The total variation between the {what} of samples and of the training data is {shares}.")
             break
     said.append(
-        f"Two samples of a class differ in {_at(ends, 'diversity', '.1%', 'of positions')} "
+        f"Two samples of a class differ in {at_strengths(ends, 'diversity', '.1%', 'of positions')} "
         f"({_of_held(held, 'diversity', '.1%')})."
     )
     if _copies(strong, held):
         said.append(
-            f"At w = {_label(strong)} samples copy training sequences: they differ from the nearest one in "
+            f"At w = {strong.w.label} samples copy training sequences: they differ from the nearest one in "
             f"{strong.nearest_train:.1%} of positions, held-out sequences in {held.nearest_train:.1%}."
         )
     names = ", ".join(left_out)
@@ -348,7 +345,8 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
             f"The network cannot classify sequences: it recognises {held.accuracy:.1%} of held-out sequences, not "
             f"clearly more than guessing would ({chance:.1%})."
         )
-    shares = f"the intended class to {_at(ends, 'accuracy', '.1%', 'of samples')} ({_of_held(held, 'accuracy', '.1%')})"
+    found = at_strengths(ends, "accuracy", ".1%", "of samples")
+    shares = f"the intended class to {found} ({_of_held(held, 'accuracy', '.1%')})"
     if len(ends) == 1:
         return [*said, f"The network itself assigns {shares}."]
     weak, strong = ends
@@ -361,14 +359,6 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
     return [*said, f"{head}: it assigns {shares}."]
 
 
-def _at(ends: Sequence[SetRow], name: str, show: str, of: str = "") -> str:
-    parts = [
-        f"{getattr(row, name):{show}}{f' {of}' if of and not k else ''} at w = {_label(row)}"
-        for k, row in enumerate(ends)
-    ]
-    return " and ".join(parts)
-
-
 def _of_held(held: SetRow, name: str, show: str) -> str:
     value = getattr(held, name)
     return "too few held-out sequences to compare with" if value is None else f"held-out sequences: {value:{show}}"
@@ -378,11 +368,3 @@ def _error(row: SetRow) -> float:
     """The standard error of a share of so many sequences."""
     p = row.accuracy or 0.0
     return math.sqrt(p * (1 - p) / max(row.num_classified, 1))
-
-
-def _strength(row: SetRow) -> float:
-    return row.w.constant if isinstance(row.w, Guidance) else math.nan
-
-
-def _label(row: SetRow) -> str:
-    return row.w.label if isinstance(row.w, Guidance) else row.w

@@ -29,6 +29,7 @@ from mdlm_cfg.studies.image_models import (
     of_classifier,
 )
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.rows import OfClass, at_strengths, weak_and_strong
 from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, training_sentence
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data
@@ -67,11 +68,8 @@ class ImageRow:
 
 
 @dataclass(frozen=True)
-class ClassRow(ImageRow):
+class ClassRow(OfClass, ImageRow):
     """The same, of one class."""
-
-    target_class: int = col("class", "z", index=True)
-    class_name: str = col("class", "its name", index=True)
 
 
 @dataclass(frozen=True)
@@ -312,8 +310,7 @@ def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples."""
     said = [training_sentence(nelbos, IMAGE)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
-    guided = [row for row in rows if isinstance(row.w, Guidance)]
-    ends = list(dict.fromkeys([min(guided, key=_strength), max(guided, key=_strength)]))
+    ends = weak_and_strong(rows)
     data = rows[-1]
     if data.accuracy is None and all(row.accuracy is None for row in ends):
         said.append(f"Number of pixels in which two samples of a class differ: {_at(ends, data, 'diversity', '.1f')}.")
@@ -324,14 +321,9 @@ def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers
     return said
 
 
-def _strength(row: ImageRow) -> float:
-    return row.w.constant if isinstance(row.w, Guidance) else 0.0
-
-
 def _at(ends: Sequence[ImageRow], data: ImageRow, name: str, form: str, held: str = "test images:") -> str:
     """A number at the weakest and at the strongest guidance, and of test images where they have it."""
-    values = [(getattr(row, name), row.w.label) for row in ends if isinstance(row.w, Guidance)]
-    parts = " and ".join(f"{format(value, form)} at w = {w}" for value, w in values if value is not None)
+    parts = at_strengths(ends, name, form)
     own = getattr(data, name)
     if own is None:
         return f"{parts} (there are too few test images to compare with)"

@@ -32,7 +32,7 @@ from mdlm_cfg.studies.mixture_effects import (
     pixel_row,
 )
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
-from mdlm_cfg.studies.rows import AtStrength, by, means_of, strongest, where
+from mdlm_cfg.studies.rows import AtStrength, OfClass, by, means_of, strongest, where
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -69,11 +69,8 @@ class SetRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class ClassRow(SetRow):
+class ClassRow(OfClass, SetRow):
     """The same, of one class."""
-
-    target_class: int = col("class", "z", index=True)
-    class_name: str = col("class", "its name", index=True)
 
 
 @dataclass(frozen=True)

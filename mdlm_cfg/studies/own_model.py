@@ -18,7 +18,7 @@ from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import AtStrength
+from mdlm_cfg.studies.rows import AtStrength, OfClass
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.targets.table import entropy_of
 
@@ -35,11 +35,9 @@ the first strength."""
 
 
 @dataclass(frozen=True)
-class ModelRow(AtStrength):
+class ModelRow(OfClass, AtStrength):
     """One class at one strength: exactly where its states can be enumerated, and by samples."""
 
-    target_class: int = col("class", "z", index=True)
-    class_name: str = col("class", "its name", index=True)
     tv_unguided: float | None = col("guidance effect", "TV(distribution at w = 0, at this w), exact", unit="TV")
     tv_orders: float | None = col(
         "between two orders", "TV(order of the guidance, highest confidence first), exact", unit="TV"
@@ -56,11 +54,9 @@ class ModelRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class StateRow(AtStrength):
+class StateRow(OfClass, AtStrength):
     """One of the most probable states of a class."""
 
-    target_class: int = col("class", "z", index=True)
-    class_name: str = col("class", "its name", index=True)
     state: str = col("state", "its values, in order", index=True)
     probability: float = col("probability", "exact", unit="probability")
 

@@ -27,6 +27,14 @@ class OfDenoiser(AtStrength):
     denoiser: str = col("conditionals", '"exact" or "learned"', index=True)
 
 
+@dataclass(frozen=True)
+class OfClass:
+    """A row of one class."""
+
+    target_class: int = col("class", "z", index=True)
+    class_name: str = col("class", "its name", index=True)
+
+
 def where(rows: Iterable[Row], **values: Any) -> list[Row]:
     """The rows that have these values in these columns."""
     return [row for row in rows if all(getattr(row, name) == value for name, value in values.items())]
@@ -49,6 +57,18 @@ def strongest(rows: Iterable[Any]) -> Guidance:
     """The largest strength of rows whose strengths are numbers."""
     found: Guidance = max((row.w for row in rows), key=lambda guidance: guidance.constant)
     return found
+
+
+def weak_and_strong(rows: Iterable[Any]) -> list[Any]:
+    """The rows with the smallest and the largest strength, or the only one; rows without a strength left out."""
+    guided = [row for row in rows if isinstance(row.w, Guidance)]
+    return list(dict.fromkeys(pick(guided, key=lambda row: row.w.constant) for pick in (min, max)))
+
+
+def at_strengths(rows: Iterable[Any], name: str, form: str, of: str = "") -> str:
+    """The number of a column at each strength where it is known; after the first one, what it is a share `of`."""
+    shown = [(f"{getattr(row, name):{form}}", row.w.label) for row in rows if getattr(row, name) is not None]
+    return " and ".join(f"{value}{f' {of}' if of and not k else ''} at w = {w}" for k, (value, w) in enumerate(shown))
 
 
 def means_of(rows: Sequence[Any], names: Iterable[str]) -> dict[str, float | None]:
