@@ -138,7 +138,8 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     if settings.get("precision") == "auto":
         settings = settings | {"precision": "bf16-mixed" if bf16_speedup(device) >= SPEEDUP else "32-true"}
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
-    plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone_in_slurm() else [])]
+    is_alone = means_one_process(settings) or is_alone_in_slurm()
+    plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone else [])]
     filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
     try:
         trainer = make(settings, "trainer", (), names_in(settings), **filled)
@@ -149,6 +150,14 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
             f"trainer._target_={settings[TARGET]} makes a {type(trainer).__name__}, not a trainer of Lightning"
         )
     return trainer
+
+
+def means_one_process(trainer: Mapping[str, Any] | None) -> bool:
+    """Whether a trainer's settings mean this process alone, whatever number a launcher has given it.
+
+    Slurm, torchrun and the like number the processes that they start, also where each of them is a run of its own.
+    """
+    return not trainer or (str(trainer.get("devices", "auto")) == "1" and str(trainer.get("num_nodes", 1)) == "1")
 
 
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,27 @@ def sentence(error: BaseException) -> str | None:
         return _line(str(error))
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
-    return _of_the_machine(error)
+    return _of_the_machine(error) or _of_the_environment(error)
+
+
+def _of_the_environment(error: BaseException) -> str | None:
+    """What a library says of an environment variable: its code names the variable, and the message its value."""
+    if not isinstance(error, ValueError):
+        return None
+    names = {name for frame, _ in traceback.walk_tb(error.__traceback__) for name in _texts(frame.f_code.co_consts)}
+    for name in sorted(names & os.environ.keys()):
+        if os.environ[name] and repr(os.environ[name]) in str(error):
+            return f"the environment variable {name}={os.environ[name]} is not allowed: {_line(str(error))}"
+    return None
+
+
+def _texts(constants: Iterable[object]) -> Iterator[str]:
+    """The texts among the constants of a code, and in tuples of them."""
+    for value in constants:
+        if isinstance(value, tuple | frozenset):
+            yield from _texts(value)
+        elif isinstance(value, str):
+            yield value
 
 
 def _of_the_machine(error: BaseException) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from mdlm_cfg.support.instantiate import TARGET, names_in
 from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, keys_of, plain
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.metrics import METRICS
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
 
@@ -138,6 +139,8 @@ def _evaluated(
     out = _report_folder(config, subject, overrides, job, made)
     shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
     report = report_of(out, data, subject.study, shown, subject.settings, who=subject.who)
+    if subject.run_folder == out.resolve().parent:  # as the report of train.py, which shows how the network was trained
+        report = replace(report, metrics=out.parent / METRICS)
     loggers: list[Logger] = []
     with made.taken_back():
         check_place(out, "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,8 +37,9 @@ from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
-METRICS = "metrics.csv"  # of a run, beside its report's folder
 TRAINING = "Nats per data point, validation data, averaged weights."
+NEEDED = {"val/minutes", "val/nelbo", "val/nelbo_null"}  # of a validation in metrics.csv
+EXCESS = {"val/excess", "val/excess_null"}  # and of data whose entropy is known
 WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
 PAGE = "report.html"
 TABLE_FILE = "report.csv"
@@ -55,6 +57,7 @@ class Report:
         test: results of the test, by name; empty for none.
         console: gets tables and the verdict.
         settings: of the configuration: those that decide the report, and others.
+        metrics: the metrics.csv of the training of the network that is judged, if the page is to show it.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class Report:
     test: dict[str, float]
     console: Console
     settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Path | None = None
 
     def head(self) -> dict[str, Any]:
         """The first entries of report.json."""
@@ -163,7 +167,7 @@ def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, lis
     sections = [
         Section("Verdict", "\n\n".join(findings.verdict)),
         *sections_of(findings, part),
-        *_training_sections(report.folder.parent / METRICS, part),
+        *_training_sections(report.metrics, part),
         *_test_sections(report.test),
     ]
     pictures = [report.folder / picture.path.name for section in sections for picture in section.pictures]
@@ -225,22 +229,19 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
     return [Section("Test set", text, table, group="Training")]
 
 
-def _training_sections(path: Path, folder: Path) -> list[Section]:
+def _training_sections(path: Path | None, folder: Path) -> list[Section]:
     """The curve of validation against minutes, drawn in `folder`, where a run's metrics.csv is at `path`.
 
     It is the excess of the NELBO over the entropy where that is known, and else the NELBO.
     """
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("val/nelbo") and row.get("val/minutes")]
+    rows = [] if path is None or not path.is_file() else _validations(path)
     if len(rows) < 2:
         return []
-    minutes = [float(row["val/minutes"]) for row in rows]
-    has_excess = all(row.get("val/excess") for row in rows)
+    minutes = [row["val/minutes"] for row in rows]
+    has_excess = all(row.keys() >= EXCESS for row in rows)
     what, label = ("excess", "NELBO above the entropy (nats)") if has_excess else ("nelbo", "NELBO (nats)")
     series = {
-        of: (minutes, [float(row[name]) for row in rows])
+        of: (minutes, [row[name] for row in rows])
         for of, name in (("with the class", f"val/{what}"), ("without (null)", f"val/{what}_null"))
     }
     values = [value for _, own in series.values() for value in own]
@@ -249,13 +250,16 @@ def _training_sections(path: Path, folder: Path) -> list[Section]:
     picture = Picture(save(lines, folder / "training.png"), f"{label} on the validation data against minutes.")
     columns = [format_column(column, 2) for column in (minutes, *(y for _, y in series.values()))]
     table = Table(("minutes", *series), list(zip(*columns)), f"{label}, validation data, averaged weights.")
-    return [
-        Section(
-            "Training",
-            "",
-            table,
-            [picture],
-            printed=False,
-            group="Training",
-        )
-    ]
+    return [Section("Training", "", table, [picture], printed=False, group="Training")]
+
+
+def _validations(path: Path) -> list[dict[str, float]]:
+    """The numbers of each validation in a metrics.csv; none where a user has changed it into something else."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
+        rows = [{key: float(text) for key, text in row.items() if key in NEEDED | EXCESS and text} for row in table]
+    except (ValueError, TypeError, csv.Error) as error:
+        print(f"{path} cannot be read ({error}): the page has no curve of training", file=sys.stderr)
+        return []
+    return [row for row in rows if row.keys() >= NEEDED]

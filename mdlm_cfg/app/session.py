@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from mdlm_cfg.app.build import means_one_process
 from mdlm_cfg.app.evaluation import Report, Written, title_of
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.sweeps import Outcome
@@ -53,6 +55,8 @@ def start(config: Settings) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     _name_the_user()
+    if means_one_process(config.trainer):
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     if config.threads is not None:
         whole_number("threads", config.threads, 1, MAX_THREADS)
     torch.set_num_threads(config.threads or THREADS)

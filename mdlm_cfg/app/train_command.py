@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.fit import NotBegun, check_resume, train as train_and_test
+from mdlm_cfg.training.metrics import METRICS
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import CHECKPOINT, LoadedRun, load_run, run_folder_of
@@ -85,6 +87,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                 run = _trained(trainer, path, config, guides)
                 shown = {COMMAND: command_of("train.py", overrides), **describe(run), **guides.described}
                 report = report_of(folder / "report", data, study, shown, plain(config), numbers)
+                report = replace(report, metrics=folder / METRICS)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     log(loggers, written, run.step)

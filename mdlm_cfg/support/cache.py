@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Damaged, load, store
 
 SUFFIX = ".tensor"
+DIGITS = 24  # of the hexadecimal hash that names a file
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
 
 
@@ -46,7 +48,7 @@ class Cache:
 
     def __call__(self, key: object, make: Callable[[], Made]) -> Made:
         """See `AnyCache`."""
-        path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:24] + SUFFIX)
+        path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:DIGITS] + SUFFIX)
         if path.is_file():
             with suppress(Damaged, FileNotFoundError):  # it is made again
                 return load(path)
@@ -57,12 +59,16 @@ class Cache:
 
     def __len__(self) -> int:
         """The number of cached values."""
-        return sum(1 for _ in self.folder.glob(f"*{SUFFIX}"))
+        return len(self._files())
 
     def clear(self) -> None:
-        """Remove all values."""
-        for path in self.folder.glob(f"*{SUFFIX}"):
+        """Remove all values, and nothing else."""
+        for path in self._files():
             path.unlink(missing_ok=True)
         remove_parts(self.folder)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # it is not empty, not there, or a link
             self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """The files of all values: their names are hashes."""
+        return [path for path in self.folder.glob(f"*{SUFFIX}") if re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", path.stem)]

@@ -10,6 +10,7 @@ import psutil
 GROUPS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
 LACK = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it, in a RuntimeError
+NOT_LOADED = "failed to map segment from shared object"  # how the loader of libraries says it, in an ImportError
 
 
 def memory_allowed() -> int:
@@ -24,8 +25,10 @@ def memory_allowed() -> int:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, whatever else its type may stand for."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in LACK)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in LACK))
+        or (isinstance(error, ImportError) and NOT_LOADED in str(error))
     )
 
 

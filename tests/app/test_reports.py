@@ -35,6 +35,7 @@ from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.targets.data import KnownData
+from mdlm_cfg.training.runs import newest_run
 
 TARGET = random_target(3, 2, 3, seed=5, zeros=0.2)
 Z = 2
@@ -125,15 +126,23 @@ def test_settings_of_the_plan(options: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["excess", "nelbo"])
 def test_the_training_curve_is_the_excess_over_the_entropy_where_it_is_known(what: str, tmp_path: Path) -> None:
     values = {f"val/{name}{end}": start for name, start in (("nelbo", 4.0), (what, 0.5)) for end in ("", "_null")}
-    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+    assert run("train", *QUICK, f"runs={tmp_path}") == 0
+    folder = newest_run(tmp_path).parent.parent
+    with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["val/minutes", *values])
         writer.writeheader()
         writer.writerows({"val/minutes": k} | {name: v / (k + 1) for name, v in values.items()} for k in range(3))
-    asked = ("denoiser=exact", "data=toy_1d_overlap", "study=samplers", "w=[1]", "logger=null")
-    assert run("eval", *asked, f"out={tmp_path / 'out'}") == 0
-    with (tmp_path / "out" / "training.csv").open(newline="") as file:
+    asked = ("data=toy_1d_overlap", "study=samplers", "w=[1]", "logger=null", f"out={folder / 'again'}")
+    for subject, has_curve in ((f"ckpt_path={folder}", True), ("denoiser=exact", False), (f"ckpt_path={folder}", True)):
+        assert run("eval", subject, *asked) == 0
+        assert (folder / "again" / "training.csv").exists() == has_curve  # of its own network, and of no other
+    with (folder / "again" / "training.csv").open(newline="") as file:
         drawn = [float(list(row.values())[-1]) for row in csv.DictReader(file)]
     assert drawn == pytest.approx([0.5, 0.25, 0.5 / 3] * 2)
+    for content in (b"val/nelbo,val/minutes\n1,2\nno,number", b"\xff\xfe", b"val/nelbo,val/minutes\n1,2\n3,4"):
+        (folder / "metrics.csv").write_bytes(content)  # no table of numbers, or not all of them
+        assert run("eval", f"ckpt_path={folder}", *asked) == 0
+        assert not (folder / "again" / "training.csv").exists()
 
 
 def test_a_network_saved_on_the_way_is_reported_as_such(tmp_path: Path) -> None:

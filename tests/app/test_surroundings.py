@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TOY, refusal, run
+from commands import EXACT, QUICK, TOY, refusal, run
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, strategies as st
+from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm
@@ -24,6 +25,7 @@ from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.support.schema import TrainSchema
+from mdlm_cfg.training.runs import CONFIG
 
 
 def failed(settings: dict) -> InstantiationException:
@@ -65,9 +67,19 @@ def test_memory_is_a_sentence() -> None:
     for error in (
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ):
         said = sentence(error)
         assert said is not None and "not enough memory" in said
+
+
+@pytest.mark.parametrize("variable", ["MPLBACKEND", "SOURCE_DATE_EPOCH", "RANK", "LOCAL_RANK"])
+def test_a_variable_that_a_library_cannot_read_is_named(variable: str) -> None:
+    code = "import sys; sys.argv[1:] = ['denoiser=exact']; from mdlm_cfg.app.cli import evaluate; evaluate()"
+    environment = os.environ | {variable: "nonsense"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == USER_ERROR and len(found.stderr.splitlines()) == 1
+    assert f"{variable}=nonsense" in found.stderr
 
 
 def test_a_wrong_argument_of_a_configured_object_names_its_key() -> None:
@@ -159,6 +171,21 @@ def test_training_in_an_allocation_is_as_elsewhere(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv(name, value)
     arguments = ("trainer.max_epochs=1", "data.steps_per_epoch=2", "evaluate=false", "logger=csv")
     assert run("train", *TOY, *arguments, f"runs={tmp_path}") == 0
+
+
+def test_a_run_of_one_process_is_whole_whatever_number_a_launcher_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as for the second task of srun
+    for name, value in (ALLOCATION | {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS_PER_NODE": "4"}).items():
+        monkeypatch.setenv(name, value)
+    assert run("train", *QUICK, f"runs={tmp_path}") == 0
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert run("eval", *EXACT, "study=laws", "w=[1]", f"runs={tmp_path}") == 0
+    (trained,) = tmp_path.rglob("last.ckpt")
+    (judged,) = tmp_path.rglob("report.json")
+    assert (trained.parent.parent / "metrics.csv").is_file() and (trained.parent.parent / CONFIG).is_file()
+    assert "other_ranks" not in f"{trained} {judged}"
 
 
 def test_users_without_a_name_or_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,21 @@ def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
 def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     kept = Cache(tmp_path, "about")
     kept("key", lambda: torch.zeros(1))
-    (tmp_path / "mine.txt").write_text("mine")
+    mine = {"mine.txt", "weights.tensor", f"{'g' * 24}.tensor"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    assert len(kept) == 1
     kept.clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == mine
+
+
+def test_a_cache_behind_a_link_is_emptied(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    kept = Cache(tmp_path / "link", "about")
+    kept("key", lambda: torch.zeros(1))
+    kept.clear()
+    assert (tmp_path / "link").is_dir() and not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
