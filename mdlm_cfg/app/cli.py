@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_with, no_exit_of_own_code
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import for_any_data, last_of_each
 from mdlm_cfg.app.parser_help import help_as_text
 from mdlm_cfg.app.places import check_places
@@ -38,7 +39,7 @@ from mdlm_cfg.app.refusals import (
     refuse_processes,
     unreadable,
 )
-from mdlm_cfg.app.sweeps import Outcome, Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
+from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS

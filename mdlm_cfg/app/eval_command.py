@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from mdlm_cfg.app.build import build_data, build_loggers
 from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
 from mdlm_cfg.app.own import denoiser_of
@@ -23,7 +24,6 @@ from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_o
 from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.study_choice import build_study, checked_study
-from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.studies.findings import COMMAND
 from mdlm_cfg.studies.fitting import Fit

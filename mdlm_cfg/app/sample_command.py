@@ -16,12 +16,12 @@ from torch import Tensor
 from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.folders import check_place, folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, written_together
 from mdlm_cfg.app.session import start
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
-from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.mosaic import Images

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from mdlm_cfg.app.build import means_one_process
 from mdlm_cfg.app.evaluation import Report, Written, title_of
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed
-from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.findings import CHECKPOINT, DONE, STEPS, TRAINING_SEED

@@ -23,13 +23,13 @@ from mdlm_cfg.app.errors import INTERRUPTED, in_own_code, sentence
 from mdlm_cfg.app.evaluation import evaluate
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.places import with_absolute_paths
 from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
 from mdlm_cfg.app.settings import plan_of, training_guides
 from mdlm_cfg.app.sharing import share_draws
 from mdlm_cfg.app.study_choice import build_study, checked_study, study_of
-from mdlm_cfg.app.sweeps import Outcome
 from mdlm_cfg.app.training_pictures import PicturesByStep
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.findings import COMMAND

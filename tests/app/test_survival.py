@@ -22,7 +22,7 @@ from idx_files import write_images
 from mdlm_cfg import Sampler, load_run
 from mdlm_cfg.app import eval_command, session
 from mdlm_cfg.app.folders import AUTO
-from mdlm_cfg.app.sweeps import Outcome
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion

@@ -20,8 +20,8 @@ from commands import EXACT, TOY, refusal, run
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
+from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
 from mdlm_cfg.app.refusals import check_hydras
-from mdlm_cfg.app.sweeps import LOCK, RECORD, Outcome
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import CHECKPOINT, CONFIG

@@ -1,0 +1,177 @@
+"""The jobs of a sweep: what each has to do, and its record of what became of it.
+
+The record is in the job's own folder, so that it does not matter which process, or machine, it ran in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdlm_cfg.app.errors import Account, Failure, account_of
+from mdlm_cfg.app.job_inputs import decided_by, differences
+from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.errors import UserError, not_ours
+from mdlm_cfg.support.schema import Settings
+
+RECORD = "job.json"
+LOCK = "job.lock"  # beside it, while a process works on the job
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+INTERRUPTED = "interrupted"
+WAY_OUT = "hydra.sweep.dir=FOLDER"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a command.
+
+    Attributes:
+        value: what a sweeper minimises: the validation NELBO with the class, in nats; None where nothing was trained.
+        numbers: of the test and of the evaluation, by name. report: its page.
+    """
+
+    value: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        folder: its own. overrides: what sets it apart from the others.
+    """
+
+    folder: Path
+    number: int
+    overrides: list[str]
+
+    def check(self, config: Settings) -> dict[str, Any]:
+        """What decides the job's result, if that is what decided what its folder holds.
+
+        Raises:
+            UserError: the folder holds a job that was done, or begun, with other settings or other data, or files that
+                no job wrote.
+        """
+        from mdlm_cfg.training.runs import CONFIG  # takes seconds
+
+        decided = decided_by(config)
+        before = read_record(self.folder)
+        for name in (RECORD, CONFIG):
+            if "state" not in before and os.path.lexists(self.folder / name):
+                raise not_ours(self.folder / name, WAY_OUT)
+        if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
+            return decided
+        found = list(differences(before.get("decided_by") or {}, decided))
+        changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
+        raise UserError(
+            f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "
+            "another hydra.sweep.dir, or the same settings"
+        )
+
+    def run(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:
+        """Do the work, unless it was done before, and say what became of it; the value of the outcome.
+
+        An error ends the job, and not the sweep.
+
+        Args:
+            work: gets the folder. full: keep the traceback of every error. decided: see `check`.
+        """
+        before = read_record(self.folder)
+        if before.get("state") == DONE and _has_its_report(before, self.folder.parent):
+            print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
+            return before["value"]
+        from mdlm_cfg.training.unfinished import locked  # takes seconds
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / LOCK) as is_ours:
+            if is_ours:
+                remove_parts(self.folder)
+                try:
+                    return self._work(work, full, decided)
+                finally:
+                    (self.folder / LOCK).unlink(missing_ok=True)
+        print(f"another process works on the job {self.name!r}: {self.folder}", file=sys.stderr)
+        return None
+
+    def _work(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:
+        """See `run`."""
+        self._write(RUNNING, decided)
+        print(f"job {self.number}: {self.name}", file=sys.stderr)
+        try:
+            outcome = work(self.folder)
+        except Exception as error:
+            self._write(FAILED, decided, account=account_of(Failure(self.name, error), full))
+            return None
+        except BaseException:
+            self._write(INTERRUPTED, decided)
+            raise
+        self._write(DONE, decided, outcome)
+        return outcome.value
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(self.overrides)
+
+    def _write(
+        self,
+        state: str,
+        decided: Mapping[str, Any],
+        outcome: Outcome | None = None,
+        account: Account | None = None,
+    ) -> None:
+        found = outcome or Outcome()
+        record = {
+            "job": self.number,
+            "overrides": self.overrides,
+            "state": state,
+            "value": found.value,
+            "report": None if found.report is None else _relative(found.report, self.folder.parent),
+            "numbers": dict(found.numbers),
+            "failure": None if account is None else asdict(account),
+            "decided_by": dict(decided),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.folder / RECORD) as file:
+            file.write(json.dumps(record, indent=1, ensure_ascii=False).encode())
+        if state != RUNNING:
+            from mdlm_cfg.reports.sweep_index import write_index
+
+            write_index(self.folder.parent, records_of(self.folder.parent))
+
+
+def _relative(report: Path, sweep: Path) -> str:
+    """The path of a report within a sweep's folder, which may be moved; of one elsewhere the absolute path."""
+    report = report.absolute()
+    sweep = sweep.absolute()
+    return str(report.relative_to(sweep) if report.is_relative_to(sweep) else report)
+
+
+def _has_its_report(record: Mapping[str, Any], sweep: Path) -> bool:
+    """Whether the report that a job has written is still there, if it has written one."""
+    return record["report"] is None or (sweep / record["report"]).is_file()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a job; empty if there is none."""
+    if not (folder / RECORD).is_file():  # a pipe would be waited for
+        return {}
+    try:
+        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def records_of(sweep: Path) -> list[dict[str, Any]]:
+    """The records of all jobs of a sweep, with their `folder`, by number."""
+    found = [read_record(path.parent) | {"folder": path.parent.name} for path in sweep.glob(f"*/{RECORD}")]
+    return sorted((record for record in found if "state" in record), key=lambda record: record["job"])
