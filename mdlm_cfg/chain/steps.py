@@ -46,6 +46,10 @@ def _expected_jumps(log_z: Tensor, u: Tensor) -> Tensor:
 
 
 JUMPS: dict[str, JumpRule] = {"tau_leaping": tau_leaping, "euler": euler, "d_cfg": d_cfg}
+STAYS: dict[JumpRule, JumpRule] = {  # 1 - J with all its digits, where J rounds to 1
+    tau_leaping: lambda log_z, u: (-_expected_jumps(log_z, u)).exp(),
+    d_cfg: lambda log_z, u: torch.sigmoid(torch.log1p(-u) - u.log() - log_z),
+}
 
 
 class Step(ABC):
@@ -103,9 +107,11 @@ class TimeStep(Step):
     u: float
 
     def _probability(self, log_z: Tensor) -> Tensor:
-        u = torch.full((), self.u, dtype=torch.float64, device=log_z.device)
-        jump = self.jump(log_z.clone(), u)  # it may write over its copy
+        jump = self.jump(log_z.clone(), self._share(log_z))  # it may write over its copy
         return jump.masked_fill(log_z == NEG_INF, 0.0)
+
+    def _share(self, log_z: Tensor) -> Tensor:
+        return torch.full((), self.u, dtype=torch.float64, device=log_z.device)
 
     def draw(self, x: Tensor, log_rates: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Step.draw`."""
@@ -115,8 +121,10 @@ class TimeStep(Step):
 
     def moves(self, log_z: Tensor, values: Tensor, coordinates: Tensor | None = None) -> Tensor:
         """See `Step.moves`."""
-        jump = self._probability(log_z)[..., None]
-        factors = torch.cat([jump * values, 1 - jump], dim=-1)  # (S, m, N + 1)
+        jump = self._probability(log_z)
+        stay = STAYS[self.jump](log_z, self._share(log_z)) if self.jump in STAYS else 1 - jump
+        stay = stay.masked_fill(log_z == NEG_INF, 1.0)
+        factors = torch.cat([jump[..., None] * values, stay[..., None]], dim=-1)  # (S, m, N + 1)
         moves = factors.new_ones(len(factors), 1)
         for i in range(factors.shape[1]):
             moves = (moves[:, :, None] * factors[:, i, None, :]).flatten(1)

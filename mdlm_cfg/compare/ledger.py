@@ -20,6 +20,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.schedules import Schedule, Steps
 from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, conditionals_error_by_state
+from mdlm_cfg.compare.divergence import divergence_from_sampler
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
@@ -129,13 +130,14 @@ class Ledger(SampledLedger):
 
     Attributes:
         shared: what does not depend on the sampler.
-        kl: by line, of the first law to the second in nats, inf where the second lacks support.
+        kl: by line, of the first law to the second in nats: inf where the second lacks support, None where it is of
+            steps that leave probabilities too small for float64.
         mean, covariance: by line, the difference relative to the first law of the line.
         noise: TV(L3', L4) with its bootstrap interval.
     """
 
     shared: LedgerLaws
-    kl: dict[str, float]
+    kl: dict[str, float | None]
     mean: dict[str, dict[str, float]]
     covariance: dict[str, dict[str, float]]
     noise: Estimate
@@ -227,13 +229,28 @@ def ledger_of(
         num_samples=len(x),
         laws=laws,
         tv=by_line(laws, total_variation),
-        kl=by_line(laws, kl_divergence),
+        kl=_divergences(laws, s, sampler),
         mean=by_line(moments, lambda a, b: relative_difference(b[0], a[0])),
         covariance=by_line(moments, lambda a, b: relative_difference(b[1], a[1])),
         noise=sampled_tv(laws["L3'"], x, generator=generator),
         expected_noise=expected_sampling_tv(laws["L3'"], len(x)),
         predicted_total=predicted_sample_tv(laws["L2"], laws["L3'"], len(x), generator=generator),
     )
+
+
+def _divergences(laws: dict[str, Tensor], shared: LedgerLaws, sampler: Sampler) -> dict[str, float | None]:
+    """KL by line."""
+    in_time = Sampler(policy=shared.policy)
+
+    def divergence(first: str, second: str) -> float | None:
+        p, q = laws[first], laws[second]
+        if second == "L4":
+            return kl_divergence(p, q)
+        made = sampler if second.endswith("'") else in_time
+        source = shared.denoisers.get(second.rstrip("'"), shared.judged)
+        return divergence_from_sampler(p, q, made, source, shared.guidance, shared.target_class)
+
+    return by_line({name: name for name in laws}, divergence)
 
 
 @checked

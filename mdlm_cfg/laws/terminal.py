@@ -71,19 +71,30 @@ def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | No
         UserError: a w that is not allowed, or above 0 with a class that lies outside the mixture; a rule that has no
             tilted distribution, or whose T is infinite somewhere, or 0 everywhere.
     """
+    return _log_tilted(target, w, target_class).softmax(dim=0).reshape(target.pmf.shape)
+
+
+@checked
+def log_tilted_law(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
+    """ln of `tilted_law`, (N,)*D: also of probabilities that are too small for float64, and -inf outside the class."""
+    return _log_tilted(target, w, target_class).log_softmax(dim=0).reshape(target.pmf.shape)
+
+
+def _log_tilted(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
+    """ln T of every state, (N^D,)."""
     guidance = w if isinstance(w, Guidance) else Guidance(w)
     n = target.num_tokens
     d = target.num_dims
     if not guidance.rule.telescopes:
-        return _tilted_by_rule(target, guidance, target_class)
+        return _log_tilted_by_rule(target, guidance, target_class)
     log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.one_strength)
     largest = points_at(log_t.flatten().argmax(), n, d)  # the first infinite one, where there are any
     refuse_infinite(log_t.reshape(1, -1), largest[None], n, target_class, guidance.label)
-    return log_t.flatten().softmax(dim=0).reshape(target.pmf.shape)
+    return log_t.flatten()
 
 
-def _tilted_by_rule(target: TableMixture, guidance: Guidance, target_class: int | None) -> Tensor:
-    """The tilted distribution of any rule that has one."""
+def _log_tilted_by_rule(target: TableMixture, guidance: Guidance, target_class: int | None) -> Tensor:
+    """ln T of any rule that has a tilted distribution."""
     log_t = guidance.rule.log_tilted(target.denoiser(), guidance.one_strength, target_class)
     largest = points_at(log_t.argmax(), target.num_tokens, target.num_dims).tolist()
     if log_t.max() == math.inf:
@@ -93,4 +104,4 @@ def _tilted_by_rule(target: TableMixture, guidance: Guidance, target_class: int 
         )
     if log_t.max() == -math.inf:
         raise UserError(f"the rule {guidance.rule} has no tilted distribution: it leaves no state possible")
-    return log_t.softmax(dim=0).reshape(target.pmf.shape)
+    return log_t

@@ -13,7 +13,8 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance, LinearRamp
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rises, trade_off
-from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.compare.divergence import divergence_from_chain
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
@@ -190,9 +191,12 @@ class BestScheduleStudy:
             arrays[f"{TILTED}_{g.identifier}"] = tilted.numpy()
             for who in case.denoisers:
                 reached = made.of(self._reached, g, who)
-                for name, (_, law) in reached.items():
+                for name, (values, law) in reached.items():
                     tv = total_variation(tilted, law)
-                    kl = kl_divergence(tilted, law)
+                    given = Guidance(PerCount(tuple(values)), g.kind)
+                    kl = divergence_from_chain(
+                        tilted, law, case.denoiser(who), given, case.one_class, case.plan.sampler.policy
+                    )
                     schedules.append(ScheduleRow(g, who, name, self._value(case, law, tv, kl), tv, kl))
                     distributions.append(DistributionRow(g, who, name, *_quality(law, posterior)))
                     arrays[f"{who}_{name}_{g.identifier}"] = law.numpy()

@@ -10,7 +10,8 @@ from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import POLICIES, Policy, RatePolicy, Uniform
-from mdlm_cfg.compare.metrics import kl_divergence, total_variation
+from mdlm_cfg.compare.divergence import divergence_from_chain
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
@@ -127,8 +128,8 @@ class Departures:
             found = path_kl(target, given, z, policy, w=w, denoiser=source, most=MOST_STATES)
             law = terminal_law(source, given, z, policy)
             states = [(name_state(list(s.state), target.num_tokens), s.visits, s.kl) for s in found.states]
-            ends = kl_divergence(tilted, law), total_variation(tilted, law)
-            made.append((rule, found.total, *ends, list(found.by_level), states))
+            kl = divergence_from_chain(tilted, law, source, given, z, policy)
+            made.append((rule, found.total, kl, total_variation(tilted, law), list(found.by_level), states))
         return made
 
     def findings(self, case: Case, made: Made) -> Findings:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.compare.divergence import divergence_from, log_terminal_law
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
     histogram,
-    kl_divergence,
     mean_and_covariance,
     relative_difference,
     sampled_tv,
     total_variation,
 )
-from mdlm_cfg.laws.terminal import tilted_law
+from mdlm_cfg.laws.terminal import log_tilted_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, law_made, law_piece
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
@@ -62,6 +62,7 @@ class StrengthEvaluation:
             enough, "tilted" only where the strength is one number.
         moments: of every distribution.
         sample_tv: of the samples to "exact", and to "learned" if there is one.
+        kl: KL(exact || distribution) in nats, by the name of the distribution; inf where that one lacks support.
         samples: int64 (n, D).
     """
 
@@ -69,20 +70,14 @@ class StrengthEvaluation:
     laws: Mapping[str, Tensor]
     moments: Mapping[str, Moments]
     sample_tv: Mapping[str, SampleTV]
+    kl: Mapping[str, float]
     samples: Tensor
 
     def tv(self, first: str, second: str) -> float | None:
         """TV between two distributions by name; None if one of them is absent."""
-        return self._compare(total_variation, first, second)
-
-    def kl(self, first: str, second: str) -> float | None:
-        """KL(first || second) in nats, inf where the second lacks support; None if one of them is absent."""
-        return self._compare(kl_divergence, first, second)
-
-    def _compare(self, distance: Callable[[Tensor, Tensor], float], first: str, second: str) -> float | None:
         if first not in self.laws or second not in self.laws:
             return None
-        return distance(self.laws[first], self.laws[second])
+        return total_variation(self.laws[first], self.laws[second])
 
     @property
     def w(self) -> float:
@@ -217,9 +212,15 @@ def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
         for who in (EXACT, LEARNED)
         if who in laws
     }
+    log_laws: dict[str, Callable[[], Tensor]] = {
+        "class": lambda: laws["class"].log(),
+        "tilted": lambda: log_tilted_law(target, guidance, z),
+        LEARNED: lambda: log_terminal_law(case.denoiser(LEARNED), guidance, z, policy),
+    }
+    kl = {name: divergence_from(laws[EXACT], laws[name], log_q) for name, log_q in log_laws.items() if name in laws}
     laws["samples"] = histogram(x, target.num_tokens)
     moments = {name: moments_of(law) for name, law in laws.items()}
-    return StrengthEvaluation(guidance, laws, moments, sample_tv, x)
+    return StrengthEvaluation(guidance, laws, moments, sample_tv, kl, x)
 
 
 def moments_of(law: Tensor) -> Moments:

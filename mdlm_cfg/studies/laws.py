@@ -137,9 +137,9 @@ def row_of(result: StrengthEvaluation) -> DistanceRow:
         tv_class_exact=result.tv("class", "exact") or 0.0,
         tv_tilted_exact=result.tv("tilted", "exact"),
         tv_exact_learned=result.tv("exact", "learned"),
-        kl_exact_class=result.kl("exact", "class"),
-        kl_exact_tilted=result.kl("exact", "tilted"),
-        kl_exact_learned=result.kl("exact", "learned"),
+        kl_exact_class=result.kl.get("class"),
+        kl_exact_tilted=result.kl.get("tilted"),
+        kl_exact_learned=result.kl.get("learned"),
         **samples,
     )
 

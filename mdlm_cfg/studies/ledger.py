@@ -13,7 +13,7 @@ from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, SampledLedger, ledger_la
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER
+from mdlm_cfg.studies.common import CALLS, OF_KL, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
@@ -78,7 +78,7 @@ class LineRow(OfDenoiser):
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     line: str = col("line", "of the budget", index=True)
-    kl: float | None = col("KL", "of the first distribution from the second; inf without common support", unit="nats")
+    kl: float | None = col("KL", f"of the first distribution from the second; {OF_KL}", unit="nats")
     mean: float | None = col("mean", "Euclidean difference, relative to the first distribution")
     covariance_frobenius: float | None = col("covariance (Frobenius)", "relative to the first distribution")
     covariance_spectral: float | None = col("covariance (spectral)", "relative to the first distribution")

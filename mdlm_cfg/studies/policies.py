@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
-from mdlm_cfg.compare.metrics import kl_divergence, total_variation
-from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.compare.divergence import divergence_from_sampler
+from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, TABLE
+from mdlm_cfg.studies.common import CALLS, OF_KL, TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
@@ -43,9 +41,9 @@ class PolicyRow(OfDenoiser):
     together: int = col("per step", "coordinates unmasked in one step, the state being frozen", index=True)
     calls: int = col("calls", CALLS)
     tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
-    kl_class: float = col("KL from the class", "KL(class || distribution); inf without common support", unit="nats")
+    kl_class: float | None = col("KL from the class", f"KL(class || distribution); {OF_KL}", unit="nats")
     tv_tilted: float | None = col("TV to the tilted distribution", "absent for a schedule, which has none", unit="TV")
-    kl_tilted: float | None = col("KL from the tilted distribution", "absent for a schedule", unit="nats")
+    kl_tilted: float | None = col("KL from the tilted distribution", f"absent for a schedule; {OF_KL}", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,13 @@ class Policies:
         tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
         found = []
         for policy, k in product(self.compared(case), steps_of(target.num_tokens, target.num_dims)):
-            law = law_of(case.denoiser(who), guidance, z, policy, k)
-            distances = total_variation(of_class, law), kl_divergence(of_class, law)
+            sampler, given = sampler_of(policy, k), effective_guidance(guidance, policy)
+            law = sampler.law(case.denoiser(who), given, z)
+            made = (sampler, case.denoiser(who), given, z)
+            distances = total_variation(of_class, law), divergence_from_sampler(of_class, law, *made)
             to_tilted: Any = (None, None)
             if tilted is not None:
-                to_tilted = total_variation(tilted, law), kl_divergence(tilted, law)
+                to_tilted = total_variation(tilted, law), divergence_from_sampler(tilted, law, *made)
             found.append((str(policy), k, -(-target.num_dims // k), *distances, *to_tilted))
         return found
 
@@ -114,12 +114,9 @@ def _views(to: str, reference: str) -> list[View]:
     ]
 
 
-def law_of(denoiser: Denoiser, guidance: Guidance, target_class: int, policy: Policy, together: int) -> Tensor:
-    """The exact distribution of finished states, (N,)*D, of a policy that unmasks `together` coordinates per step."""
-    given = effective_guidance(guidance, policy)
-    if together == 1:
-        return terminal_law(denoiser, given, target_class, policy)
-    return Sampler(EVENT_LEAPING, events=together, policy=policy).law(denoiser, given, target_class)
+def sampler_of(policy: Policy, together: int) -> Sampler:
+    """What unmasks `together` coordinates per step, in the order of a policy."""
+    return Sampler(policy=policy) if together == 1 else Sampler(EVENT_LEAPING, events=together, policy=policy)
 
 
 def compared_policies(num_dims: int, gumbel: float, own: Policy | None) -> list[Policy]:

@@ -12,7 +12,7 @@ import torch
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.schedules import ALPHA
-from mdlm_cfg.compare.metrics import kl_divergence
+from mdlm_cfg.compare.divergence import divergence_from_sampler
 from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
@@ -146,7 +146,7 @@ class ProfileStudy(Settings):
             found[BEST, fit.best(k).sizes] = None
         return list(found)
 
-    def _exact(self, case: Case, guidance: Guidance, who: str) -> list[float]:
+    def _exact(self, case: Case, guidance: Guidance, who: str) -> list[float | None]:
         """KL(tilted || distribution of the sampler) of every list of steps, in uniform order."""
         fit, _ = self._profiles(case, case.made, guidance, who)
         z = case.one_class
@@ -155,7 +155,10 @@ class ProfileStudy(Settings):
         denoiser = case.denoiser(who)
         chain = freeze(denoiser, strengths, z)
         samplers = [Sampler(EVENT_LEAPING, events=sizes) for _, sizes in self._steps(case, case.made, guidance, who)]
-        return [kl_divergence(tilted, one.law(denoiser, strengths, z, chain)) for one in samplers]
+        return [
+            divergence_from_sampler(tilted, one.law(denoiser, strengths, z, chain), one, denoiser, strengths, z)
+            for one in samplers
+        ]
 
     def findings(self, case: Case, made: Made) -> Findings:
         """The cost of every list of steps, h(l), and its sums."""

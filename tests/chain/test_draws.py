@@ -201,6 +201,16 @@ def test_jumps_are_the_formulas(name, u) -> None:
     assert edge.tolist() == ([1.0, 1.0] if u == 1 else [0.0, 1.0])
 
 
+@pytest.mark.parametrize("name", JUMPS)
+@pytest.mark.parametrize("u", [0.3, 0.999, 1.0])
+def test_what_stays_keeps_its_digits_where_nearly_all_jumps(name, u) -> None:
+    z = torch.tensor([[0.3], [4.0], [60.0]], dtype=torch.float64)
+    stays = TimeStep(JUMPS[name], u).moves(z.log(), torch.ones(3, 1, 1, dtype=torch.float64))[:, -1]
+    own = {"tau_leaping": (1 - u) ** z, "d_cfg": (1 - u) / (u * z + 1 - u)}
+    expected = own.get(name, 1 - JUMPS[name](z.log(), torch.tensor(u, dtype=torch.float64)))
+    assert stays.tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-11, abs=0)
+
+
 def test_a_time_step_leaves_what_has_no_rate() -> None:
     for name, u in product(JUMPS, (0.3, 1.0)):
         step = TimeStep(JUMPS[name], u)

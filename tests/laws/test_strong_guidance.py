@@ -14,8 +14,11 @@ from mpmath import mpf
 from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import FunctionDenoiser
 from mdlm_cfg.compare.decay import log_still_masked
+from mdlm_cfg.compare.divergence import divergence_from, divergence_from_chain, divergence_from_sampler
 from mdlm_cfg.compare.geometry import limit_law
+from mdlm_cfg.compare.ledger import error_ledger
 from mdlm_cfg.compare.metrics import histogram
+from mdlm_cfg.laws.terminal import log_tilted_law
 from mdlm_cfg.sampling import Sampler
 
 DIGITS = 50
@@ -26,14 +29,22 @@ def exact_terminal_law(target: TableMixture, w: float | list[float], z: int, kin
     """The terminal law of the table's own float64 numbers, taken as exact, in 50 digits (theory, section 4)."""
     n = target.num_tokens
     d = target.num_dims
+    flow = exact_masses(target, w, z, kind)
+    law = torch.tensor([float(flow.get(x, 0)) for x in product(range(n), repeat=d)], dtype=torch.float64)
+    return law.reshape([n] * d)
+
+
+def exact_masses(target: TableMixture, w: float | list[float], z: int, kind: str) -> dict:
+    """The same in 50 digits, of every state of the class."""
+    n = target.num_tokens
+    d = target.num_dims
     with mpmath.workdps(DIGITS):
         weights = [mpf(a) for a in target.class_weights.tolist()]
         marginal = marginals([[mpf(v) for v in pmf.flatten().tolist()] for pmf in target.class_pmfs], n, d)
         flow = {(n,) * d: mpf(1)}
         for strength in w if isinstance(w, list) else [w] * d:
             flow = next_level(flow, marginal, weights, mpf(strength), z, kind, n)
-        law = torch.tensor([float(flow.get(x, 0)) for x in product(range(n), repeat=d)], dtype=torch.float64)
-    return law.reshape([n] * d)
+    return flow
 
 
 def marginals(pmfs, n: int, d: int) -> dict:
@@ -121,6 +132,51 @@ def test_against_fifty_digits(name, kind, w) -> None:
         masses = [mpmath.exp(value - max(log_t)) for value in log_t]
         expected = torch.tensor([float(mass / mpmath.fsum(masses)) for mass in masses], dtype=torch.float64)
     assert float((tilted_law(target, w, 0).flatten() - expected).abs().max()) < 1e-10
+
+
+def divergence_of(p: dict, q: dict) -> float:
+    """KL(p || q) of masses in 50 digits."""
+    with mpmath.workdps(DIGITS):
+        return float(mpmath.fsum(mass * mpmath.log(mass / q[x]) for x, mass in p.items() if mass))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("w", [50.0, 300.0, 1e3, 1e4])
+def test_a_divergence_from_a_law_too_small_for_float64_is_its_own_number(name, kind, w) -> None:
+    target = TARGETS[name]()
+    chain = (target.denoiser(), Guidance(w, kind), 0)
+    law = terminal_law(*chain)
+    of_class, truth = exact_masses(target, 0.0, 0, kind), exact_masses(target, w, 0, kind)
+    found = divergence_from_chain(target.class_pmf(0), law, *chain)
+    assert found == pytest.approx(divergence_of(of_class, truth), rel=1e-9)
+    by_policy = divergence_from_chain(target.class_pmf(0), law, *chain, kind.replace("normalized", "uniform"))
+    assert by_policy == pytest.approx(found, rel=1e-12)
+    tilted = {x: of_class[x] for x in of_class}
+    with mpmath.workdps(DIGITS):
+        mix = [mpf(a) for a in target.class_weights.tolist()]
+        for x in tilted:
+            cell = [mpf(v) for v in target.class_pmfs[(slice(None), *x)].tolist()]
+            tilted[x] = cell[0] * (cell[0] / mpmath.fdot(mix, cell)) ** mpf(w) if cell[0] else mpf(0)
+        total = mpmath.fsum(tilted.values())
+        tilted = {x: mass / total for x, mass in tilted.items()}
+    found = divergence_from(law, tilted_law(target, w, 0), lambda: log_tilted_law(target, w, 0))
+    assert found == pytest.approx(divergence_of(truth, tilted), rel=1e-9, abs=1e-12)
+
+
+def test_a_divergence_from_steps_is_known_or_absent_and_infinite_only_without_support() -> None:
+    target = TARGETS["random"]()
+    denoiser, of_class = target.denoiser(), target.class_pmf(0)
+    for name in ("tau_leaping", "euler", "d_cfg", "event_leaping", "threshold"):
+        sampler = Sampler(name, threshold=0.5) if name == "threshold" else Sampler(name, steps=2)
+        made = (sampler, denoiser, Guidance(1e3), 0)
+        assert divergence_from_sampler(of_class, sampler.law(*made[1:]), *made) is None
+        cut = (sampler, denoiser, Guidance(2.0, top_p=0.5), 0)  # a support of fewer states
+        assert divergence_from_sampler(of_class, sampler.law(*cut[1:]), *cut) == math.inf
+    cut = Guidance(1e3, top_p=0.5)
+    assert divergence_from_chain(of_class, terminal_law(denoiser, cut, 0), denoiser, cut, 0) == math.inf
+    ledger = error_ledger(target, denoiser, Guidance(1e3), 0, "tau_leaping", 2, num_samples=10)
+    assert ledger.kl["discretisation error"] is None and 100 < (ledger.kl["guidance effect"] or 0) < math.inf
 
 
 @pytest.mark.parametrize("w", [100.0, 1e4])

@@ -11,7 +11,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, kl_divergence, sampled_tv, total_variation
+from mdlm_cfg.compare.divergence import divergence_from_sampler
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, sampled_tv, total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
@@ -111,7 +112,7 @@ class Bench:
         found: Cell = {"used": sampler.expected_calls(denoiser, guidance, z, chain)}
         for name, reference in self.references(guidance.kind).items():
             found[f"tv_{name}"] = total_variation(law, reference)
-            found[f"kl_{name}"] = kl_divergence(reference, law)
+            found[f"kl_{name}"] = divergence_from_sampler(reference, law, sampler, denoiser, guidance, z)
         return found
 
     def _chain(self, given: Guidance) -> FrozenChain:
