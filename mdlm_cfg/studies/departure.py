@@ -17,7 +17,7 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import OfDenoiser, ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
 
 MOST_STATES = 10  # partial states that are listed, the worst first
@@ -180,17 +180,15 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
         return ["With exact conditionals every rule equals the ideal guided conditionals."]
     top = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
     here = where(rules, denoiser=EXACT, w=top)
-    best, worst = ends(here, "departure")
-    least, most = (
-        listed([row.rule for row in here if abs(row.departure - at.departure) < SAME]) for at in (best, worst)
-    )
+    near, far = tied_ends(here, "departure", SAME)
+    worst = max(here, key=lambda row: row.departure)
     head = f"At w = {top.label}, with exact conditionals,"
-    if worst.departure - best.departure < SAME:
-        said = [f"{head} all rules have the same path KL to the ideal: {_path(best, levels)}."]
+    if not far:
+        said = [f"{head} all rules have the same path KL to the ideal: {_path(near[0], levels)}."]
     else:
         said = [
-            f"{head} the path KL to the ideal is smallest with {least} ({_path(best, levels)}) and largest with {most} "
-            f"({_path(worst, levels)})."
+            f"{head} the path KL to the ideal is smallest with {_rules(near)} ({_path(near[0], levels)}) and largest "
+            f"with {_rules(far)} ({_path(far[0], levels)})."
         ]
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
     said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
@@ -201,20 +199,29 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"Of the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
             f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
-    learned = where(rules, denoiser=LEARNED, w=top)
-    if learned:
-        said.append(_of_learned(ends(learned, "departure")[0], levels))
+    if learned := where(rules, denoiser=LEARNED, w=top):
+        said.append(_of_learned(learned, levels))
     return said
 
 
-def _of_learned(row: RuleRow, levels: Sequence[LevelRow]) -> str:
-    *_, last = _by_level(row, levels)
-    exact = replace(row, denoiser=EXACT)
-    *_, exact_last = _by_level(exact, levels)
+def _of_learned(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
+    """What departs least with learned conditionals, and how much of it is at the last coordinate: the network's."""
+    near, far = tied_ends(rows, "departure", SAME)
+    who = _rules(near) + (" departs" if len(near) == 1 else " depart") if far else "all rules depart"
+    least = " least" if far else " alike"
+    said = f"With learned conditionals {who}{least} there: {near[0].departure:.4f} nats"
+    lasts = [_by_level(row, levels)[-1] for row in near]
+    exact_lasts = [_by_level(replace(row, denoiser=EXACT), levels)[-1] for row in near]
+    if max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME:
+        return f"{said}."
     return (
-        f"With learned conditionals {row.rule} departs least there: {row.departure:.4f} nats, {last:.4f} of them at "
-        f"the last coordinate, where exact conditionals depart by {max(exact_last, 0.0):.4f}."
+        f"{said}, {lasts[0]:.4f} of them at the last coordinate, where exact conditionals depart by "
+        f"{max(exact_lasts[0], 0.0):.4f}."
     )
+
+
+def _rules(rows: Sequence[RuleRow]) -> str:
+    return listed([row.rule for row in rows])
 
 
 def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:

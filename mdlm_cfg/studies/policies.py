@@ -14,10 +14,10 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, OF_KL, TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
 
@@ -154,30 +154,31 @@ def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
 
 
 def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
-    best, worst = ends(rows, "tv_class")
+    near, far = tied_ends(rows, "tv_class", SAME)
     head = f"With {denoiser} conditionals, w = 0 and one coordinate per step,"
-    if worst.tv_class < ROUNDING:
+    if max(row.tv_class for row in rows) < ROUNDING:
         return f"{head} every policy samples the class exactly (within {ROUNDING:g})."
-    if worst.tv_class - best.tv_class < SAME:
-        return f"{head} every policy is {best.tv_class:.4f} from the class in total variation."
+    if not far:
+        return f"{head} every policy is {near[0].tv_class:.4f} from the class in total variation."
     return (
-        f"{head} {best.policy} is nearest to the class (total variation {best.tv_class:.4f}) and {worst.policy} "
-        f"farthest ({worst.tv_class:.4f})."
+        f"{head} {_named(near)} nearest to the class (total variation {near[0].tv_class:.4f}) and {_named(far)} "
+        f"farthest ({far[0].tv_class:.4f})."
     )
 
 
+def _named(rows: Sequence[PolicyRow]) -> str:
+    return f"{listed([row.policy for row in rows])} {'is' if len(rows) == 1 else 'are'}"
+
+
 def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
-    found = [(row.tv_tilted, row.policy) for row in rows if row.tv_tilted is not None]
-    best = min(tv for tv, _ in found)
-    worst = max(tv for tv, _ in found)
-    near, far = ([policy for tv, policy in found if abs(tv - at) < SAME] for at in (best, worst))
+    near, far = tied_ends([row for row in rows if row.tv_tilted is not None], "tv_tilted", SAME)
     together = rows[0].together
     step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together
     head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and {step} per step,"
-    if worst - best < SAME:
-        return f"{head} every policy ends {best:.4f} from the tilted distribution."
-    verb = "ends" if len(near) == 1 else "end"
+    if not far:
+        return f"{head} every policy ends {near[0].tv_tilted:.4f} from the tilted distribution."
     return (
-        f"{head} {', '.join(near)} {verb} closest to the tilted distribution ({best:.4f}), {', '.join(far)} farthest "
-        f"from it ({worst:.4f})."
+        f"{head} {listed([row.policy for row in near])} {'ends' if len(near) == 1 else 'end'} closest to the tilted "
+        f"distribution ({near[0].tv_tilted:.4f}), {listed([row.policy for row in far])} farthest from it "
+        f"({far[0].tv_tilted:.4f})."
     )

@@ -261,7 +261,7 @@ def _labels(totals: Sequence[TotalRow]) -> str:
 
 def _correlation(total: TotalRow) -> str:
     error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
-    return f"{total.total_correlation:.4f}{error}"
+    return f"{total.total_correlation:z.4f}{error}"
 
 
 def _saved(rows: Sequence[CostRow]) -> str | None:

@@ -53,6 +53,17 @@ def ends(rows: Iterable[Row], name: str) -> tuple[Row, Row]:
     return ascending[0], next(row for row in ascending if getattr(row, name) == largest)
 
 
+def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], list[Row]]:
+    """The rows within `same` of the smallest number in a column, and of the others those that close to the largest.
+
+    No row is of both, and the second are none where all numbers are that close.
+    """
+    numbers = [getattr(row, name) for row in rows]
+    near = [row for row, number in zip(rows, numbers) if number - min(numbers) < same]
+    far = [row for row, number in zip(rows, numbers) if max(numbers) - number < same and row not in near]
+    return near, far
+
+
 def strongest(rows: Iterable[Any]) -> Guidance:
     """The largest strength of rows whose strengths are numbers."""
     found: Guidance = max((row.w for row in rows), key=lambda guidance: guidance.constant)

@@ -384,13 +384,13 @@ def _of_weights(cost: CostRow) -> str:
     price = f"at a relative ESS of {percent(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
     if cost.tv_weighted < NOTHING:
         return f"{head}; importance weights correct this, {price}."
-    if cost.tv_weighted < cost.tv_guided:
+    if cost.tv_weighted < cost.tv_guided - NOTHING:
         return f"{head}; importance weights reduce this to {cost.tv_weighted:.4f}, {price}."
     return f"{head}; importance weights do not help: the weighted distribution is {cost.tv_weighted:.4f} from it."
 
 
 def _paying(cost: CostRow, drawn: int) -> list[str]:
-    if cost.tv_guided < NOTHING or cost.tv_weighted >= cost.tv_guided:
+    if cost.tv_guided < NOTHING or cost.tv_weighted >= cost.tv_guided - NOTHING:
         return []
     if cost.pays_from is None:
         return ["Weighting is estimated not to pay off with any number of samples up to 10^12."]
@@ -404,16 +404,18 @@ def _paying(cost: CostRow, drawn: int) -> list[str]:
 
 def _of_samples(last: SampleRow) -> str:
     ways = {"no correction": last.tv_guided, "weighting": last.tv_weighted, "resampling": last.tv_resampled}
-    best = min(ways, key=lambda name: ways[name])
-    if max(ways.values()) - ways[best] < NOTHING:
+    least = min(ways.values())
+    best = [name for name, tv in ways.items() if tv - least < NOTHING]
+    if len(best) == len(ways):
         return (
-            f"{last.num_samples:,} samples are {ways[best]:.4f} from the tilted distribution, with and without "
+            f"{last.num_samples:,} samples are {least:.4f} from the tilted distribution, with and without "
             f"correction (noise floor {last.noise_floor:.4f})."
         )
+    end = "ends" if len(best) == 1 else "end"
     return (
-        f"With {last.num_samples:,} samples, {best} ends closest to the tilted distribution: total variation "
-        f"{last.tv_guided:.4f} without correction, {last.tv_weighted:.4f} weighted, {last.tv_resampled:.4f} resampled; "
-        f"the noise floor is {last.noise_floor:.4f}."
+        f"With {last.num_samples:,} samples, {' and '.join(best)} {end} closest to the tilted distribution: total "
+        f"variation {last.tv_guided:.4f} without correction, {last.tv_weighted:.4f} weighted, {last.tv_resampled:.4f} "
+        f"resampled; the noise floor is {last.noise_floor:.4f}."
     )
 
 
@@ -421,8 +423,8 @@ def _of_resampling(row: ResamplingRow) -> str:
     off = abs(row.log_normalizer - row.exact_log_normalizer)
     said = (
         f"Resampling ends with a relative ESS of {percent(row.ess)} and estimates ln E W as "
-        f"{row.log_normalizer + 0.0:.4f} ± {row.relative_error:.4f}; the exact value is "
-        f"{row.exact_log_normalizer + 0.0:.4f}"
+        f"{row.log_normalizer:z.4f} ± {row.relative_error:.4f}; the exact value is "
+        f"{row.exact_log_normalizer:z.4f}"
     )
     if off <= SURPRISING * row.relative_error + NOTHING or row.relative_error == 0:
         return f"{said}."

@@ -22,7 +22,7 @@ from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -263,8 +263,8 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     first = where(chain, move=chain[0].move) if chain else []
     if first:
         last = max(first, key=lambda row: row.calls)
-        best = min((row for row in chain if row.calls <= last.calls), key=lambda row: row.tv_tilted)
-        nearest = min(chain, key=lambda row: row.tv_tilted)
+        best = _nearest([row for row in chain if row.calls <= last.calls])
+        nearest = _nearest(chain)
         said.append(
             f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} '
             f"{verb_of(best.moves, 'end')} nearest to the "
@@ -290,6 +290,12 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         worst, move = max(stop)
         said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {worst:.4f} from it.")
     return said
+
+
+def _nearest(rows: Sequence[MoveRow]) -> MoveRow:
+    """The row that ends nearest to the tilted distribution; of those that end equally near the one of fewest calls."""
+    near, _ = tied_ends(rows, "tv_tilted", NOTHING)
+    return min(near, key=lambda row: (row.calls, row.moves))
 
 
 def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:

@@ -151,6 +151,10 @@ def test_the_verdict_follows_the_numbers(
     assert ("pay off" in text) == (tv_guided > 0)
     better = verdict_of([cost], [replace(samples, tv_resampled=0.2)], block_of(exact, "resampling"), "exact")
     assert any("resampling ends closest" in said for said in better)
+    alike = verdict_of([cost], [replace(samples, tv_resampled=0.4)], block_of(exact, "resampling"), "exact")
+    assert any("no correction and weighting end closest" in said for said in alike)  # by the same numbers
+    by_rounding = replace(cost, tv_guided=0.1, tv_weighted=0.1 - 1e-16)
+    assert "do not help" in verdict_of([by_rounding], [samples], block_of(exact, "resampling"), "exact")[0]
 
 
 def mixture() -> BernoulliMixture:

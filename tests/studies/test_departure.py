@@ -110,6 +110,16 @@ def test_the_verdict_names_the_least_the_most_and_the_worst_state(both: Findings
     assert "ramp(0,2)" in both.verdict[2]
 
 
+def test_the_verdict_names_all_that_depart_least() -> None:
+    # of two values, whatever is most probable has the largest margin and the least entropy
+    case = data_of(random_target(2, 2, 2, seed=42)), Inconsistent(2, 2, 2, seed=3), plan_of((2.0,))
+    findings = found_by(Departures(), *case)
+    learned = {row.rule: row.departure for row in rules(findings) if row.denoiser == "learned"}
+    least = [rule for rule, departure in learned.items() if departure < min(learned.values()) + 1e-12]
+    (said,) = [line for line in findings.verdict if "With learned conditionals" in line]
+    assert len(least) > 1 and all((rule in said) == (rule in least) for rule in learned)
+
+
 def test_which_tilted_law_a_schedule_is_held_against() -> None:
     plan = plan_of((1.0, LinearRamp(0, 2)))
     assert {row.w.label: row.tilted_w for row in rules(found(plan=plan))} == {"1": 1.0, "ramp(0,2)": 1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +16,7 @@ from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation as tv
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.policies import Policies, PolicyRow
+from mdlm_cfg.studies.policies import Policies, PolicyRow, verdict_of
 
 N = 3
 D = 3
@@ -101,6 +102,14 @@ def test_the_verdict_names_the_nearest_and_the_farthest(both: Findings) -> None:
         ends = (min(values, key=values.__getitem__), max(values, key=values.__getitem__))
         figures = [f"{values[policy]:.4f}" for policy in ends]
         assert any(all(part in sentence for part in (*ends, *figures, denoiser)) for sentence in both.verdict)
+
+
+def test_no_policy_is_both_the_nearest_and_the_farthest(both: Findings) -> None:
+    rows = of(both, Guidance(2.0), "exact", 1)
+    for distances in ((0.1, 0.1 + 0.8e-9, 0.1 + 1.5e-9), (0.1, 0.1, 0.2), (0.1, 0.2, 0.2)):
+        some = [replace(row, tv_tilted=tv) for row, tv in zip(rows, distances)]
+        (said,) = verdict_of(some, 3)
+        assert all(said.count(f" {row.policy}") == 1 for row in some), said
 
 
 def test_the_plans_own_policy_and_the_gumbel_temperature_come_in() -> None:
