@@ -24,10 +24,10 @@ from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
+from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.metrics import METRICS, MetricsLog
 from mdlm_cfg.training.predicting import is_first_process
-from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.saving import WholeFiles
 
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer

@@ -35,9 +35,10 @@ from mdlm_cfg.support.instantiate import TARGET, names_in
 from mdlm_cfg.support.schema import EvalSchema, EvaluationSchema, keys_of, plain
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.checkpoints import newest_run
 from mdlm_cfg.training.metrics import METRICS
 from mdlm_cfg.training.predicting import is_first_process
-from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
+from mdlm_cfg.training.runs import LoadedRun, load_run
 
 ALL_STEPS = sys.maxsize  # of metrics.csv: an evaluation adds to what a run has logged in the same folder
 SMALL_TABLE = 20_000  # states

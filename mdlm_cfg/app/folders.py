@@ -15,8 +15,8 @@ from mdlm_cfg.support.atomic import atomic_write, part_folder, remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.schema import TrainSchema, plain
+from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.predicting import is_first_process
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, checkpoint_in, run_folder_of
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
 LONGEST = "a" * 140  # longer than the names of all files: reports.style.MOST_BYTES, an ending, and that of a part

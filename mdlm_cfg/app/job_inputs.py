@@ -37,7 +37,7 @@ def decided_by(config: Settings) -> dict[str, Any]:
 
 def _checkpoint(config: Settings) -> Path | None:
     """The checkpoint that a job begins with, or evaluates; None where there is none."""
-    from mdlm_cfg.training.runs import checkpoint_in, newest_run
+    from mdlm_cfg.training.checkpoints import checkpoint_in, newest_run
 
     given = config.ckpt_path
     if isinstance(config, EvalSchema) and config.denoiser != "learned":

@@ -61,7 +61,7 @@ class Job:
             UserError: the folder holds a job that was done, or begun, with other settings or other data, or files that
                 no job wrote.
         """
-        from mdlm_cfg.training.runs import CONFIG  # takes seconds
+        from mdlm_cfg.training.checkpoints import CONFIG  # takes seconds
 
         decided = decided_by(config)
         before = read_record(self.folder)

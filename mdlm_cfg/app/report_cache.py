@@ -17,8 +17,8 @@ from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import naming, part_folder, remove_parts
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
+from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import content_hash
-from mdlm_cfg.training.runs import stamp
 
 NUMBERS = "report.json"
 CACHE = "cache"  # a folder beside the report, until that is written

@@ -37,9 +37,10 @@ from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import names_in
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.schema import SampleSchema, SamplingSchema, keys_of
+from mdlm_cfg.training.checkpoints import newest_run
 from mdlm_cfg.training.data.text import BLANK
 from mdlm_cfg.training.predicting import is_first_process
-from mdlm_cfg.training.runs import LoadedRun, load_run, newest_run
+from mdlm_cfg.training.runs import LoadedRun, load_run
 
 RECORD = "samples.json"  # names the files that were written
 FILES = ("samples.npz", "samples.png", "samples.csv", "samples.txt", RECORD)

@@ -40,11 +40,12 @@ from mdlm_cfg.support.schema import TrainSchema, plain
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
+from mdlm_cfg.training.checkpoints import CHECKPOINT, run_folder_of
 from mdlm_cfg.training.fit import NotBegun, check_resume, train as train_and_test
 from mdlm_cfg.training.metrics import METRICS
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.predicting import is_first_process
-from mdlm_cfg.training.runs import CHECKPOINT, LoadedRun, load_run, run_folder_of
+from mdlm_cfg.training.runs import LoadedRun, load_run
 from mdlm_cfg.training.saving import Checkpoints, check_saving
 from mdlm_cfg.training.step_memory import check_step_memory
 from mdlm_cfg.training.unfinished import finish_the_same, mark_finished

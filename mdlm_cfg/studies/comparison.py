@@ -20,7 +20,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import files_below
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
-from mdlm_cfg.training.runs import BEST
+from mdlm_cfg.training.checkpoints import BEST
 
 NUMBERS = "report.json"
 UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place

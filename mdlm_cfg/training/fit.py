@@ -16,9 +16,10 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.signals import interrupts_given_back
+from mdlm_cfg.training.checkpoints import read_checkpoint
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import check_same_data, read_checkpoint
+from mdlm_cfg.training.runs import check_same_data
 
 MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Muon, shaped as the weights
 
@@ -34,7 +35,7 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
 
     Args:
         path: the checkpoint.
-        record: what the module to train would record (`mdlm_cfg.training.runs.RECORDED`).
+        record: what the module to train would record (`mdlm_cfg.training.checkpoints.RECORDED`).
 
     Raises:
         UserError: it cannot.

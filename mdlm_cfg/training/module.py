@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,44 +15,17 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
-from mdlm_cfg.nets.wrapper import has_label_heads
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
+from mdlm_cfg.training.checkpoints import stamp
+from mdlm_cfg.training.compiled import compiled
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.objectives import Objective
-from mdlm_cfg.training.runs import stamp
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
-
-
-class Compiled:
-    """A network compiled to fewer and longer kernels, under one label and under several; on a GPU one CUDA graph each.
-
-    Args:
-        net: what is compiled, and has everything else.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-        self._forward = torch.compile(net, mode="reduce-overhead")
-        if has_label_heads(net):
-            self.under_labels = torch.compile(cast(Any, net.under_labels), mode="reduce-overhead")
-
-    def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
-        return cast(Tensor, self._forward(tokens, classes))
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "net":  # of a copy that has nothing yet
-            raise AttributeError(name)
-        return getattr(self.net, name)
-
-
-def compiled(net: nn.Module) -> nn.Module:
-    """The same network for training steps, see `Compiled`: objectives ask no more of a network than it has."""
-    return cast(nn.Module, Compiled(net))
 
 
 class Diverged(UserError):
@@ -71,7 +44,7 @@ class MaskedDiffusion(LightningModule):
         kind: of guidance, whose laws are watched where the data are a table.
         seed: of every mask and dropped label.
         is_compiled: whether training steps ask what torch.compile makes of the network; all else asks itself.
-        record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.runs.RECORDED`.
+        record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.checkpoints.RECORDED`.
 
     Attributes:
         val_nelbo: with the class, in nats, of the last validation with the averaged weights; None before the first.

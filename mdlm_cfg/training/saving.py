@@ -23,8 +23,8 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
+from mdlm_cfg.training.checkpoints import BEST, LAST
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
-from mdlm_cfg.training.runs import BEST, LAST
 
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due

@@ -14,7 +14,7 @@ from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.schema import with_roles
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG, whole_checkpoint
+from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, whole_checkpoint
 
 MARK = "unfinished"  # a file of a run folder, from its beginning to its end
 LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, and free once that has ended

@@ -114,7 +114,7 @@ def resume_checks(seed: int) -> list[Check]:
             run(folder / "often", seed, optimizer, EVERY_STEP)
             for saved in sorted((folder / "often").glob("from_*.ckpt")):
                 rest = run(folder / saved.stem, seed, optimizer, None, saved)
-                case = f"{optimizer}, from step {saved.stem.removeprefix('before_')} of {EPOCHS * STEPS}"
+                case = f"{optimizer}, from step {saved.stem.removeprefix('from_')} of {EPOCHS * STEPS}"
                 apart = largest_difference(whole, rest)
                 found.append(Check(GROUP, "weights, averages and moments", case, DIFFERENCE, apart, 0.0, 0.0))
     if len(found) < len(OPTIMIZERS) * (EPOCHS * STEPS - 1):

@@ -14,7 +14,7 @@ from commands import QUICK, TINY, TOY, numbers, refusal, report_in, run
 from idx_files import write_images
 
 from mdlm_cfg import load_run
-from mdlm_cfg.training.runs import CONFIG, newest_run
+from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
 

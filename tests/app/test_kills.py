@@ -14,7 +14,7 @@ import torch
 from commands import TOY
 from forks import ended_at, run_forked
 
-from mdlm_cfg.training.runs import CHECKPOINT
+from mdlm_cfg.training.checkpoints import CHECKPOINT
 from mdlm_cfg.training.saving import BEST, LAST
 from mdlm_cfg.training.unfinished import MARK
 

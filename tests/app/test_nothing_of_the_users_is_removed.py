@@ -21,8 +21,8 @@ from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.targets.toys import toy_1d_overlap
+from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 from mdlm_cfg.training.fit import NotBegun
-from mdlm_cfg.training.runs import CONFIG, newest_run
 from mdlm_cfg.training.unfinished import LOCK, MARK
 
 OURS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", CONFIG, MARK, LOCK, "metrics.csv", "report.json", "wandb/x")

@@ -19,8 +19,9 @@ from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
 from mdlm_cfg.reports import leaderboard
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import EvalSchema, TrainSchema
+from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 from mdlm_cfg.training.data.base import short_name
-from mdlm_cfg.training.runs import CONFIG, load_run, newest_run
+from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.verify import __main__ as verify
 
 EMPTY = [

@@ -15,7 +15,7 @@ import pytest
 import torch
 from commands import TINY, TOY, run
 
-from mdlm_cfg.training.runs import CHECKPOINT, newest_run
+from mdlm_cfg.training.checkpoints import CHECKPOINT, newest_run
 
 ROOT = Path(__file__).parent.parent.parent
 TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")

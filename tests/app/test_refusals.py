@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from idx_files import write_images
 
 from mdlm_cfg.app.refusals import options_apart
-from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.checkpoints import newest_run
 
 BASES: dict[str, tuple[str, ...]] = {
     "train": ("train", *TINY, "logger=csv"),

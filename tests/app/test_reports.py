@@ -35,7 +35,7 @@ from mdlm_cfg.studies.profile import ProfileStudy
 from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.targets.data import KnownData
-from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.checkpoints import newest_run
 
 TARGET = random_target(3, 2, 3, seed=5, zeros=0.2)
 Z = 2

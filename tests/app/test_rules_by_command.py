@@ -36,7 +36,8 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.targets.posterior import TablePosterior
 from mdlm_cfg.targets.toys import toy_1d_overlap
-from mdlm_cfg.training.runs import load_run, newest_run
+from mdlm_cfg.training.checkpoints import newest_run
+from mdlm_cfg.training.runs import load_run
 
 TARGET = random_target(3, 2, 3, seed=8)
 

@@ -15,7 +15,7 @@ from PIL import Image
 import mdlm_cfg
 from mdlm_cfg import Guidance, load_run, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
-from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.checkpoints import newest_run
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.support.schema import TrainSchema
-from mdlm_cfg.training.runs import CONFIG
+from mdlm_cfg.training.checkpoints import CONFIG
 
 
 def failed(settings: dict) -> InstantiationException:

@@ -25,8 +25,8 @@ from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.schema import EvalSchema
+from mdlm_cfg.training.checkpoints import BEST, CHECKPOINT, newest_run
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import BEST, CHECKPOINT, newest_run
 from mdlm_cfg.training.unfinished import LOCK, MARK
 
 GOING_ON = (*QUICK, f"ckpt_path={AUTO}")

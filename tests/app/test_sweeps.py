@@ -23,8 +23,8 @@ from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
 from mdlm_cfg.app.refusals import check_hydras
 from mdlm_cfg.support.schema import EvalSchema
+from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG
 from mdlm_cfg.training.module import MaskedDiffusion
-from mdlm_cfg.training.runs import CHECKPOINT, CONFIG
 from mdlm_cfg.training.unfinished import locked
 
 QUICK = ("-m", *TOY, "logger=csv", "evaluate=false")

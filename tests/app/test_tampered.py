@@ -15,7 +15,7 @@ from commands import TOY, run
 from forks import complaint
 
 from mdlm_cfg.support.checked_io import load, store
-from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.checkpoints import newest_run
 
 pytestmark = pytest.mark.slow
 GONE = object()

@@ -30,7 +30,7 @@ from lightning.pytorch.loggers import WandbLogger
 from mdlm_cfg import UserError
 from mdlm_cfg.app import session
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run
-from mdlm_cfg.training.runs import newest_run
+from mdlm_cfg.training.checkpoints import newest_run
 from mdlm_cfg.training.unfinished import MARK
 
 ROOT = Path(__file__).parent.parent.parent

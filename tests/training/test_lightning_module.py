@@ -23,8 +23,9 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.callbacks import AveragedWeights, average_
+from mdlm_cfg.training.compiled import compiled
 from mdlm_cfg.training.data import TableData
-from mdlm_cfg.training.module import Diverged, compiled
+from mdlm_cfg.training.module import Diverged
 from mdlm_cfg.training.objectives import Averaged, Pooled, Sampled
 from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.training.watching import ExactWatch, exact_nelbos, mean_and_errors, moments, watch_for

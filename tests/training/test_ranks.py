@@ -24,10 +24,10 @@ from mdlm_cfg.studies import draws as module
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.cache import Cache, no_cache
+from mdlm_cfg.training.checkpoints import CHECKPOINT, read_checkpoint
 from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.data.base import num_shared, shared_batches
 from mdlm_cfg.training.predicting import share_work
-from mdlm_cfg.training.runs import CHECKPOINT, read_checkpoint
 
 TESTS = Path(__file__).parent.parent
 TWO: dict[str, Any] = {"devices": 2, "strategy": "ddp"}

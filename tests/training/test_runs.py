@@ -15,8 +15,9 @@ from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.checkpoints import CHECKPOINT, newest_run
 from mdlm_cfg.training.fit import check_resume, train
-from mdlm_cfg.training.runs import CHECKPOINT, load_run, newest_run
+from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.training.watching import exact_nelbos
 
 

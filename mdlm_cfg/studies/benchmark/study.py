@@ -37,7 +37,7 @@ from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
-from mdlm_cfg.training.runs import stamp
+from mdlm_cfg.training.checkpoints import stamp
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)

@@ -19,10 +19,11 @@ from idx_files import write_images
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.checkpoints import newest_run
 from mdlm_cfg.training.data import ExampleData, ImageData, saved_dataset, text_file, token_file
 from mdlm_cfg.training.data.examples import LEAST, Examples, held_out
 from mdlm_cfg.training.fit import check_resume
-from mdlm_cfg.training.runs import load_run, newest_run
+from mdlm_cfg.training.runs import load_run
 
 ROWS = np.arange(90)
 LABELS = ROWS % 3
