@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,15 +15,18 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_vari
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, listed
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import AtStrength, OfClass
+from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
 SHOWN_CLASSES = 4  # of which states and samples are listed
 ROUNDING = 1e-9  # a TV below which two distributions are one
+HALVES = 20  # random ones of both sets of samples
+CLEAR = 4  # standard deviations above the mean of the noise, from where a change of single values is one
+FEW = 3  # classes and strengths that a sentence names
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: the guided chain is followed over all partial states."""
@@ -51,6 +53,8 @@ class ModelRow(OfClass, AtStrength):
         "TV between single values of samples at w = 0 and at this w, mean over positions",
         unit="TV",
     )
+    values_noise: float = col("its noise", "the same between random halves of both sets of samples, mean", unit="TV")
+    values_noise_sd: float = col("spread", "standard deviation of the noise, over random halves", unit="TV")
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def _row(case: Case, made: Made, guidance: Guidance, k: int) -> ModelRow:
     confident = _law(case, guidance, k, Confidence())
     x = _samples(case, made, guidance, k)
     n = case.data.num_tokens
-    at_zero = _value_shares(_samples(case, made, _unguided(case), k), n)
+    at_zero = _samples(case, made, _unguided(case), k)
+    noise = _noise(torch.cat([x, at_zero]), n, case.plan.generator("halves", guidance, k, num_dims=x.shape[1]))
     return ModelRow(
         w=guidance,
         target_class=k,
@@ -149,7 +154,9 @@ def _row(case: Case, made: Made, guidance: Guidance, k: int) -> ModelRow:
         tv_samples=None if law is None else total_variation(law, histogram(x, n)),
         noise_floor=None if law is None else expected_sampling_tv(law, len(x)),
         diversity=mean_pairwise_difference(x, n),
-        values_changed=float(0.5 * (_value_shares(x, n) - at_zero).abs().sum(dim=1).mean()),
+        values_changed=_values_changed(x, at_zero, n),
+        values_noise=float(noise.mean()),
+        values_noise_sd=float(noise.std()),
     )
 
 
@@ -157,6 +164,18 @@ def _value_shares(x: Tensor, num_tokens: int) -> Tensor:
     """The shares of the values at every position, float64 (D, N)."""
     shares = [torch.bincount(column, minlength=num_tokens) for column in x.T]
     return torch.stack(shares).double() / len(x)
+
+
+def _values_changed(a: Tensor, b: Tensor, num_tokens: int) -> float:
+    """TV between the single values of two sets of samples, mean over positions."""
+    return float(0.5 * (_value_shares(a, num_tokens) - _value_shares(b, num_tokens)).abs().sum(dim=1).mean())
+
+
+def _noise(x: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
+    """The same between the random halves of one set, (HALVES,)."""
+    half = len(x) // 2
+    orders = [torch.randperm(len(x), generator=generator) for _ in range(HALVES)]
+    return torch.tensor([_values_changed(x[order[:half]], x[order[half:]], num_tokens) for order in orders])
 
 
 def _likeliest(case: Case, guidance: Guidance, k: int) -> list[StateRow]:
@@ -175,7 +194,7 @@ def _likeliest(case: Case, guidance: Guidance, k: int) -> list[StateRow]:
 def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     plan = case.plan
     exact = ["tv_unguided", "tv_orders", "entropy", "tv_samples", "noise_floor"]
-    shown = [*exact, "diversity", "values_changed"]
+    shown = [*exact, "diversity", "values_changed", "values_noise"]
     first = "tv_unguided" if _is_exact(case) else "values_changed"
     note = f"{plan.num_samples:,} samples of each class by {plan.sampler.label}, seed {plan.seed}."
     views: list[View] = [
@@ -205,24 +224,38 @@ def _to_read(case: Case, made: Made) -> Block:
 def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[str]:
     """Whether the model can have one joint distribution, and what guidance does to it; `policy` is the plan's."""
     if rows[0].tv_unguided is None:
-        most = max(rows, key=lambda row: row.values_changed)
-        return [
-            f"Guidance changes the single values most at w = {most.w.label} for class {most.class_name}, by "
-            f"{most.values_changed:.4f} (total variation, mean over positions). {TOO_MANY}"
-        ]
+        return [f"{_of_values(rows)} {TOO_MANY}"]
     said = _of_orders([row for row in rows if row.w == Guidance(0.0, row.w.kind)], policy)
-    most = max(rows, key=lambda row: row.tv_unguided or 0.0)
-    changed = most.tv_unguided or 0.0
+    least, most = tied_ends(rows, "tv_unguided", ROUNDING)
+    changed = (most or least)[0].tv_unguided or 0.0
     if changed < ROUNDING:
         said.append("Guidance does not change any class at these strengths.")
     else:
-        said.append(f"Guidance changes class {most.class_name} most, by {changed:.4f} at w = {most.w.label}.")
-    least = min(rows, key=lambda row: row.entropy if row.entropy is not None else math.inf)
-    said.append(
-        f"The least diverse distribution is that of class {least.class_name} at w = {least.w.label}: "
-        f"{least.entropy:.4f} nats."
+        said.append(f"Guidance changes {_named(most or least)} most, by {changed:.4f}.")
+    least, more = tied_ends(rows, "entropy", ROUNDING)
+    if not more:
+        return [*said, f"All distributions are equally diverse: {least[0].entropy:z.4f} nats."]
+    return [*said, f"The least diverse distribution is that of {_named(least)}: {least[0].entropy:z.4f} nats."]
+
+
+def _of_values(rows: Sequence[ModelRow]) -> str:
+    """What guidance changes by samples, where it is more than their noise."""
+    clear = [row for row in rows if row.values_changed > row.values_noise + CLEAR * row.values_noise_sd]
+    least, most = tied_ends(clear or rows, "values_changed", ROUNDING)
+    named = most or least
+    change = f"{named[0].values_changed:.4f} (total variation, mean over positions)"
+    if clear:
+        return f"Guidance changes the single values most for {_named(named)}, by {change}."
+    return (
+        f"These samples show no change of single values by guidance: at most {change}, where samples of one "
+        f"distribution differ by {named[0].values_noise:.4f}."
     )
-    return said
+
+
+def _named(rows: Sequence[ModelRow]) -> str:
+    """The first few of these classes and strengths."""
+    names = [f"class {row.class_name} at w = {row.w.label}" for row in rows]
+    return listed(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
 
 
 def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:

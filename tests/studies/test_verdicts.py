@@ -13,7 +13,7 @@ from helpers import Blurred, Inconsistent, block_of, data_of, found_by, random_t
 from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
@@ -230,6 +230,27 @@ def test_that_two_orders_agree_is_not_said_to_be_one_distribution(policy: str | 
         assert "the conditionals agree" not in said
         changed = max(row.tv_unguided for row in block_of(found, "distances"))
         assert ("does not change any class" in said) == (changed < 1e-9)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("num_dims", [2, 40])
+def test_what_guidance_changes_most_is_no_noise_and_no_tie(num_dims: int, alike: bool) -> None:
+    bits = torch.tensor([[0.5, 0.5], [0.5, 0.5] if alike else [0.9, 0.1], [0.5, 0.5]], dtype=torch.float64).log()
+
+    def ask(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        own = torch.full(tokens.shape[:1], 2) if classes is None else classes
+        return bits[own][:, None].expand(*tokens.shape, 2)
+
+    data = SimpleNamespace(
+        target=None, name="own", num_tokens=2, num_classes=2, grid_shape=(num_dims,), class_names=None, value_names=None
+    )
+    denoiser = FunctionDenoiser(ask, 2, num_dims, 2)
+    for seed in range(5):
+        plan = Plan((Guidance(0.0), Guidance(1.0), Guidance(4.0)), Sampler(), 50, seed)
+        said = " ".join(found_by(OwnModel(), data, denoiser, plan).verdict)
+        nothing = "does not change any class" if num_dims == 2 else "show no change"
+        assert (nothing in said) == alike, said
+        assert ("class 0" in said, "class 1" in said) == (False, not alike)
 
 
 @pytest.mark.parametrize("w", [(-0.5, 0.0), (-0.5,), (0.0,), (0.0, 2.0)])
