@@ -94,7 +94,8 @@ class TableMixture:
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:  # one in each stratum: in their order, the cells are counted and not looked up one by one
             strata = torch.randperm(num, generator=generator, device=device)
-            ascending = torch.empty_like(uniform).scatter_(0, strata, uniform).add_(torch.arange(num, device=device))
+            starts = torch.arange(num, dtype=torch.float64, device=device)
+            ascending = torch.empty_like(uniform).scatter_(0, strata, uniform).add_(starts)
             ends = torch.searchsorted(ascending.mul_(cdf[-1] / max(num, 1)), cdf)
             ends[-1] = num
             counts = ends.diff(prepend=ends.new_zeros(1))
@@ -104,7 +105,8 @@ class TableMixture:
             cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
         if states is None:
             return self._split(cells, target_class)
-        return states[0].index_select(0, cells), states[1].index_select(0, cells)
+        (planes, classes) = states
+        return planes.gather(1, cells.expand(self.num_dims, num)).T, classes.gather(0, cells)
 
     def _split(self, cells: Tensor, target_class: int | None) -> tuple[Tensor, Tensor]:
         """The point, int64 (n, D), and the class, int64 (n,), of a class's states, or of (class, state), by number."""
@@ -118,7 +120,7 @@ class TableMixture:
         """Cumulated probabilities of a class's states, or of all (class, state), and what `_split` makes of all these.
 
         On a device: made once, and copied there once, for a copy in every batch would wait for it. The second is None
-        where there are more than `MOST_LISTED`.
+        where there are more than `MOST_LISTED`; its points are (D, S), as samples are used coordinate by coordinate.
         """
         if (target_class, device) not in self._drawn:
             if target_class is None:
@@ -128,7 +130,7 @@ class TableMixture:
             states = None
             if len(joint) <= MOST_LISTED:
                 points, classes = self._split(torch.arange(len(joint)), target_class)
-                states = (points.to(device), classes.to(device))
+                states = (points.T.contiguous().to(device), classes.to(device))
             self._drawn[target_class, device] = (joint.cumsum(0).to(device), states)
         return self._drawn[target_class, device]
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import ExampleKind
 from mdlm_cfg.training.data.arrays import count_tokens, load_tokens
-from mdlm_cfg.training.data.base import Batch, DiffusionData, content_hash, loading_of
+from mdlm_cfg.training.data.base import Batch, Batches, DiffusionData, content_hash, loading_of
 from mdlm_cfg.training.data.examples import LEAST, Examples, check_enough, held_out
 from mdlm_cfg.training.data.text import load_text
 
@@ -151,7 +150,7 @@ class ExampleData(DiffusionData):
         """Full batches in an epoch, the same number on every rank; at least one, maybe small."""
         return max(1, len(self.train_x) // world_size // self.batch_size)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Batches:
         """Batches (x int64 (B, D), classes int64 (B,)): each epoch all examples in a new order, in full batches."""
         self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
         return super().train_dataloader()
