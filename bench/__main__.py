@@ -29,7 +29,7 @@ from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.machine import ask_the_driver_alone, keep_freed_memory
 
 NUMBERS = "bench.json"
 TABLE = "bench.md"
@@ -100,7 +100,9 @@ def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> 
 
 def main(folder: Path, device: torch.device) -> None:
     """Measure on a device, print as it goes, and write the files."""
-    keep_freed_memory()  # as the commands do
+    # as the commands do
+    keep_freed_memory()
+    ask_the_driver_alone()
     about = {"load average before": load()} | machine()
     bandwidth = copy_rate(device)
     flops = matmul_rate(device)

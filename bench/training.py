@@ -25,6 +25,7 @@ from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import ImageData, TableData
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.elbo import masked, nelbo
+from mdlm_cfg.training.lean import Unprofiled
 from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.module import MaskedDiffusion, compiled
 from mdlm_cfg.training.objectives import Sampled
@@ -174,6 +175,7 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
             gradient_clip_val=1.0,
             log_every_n_steps=25,
             callbacks=[AveragedWeights(0.995), watch],
+            profiler=Unprofiled(),
         )
         trainer.fit(module, datamodule=data)
     return watch.seconds

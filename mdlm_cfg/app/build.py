@@ -26,6 +26,7 @@ from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.lean import Unprofiled
 from mdlm_cfg.training.metrics import METRICS, MetricsLog
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.saving import WholeFiles
@@ -140,7 +141,9 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     bar = [RunProgress()] if settings.get("enable_progress_bar", True) else []
     is_alone = means_one_process(settings) or is_alone_in_slurm()
     plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone else [])]
-    filled = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
+    filled: dict[str, Any] = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
+    if settings.get("profiler") is None:
+        filled["profiler"] = Unprofiled()
     try:
         trainer = make(settings, "trainer", (), names_in(settings), **filled)
     except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here

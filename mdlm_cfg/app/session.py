@@ -27,7 +27,7 @@ from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.findings import CHECKPOINT, DONE, STEPS, TRAINING_SEED
 from mdlm_cfg.studies.protocol import Study
-from mdlm_cfg.support.machine import keep_freed_memory
+from mdlm_cfg.support.machine import ask_the_driver_alone, keep_freed_memory
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.schema import Settings
 from mdlm_cfg.support.seeds import MAX_SEED
@@ -54,6 +54,7 @@ def start(config: Settings) -> None:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
+    ask_the_driver_alone()
     _name_the_user()
     if means_one_process(config.trainer):
         rank_zero_only.rank = 0  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,16 @@ def keep_freed_memory() -> bool:
     return all(
         mallopt(key, value) == 1 for key, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**30), (M_TOP_PAD, 2**28))
     )
+
+
+def ask_the_driver_alone() -> None:
+    """Where there is no GPU, have torch ask CUDA for one and not NVML, whose library it would look for at every step.
+
+    Lightning asks for NVML (PYTORCH_NVML_BASED_CUDA_CHECK), so that a process may fork after the question; where there
+    is no GPU, a fork has nothing to lose. torch's optimizers put the question in every step: 0.1 ms.
+    """
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:

@@ -75,11 +75,10 @@ class AveragedWeights(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One update for every optimiser step, counted on the host: the average's own count may be on a GPU."""
-        if trainer.global_step > self._latest_update_step:
-            assert self._average_model is not None
-            average_(*self._pairs, self.decay, trainer.global_step - 1)
-            self._average_model.n_averaged.fill_(trainer.global_step)
-            self._latest_update_step = trainer.global_step
+        step = trainer.global_step
+        if step > self._latest_update_step:
+            average_(*self._pairs, self.decay, step - 1)
+            self._latest_update_step = step
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
@@ -98,6 +97,12 @@ class AveragedWeights(WeightAveraging):
         if not self._taken and self._average_model is not None:
             self._copy_average_to_current(pl_module)
         self._taken = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The average's own count is of use in a checkpoint alone."""
+        if self._average_model is not None:
+            self._average_model.n_averaged.fill_(self._latest_update_step)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning would find out after the first step."""

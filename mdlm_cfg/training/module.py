@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.compiled import compiled
 from mdlm_cfg.training.elbo import nelbo
+from mdlm_cfg.training.lean import LeanModule
 from mdlm_cfg.training.objectives import Objective
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
@@ -32,7 +33,7 @@ class Diverged(UserError):
     """A loss that is NaN or infinite: nothing that can be trained on, or saved, follows it."""
 
 
-class MaskedDiffusion(LightningModule):
+class MaskedDiffusion(LeanModule):
     """A network trained on the negative ELBO, label dropout and all.
 
     Args:
@@ -97,14 +98,15 @@ class MaskedDiffusion(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
-        generator = self._generator(x.device, "mask", self.global_step, batch_idx)
+        step = self.global_step
+        generator = self._generator(x.device, "mask", step, batch_idx)
         with calling("objective"):
             losses = self.objective.loss(*self._asked, x, classes, generator)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        is_logged = every > 0 and (self.global_step + 1) % every == 0
+        is_logged = every > 0 and (step + 1) % every == 0
         loss = losses["loss"].detach()
         if loss.device.type != "cpu" or not math.isfinite(loss.item()):
-            self._first_bad = torch.minimum(self._first_bad, torch.where(loss.isfinite(), NEVER, self.global_step))
+            self._first_bad = torch.minimum(self._first_bad, torch.where(loss.isfinite(), NEVER, step))
         if is_logged or loss.device.type == "cpu":  # elsewhere to look at every step is to wait for the device
             self.refuse_divergence()
         self._losses = {name: value.item() for name, value in losses.items()} if is_logged else {}
@@ -112,6 +114,9 @@ class MaskedDiffusion(LightningModule):
             name = "nelbo" if "nelbo" in losses else "loss"
             self.shown = {name: self._losses[name]}
         return losses["loss"]
+
+    # Lightning asks in every step which arguments it takes
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """See `LightningModule`."""

@@ -60,3 +60,17 @@ def test_the_shortest_time_counts() -> None:
     pauses = iter([0.03, 0.02, 0.0, 0.02])
     found = machine._seconds(lambda: time.sleep(next(pauses)), lambda: None, budget=0.0)
     assert found < 0.015
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_where_there_is_no_gpu_no_step_looks_for_one(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as lightning sets it
+    with monkeypatch.context() as faked:
+        faked.setattr(torch.cuda, "is_available", lambda: has_gpu)
+        machine.ask_the_driver_alone()
+    looked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looked.append(1) or 0)
+    torch.cuda.is_available()
+    assert bool(looked) == has_gpu

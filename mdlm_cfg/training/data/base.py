@@ -147,6 +147,11 @@ class DiffusionData(LightningDataModule):
         self._val = (self._val[0].to(device), self._val[1].to(device))
         self._test = (self._test[0].to(device), self._test[1].to(device))
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Nothing is left to do for a batch that was made there."""
+        is_there = all(part.device == device for part in batch)
+        return batch if is_there else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         raise NotImplementedError
 

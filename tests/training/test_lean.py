@@ -1,0 +1,102 @@
+"""Steps that leave out what does nothing are the same steps, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness import small_data, small_module, small_trainer
+from lightning.pytorch import LightningModule
+from lightning.pytorch.profilers import SimpleProfiler
+from torch import nn
+
+from mdlm_cfg.app.build import build_trainer
+from mdlm_cfg.training.lean import LeanModule, Unprofiled
+
+NONE = {"gradient_clip_val": None}
+NORM = {"gradient_clip_val": 0.3}
+VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+LONGEST = 0.3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 0.995, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.3, 7.0, math.inf, math.nan])
+@pytest.mark.parametrize("settings", [NONE, NORM, VALUE, NORM | {"gradient_clip_algorithm": "norm"}])
+def test_gradients_are_clipped_as_lightning_does(share: float, settings: dict[str, Any], tmp_path: Path) -> None:
+    drawn = [torch.randn(4, 3), torch.randn(5)]
+    length = torch.cat([one.flatten() for one in drawn]).norm()
+    clipped = []
+    for kind in (LightningModule, LeanModule):
+        module = kind()
+        module.trainer = small_trainer(tmp_path, **settings)
+        weights = [nn.Parameter(torch.zeros_like(one)) for one in (*drawn, torch.zeros(2))]  # the last has no gradient
+        for weight, one in zip(weights, drawn):
+            weight.grad = one * (share * LONGEST / length)
+        given = (settings["gradient_clip_val"], settings.get("gradient_clip_algorithm"))
+        module.configure_gradient_clipping(torch.optim.SGD(weights), *given)
+        clipped.append([weight.grad for weight in weights[:2]])
+    for lightnings, ours in zip(*clipped, strict=True):
+        assert torch.equal(lightnings.nan_to_num(9.0), ours.nan_to_num(9.0))
+
+
+def trained(folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    data = small_data()
+    module = small_module(data)
+    small_trainer(folder, **settings).fit(module, datamodule=data)
+    return module.state_dict()
+
+
+@pytest.mark.parametrize("settings", [NORM, NORM | {"accumulate_grad_batches": 2}, NORM | {"precision": "bf16-mixed"}])
+def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lean = trained(tmp_path / "lean", settings)
+    for name in ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__"):
+        monkeypatch.delattr(LeanModule, name)
+    own = trained(tmp_path / "own", settings)
+    assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
+
+
+@pytest.mark.parametrize("first", [None, 1, "a", nn.Linear(1, 1), nn.Parameter(torch.ones(1)), torch.ones(1)])
+@pytest.mark.parametrize("second", [None, 1, "a", nn.Linear(1, 1), nn.Parameter(torch.ones(1)), torch.ones(1)])
+@pytest.mark.parametrize("is_buffer", [False, True])
+def test_attributes_are_any_modules(first: Any, second: Any, is_buffer: bool) -> None:
+    outcomes = []
+    buffer = torch.zeros(1)
+    for kind in (LightningModule, LeanModule):
+        module = kind()
+        error = None
+        if is_buffer:
+            module.register_buffer("x", buffer)
+        for value in (first, second):
+            try:
+                module.x = value
+            except TypeError as refused:
+                error = str(refused)
+        places = (vars(module), module._parameters, module._modules, module._buffers)
+        outcomes.append((error, [place.get("x", "nowhere") for place in places]))
+    ((error, there), (lean_error, lean_there)) = outcomes
+    assert error == lean_error and all(a is b for a, b in zip(there, lean_there, strict=True))
+
+
+class Resetting(torch.optim.SGD):
+    count = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.count += 1
+        super().zero_grad(set_to_none)
+
+
+def test_an_optimizers_own_reset_is_called(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    module.optimizer = lambda net: Resetting(net.parameters(), lr=1e-3)
+    trainer = small_trainer(tmp_path)
+    trainer.fit(module, datamodule=data)
+    assert trainer.optimizers[0].count == trainer.global_step > 0  # type: ignore[attr-defined]
+
+
+def test_a_run_measures_hooks_where_its_user_wants_it_alone() -> None:
+    settings = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
+    assert isinstance(build_trainer(settings, [], []).profiler, Unprofiled)
+    assert isinstance(build_trainer(settings | {"profiler": "simple"}, [], []).profiler, SimpleProfiler)
