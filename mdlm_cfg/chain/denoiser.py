@@ -10,18 +10,22 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import constant_on, is_on_cpu, raise_where
-from mdlm_cfg.chain.reductions import in_planes, unrolled_sum
+from mdlm_cfg.chain.checks import Promise, constant_on, is_on_cpu, known_within, raise_where
+from mdlm_cfg.chain.reductions import in_planes, unrolled_sum_exp
 from mdlm_cfg.support.arguments import checked_by
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.numeric import is_whole, whole_number
 
 CPU = torch.device("cpu")
+NEG_INF = float("-inf")
 HALF_TYPES = (torch.float16, torch.bfloat16)
 TOLERANCE = 1e-6  # how far from 1 a row of probabilities may sum: more than float32 rounding leaves
 ROUNDING = 1e-14  # what a row may be off that is normalised in float64 already: it is left as it is, to the last bit
 HALF_TOLERANCE = 1e-2  # the same of types with half as many digits
+
+
+normalizes = Promise()  # of a denoiser's methods: rows that are numbers at all sum to 1 to float64 rounding
 
 
 @runtime_checkable
@@ -129,6 +133,8 @@ def check_states(tokens: Tensor, num_tokens: int, num_dims: int) -> None:
     n = num_tokens
     _check_int64("tokens", tokens)
     check_shape(tokens, num_dims)
+    if known_within(tokens, 0, n):
+        return
 
     def explain(row: int, state: Tensor) -> str:
         i = int(((state < 0) | (state > n)).int().argmax())
@@ -206,7 +212,7 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
     with torch.no_grad():
         answer = denoiser(tokens.clone(), classes.clone())
     _check_shape_of(answer, (*tokens.shape, denoiser.num_tokens))
-    return _normalized(denoiser, answer[None], tokens, classes[None])[0]
+    return _normalized(denoiser, answer[None], tokens, classes[None], type(denoiser).__call__)[0]
 
 
 def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int | None]) -> Tensor:
@@ -222,17 +228,17 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
         UserError: a class out of range, or as `conditionals`.
     """
     numbers = class_numbers(labels, denoiser.num_classes)
-    classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].repeat(1, len(tokens))
+    classes = constant_on(tuple(numbers), tokens.device, torch.int64)[:, None].expand(-1, len(tokens))
     together = getattr(denoiser, "of_labels", None)
     with torch.no_grad():
         if together is None:
-            answer = denoiser(tokens.repeat(len(numbers), 1), classes.flatten())
+            answer = denoiser(tokens.repeat(len(numbers), 1), classes.clone().flatten())
             _check_shape_of(answer, (classes.numel(), *tokens.shape[1:], denoiser.num_tokens))
             answer = answer.unflatten(0, classes.shape)
         else:
             answer = together(tokens.clone(), numbers)
             _check_shape_of(answer, (*classes.shape, *tokens.shape[1:], denoiser.num_tokens), "of_labels of ")
-    return _normalized(denoiser, answer, tokens, classes)
+    return _normalized(denoiser, answer, tokens, classes, together or type(denoiser).__call__)
 
 
 def _check_shape_of(answer: Tensor, expected: tuple[int, ...], whose: str = "") -> None:
@@ -244,22 +250,24 @@ def _check_shape_of(answer: Tensor, expected: tuple[int, ...], whose: str = "") 
         )
 
 
-def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor) -> Tensor:
+def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor, asked: object) -> Tensor:
     """An answer under L labels, checked and in float64: rows of masked coordinates sum to 1 to float64 rounding.
 
     Args:
-        answer: (L, B, D, N). tokens: (B, D). classes: (L, B).
+        answer: (L, B, D, N). tokens: (B, D). classes: (L, B). asked: the function that gave it.
 
     Returns:
         (L, B, D, N); on a CPU it may be the answer itself, which nobody may change.
     """
-    log_probs = in_planes(answer.to(torch.float64))
-    totals = unrolled_sum(log_probs.exp(), dim=-1)
+    log_probs = in_planes(answer)
+    if normalizes.is_kept_by(asked) and known_within(log_probs, NEG_INF, ROUNDING):
+        return log_probs
+    totals = unrolled_sum_exp(log_probs)
+    if known_within(totals, 1 - ROUNDING, 1 + ROUNDING):
+        return log_probs
     error = (totals - 1).abs_()
     unmasked = tokens != denoiser.num_tokens
     done = (error <= ROUNDING) | unmasked
-    if is_on_cpu(done) and bool(done.all()):
-        return log_probs
     tolerance = HALF_TOLERANCE if answer.dtype in HALF_TYPES else TOLERANCE
     _check_rows(~((error <= tolerance) | unmasked), totals, tolerance, tokens, classes, denoiser)
     # whatever the type: what is left would grow with D in a likelihood, and with w in a guided rate

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from mdlm_cfg.chain.checks import Promise
 from mdlm_cfg.chain.reductions import SHORT
 
 NEG_INF = float("-inf")
+copies_unmasked = Promise()  # of networks' methods: rows of unmasked coordinates are those of `copy_unmasked`
 MOST_ROWS = 64  # of a table of N^2 numbers, from which rows are copied faster than they are made
 
 
@@ -54,18 +56,20 @@ def mask_uniform(x: Tensor, counts: Tensor, mask_id: int, generator: torch.Gener
     return torch.where(ranks.to(x.device) < counts.to(x.device)[:, None], mask_id, x)
 
 
-def copy_unmasked(log_probs: Tensor, tokens: Tensor) -> Tensor:
+def copy_unmasked(log_probs: Tensor, tokens: Tensor, in_place: bool = False) -> Tensor:
     """Log-probabilities with the rows of unmasked coordinates copied: 0 at the token, -inf elsewhere.
 
     Args:
         log_probs: (..., D, N).
         tokens: int64 (..., D), which broadcasts, values 0..N with N the mask.
+        in_place: whether the log-probabilities may be written over.
     """
     n = log_probs.shape[-1]
     if log_probs.stride(-1) != 1 and n <= SHORT:  # of planes: see `in_planes`
-        own = (tokens == torch.arange(n, device=tokens.device).view(-1, *[1] * tokens.ndim)).movedim(0, -1)
-        copied = torch.where(own, log_probs.new_zeros(()), NEG_INF)
-        return torch.where((tokens == n)[..., None], log_probs, copied)
+        found = log_probs if in_place else log_probs.clone()
+        found.masked_fill_((tokens != n)[..., None], NEG_INF)
+        own = tokens == torch.arange(n, device=tokens.device).view(-1, *[1] * tokens.ndim)
+        return found.masked_fill_(own.movedim(0, -1), 0.0)
     if n <= MOST_ROWS:
         copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
     else:

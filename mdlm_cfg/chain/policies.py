@@ -113,6 +113,10 @@ class RatePolicy(Policy):
         """See `Policy.preference`."""
         return None, log_z
 
+    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> tuple[Tensor | None, Tensor]:
+        """See `Policy.choice`: what has nowhere to go has weight 0 already, where a subclass prefers nothing else."""
+        return (None, log_z) if type(self) is RatePolicy else super().choice(log_z, log_r, coordinates)
+
     def __str__(self) -> str:
         return "rate"
 

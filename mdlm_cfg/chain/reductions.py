@@ -9,15 +9,19 @@ NEG_INF = float("-inf")
 SHORT = 16  # values up to which it pays
 
 
-def in_planes(values: Tensor) -> Tensor:
-    """The same numbers in another order of memory: a short last axis comes first, so that each value has a plane.
+def in_planes(values: Tensor, copy: bool = False) -> Tensor:
+    """The same numbers in float64, and in another order of memory: a short last axis comes first, as planes of a value.
 
     What is computed of them keeps this order. Sums over the last axis and choices that broadcast along it then run
     along whole planes, and take a third of the time or less.
+
+    Args:
+        copy: whether they are new memory in any case, to be written over.
     """
     if values.shape[-1] > SHORT:
-        return values
-    return values.movedim(-1, 0).contiguous().movedim(0, -1)
+        return values.to(torch.float64, copy=copy)
+    planes = values.movedim(-1, 0).to(torch.float64, copy=copy, memory_format=torch.contiguous_format)
+    return planes.contiguous().movedim(0, -1)
 
 
 def unrolled_sum(values: Tensor, dim: int) -> Tensor:
@@ -28,6 +32,17 @@ def unrolled_sum(values: Tensor, dim: int) -> Tensor:
     total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
     for part in parts[2:]:
         total += part
+    return total
+
+
+def unrolled_sum_exp(log_values: Tensor) -> Tensor:
+    """The sum of exponentials over the last axis."""
+    if log_values.shape[-1] > SHORT:
+        return log_values.exp().sum(dim=-1)
+    first, *others = log_values.unbind(-1)
+    total = first.exp()
+    for values in others:
+        total += values.exp()
     return total
 
 

@@ -12,6 +12,8 @@ A rule may also be any other rho_i(v | x). Laws, policies and samplers need no m
 
 from __future__ import annotations
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import constant_on, raise_where
+from mdlm_cfg.chain.checks import constant_on, known_within, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
+LARGEST = sys.float_info.max
 MOST_POWER = 1e5  # of a conditional: that power of its rounding, about 1e-15, stays below 1e-9
 NUM_PROBES = 16  # partial states at which a denoiser or a classifier is looked at, for a key
 
@@ -255,6 +258,8 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         moved = torch.where(w == 0, 0.0, w * moved)
     elif w == 0:
         return log_cond.clone()
+    elif w > 0:  # an impossible value stays so by itself; where the mixture has none either, their ratio is nothing
+        return moved.nan_to_num_(nan=0.0, posinf=math.inf, neginf=NEG_INF).mul_(w).add_(log_cond)
     else:
         moved *= w
     return moved.add_(log_cond).masked_fill_(log_cond == NEG_INF, NEG_INF)
@@ -291,7 +296,8 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
             "a positive weight"
         )
 
-    raise_where(torch.isposinf(log_rho), explain, tokens)
+    if not known_within(log_rho, NEG_INF, LARGEST):
+        raise_where(torch.isposinf(log_rho), explain, tokens)
 
 
 def refuse_infinite_rates(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, rule: str) -> None:

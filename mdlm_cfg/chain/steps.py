@@ -259,8 +259,8 @@ def draw_values(
         u = u.gather(1, places)
         log_z = log_z.gather(1, places)
         log_rates = log_rates.gather(1, places[..., None].expand(-1, -1, log_rates.shape[-1]))
-    cdf = normalized(log_rates, log_z).exp().cumsum(dim=-1)
+    cdf = (log_rates - log_z[..., None]).exp_().cumsum(dim=-1)
     drawn = u[..., None] * cdf[..., -1:]
-    # the first value whose cdf exceeds the draw: one of probability 0 never is
-    values = (cdf <= drawn).sum(dim=-1).clamp(max=log_rates.shape[-1] - 1)
-    return values.masked_fill(log_z.isnan(), log_rates.shape[-1])
+    # the first value whose cdf exceeds the draw: one of probability 0 never is, and the last where no other does
+    values = (cdf[..., :-1] <= drawn).sum(dim=-1)
+    return values.masked_fill_(log_z.isnan(), log_rates.shape[-1])

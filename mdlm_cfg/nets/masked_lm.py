@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.chain.masking import copies_unmasked, copy_unmasked
 from mdlm_cfg.nets.wrapper import NetDenoiser
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
@@ -99,6 +99,7 @@ class MaskedLanguageModel(nn.Module):
         if most is not None and longest > most:
             raise UserError(f"a sentence has {longest} ids, and the model takes at most {most}: shorten it")
 
+    @copies_unmasked
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """float32 log-probabilities (B, D, N) of partial states (B, D), under classes (B,); see `Denoiser`."""
         places = self.places[classes]

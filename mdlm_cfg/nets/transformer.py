@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.chain.masking import copies_unmasked, copy_unmasked
 from mdlm_cfg.nets.convolutions import CONVOLUTIONS, ConvHead, ConvStem, start_at_zero
 from mdlm_cfg.nets.patches import fitting_patch, patchify, unpatchify
 from mdlm_cfg.support.errors import UserError
@@ -104,6 +104,7 @@ class GridTransformer(nn.Module):
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=0.02)
 
+    @copies_unmasked
     def forward(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """float32 log-probabilities (B, D, N), see `Denoiser`; `classes` None is the null class for all."""
         if classes is None:
@@ -113,6 +114,7 @@ class GridTransformer(nn.Module):
         logits, _, _ = self._logits(tokens, classes)
         return copy_unmasked(logits.float().log_softmax(-1), tokens)
 
+    @copies_unmasked
     def under_labels(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
         """float32 log-probabilities under several labels of each partial state, (B, L, D, N), in one pass.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.chain.checks import constant_on
-from mdlm_cfg.chain.denoiser import check_asked, class_numbers
-from mdlm_cfg.chain.masking import copy_unmasked
+from mdlm_cfg.chain.denoiser import check_asked, class_numbers, normalizes
+from mdlm_cfg.chain.masking import copies_unmasked, copy_unmasked
 from mdlm_cfg.chain.reductions import in_planes, unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
@@ -54,6 +54,7 @@ class NetDenoiser(_Wrapped):
         super().__init__(net, batch_size)
         self.bf16 = bf16
 
+    @normalizes
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`.
 
@@ -65,8 +66,9 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        return _normalized(self._asked(self.net, tokens, classes), tokens)
+        return self._normalized(self._asked(self.net, tokens.clone(), classes.clone()), tokens)
 
+    @normalizes
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
         """Under several labels of the same partial states, float64 (L, B, D, N), see `Denoiser`.
 
@@ -75,26 +77,30 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, None)
         each = constant_on(tuple(class_numbers(labels, self.num_classes)), tokens.device, torch.int64)
         if has_label_heads(self.net):
-            answers = self._asked(partial(of_labels, self.net), tokens, each.expand(len(tokens), -1)).transpose(0, 1)
+            rows = tokens.clone(), each.repeat(len(tokens), 1)
+            answers = self._asked(partial(of_labels, self.net), *rows).transpose(0, 1)
         else:
             rows = tokens.repeat(len(labels), 1), each.repeat_interleave(len(tokens))
             answers = self._asked(self.net, *rows).unflatten(0, (len(labels), len(tokens)))
-        return _normalized(answers, tokens)
+        return self._normalized(answers, tokens)
 
     @torch.inference_mode()
     def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
-        """What the network answers, in batches, where the tokens are; it is given copies."""
+        """What the network answers, in batches, where the tokens are; it may write over what it is given."""
         device = self.device
-        copies = [given.to(device, copy=True).split(self.batch_size) for given in (tokens, classes)]
-        with _eval_mode(self.net), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            answers = [ask(*part) for part in zip(*copies, strict=True)]
+        parts = [given.to(device).split(self.batch_size) for given in (tokens, classes)]
+        with _eval_mode(self.net), _precision(device, self.bf16):
+            answers = [ask(*part) for part in zip(*parts, strict=True)]
         return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
 
-
-def _normalized(log_probs: Tensor, tokens: Tensor) -> Tensor:
-    """A network's answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
-    log_probs = in_planes(log_probs.to(torch.float64))
-    return copy_unmasked(log_probs - unrolled_logsumexp(log_probs, dim=-1)[..., None], tokens)
+    def _normalized(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
+        """Its answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
+        log_probs = in_planes(log_probs, copy=True)
+        log_probs -= unrolled_logsumexp(log_probs, dim=-1)[..., None]
+        asked = [self.net.forward, *([self.net.under_labels] if has_label_heads(self.net) else [])]
+        if all(map(copies_unmasked.is_kept_by, asked)):
+            return log_probs
+        return copy_unmasked(log_probs, tokens, in_place=True)
 
 
 class NetClassifier(_Wrapped):
@@ -187,6 +193,13 @@ def _in_training(net: nn.Module) -> Iterator[nn.Module]:
     for module in net._modules.values():
         if module is not None:
             yield from _in_training(module)
+
+
+def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
+    """Products in bfloat16 or not, whatever the caller has them in."""
+    if bf16 or torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+    return nullcontext()
 
 
 @contextmanager

@@ -228,3 +228,14 @@ def test_blocks_are_values_whatever_they_are_given_as() -> None:
     b = Blocks(((0, 1), (2,)), Margin())
     assert a == b and hash(a) == hash(b) and a.blocks == ((0, 1), (2,))
     assert FixedOrder([1, 0]) == FixedOrder((1, 0)) and hash(FixedOrder([1, 0])) == hash(FixedOrder((1, 0)))
+
+
+def test_a_policy_made_of_another_is_asked_what_it_prefers() -> None:
+    class Halved(RatePolicy):
+        def preference(self, log_z, log_r, coordinates):
+            return None, 0.5 * log_z
+
+    log_z = torch.tensor([[0.0, NEG_INF, 2.0]], dtype=torch.float64)
+    found = Halved().log_choice(log_z, lambda: log_z[..., None], torch.arange(3)).exp()
+    assert torch.allclose(found, (0.5 * log_z).softmax(dim=1), rtol=1e-15, atol=0)
+    assert torch.allclose(RatePolicy().log_choice(log_z, lambda: log_z, torch.arange(3)).exp(), log_z.softmax(dim=1))

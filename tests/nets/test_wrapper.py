@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import Opaque
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError, calibrate, stationary_law, terminal_law
 from mdlm_cfg.chain.denoiser import conditionals, conditionals_under
+from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.product_rules import Compose, Negative
 from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.laws.slices import slice_denoiser
@@ -124,3 +126,42 @@ def test_answers_that_are_no_log_probabilities_are_refused() -> None:
 
     with pytest.raises(UserError):
         conditionals_under(Wrong(NetDenoiser(network())), torch.full((5, D), N), (0, None))
+
+
+@pytest.mark.parametrize("label_heads", [False, True])
+def test_a_network_of_ones_own_need_not_copy_what_is_unmasked(label_heads: bool) -> None:
+    class Own(GridTransformer):
+        def forward(self, tokens: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(torch.full_like(tokens, N), classes)
+
+        def under_labels(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            return super().under_labels(torch.full_like(tokens, N), labels)
+
+    net = Own(N, (D,), K, width=8, depth=1, num_heads=2, label_heads=label_heads)
+    tokens = torch.randint(N + 1, (8, D), generator=seeded())
+    denoiser = NetDenoiser(net)
+    for found in (denoiser(tokens), *denoiser.of_labels(tokens, [0, K])):
+        assert torch.equal(found, copy_unmasked(found, tokens)) and (found > -torch.inf)[tokens == N].all()
+
+
+@pytest.mark.parametrize("what", ["overridden", "wrapped", "NaN"])
+@pytest.mark.parametrize("ask", [lambda *of: conditionals(*of, None), lambda *of: conditionals_under(*of, [0])])
+def test_answers_of_ones_own_are_checked(ask: Callable[[Any, torch.Tensor], torch.Tensor], what: str) -> None:
+    class Own(NetDenoiser):
+        def __call__(self, tokens: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+            return super().__call__(tokens, classes) - 1
+
+        def of_labels(self, tokens: torch.Tensor, labels: Any) -> torch.Tensor:
+            return super().of_labels(tokens, labels) - 1
+
+    net = network(label_heads=False)
+    tokens = torch.full((2, D), N)
+    if what == "wrapped":
+        for name in ("__call__", "of_labels"):
+            setattr(Own, name, wraps(getattr(NetDenoiser, name))(getattr(Own, name)))
+    if what == "NaN":
+        with torch.no_grad():
+            net.positions[:] = torch.nan
+    ask(NetDenoiser(network(label_heads=False)), tokens)
+    with pytest.raises(UserError):
+        ask(NetDenoiser(net) if what == "NaN" else Own(net), tokens)
