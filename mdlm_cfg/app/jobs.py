@@ -86,7 +86,8 @@ class Job:
             work: gets the folder. full: keep the traceback of every error. decided: see `check`.
         """
         before = read_record(self.folder)
-        if before.get("state") == DONE and _has_its_report(before, self.folder.parent):
+        report = before.get("report")  # may be gone
+        if before.get("state") == DONE and (report is None or (self.folder.parent / report).is_file()):
             print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
             return before["value"]
         from mdlm_cfg.training.unfinished import locked  # takes seconds
@@ -154,11 +155,6 @@ def _relative(report: Path, sweep: Path) -> str:
     report = report.absolute()
     sweep = sweep.absolute()
     return str(report.relative_to(sweep) if report.is_relative_to(sweep) else report)
-
-
-def _has_its_report(record: Mapping[str, Any], sweep: Path) -> bool:
-    """Whether the report that a job has written is still there, if it has written one."""
-    return record["report"] is None or (sweep / record["report"]).is_file()
 
 
 def read_record(folder: Path) -> dict[str, Any]:

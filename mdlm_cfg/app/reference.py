@@ -48,7 +48,8 @@ def reference(configs: Path) -> str:
     for group, defaults in groups.items():
         said = "; ".join(f"`{command}.py`: `{default or 'null'}`" for command, default in defaults.items())
         parts.append(f"## {group}\n\nDefault of {said}.\n")
-        parts += [_file(f"{group}={name}", path) for name, path in options_of(group, configs).items()]
+        for name, path in options_of(group, configs).items():
+            parts.append(f"### {group}={name}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n")
     return "\n".join(parts)
 
 
@@ -74,10 +75,6 @@ def _row(key: str, types: dict[str, str], value: str, comment: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""  # of a table's cell: a | within is the site's, and ends no cell
-
-
-def _file(given: str, path: Path) -> str:
-    return f"### {given}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n"
 
 
 if __name__ == "__main__":

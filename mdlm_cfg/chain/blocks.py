@@ -96,7 +96,8 @@ class BlockedLattice:
     @cached_property
     def incidence(self) -> list[Tensor]:
         """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value."""
-        levels = [self._inner_tokens(p) for p in range(self.num_inner + 1)]
+        lattice = lattice_of(self.num_tokens, self.num_inner)
+        levels = [lattice.tokens(p) for p in range(self.num_inner + 1)]
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
 
     @cached_property
@@ -117,9 +118,6 @@ class BlockedLattice:
             return [rows]
         step = max(1, CHUNK // size)
         return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
-
-    def _inner_tokens(self, level: int) -> Tensor:
-        return lattice_of(self.num_tokens, self.num_inner).tokens(level)
 
     def _agree(self, fewer: Tensor, more: Tensor) -> Tensor:
         """1 where what is unmasked in `fewer` is the same in `more`, float64 (len(fewer), len(more))."""

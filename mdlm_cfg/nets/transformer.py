@@ -163,13 +163,11 @@ class GridTransformer(nn.Module):
 
         The second is (B, D, K N), or (B, D, 0) without heads.
         """
-        h, pixels = self._features(self._one_hot(tokens), classes)
+        one_hot = tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
+        h, pixels = self._features(one_hot, classes)
         ratios, cells = unpatchify(self.patch_out(h), self.grid_shape, self.patch).split(self.outputs, dim=-1)
         logits = cells if self.head is None else self.head(cells + pixels)
         return logits.flatten(1, -2), ratios.flatten(1, -2), h
-
-    def _one_hot(self, tokens: Tensor) -> Tensor:
-        return tokens[..., None] == torch.arange(self.num_tokens + 1, device=tokens.device)
 
     def _features(self, one_hot: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normalised features of the patches (B, patches, width), and the pixels or the stem's features of them."""

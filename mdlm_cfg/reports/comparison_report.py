@@ -12,7 +12,7 @@ import pandas as pd
 from mdlm_cfg.reports.page import Picture, Section
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines, Points
-from mdlm_cfg.reports.tables import Table, format_strength
+from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
 from mdlm_cfg.support.numbers import format_column
 
@@ -114,7 +114,7 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
 def _text(value: Any) -> str:
     if value is None or value != value:
         return ""
-    return str(value) if isinstance(value, str) else format_strength(value)
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _lines_of(frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -286,14 +286,10 @@ def _panels(view: PanelGrid, rows: Rows) -> Panels | None:
     return Panels(view.panels, view.labels, view.one_scale, view.value_names)
 
 
-def _mosaic(view: Mosaic, rows: Rows) -> Images | None:
-    return Images(view.images, view.lines, view.signed) if view.images else None
-
-
 DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
     Curve: _lines,
     Bars: _bars,
     Cloud: _cloud,
     PanelGrid: _panels,
-    Mosaic: _mosaic,
+    Mosaic: lambda view, rows: Images(view.images, view.lines, view.signed) if view.images else None,
 }

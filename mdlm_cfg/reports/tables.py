@@ -34,11 +34,6 @@ class Table:
     note: str = ""
 
 
-def format_strength(w: float | str) -> str:
-    """A strength as findings have it, for people: a number, or a schedule by its name."""
-    return w if isinstance(w, str) else f"{w:g}"
-
-
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
     """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower.
 

@@ -294,15 +294,12 @@ def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[s
 
 def _without_nested(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of report.json without lists, absent values and uncertainties; infinities are floats again."""
-    kept = {key: _number(value) for key, value in row.items() if not isinstance(value, Mapping | list)}
+    plain = {key: value for key, value in row.items() if not isinstance(value, Mapping | list)}
+    kept = {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in plain.items()}
     floors = [floor for who in ("learned", "exact") if (floor := kept.get(f"{FLOOR}_{who}")) is not None]
     if floors:
         kept[FLOOR] = floors[0]  # of the distribution that the samples follow, as in a report
     return {key: value for key, value in kept.items() if value is not None and not key.endswith(UNCERTAINTIES)}
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -229,14 +229,9 @@ def moments_of(law: Tensor) -> Moments:
     return Moments(mean, covariance, torch.linalg.eigvalsh(covariance))
 
 
-def numbers_only(evaluation: TableEvaluation) -> list[StrengthEvaluation]:
-    """The results whose strength is one number."""
-    return [result for result in evaluation.results if not result.guidance.is_schedule]
-
-
 def strongest(evaluation: TableEvaluation) -> StrengthEvaluation:
     """The result of the largest number; of the first schedule where there are schedules alone."""
-    numbers = numbers_only(evaluation)
+    numbers = [result for result in evaluation.results if not result.guidance.is_schedule]
     return max(numbers, key=lambda result: result.w) if numbers else evaluation.results[0]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import lattice_of, points_at
+from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
@@ -34,7 +34,6 @@ from mdlm_cfg.studies.slices import (
     hidden_pixels,
     marginal_of,
     posterior_of,
-    probability_of,
 )
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import whole_number
@@ -288,7 +287,7 @@ class Inpainting:
 
 def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
     own = found.ledgers[0]
-    truth = probability_of(found.law, s.truth)
+    truth = float(found.law.flatten()[flat_index(s.truth, found.law.shape[0])])
     return SliceRow(
         *s.at(guidance),
         image_class=s.image_class,

@@ -155,17 +155,12 @@ def _facts(case: Case, compared: Mapping[Guidance, Mapping[str, Any]]) -> dict[s
     }
 
 
-def _names(case: Case) -> dict[str, str]:
-    """The sets of samples, and whose conditionals they are drawn with."""
-    own = {EXACT: EXACT, AGAIN: EXACT}
-    return own | {LEARNED: LEARNED} if case.has_learned else own
-
-
 def _draws(case: Case, guidance: Guidance) -> dict[str, list[list[Piece]]]:
     """The pieces that draw each set, by class."""
+    learned = {LEARNED: LEARNED} if case.has_learned else {}
     return {
         name: [draw_pieces(case, who, guidance, k, name=name) for k in case.classes]
-        for name, who in _names(case).items()
+        for name, who in {EXACT: EXACT, AGAIN: EXACT, **learned}.items()
     }
 
 

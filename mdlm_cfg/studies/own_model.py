@@ -78,7 +78,7 @@ class OwnModel:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Distributions in two orders, samples, samplers with steps, and a few samples to read."""
-        for guidance in _with_unguided(case):
+        for guidance in dict.fromkeys([_unguided(case), *case.plan.guidances]):
             for k in case.classes:
                 if _is_exact(case):
                     yield law_piece(case, LEARNED, guidance, k, case.plan.sampler.policy)
@@ -120,11 +120,6 @@ def _has_samplers(case: Case) -> bool:
 
 def _unguided(case: Case) -> Guidance:
     return replace(case.plan.guidances[0], w=0.0)
-
-
-def _with_unguided(case: Case) -> list[Guidance]:
-    """The plan's guidances, and w = 0 to compare them with."""
-    return list(dict.fromkeys([_unguided(case), *case.plan.guidances]))
 
 
 def _law(case: Case, guidance: Guidance, k: int, policy: Policy | None = None) -> Tensor | None:

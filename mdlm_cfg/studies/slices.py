@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import flat_index
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.slice_ledger import slice_laws, slice_ledger
@@ -148,11 +147,6 @@ def found_of(case: Case, s: Slice, guidance: Guidance) -> Found:
     weights = tilted_weights(table, guidance, z, plan.sampler.policy)
     unguided = terminal_law(table, Guidance(0.0, guidance.kind), z, plan.sampler.policy)
     return Found(ledgers[0].laws["L3"], unguided, weights.law, weights.ess, (ledgers[0], ledgers[1]))
-
-
-def probability_of(law: Tensor, values: Tensor) -> float:
-    """The probability of one completion, int64 (|S|,)."""
-    return float(law.flatten()[flat_index(values, law.shape[0])])
 
 
 def marginal_of(law: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,6 @@ def _table(label: str, number: int, n: int, d: int, rng: np.random.Generator, ze
     return World(f"{label}, N={n}, D={d}", number, denoiser, table_conditionals(pmfs, weights, z), z, pmfs, weights)
 
 
-def _table_with_zeros(label: str, number: int, n: int, d: int, rng: np.random.Generator) -> World:
-    return _table(label, number, n, d, rng, zeros=0.4)
-
-
 def _incoherent(label: str, number: int, n: int, d: int, rng: np.random.Generator) -> World:
     logits = 1.5 * rng.standard_normal((3, *[n + 1] * d, d, n))
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -187,7 +184,7 @@ def _bernoulli(label: str, number: int, n: int, d: int, rng: np.random.Generator
 MAKERS: dict[str, Callable[[str, int, int, int, np.random.Generator], World]] = {
     "table": _table,
     "incoherent": _incoherent,
-    "table with zeros": _table_with_zeros,
+    "table with zeros": partial(_table, zeros=0.4),
     "hidden Markov": _hidden_markov,
     "opaque table": _table,
     "Bernoulli": _bernoulli,

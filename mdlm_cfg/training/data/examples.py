@@ -96,14 +96,13 @@ def assembled(
                 f"{where}: training examples have shape {tuple(x.shape[1:])} and test examples "
                 f"{tuple(test_x.shape[1:])}; they must be alike"
             )
-        order, test_order = (_order(len(y), part in shuffled) for part, y in (("train", labels), ("test", test_y)))
+        order, test_order = (
+            torch.randperm(len(y), generator=generator_for("split")) if part in shuffled else slice(None)
+            for part, y in (("train", labels), ("test", test_y))
+        )
         found = Examples(x[order], labels[order], test_x[test_order], test_y[test_order], class_names, names[1])
     say_imbalance(where, torch.bincount(found.train_labels), found.class_names, "{:,} training examples")
     return found
-
-
-def _order(num: int, shuffled: bool) -> Tensor | slice:
-    return torch.randperm(num, generator=generator_for("split")) if shuffled else slice(None)
 
 
 def _counted(

@@ -149,7 +149,8 @@ def find_file(folder: Path, name: str) -> Path | None:
     split, kind, idx, _ = re.split("-", name)
     which = "(t10k|test)" if split == "t10k" else split
     pattern = re.compile(rf"(.*[-_.])?{which}[-_.]{kind}[-_.]{idx}[-_.]ubyte(\.gz)?", re.IGNORECASE)
-    found = sorted(path for path in _files(folder) if pattern.fullmatch(path.name))
+    files = folder.iterdir() if folder.is_dir() else ()
+    found = sorted(path for path in files if path.is_file() and pattern.fullmatch(path.name))
     distinct = {re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE) for path in found}
     if len(distinct) > 1:
         raise UserError(
@@ -157,10 +158,6 @@ def find_file(folder: Path, name: str) -> Path | None:
             "put one data set into a folder"
         )
     return found[0] if found else None
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def inventory(folder: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data.arrays import as_images, load_arrays
 from mdlm_cfg.training.data.base import short_name
@@ -19,7 +20,7 @@ from mdlm_cfg.training.data.fetch import load_fashion_mnist, load_mnist
 from mdlm_cfg.training.data.folders import LAYOUT, holds_class_folders, load_class_folders
 from mdlm_cfg.training.data.idx import FILES, find_file, inventory, load_idx_dataset
 from mdlm_cfg.training.data.larochelle import load_larochelle
-from mdlm_cfg.training.data.levels import BINARIZATIONS, binarize, check_levels, on_grey_scale, quantize
+from mdlm_cfg.training.data.levels import BINARIZATIONS, binarize, on_grey_scale, quantize
 
 NAMED = {"mnist": load_mnist, "fashion_mnist": load_fashion_mnist}
 IMAGE_BINARIZATIONS = (*BINARIZATIONS, "larochelle")
@@ -60,7 +61,7 @@ class ImageData(ExampleData):
         **loading: Any,
     ) -> None:
         super().__init__(self._load_images, short_name(dataset), **loading)
-        check_levels(levels)
+        whole_number("levels", levels, 2, 256)
         if levels > 2 and binarization is not None:
             raise UserError(f"binarization={binarization} makes two levels, and levels={levels}; leave one of them out")
         if binarization is None:

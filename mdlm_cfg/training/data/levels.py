@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.numeric import whole_number
 
 BINARIZATIONS = ("dynamic", "threshold", "static")
 STATIC_SEED = 20250612  # of the one draw that "static" means; part of the protocol, not of a run
@@ -53,11 +52,6 @@ def quantize(images: Tensor, levels: int) -> Tensor:
         uint8, same shape, values 0..N-1.
     """
     return (images.to(torch.int32) * levels // 256).to(torch.uint8)
-
-
-def check_levels(levels: int) -> None:
-    """Raise UserError unless 2 <= levels <= 256, a whole number."""
-    whole_number("levels", levels, 2, 256)
 
 
 def on_grey_scale(where: str, train: Tensor, test: Tensor, levels: int) -> tuple[Tensor, Tensor, bool]:
