@@ -124,6 +124,9 @@ def sentence(error: BaseException) -> str | None:
         return _line(str(error))
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
+    if isinstance(error, Warning):
+        what = f"{type(error).__name__}: {_line(str(error))}"
+        return f"a warning was made an error, by PYTHONWARNINGS, an option of Python or your own code ({what})"
     return _of_the_machine(error) or _of_the_environment(error)
 
 
@@ -190,7 +193,18 @@ def in_own_code(error: BaseException) -> str | None:
         if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
             break
     called = called_in(error)
-    return None if called is None else f"{said}; it was raised by {called}, which a setting names"
+    if called is not None:
+        return f"{said}; it was raised by {called}, which a setting names"
+    return _device_of_own_code()
+
+
+def _device_of_own_code() -> str | None:
+    """What is said of own code that has changed where torch makes every tensor, also those of this package."""
+    torch = sys.modules.get("torch")
+    if not OWN or torch is None or torch.get_default_device().type == "cpu":
+        return None
+    device = torch.get_default_device()
+    return f"your own code has called torch.set_default_device({str(device)!r}), which moves all tensors: leave it out"
 
 
 @contextmanager

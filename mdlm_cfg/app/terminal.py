@@ -14,7 +14,7 @@ GONE = (errno.EPIPE, errno.EIO)  # the reader has ended, such as `head`, or the 
 
 
 class SteadyStream:
-    """A text stream that continues silently when its reader has gone.
+    """A text stream that continues silently when its reader has gone, or when it was closed.
 
     Args:
         stream: a stream of this process. Everything but writing is left to it.
@@ -29,7 +29,7 @@ class SteadyStream:
     def write(self, text: str) -> int:
         """Write text, or drop it when nobody reads any more."""
         try:
-            return self._stream.write(text)
+            return len(text) if self._stream.closed else self._stream.write(text)
         except OSError as error:
             self._drop(error)
             return len(text)
@@ -37,7 +37,8 @@ class SteadyStream:
     def flush(self) -> None:
         """Write what is buffered, or drop it when nobody reads any more."""
         try:
-            self._stream.flush()
+            if not self._stream.closed:
+                self._stream.flush()
         except OSError as error:
             self._drop(error)
 

@@ -51,7 +51,7 @@ def mask_uniform(x: Tensor, counts: Tensor, mask_id: int, generator: torch.Gener
         partial states, int64 (B, D); `x` itself is left alone.
     """
     device = x.device if generator is None else generator.device
-    order = torch.rand(x.shape, generator=generator, device=device).argsort(dim=1)
+    order = torch.rand(x.shape, generator=generator, dtype=torch.float32, device=device).argsort(dim=1)
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(x.shape[1], device=device).expand_as(order))
     return torch.where(ranks.to(x.device) < counts.to(x.device)[:, None], mask_id, x)
 

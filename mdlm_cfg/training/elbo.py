@@ -78,8 +78,8 @@ def smoothed_targets(conditional: Tensor, null: Tensor, share: float) -> tuple[T
 
 def drop_labels(classes: Tensor, null_class: int, probability: float, generator: torch.Generator | None) -> Tensor:
     """The classes, each replaced by the null class with `probability`: int64 (B,), a new tensor."""
-    drop = torch.rand(classes.shape, generator=generator, device=classes.device) < probability
-    return classes.masked_fill(drop, null_class)
+    uniform = torch.rand(classes.shape, generator=generator, dtype=torch.float32, device=classes.device)
+    return classes.masked_fill(uniform < probability, null_class)
 
 
 def nelbo(

@@ -19,6 +19,7 @@ from mdlm_cfg.app.quoting import with_objects
 from mdlm_cfg.app.settings import plan_of
 from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.masking import mask_uniform
 from mdlm_cfg.chain.policies import FixedOrder
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
@@ -28,6 +29,7 @@ from mdlm_cfg.support.instantiate import called_in, calling
 from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.targets.toys import toy_1d_overlap
+from mdlm_cfg.training.elbo import drop_labels
 
 MODULE = """
 from dataclasses import dataclass
@@ -309,3 +311,31 @@ def test_own_code_that_ends_training_is_no_success(
     assert f"{name}.py, line" in said and "interrupted" not in said and "fault of mdlm_cfg" not in said
     states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("swept/*/job.json")]
     assert sorted(states) == ["done", "failed"]
+
+
+def test_own_code_that_moves_all_tensors_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(NET.format(last=8, ending="torch.set_default_device('meta')"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = [item for item in QUICK if not item.startswith("net.")]
+    try:
+        assert run("train", *given, f"net._target_={name}.Ending", f"runs={tmp_path}") == 2
+    finally:
+        torch.set_default_device(None)
+    assert "set_default_device" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_draw_depends_on_the_default_type_of_torch() -> None:
+    x = torch.zeros(50, 8, dtype=torch.int64)
+    found = []
+    try:
+        for dtype in (torch.float32, torch.float64, torch.float16):
+            torch.set_default_dtype(dtype)
+            generator = torch.Generator().manual_seed(0)
+            masked = mask_uniform(x, torch.full((50,), 3), 1, generator)
+            found.append((masked, drop_labels(x[:, 0], 1, 0.3, generator)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others))

@@ -63,6 +63,10 @@ def test_places_that_cannot_be_used_are_named(code: int) -> None:
     assert said is not None and said.startswith("runs/here cannot be used: why")
 
 
+def test_a_warning_that_was_made_an_error_is_a_sentence() -> None:
+    assert "old" in str(sentence(FutureWarning("old")))
+
+
 def test_memory_is_a_sentence() -> None:
     for error in (
         MemoryError(),
@@ -125,6 +129,13 @@ def test_a_command_goes_on_without_its_reader(monkeypatch: pytest.MonkeyPatch) -
             print("a line" * 10_000)
         print("the last one", flush=True)
     stream.close()
+
+
+def test_a_command_goes_on_when_its_output_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    with steady_streams():
+        sys.stdout.close()
+        print("a line", flush=True)
 
 
 def test_any_other_fault_of_a_stream_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
