@@ -56,8 +56,8 @@ def minimise(rows: LevelRows, start: Tensor, pull: float = 0.0) -> Tensor:
     """The strengths that minimise the cross entropy of every level, (D,): Newton's method inside a bracket.
 
     The derivative rises in s. A step that leaves the bracket is replaced by bisection in the logarithm of s + 2. Levels
-    on which every strength does equally well keep `start`; where the minimum lies outside [-1, `MAX_STRENGTH`] the
-    nearer end is returned.
+    on which every strength does equally well, or none better than `start`, keep it; where the minimum lies outside
+    [-1, `MAX_STRENGTH`] the nearer end is returned.
 
     Args:
         start: (D,), within the bracket.
@@ -66,8 +66,8 @@ def minimise(rows: LevelRows, start: Tensor, pull: float = 0.0) -> Tensor:
     d = len(start)
     low = torch.full_like(start, MIN_STRENGTH)
     high = torch.full_like(start, MAX_STRENGTH)
-    moving = rows.informative(d)
     s = start
+    moving = rows.informative(d) & (level_sums(rows.weight * rows.slopes(start)[0], rows.level, d) != 0)
     for end in (MIN_STRENGTH, MAX_STRENGTH):
         at_end = torch.full_like(start, end)
         slope = level_sums(rows.weight * rows.slopes(at_end)[0], rows.level, d) + pull * (at_end - start)
@@ -116,7 +116,8 @@ def calibrated_strengths(
     given_class(target_class)
     w = Guidance(w).constant
     rows = exact_rows(target, w, target_class, denoiser)
-    return minimise(rows, torch.full((target.num_dims,), w, dtype=torch.float64)).tolist()
+    found: list[float] = minimise(rows, torch.full((target.num_dims,), w, dtype=torch.float64)).tolist()
+    return found if denoiser is not None else [*found[:-1], w]
 
 
 def given_class(target_class: int | None) -> int:

@@ -25,7 +25,9 @@ class LevelRows:
     """Both conditionals of masked coordinates, one row each, by number of unmasked coordinates.
 
     Attributes:
-        log_cond: log p(v | x_S, z), float64 (R, N). log_ratio: log p(v | x_S, z) - log p(v | x_S), 0 where impossible.
+        log_cond: log p(v | x_S, z), float64 (R, N).
+        log_ratio: log p(v | x_S, z) - log p(v | x_S) less that of the value that the data have most often, 0 where
+            impossible: what the other values add to a slope then keeps its digits, however improbable they are.
         own_log_cond, own_ratio: the expectations of both for the values of the data, (R,).
         weight: (R,), summing to 1 in each level. level: int64 (R,). state: the partial state of each row, int64 (R,).
     """
@@ -104,6 +106,7 @@ def exact_rows(target: TableMixture, w: float, target_class: int | None, denoise
             state, i = (chunk == lattice.num_tokens).nonzero(as_tuple=True)
             log_cond, log_ratio = _both(own, chunk, target_class, state, i)
             p = conditionals(ideal, chunk, None)[state, i].exp()
+            log_ratio = _relative_to(p.argmax(dim=1, keepdim=True), log_cond, log_ratio)
             own_log_cond = torch.where(p > 0, p * log_cond, 0.0).sum(dim=1)
             levels = torch.full_like(state, level)
             means = own_log_cond, (p * log_ratio).sum(dim=1)
@@ -137,6 +140,7 @@ def sampled_rows(samples: MaskedSamples, target_class: int) -> LevelRows:
         row, i = (batch.tokens == mask_id).nonzero(as_tuple=True)
         log_cond, log_ratio = _both(denoiser, batch.tokens, target_class, row, i)
         value = batch.clean[row, i][:, None]
+        log_ratio = _relative_to(value, log_cond, log_ratio)
         own_log_cond, own_ratio = (part.gather(1, value).squeeze(1) for part in (log_cond, log_ratio))
         weight = (weights[batch.sample] / (d - batch.level))[row]
         impossible = ((own_log_cond == NEG_INF) & (weight > 0)).double()
@@ -161,3 +165,8 @@ def _both(
     infinite = log_ratio.masked_fill((tokens != denoiser.num_tokens)[..., None], 0.0)
     refuse_infinite(infinite.flatten(1), tokens, denoiser.num_tokens, target_class, "calibrated")
     return log_cond[state, i], log_ratio[state, i]
+
+
+def _relative_to(value: Tensor, log_cond: Tensor, log_ratio: Tensor) -> Tensor:
+    """Log-ratios less that of one value of each row, (R, 1); 0 where impossible."""
+    return torch.where(log_cond > NEG_INF, log_ratio - log_ratio.gather(1, value), 0.0)

@@ -243,9 +243,11 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     said += [_of_the_guidance(result, e) for result in judged]
     found = top.sample_tv[e.follows or "exact"]
     if e.plan.num_samples and found.floor > 0:
+        n = e.plan.num_samples
+        samples = "1 sample has" if n == 1 else f"{n:,} samples have"
         said.append(
-            f"{e.plan.num_samples:,} samples have a noise floor of {found.floor:.4f} at w = {top.guidance.label}: "
-            "they cannot show a smaller error."
+            f"{samples} a noise floor of {found.floor:.4f} at w = {top.guidance.label}, and cannot show a smaller "
+            "error."
         )
     return said
 

@@ -14,10 +14,10 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import OfDenoiser, ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_whole
 
@@ -134,17 +134,24 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
     if not nearest:
         return said
-    best, worst = ends(nearest, "tv")
-    if worst.tv <= NOTHING:
+    near, far = tied_ends(list(nearest), "tv", NOTHING)
+    if max(row.tv for row in nearest) <= NOTHING:
         return said
     head = f"At w = {top.label} and with at most {AFFORDED} calls,"
-    if worst.tv - best.tv <= NOTHING:
-        return [*said, f"{head} all samplers have the same discretisation error ({best.tv:.4f})."]
+    if not far:
+        return [*said, f"{head} all samplers have the same discretisation error ({near[0].tv:.4f})."]
+    best, worst = (listed([row.method for row in rows]) for rows in (near, far))
+    has = "has" if len(near) == 1 else "have"
     return [
         *said,
-        f"{head} {best.method} has the least discretisation error ({best.tv:.4f} with {best.calls}) and {worst.method} "
-        f"the largest ({worst.tv:.4f} with {worst.calls}).",
+        f"{head} {best} {has} the least discretisation error ({_with_calls(near)}) and {worst} the largest "
+        f"({_with_calls(far)}).",
     ]
+
+
+def _with_calls(rows: Sequence[SamplerRow]) -> str:
+    """The error that some rows share, and the calls that they make."""
+    return f"{rows[0].tv:.4f} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))}"
 
 
 def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:

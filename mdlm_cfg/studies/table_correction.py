@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ class CostRow(OfDenoiser):
     policy: str = col("order", "of unmasking", index=True)
     own: bool = col("own", "whether it is the order of the plan")
     ess: float = col("relative ESS", "(E W)^2 / E W^2, in (0, 1]")
-    cost: float = col("samples per effective one", "1 / ESS", digits=2)
+    cost: float = col("samples per effective one", "1 / ESS; inf where that is below 1e-308", digits=2)
     log_normalizer: float = col("ln E W", "of the normaliser", unit="nats")
     tv_guided: float = col("TV, guided", "of the guided to the tilted distribution", unit="TV")
     tv_weighted: float = col("TV, weighted", "of the weighted to the tilted distribution", unit="TV")
@@ -159,7 +160,13 @@ class TableCorrection:
             law = aim.law()
             distances = total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted)
             pays_from = break_even_samples(weights, law, aim.tilted)
-            numbers = (weights.ess, 1 / weights.ess, weights.log_normalizer, *distances, pays_from)
+            numbers = (
+                weights.ess,
+                1 / weights.ess if weights.ess else math.inf,
+                weights.log_normalizer,
+                *distances,
+                pays_from,
+            )
             found.append((name, policy is own, *numbers))
         return found
 
@@ -382,6 +389,8 @@ def _of_weights(cost: CostRow) -> str:
         "variation)"
     )
     price = f"at a relative ESS of {percent(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
+    if math.isinf(cost.cost):
+        price = "at a relative ESS below 1e-308, which no number of samples makes up for"
     if cost.tv_weighted < NOTHING:
         return f"{head}; importance weights correct this, {price}."
     if cost.tv_weighted < cost.tv_guided - NOTHING:

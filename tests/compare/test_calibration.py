@@ -243,3 +243,19 @@ def test_a_sample_that_the_class_cannot_produce_is_refused_unless_its_weight_is_
         calibrate(
             denoiser, 0, x, torch.full((40,), -math.inf).index_fill_(0, torch.tensor([0]), 0.0), torch.Generator()
         )
+
+
+@pytest.mark.parametrize("w", [-0.5, 2.0, 30.0, 100.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_strengths_of_independent_coordinates_are_w_however_strong(seed: int, w: float) -> None:
+    bits = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.6 + 0.2
+    single = torch.stack([bits, 1 - bits], dim=2)
+    pmfs = torch.einsum("ka,kb,kc->kabc", *single.unbind(1))
+    target = TableMixture(pmfs, torch.tensor([1e-12, 1 - 1e-12], dtype=torch.float64))  # so is the whole mixture
+    assert calibrated_strengths(target, w, 0) == pytest.approx([w] * 3, rel=1e-8)
+
+
+@pytest.mark.parametrize("w", [100.0, 1000.0, 1e4])
+def test_the_last_strength_is_w_where_nothing_is_left_to_chance(w: float) -> None:
+    for target in (random_target(3, 3, seed=2), toy_2d_overlap(), random_target(4, 1, seed=3)):
+        assert calibrated_strengths(target, w, 0)[-1] == w

@@ -157,6 +157,15 @@ def test_the_verdict_follows_the_numbers(
     assert "do not help" in verdict_of([by_rounding], [samples], block_of(exact, "resampling"), "exact")[0]
 
 
+def test_weights_of_an_effective_size_too_small_for_float64_are_a_report() -> None:
+    target = random_target(3, 2, seed=1, zeros=0.3)
+    plan = Plan((Guidance(1e3),), Sampler(), 20, classes=(0,))
+    found = found_by(Correction(num_groups=2), data_of(target), None, plan)
+    costs = [(row.cost, row.ess) for row in block_of(found, "costs")]
+    assert math.inf in [cost for cost, _ in costs]
+    assert all(cost == math.inf if ess < 1e-300 else cost * ess == pytest.approx(1) for cost, ess in costs)
+
+
 def mixture() -> BernoulliMixture:
     g = torch.Generator().manual_seed(8)
     p = torch.sigmoid(2 * torch.randn(3, 3, 6, generator=g, dtype=torch.float64))
