@@ -28,11 +28,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 FROM_ZERO = ("1d_overlap", "2d_projection", "2d_overlap")  # their claims compare strengths with w = 0
 
 
-def paper_of(name: str) -> str:
-    """The paper whose claims an experiment compares with the laws."""
-    return "arXiv 2507.08965" if name.startswith("2507_08965") else "arXiv 2506.10971"
-
-
 def check(name: str, target: object, plan: Plan) -> None:
     """Refuse, before any work, what an experiment has no answer for.
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Findings, Listing, Table
 from mdlm_cfg.studies.paper.claims import Claim
-from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check, paper_of
+from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 
 
@@ -38,7 +38,8 @@ class Paper:
         """A row for each claim, and the numbers beside them."""
         learned = case.table(LEARNED) if case.has_learned else None
         result = EXPERIMENTS[self.experiment](case.target, evaluation_of(case), learned)
-        text = f"What {paper_of(self.experiment)} states, beside exact distributions."
+        paper = "2507.08965" if self.experiment.startswith("2507_08965") else "2506.10971"
+        text = f"What arXiv {paper} states, beside exact distributions."
         views = [Table(["statement"], ["exact", "learned", "verdict"])]
         title = f"The paper: {self.experiment}"
         blocks = [Block("claims", result.claims, title, text, views=views, group="The paper", printed=True)]
