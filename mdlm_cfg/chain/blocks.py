@@ -24,7 +24,7 @@ from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 MAX_WIDTH = 256  # columns: more are slower to multiply, and fewer to loop over
 CHUNK = 2**17  # numbers that are gone through together, level by level: they stay in a processor's cache meanwhile
 
-HandOn = Callable[[Tensor, slice, slice], object]  # (values (r, K, c), their rows, their columns), changed in place
+HandOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class BlockedLattice:
         """
         n = self.num_tokens
         total = torch.empty_like(values) if total is None else total
-        total[:, self.columns[-1]] = 0
+        total[:, self.columns[-1]].zero_()
         for own, sums_of in self.pieces(values, total):
             for p, known in enumerate(self.parents_of_columns):
                 torch.mm(own[:, self.columns[p + 1]], known, out=sums_of[:, self.columns[p]])
@@ -204,8 +204,8 @@ class BlockedLattice:
 
         Args:
             start: (K,) what the first state, all masked, gets.
-            hand_on: makes of what states get what they hand on, in place: of some rows of one outer level, and the
-                columns of one inner level.
+            hand_on: gives for some rows of one outer level a function that makes of what states get what they hand on,
+                in place, of the columns of one inner level.
             to_the_end: whether finished states get theirs too; otherwise it is to be had by `arrivals`.
 
         Returns:
@@ -221,12 +221,23 @@ class BlockedLattice:
             if q:
                 self._move(values, q, inner[-1].stop)
             for chunk in self.chunks(rows, values.stride(0)):
-                flat = values[chunk].view(-1, width)
-                for p, columns in enumerate(inner):
+                part = values[chunk]
+                levels = self.by_level(part)
+                flat = self.by_level(part.view(-1, width))
+                handed_on = hand_on(chunk)
+                for p in range(len(inner)):
                     if p:
-                        flat[:, columns].addmm_(flat[:, self.columns[p - 1]], self.incidence[p - 1])
-                    hand_on(values[chunk, :, columns], chunk, columns)
+                        flat[p].addmm_(flat[p - 1], self.incidence[p - 1])
+                    handed_on(levels[p], p)
         return values
+
+    def by_level(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The columns (..., columns) of each inner level."""
+        return values.split(self._widths, dim=-1)
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [columns.stop - columns.start for columns in self.columns]
 
     def _move(self, values: Tensor, level: int, width: int) -> None:
         """Make the first columns of an outer level, `width` of them at least, the sums over their outer parents."""

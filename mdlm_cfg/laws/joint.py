@@ -9,6 +9,7 @@ states (`mdlm_cfg.chain.blocks`). Schedules of w and other kinds go level by lev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,13 @@ class JointChain:
         law = handed_on[rows, 0, columns] * self.weights[rows, columns]
         return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
 
-    def _leave(self, values: Tensor, rows: slice, columns: slice) -> None:
-        values *= self.holding[rows, None, columns]
+    def _held(self, rows: slice) -> tuple[Tensor, ...]:
+        """1 / Lambda of some rows by inner level, (r, 1, c) each."""
+        return self.blocks.by_level(self.holding[rows, None])
+
+    def _leave(self, rows: slice) -> Callable[[Tensor, int], Tensor]:
+        held = self._held(rows)
+        return lambda values, p: values.mul_(held[p])
 
     def laws_between(self, nodes: Tensor, weights: Tensor) -> Tensor:
         """Re sum_k c_k f(s_k) of the Laplace transform f of the law in time, (T, N+1, ..., N+1).
@@ -55,9 +61,8 @@ class JointChain:
         """
         size, cos, sin = (part[:, None] for part in (nodes.abs(), nodes.angle().cos(), nodes.angle().sin()))
 
-        def leave(values: Tensor, rows: slice, columns: slice) -> None:
+        def leave(values: Tensor, held: Tensor) -> None:
             """H / (s + Lambda), as H holding / (1 + s holding) with both over 1 + |s| holding: no square overflows."""
-            held = self.holding[rows, None, columns]
             share = (size * held).add_(1).reciprocal_()
             a = torch.addcmul(cos, share, 1 - cos)
             b = torch.addcmul(sin, share, sin, value=-1)
@@ -70,7 +75,12 @@ class JointChain:
             x.copy_(new)
 
         start = torch.cat([torch.ones_like(nodes.real), torch.zeros_like(nodes.real)]) / self.weights[0, 0]
-        values = self.blocks.push(start, leave, to_the_end=False)
+
+        def hand_on(rows: slice) -> Callable[[Tensor, int], None]:
+            held = self._held(rows)
+            return lambda values, p: leave(values, held[p])
+
+        values = self.blocks.push(start, hand_on, to_the_end=False)
         # H / s of finished states is linear in what their parents hand on, and there are fewer times than nodes
         left, ended = (torch.cat([c.real, -c.imag], dim=1) for c in (weights, weights / nodes))
         rows, columns = self.blocks.finished
@@ -97,5 +107,5 @@ def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None
     holding = known.blocks.sum_over_children(weights, spare[0] if spare else None)
     for own, total in known.blocks.pieces(weights, holding):
         torch.div(own, total.clamp_(min=TINY), out=total)
-    holding[known.blocks.finished] = 1
+    holding[known.blocks.finished].fill_(1)
     return JointChain(known.blocks, weights, holding)
