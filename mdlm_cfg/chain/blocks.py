@@ -152,8 +152,10 @@ class BlockedLattice:
                 continue
             children = self.level(values, q)
             parents = self.level(values, q - 1)
-            # any one child of each parent will do
-            chosen = {parent: (child, position) for child, position, parent in self.moves(q)}
+            # any one child of each parent will do, and the first leaves out what changes slowest: the longest pieces
+            chosen: dict[int, tuple[int, int]] = {}
+            for child, position, parent in self.moves(q):
+                chosen.setdefault(parent, (child, position))
             for parent, (child, j) in chosen.items():
                 torch.bmm(self.ones[j], children[child].view(n**j, n, -1), out=parents[parent].view(n**j, 1, -1))
         return values
