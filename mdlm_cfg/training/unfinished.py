@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +79,8 @@ def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
 def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_first: bool = True) -> Path | None:
     """The checkpoint of the unfinished run that was begun or resumed last; None where there is none.
 
+    Runs in which this user may not write, such as another user's, are left alone.
+
     Args:
         root, name: runs are in root/name.
         config: of the run that would resume it: all settings that decide its result must be the same.
@@ -86,7 +89,7 @@ def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_fi
     found = sorted(Path(root, name).glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
     for mark in found:
         folder = mark.parent
-        if not is_same(folder / CONFIG, config) or (is_first and _is_worked_on(folder)):
+        if not _is_writable(folder) or not is_same(folder / CONFIG, config) or (is_first and _is_worked_on(folder)):
             continue
         path = whole_checkpoint(folder / CHECKPOINT.parent)
         if path is not None:
@@ -119,6 +122,12 @@ def locked(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether this user may go on with a run: write in its folders, and to its lock."""
+    places = (folder, folder / LOCK, (folder / CHECKPOINT).parent)
+    return all(os.access(path, os.W_OK) for path in places if path.exists())
 
 
 def _is_worked_on(folder: Path) -> bool:

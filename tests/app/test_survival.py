@@ -131,6 +131,20 @@ def test_auto_leaves_a_run_alone_that_another_process_works_on(
     assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 2 - is_killed
 
 
+def test_auto_leaves_a_run_alone_in_which_the_user_may_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert run("train", *GOING_ON, f"runs={tmp_path}") == 130
+    folder = newest_run(tmp_path).parent.parent
+    access = os.access
+    # a lock of another user; root, who runs tests in a container, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path) != folder / LOCK)
+    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
+    assert (folder / MARK).exists() and len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 2
+
+
 @pytest.mark.parametrize(("changes", "is_held"), [(("seed=5",), False), (("trainer.max_steps=5",), False), ((), True)])
 def test_a_branch_leaves_the_run_it_began_from_unfinished(
     tmp_path: Path, changes: tuple[str, ...], is_held: bool, monkeypatch: pytest.MonkeyPatch
