@@ -21,6 +21,7 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.compiled import compiled
+from mdlm_cfg.training.data.base import check_batch
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.lean import LeanModule
 from mdlm_cfg.training.objectives import Objective
@@ -98,6 +99,7 @@ class MaskedDiffusion(LeanModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
+        check_batch(batch, *self._counts())
         step = self.global_step
         generator = self._generator(x.device, "mask", step, batch_idx)
         with calling("objective"):
@@ -259,6 +261,10 @@ class MaskedDiffusion(LeanModule):
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # which that device does not have
         return torch.zeros(2, 4, dtype=exact, device=self.device)
 
+    def _counts(self) -> tuple[int, int]:
+        """N and K."""
+        return int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
+
     def _add_moments(self, batch: tuple[Tensor, Tensor], num_draws: int, what: str, batch_idx: int) -> None:
         """Add a batch's draws of the NELBO, with the class and without one: the same masks whenever asked.
 
@@ -267,8 +273,8 @@ class MaskedDiffusion(LeanModule):
         x, classes = batch
         if len(x) == 0:
             return
-        n = int(self.net.num_tokens)  # type: ignore[arg-type]
-        k = int(self.net.num_classes)  # type: ignore[arg-type]
+        n, k = self._counts()
+        check_batch(batch, n, k)
         index = batch_idx * self.trainer.world_size + self.global_rank
         for total, labels in zip(self._moments, (classes, torch.full_like(classes, k))):
             generator = generator_for(what, index, self.seed, 0, device=x.device)

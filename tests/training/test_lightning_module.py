@@ -13,6 +13,7 @@ import torch
 from harness import small_data, small_module, small_target, small_trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import KINDS
@@ -84,6 +85,20 @@ def test_training_lowers_the_exact_nelbo(tmp_path: Path, changes: dict[str, Any]
     before = exact_nelbos(NetDenoiser(module.net), data.target)["excess"]
     small_trainer(tmp_path, epochs=1).fit(module, datamodule=data)
     assert exact_nelbos(NetDenoiser(module.net), data.target)["excess"] < 0.5 * before
+
+
+@pytest.mark.parametrize("kind", ["averaged", "pooled", "sampled"])
+@pytest.mark.parametrize("by", [(1, 0), (-1, 0), (0, 1), (0.0, 0)], ids=str)  # the mask, -1, no class, fractions
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_a_batch_that_is_none_of_its_data_is_refused(
+    stage: str, by: tuple[float, int], kind: str, tmp_path: Path
+) -> None:
+    data = small_data()
+    right = getattr(data, f"{stage}_dataloader")
+    wrong = [(x + by[0], classes + by[1]) for x, classes in right()]
+    setattr(data, f"{stage}_dataloader", lambda: DataLoader(wrong, batch_size=None))
+    with pytest.raises(UserError, match="must be whole numbers"):
+        small_trainer(tmp_path, epochs=1).fit(small_module(data, kind), datamodule=data)
 
 
 def test_averaged_weights_warm_up() -> None:

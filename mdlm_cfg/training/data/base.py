@@ -242,3 +242,19 @@ def check_positive(**counts: Any) -> None:
     """Raise UserError unless every count is a whole number of at least 1 (and below 2^31)."""
     for name, count in counts.items():
         whole_number(name, count, 1, MOST)
+
+
+def check_batch(batch: Batch, num_tokens: int, num_classes: int) -> None:
+    """Raise UserError for a batch of own data that holds what is no value or no class of theirs, such as the mask.
+
+    Looked at on the CPU alone: elsewhere it would wait for the device.
+    """
+    for what, numbers, count in zip(("values", "classes"), batch, (num_tokens, num_classes)):
+        if numbers.device.type != "cpu" or numbers.numel() == 0:
+            continue
+        least, most = (int(number) for number in numbers.aminmax())
+        if numbers.dtype != torch.int64 or least < 0 or most >= count:
+            raise UserError(
+                f"a batch of the data holds {what} from {least} to {most} of type {numbers.dtype}: they must be whole "
+                f"numbers from 0 to {count - 1} (torch.int64)"
+            )
