@@ -22,6 +22,7 @@ from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, Uniform, policy_of
 from mdlm_cfg.compare.calibration import calibrated_strengths
+from mdlm_cfg.compare.divergence import divergence_from_chain
 from mdlm_cfg.compare.minimise import nelder_mead
 from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
@@ -139,7 +140,7 @@ def rises(strengths: Sequence[float]) -> bool:
 
 
 def kl_to(reference: Tensor) -> Objective:
-    """KL(reference || law), in nats."""
+    """KL(reference || law), in nats; a law of 0 counts as 1e-300, to descend from."""
     inside = reference > 0
     p = reference[inside]
     return lambda law: (p * (p.log() - law[inside].clamp(min=1e-300).log())).sum()
@@ -222,12 +223,18 @@ def best_schedule(
         ends = sorted((_descend(push, goal, w0) for w0 in starts), key=steady)
         ends += [nelder_mead(steady, end, SIMPLEX, VALUES * target.num_dims) for end in ends[:POLISHED]]
     best = min((_allowed(strengths) for strengths in [*starts, *ends]), key=steady)
-    constant_value = value(constant)
-    if value(best) > constant_value:
+    if value(best) > value(constant):
         best = constant
+    values = [value(best), value(constant)]
     with torch.no_grad():
-        law = push(best)
-    return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, value(best), constant_value, law)
+        laws = [push(best), push(constant)]
+    if objective == "kl":  # the descent's is finite everywhere
+        chains = [Guidance(PerCount(strengths.tolist()), kind_of(kind)) for strengths in (best, constant)]
+        asked = denoiser or target.denoiser()
+        values = [
+            divergence_from_chain(reference, law, asked, chain, target_class, made) for law, chain in zip(laws, chains)
+        ]
+    return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, values[0], values[1], laws[0])
 
 
 def _starts(target: TableMixture, w: float, target_class: int) -> list[Tensor]:

@@ -264,3 +264,12 @@ def test_what_is_found_does_not_hang_on_a_jump_of_the_order() -> None:
             strengths = [max(w + nudge, -1.0) for w in found.strengths.values]
             law = terminal_law(target.denoiser(), Guidance(strengths), 0, "confidence")
             assert float(goal(law)) <= found.value + 1e-5
+
+
+def test_the_divergence_from_a_law_without_support_is_infinite_and_no_number() -> None:
+    target = random_target(2, 2, seed=3)
+    never = TableMixture(torch.tensor([[[0.5, 0.5], [0.0, 0.0]]] * 2), torch.tensor([0.5, 0.5])).denoiser()
+    best = best_schedule(target, 2.0, 0, denoiser=never)
+    assert best.value == best.constant_value == math.inf
+    strong = best_schedule(target, 1e3, 1)
+    assert strong.value == pytest.approx(kl_divergence(tilted_law(target, 1e3, 1), strong.law), abs=1e-9)
