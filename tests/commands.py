@@ -55,6 +55,12 @@ def report_in(folder: Path) -> dict[str, Any]:
     return found
 
 
+def findings_in(folder: Path) -> dict[str, Any]:
+    """The same without what names its own folder, times and options."""
+    found = json.loads(json.dumps(report_in(folder)).replace(str(folder), "FOLDER"))
+    return {key: value for key, value in found.items() if key not in ("run", "settings", "files", "test")}
+
+
 def table_file(folder: Path, target: TableMixture) -> tuple[str, str]:
     """The options that give a table as data, which is written into a folder."""
     path = folder / "table.npz"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from scipy.stats import chi2
 from torch import Tensor
@@ -189,6 +192,35 @@ def law_by_jumps(n: int, d: int, jumps: Callable[[tuple[int, ...]], Iterable[tup
     for state, here in mass.items():
         law[state] = here
     return law
+
+
+def log_prob_along(denoiser: Denoiser, x: Sequence[int], order: Sequence[int], label: int) -> float:
+    """ln prod p of the values of x, unmasked in an order."""
+    state = [denoiser.num_tokens] * len(x)
+    total = 0.0
+    for i in order:
+        total += float(denoiser(torch.tensor([state]), torch.tensor([label]))[0, i, x[i]])
+        state[i] = x[i]
+    return total
+
+
+def brute_bound(target: TableMixture, denoiser: Denoiser, k: int | None, orders: int) -> float:
+    """-E ln mean of prod p over `orders` random orders, by summing over all of them; 0 is the law itself."""
+    total = 0.0
+    pmf = target.class_pmf(k)
+    label = target.num_classes if k is None else k
+    for x in product(range(target.num_tokens), repeat=target.num_dims):
+        logs = [log_prob_along(denoiser, x, s, label) for s in permutations(range(target.num_dims))]
+        draws = [logs] if orders == 0 else list(product(logs, repeat=orders))
+        total -= float(pmf[x]) * sum(math.log(sum(map(math.exp, d)) / len(d)) for d in draws) / len(draws)
+    return total
+
+
+def every_pair(firsts: Collection[Any], seconds: Collection[Any]) -> list[Any]:
+    """Parameters: all pairs, of which each value is in one that is quick."""
+    least = min(len(firsts), len(seconds))
+    pairs = product(enumerate(firsts), enumerate(seconds))
+    return [pytest.param(a, b, marks=[pytest.mark.slow] if (i - j) % least else []) for (i, a), (j, b) in pairs]
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:

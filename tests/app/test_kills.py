@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import random
 import signal
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TOY
+from commands import TOY, findings_in, report_in
 from forks import ended_at, run_forked
 
 from mdlm_cfg.training.checkpoints import CHECKPOINT
@@ -94,6 +93,11 @@ JUDGED = ("denoiser=exact", "data=toy_2d_overlap", "num_samples=20000", "w=[0,0.
 
 
 @pytest.fixture(scope="module")
+def short_reports() -> None:
+    """None: an evaluation is killed at any moment of a whole one."""
+
+
+@pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """The folder of an evaluation that nothing disturbs, and how long it takes in seconds."""
     root = tmp_path_factory.mktemp("judged")
@@ -113,6 +117,5 @@ def test_kill_9_while_a_report_is_made(judged: tuple[Path, float], tmp_path: Pat
     assert run_forked("eval", *arguments, log=log) == 0, log.read_text()
     for name in ("report.csv", "laws.npz"):
         assert (tmp_path / "out" / name).read_bytes() == (judged[0] / name).read_bytes()
-    found, whole = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "out", judged[0]))
-    assert {**found, "run": None} == {**whole, "run": None}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(found["files"])
+    assert findings_in(tmp_path / "out") == findings_in(judged[0])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(report_in(tmp_path / "out")["files"])

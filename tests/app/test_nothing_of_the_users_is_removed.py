@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from commands import TOY, run
+from helpers import every_pair
 from hypothesis import given, strategies as st
 
 from mdlm_cfg import report
@@ -60,15 +61,6 @@ WAYS = {  # in which an evaluation ends before it has begun
     "fault": (("logger=csv",), (build, "MetricsLog", ZeroDivisionError)),
     "trainer": (("trainer=cpu", "trainer.devices=-7"), None),
 }
-
-
-def every_pair(firsts: Any, seconds: Any) -> list[Any]:
-    """All pairs, of which each value is in one that is quick."""
-    return [
-        pytest.param(one, two, marks=[] if i % 6 == j % 6 else [pytest.mark.slow])
-        for i, one in enumerate(firsts)
-        for j, two in enumerate(seconds)
-    ]
 
 
 @pytest.mark.parametrize(("way", "names"), every_pair(WAYS, CONTENTS))
@@ -156,8 +148,10 @@ def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == drawn
 
 
-@pytest.mark.parametrize("is_pipe", [False, True])
-@pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json", "laws.npz", "metrics.csv"])
+NAMES = ("report.html", "report.csv", "report.json", "laws.npz", "metrics.csv")
+
+
+@pytest.mark.parametrize(("name", "is_pipe"), every_pair(NAMES, [False, True]))
 def test_a_link_that_leads_nowhere_and_a_pipe_are_not_replaced(tmp_path: Path, name: str, is_pipe: bool) -> None:
     os.mkfifo(tmp_path / name) if is_pipe else (tmp_path / name).symlink_to("nowhere")
     judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", "logger=csv")

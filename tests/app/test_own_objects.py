@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import QUICK, run
+from helpers import every_pair
 
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
@@ -214,8 +216,10 @@ def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None
 PARTS = ("denoiser", "sampler", "study", "guidance", "objective", "optimizer", "net", "data", "trainer", "logger")
 
 
-@pytest.mark.parametrize("name", ["os.path.join", "math.sqrt", "builtins.max", "torch.nn.Identity", "random.random"])
-@pytest.mark.parametrize("part", [*PARTS, "study.own"])
+LIBRARIES = ("os.path.join", "math.sqrt", "builtins.max", "torch.nn.Identity", "random.random")
+
+
+@pytest.mark.parametrize(("part", "name"), every_pair([*PARTS, "study.own"], LIBRARIES))
 def test_what_a_library_raises_is_the_users_who_named_it(
     part: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,12 +261,11 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
 ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("where", ["call", "import"])
-@pytest.mark.parametrize("many", [False, True], ids=["run", "sweep"])
+@pytest.mark.parametrize(("ending", "place"), every_pair(ENDINGS, list(product(("call", "import"), (False, True)))))
 def test_own_code_that_ends_the_process_is_no_success(
-    ending: str, where: str, many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ending: str, place: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    where, many = place  # in a sweep of several jobs, or not
     name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
     text = f"def flat(tokens, classes):\n    {ending}\n" if where == "call" else f"{ending}\nflat = None\n"
     (tmp_path / f"{name}.py").write_text(text)
@@ -295,8 +298,7 @@ class Ending(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize("ending", ENDINGS[:-1])
-@pytest.mark.parametrize("last", [8, 100])
+@pytest.mark.parametrize(("ending", "last"), every_pair(ENDINGS[:-1], [8, 100]))
 def test_own_code_that_ends_training_is_no_success(
     ending: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

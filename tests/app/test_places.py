@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from commands import EXACT, TINY, TOY, refusal, run
-from helpers import random_target
+from helpers import every_pair, random_target
 
 import mdlm_cfg
 from mdlm_cfg.app import comparing
@@ -153,8 +153,10 @@ def test_a_path_may_be_a_whole_number_and_nothing_else_changes() -> None:
     assert with_absolute_paths(EvalSchema(data=data)).data["dataset"] == os.path.abspath("64")
 
 
-@pytest.mark.parametrize("value", ["null", "true", "1e3", "0.5", "[a,b]"])
-@pytest.mark.parametrize("data", ["text", "table", "tokens", "hmm", "folder", "idx", "images", "datasets"])
+OWN_DATA = ("text", "table", "tokens", "hmm", "folder", "idx", "images", "datasets")
+
+
+@pytest.mark.parametrize(("data", "value"), every_pair(OWN_DATA, ["null", "true", "1e3", "0.5", "[a,b]"]))
 def test_other_values_of_a_path_are_refused_by_its_key(
     data: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shlex
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from helpers import found_by, random_target
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
 from mdlm_cfg.app.evaluation import with_commands
 from mdlm_cfg.reports.render import sections_of
+from mdlm_cfg.studies import report
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
@@ -68,6 +70,11 @@ SAMPLERS: dict[str, Sampler] = {  # as options say them
 }
 
 
+@pytest.fixture(scope="module")
+def short_reports() -> None:
+    """None: the pictures of every study are drawn here, and a test fails where one has no room for what it shows."""
+
+
 def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
     """Run eval.py on the table, and compare all that it writes and says with the study's findings."""
     given = ("denoiser=exact", *table_file(out.parent, TARGET), "data.num_test=50", f"num_samples={NUM}")
@@ -109,8 +116,9 @@ def looks_like_a_number(text: Any) -> bool:
 
 
 @pytest.mark.parametrize("options", SAMPLERS)
-def test_settings_of_the_plan(options: str, tmp_path: Path) -> None:
+def test_settings_of_the_plan(options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the default report of a table, and by its quickest part."""
+    monkeypatch.setattr(report, "Samplers", partial(Samplers, (2, 3)))  # other numbers of steps are as these
     whole = options.startswith("sampler=tau_leaping")
     w = (Guidance(2.0, "normalized"), Guidance(linear_ramp(0.0, 4.0), "normalized"), Guidance([0.5, 2.0], "normalized"))
     asked = ("guidance=normalized", "w=[2,ramp(0,4),[0.5,2]]", "target_class=2", "seed=7")

@@ -19,11 +19,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm
-from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
+from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
-from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.checkpoints import CONFIG
 
@@ -231,26 +230,6 @@ def test_settings_of_an_experiment_are_those_of_the_optimizer_it_was_made_for() 
     assert set(for_own_targets(parts, ["optimizer=adamw"]).optimizer) == {"_target_", "lr"}
     assert "muon_lr" in for_own_targets(parts, ["optimizer=adamw", "optimizer.muon_lr=0.1"]).optimizer
     assert "muon_lr" in for_own_targets(parts, ["experiment=mnist"]).optimizer
-
-
-@pytest.mark.parametrize(("name", "line"), [("breaks", 5), ("two", 8)])
-def test_an_error_in_code_of_ones_own_is_called_so(
-    name: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / f"my_own_{name}"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "things.py").write_text(
-        "import math\n\n\ndef breaks(w):\n    return math.log(-w)\n\n\ndef two(a, b):\n    return a\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    function = thing_named(f"{package.name}.things.{name}", "study.own")
-    with pytest.raises((ValueError, TypeError)) as raised:
-        function(1.0)
-    account = account_of(Failure("", raised.value))
-    assert account.code == USER_ERROR and f"things.py, line {line}" in account.said and "Traceback" in account.text
-    ours = account_of(Failure("", KeyError("ours")))
-    assert ours.code == FAULT
 
 
 def test_a_working_directory_that_is_gone_is_a_sentence(

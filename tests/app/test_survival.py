@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from commands import EXACT, QUICK, TINY, refusal, report_in, run
+from commands import EXACT, QUICK, TINY, findings_in, refusal, report_in, run
+from helpers import every_pair
 from idx_files import write_images
 
 from mdlm_cfg import Sampler, load_run
@@ -172,8 +173,7 @@ def test_a_run_that_another_one_has_ended_is_finished(tmp_path: Path, monkeypatc
     assert not (folder / MARK).exists()
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
-@pytest.mark.parametrize("given", ["auto", "folder", "newest"])
+@pytest.mark.parametrize(("how", "given"), every_pair(["missing", "cut", "empty"], ["auto", "folder", "newest"]))
 def test_the_best_checkpoint_is_used_where_the_last_is_not_whole(
     tmp_path: Path, how: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,9 +362,8 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
     drawn = []
     assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
     assert len(drawn) == 4
-    found, whole = (report_in(folder) for folder in (out, tmp_path / "whole"))
-    assert {**found, "run": None} == {**whole, "run": None}
-    assert {path.name for path in out.iterdir()} == set(found["files"])
+    assert findings_in(out) == findings_in(tmp_path / "whole")
+    assert {path.name for path in out.iterdir()} == set(report_in(out)["files"])
 
 
 def test_what_a_killed_report_left_half_written_is_gone_and_nothing_else(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from itertools import permutations, product
+from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, brute_bound, log_prob_along, random_target
 
 from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, Policy
@@ -21,26 +21,6 @@ from mdlm_cfg.compare.likelihood import (
     nelbo_bound,
 )
 from mdlm_cfg.support.seeds import generator_for
-
-
-def log_prob_along(denoiser, x, order, k):
-    state = [denoiser.num_tokens] * len(x)
-    total = 0.0
-    for i in order:
-        total += float(denoiser(torch.tensor([state]), torch.tensor([k]))[0, i, x[i]])
-        state[i] = x[i]
-    return total
-
-
-def brute_bound(target, denoiser, k, orders):
-    """-E ln mean of prod p over `orders` random orders, by summing over all of them; 0 is the law itself."""
-    total = 0.0
-    pmf = target.class_pmfs[k]
-    for x in product(range(target.num_tokens), repeat=target.num_dims):
-        logs = [log_prob_along(denoiser, x, s, k) for s in permutations(range(target.num_dims))]
-        draws = [logs] if orders == 0 else list(product(logs, repeat=orders))
-        total -= float(pmf[x]) * sum(math.log(sum(map(math.exp, d)) / len(d)) for d in draws) / len(draws)
-    return total
 
 
 @pytest.mark.parametrize("seed", [0, 1])
