@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracle import jump_probability
 
-from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, RatePolicy, Uniform
+from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder, RatePolicy
 from mdlm_cfg.chain.selections import subset_chances
 from mdlm_cfg.chain.steps import JUMPS, EventStep, TimeStep, draw_values, normalized, tau_leaping, uniform
 from mdlm_cfg.support.seeds import generator_for
@@ -80,26 +80,6 @@ def test_chances_of_subsets_are_sums_over_orders(count: int, with_tiers: bool) -
     assert all(len(subset) <= count for subset in found)
 
 
-@pytest.mark.parametrize("policy", [Uniform(), FixedOrder([2, 0, 1]), Confidence()], ids=str)
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_step_by_a_policy_draws_what_it_sums_over(policy, count: int) -> None:
-    n = 20_000
-    log_z = torch.tensor([[0.5, NEG_INF, 2.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
-    values = torch.tensor([[[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]]] * 2, dtype=torch.float64)
-    values[log_z == NEG_INF] = 0.0
-    step = EventStep(count, policy)
-    for k, expected in enumerate(step.moves(log_z, values)):
-        assert float(expected.sum()) == pytest.approx(1)
-        log_rates = (log_z[k, :, None] + values[k].log()).expand(n, 3, 2)
-        x = torch.full((n, 3), 2)
-        drawn = step.draw(x, log_rates, generator_for("step", k, count))
-        assert bool((x == 2).all())
-        found = torch.bincount((drawn * torch.tensor([9, 3, 1])).sum(1), minlength=27).double() / n
-        assert float((found - expected).abs().max()) < 0.018
-        moved = (drawn != 2).sum(dim=1)
-        assert bool((moved == min(count, int((log_z[k] > NEG_INF).sum()))).all())
-
-
 @pytest.mark.parametrize("policy", [RatePolicy(), FixedOrder([2, 0, 1, 3]), Confidence()], ids=str)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_step_of_a_few_events_draws_what_sorting_all_clocks_gives(policy, count: int) -> None:
@@ -166,18 +146,6 @@ def test_events_where_some_have_no_rate(count) -> None:
     moves = EventStep(count).moves(LOG_Z, VALUES)
     for row, log_z, values in zip(moves, LOG_Z.tolist(), VALUES.tolist(), strict=True):
         assert float((row - by_hand(log_z, values, count)).abs().max()) < 1e-14
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_events_are_drawn_as_they_are_summed(count) -> None:
-    n = 40_000
-    log_rates = LOG_Z[..., None] + VALUES.log()
-    for k, expected in enumerate(EventStep(count).moves(LOG_Z, VALUES)):
-        x = torch.full((n, 3), 2)
-        drawn = EventStep(count).draw(x, log_rates[k].expand(n, 3, 2), torch.Generator().manual_seed(k))
-        found = torch.bincount((drawn * torch.tensor([9, 3, 1])).sum(1), minlength=27).double() / n
-        assert float((found - expected).abs().max()) < 5 * 0.5 / n**0.5
-        assert float(found[expected == 0].sum()) == 0
 
 
 def test_events_leave_what_is_unmasked() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from itertools import permutations, product
+from collections.abc import Callable, Iterator
+from itertools import product
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, Opaque, random_target
+from helpers import Blurred, Inconsistent, Opaque, law_by_jumps, random_target
 
 from mdlm_cfg import Guidance, UserError, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
@@ -120,19 +120,14 @@ def test_rates_are_the_formula(name, who, w) -> None:
 
 def law_by_orders(rates: Callable, next_by: str) -> torch.Tensor:
     """The law of the finished chain, as a sum over all orders of unmasking."""
-    law = torch.zeros([N] * D, dtype=torch.float64)
-    for x in product(range(N), repeat=D):
-        for order in permutations(range(D)):
-            state = (N,) * D
-            chance = 1.0
-            for i in order:
-                masked = {k: rates(state, k) for k in range(D) if state[k] == N}
-                z = {k: sum(row) for k, row in masked.items()}
-                pi = z[i] / sum(z.values()) if next_by == "rate" else 1 / len(z)
-                chance *= pi * masked[i][x[i]] / z[i]
-                state = with_value(state, i, x[i])
-            law[x] += chance
-    return law
+
+    def jumps(state: tuple[int, ...]) -> Iterator[tuple[int, int, float]]:
+        masked = {k: rates(state, k) for k in range(D) if state[k] == N}
+        z = {k: sum(row) for k, row in masked.items()}
+        for i, v in product(masked, range(N)):
+            yield i, v, (z[i] / sum(z.values()) if next_by == "rate" else 1 / len(z)) * masked[i][v] / z[i]
+
+    return law_by_jumps(N, D, jumps)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -162,8 +162,7 @@ def weighted_samples(target: TableMixture, w: float, z: int, num: int, seed: int
     return x, w * posterior[tuple(x.T)].log()
 
 
-@pytest.mark.parametrize("masks", [1, 3])
-def test_data_give_the_exact_strengths_with_the_error_that_is_stated(masks) -> None:
+def test_data_give_the_exact_strengths_with_the_error_that_is_stated() -> None:
     target = random_target(3, 3, k=2, seed=4)
     w = 1.5
     exact = torch.tensor(calibrated_strengths(target, w, 0))
@@ -171,7 +170,7 @@ def test_data_give_the_exact_strengths_with_the_error_that_is_stated(masks) -> N
     for seed in range(60):
         x, log_weights = weighted_samples(target, w, 0, 3000, seed)
         g = torch.Generator().manual_seed(seed)
-        found = calibrate(target.denoiser(), 0, x, log_weights, g, masks=masks)
+        found = calibrate(target.denoiser(), 0, x, log_weights, g, masks=3)  # of one mask: tests/verify
         z_scores.append((torch.tensor(found.strengths) - exact) / torch.tensor(found.standard_errors))
     scores = torch.stack(z_scores)
     assert bool((scores.mean(dim=0).abs() < 5 / math.sqrt(60) + 0.1).all())
@@ -197,13 +196,6 @@ def test_many_dimensions() -> None:
     assert len(found.strengths) == 200 and found.guidance("normalized").strength(199, 200) == found.strengths[-1]
     scores = torch.tensor(found.strengths) / torch.tensor(found.standard_errors)
     assert float((scores.abs() < 1.96).double().mean()) > 0.6  # ten states a level: the error itself is uncertain
-
-
-def test_the_same_generator_gives_the_same_strengths() -> None:
-    target = random_target(3, 2, seed=1)
-    x, _ = target.sample(100, torch.Generator().manual_seed(0), 0)
-    one, two = (calibrate(target.denoiser(), 0, x, None, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert one == two and one != calibrate(target.denoiser(), 0, x, None, torch.Generator().manual_seed(6))
 
 
 TARGET = random_target(3, 3, seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 
 import pytest
 import torch
@@ -59,28 +58,6 @@ def test_it_is_what_the_same_masks_give_by_hand(with_classes: bool) -> None:
     assert found.kl_se == pytest.approx(float(kl.std(correction=1)) / math.sqrt(20), rel=1e-12)
     assert found.entropy == pytest.approx(-float(target.log_prob(x, torch.tensor(labels)).mean()), rel=1e-12)
     assert (found.num_images, found.num_draws) == (20, 4)
-
-
-@pytest.mark.parametrize(("num", "draws"), [(400, 3), (4, 700)])
-def test_many_images_and_many_masks_have_the_expectation_over_all_masks(num: int, draws: int) -> None:
-    target = target_of()
-    denoiser = Blurred(target, 0.3)
-    x, classes = target.sample(num, generator_for("x"))
-    found = conditionals_error(target, denoiser, x, classes, draws, generator_for("m"))
-    subsets = [subset for m in (1, 2, 3) for subset in combinations(range(3), m)]
-    by_image = {}
-    for b, k in zip(x.tolist(), classes.tolist()):
-        if (*b, k) not in by_image:
-            costs = [cost_of(target, denoiser, b, k, [2 if i in s else b[i] for i in range(3)]) for s in subsets]
-            # every size has a third of the weight, divided among its subsets
-            weights = [1 / 3 / math.comb(3, len(s)) for s in subsets]
-            by_image[(*b, k)] = [sum(w * c[j] for w, c in zip(weights, costs)) for j in range(3)]
-    own, ideal, kl = torch.tensor([by_image[(*b, k)] for b, k in zip(x.tolist(), classes.tolist())]).mean(dim=0)
-    rel = 5 / math.sqrt(num * draws)
-    assert found.nelbo == pytest.approx(float(own), rel=rel)
-    assert found.exact_nelbo == pytest.approx(float(ideal), rel=rel)
-    assert found.kl == pytest.approx(float(kl), rel=rel)
-    assert found.num_images == num and found.num_draws == draws
 
 
 def test_the_exact_denoiser_has_no_conditionals_error() -> None:

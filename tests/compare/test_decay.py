@@ -19,28 +19,6 @@ from mdlm_cfg.laws import visit_law
 from mdlm_cfg.targets import toys
 
 
-@pytest.mark.parametrize("w", [0.0, 3.0, 20.0])
-def test_one_dimension_closed_form(w):  # arXiv 2506.10971, Prop 3.2
-    target = toys.toy_1d_overlap()
-    p = target.pmf
-    pz = target.class_pmfs[0]
-    z = float((pz * (pz / p) ** w)[pz > 0].sum())
-    taus = [0.01, 0.5, 30.0]
-    log_tv = log_still_masked(target.denoiser(), Guidance(w), 0, taus)
-    assert torch.allclose(log_tv, torch.tensor([-z * tau for tau in taus], dtype=torch.float64), rtol=1e-10)
-    assert abs(time_to_tv(target.denoiser(), Guidance(w), 0, 0.05) * z / math.log(20) - 1) < 1e-8
-
-
-def test_tiny_tv_keeps_its_relative_accuracy():
-    # two independent coordinates, one class: each is masked with probability exp(-tau)
-    pmf = torch.full((1, 2, 2), 0.25, dtype=torch.float64)
-    denoiser = TableMixture(pmf, torch.tensor([1.0])).denoiser()
-    tau = 200.0
-    expected = math.log(2) - tau + math.log1p(-math.exp(-tau) / 2)
-    assert abs(float(log_still_masked(denoiser, Guidance(0.0), 0, [tau])[0]) - expected) < 1e-10
-    assert waiting(denoiser, Guidance(0.0), 0).slowest == pytest.approx(1.0)
-
-
 def test_full_support_decays_double_exponentially():
     target = random_target(4, 2, seed=6)
     assert neutral_states(target, 0) == []

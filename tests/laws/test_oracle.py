@@ -98,7 +98,7 @@ def test_law_at_clock_times(name, kind, w) -> None:
     z = last_class(denoiser)
     chain = Chain(denoiser, w, kind, z)
     guidance = Guidance(w, kind)
-    taus = [0.0, 0.03, 0.7, 4.0]
+    taus = [0.0, 0.01, *torch.linspace(0.1, 3.0, 9, dtype=torch.float64).tolist(), 40.0]
     ours = law_at(denoiser, guidance, z, taus)
     masked = log_still_masked(denoiser, guidance, z, taus[1:]).exp().tolist()
     inside = (slice(0, denoiser.num_tokens),) * denoiser.num_dims

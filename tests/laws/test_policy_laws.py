@@ -54,22 +54,6 @@ def test_reference_weights(case, kind):
         assert math.isclose(weights.ess, expected["ess"], rel_tol=1e-12)
 
 
-def test_with_guidance_the_order_matters():
-    target = random_target(3, 3, seed=5)
-    laws = [terminal_law(target.denoiser(), Guidance(3.0), 0, name) for name in NAMES]
-    for i, law in enumerate(laws):
-        assert all(float((law - other).abs().sum()) > 1e-3 for other in laws[:i])
-
-
-@pytest.mark.parametrize("w", [1.5, linear_ramp(0.0, 4.0), [2.0, -0.5, 1.0]])
-def test_rate_and_uniform_are_the_kinds(w):
-    for denoiser in (random_target(3, 3, seed=6, zeros=0.3).denoiser(), Inconsistent(3, 3, 2)):
-        for policy, kind in (("rate", "rate"), ("uniform", "normalized")):
-            expected = terminal_law(denoiser, Guidance(w, kind), 1)
-            for given in ("rate", "normalized"):  # a policy takes the place of what the kind says of time
-                assert (terminal_law(denoiser, Guidance(w, given), 1, policy) - expected).abs().max() < 1e-12
-
-
 # of the two orders one is not its own inverse, and one depends on which coordinates are left and not on their number
 @pytest.mark.parametrize(
     ("name", "order"),
@@ -93,20 +77,6 @@ def test_k_at_a_time_against_brute_force(name, order, k):
         assert (law - expected).abs().max() < 1e-12
         if k == 1:
             assert (terminal_law(denoiser, guidance, 1, policy) - expected).abs().max() < 1e-12
-
-
-def test_gumbel_noise_is_a_draw_in_proportion_to_the_tempered_scores():
-    denoiser = Inconsistent(3, 2, 2, seed=8)
-    hot = terminal_law(denoiser, Guidance(1.0), 0, Confidence(1e9))
-    assert (hot - terminal_law(denoiser, Guidance(1.0), 0, "uniform")).abs().max() < 1e-8
-    cold = terminal_law(denoiser, Guidance(1.0), 0, Confidence(1e-5))
-    assert (cold - terminal_law(denoiser, Guidance(1.0), 0, "confidence")).abs().max() < 1e-12
-    # by simulation of the noise itself
-    score = Guidance(1.0).log_rates(denoiser, torch.tensor([[3, 3]]), 0).log_softmax(-1)[0].amax(-1)
-    noise = -(-torch.rand(400_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log()).log()
-    first = float(((score + 0.7 * noise).argmax(1) == 0).double().mean())
-    visits = visit_law(denoiser, Guidance(1.0), 0, Confidence(0.7))[1][0].sum()
-    assert abs(first - float(visits)) < 5 * (0.25 / 400_000) ** 0.5
 
 
 def test_ties_are_shared_equally_whatever_rounding_says():

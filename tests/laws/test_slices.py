@@ -9,10 +9,7 @@ from helpers import Inconsistent, random_target
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, interval, linear_ramp, sample, terminal_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
-from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.laws.weights import tilted_weights
-from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 
@@ -46,32 +43,6 @@ def test_exact_and_unguided_it_is_bayes_for_images(policy):
     expected = target.log_prob(images, torch.full((256,), 2)).softmax(0)
     law = terminal_law(slice_denoiser(target.denoiser(), state), Guidance(0.0), 2, policy)
     assert (law.flatten() - expected).abs().max() < 1e-12
-
-
-def test_a_guided_slice_is_the_whole_chain_started_there():
-    denoiser = Inconsistent(2, 4, 2)
-    state = torch.tensor([2, 1, 2, 2])
-    part = slice_denoiser(denoiser, state)
-    assert part.num_dims == 3
-    law = terminal_law(part, Guidance(2.0), 0, "margin")
-    x = sample(denoiser, Guidance(2.0), 0, 40_000, policy="margin", start=state, generator=generator_for("slice"))
-    assert bool((x[:, 1] == 1).all())
-    assert total_variation(histogram(x[:, [0, 2, 3]], 2), law) < 0.015
-    same = terminal_law(TabulatedDenoiser(part), Guidance(2.0), 0, "margin")
-    assert torch.allclose(law, same, atol=1e-14)
-
-
-def test_every_law_applies_to_a_slice():
-    target = random_bernoulli(40, seed=3)
-    state = target.sample(1, torch.Generator().manual_seed(2), 0)[0][0]
-    state[[3, 7, 30]] = 2
-    part = slice_denoiser(target.denoiser(), state)
-    weights = tilted_weights(part, Guidance(1.5), 0)
-    images = state.repeat(8, 1)
-    images[:, [3, 7, 30]] = torch.cartesian_prod(*[torch.arange(2)] * 3)
-    log_t = 2.5 * target.log_prob(images, torch.zeros(8, dtype=torch.int64)) - 1.5 * target.log_prob(images)
-    assert (weights.law.flatten() - log_t.softmax(0)).abs().max() < 1e-12
-    assert float(freeze(part, Guidance(1.5), 0).law_after([]).flatten()[-1]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])

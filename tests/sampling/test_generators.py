@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import Guidance, Sampler, error_ledger, sample
+from mdlm_cfg import Guidance, Sampler, calibrate, error_ledger, sample
 from mdlm_cfg.chain.masking import mask_uniform, stratified_counts
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import class_nelbos, draw_counts
@@ -18,6 +18,7 @@ from mdlm_cfg.compare.slice_ledger import slice_ledger
 from mdlm_cfg.sampling import SAMPLERS, WITH_STEPS
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.bernoulli_fit import fit_em
 
 TARGET = random_target(2, 3, seed=1)
 EXACT = TARGET.denoiser()
@@ -43,6 +44,8 @@ USES = {
     "multinomial counts": lambda g: multinomial_counts(LAW.flatten(), 50, 20, g),
     "bootstrap": lambda g: sampled_tv(LAW, X, generator=g).low,
     "predicted distance": lambda g: predicted_sample_tv(LAW, LAW, 50, generator=g).value,
+    "calibrated strengths": lambda g: calibrate(LEARNED, 0, X, generator=g).strengths,
+    "fitted mixture": lambda g: fit_em(X, CLASSES, 2, 5, generator=g).probabilities,
     "weighted samples": lambda g: Sampler().draw_weighted(LEARNED, GUIDED, 0, 30, g)[1],
     **{
         f"samples of {name}": lambda g, name=name: sample(

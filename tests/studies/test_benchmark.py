@@ -36,6 +36,7 @@ from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.page import write_page
 from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
 from mdlm_cfg.studies.benchmark.entries import built_in, entry_of
+from mdlm_cfg.studies.benchmark.judge import Bench
 from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
 from mdlm_cfg.studies.benchmark.ranking import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
@@ -267,15 +268,19 @@ def test_a_function_that_takes_calls_is_told_them_and_bound_arguments_are_in_the
 
 
 def test_half_of_the_calls_may_correct_what_the_other_half_drew() -> None:
-    found = benchmark(targets=[small(), incoherent()], strengths=[2.0], calls=[1, 3, 64, 2000])
+    plan = Plan((Guidance(2.0),), Sampler())
+    halved = {entry.name: entry for entry in built_in() if entry.halves}
     for target in (small(), incoherent()):
+        bench = Bench(target, Guidance(2.0), plan)
+        cells = {one["calls"]: one for one in bench.judge(halved["event_leaping, corrected"], [1, 3, 64])}
         for calls, steps in ((1, 1), (3, 2), (64, 3)):
             correction = Correction(moves=calls - steps) if calls > steps else None
             law = Sampler("event_leaping", steps, correction=correction).law(target.denoiser, Guidance(2.0), 1)
-            row = cell(found, entry="event_leaping, corrected", target=target.name, calls=calls)
+            row = cells[calls]
             assert row["used"] == calls and abs(row["tv_tilted"] - tv(law, tilted_by_orders(target))) < 1e-12
+    bench = Bench(small(), Guidance(2.0), plan)
     for name in ("event_leaping", "sampled_confidence"):  # the conditionals of a table: moves end in its tilted law
-        assert cell(found, entry=f"{name}, corrected", target="small", calls=2000)["tv_tilted"] < 1e-6
+        assert [one["tv_tilted"] < 1e-6 for one in bench.judge(halved[f"{name}, corrected"], [2000])] == [True]
 
 
 FOUR = Sampler("tau_leaping", 4)

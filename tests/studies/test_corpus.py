@@ -15,7 +15,6 @@ import torch
 from helpers import block_of, found_by, random_target
 
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
-from mdlm_cfg.compare.sequences import nearest_sequence
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.aligned import listing, symbols_of, with_word, word_in
 from mdlm_cfg.studies.corpus import STATISTICS, Corpus
@@ -175,12 +174,6 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(data: ExampleData, t
     )
     said = found_by(Corpus(200, 2), data, blind, plan_of(0.0, 1.0)).verdict
     assert "not trained" in said[0] and "cannot classify" in said[1] and "no clear difference" in said[2]
-
-
-def test_the_nearest_sequence_is_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdlm_cfg.compare.sequences.CELLS", 30)
-    x, reference = (torch.randint(3, (n, 5), generator=torch.Generator().manual_seed(n)) for n in (7, 4))
-    assert torch.equal(nearest_sequence(x, reference), (x[:, None] != reference).double().mean(dim=2).amin(dim=1))
 
 
 def test_letters_and_words_stand_below_each_other() -> None:

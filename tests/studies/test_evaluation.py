@@ -37,14 +37,6 @@ def test_kl_is_infinite_where_support_is_missing_and_json_stays_valid():
     assert read["laws"] == list(findings.arrays)
 
 
-def test_a_stepped_sampler_is_named_in_the_plan():
-    asked = plan([0, 2], sampler=Sampler("tau_leaping", 4))
-    evaluation = evaluate_table(toys.toy_2d_overlap(), None, asked)
-    assert evaluation.plan is asked
-    head = evaluation.plan.describe()
-    assert (head["sampler"], head["steps"], head["schedule"]) == ("tau_leaping", 4, "linear")
-
-
 def test_mean_probability_by_overlap_is_the_five_dimensional_table():
     evaluation = evaluate_table(toys.toy_5d_hypercube(), None, plan([1, 2], 1))
     expected = {1: [4.938, 4.543, 4.030, 3.326, 2.277, 0.320], 2: [5.487, 4.755, 3.902, 2.886, 1.639, 0.017]}

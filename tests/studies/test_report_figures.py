@@ -142,18 +142,13 @@ SIDES = [(0, "exact"), (2, "learned"), (2, "exact"), (0, "learned")]
 
 
 def cases(ways: list[tuple[str, str]]) -> list[Any]:
-    """Every kind, way, class and denoiser; most are slow: of many ways all but one of each."""
+    """Every way with every kind, classes and denoisers in turn; of many ways one kind each is quick."""
     found = []
     for (k, way), (j, kind) in product(enumerate(ways), enumerate(("rate", "normalized"))):
-        for side, (z, judged) in enumerate(SIDES):
-            quick = side < 2 if len(ways) == 1 else (side == (k + k // 4) % 4 and j == (k + k // 8) % 2)
-            found.append(
-                pytest.param(
-                    Case(kind, way, z, judged),
-                    id="-".join(map(str, (kind, *way, z, judged))),
-                    marks=() if quick else pytest.mark.slow,
-                )
-            )
+        z, judged = SIDES[(k + k // 4 + j) % 4]
+        quick = len(ways) == 1 or j == (k + k // 8) % 2
+        name = "-".join(map(str, (kind, *way, z, judged)))
+        found.append(pytest.param(Case(kind, way, z, judged), id=name, marks=() if quick else pytest.mark.slow))
     return found
 
 

@@ -79,22 +79,6 @@ def test_the_index_that_a_report_declares_tells_its_rows_apart(name: str, sample
         assert len(set(keys)) == len(keys), block
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_no_row_depends_on_the_other_strengths(name: str) -> None:
-    together = found(name, STUDIES[name][1], Sampler()).to_dict()
-    for guidance in STUDIES[name][1][:4]:  # of which three have the same strengths
-        alone = found(name, (guidance,), Sampler()).to_dict()
-        for block in alone["columns"]:
-            rows = {index_of(together, block, row): row for row in together[block]}
-            for row in alone[block]:
-                same = rows[index_of(together, block, row)]
-                assert same == pytest.approx(row, abs=1e-12) if not _nested(row) else same == row, (block, row)
-
-
-def _nested(row: dict[str, Any]) -> bool:
-    return any(isinstance(value, list | dict | str) or value is None for value in row.values())
-
-
 def saved(findings: Findings, folder: Path) -> Path:
     report = findings.to_dict() | {"data": {"name": "small"}, "run": {}, "settings": {}}
     (folder / "report.json").write_text(json.dumps(report))

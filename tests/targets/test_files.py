@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.support.errors import UserError
@@ -142,13 +141,6 @@ def test_any_file_is_a_mixture_or_one_sentence(arrays: dict[str, np.ndarray], wh
     check_file(arrays, whole, cut)
 
 
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@FILES
-def test_very_many_files(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
-    check_file(arrays, whole, cut)
-
-
 def check_file(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.npz"
@@ -165,28 +157,3 @@ def check_file(arrays: dict[str, np.ndarray], whole: bool, cut: int) -> None:
     np.testing.assert_allclose(target.class_pmfs.numpy(), pmfs, atol=1e-6)
     np.testing.assert_allclose(target.class_pmfs.flatten(1).sum(1).numpy(), 1, atol=1e-12)
     assert bool((target.class_pmfs >= 0).all())
-
-
-def test_a_mixture_of_one_class_and_one_dimension_is_exact(tmp_path: Path) -> None:
-    np.savez(tmp_path / "t.npz", class_pmfs=[[0.0, 0.25, 0.75]], class_weights=[1.0])
-    target = load_table(tmp_path / "t.npz")
-    (row,) = target.denoiser()(torch.tensor([[3]]), torch.tensor([0])).exp()[0]
-    assert row.tolist() == [0.0, 0.25, 0.75] and torch.equal(target.pmf, target.class_pmf(0))
-
-
-@pytest.mark.parametrize("kind", ["equal", "disjoint"])
-def test_equal_and_disjoint_classes_have_their_posteriors(tmp_path: Path, kind: str) -> None:
-    first = np.array([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-    second = first if kind == "equal" else first[::-1, ::-1] * [[1.0], [0.0], [2.0]]
-    second = second / second.sum()
-    if kind == "disjoint":
-        second = np.where(first > 0, 0.0, second)
-        second = second / second.sum()
-    np.savez(tmp_path / "t.npz", class_pmfs=np.stack([first, second]), class_weights=[0.25, 0.75])
-    target = load_table(tmp_path / "t.npz")
-    whole = 0.25 * first + 0.75 * second
-    for classes, pmf in ((torch.tensor([0]), first), (torch.tensor([1]), second), (None, whole)):
-        for value in range(3):
-            seen = pmf[value] if pmf[value].sum() > 0 else whole[value] if whole[value].sum() > 0 else np.ones(3)
-            row = target.denoiser()(torch.tensor([[value, 3]]), classes).exp()[0, 1]
-            np.testing.assert_allclose(row.numpy(), seen / seen.sum(), atol=1e-15)

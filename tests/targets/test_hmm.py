@@ -74,16 +74,6 @@ def test_a_class_that_is_all_but_excluded_keeps_the_values_that_only_it_allows()
     assert float(out[2]) == pytest.approx(expected, rel=1e-12) and float(out[0].exp()) == pytest.approx(0.99)
 
 
-def test_impossible_partial_sequences_are_answered_by_the_mixture_and_then_by_the_uniform():
-    emission = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 0.5, 0.5]], [[0.0, 0.5, 0.5]]])[:2]
-    target = HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), emission, torch.tensor([0.5, 0.5]), num_dims=2)
-    out = target.denoiser()(torch.tensor([[1, 3], [0, 3]]), torch.tensor([0, 0])).exp()[:, 1]
-    assert out.tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
-    three = HiddenMarkovMixture(torch.ones(2, 1), torch.ones(2, 1, 1), emission, torch.tensor([1.0, 0.0]), num_dims=2)
-    out = three.denoiser()(torch.tensor([[1, 3]]), torch.tensor([0])).exp()[0, 1]
-    assert torch.allclose(out, torch.full((3,), 1 / 3, dtype=torch.float64))
-
-
 def test_tables_are_checked():
     good = {
         "initial": torch.tensor([[0.5, 0.5]]),

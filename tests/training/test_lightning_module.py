@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from harness import small_data, small_module, small_target, small_trainer
+from helpers import every_pair
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
@@ -163,8 +164,10 @@ def test_errors_of_known_draws() -> None:
     assert mean_and_errors(moments(draws[:1]), 1)[1] is None
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-@pytest.mark.parametrize("optimizer", ["adamw", "MuonAdamW"])
+PRECISIONS = ("bf16-mixed", "bf16-true", "64-true")
+
+
+@pytest.mark.parametrize(("precision", "optimizer"), every_pair(PRECISIONS, ["adamw", "MuonAdamW"]))
 def test_every_precision_trains_and_averages(tmp_path: Path, precision: str, optimizer: str) -> None:
     data = small_data(batch_size=512, steps_per_epoch=40)
     module = small_module(data, lr=1e-2, optimizer=optimizer)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import random_target
 
 from mdlm_cfg import Guidance, TableMixture, terminal_law
 from mdlm_cfg.chain.classifier_rule import ByClassifier
@@ -43,41 +43,6 @@ def test_the_exact_denoiser_reaches_the_entropy():
     assert abs(float(null) - target.entropy()) < 1e-12
 
 
-def test_sampled_nelbo_is_unbiased_for_the_averaged_one():
-    target = random_target(3, 3, seed=2)
-    net = Inconsistent(3, 3, 2, seed=2)
-
-    def copied(tokens, classes):  # the contract's copied rows
-        from mdlm_cfg.chain.masking import copy_unmasked
-
-        return copy_unmasked(net(tokens, classes), tokens)
-
-    generator = torch.Generator().manual_seed(0)
-    x, classes = target.sample(2000, generator)
-    averaged = AveragedObjective(3, 3, 2)
-    expected = averaged(net, averaged.histogram(x, classes))[0]
-    draws = torch.stack([nelbo(copied, x, classes, 3, generator).mean() for _ in range(200)])
-    assert abs(float(draws.mean() - expected)) < 4 * float(draws.std()) / 200**0.5
-
-
-def test_exact_nelbo_by_samples_of_the_exact_denoiser():
-    target = random_target(4, 2, seed=3)
-    generator = torch.Generator().manual_seed(1)
-    x, classes = target.sample(50_000, generator)
-    values = nelbo(target.denoiser(), x, classes, 4, generator)
-    assert abs(float(values.mean()) - target.conditional_entropy()) < 4 * float(values.std()) / 50_000**0.5
-
-
-def test_a_worse_denoiser_has_a_larger_nelbo_by_its_kl():
-    # in one dimension the NELBO is the cross entropy: its excess is KL(p || p_theta)
-    target = random_target(5, 1, seed=4)
-    other = random_target(5, 1, seed=5)
-    joint = target.class_weights[:, None] * target.class_pmfs
-    conditional, _ = AveragedObjective(5, 1, 2)(other.denoiser(), joint)
-    kl = (joint * (target.class_pmfs.log() - other.class_pmfs.log())).sum()
-    assert abs(float(conditional) - target.conditional_entropy() - float(kl)) < 1e-12
-
-
 def test_label_dropout_is_per_sample_and_leaves_the_batch_alone():
     classes = torch.arange(4).repeat(2500)
     before = classes.clone()
@@ -105,24 +70,6 @@ def test_pooled_conditionals_of_a_batch_are_those_of_its_histogram():
         assert torch.allclose(found[masked].double(), expected[masked], atol=1e-6)
         known = found[~masked]  # the value itself, with certainty
         assert torch.equal(known.argmax(dim=1), x[~masked]) and bool((known.amax(dim=1) == 1).all())
-
-
-def test_pooled_nelbo_is_unbiased_for_the_averaged_one_and_less_noisy_than_samples():
-    target = random_target(3, 3, seed=2)
-    net = Inconsistent(3, 3, 2, seed=2)
-    generator = torch.Generator().manual_seed(0)
-    x, classes = target.sample(1000, generator)
-    averaged = AveragedObjective(3, 3, 2)
-    draws = torch.stack(
-        [
-            torch.stack([v.mean() for v in pooled_nelbo(net, pool_of(x, classes, 3, 2), 1000, generator)[1]])
-            for _ in range(200)
-        ]
-    )
-    expected = torch.stack(averaged(net, averaged.histogram(x, classes)))
-    assert bool(((draws.mean(dim=0) - expected).abs() < 4 * draws.std(dim=0) / 200**0.5).all())
-    plain = torch.stack([nelbo(net, x, classes, 3, generator).mean() for _ in range(200)])
-    assert float(draws[:, 0].std()) < 0.7 * float(plain.std())
 
 
 def test_too_many_states_to_pool_are_refused():

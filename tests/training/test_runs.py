@@ -187,6 +187,14 @@ def fitted(folder: Path, resume: Path | None = None, epochs: int = 2, **changes:
     return {"numbers": numbers, "trained": trained, "rates": rates}, trainer
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The checkpoint of a run of one epoch, and what it found."""
+    folder = tmp_path_factory.mktemp("begun")
+    found, _ = fitted(folder, epochs=1)
+    return folder / CHECKPOINT, found
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "MuonAdamW"])
 def test_what_is_asked_for_on_resuming_takes_effect(tmp_path: Path, optimizer: str) -> None:
     fitted(tmp_path / "a", epochs=1, optimizer=optimizer)
@@ -201,9 +209,10 @@ def test_what_is_asked_for_on_resuming_takes_effect(tmp_path: Path, optimizer: s
 
 
 @pytest.mark.parametrize("steps", [2, 12])
-def test_the_rate_falls_to_its_floor_with_another_number_of_steps_an_epoch(tmp_path: Path, steps: int) -> None:
-    fitted(tmp_path / "a", epochs=1)
-    found, _ = fitted(tmp_path / "b", tmp_path / "a" / CHECKPOINT, 4, steps_per_epoch=steps, batch_size=32)
+def test_the_rate_falls_to_its_floor_with_another_number_of_steps_an_epoch(
+    begun: tuple[Path, Any], tmp_path: Path, steps: int
+) -> None:
+    found, _ = fitted(tmp_path, begun[0], 4, steps_per_epoch=steps, batch_size=32)
     rates = found["rates"]
     assert len(rates) == 3 * steps
     assert rates == sorted(rates, reverse=True)
@@ -229,11 +238,11 @@ def test_resuming_a_finished_run_tests_the_averaged_weights(tmp_path: Path, epoc
 
 @pytest.mark.parametrize("limit", [{"max_steps": 4}, {"max_time": {"seconds": 0}}])
 def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weights(
-    tmp_path: Path, limit: dict[str, Any]
+    begun: tuple[Path, Any], tmp_path: Path, limit: dict[str, Any]
 ) -> None:
-    before, _ = fitted(tmp_path / "a", epochs=1)
+    path, before = begun
     module = small_module(small_data())
     data = small_data()
-    trainer = small_trainer(tmp_path / "b", epochs=5, **limit)
-    numbers, trained = train(module, data, trainer, str(tmp_path / "a" / CHECKPOINT))
+    trainer = small_trainer(tmp_path, epochs=5, **limit)
+    numbers, trained = train(module, data, trainer, str(path))
     assert not trained and numbers == before["numbers"]

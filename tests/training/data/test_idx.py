@@ -164,13 +164,6 @@ def test_any_bytes_give_an_array_or_one_sentence(content: bytes, kind: str, cut:
     check_bytes(content, kind, cut)
 
 
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@BYTES
-def test_very_many_bytes(content: bytes, kind: str, cut: int) -> None:
-    check_bytes(content, kind, cut)
-
-
 def check_bytes(content: bytes, kind: str, cut: int) -> None:
     if kind == "head":
         content = bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content
@@ -226,13 +219,6 @@ FOLDERS = given(folders())
 @settings(max_examples=50, deadline=None)
 @FOLDERS
 def test_any_folder_is_a_data_set_or_one_sentence(files: dict[str, bytes]) -> None:
-    check_folder(files)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@FOLDERS
-def test_very_many_folders(files: dict[str, bytes]) -> None:
     check_folder(files)
 
 
