@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import small_module
 from helpers import random_target
 from scipy import stats
 
@@ -14,9 +15,7 @@ from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.compare.ledger import ledger_laws, ledger_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sampled_tv
 from mdlm_cfg.nets import NetDenoiser
-from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.watching import exact_nelbos, mean_and_errors
 
@@ -62,19 +61,9 @@ def test_the_bootstrap_interval_of_a_tv_covers_its_expectation(apart: float) -> 
 
 def judged(target: TableMixture, num_draws: int) -> MaskedDiffusion:
     """A network that has learned nothing, with what `_add_moments` asks of a trainer."""
-    torch.manual_seed(0)
-    config = {
-        "net": {"_target_": "mdlm_cfg.nets.GridTransformer", "width": 16, "depth": 1, "num_heads": 2},
-        "objective": {"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.3},
-        "optimizer": {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 0.1},
-        "warmup_steps": 0,
-        "final_lr": 1.0,
-        "num_draws": num_draws,
-        "seed": 0,
-    }
-    module = build_module(
-        TrainSchema(**config), {"num_tokens": 3, "grid_shape": [2], "num_classes": 2, "name": "", "fingerprint": ""}
-    )
+    about = {"num_tokens": 3, "grid_shape": [2], "num_classes": 2, "name": "", "fingerprint": ""}
+    data = SimpleNamespace(describe=lambda: about)
+    module = small_module(data, lr=0.1, warmup_steps=0, final_lr=1.0, num_draws=num_draws)
     with torch.no_grad():  # rows that are far from uniform: NELBOs that differ from point to point
         for parameter in module.net.parameters():
             parameter.mul_(3)

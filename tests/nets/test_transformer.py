@@ -13,61 +13,17 @@ from mdlm_cfg.nets.transformer import attention
 from mdlm_cfg.nets.wrapper import of_labels
 
 K = 3
+SMALL = {"width": 16, "depth": 1, "num_heads": 2}
 NETS = {
     "toy": {"num_tokens": 5, "grid_shape": (4,), "width": 32, "depth": 2, "num_heads": 4},
-    "patched line": {
-        "num_tokens": 3,
-        "grid_shape": (6,),
-        "patch_size": 2,
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-    },
-    "volume": {
-        "num_tokens": 2,
-        "grid_shape": (2, 4, 2),
-        "patch_size": 2,
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-    },
-    "whole grid": {
-        "num_tokens": 2,
-        "grid_shape": (3, 4),
-        "patch_size": [3, 4],
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-    },
-    "image": {
-        "num_tokens": 2,
-        "grid_shape": (8, 4),
-        "patch_size": 4,
-        "width": 32,
-        "depth": 2,
-        "num_heads": 2,
-        "stem_channels": 8,
-    },
-    "sequence": {
-        "num_tokens": 5,
-        "grid_shape": (12,),
-        "patch_size": 4,
-        "width": 16,
-        "depth": 1,
-        "num_heads": 2,
-        "stem_channels": 6,
-        "stem_depth": 2,
-    },
-    "grey image": {
-        "num_tokens": 7,
-        "grid_shape": (6, 6),
-        "patch_size": 3,
-        "width": 16,
-        "depth": 1,
-        "num_heads": 1,
-        "stem_channels": 4,
-        "stem_depth": 2,
-    },
+    "patched line": SMALL | {"num_tokens": 3, "grid_shape": (6,), "patch_size": 2},
+    "volume": SMALL | {"num_tokens": 2, "grid_shape": (2, 4, 2), "patch_size": 2},
+    "whole grid": SMALL | {"num_tokens": 2, "grid_shape": (3, 4), "patch_size": [3, 4]},
+    "image": SMALL
+    | {"num_tokens": 2, "grid_shape": (8, 4), "patch_size": 4, "width": 32, "depth": 2, "stem_channels": 8},
+    "sequence": SMALL | {"num_tokens": 5, "grid_shape": (12,), "patch_size": 4, "stem_channels": 6, "stem_depth": 2},
+    "grey image": SMALL
+    | {"num_tokens": 7, "grid_shape": (6, 6), "patch_size": 3, "num_heads": 1, "stem_channels": 4, "stem_depth": 2},
 }
 NETS |= {f"{name} with label heads": NETS[name] | {"label_heads": True} for name in ("patched line", "grey image")}
 NETS["image with all heads"] = NETS["image"] | {"label_heads": True, "class_head": True}
