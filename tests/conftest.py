@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,26 @@ def interruptible() -> Iterator[None]:
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)  # for the tests to come
     assert after == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In tests/app: pictures of one pixel and few numbers of steps, which take more time than the rest of a report.
+
+    Every file is there all the same. A file of tests that need whole reports overrides this fixture.
+    """
+    if request.path.parent.name != "app":
+        yield
+        return
+    from mdlm_cfg.app import evaluation  # which takes seconds to import
+    from mdlm_cfg.studies import own_model, report
+    from mdlm_cfg.studies.samplers import Samplers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "sections_of", partial(evaluation.sections_of, backend="none"))
+        for study in (own_model, report):
+            patch.setattr(study, "Samplers", partial(Samplers, (2, 3)))
+        yield
 
 
 @pytest.fixture(scope="session")
