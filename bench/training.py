@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,8 +33,11 @@ from mdlm_cfg.training.objectives import Sampled
 
 # of a timed piece of training
 TOY_STEPS = 200
+TOY_THREADS = 1  # as train.py has it: conf/train.yaml
 IMAGE_STEPS = {"cpu": 12, "cuda": 60}
 BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
+LOGGED_EVERY = 25
+DECAY = 0.995  # of the averaged weights
 TOY = TrainSchema(
     net={"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
     objective={"_target_": "mdlm_cfg.training.objectives.Averaged", "label_dropout": 0.33, "label_smoothing": 3e-4},
@@ -68,19 +72,20 @@ def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
     ours = Muon(matrices, lr=1e-3)
     theirs = torch.optim.Muon(matrices, lr=1e-3)
     yield Figure("Muon's step of its matrices", "torch.optim.Muon", *in_turns(ours.step, theirs.step, 3), "higher")
-    image_steps = IMAGE_STEPS[device.type]
-    for what, steps, make in (("toy_2d_overlap", TOY_STEPS, _toy), (experiment(device), image_steps, _images)):
-        rounds = [[run(make, steps, device) for run in (_through_lightning, _bare, _data)] for _ in range(REPEATS + 1)]
-        ours, bare, data = (median(times) for times in zip(*rounds[1:]))
-        yield Figure(
-            f"{what}, {steps} steps through Lightning",
-            "a bare loop of the same module and data",
-            ours,
-            bare,
-            "lower",
-            1.05,
-        )
-        yield Figure(f"{what}, data and masks of {steps} steps", "the bare loop", data, bare, "lower", 0.05)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(TOY_THREADS)
+    yield from _lightning_figures("toy_2d_overlap", TOY_STEPS, _toy, device)
+    torch.set_num_threads(threads)
+    yield from _lightning_figures(experiment(device), IMAGE_STEPS[device.type], _images, device)
+
+
+def _lightning_figures(what: str, steps: int, make: Work, device: torch.device) -> Iterator[Figure]:
+    """Steps through Lightning, and their data alone, against a bare loop."""
+    rounds = [[run(make, steps, device) for run in (_through_lightning, _bare, _data)] for _ in range(REPEATS + 1)]
+    ours, bare, data = (median(times) for times in zip(*rounds[1:]))
+    steps_run = f"{what}, {steps} steps through Lightning"
+    yield Figure(steps_run, "a bare loop of the same module and data", ours, bare, "lower", 1.05)
+    yield Figure(f"{what}, data and masks of {steps} steps", "the bare loop", data, bare, "lower", 0.05)
 
 
 def experiment(device: torch.device) -> str:
@@ -173,8 +178,8 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
             limit_val_batches=0,
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
-            log_every_n_steps=25,
-            callbacks=[AveragedWeights(0.995), watch],
+            log_every_n_steps=LOGGED_EVERY,
+            callbacks=[AveragedWeights(DECAY), watch],
             profiler=Unprofiled(),
         )
         trainer.fit(module, datamodule=data)
@@ -182,24 +187,36 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
 
 
 def _bare(make: Work, steps: int, device: torch.device) -> float:
+    """Seconds of the same steps in a loop by hand, which does in the simplest way what a run does in every step."""
     module, data = make(steps, device)
     module.net.to(device)
     data.place_on(device)
     optimizer = module.optimizer(module.net)
+    rates = [group["lr"] for group in optimizer.param_groups]
     parameters = list(module.net.parameters())
-    averaged = [p.detach().clone() for p in parameters]
-    begun = time.perf_counter()
-    for step, (x, classes) in enumerate(data.train_dataloader()):
-        generator = torch.Generator(device).manual_seed(step)
-        with _autocast(device):
-            loss = module.objective.loss(module.net, x, classes, generator)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 0.005)
-    wait_for(device)
-    return time.perf_counter() - begun
+    weights = [p.detach() for p in parameters]
+    averaged = [p.clone() for p in weights]
+    with TemporaryDirectory() as folder:
+        log = MetricsLog(folder)
+        begun = time.perf_counter()
+        for step, (x, classes) in enumerate(data.train_dataloader()):
+            factor = module.annealing.factor(step, step / steps)
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate * factor
+            generator = torch.Generator(device).manual_seed(step)
+            with _autocast(device):
+                losses = module.objective.loss(module.net, x, classes, generator)
+            if device.type == "cpu" and not math.isfinite(losses["loss"].item()):
+                raise RuntimeError(f"the loss is not finite at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            torch._foreach_lerp_(averaged, weights, 1 - DECAY)
+            if (step + 1) % LOGGED_EVERY == 0:
+                log.log_metrics({name: value.item() for name, value in losses.items()}, step)
+        wait_for(device)
+        return time.perf_counter() - begun
 
 
 def _data(make: Work, steps: int, device: torch.device) -> float:

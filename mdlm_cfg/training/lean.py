@@ -8,10 +8,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types of what no module registers
@@ -55,14 +55,18 @@ class LeanModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does; on a CPU, short gradients are not multiplied by 1, which is half the time of clipping."""
-        longest = gradient_clip_val or 0.0
+        """As Lightning does; on a CPU, gradients that are short are left alone in place of being multiplied by 1."""
+        longest = SHORT * (gradient_clip_val or 0.0)
         is_by_norm = longest > 0 and (gradient_clip_algorithm or "norm") == "norm"
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        is_plain = type(self.trainer.precision_plugin) is Precision and parameters[0].device.type == "cpu"
-        if not (is_by_norm and is_plain):
+        if not (is_by_norm and type(self.trainer.precision_plugin) is Precision and _are_short(optimizer, longest)):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if not norm.item() < SHORT * longest:
-            clip_grads_with_norm_(parameters, longest, norm)
+
+
+@torch.no_grad()
+def _are_short(optimizer: Optimizer, longest: float) -> bool:
+    """Whether the norm of all gradients together is below `longest`; elsewhere than on a CPU that is not looked at."""
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients or gradients[0].device.type != "cpu":
+        return False
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item() < longest

@@ -149,8 +149,7 @@ class DiffusionData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Nothing is left to do for a batch that was made there."""
-        is_there = all(part.device == device for part in batch)
-        return batch if is_there else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch if batch[0].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         raise NotImplementedError
