@@ -1,8 +1,10 @@
-"""What the documentation shows is run: every Python block of a page, from top to bottom."""
+"""What the documentation shows is run: every Python block of a page, and the commands on how to extend the package."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -28,6 +30,34 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     module = ModuleType(page.stem)  # a dataclass looks its module up
     monkeypatch.setitem(sys.modules, page.stem, module)
     exec(compile("\n".join(blocks), page.name, "exec"), vars(module))
+
+
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+OWN = re.compile(r"^    python (.*my_package.*)$|`python ([^`]*my_package[^`]*)`", flags=re.MULTILINE)
+SMALL = {
+    "train.py": ("trainer.max_steps=4", "trainer.enable_progress_bar=false", "num_samples=200"),
+    "eval.py": ("num_samples=200",),
+    "experiment=benchmark": ("study.targets=[toy_2d_overlap]", "study.calls=[4]", "w=[0,4]"),
+}
+
+
+@pytest.mark.slow
+def test_commands_with_a_module_of_ones_own_run(tmp_path: Path) -> None:
+    """In the order of the page; those of eval.py without a run or denoiser evaluate the run before."""
+    blocks = re.findall(r"```python\n(.*?)```", EXTENDING, flags=re.DOTALL)
+    used = [block for block in blocks if "benchmark(" not in block and "render_page" not in block]
+    (tmp_path / "my_package.py").write_text("\n".join(used))
+    commands = [shlex.split(block or inline) for block, inline in OWN.findall(EXTENDING)]
+    assert len(commands) > 8
+    for script, *options in [["train.py"], *commands]:
+        small = SMALL["experiment=benchmark" if "experiment=benchmark" in options else script]
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *options, *small, "logger=csv", f"runs={tmp_path / 'runs'}"],
+            env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{script} {' '.join(options)}\n{done.stderr}"
 
 
 @pytest.mark.parametrize(("script", "place"), [("guidance.py", "mine.npz"), ("build.py", ".")])
