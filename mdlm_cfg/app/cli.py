@@ -36,6 +36,7 @@ from mdlm_cfg.app.refusals import (
     check_keys,
     check_truth_values,
     options_apart,
+    refuse_one_wandb_run,
     refuse_processes,
     unreadable,
 )
@@ -172,6 +173,7 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
                 config = settings_of(name, cfg)
                 check_places(config)
                 refuse_processes(config.trainer)
+                refuse_one_wandb_run(getattr(config, "logger", None))
                 decided = job.check(config)
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
                 exit_with([Failure("", error)])

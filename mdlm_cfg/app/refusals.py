@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.sweeps import MULTIRUN
 from mdlm_cfg.support.errors import UserError, did_you_mean
-from mdlm_cfg.support.instantiate import in_words
+from mdlm_cfg.support.instantiate import TARGET, in_words
 from mdlm_cfg.support.schema import HYDRA, SCHEMAS, TYPES, keys_of
 
 OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
@@ -111,6 +112,14 @@ def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
                 f"trainer.{name}={value} means several processes for every job, and a sweep (-m) runs its jobs in one: "
                 "give trainer.devices=1, or run each setting as a command of its own (docs/scaling.md)"
             )
+
+
+def refuse_one_wandb_run(logger: Mapping[str, Any] | None) -> None:
+    """Raise UserError where WANDB_RUN_ID names one run on wandb for all jobs of a sweep."""
+    if str((logger or {}).get(TARGET)).endswith("WandbLogger") and (name := os.environ.get("WANDB_RUN_ID")):
+        raise UserError(
+            f"WANDB_RUN_ID={name} is one run on wandb, and each job of a sweep (-m) is one of its own: unset it"
+        )
 
 
 def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:

@@ -304,3 +304,13 @@ def test_an_interrupt_while_a_server_does_not_answer_ends_the_wait(
     assert time.monotonic() - interrupted[0] < 20  # wandb itself waits for 90 seconds
     cores = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in cores)  # it has ended
+
+
+def test_the_jobs_of_a_sweep_are_not_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", RUN_ID)
+    sweep = ("-m", "seed=0,1", "w=[1]", f"hydra.sweep.dir={tmp_path / 'swept'}")
+    said = refusal(capsys, "eval", *EXACT, *sweep, "logger=wandb", "logger.mode=offline")
+    assert RUN_ID in said and not (tmp_path / "swept").exists()
+    assert run("eval", *EXACT, *sweep, "logger=csv") == 0
