@@ -17,7 +17,7 @@ from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import calling
-from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.support.seeds import generator_for, seed_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.compiled import compiled
@@ -102,6 +102,7 @@ class MaskedDiffusion(LeanModule):
         check_batch(batch, *self._counts())
         step = self.global_step
         generator = self._generator(x.device, "mask", step, batch_idx)
+        self._seed_torch(x.device, step, batch_idx)
         with calling("objective"):
             losses = self.objective.loss(*self._asked, x, classes, generator)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -149,6 +150,14 @@ class MaskedDiffusion(LeanModule):
     def _generator(self, device: torch.device, *key: int | str) -> torch.Generator:
         """Of the key, the seed and the rank alone: a resumed run draws what it would have drawn."""
         return generator_for(*key, self.seed, self.global_rank, device=device)
+
+    def _seed_torch(self, device: torch.device, step: int, batch_idx: int) -> None:
+        """Dropout, and own optimizers, draw from torch's own generators, whose states no checkpoint holds."""
+        seed = seed_for("step", step, batch_idx, self.seed, self.global_rank)
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes a hundred times as long
+        else:
+            torch.manual_seed(seed)
 
     # optimisation
 
