@@ -87,7 +87,8 @@ class Kind(ByValue, ABC):
             num_dims: D.
             growth: how -ln TV grows as w does, by the exit rates and by how often neutral states are visited:
                 "exponential", "linear" or "bounded".
-            neutral: says which reachable partial states are neutral; empty where there are none.
+            neutral: says which reachable partial states are neutral, and which of them the chain visits in the limit of
+                infinite w; empty where there are none.
         """
 
     @property
@@ -127,10 +128,10 @@ class Rate(Kind):
             )
         if growth == "linear":
             return (
-                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits them falls "
+                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits such a state falls "
                 "exponentially in w."
             )
-        return f"The decay saturates: {neutral}, and the chain visits them at every w."
+        return f"The decay saturates: {neutral}."
 
 
 class Normalized(Kind):

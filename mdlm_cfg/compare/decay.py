@@ -210,13 +210,23 @@ class Decay:
     def _neutral_in_words(self) -> str:
         if not self.neutral:
             return ""
-        one = self.neutral[0]
         count = len(self.neutral)
         what = "1 reachable partial state is neutral" if count == 1 else f"{count} reachable partial states are neutral"
+        what += " (guidance changes nothing there)"
+        visited = [one for one in self.neutral if one.limit > 0]
+        if not visited:
+            first = self.neutral[0]
+            which = "which is" if count == 1 else "the most probable one being"
+            return f"{what}, {which} {self._name(first)} with p(x_U | z) = {first.probability:.3g}"
+        most = max(visited, key=lambda one: one.limit)
+        which = f"{len(visited)} of them, the likeliest being" if len(visited) > 1 else "one,"
         return (
-            f"{what} (guidance changes nothing there), {'the' if count == 1 else 'the most probable'} one being "
-            f"{name_state(list(one.state), self.num_tokens)} with p(x_U | z) = {one.probability:.3g}"
+            f"{what}, and in the limit of infinite w the chain still visits {which} {self._name(most)} with "
+            f"probability {most.limit:.3g}"
         )
+
+    def _name(self, one: NeutralState) -> str:
+        return name_state(list(one.state), self.num_tokens)
 
 
 @checked

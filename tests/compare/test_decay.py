@@ -12,6 +12,7 @@ from helpers import random_target, rarely_slow
 from oracle import Chain
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture
+from mdlm_cfg.chain.denoiser import name_state
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.compare.decay import log_still_masked, neutral_states, time_to_tv, tv_decay, waiting
@@ -162,12 +163,21 @@ def nearly_disjoint() -> TableMixture:
     return TableMixture(rows[:, :, None] * rows[:, None, :], torch.tensor([0.5, 0.5]))
 
 
+def likeliest_avoided() -> TableMixture:
+    """Of the neutral states, the likeliest without guidance is one that strong guidance avoids, and others are not."""
+    pmfs = torch.zeros(2, 2, 2, 2, dtype=torch.float64)
+    pmfs[0, [0, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]] = torch.tensor([0.1, 0.2, 0.2, 0.5]).double()
+    pmfs[1, [0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 0, 0]] = torch.tensor([0.4, 0.3, 0.05, 0.25]).double()
+    return TableMixture(pmfs, [0.6, 0.4])
+
+
 GROWTHS = {
     "equal classes": (lambda: TableMixture(random_target(3, 2, 1).class_pmfs.repeat(2, 1, 1), [0.5, 0.5]), "bounded"),
     "one class": (lambda: random_target(3, 2, k=1), "bounded"),
     "noise": (noise_beside, "bounded"),
     "overlapping squares": (toys.toy_2d_overlap, "bounded"),
     "avoided": (rarely_slow, "linear"),
+    "likeliest avoided": (likeliest_avoided, "bounded"),
     "full support": (lambda: random_target(3, 2, seed=4), "exponential"),
     "nearly disjoint": (nearly_disjoint, "exponential"),
 }
@@ -177,7 +187,10 @@ GROWTHS = {
 def test_growth_in_w_is_what_neutral_states_say(name: str) -> None:
     make, growth = GROWTHS[name]
     target = make()
-    assert tv_decay(target, 0, [Guidance(1.0)], [0.5]).growth == growth
+    decay = tv_decay(target, 0, [Guidance(1.0)], [0.5])
+    assert decay.growth == growth
+    named = [one.limit for one in decay.neutral if name_state(list(one.state), target.num_tokens) in decay.statement]
+    assert named == [max(one.limit for one in decay.neutral)] if decay.neutral else named == []
     if name != "nearly disjoint":  # there exit rates grow with (1 + 1e-11)^w
         values = [-float(log_still_masked(target.denoiser(), Guidance(w), 0, [0.5])) for w in (64.0, 128.0, 256.0)]
         ratios = [later / earlier for earlier, later in pairwise(values)]
