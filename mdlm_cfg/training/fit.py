@@ -106,6 +106,8 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
     if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
     else:
+        # with max_steps, Lightning takes every checkpoint for one within an epoch, and counts one that is over again
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         trained = trainer.global_step > int(checkpoint["global_step"])
     if module.val_nelbo is None and not trained:

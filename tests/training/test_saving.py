@@ -93,6 +93,21 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
             assert_same_weights(found, whole)
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_steps": 11}, {"max_steps": 100}, {"max_steps": 11, "max_epochs": -1}])
+def test_a_run_goes_on_from_the_end_of_an_epoch_and_then_from_within_one(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    fitted(tmp_path / "whole", ALWAYS, **limits)
+    before = tmp_path / "whole" / "before_4.ckpt"  # of 4 steps an epoch
+    for name in ("once", "twice"):
+        fitted(tmp_path / name, ALWAYS, before, **limits)
+        before = tmp_path / name / "before_6.ckpt"
+        for file in (f"checkpoints/{LAST}", "before_9.ckpt"):
+            found, expected = (content(tmp_path / run / file) for run in (name, "whole"))
+            assert_same_weights(found, expected)
+            assert found["loops"]["fit_loop"] == expected["loops"]["fit_loop"]  # what logs call a step, and the epochs
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 12 steps, with what it had saved before others."""
