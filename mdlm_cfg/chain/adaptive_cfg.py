@@ -47,6 +47,11 @@ class AdaptiveCFG(Rule):
         log_cond = conditionals(denoiser, tokens, target_class)
         if target_class is None or not any(table):
             return log_cond
+        if getattr(denoiser, "num_known", 0):
+            raise UserError(
+                f"the rule {self} masks known coordinates again, and a slice has fixed them: draw samples with start= "
+                "in place of a distribution of the slice"
+            )
         mask_id = denoiser.num_tokens
         known = tokens != mask_id
         num_known = known.sum(dim=1)

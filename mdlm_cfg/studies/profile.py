@@ -68,7 +68,7 @@ class TotalRow(OfDenoiser):
 
     total_entropy: float = col("entropy", "sum of h(l): H(X), or the NELBO of a network", unit="nats")
     total_entropy_se: float = col("error", "standard error of the entropy", unit="nats")
-    total_correlation: float = col("total correlation", "D h(0) - sum of h(l): the cost of one step", unit="nats")
+    total_correlation: float = col("total correlation", "D h(0) - sum of h(l): the least cost of one step", unit="nats")
     total_correlation_se: float = col("error", "standard error of the total correlation", unit="nats")
     dual_total_correlation: float = col("dual total correlation", "sum of h(l) - D h(D - 1)", unit="nats")
     dual_total_correlation_se: float = col("error", "standard error of the dual", unit="nats")
@@ -242,8 +242,12 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
     """The cost of one step, and the nats that the best steps save."""
     said = []
     for who, own in by(totals, "denoiser"):
-        head = f"With {who} conditionals the total correlation, which is the cost of a single step,"
-        said.append(f"{head} is {', '.join(map(_correlation, own))} nats at w = {_labels(own)}.")
+        single = [row for total in own for row in where(costs, w=total.w, denoiser=who, schedule=BEST, calls=1)]
+        if single:
+            spent = ", ".join(f"{row.cost:z.4f}" for row in single)
+            said.append(f"With {who} conditionals a single step costs {spent} nats at w = {_labels(own)}.")
+        least = ", ".join(map(_correlation, own))
+        said.append(f"No single step can cost less than the total correlation, {least} nats at w = {_labels(own)}.")
         saved = {total.w: _saved(where(costs, w=total.w, denoiser=who)) for total in own}
         in_vain = [total for total in own if saved[total.w] is None]
         if in_vain:
@@ -276,8 +280,8 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
     if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
         return None
     return (
-        f"the best steps save most with {row.calls} calls: {row.cost:.4f} nats by prediction, and {other.cost:.4f} for "
-        f"{other.schedule} steps, the cheapest others{_exactly(row, other)}."
+        f"the best steps save most with {row.calls} calls: they cost {row.cost:.4f} nats by prediction, and "
+        f"{other.schedule} steps, the cheapest others, {other.cost:.4f}{_exactly(row, other)}."
     )
 
 

@@ -70,7 +70,7 @@ class EndRow(OfDenoiser):
     """The distribution that the moves converge to, and how fast."""
 
     move: str = col("move", MOVE, index=True)
-    invariant: bool = col("leaves tilted invariant", "with exact conditionals")
+    invariant: bool = col("invariant at every w", "leaves the tilted distribution as it is, with exact conditionals")
     calls: int = col("calls a move", "for each of the two conditionals")
     gap: float = col("spectral gap", "1 - |second eigenvalue| of a move; of a sweep, for a sequential scan")
     tv_tilted: float | None = col("stationary TV to tilted", STATIONARY, unit="TV")

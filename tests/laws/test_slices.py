@@ -6,7 +6,17 @@ import pytest
 import torch
 from helpers import Inconsistent, random_target
 
-from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, interval, linear_ramp, sample, terminal_law
+from mdlm_cfg import (
+    AdaptiveCFG,
+    FunctionDenoiser,
+    Guidance,
+    Sampler,
+    UserError,
+    interval,
+    linear_ramp,
+    sample,
+    terminal_law,
+)
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
@@ -88,3 +98,11 @@ def test_a_schedule_counts_the_known_coordinates_in_laws_as_in_draws(strengths, 
     assert (law - Sampler("first_hitting").law(part, guidance, 0)).abs().max() < 1e-12
     x = sample(target.denoiser(), guidance, 0, n, generator=torch.Generator().manual_seed(0), start=state)
     assert total_variation(histogram(x[:, [1, 3]], 2), law) < 4 / n**0.5
+
+
+@pytest.mark.parametrize("wrap", [lambda part: part, TabulatedDenoiser])
+def test_a_rule_that_masks_known_coordinates_again_has_no_law_on_a_slice(wrap):
+    part = wrap(slice_denoiser(random_target(3, 4, seed=1).denoiser(), torch.tensor([3, 1, 3, 0])))
+    for rule in (AdaptiveCFG(k=1), AdaptiveCFG(share=0.5)):
+        with pytest.raises(UserError, match="start="):
+            terminal_law(part, Guidance(2.0, rule=rule), 1)
