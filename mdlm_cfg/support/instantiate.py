@@ -7,9 +7,11 @@ make nothing else.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 import types
 import typing
@@ -22,6 +24,7 @@ from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
+CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by file
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
 FOLDER = Path(__file__).resolve().parent.parent
@@ -108,7 +111,7 @@ def thing_named(name: str, what: str) -> Any:
 def _imported(name: str, what: str) -> Any:
     """The attribute of a module; None where the module has none of that name."""
     module_name, _, attribute = name.rpartition(".")
-    was_here = name.split(".")[0] in sys.modules
+    were_here = set(sys.modules)
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError, TypeError) as error:
@@ -121,9 +124,26 @@ def _imported(name: str, what: str) -> Any:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{what} cannot be made by {name}: {said}; see {_place_of(error)}") from error
     found = getattr(module, attribute, None)
-    if not was_here:
+    top = name.split(".")[0]
+    if top not in were_here:
         OWN[name] = found
+    _note_code(sys.modules.keys() - were_here, top)
     return found
+
+
+def _note_code(names: Collection[str], top: str) -> None:
+    """Note the code of new modules: those of the package `top`, and of all that are in no folder of libraries."""
+    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    for name in names:
+        path = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
+        is_own = name.split(".")[0] == top or not any(path.is_relative_to(folder) for folder in libraries)
+        if is_own and path.is_file() and not path.is_relative_to(FOLDER):
+            CODE[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_of_the_user() -> str:
+    """Text that differs where code that a user named, or code of the user's that it imports, was another."""
+    return repr(sorted(CODE.values()))
 
 
 def _place_of(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Cache, no_cache
+from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
 PLAN = Plan((Guidance(1.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=5, seed=1)
@@ -128,6 +131,19 @@ def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
         cache_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
     ):
         assert float(other("key", lambda: torch.ones(1))) == 1
+
+
+def test_code_of_the_users_that_has_changed_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_of_the_cache.py").write_text("from beside_own_of_the_cache import SCALE\n")
+    for scale in (1, 2):
+        (tmp_path / "beside_own_of_the_cache.py").write_text(f"SCALE = {scale}\n")
+        for name in ("own_of_the_cache", "beside_own_of_the_cache"):
+            sys.modules.pop(name, None)
+        thing_named("own_of_the_cache.SCALE", "net")
+        (tmp_path / "beside_own_of_the_cache.py").write_text("SCALE = 3\n")  # what runs has been imported already
+        for other in (scale, 0):
+            assert int(cache_in(tmp_path, {}, None)("key", partial(torch.tensor, other))) == scale
 
 
 # files that are there whole or not at all
