@@ -10,6 +10,8 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.support.errors import UserError
@@ -106,13 +108,29 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
     if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
     else:
-        # with max_steps, Lightning takes every checkpoint for one within an epoch, and counts one that is over again
-        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        _count_nothing_again(trainer.fit_loop)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         trained = trainer.global_step > int(checkpoint["global_step"])
     if module.val_nelbo is None and not trained:
         module.val_nelbo = checkpoint.get("val_nelbo")
     return trained
+
+
+def _count_nothing_again(epochs: _FitLoop) -> None:
+    """Have Lightning go on after the batch, or the epoch, that a checkpoint has behind it.
+
+    With `max_steps` it takes every checkpoint for one within an epoch, and counts an epoch that is over again. After a
+    validation within an epoch it counts the batch before that again, and may take the epoch for over.
+    """
+    epochs._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    batches = epochs.epoch_loop
+    advance = batches.advance
+
+    def advance_by_a_batch(data_fetcher: _DataFetcher) -> None:
+        batches._restarting = False  # all that is left of the restart by now is to look for a validation
+        advance(data_fetcher)
+
+    batches.advance = advance_by_a_batch  # type: ignore[method-assign]
 
 
 class _Begun(Callback):

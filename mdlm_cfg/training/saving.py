@@ -108,6 +108,7 @@ class Checkpoints(Checkpoint):
         self._keep_steps = set(keep_steps)
         self.has_saved = False
         self._lowest = math.inf
+        self._nelbo = math.inf  # of the last validation of this epoch
         self._saved = 0.0
         self._interrupts = Interrupts()
         self._is_training = False
@@ -119,11 +120,12 @@ class Checkpoints(Checkpoint):
             remove_parts(self.last.parent)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lowest": self._lowest}
+        return {"lowest": self._lowest, "nelbo": self._nelbo}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The lowest NELBO so far counts where its checkpoint is: in another folder the best begins anew."""
         self._lowest = state_dict["lowest"] if self.best.is_file() else math.inf
+        self._nelbo = state_dict.get("nelbo", math.inf)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
@@ -148,9 +150,13 @@ class Checkpoints(Checkpoint):
             if isinstance(count, dict):
                 count.update(dict.fromkeys(("ready", "started", "completed"), count["processed"]))
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._nelbo = float(trainer.callback_metrics.get("val/nelbo", math.inf))
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The best first: after a kill between the two the epoch is repeated, and the best saved again."""
-        nelbo = float(trainer.callback_metrics.get("val/nelbo", math.inf))
+        nelbo = self._nelbo
+        self._nelbo = math.inf
         if trainer.strategy.broadcast(nelbo < self._lowest):  # the first process knows which files are there
             self._lowest = nelbo
             self._save(trainer, pl_module, self.best)

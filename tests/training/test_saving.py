@@ -93,19 +93,34 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
             assert_same_weights(found, whole)
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_steps": 11}, {"max_steps": 100}, {"max_steps": 11, "max_epochs": -1}])
-def test_a_run_goes_on_from_the_end_of_an_epoch_and_then_from_within_one(
-    tmp_path: Path, limits: dict[str, int]
+@pytest.mark.parametrize(
+    ("limits", "first", "second"),
+    [
+        *(({"max_epochs": 3} | limits, 4, 6) for limits in ({}, {"max_steps": 11}, {"max_steps": 100})),
+        ({"max_steps": 11, "max_epochs": -1}, 4, 6),
+        ({"val_check_interval": 3}, 3, 7),
+        ({"val_check_interval": 2, "max_steps": 11}, 2, 6),
+    ],
+)
+def test_a_run_that_goes_on_twice_counts_nothing_again(
+    tmp_path: Path, limits: dict[str, int], first: int, second: int
 ) -> None:
+    """From the end of an epoch, of 4 steps, or after a validation within one, and then from within the next."""
     fitted(tmp_path / "whole", ALWAYS, **limits)
-    before = tmp_path / "whole" / "before_4.ckpt"  # of 4 steps an epoch
+    before = tmp_path / "whole" / f"before_{first}.ckpt"
     for name in ("once", "twice"):
         fitted(tmp_path / name, ALWAYS, before, **limits)
-        before = tmp_path / name / "before_6.ckpt"
+        before = tmp_path / name / f"before_{second}.ckpt"
         for file in (f"checkpoints/{LAST}", "before_9.ckpt"):
             found, expected = (content(tmp_path / run / file) for run in (name, "whole"))
             assert_same_weights(found, expected)
             assert found["loops"]["fit_loop"] == expected["loops"]["fit_loop"]  # what logs call a step, and the epochs
+
+
+def test_the_best_is_that_of_a_validation_before_a_run_went_on(tmp_path: Path) -> None:
+    fitted(tmp_path / "whole", ALWAYS, val_check_interval=3, max_epochs=1)
+    fitted(tmp_path / "rest", ALWAYS, tmp_path / "whole" / "before_3.ckpt", val_check_interval=3, max_epochs=1)
+    assert content(tmp_path / "rest" / "checkpoints" / BEST)["global_step"] == 4
 
 
 @pytest.fixture(scope="module")
