@@ -35,6 +35,7 @@ from mdlm_cfg.targets.table import TableMixture
 NEG_INF = float("-inf")
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
 ITERATIONS = 200
+LARGE = 100.0  # a strength that some starts have once
 RANDOM_STARTS = 12  # of objectives with kinks or jumps
 WITHOUT_JUMPS = (KindPolicy, RatePolicy, Uniform, FixedOrder)  # policies whose order changes smoothly with w
 POLISHED = 2  # ends of descents that a search without gradients goes on from
@@ -238,11 +239,20 @@ def best_schedule(
 
 
 def _starts(target: TableMixture, w: float, target_class: int) -> list[Tensor]:
-    """The constant w first; rising from 0 and from a third of it; the class itself; and the calibrated strengths."""
+    """The constant w first; rising from 0 and from a third of it; the class itself; the calibrated strengths; and the
+    constant w but for one strength that is large, for there may be another minimum."""
     constant = torch.full((target.num_dims,), float(w), dtype=torch.float64)
     rising = torch.linspace(0, 1, target.num_dims, dtype=torch.float64)
     calibrated = torch.tensor(calibrated_strengths(target, w, target_class), dtype=torch.float64)
-    return [constant, constant * rising, constant * (0.3 + 0.7 * rising), torch.zeros_like(constant), calibrated]
+    one_large = [constant.where(rising != place, LARGE) for place in rising]
+    return [
+        constant,
+        constant * rising,
+        constant * (0.3 + 0.7 * rising),
+        torch.zeros_like(constant),
+        calibrated,
+        *one_large,
+    ]
 
 
 def _random_starts(w: float, num_dims: int) -> list[Tensor]:

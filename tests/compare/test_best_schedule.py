@@ -75,6 +75,18 @@ def test_nothing_on_a_grid_is_better(objective, seed):
     assert best.value == pytest.approx(float(goal(terminal_law(target.denoiser(), best.guidance, 1))), abs=1e-12)
 
 
+def test_nothing_of_which_one_strength_is_large_is_better():
+    target = TableMixture(
+        [[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]], [[0.88, 0.0], [0.0, 0.12]]], [0.51, 0.14, 0.35]
+    )
+    pmfs = [[[0.92, 0.03], [0.04, 0.01]], [[0.06, 0.0], [0.04, 0.9]], [[0.8, 0.01], [0.07, 0.12]]]
+    learned = TableMixture(pmfs, target.class_weights).denoiser()
+    goal = kl_to(tilted_law(target, 2.5, 0))
+    grid = [-1.0, 0.0, 1.0, 2.5, 10.0, 100.0, 1000.0]
+    least = min(float(goal(terminal_law(learned, Guidance([a, b]), 0))) for a in grid for b in grid)
+    assert best_schedule(target, 2.5, 0, denoiser=learned).value <= least + 1e-9
+
+
 def test_one_dimension_is_constant():
     best = best_schedule(random_target(4, 1, seed=2), 2.5, 0)
     assert best.strengths.values == pytest.approx((2.5,)) and abs(best.value) < 1e-12
@@ -118,7 +130,7 @@ def test_what_is_found_is_no_worse_than_any_start():
     assert found.value <= min(there, best_schedule(target, 2.0, 0, denoiser=learned).value) + 1e-12
 
 
-@pytest.mark.parametrize("start", ["constant", "late", "a third and rising", "none", "given"])
+@pytest.mark.parametrize("start", ["constant", "late", "a third and rising", "none", "one large", "given"])
 def test_each_of_its_starts_is_the_best_where_it_is_asked_for(start, monkeypatch):
     # nothing descends, and the best law is that of one of the starts
     monkeypatch.setattr("mdlm_cfg.compare.best_schedule._descend", lambda push, goal, w: w)
@@ -129,6 +141,7 @@ def test_each_of_its_starts_is_the_best_where_it_is_asked_for(start, monkeypatch
         "constant": [w] * 4,
         "late": [0, w / 3, 2 * w / 3, w],
         "none": [0.0] * 4,
+        "one large": [w, w, 100.0, w],
         "given": given,
         "a third and rising": [0.3 * w, 1.6 / 3 * w, 2.3 / 3 * w, w],
     }
