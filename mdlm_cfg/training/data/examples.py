@@ -213,8 +213,8 @@ def say_imbalance(where: str, shares: Tensor, names: Names | None, of_class: str
     if shares[common] >= IMBALANCE * shares[rare]:
         few, many = (f"class {listed([k], names)} has {of_class.format(shares[k].item())}" for k in (rare, common))
         say(
-            f"{where}: {few}, and {many}; classes are drawn as often as they occur, so the network learns little about "
-            "the rare ones"
+            f"{where}: {few}, and {many}; classes are drawn as often as they occur, so a network trained on them "
+            "learns little about the rare ones"
         )
 
 
