@@ -25,7 +25,7 @@ from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
-from mdlm_cfg.studies.findings import CHECKPOINT, DONE, STEPS, TRAINING_SEED
+from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, STEPS, TRAINING_SEED
 from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.machine import ask_the_driver_alone, keep_freed_memory
 from mdlm_cfg.support.numeric import whole_number
@@ -81,7 +81,8 @@ def describe(run: LoadedRun) -> dict[str, Any]:
     """What a page says of a trained network, by name."""
     made = {CHECKPOINT: str(run.path), STEPS: run.step, TRAINING_SEED: run.config.get("seed")}
     done = {} if run.progress is None else {DONE: run.progress}
-    return {**made, **done, "data": run.data["name"]}
+    begun = {BEGUN: run.begun_with} if run.begun_with else {}
+    return {**made, **begun, **done, "data": run.data["name"]}
 
 
 def report_of(

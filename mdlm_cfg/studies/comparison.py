@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdlm_cfg.studies.findings import CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
+from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import files_below
 from mdlm_cfg.support.numeric import is_number
@@ -163,6 +163,7 @@ def read_entry(path: Path) -> Entry:
         flat |= {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
         flat |= {"data": report["data"].get("name"), FINGERPRINT: report["data"].get("fingerprint")}
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
+        flat[BEGUN] = report["run"].get(BEGUN)  # a run that went on with other settings repeats none that did not
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
         test = {key: v for key, v in _without_nested(report.get("test") or {}).items() if is_number(v)}

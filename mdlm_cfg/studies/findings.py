@@ -49,6 +49,7 @@ CHECKPOINT = "checkpoint"
 STEPS = "steps of training"
 DONE = "share of training done"
 TRAINING_SEED = "seed of training"
+BEGUN = "begun with"  # other settings, those of an earlier part of the training
 
 
 def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits: int = 4, **default: Any) -> Any:

@@ -25,6 +25,7 @@ from mdlm_cfg.training.data.base import check_batch
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.lean import LeanModule
 from mdlm_cfg.training.objectives import Objective
+from mdlm_cfg.training.unfinished import BEGUN, begun_with
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
@@ -89,6 +90,7 @@ class MaskedDiffusion(LeanModule):
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
         self._minutes = 0.0
+        self._begun_with = ""
         self._watch: ExactWatch | None = None
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self._first_bad = torch.tensor(NEVER)
@@ -216,9 +218,11 @@ class MaskedDiffusion(LeanModule):
         """Say what wrote it, after how long, at which share of training, and the validation NELBO if it is known."""
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
         checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": self.progress(), "val_nelbo": nelbo})
+        checkpoint[BEGUN] = self._begun_with
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._minutes = float(checkpoint.get("minutes", 0.0))
+        self._begun_with = begun_with(checkpoint, self.hparams.get("config", {}))
 
     # validation and test
 

@@ -22,6 +22,7 @@ from mdlm_cfg.support.instantiate import TARGET, make, names_in
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.checkpoints import checkpoint_in, read_checkpoint, run_folder_of
+from mdlm_cfg.training.unfinished import BEGUN
 
 NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
 
@@ -39,6 +40,7 @@ class LoadedRun:
         hyper_parameters: everything recorded, the two above included.
         step: optimiser steps taken.
         progress: the share of training that was done, in [0, 1]; None where the checkpoint does not say.
+        begun_with: the other settings of an earlier part of the training; empty for none.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class LoadedRun:
     hyper_parameters: dict[str, Any]
     step: int
     progress: float | None = None
+    begun_with: str = ""
 
     @property
     def folder(self) -> Path:
@@ -170,6 +173,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         hyper_parameters=dict(saved),
         step=int(checkpoint["global_step"]),
         progress=done if isinstance(done := checkpoint.get("progress"), float) else None,
+        begun_with=str(checkpoint.get(BEGUN) or ""),
     )
 
 

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.schema import with_roles
+from mdlm_cfg.support.schema import EvaluationSchema, TrainSchema, keys_of, with_roles
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, whole_checkpoint
 
+BEGUN = "begun_with"  # an entry of a checkpoint
 MARK = "unfinished"  # a file of a run folder, from its beginning to its end
 LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, and free once that has ended
 
@@ -24,6 +25,26 @@ LOCK = "unfinished.lock"  # beside it: locked by the process that works on the r
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides the result: two runs that agree in it do the same."""
     return with_roles(config, "result", "selection", "seed")
+
+
+def begun_with(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The settings that the training behind a checkpoint had in place of those of a run that goes on from it.
+
+    Returns:
+        for people, such as "trainer.max_steps=100 until step 100"; empty where all of a run was trained alike.
+    """
+    there, here = (_of_the_training(one) for one in (checkpoint["hyper_parameters"]["config"], config))
+    other = [f"{key}={there.get(key)}" for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    new = f"{', '.join(other)} until step {checkpoint['global_step']}" if other and there and here else ""
+    return "; ".join(part for part in (checkpoint.get(BEGUN), new) if part)
+
+
+def _of_the_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that decide what is trained, flat, without where the data are: their fingerprint says which they are."""
+    keys = set(keys_of(TrainSchema, "result", "seed")) - set(keys_of(EvaluationSchema))
+    flat = with_roles({key: value for key, value in config.items() if key in keys}, "result", "seed")
+    path = flat.get("data.path")
+    return {key: value for key, value in flat.items() if not (key.startswith("data.") and value == path is not None)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import QUICK, flat, report_in, run, table_file
+from commands import QUICK, TOY, flat, report_in, run, table_file
 from helpers import found_by, random_target
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
@@ -22,6 +22,7 @@ from mdlm_cfg.studies import report
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
+from mdlm_cfg.studies.comparison import compare
 from mdlm_cfg.studies.correction import Correction
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.decay import DecayStudy
@@ -38,6 +39,7 @@ from mdlm_cfg.studies.report import TableReport
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.training.checkpoints import newest_run
+from mdlm_cfg.training.runs import load_run
 
 TARGET = random_target(3, 2, 3, seed=5, zeros=0.2)
 Z = 2
@@ -185,3 +187,17 @@ def test_an_advised_command_does_what_this_report_did(advice: str, command: str)
 def test_nobody_is_told_to_train_another_model_by_a_command_of_this_package() -> None:
     assert "train.py" not in with_commands(f"It is not trained. {LONGER}", {"command": "eval.py denoiser._target_=a.b"})
     assert "train.py" not in with_commands(f"It is not trained. {LONGER}", {})
+
+
+@pytest.mark.slow
+def test_a_run_that_went_on_with_other_settings_repeats_none_that_did_not(tmp_path: Path) -> None:
+    def trained(name: str, *arguments: str) -> Path:
+        assert run("train", *TOY, "logger=csv", "keep_steps=[4]", f"runs={tmp_path / name}", *arguments) == 0
+        return newest_run(tmp_path / name)
+
+    short = trained("short", "trainer.max_epochs=1")
+    longer = trained("longer", f"ckpt_path={short}")
+    repeats = [trained(f"fresh_{seed}", f"seed={seed}") for seed in (1, 2)]
+    again = trained("again", "seed=1", f"ckpt_path={repeats[0].with_name('step_4.ckpt')}")  # with the same settings
+    assert load_run(again).begun_with == "" and load_run(longer).begun_with == "trainer.max_epochs=1 until step 3"
+    assert compare([tmp_path / name for name in ("longer", "fresh_1", "fresh_2", "again")]).seeds == [[0], [1, 2, 1]]
