@@ -43,8 +43,8 @@ def _of_the_training(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that decide what is trained, flat, without where the data are: their fingerprint says which they are."""
     keys = set(keys_of(TrainSchema, "result", "seed")) - set(keys_of(EvaluationSchema))
     flat = with_roles({key: value for key, value in config.items() if key in keys}, "result", "seed")
-    path = flat.get("data.path")
-    return {key: value for key, value in flat.items() if not (key.startswith("data.") and value == path is not None)}
+    flat.pop("data.path", None)
+    return flat
 
 
 @contextmanager
