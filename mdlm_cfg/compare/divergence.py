@@ -31,10 +31,14 @@ def divergence_from(p: Tensor, q: Tensor, log_q: Callable[[], Tensor]) -> float:
     Args:
         log_q: gives ln q. It is asked where p has mass, and q is below what float64 holds with all digits.
     """
-    lost = (p > 0) & (q < torch.finfo(torch.float64).smallest_normal)
-    if not bool(lost.any()):
+    if not _is_too_small(p, q):
         return kl_divergence(p, q)
     return max(float(torch.where(p > 0, p * (p.log() - log_q()), 0.0).sum()), 0.0)  # rounding alone may be below 0
+
+
+def _is_too_small(p: Tensor, q: Tensor) -> bool:
+    """Whether q, where p has mass, is somewhere below what float64 holds with all digits."""
+    return bool(((p > 0) & (q < torch.finfo(torch.float64).smallest_normal)).any())
 
 
 def divergence_from_chain(
@@ -56,8 +60,7 @@ def divergence_from_sampler(
     if sampler.exact_in_time:
         return divergence_from_chain(p, q, denoiser, guidance, target_class, sampler.policy)
     found = kl_divergence(p, q)
-    lost = (p > 0) & (q < torch.finfo(torch.float64).smallest_normal)
-    if not bool(lost.any()):
+    if not _is_too_small(p, q):
         return found
     moves = 0 if sampler.correction is None else sampler.correction.moves * sampler.correction.size
     given = sampler.effective_guidance(guidance)
