@@ -90,23 +90,20 @@ class TableMixture:
         """
         num = whole_number("num", num, 0)
         device = torch.device("cpu") if generator is None else generator.device
-        cdf, states = self._drawn_from(target_class, device)
+        ends, total, states = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
         if stratified:  # one in each stratum: in their order, the cells are counted and not looked up one by one
             strata = torch.randperm(num, generator=generator, device=device)
-            starts = torch.arange(num, dtype=torch.float64, device=device)
-            ascending = torch.empty_like(uniform).scatter_(0, strata, uniform).add_(starts)
-            ends = torch.searchsorted(ascending.mul_(cdf[-1] / max(num, 1)), cdf)
-            ends[-1] = num
-            counts = ends.diff(prepend=ends.new_zeros(1))
+            ascending = torch.arange(num, dtype=torch.float64, device=device).scatter_add_(0, strata, uniform)
+            counts = torch.searchsorted(ascending.mul_(total / max(num, 1)), ends).diff()
             cells = torch.repeat_interleave(counts, output_size=num).index_select(0, strata)
         else:
-            # right=True: the first index whose cdf exceeds the draw, so cells of probability 0 are never drawn
-            cells = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp_(max=len(cdf) - 1)
+            # right=True: the first cell whose end exceeds the draw, so cells of probability 0 are never drawn
+            cells = torch.searchsorted(ends[1:], uniform * total, right=True)
         if states is None:
             return self._split(cells, target_class)
-        (planes, classes) = states
-        return planes.gather(1, cells.expand(self.num_dims, num)).T, classes.gather(0, cells)
+        drawn = states.gather(1, cells.expand(self.num_dims + 1, num))
+        return drawn[:-1].T, drawn[-1]
 
     def _split(self, cells: Tensor, target_class: int | None) -> tuple[Tensor, Tensor]:
         """The point, int64 (n, D), and the class, int64 (n,), of a class's states, or of (class, state), by number."""
@@ -114,24 +111,29 @@ class TableMixture:
         classes = cells // per_class if target_class is None else torch.full_like(cells, target_class)
         return points_at(cells, self.num_tokens, self.num_dims), classes
 
-    def _drawn_from(
-        self, target_class: int | None, device: torch.device
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Cumulated probabilities of a class's states, or of all (class, state), and what `_split` makes of all these.
+    def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What samples of a class, or of all of them, are drawn from; on a device.
 
-        On a device: made once, and copied there once, for a copy in every batch would wait for it. The second is None
-        where there are more than `MOST_LISTED`; its points are (D, S), as samples are used coordinate by coordinate.
+        Made once, and copied there once, for a copy in every batch would wait for it.
+
+        Returns:
+            ends: of the cells of the cdf of the S states, or of all (class, state): 0, and the cdf with infinity in
+            place of its last number, (S + 1,). total: that number, (). states: what `_split` makes of them all, the
+            points coordinate by coordinate as samples are used, and the classes, int64 (D + 1, S); None where there are
+            more than `MOST_LISTED`.
         """
         if (target_class, device) not in self._drawn:
             if target_class is None:
                 joint = (self.class_weights[:, None] * self.class_pmfs.flatten(1)).flatten()
             else:
                 joint = self.class_pmf(target_class).flatten()
+            cdf = joint.cumsum(0)
+            ends = torch.cat([cdf.new_zeros(1), cdf[:-1], cdf.new_full((1,), math.inf)])
             states = None
             if len(joint) <= MOST_LISTED:
                 points, classes = self._split(torch.arange(len(joint)), target_class)
-                states = (points.T.contiguous().to(device), classes.to(device))
-            self._drawn[target_class, device] = (joint.cumsum(0).to(device), states)
+                states = torch.cat([points.T, classes[None]]).to(device)
+            self._drawn[target_class, device] = (ends.to(device), cdf[-1].to(device), states)
         return self._drawn[target_class, device]
 
     @checked

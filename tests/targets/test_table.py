@@ -96,19 +96,22 @@ def test_lists_keep_their_digits():
     assert target.class_pmfs.tolist() == [[0.1, 0.9], [0.3, 0.7]] and target.class_pmfs.dtype == torch.float64
 
 
+@pytest.mark.parametrize("stratified", [False, True])
 @pytest.mark.parametrize("target_class", [None, 1])
-def test_stratified_samples_invert_the_cdf_one_by_one(target_class: int | None) -> None:
-    """Each draw is the first state whose cumulated probability exceeds (its stratum + its uniform) / n."""
-    target = random_target(3, 3, k=2, seed=7, zeros=0.4)
+def test_samples_invert_the_cdf_one_by_one(target_class: int | None, stratified: bool) -> None:
+    """Each draw is the first state whose cumulated probability exceeds its uniform, or (stratum + uniform) / n."""
+    pmfs = random_target(3, 3, k=2, seed=7, zeros=0.4).class_pmfs
+    pmfs[:, 2] = 0  # so are the last states
+    target = TableMixture(pmfs / pmfs.sum(dim=(1, 2, 3), keepdim=True), [0.3, 0.7])
     num = 300
-    x, classes = target.sample(num, torch.Generator().manual_seed(5), target_class, stratified=True)
+    x, classes = target.sample(num, torch.Generator().manual_seed(5), target_class, stratified)
     generator = torch.Generator().manual_seed(5)
     uniform = torch.rand(num, generator=generator, dtype=torch.float64)
-    strata = torch.randperm(num, generator=generator)
+    levels = (torch.randperm(num, generator=generator) + uniform) / num if stratified else uniform
     joint = target.class_weights[:, None] * target.class_pmfs.flatten(1)
     cdf = (joint.flatten() if target_class is None else target.class_pmf(target_class).flatten()).cumsum(0)
-    for row, own, u, stratum in zip(x.tolist(), classes.tolist(), uniform.tolist(), strata.tolist()):
-        cell = next(k for k, level in enumerate(cdf.tolist()) if level > (stratum + u) / num * float(cdf[-1]))
+    for row, own, level in zip(x.tolist(), classes.tolist(), levels.tolist()):
+        cell = next(k for k, end in enumerate(cdf.tolist()) if end > level * float(cdf[-1]))
         assert row == [cell // 9 % 3, cell // 3 % 3, cell % 3]
         assert own == (cell // 27 if target_class is None else target_class)
 
