@@ -80,7 +80,7 @@ class NetDenoiser(_Wrapped):
             rows = tokens.clone(), each.repeat(len(tokens), 1)
             answers = self._asked(partial(of_labels, self.net), *rows).transpose(0, 1)
         else:
-            rows = tokens.repeat(len(labels), 1), each.repeat_interleave(len(tokens))
+            rows = torch.cat([tokens] * len(labels)), each.repeat_interleave(len(tokens))
             answers = self._asked(self.net, *rows).unflatten(0, (len(labels), len(tokens)))
         return self._normalized(answers, tokens)
 
@@ -88,10 +88,12 @@ class NetDenoiser(_Wrapped):
     def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
         """What the network answers, in batches, where the tokens are; it may write over what it is given."""
         device = self.device
-        parts = [given.to(device).split(self.batch_size) for given in (tokens, classes)]
+        given = tokens.to(device), classes.to(device)
         with _eval_mode(self.net), _precision(device, self.bf16):
-            answers = [ask(*part) for part in zip(*parts, strict=True)]
-        return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
+            if len(tokens) <= self.batch_size:
+                return ask(*given).to(tokens.device)
+            parts = zip(*(part.split(self.batch_size) for part in given), strict=True)
+            return torch.cat([ask(*part) for part in parts]).to(tokens.device)
 
     def _normalized(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
         """Its answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
@@ -186,13 +188,13 @@ def check_network(net: object, name: str) -> None:
         raise UserError(f"{name} answers rows whose exponentials do not sum to 1: it must answer log-probabilities")
 
 
-def _in_training(net: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a network that are in training mode: a tenth of the time of `net.modules()`, which names them."""
-    if net.training:
-        yield net
-    for module in net._modules.values():
-        if module is not None:
-            yield from _in_training(module)
+def _in_training(net: nn.Module) -> list[nn.Module]:
+    """The modules of a network that are in training mode: a fifth of the time of `net.modules()`, which names them."""
+    found: list[nn.Module | None] = [net]
+    for module in found:
+        if module is not None and module._modules:
+            found.extend(module._modules.values())
+    return [module for module in found if module is not None and module.training]
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
@@ -205,7 +207,7 @@ def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[objec
 @contextmanager
 def _eval_mode(net: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and every submodule's own mode again outside."""
-    training = list(_in_training(net))
+    training = _in_training(net)
     if training:
         net.eval()
     try:
