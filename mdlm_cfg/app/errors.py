@@ -185,7 +185,7 @@ def in_own_code(error: BaseException) -> str | None:
     places = own_places()
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith("<frozen"):  # such as exit()
+        if frame.filename.startswith("<"):  # such as exit(), or code that is made of text
             continue
         path = Path(frame.filename).resolve()
         if any(path.is_relative_to(place) for place in places):

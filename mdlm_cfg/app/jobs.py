@@ -17,6 +17,7 @@ from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
 from mdlm_cfg.support.atomic import atomic_write, remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
+from mdlm_cfg.support.instantiate import OWN, changed_code, code_of_the_user
 from mdlm_cfg.support.schema import Settings
 
 RECORD = "job.json"
@@ -68,9 +69,12 @@ class Job:
         for name in (RECORD, CONFIG):
             if "state" not in before and os.path.lexists(self.folder / name):
                 raise not_ours(self.folder / name, WAY_OUT)
-        if before.get("state") not in (DONE, RUNNING, INTERRUPTED) or before.get("decided_by") == decided:
+        if before.get("state") not in (DONE, RUNNING, INTERRUPTED):
             return decided
         found = list(differences(before.get("decided_by") or {}, decided))
+        found += [f"the code of {name} has changed" for name in changed_code(before.get("code") or {})]
+        if not found:
+            return decided
         changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
         raise UserError(
             f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "
@@ -140,6 +144,7 @@ class Job:
             "numbers": dict(found.numbers),
             "failure": None if account is None else asdict(account),
             "decided_by": dict(decided),
+            "code": _code_of(decided),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / RECORD) as file:
@@ -148,6 +153,14 @@ class Job:
             from mdlm_cfg.reports.sweep_index import write_index
 
             write_index(self.folder.parent, records_of(self.folder.parent))
+
+
+def _code_of(decided: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the user's own modules, without those that settings of other jobs alone have named."""
+    named = {name.rpartition(".")[0] for name in OWN}
+    settings = repr(decided)
+    code = code_of_the_user()
+    return {name: digest for name, digest in code.items() if name not in named or f"{name}." in settings}
 
 
 def _relative(report: Path, sweep: Path) -> str:

@@ -17,7 +17,6 @@ from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import naming, part_folder, remove_parts
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
-from mdlm_cfg.support.instantiate import code_of_the_user
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import content_hash
 
@@ -114,7 +113,7 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex
-    return Cache(folder / CACHE, (stamp()["version"], code_of_the_user(), data.get("fingerprint"), who))
+    return Cache(folder / CACHE, (stamp()["version"], data.get("fingerprint"), who))
 
 
 def say_cached(folder: Path, cache: Cache) -> None:

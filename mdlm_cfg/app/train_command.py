@@ -100,11 +100,14 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
 
 
 def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) -> LoadedRun:
-    """The run that the first process saved, whose network and guides are moved to where it was trained."""
+    """The run that the first process saved, or where nothing was left to train the one before.
+
+    Its network and the guides are moved to where it was trained.
+    """
     run = load_run(trainer.strategy.broadcast(path), config.batch_size, names_in(plain(config)))
     run.net.to(trainer.strategy.root_device)
     guides.to(trainer.strategy.root_device)
-    return run
+    return replace(run, begun_with=run.begun_with_under(plain(config)))
 
 
 def _study_after_training(
@@ -135,6 +138,8 @@ def _fit(
         raise SystemExit(INTERRUPTED) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
         if (said := sentence(error)) is None:
+            raise
+        if not is_first_process():  # it does not know the run's folder
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:

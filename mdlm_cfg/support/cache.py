@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Damaged, load, store
+from mdlm_cfg.support.instantiate import changed_code, code_of_the_user
 
 SUFFIX = ".tensor"
 DIGITS = 24  # of the hexadecimal hash that names a file
@@ -37,6 +38,8 @@ def no_cache(key: object, make: Callable[[], Made]) -> Made:
 class Cache:
     """Stores tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
 
+    A value that was made with other code of the user's is made again.
+
     Args:
         folder: made when the first value is stored.
         about: plain values that all of them depend on: the weights, the data, the version.
@@ -51,10 +54,12 @@ class Cache:
         path = self.folder / (hashlib.sha256(repr((self.about, key)).encode()).hexdigest()[:DIGITS] + SUFFIX)
         if path.is_file():
             with suppress(Damaged, FileNotFoundError):  # it is made again
-                return load(path)
+                found = load(path)
+                if not changed_code(found["code"]):
+                    return found["value"]
         value = make()
         self.folder.mkdir(exist_ok=True)
-        store(value, path)
+        store({"value": value, "code": code_of_the_user()}, path)
         return value
 
     def __len__(self) -> int:

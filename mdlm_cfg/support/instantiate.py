@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -24,7 +25,8 @@ from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
-CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by file
+CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
+SEEN: set[str] = set()  # modules that were there before, or whose code was noted
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
 FOLDER = Path(__file__).resolve().parent.parent
@@ -124,26 +126,56 @@ def _imported(name: str, what: str) -> Any:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{what} cannot be made by {name}: {said}; see {_place_of(error)}") from error
     found = getattr(module, attribute, None)
-    top = name.split(".")[0]
-    if top not in were_here:
+    if name.split(".")[0] not in were_here:
+        SEEN.update(() if OWN else were_here)
         OWN[name] = found
-    _note_code(sys.modules.keys() - were_here, top)
+    SEEN.difference_update(sys.modules.keys() - were_here)
+    code_of_the_user()
     return found
 
 
-def _note_code(names: Collection[str], top: str) -> None:
-    """Note the code of new modules: those of the package `top`, and of all that are in no folder of libraries."""
+def code_of_the_user() -> dict[str, str]:
+    """Digests of the modules that a user named, and of the user's own ones that these have imported so far, by name.
+
+    They are of the files as they were when this was first asked after an import.
+    """
+    if not OWN:
+        return {}
+    tops = {name.split(".")[0] for name in OWN}
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
-    for name in names:
-        path = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
-        is_own = name.split(".")[0] == top or not any(path.is_relative_to(folder) for folder in libraries)
+    for name in sys.modules.keys() - SEEN:
+        SEEN.add(name)
+        path = Path(getattr(sys.modules.get(name), "__file__", None) or "").resolve()
+        is_own = name.split(".")[0] in tops or not any(path.is_relative_to(folder) for folder in libraries)
         if is_own and path.is_file() and not path.is_relative_to(FOLDER):
-            CODE[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            CODE[name] = _digest(path)
+    return dict(CODE)
 
 
-def code_of_the_user() -> str:
-    """Text that differs where code that a user named, or code of the user's that it imports, was another."""
-    return repr(sorted(CODE.values()))
+def changed_code(then: Mapping[str, str]) -> list[str]:
+    """The modules whose code is another one now; those that cannot be found are none of them. Nothing is imported.
+
+    Args:
+        then: as `code_of_the_user` returned.
+    """
+    return [name for name, digest in then.items() if CODE.get(name, _digest_of_module(name)) not in (digest, None)]
+
+
+def _digest_of_module(name: str) -> str | None:
+    """The digest of the file that a module would be imported from; None where there is none."""
+    top, *rest = name.split(".")
+    with suppress(ValueError):  # of a module without a specification
+        spec = importlib.util.find_spec(top)
+        for part in rest:
+            top = f"{top}.{part}"
+            spec = spec and importlib.machinery.PathFinder.find_spec(top, spec.submodule_search_locations)
+        path = Path(spec.origin if spec and spec.origin else "")
+        return _digest(path) if path.is_file() else None
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _place_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import calling
+from mdlm_cfg.support.instantiate import calling, code_of_the_user
 from mdlm_cfg.support.seeds import generator_for, seed_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
@@ -25,7 +25,7 @@ from mdlm_cfg.training.data.base import check_batch
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.lean import LeanModule
 from mdlm_cfg.training.objectives import Objective
-from mdlm_cfg.training.unfinished import BEGUN, begun_with
+from mdlm_cfg.training.unfinished import BEGUN, CODE, begun_with
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
 NEVER = 2**62  # a step that is not reached
@@ -219,6 +219,7 @@ class MaskedDiffusion(LeanModule):
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
         checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": self.progress(), "val_nelbo": nelbo})
         checkpoint[BEGUN] = self._begun_with
+        checkpoint[CODE] = code_of_the_user()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._minutes = float(checkpoint.get("minutes", 0.0))

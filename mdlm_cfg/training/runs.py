@@ -22,7 +22,7 @@ from mdlm_cfg.support.instantiate import TARGET, make, names_in
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.checkpoints import checkpoint_in, read_checkpoint, run_folder_of
-from mdlm_cfg.training.unfinished import BEGUN
+from mdlm_cfg.training.unfinished import BEGUN, begun_with
 
 NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
 
@@ -98,6 +98,11 @@ class LoadedRun:
             asked = (self.denoiser, guidance, target_class, min(CHUNK, n - chunk * CHUNK), generator)
             parts.append(made.draw(*asked, on_step=on_step).cpu())
         return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
+
+    def begun_with_under(self, config: Mapping[str, Any]) -> str:
+        """`begun_with` of a run of another configuration that has nothing left to train, and takes this network."""
+        saved = {"hyper_parameters": self.hyper_parameters, "global_step": self.step, BEGUN: self.begun_with}
+        return begun_with(saved, config)
 
     def check_data(self, description: Mapping[str, Any]) -> None:
         """Raise UserError unless a data module's description is that of the data the network was trained on."""

@@ -14,10 +14,13 @@ from filelock import FileLock, Timeout
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
+from mdlm_cfg.support.instantiate import changed_code
 from mdlm_cfg.support.schema import EvaluationSchema, TrainSchema, keys_of, with_roles
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, whole_checkpoint
 
-BEGUN = "begun_with"  # an entry of a checkpoint
+# entries of a checkpoint
+BEGUN = "begun_with"
+CODE = "code"
 MARK = "unfinished"  # a file of a run folder, from its beginning to its end
 LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, and free once that has ended
 
@@ -28,14 +31,16 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begun_with(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The settings that the training behind a checkpoint had in place of those of a run that goes on from it.
+    """The settings that the training behind a checkpoint had in place of those of a run that goes on from it, and code.
 
     Returns:
         for people, such as "trainer.max_steps=100 until step 100"; empty where all of a run was trained alike.
     """
     there, here = (_of_the_training(one) for one in (checkpoint["hyper_parameters"]["config"], config))
-    other = [f"{key}={there.get(key)}" for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
-    new = f"{', '.join(other)} until step {checkpoint['global_step']}" if other and there and here else ""
+    changed = sorted({*there, *here}) if there and here else ()
+    other = [f"{key}={there.get(key)}" for key in changed if there.get(key) != here.get(key)]
+    other += [f"other code of {name}" for name in changed_code(checkpoint.get(CODE) or {})]
+    new = f"{', '.join(other)} until step {checkpoint['global_step']}" if other else ""
     return "; ".join(part for part in (checkpoint.get(BEGUN), new) if part)
 
 

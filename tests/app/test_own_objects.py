@@ -258,7 +258,7 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +")
+ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +", "exec('exit(3)')")
 
 
 @pytest.mark.parametrize(("ending", "place"), every_pair(ENDINGS, list(product(("call", "import"), (False, True)))))
@@ -298,7 +298,7 @@ class Ending(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize(("ending", "last"), every_pair(ENDINGS[:-1], [8, 100]))
+@pytest.mark.parametrize(("ending", "last"), every_pair([*ENDINGS[:4], ENDINGS[5]], [8, 100]))
 def test_own_code_that_ends_training_is_no_success(
     ending: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -200,4 +200,8 @@ def test_a_run_that_went_on_with_other_settings_repeats_none_that_did_not(tmp_pa
     repeats = [trained(f"fresh_{seed}", f"seed={seed}") for seed in (1, 2)]
     again = trained("again", "seed=1", f"ckpt_path={repeats[0].with_name('step_4.ckpt')}")  # with the same settings
     assert load_run(again).begun_with == "" and load_run(longer).begun_with == "trainer.max_epochs=1 until step 3"
-    assert compare([tmp_path / name for name in ("longer", "fresh_1", "fresh_2", "again")]).seeds == [[0], [1, 2, 1]]
+    trained("fresh_3", "seed=3", "trainer.max_epochs=1")
+    nothing_left = (*TOY, "logger=csv", "seed=3", "trainer.max_epochs=1", f"ckpt_path={repeats[1]}")
+    assert run("train", *nothing_left, f"runs={tmp_path / 'tested'}") == 0
+    reports = [tmp_path / name for name in ("longer", "fresh_1", "fresh_2", "again", "tested", "fresh_3")]
+    assert compare(reports).seeds == [[0], [1, 2, 1], [3], [3]]

@@ -23,6 +23,7 @@ from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
 from mdlm_cfg.app.refusals import check_hydras
+from mdlm_cfg.support import instantiate
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -180,6 +181,39 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
         assert content_of(tmp_path) == there
         path.write_bytes(b"before")
         assert run(command, *arguments) == 0
+
+
+SAMPLER = """
+from mdlm_cfg import Sampler
+
+def mine():
+    from {helper} import STEPS
+    return Sampler("euler", steps=STEPS)
+"""
+
+
+def test_a_sweep_is_not_gone_on_with_by_other_code_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, helper = (f"{part}_{tmp_path.parent.name.replace('-', '_')}" for part in ("own", "helper"))
+    modules = {name: SAMPLER.format(helper=helper), helper: "STEPS = 1\n"}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = ("w=[0]", "study=laws", f"sampler._target_={name}.mine", "logger=null")
+
+    def in_a_new_process(*more: tuple[str, str]) -> tuple[str, ...]:
+        for module, text in {**modules, **dict(more)}.items():
+            (tmp_path / f"{module}.py").write_text(text)
+            sys.modules.pop(module, None)
+        monkeypatch.setattr(instantiate, "CODE", {})
+        monkeypatch.setattr(instantiate, "SEEN", instantiate.SEEN - modules.keys())
+        return (*EXACT, "-m", "seed=0", *settings, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+
+    assert run("eval", *in_a_new_process()) == 0
+    there = content_of(tmp_path / "sweep")
+    for module, text in modules.items():
+        assert module in refusal(capsys, "eval", *in_a_new_process((module, f"{text}MORE = 1\n")))
+        assert content_of(tmp_path / "sweep") == there
+    assert run("eval", *in_a_new_process()) == 0
 
 
 def test_a_fault_in_a_job_keeps_its_traceback(

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.draws import draws_of
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support import instantiate
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Cache, no_cache
 from mdlm_cfg.support.instantiate import thing_named
@@ -144,6 +146,24 @@ def test_code_of_the_users_that_has_changed_finds_nothing(tmp_path: Path, monkey
         (tmp_path / "beside_own_of_the_cache.py").write_text("SCALE = 3\n")  # what runs has been imported already
         for other in (scale, 0):
             assert int(cache_in(tmp_path, {}, None)("key", partial(torch.tensor, other))) == scale
+
+
+def test_code_that_is_imported_while_a_value_is_made_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    late = "late_of_the_cache"
+    (tmp_path / "early_of_the_cache.py").write_text("SCALE = 1\n")
+    thing_named("early_of_the_cache.SCALE", "net")
+    for scale in (1, 22):  # another size: Python takes a module of one size and second for the same
+        (tmp_path / f"{late}.py").write_text(f"SCALE = {scale}\n")
+        monkeypatch.setattr(instantiate, "CODE", {})  # as in a new process
+        monkeypatch.setattr(instantiate, "SEEN", instantiate.SEEN - {late})
+        sys.modules.pop(late, None)
+
+        def value() -> torch.Tensor:
+            return torch.tensor(import_module(late).SCALE)
+
+        for _ in range(2):
+            assert int(cache_in(tmp_path, {}, None)("key", value)) == scale
 
 
 # files that are there whole or not at all
