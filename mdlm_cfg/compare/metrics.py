@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.lattice import flat_index
 from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
+
+CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 
 
 @checked
@@ -189,6 +192,20 @@ def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
         return {"euclidean": float((a - b).norm() / b.norm())}
     spectral = torch.linalg.matrix_norm(a - b, ord=2) / torch.linalg.matrix_norm(b, ord=2)
     return {"frobenius": float((a - b).norm() / b.norm()), "spectral": float(spectral)}
+
+
+def tv_error(num_samples: int) -> float:
+    """The most that the standard deviation of a TV of n independent samples to a law can be: 1 / (2 sqrt n).
+
+    One sample changes the TV by at most 1 / n (bounded differences). So it is for the shares of hidden components, of
+    which a sample has probabilities.
+    """
+    return 0.5 / math.sqrt(num_samples)
+
+
+def sure_of(num: int) -> float:
+    """The standard errors by which any two of `num` equal sets differ in 1 of 20 reports at most."""
+    return NormalDist().inv_cdf(1 - CHANCE / max(2, num * (num - 1)))
 
 
 def difference_of_shares(a: float, n: int, b: float, m: int) -> tuple[float, float]:

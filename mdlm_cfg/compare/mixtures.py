@@ -36,6 +36,7 @@ class PixelPicture:
             in one dimension, would change at first order in w. Values that the class hardly takes cannot lose.
         slope: of change on log-ratio, per nat.
         groups: mean change of private, shared and foreign values.
+        errors: the standard errors of those, by the choice of the samples.
     """
 
     log_ratio: Tensor
@@ -44,6 +45,7 @@ class PixelPicture:
     tilt_correlation: float
     slope: float
     groups: dict[str, float]
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class ComponentPicture:
         log_gain: log usage / weight, smoothed by half a sample.
         rank_correlation: Spearman's, of log-gain and distinctness by whole images, both centred in each class.
         rank_correlation_partial: the same, with distinctness by partial images.
+        gain_in_errors: the sum over components of usage / weight times the centred ranks of distinctness by partial
+            images, over its standard error by the choice of the samples; 0 on average where usage is the weight.
         entropy: exp of the entropy of usage, averaged over classes: how many components are in use.
     """
 
@@ -63,6 +67,7 @@ class ComponentPicture:
     log_gain: Tensor
     rank_correlation: float
     rank_correlation_partial: float
+    gain_in_errors: float
     entropy: float
 
 
@@ -79,19 +84,19 @@ def uncertain_pixels(target: BernoulliMixture) -> Tensor:
     return (whole >= CERTAIN) & (whole <= 1 - CERTAIN)
 
 
-def pixel_picture(target: BernoulliMixture, classes: list[int], means: Tensor) -> PixelPicture:
+def pixel_picture(target: BernoulliMixture, classes: list[int], samples: Tensor) -> PixelPicture:
     """The change of pixels' means against log-ratios, of all classes together.
 
     Args:
         target: the mixture.
-        classes: whose means are given.
-        means: of guided samples, (len(classes), D).
+        classes: whose samples are given.
+        samples: guided, (len(classes), n, D).
     """
     open_pixels = uncertain_pixels(target)
     ratios = []
     changes = []
     tilts = []
-    for k, mean in zip(classes, means):
+    for k, mean in zip(classes, samples.double().mean(dim=1)):
         own = target.mean(k)[open_pixels]
         ratio = pixel_log_ratios(target, k)[open_pixels]
         change = mean[open_pixels] - own
@@ -108,7 +113,22 @@ def pixel_picture(target: BernoulliMixture, classes: list[int], means: Tensor) -
         correlation(torch.cat(tilts), change),
         float((log_ratio - log_ratio.mean()) @ change / (log_ratio - log_ratio.mean()).square().sum()),
         {name: float(change[inside].mean()) for name, inside in _groups(log_ratio).items()},
+        _group_errors(torch.stack(ratios), samples[..., open_pixels].double()),
     )
+
+
+def _group_errors(log_ratio: Tensor, samples: Tensor) -> dict[str, float]:
+    """The standard error of the mean change of every group, NaN of an empty one; of samples (K, n, M).
+
+    Args:
+        log_ratio: of both values of the pixels, (K, 2 M).
+    """
+    found = {}
+    for name, inside in _groups(log_ratio.unflatten(1, (-1, 2))).items():
+        ones = inside[..., 1].double() - inside[..., 0].double()  # that a pixel is 1 adds to 1 and takes from 0
+        variances = (samples @ ones[..., None]).var(dim=1) / samples.shape[1]
+        found[name] = float(variances.sum().sqrt() / inside.sum()) if inside.any() else math.nan
+    return found
 
 
 def _groups(log_ratio: Tensor) -> dict[str, Tensor]:
@@ -147,17 +167,19 @@ def distinctness(
 
 
 def component_picture(
-    target: BernoulliMixture, classes: list[int], usage: Tensor, num: int, whole: Tensor, partial: Tensor
+    target: BernoulliMixture, classes: list[int], samples: Tensor, whole: Tensor, partial: Tensor
 ) -> ComponentPicture:
     """The gain of components against their distinctness.
 
     Args:
         target: the mixture.
         classes: of the rows below.
-        usage: of guided samples, (len(classes), C); num: how many samples of each class it was counted in.
+        samples: guided, (len(classes), n, D).
         whole: `distinctness` by whole images, and partial: by partial ones, both the same shape.
     """
     weights = torch.stack([target.weights(k) for k in classes])
+    usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, classes)])
+    num = samples.shape[1]
     log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
     gain, *scores = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
     return ComponentPicture(
@@ -166,8 +188,21 @@ def component_picture(
         log_gain,
         rank_correlation(gain.flatten(), scores[0].flatten()),
         rank_correlation(gain.flatten(), scores[1].flatten()),
+        _gain_in_errors(target, classes, samples, _ranks(scores[1].flatten()).reshape(weights.shape)),
         fmean(math.exp(entropy_of(one)) for one in usage),
     )
+
+
+def _gain_in_errors(target: BernoulliMixture, classes: list[int], samples: Tensor, ranks: Tensor) -> float:
+    """See `ComponentPicture`; ranks are (len(classes), C)."""
+    total = variance = 0.0
+    for k, x, own in zip(classes, samples, ranks):
+        weights = target.weights(k)
+        scores = torch.where(weights > 0, (own - own.mean()) / weights, 0.0)
+        of_samples = target.component_posterior(x.long(), k).nan_to_num(0.0) @ scores
+        total += float(of_samples.mean())
+        variance += float(of_samples.var()) / len(x)
+    return total / math.sqrt(variance) if variance > 0 else math.nan
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

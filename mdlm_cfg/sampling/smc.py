@@ -61,6 +61,13 @@ class Weighted:
         groups = self.log_weights.view(self.num_groups, -1).logsumexp(dim=1).softmax(dim=0) * self.num_groups
         return float(groups.std(correction=1)) / math.sqrt(self.num_groups)
 
+    def error_of(self, values: Tensor) -> float:
+        """The standard error of the weighted mean of values (n,), from the spread of the groups, to first order."""
+        of_groups = self.weights.view(self.num_groups, -1)
+        mean = self.weights @ values
+        parts = (of_groups * (values.view(self.num_groups, -1) - mean)).sum(dim=1)
+        return math.sqrt(float(parts.square().sum()) * self.num_groups / (self.num_groups - 1))
+
     @property
     def ess(self) -> float:
         """The relative effective sample size of the final weights, in (0, 1]."""

@@ -14,10 +14,9 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
-from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation, tv_error
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
-from mdlm_cfg.sampling.smc import Weighted
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import (
     FEWEST,
@@ -30,7 +29,7 @@ from mdlm_cfg.studies.fitting import (
     part_of,
 )
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.mixture_correction import seen_of
+from mdlm_cfg.studies.mixture_correction import even_of, seen_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, means_of, strongest, where
 from mdlm_cfg.support.errors import UserError
@@ -186,7 +185,7 @@ class CalibrationStudy(Settings):
             levels += self._levels(case, who, z, g, gain)
         means = _means(classes)
         blocks = self._blocks(case, classes, levels, means)
-        verdict = verdict_of(means, levels, is_exact(case), case.target is None)
+        verdict = verdict_of(means, levels, is_exact(case), case.target is None, case.plan.num_samples)
         facts = {"exact": is_exact(case), "num_examples": self.num_examples, "classes": list(_classes(case))}
         return Findings(case.plan, blocks, verdict, facts)
 
@@ -277,7 +276,7 @@ def _usage(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guid
     for end, given in _pair(study, case, who, z, guidance).items():
         generator = plan.generator(f"calibration samples{end}", guidance, z, device=device_of(denoiser))
         x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
-        seen = seen_of(target, Weighted(x, torch.zeros(len(x), dtype=torch.float64), NUM_GROUPS), z, plan.seed)
+        seen = seen_of(target, even_of(x, NUM_GROUPS), z, plan.seed)
         found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)
         found[f"class_posterior{end}"] = seen.class_posterior
     return found
@@ -295,20 +294,24 @@ def _means(rows: Sequence[ClassRow]) -> list[MeanRow]:
 
 
 def verdict_of(
-    means: Sequence[MeanRow], levels: Sequence[LevelRow], is_exact_study: bool, of_examples: bool
+    means: Sequence[MeanRow], levels: Sequence[LevelRow], is_exact_study: bool, of_examples: bool, num: int
 ) -> list[str]:
-    """How much calibration gains, whether it brings the distribution nearer, and whether strengths rise."""
+    """How much calibration gains, whether it brings the distribution nearer, and whether strengths rise.
+
+    Args:
+        num: samples of a class, where distributions are sampled.
+    """
     said = []
     for who, own in by(means, "denoiser"):
         weakest = min((row.w for row in own), key=lambda guidance: guidance.constant)
         (chosen,) = where(own, w=weakest if of_examples else strongest(own))
-        said += _of_gain(chosen, of_examples)
+        said += _of_gain(chosen, of_examples, num)
         if is_exact_study:
             said.append(_of_rise(chosen, where(levels, w=chosen.w, denoiser=who)))
     return said
 
 
-def _of_gain(row: MeanRow, of_examples: bool) -> list[str]:
+def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
     over = f"over the constant w = {row.w.label}"
     about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
@@ -321,9 +324,10 @@ def _of_gain(row: MeanRow, of_examples: bool) -> list[str]:
         said = [f"{head} give {size} {over}, {where}{about}."]
     else:
         said = [f"{head} cost {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
+    chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
     for what, before, after, noise in (
         ("the distribution", row.tv_tilted, row.tv_tilted_calibrated, 0.0),
-        ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, row.usage_floor or 0.0),
+        ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, chance),
     ):
         if before is not None and after is not None:
             head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
@@ -335,7 +339,7 @@ def _of_distance(head: str, what: str, before: float, after: float, noise: float
     if abs(before - after) <= noise and noise:
         return (
             f"{head} change the distance of {what} to the tilted distribution by nothing that can be shown: total "
-            f"variation {after:.4f} instead of {before:.4f}, noise floor {noise:.4f}."
+            f"variation {after:.4f} instead of {before:.4f}, by chance up to {noise:.4f}."
         )
     if abs(before - after) < SAME:
         return f"{head} leave {what} as far from the tilted distribution: total variation {before:.4f}."

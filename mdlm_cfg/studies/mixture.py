@@ -43,6 +43,7 @@ DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
 CLEAR = 3.0  # times what chance makes of it, from which an energy distance is called clear
 ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
+SURE = 2.0  # standard errors from which a change or a relation is more than chance
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": of the network, "noise floor": a second exact guided set, "class": unguided'
 WHOLE = "whole"
@@ -197,15 +198,11 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     distinct = [case.made.of(_distinctness, how) for how in (WHOLE, PARTIAL)]
     components = {}
     for name, x in described.items():
-        usage = torch.stack([component_usage(target, one, k) for one, k in zip(x, case.classes)])
-        components[name] = vars(component_picture(target, list(case.classes), usage, x.shape[1], *distinct))
+        components[name] = vars(component_picture(target, list(case.classes), x, *distinct))
     return {
         "sets": {name: _beside(case, x, drawn[EXACT]) for name, x in others.items()},
         "by_chance": _by_chance(case, guidance, described[EXACT]),
-        "pixels": {
-            name: vars(pixel_picture(target, list(case.classes), x.double().mean(dim=1)))
-            for name, x in described.items()
-        },
+        "pixels": {name: vars(pixel_picture(target, list(case.classes), x)) for name, x in described.items()},
         "components": components,
     }
 
@@ -294,7 +291,7 @@ def verdict_of(
             f"At w = {top.label} the network's samples {_differ(energy[LEARNED], chance)} from exact "
             f"guided samples (energy distance {energy[LEARNED]:.4f}; by chance {chance:.4f})."
         )
-        if top.constant and energy[LEARNED] >= energy[CLASS]:
+        if top.constant and energy[LEARNED] >= energy[CLASS] and _is_clear(energy[LEARNED], chance):
             said.append(
                 f"Samples of the class without guidance are as near to them or nearer ({energy[CLASS]:.4f}): the "
                 f"network is not trained well enough for w = {top.label}. {LONGER}"
@@ -308,11 +305,18 @@ def verdict_of(
     (pixel,) = where(pixels, w=top, set=EXACT)
     said.append(_of_pixels(pixel))
     (component,) = where(components, w=top, set=EXACT)
-    rank = component.rank_correlation_partial
-    if rank is not None:
-        which = "gain" if rank > RANKED else "lose" if rank < -RANKED else "neither gain nor lose"
-        said.append(f"Distinct components {which} weight (rank correlation {rank:.2f} with the gain, partial images).")
+    if component.rank_correlation_partial is not None:
+        said.append(_of_components(component.rank_correlation_partial, component.gain_in_errors or 0.0))
     return said
+
+
+def _of_components(rank: float, in_errors: float) -> str:
+    about = f"(rank correlation {rank:.2f} with the gain, partial images; {abs(in_errors):.1f} standard errors)"
+    if min(rank / RANKED, in_errors / SURE) > 1:
+        return f"Distinct components gain weight {about}."
+    if max(rank / RANKED, in_errors / SURE) < -1:
+        return f"Distinct components lose weight {about}."
+    return f"Distinct components cannot be shown to gain or lose weight {about}."
 
 
 def _of_pixels(pixel: PixelRow) -> str:
@@ -320,15 +324,27 @@ def _of_pixels(pixel: PixelRow) -> str:
     foreign = pixel.change_foreign
     if private is None and foreign is None:
         return "No value of a pixel is specific to a class, so guidance has none to amplify."
-    changes = (f"private values change by {_signed(private)}", f"foreign ones by {_signed(foreign)}")
-    gains = (private is None or private > 0) and (foreign is None or foreign < 0)
-    does = "amplifies" if gains else "does not amplify"
+    changes = (
+        f"private values change by {_signed(private, pixel.private_se)}",
+        f"foreign ones by {_signed(foreign, pixel.foreign_se)}",
+    )
+    found = ((private, pixel.private_se), (foreign and -foreign, pixel.foreign_se))
+    gains = [change / (error or ROUNDING) for change, error in found if change is not None]
+    does = "cannot be shown to amplify"
+    if min(gains) > SURE:
+        does = "amplifies"
+    elif min(gains) < -SURE:
+        does = "does not amplify"
     return f"There guidance {does} class-specific pixels: {', '.join(changes)} in probability."
 
 
-def _signed(change: float | None) -> str:
-    return "nothing (there are none)" if change is None else f"{change:+.4f}"
+def _signed(change: float | None, error: float | None) -> str:
+    return "nothing (there are none)" if change is None else f"{change:+.4f} ± {error or 0.0:.4f}"
+
+
+def _is_clear(energy: float, chance: float) -> bool:
+    return energy > CLEAR * chance + ROUNDING
 
 
 def _differ(energy: float, chance: float) -> str:
-    return "differ clearly" if energy > CLEAR * chance + ROUNDING else "do not differ clearly"
+    return "differ clearly" if _is_clear(energy, chance) else "do not differ clearly"

@@ -5,6 +5,7 @@ It is what `study=correction` is for such data (theory, section 11).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
@@ -17,7 +18,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
-from mdlm_cfg.sampling.reference import NUM_GROUPS, check_positive_class, check_reference, tilted_reference
+from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
@@ -32,6 +33,7 @@ SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the
 PICTURED = (REFERENCE, "guided", "resampled")
 SHOWN = 10  # images of a set
 NOTHING = 1e-9
+SURE = 3  # standard errors of few groups, from which a difference is more than chance
 SURPRISING = 4  # standard errors
 READING = """\
 The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so that samples of \
@@ -57,6 +59,7 @@ class SetRow(AtStrength):
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     usage_tv: float = col("component usage", "TV to the usage of the reference; 0 for the reference", unit="TV")
+    usage_se: float = col("its standard error", "by the spread of groups of both sets", unit="TV")
     usage_floor: float = col("its noise floor", "expected of as many samples of the tilted distribution", unit="TV")
     class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
     mean_rms: float = col("pixel means", "root mean square difference to those of the reference")
@@ -181,7 +184,7 @@ class MixtureCorrection:
         """Every set of samples of one class at one strength, by name."""
         drawn = {what: _weighted_of(made.of(make, guidance, z)) for what, make in self._makers.items()}
         own, _ = case.target.sample(case.plan.num_samples, generator_for("class samples", case.plan.seed, z), z)
-        even = {"class": _even(own), "guided": _even(drawn["weighted"].x)}
+        even = {name: even_of(x, self.num_groups) for name, x in (("class", own), ("guided", drawn["weighted"].x))}
         return {name: (drawn | even)[name] for name in (REFERENCE, *SETS)}
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -194,7 +197,8 @@ class MixtureCorrection:
                 sets = self.weighted_sets(case, made, g, z)
                 name = case.class_name(z)
                 seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
-                rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
+                errors = usage_errors(case.target, sets, z)
+                rows["distances"] += set_rows(g, name, seen, errors, case.plan.num_samples)
                 rows["usage"] += usage_rows(g, name, seen)
                 rows["normalizers"] += [_normalizer(g, name, what, sets[what]) for what in (REFERENCE, *SETS[2:])]
                 resampled = sets["resampled"]
@@ -261,15 +265,32 @@ def _weighted_of(made: Sequence[Any]) -> Weighted:
     return Weighted(x.long(), log_weights, num_groups, tuple(num_resampled), tuple(ess_on_the_way))
 
 
-def _even(x: Tensor) -> Weighted:
+def even_of(x: Tensor, num_groups: int) -> Weighted:
     """Samples of equal weight."""
-    return Weighted(x, torch.zeros(len(x), dtype=torch.float64), NUM_GROUPS)
+    return Weighted(x, torch.zeros(len(x), dtype=torch.float64), num_groups)
 
 
 def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
     """The share of each component of a class in weighted samples (B, D), (C,)."""
-    usage = weights @ target.component_posterior(x, target_class).nan_to_num(0.0)  # NaN: impossible under the class
+    usage = weights @ _components(target, x, target_class)
     return usage / usage.sum()
+
+
+def _components(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
+    """The posterior of the components of a class, (B, C); 0 of images that are impossible under the class."""
+    return target.component_posterior(x, target_class).nan_to_num(0.0)
+
+
+def usage_errors(target: BernoulliMixture, sets: Mapping[str, Weighted], target_class: int) -> dict[str, float]:
+    """The standard errors of the TVs between the usage of every set and of the reference, to first order."""
+    usage = {name: usage_of(target, one.x, one.weights, target_class) for name, one in sets.items()}
+    posterior = {name: _components(target, one.x, target_class) for name, one in sets.items()}
+    found = {}
+    for name, one in sets.items():
+        signs = (usage[name] - usage[REFERENCE]).sign() / 2
+        errors = (of.error_of(posterior[which] @ signs) for which, of in ((name, one), (REFERENCE, sets[REFERENCE])))
+        found[name] = math.hypot(*errors)
+    return found
 
 
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
@@ -282,7 +303,9 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: 
     return Seen(usage, posterior, weights @ x.double(), x[shown].to(torch.uint8))
 
 
-def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
+def set_rows(
+    w: Guidance, target_class: str, seen: Mapping[str, Seen], errors: Mapping[str, float], num_samples: int
+) -> list[SetRow]:
     """Every set beside the reference."""
     reference = seen[REFERENCE]
     floor = expected_sampling_tv(reference.usage, num_samples)
@@ -292,6 +315,7 @@ def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_sampl
             set=what,
             target_class=target_class,
             usage_tv=total_variation(own.usage, reference.usage),
+            usage_se=errors[what],
             usage_floor=floor,
             class_posterior=own.class_posterior,
             mean_rms=float((own.mean - reference.mean).square().mean().sqrt()),
@@ -325,27 +349,31 @@ def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow], jud
     about = f"class {classes[0]}" if len(classes) == 1 else f"mean of {len(classes)} classes"
     tv = {name: fmean(row.usage_tv for row in where(here, set=name)) for name in SETS}
     floor = fmean(row.usage_floor for row in here)
+    moved = [row.usage_se for row in here if row.set in ("guided", "resampled")]
+    chance = SURE * math.hypot(*moved) / len(classes)
     own = where(normalizers, w=g)
     ess = {what: fmean(row.ess for row in where(own, set=what)) for what in ("weighted", "resampled")}
     return [
-        _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor),
+        _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor, chance),
         f"The importance weights of finished samples have a relative ESS of {100 * ess['weighted']:.3g}%; resampling "
         f"ends with {100 * ess['resampled']:.3g}%.",
         _of_normalizers(own, judged),
     ]
 
 
-def _of_usage(head: str, tv: Mapping[str, float], floor: float) -> str:
+def _of_usage(head: str, tv: Mapping[str, float], floor: float, chance: float) -> str:
     if max(tv.values()) < NOTHING:
         return f"{head} all sets use the components of the class alike."
     beside = f"{tv['class']:.3f} for the class itself, noise floor {floor:.3f}"
-    if tv["resampled"] < tv["guided"]:
+    gain = tv["guided"] - tv["resampled"]
+    if gain > chance:
         return (
             f"{head} resampling brings the usage of the components closer to that of the tilted distribution: total "
             f"variation {tv['resampled']:.3f} instead of {tv['guided']:.3f} under guidance ({beside})."
         )
+    does = "does not bring" if gain < -chance else "cannot be shown to bring"
     return (
-        f"{head} resampling does not bring the usage of the components closer to that of the tilted distribution: "
+        f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: "
         f"total variation {tv['resampled']:.3f}, and {tv['guided']:.3f} under guidance ({beside})."
     )
 

@@ -45,6 +45,8 @@ class PixelRow(AtStrength):
     change_private: float | None = col("private", "mean change of the probability of private values, if there are any")
     change_shared: float | None = col("shared", "the same of shared values")
     change_foreign: float | None = col("foreign", "the same of foreign values")
+    private_se: float | None = col("error of private", "standard error of that mean change")
+    foreign_se: float | None = col("error of foreign", "the same of foreign values")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class ComponentRow(AtStrength):
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
     rank_correlation_partial: float | None = col("rank correlation (partial images)", "of gain, distinctness", digits=3)
     rank_correlation_whole: float | None = col("rank correlation (whole images)", "absent without a ranking", digits=3)
+    gain_in_errors: float | None = col(
+        "gain of distinct ones", "of usage / weight, by rank of partial images, in standard errors", digits=1
+    )
     components_in_use: float = col("components in use", "exp of the entropy of usage, mean over classes", digits=2)
 
 
@@ -86,13 +91,15 @@ def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelR
     """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
     changes = {f"change_{group}": _known(value) for group, value in found["groups"].items()}
     correlation, tilt, slope = (_known(found[key]) for key in ("correlation", "tilt_correlation", "slope"))
-    return PixelRow(guidance, name, correlation, tilt, slope, **changes)
+    errors = {f"{group}_se": _known(found["errors"][group]) for group in ("private", "foreign")}
+    return PixelRow(guidance, name, correlation, tilt, slope, **changes, **errors)
 
 
 def component_row(guidance: Guidance, name: str, found: Mapping[str, Any], whole: DistinctRow) -> ComponentRow:
     """A row of what `mdlm_cfg.compare.mixtures.component_picture` found; ranks only where components differ."""
     by_whole = _known(found["rank_correlation"]) if whole.spread > SATURATED else None
-    return ComponentRow(guidance, name, _known(found["rank_correlation_partial"]), by_whole, found["entropy"])
+    partial, in_errors = (_known(found[key]) for key in ("rank_correlation_partial", "gain_in_errors"))
+    return ComponentRow(guidance, name, partial, by_whole, in_errors, found["entropy"])
 
 
 def _tiles(case: Case, means: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation, tv_error
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI, CALLS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import OfDenoiser, by, ends, strongest, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import entropy_of
@@ -114,7 +114,8 @@ class MixtureMoves(MovedSets):
             rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
         text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "num_reference": self.num_reference}
-        return Findings(case.plan, blocks_of(rows, text), verdict_of(rows), facts)
+        error = tv_error(case.plan.num_samples * len(case.classes))
+        return Findings(case.plan, blocks_of(rows, text), verdict_of(rows, error), facts)
 
 
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
@@ -155,18 +156,23 @@ def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
     ]
 
 
-def verdict_of(rows: Sequence[MovedSetRow]) -> list[str]:
-    """Whether moves change which components are used, at the largest strength, and which set is nearest."""
+def verdict_of(rows: Sequence[MovedSetRow], error: float) -> list[str]:
+    """Whether moves change which components are used, at the largest strength, and which set is nearest.
+
+    Args:
+        error: the standard error of a usage, a mean over classes.
+    """
     top = strongest(rows)
     said = []
     for who, own in by(rows, "denoiser"):
         reference, *here = where(own, w=top)
-        said += _of_denoiser(f"At w = {top.label}, with {who} conditionals,", reference, here)
+        said += _of_denoiser(f"At w = {top.label}, with {who} conditionals,", reference, here, error)
     return said
 
 
-def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow]) -> list[str]:
-    """The change by the largest number of moves, and the nearest and the farthest of all sets."""
+def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow], error: float) -> list[str]:
+    """The change by the largest number of moves, and the nearest and the farthest of all sets, beyond chance."""
+    chance, of_all = (sure_of(num) * math.sqrt(2) * error for num in (len({row.start for row in rows}), len(rows)))
     most = max(row.moves for row in rows)
     before = {(row.start, row.move): row for row in rows if row.moves == 0}
     after = where(rows, moves=most)
@@ -174,7 +180,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow])
     best = max(gains, key=lambda row: gains[row])
     floor = reference.usage_floor
     farthest = max(row.usage_tv for row in before.values())
-    if farthest <= floor:
+    if farthest <= floor + chance:
         said = [
             f"{head} the usage of components of every sampler is that of the tilted distribution within the noise "
             f"(total variation at most {farthest:.4f}; noise floor {floor:.4f}): there is nothing to correct."
@@ -184,20 +190,27 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow])
             f"(total variation to that of the tilted distribution {before[best.start, best.move].usage_tv:.4f} before, "
             f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
         )
-        do = verb_of(most, "correct") if gains[best] > floor else f"{'does' if most == 1 else 'do'} not correct"
+        do = verb_of(most, "correct") if gains[best] > chance else "cannot be shown to correct"
         said = [f"{head} {phrase(most, best.move)} {do} the usage of components {moved}."]
-    near, far = ends(rows, "usage_tv")
-    if far.usage_tv - near.usage_tv > floor:
+    as_near, as_far = (sorted(tied, key=lambda row: row.usage_tv) for tied in tied_ends(rows, "usage_tv", of_all))
+    near = as_near[0]
+    if as_far:
+        far = as_far[-1]
         said.append(
-            f"The usage of {_name(near)} is nearest ({near.usage_tv:.4f}, with {near.calls} calls), that of "
-            f"{_name(far)} farthest ({far.usage_tv:.4f}, with {far.calls}): {far.components:.1f} components are in use "
-            f"there, {reference.components:.1f} in the tilted distribution."
+            f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({near.usage_tv:.4f}, with {near.calls} "
+            f"calls), that of {_name(far)}{_and_others(as_far)} farthest ({far.usage_tv:.4f}, with {far.calls}): "
+            f"{far.components:.1f} components are in use there, {reference.components:.1f} in the tilted distribution."
         )
     return [
         *said,
         f"The mean ln p(x | class) of {_name(near)} is {near.log_likelihood:.1f} nats, that of the tilted distribution "
         f"{reference.log_likelihood:.1f}; {near.accuracy:.1%} of the samples are of the intended class.",
     ]
+
+
+def _and_others(rows: Sequence[MovedSetRow]) -> str:
+    """The number of further sets that cannot be told from one of these."""
+    return f", or one of {len(rows) - 1} sets that chance may put behind it," if len(rows) > 1 else ""
 
 
 def _name(row: MovedSetRow) -> str:

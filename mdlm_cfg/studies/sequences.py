@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
+from mdlm_cfg.compare.metrics import difference_of_shares, sure_of, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
@@ -31,7 +30,6 @@ ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 SURE = 2.0  # standard errors from which a difference is more than chance
-CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
@@ -475,7 +473,7 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
     """The extremes in likelihood, each in 1 of 20 reports by chance at most, however many are compared."""
     if len([row for row in rows if row.log_prob is not None]) < 2:
         return []
-    sure = NormalDist().inv_cdf(1 - CHANCE / (len(rows) * (len(rows) - 1)))
+    sure = sure_of(len(rows))
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
     said = []
     fewest, most = ends(rows, "impossible")

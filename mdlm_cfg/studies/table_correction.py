@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
-from mdlm_cfg.compare.metrics import expected_sampling_tv, expected_tv, histogram, total_variation
-from mdlm_cfg.compare.weighted import break_even_samples, expected_weighted_tv
+from mdlm_cfg.compare.metrics import expected_sampling_tv, expected_tv, sure_of, total_variation
+from mdlm_cfg.compare.weighted import break_even_samples, expected_weighted_tv, weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -55,6 +55,7 @@ class SampleRow(AtStrength):
     tv_guided: float = col("guided", "samples as the chain draws them", unit="TV")
     tv_weighted: float = col("weighted", "the same samples with their importance weights", unit="TV")
     tv_resampled: float = col("resampled", "samples of sequential Monte Carlo", unit="TV")
+    tv_se: float = col("standard error", "the largest of those three, by the spread of groups", unit="TV")
     noise_floor: float = col("noise floor", "expected of n samples of the tilted distribution", unit="TV")
     tv_expected_guided: float = col("guided, expected", "of guided samples", unit="TV")
     tv_expected_weighted: float | None = col(
@@ -183,11 +184,11 @@ class TableCorrection:
         for n in sizes_of(plan):
             sets = min(MOST_SETS, plan.num_samples // n)
             again = self._resampled(case, aim, n, sets)
-            guided = aim.mean_tv(x[: n * sets], None, sets)
-            weighted = aim.mean_tv(x[: n * sets], log_weights[: n * sets], sets)
-            resampled = aim.mean_tv(again.x, again.log_weights, sets)
+            weighted = Weighted(x[: n * sets], log_weights[: n * sets], again.num_groups)
+            guided = replace(weighted, log_weights=torch.zeros_like(weighted.log_weights))
+            tvs, errors = zip(*(aim.mean_tv(drawn, sets) for drawn in (guided, weighted, again)))
             limits = expected_tv(law, aim.tilted, n), aim.expected(weights, n)
-            rows.append((n, sets, guided, weighted, resampled, expected_sampling_tv(aim.tilted, n), *limits))
+            rows.append((n, sets, *tvs, max(errors), expected_sampling_tv(aim.tilted, n), *limits))
         estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
         return {
             "rows": rows,
@@ -314,12 +315,12 @@ class Aim:
             return None
         return expected_weighted_tv(weights, self.tilted, num_samples)
 
-    def mean_tv(self, x: Tensor, log_weights: Tensor | None, num_sets: int) -> float:
-        """TV to the tilted distribution, the mean over sets of equally many samples, weighted or not."""
-        parts = x.view(num_sets, -1, x.shape[1])
-        weights = [None] * num_sets if log_weights is None else log_weights.view(num_sets, -1).softmax(dim=1)
-        n = self.denoiser.num_tokens
-        return sum(total_variation(histogram(p, n, w), self.tilted) for p, w in zip(parts, weights)) / num_sets
+    def mean_tv(self, drawn: Weighted, num_sets: int) -> tuple[float, float]:
+        """TV to the tilted distribution, the mean over sets of equally many weighted samples, and its error."""
+        parts = zip(drawn.x.chunk(num_sets), drawn.log_weights.chunk(num_sets))
+        found = [weighted_tv(Weighted(x, w, drawn.num_groups // num_sets), self.tilted) for x, w in parts]
+        tvs, errors = zip(*found)
+        return sum(tvs) / num_sets, math.hypot(*errors) / num_sets
 
 
 def _generator(case: Case, aim: Aim, what: str, *more: int) -> torch.Generator:
@@ -413,16 +414,13 @@ def _paying(cost: CostRow, drawn: int) -> list[str]:
 
 def _of_samples(last: SampleRow) -> str:
     ways = {"no correction": last.tv_guided, "weighting": last.tv_weighted, "resampling": last.tv_resampled}
-    least = min(ways.values())
-    best = [name for name, tv in ways.items() if tv - least < NOTHING]
+    chance = NOTHING + sure_of(len(ways)) * math.sqrt(2) * last.tv_se
+    best = [name for name, tv in ways.items() if tv - min(ways.values()) < chance]
+    end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
     if len(best) == len(ways):
-        return (
-            f"{last.num_samples:,} samples are {least:.4f} from the tilted distribution, with and without "
-            f"correction (noise floor {last.noise_floor:.4f})."
-        )
-    end = "ends" if len(best) == 1 else "end"
+        end = "no correction, weighting and resampling end equally close to the tilted distribution within chance"
     return (
-        f"With {last.num_samples:,} samples, {' and '.join(best)} {end} closest to the tilted distribution: total "
+        f"With {last.num_samples:,} samples, {end}: total "
         f"variation {last.tv_guided:.4f} without correction, {last.tv_weighted:.4f} weighted, {last.tv_resampled:.4f} "
         f"resampled; the noise floor is {last.noise_floor:.4f}."
     )

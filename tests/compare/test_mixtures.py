@@ -38,10 +38,10 @@ def test_one_pixel_is_tilted_as_theory_says() -> None:
     target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
     ratio = pixel_log_ratios(target, 0)[0]
     assert ratio.tolist() == pytest.approx([math.log(0.2 / 0.45), math.log(0.8 / 0.55)])
-    mean = tilted_law(table_of(target), 1.0, 0)[1]
-    picture = pixel_picture(target, [0], torch.tensor([[float(mean)]], dtype=torch.float64))
+    ones = round(1000 * float(tilted_law(table_of(target), 1.0, 0)[1]))
+    picture = pixel_picture(target, [0], (torch.arange(1000) < ones)[None, :, None])
     assert picture.correlation == pytest.approx(1.0) and picture.tilt_correlation == pytest.approx(1.0)
-    assert picture.change.tolist() == pytest.approx([0.8 - float(mean), float(mean) - 0.8])
+    assert picture.change.tolist() == pytest.approx([0.8 - ones / 1000, ones / 1000 - 0.8])
 
 
 def test_pixels_that_carry_nothing_are_left_out() -> None:
@@ -53,8 +53,9 @@ def test_pixels_that_carry_nothing_are_left_out() -> None:
 def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
     p = torch.tensor([[[0.9, 0.001, 0.3, 0.5]], [[0.2, 0.001, 0.4, 0.8]]], dtype=torch.float64)  # the second is certain
     target = BernoulliMixture(p, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
-    means = torch.rand(2, 4, generator=generator_for("means"), dtype=torch.float64)
-    picture = pixel_picture(target, [1, 0], means)
+    samples = torch.randint(2, (2, 7, 4), generator=generator_for("pixels"))
+    means = samples.double().mean(dim=1)
+    picture = pixel_picture(target, [1, 0], samples)
     ratios = []
     changes = []
     tilts = []
@@ -86,9 +87,10 @@ def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
 
 def test_the_picture_of_components_is_that_of_scipy() -> None:
     target = mixture()
-    usage = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    samples = torch.randint(2, (2, 50, 4), generator=generator_for("images"))
+    usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, (1, 0))])
     whole, partial = torch.rand(2, 2, 3, generator=generator_for("d"), dtype=torch.float64)
-    picture = component_picture(target, [1, 0], usage, 50, whole, partial)
+    picture = component_picture(target, [1, 0], samples, whole, partial)
     weights = np.stack([target.weights(1).numpy(), target.weights(0).numpy()])
     gain = np.log((50 * usage.numpy() + 0.5) / (50 * weights + 0.5))
     assert np.allclose(picture.log_gain, gain) and np.allclose(picture.weights, weights)
@@ -101,6 +103,27 @@ def test_the_picture_of_components_is_that_of_scipy() -> None:
     for found, score in ((picture.rank_correlation, whole), (picture.rank_correlation_partial, partial)):
         assert found == pytest.approx(scipy.stats.spearmanr(centred(gain), centred(score)).statistic)
     assert picture.entropy == pytest.approx(np.mean([math.exp(scipy.stats.entropy(row)) for row in usage.numpy()]))
+
+
+def test_errors_of_pixels_and_components_are_the_spread_over_sets_of_samples() -> None:
+    """Of samples of the classes themselves: changes are 0 on average, and gains of distinct components too."""
+    p = torch.tensor([[[0.9, 0.3, 0.5], [0.6, 0.1, 0.5]], [[0.2, 0.4, 0.8], [0.1, 0.7, 0.9]]], dtype=torch.float64)
+    target = BernoulliMixture(p, torch.tensor([[0.5, 0.5], [0.2, 0.8]]), torch.tensor([0.5, 0.5]))
+    partial = torch.tensor([[0.1, 0.4], [0.2, 0.3]], dtype=torch.float64)
+    changes: dict[str, list[float]] = {"private": [], "foreign": []}
+    errors: dict[str, list[float]] = {"private": [], "foreign": []}
+    in_errors = []
+    for seed in range(100):
+        samples = torch.stack([target.sample(60, generator_for("set", seed, k), k)[0] for k in (1, 0)])
+        picture = pixel_picture(target, [1, 0], samples)
+        for name in changes:
+            changes[name].append(picture.groups[name])
+            errors[name].append(picture.errors[name])
+        in_errors.append(component_picture(target, [1, 0], samples, partial, partial).gain_in_errors)
+    for name in changes:
+        assert np.mean(changes[name]) == pytest.approx(0, abs=4 * np.std(changes[name]) / 10)
+        assert np.std(changes[name]) == pytest.approx(np.mean(errors[name]), rel=0.3)  # 4 errors of a deviation of 100
+    assert np.mean(in_errors) == pytest.approx(0, abs=0.4) and np.std(in_errors) == pytest.approx(1, rel=0.3)
 
 
 def test_correlations_are_those_of_scipy() -> None:

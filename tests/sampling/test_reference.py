@@ -10,6 +10,7 @@ from helpers import random_target, table_of
 
 from mdlm_cfg import Guidance, UserError, sequential_monte_carlo, tilted_law
 from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.compare.weighted import weighted_tv
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.reference import tilted_reference
 from mdlm_cfg.sampling.smc import group_ess
@@ -60,6 +61,21 @@ def test_its_error_is_the_spread_of_repeats() -> None:
     runs = [tilted_reference(target, 2.0, 0, 400, generator_for("repeats", k)) for k in range(200)]
     z = torch.tensor([(r.log_normalizer - exact) / r.relative_error for r in runs])
     assert 0.8 < float(z.std()) < 1.25 and abs(float(z.mean())) < 0.35
+
+
+def test_the_error_of_a_weighted_mean_and_of_a_distance_is_the_spread_of_repeats() -> None:
+    """Of resampled samples, which depend on each other within their group."""
+    target = random_target(2, 3, seed=4)
+    far = target.class_pmf(1)  # from which the samples are far, so that the error is right to first order
+    drawn = [
+        sequential_monte_carlo(target.denoiser(), Guidance(3.0), 0, 200, threshold=1.0, generator=generator_for(seed))
+        for seed in range(60)
+    ]
+    of_means = [(float(one.weights @ one.x[:, 0].double()), one.error_of(one.x[:, 0].double())) for one in drawn]
+    assert all(sum(one.num_resampled) > 0 for one in drawn)
+    for pairs in (of_means, [weighted_tv(one, far) for one in drawn]):
+        values, errors = torch.tensor(pairs, dtype=torch.float64).T
+        assert float(errors.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.35)
 
 
 def test_refusals() -> None:

@@ -128,7 +128,7 @@ def test_components_that_do_not_differ_are_not_ranked() -> None:
     differ = distinct_row("whole", values)
     equal = distinct_row("whole", torch.full((3, 3), 0.7).double())
     assert differ.mean == pytest.approx(3.5) and differ.spread == pytest.approx((2 / 5) ** 0.5)
-    found = {"rank_correlation": 0.5, "rank_correlation_partial": float("nan"), "entropy": 2.0}
+    found = {"rank_correlation": 0.5, "rank_correlation_partial": float("nan"), "entropy": 2.0, "gain_in_errors": 1.0}
     rows = [component_row(Guidance(1.0), "exact", found, whole) for whole in (differ, equal)]
     assert [row.rank_correlation_whole for row in rows] == [0.5, None]
     assert rows[0].rank_correlation_partial is None
@@ -154,6 +154,19 @@ def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value:
     assert pixel.change_private > 0.02 and pixel.change_foreign is None
     (said,) = [line for line in found.verdict if "class-specific pixels" in line]
     assert "guidance amplifies" in said
+
+
+def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> None:
+    """At w = 1e-6 all sets have one distribution, whatever values are private and components distinct."""
+    target = bernoulli_mixture(4)
+    data = KnownData(target, "tiny", (2, 2), num_test=10)
+    said = dict.fromkeys(("amplifies", "does not amplify", "gain weight", "lose weight", "not trained well"), 0)
+    for seed in range(12):
+        plan = Plan((Guidance(1e-6),), Sampler(), 60, seed)
+        verdict = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), plan).verdict
+        for words in said:
+            said[words] += any(words in line and "cannot be shown" not in line for line in verdict)
+    assert max(said.values()) <= 2, said  # of 12, where 1 in 40 are expected
 
 
 def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is() -> None:

@@ -145,7 +145,7 @@ def test_the_verdict_follows_the_numbers(
 ) -> None:
     g = STRENGTHS[1]
     cost = CostRow(g, "exact", "rate", True, 0.005, 200.0, 0.1, tv_guided, tv_weighted, pays_from)
-    samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.1, 0.3, None)
+    samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.0, 0.1, 0.3, None)
     text = " ".join(verdict_of([cost], [samples], block_of(exact, "resampling"), "exact"))
     assert all(word in text for word in words) and "closest" not in text  # none of the three is
     assert ("pay off" in text) == (tv_guided > 0)
@@ -215,6 +215,20 @@ def test_a_mixtures_normalisers_agree(many: Findings) -> None:
     for row in rows:
         assert abs(row.log_normalizer - exact) < 4 * row.relative_error
     assert "agree" in many.verdict[-1]
+
+
+def test_samples_of_one_distribution_are_rarely_said_to_differ_in_distance() -> None:
+    """At w = 0 all weights are 1, and at w = 1 too where two classes are one: no way of correction is nearer."""
+    one_class = BernoulliMixture(mixture().probabilities[:1].expand(2, 3, 6), torch.ones(2, 3) / 3, torch.ones(2) / 2)
+    worlds = {"closest": (TARGET, Guidance(0.0), {}), "closer": (one_class, Guidance(1.0), {"num_reference": 2000})}
+    for word, (target, guidance, settings) in worlds.items():
+        said = 0
+        for seed in range(15):
+            data = data_of(target, grid_shape=(target.num_dims,))
+            plan = Plan((guidance,), Sampler(), 100, seed, classes=(1,))
+            verdict = found_by(Correction(**settings), data, None, plan).verdict
+            said += any(word in line and "cannot be shown" not in line for line in verdict)
+        assert said <= 3, word  # of 15, where 1 in 20 are expected; each 1 in 2 if chance were not counted
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
