@@ -35,6 +35,7 @@ class Kind(ByValue, ABC):
     is_rho: bool = False
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         own = vars(cls)
         if "name" not in own:
             cls.name = cls.__name__.lower()

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from mdlm_cfg.support.errors import UserError
+
+PLAIN = (bool, int, str, bytes, complex, type(None), type(...), torch.dtype, torch.device)  # whose repr is the value
+CONTAINERS = (int, float, complex, str, bytes, list, tuple, dict, set, frozenset)  # a subclass holds more than fields
+OF_MODULES = frozenset(vars(torch.nn.Module()))  # attributes of every module, which are no setting of one
 
 
 class ByValue:
     """Equality and hash by type and fields: an object never equals a string, nor an object of a subclass."""
 
+    def __init_subclass__(cls) -> None:
+        """Each class holds both itself, so that a dataclass does not replace them: == of tensors is no bool."""
+        super().__init_subclass__()
+        for name in ("__eq__", "__hash__"):
+            if name not in vars(cls):
+                setattr(cls, name, getattr(cls, name))
+
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(self) is type(other) and _comparable(self) == _comparable(other))
+        if self is other or type(self) is not type(other):
+            return self is other
+        try:
+            return _comparable(self) == _comparable(other)
+        except (RuntimeError, ValueError):  # of arrays, and of tensors in lists
+            return value_key(self) == value_key(other)
 
     def __hash__(self) -> int:
         return hash((type(self), *sorted(_fields(self))))  # the names alone: a field need not be hashable
@@ -34,39 +55,95 @@ def exact_number(value: float) -> str:
 
 
 def value_key(value: object) -> str:
-    """Text that is the same for the same value in every process, and never holds an address.
+    """Text that is the same for the same value in every process, another for another value, and holds no address.
 
-    A seed, a cache key or a file name that depends on an object depends on this text of it.
+    A seed, a cache key or a file name that depends on an object depends on this text of it. Lists and tuples are the
+    same, and so are whole numbers of any type.
 
     Args:
-        value: plain values, tensors, functions (by their qualified names), and objects (by their type's qualified name
-            and their fields).
+        value: plain values, tensors, arrays, functions (by their name, their code and what they hold), and objects (by
+            their type's name and their fields, or by what `pickle` would keep of those without fields).
+
+    Raises:
+        UserError: something that `pickle` cannot keep, such as an open file: nothing says which value it is.
     """
-    if isinstance(value, float):
+    return _key(value, ())
+
+
+def _key(value: Any, within: tuple[int, ...]) -> str:
+    """See `value_key`.
+
+    Args:
+        within: the ids of the objects that hold this one, from the outermost: one that holds itself is such a place.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    kind = type(value)
+    if kind is float:
         return exact_number(value)
-    if value is None or isinstance(value, bool | int | str | bytes | complex | torch.dtype | torch.device):
+    if kind in PLAIN:
         return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(value_key, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + _listed(value) + "}"
-    if isinstance(value, set | frozenset):
-        return "{" + ",".join(sorted(map(value_key, value))) + "}"
+    if id(value) in within:
+        return f"<{within.index(id(value))}>"
+    within = (*within, id(value))
+    if kind in (list, tuple):
+        return f"[{','.join(_key(part, within) for part in value)}]"
+    if kind in (set, frozenset):
+        return "{" + ",".join(sorted(_key(part, within) for part in value)) + "}"
+    if kind in (dict, MappingProxyType):
+        return "{" + _listed(value, within) + "}"
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous()
+        content = value.detach().to_dense().cpu().contiguous()
         digest = hashlib.sha256(content.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
         return f"tensor({content.dtype},{list(content.shape)},{digest})"
-    if isinstance(value, torch.nn.Module):
-        return f"{_qualified(type(value))}({_listed(value.state_dict())})"
     if isinstance(value, partial):
-        return f"partial({value_key(value.func)},{value_key(value.args)},{_listed(value.keywords)})"
-    if hasattr(value, "__qualname__"):
-        return _qualified(value)
-    return f"{_qualified(type(value))}({_listed(_fields(value))})"
+        return f"partial({_key(value.func, within)},{_key(value.args, within)},{_listed(value.keywords, within)})"
+    if isinstance(value, MethodType):
+        return f"{_key(value.__func__, within)} of {_key(value.__self__, within)}"
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        held = _key([value.__defaults__, value.__kwdefaults__, cells], within)
+        return f"{_qualified(value)}({_digest_of(value.__code__)},{held})"
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if callable(value) and hasattr(value, "__qualname__"):  # a class, or a function that is not written in Python
+        inside = getattr(value, "__wrapped__", None)
+        return _qualified(value) + ("" if inside is None else f"({_key(inside, within)})")
+    return _key_of_object(value, within)
 
 
-def _listed(named: Mapping[Any, Any]) -> str:
-    return ",".join(f"{name}={value_key(value)}" for name, value in named.items())
+def _key_of_object(value: Any, within: tuple[int, ...]) -> str:
+    """See `value_key`: an object by its fields, or by what pickle keeps of it where those do not say all."""
+    kind = type(value)
+    named = _parts_of(value) if isinstance(value, torch.nn.Module) else _fields(value)
+    reduces = (kind.__reduce_ex__, kind.__reduce__) != (object.__reduce_ex__, object.__reduce__)
+    if named and not (reduces or kind in copyreg.dispatch_table or isinstance(value, CONTAINERS)):
+        return f"{_qualified(kind)}({_listed(named, within)})"
+    if isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)  # pickle keeps the order in memory too
+    try:
+        kept = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(2)
+    except TypeError as error:
+        raise UserError(
+            f"nothing says which value an object of type {kind.__name__} is: leave it out of the fields of what you use"
+        ) from error
+    if isinstance(kept, str):
+        return f"{kind.__module__}.{kept}"
+    _, arguments, state, items, pairs = (*kept, None, None, None)[:5]
+    parts = [arguments[1:] if arguments[:1] == (kind,) else arguments, state, list(items or ()), list(pairs or ())]
+    return f"{_qualified(kind)}({_key(parts, within) if any(parts) else ''})"
+
+
+def _digest_of(code: CodeType) -> str:
+    """A digest of what a function does: its instructions, its constants, and the names that it looks up."""
+    constants = [_digest_of(one) if isinstance(one, CodeType) else _key(one, ()) for one in code.co_consts]
+    return hashlib.sha256(repr((code.co_code, constants, code.co_names, code.co_varnames)).encode()).hexdigest()
+
+
+def _listed(named: Mapping[Any, Any], within: tuple[int, ...] = ()) -> str:
+    """The parts of something by name; names that are no names of fields are values themselves."""
+    names = [name if isinstance(name, str) and name.isidentifier() else _key(name, within) for name in named]
+    return ",".join(f"{name}={_key(value, within)}" for name, value in zip(names, named.values()))
 
 
 def _qualified(thing: Any) -> str:
@@ -83,9 +160,19 @@ def _fields(value: object) -> dict[str, Any]:
     if is_dataclass(value):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
     else:
-        named = {}
+        slots = [name for base in type(value).__mro__ for name in vars(base).get("__slots__", ())]
+        named = {name: getattr(value, name) for name in slots if name != "__dict__" and hasattr(value, name)}
     return named | {
         name: part
         for name, part in getattr(value, "__dict__", {}).items()
         if not isinstance(getattr(type(value), name, None), cached_property)
     }
+
+
+def _parts_of(module: torch.nn.Module) -> dict[str, Any]:
+    """Everything that a module answers by: the parameters, the buffers, and the attributes of each of its parts."""
+    parts: dict[str, Any] = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, one in module.named_modules():
+        own = {key: value for key, value in vars(one).items() if key not in OF_MODULES}
+        parts[f"part {name}"] = [type(one), own]
+    return parts

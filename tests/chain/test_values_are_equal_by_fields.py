@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import datetime
+import enum
+import fractions
+import functools
+import pathlib
+import pickle
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
 from helpers import random_target
@@ -10,6 +22,7 @@ from mdlm_cfg import Guidance, UserError, terminal_law
 from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, Normalized, Rate, kind_of
 from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, FixedOrder, KindPolicy, Policy, policy_of
+from mdlm_cfg.chain.rules import ProductRule, Term
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.benchmark import Entry
@@ -136,3 +149,118 @@ def test_values_of_tensors_and_lists_are_their_numbers() -> None:
     other = Table(torch.arange(3.0) + 1e-7)
     assert one == same and hash(one) == hash(same) and value_key(one) == value_key(same)
     assert one != other and value_key(one) != value_key(other)
+
+
+class Colour(enum.Enum):
+    ONE, TWO = 1, 2
+
+
+class Slots:
+    __slots__ = ("a",)
+
+    def __init__(self, a: object) -> None:
+        self.a = a
+
+
+class Attribute(torch.nn.Module):
+    """A module with a number that is no parameter, and a buffer that is not saved."""
+
+    def __init__(self, a: float, saved: float = 0.0) -> None:
+        super().__init__()
+        self.a = a
+        self.register_buffer("saved", torch.tensor(saved), persistent=False)
+
+
+@dataclass(frozen=True)
+class WithTable(FixedOrder):
+    """A policy as docs/extending.md writes one: the dataclass would have an equality of its own."""
+
+    table: object = None
+
+
+class Times(ProductRule):
+    """The class to a power that is any sort of number."""
+
+    def __init__(self, by: object) -> None:
+        self.by = by
+
+    def terms(self, w, target_class):
+        return [Term(float(self.by), target_class)]
+
+    def __str__(self) -> str:
+        return f"times {self.by}"
+
+
+Point = collections.namedtuple("Point", "a")
+Other = collections.namedtuple("Other", "a")
+
+
+def scaled(by: object) -> Callable[[float], object]:
+    return lambda x: (x, by)
+
+
+MADE: dict[str, Callable[[int], object]] = {  # of every sort that a field may hold, from a number
+    "array": lambda a: np.array([0, a]),
+    "array of objects": lambda a: np.array([None, a], dtype=object),
+    "number of numpy": np.float32,
+    "truth of numpy": lambda a: np.bool_(a == 1),
+    "tensor": lambda a: torch.tensor([0, a]),
+    "list of tensors": lambda a: [torch.zeros(2), torch.full((2,), float(a))],
+    "sparse tensor": lambda a: torch.full((2, 2), float(a)).to_sparse(),
+    "closure": scaled,
+    "closure of a list": lambda a: scaled([a]),
+    "default": lambda a: lambda x, by=a: (x, by),
+    "partial": lambda a: functools.partial(scaled, by=a),
+    "method": lambda a: Slots(a).__init__,
+    "slots": Slots,
+    "module": Attribute,
+    "buffer": lambda a: torch.nn.Sequential(Attribute(0.0, float(a))),
+    "activation": lambda a: torch.nn.ReLU() if a == 1 else torch.nn.GELU(),
+    "fraction": lambda a: fractions.Fraction(1, 1 + a),
+    "path": lambda a: pathlib.Path(str(a)),
+    "day": lambda a: datetime.date(2000, 1, a),
+    "range": range,
+    "queue": lambda a: collections.deque([a]),
+    "counts": lambda a: collections.Counter({"x": a}),
+    "mapping": lambda a: types.MappingProxyType({a: 0}),
+    "name of a key": lambda a: {a: 0} if a == 1 else {"1": 0},
+    "named tuple": lambda a: Point(0) if a == 1 else Other(0),
+    "member": lambda a: list(Colour)[a - 1],
+    "slice": slice,
+    "cut": lambda a: slice(0, a),
+    "function": lambda a: torch.exp if a == 1 else torch.log,
+    "state of a generator": lambda a: torch.Generator().manual_seed(a),
+}
+
+
+@pytest.mark.parametrize("sort", MADE)
+def test_no_two_values_of_any_sort_have_one_key(sort: str) -> None:
+    make = MADE[sort]
+    for inside in (make, lambda a: [make(a)], lambda a: {"x": make(a)}, lambda a: WithTable((0,), make(a))):
+        one, same, other = value_key(inside(1)), value_key(inside(1)), value_key(inside(2))
+        assert one == same and one != other and " at 0x" not in one
+    if sort != "named tuple":  # these are equal as tuples
+        assert WithTable((0,), make(1)) != WithTable((0,), make(2))
+    kept = [make(1)]
+    assert WithTable((0,), kept) == WithTable((0,), kept) and hash(WithTable((0,), kept)) == hash(WithTable((0,), kept))
+
+
+def test_an_object_that_holds_itself_has_a_key_and_one_of_no_value_has_none() -> None:
+    def around(a: int) -> list[object]:
+        found: list[object] = [a]
+        found.append(found)
+        return found
+
+    assert value_key(around(1)) == value_key(around(1)) != value_key(around(2))
+    assert value_key(pickle) != value_key(types)
+    with pytest.raises(UserError):
+        value_key(WithTable((0,), (x for x in "ab")))
+
+
+@pytest.mark.parametrize("made", [np.int64, fractions.Fraction, lambda a: Slots(a).a])
+def test_two_rules_of_one_plan_have_rows_of_their_own(made: Callable[[int], object]) -> None:
+    target = random_target(2, 2, seed=1)
+    keys = {Guidance(2.0, rule=Times(made(a))).key() for a in (1, 2, 3)}
+    assert len(keys) == 3
+    laws = [terminal_law(target.denoiser(), Guidance(2.0, rule=Times(made(a))), 0) for a in (1, 3)]
+    assert total_variation(*laws) > 1e-3
