@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.app.places import with_text_path
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
@@ -33,6 +34,7 @@ from mdlm_cfg.training.saving import WholeFiles
 
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
+REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning's trainer
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 
 
@@ -142,11 +144,21 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     is_alone = means_one_process(settings) or is_alone_in_slurm()
     plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone else [])]
     filled: dict[str, Any] = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
+    for key in ("callbacks", "plugins"):  # of the user's own: beside ours, which save checkpoints and average weights
+        own = settings.get(key) or []
+        made = [make(one, f"trainer.{key}", (), names_in(one)) for one in (own if isinstance(own, list) else [own])]
+        filled[key] += made
+    settings = {key: value for key, value in settings.items() if key not in ("callbacks", "plugins")}
     if settings.get("profiler") is None:
         filled["profiler"] = Unprofiled()
     try:
         trainer = make(settings, "trainer", (), names_in(settings), **filled)
-    except (ValueError, TypeError, AttributeError) as error:  # of Lightning, which looks at all settings here
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        MisconfigurationException,
+    ) as error:  # of Lightning, which looks at all settings here
         raise UserError(f"the trainer cannot be made: {error}") from error
     if not isinstance(trainer, Trainer):
         raise UserError(

@@ -6,10 +6,10 @@ user's own, with its arguments beside it. It is imported only if the command lin
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from torch import nn
@@ -24,15 +24,15 @@ from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.rule_names import ALLOWED, NAMES as RULES, parse_rule
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.chain.schedules import check_steps
+from mdlm_cfg.chain.steps import OF_JUMPS
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
 from mdlm_cfg.sampling.sampler import WITH_STEPS, Sampler
-from mdlm_cfg.support.annotations import parameters_of
+from mdlm_cfg.support.annotations import needs_alone, parameters_of
 from mdlm_cfg.support.errors import UserError, did_you_mean
-from mdlm_cfg.support.instantiate import TARGET, make, thing_named
+from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, thing_named
 from mdlm_cfg.support.schema import SamplingSchema
 
 DEFAULT_STEPS = 50  # of the samplers that take steps
-JUMP = ("log_z", "u")  # arguments of a jump rule
 ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
 
 
@@ -59,13 +59,32 @@ def sampler_of(config: SamplingSchema, trusted: Collection[str], sizes: Sizes | 
         word = _word(settings, "sampler")
         takes_steps = word in WITH_STEPS and "events" not in given
         return Sampler(word, **(({"steps": DEFAULT_STEPS} if takes_steps else {}) | given))
+    return _own_sampler(settings, trusted, given)
+
+
+def _own_sampler(settings: Mapping[str, Any], trusted: Collection[str], given: Mapping[str, Any]) -> Sampler:
+    """A sampler of the user's own: an object, what makes one, a jump rule, or what makes a jump rule.
+
+    Args:
+        settings: with `_target_`. given: options of the command line beside it, which only jump rules leave open.
+    """
     name, thing, arguments = _named(settings, "sampler", trusted)
-    if _takes(thing, JUMP):
-        options = {"steps": DEFAULT_STEPS} | given | arguments
-        return Sampler(thing.__name__, jump=thing, **options)
+    is_rule = needs_alone(thing, OF_JUMPS)
+    open_ones = {key: value for key, value in arguments.items() if key in SETTINGS and not _has_argument(thing, key)}
+    own = {key: value for key, value in arguments.items() if key not in open_ones}
+    if is_rule:
+        found = _with_arguments(thing, OF_JUMPS, own, "sampler")
+    else:
+        is_maker = callable(thing) and not isinstance(thing, Sampler)
+        found = make({TARGET: name, **own}, "sampler", (), trusted) if is_maker else thing
+    if is_rule or needs_alone(found, OF_JUMPS):
+        label = name.rpartition(".")[2] + (f"({', '.join(f'{k}={v}' for k, v in own.items())})" if own else "")
+        return Sampler(label, jump=found, **({"steps": DEFAULT_STEPS} | dict(given) | open_ones))
     if given:
         key = next(iter(given))
         raise UserError(f"{key}= is an option of the samplers of mdlm_cfg: give sampler.{key}= for what {name} takes")
+    if isinstance(found, Sampler) and not (found is thing or open_ones):
+        return found
     return _instance(thing, settings, "sampler", trusted, Sampler, "a Sampler, or a jump rule of (log_z, u)")
 
 
@@ -160,19 +179,32 @@ def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]
     Raises:
         UserError: something that is not a denoiser.
     """
-    _, thing, _ = _named(settings, "denoiser", trusted)
+    _, thing, arguments = _named(settings, "denoiser", trusted)
     dims = 1
     for side in data.grid_shape:
         dims *= side
     filled = {key: value for key, value in (("data", data), ("target", data.target)) if _has_argument(thing, key)}
     what = "a Denoiser, a torch module, or a function of (tokens, classes)"
-    wanted = (Denoiser, nn.Module)
-    found = thing if _takes(thing, ANSWER) else _instance(thing, settings, "denoiser", trusted, wanted, what, **filled)
+    is_made = isinstance(thing, type) or not isinstance(thing, Denoiser | nn.Module)
+    if needs_alone(thing, ANSWER):
+        found = _with_arguments(thing, ANSWER, arguments, "denoiser")
+    elif is_made and callable(thing):
+        found = make(settings, "denoiser", (), trusted, **filled)
+    else:
+        found = _instance(thing, settings, "denoiser", trusted, (Denoiser, nn.Module), what)
+    if not needs_alone(found, ANSWER):
+        _checked(found, settings[TARGET], (Denoiser, nn.Module), what, "makes" if is_made else "is")
     if isinstance(found, nn.Module):
         found.eval()
     if isinstance(found, Denoiser):
         return found
     return cast(Denoiser, FunctionDenoiser(found, data.num_tokens, dims, data.num_classes))
+
+
+def _with_arguments(function: Any, called_with: Sequence[str], arguments: Mapping[str, Any], what: str) -> Any:
+    """A function with the arguments of its settings, beside those that it is called with."""
+    check_arguments(function, what, {**dict.fromkeys(called_with), **arguments})
+    return partial(function, **arguments) if arguments else function
 
 
 def _word(value: Any, what: str) -> str:
@@ -222,9 +254,3 @@ def _checked(found: Any, name: Any, wanted: type | tuple[type, ...], in_words: s
 
 def _has_argument(thing: Any, name: str) -> bool:
     return name in parameters_of(thing)
-
-
-def _takes(thing: Any, names: tuple[str, ...]) -> bool:
-    """Whether something is a function, or an object that is called like one, and needs these arguments alone."""
-    required = [name for name, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
-    return not inspect.isclass(thing) and tuple(required) == names

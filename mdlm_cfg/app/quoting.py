@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -135,9 +135,14 @@ def with_objects(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command, with settings below a word or null (`OBJECTS`) in the form that hydra can take.
 
     hydra puts no key below a word or null, but it merges mappings: sampler._target_=a.B sampler.steps=2 becomes
-    ++sampler={_target_:a.B} ++sampler.steps=2. What has that form already stays as it is.
+    ++sampler={_target_:a.B} ++sampler.steps=2. What has that form already stays as it is. Below anything else of the
+    user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
     """
     found = list(arguments)
+    own = {
+        item.lstrip("+").partition(f".{TARGET}=")[0] for item in found if f".{TARGET}=" in item.partition("=")[0] + "="
+    }
+    found = [f"++{item.lstrip('+')}" if _is_below(item, own) else item for item in found]
     for name in OBJECTS:
         below = [item for item in found if item.lstrip("+").startswith(f"{name}.") and "=" in item]
         if below and not any(item.startswith(f"++{name}={{") for item in found):
@@ -146,6 +151,12 @@ def with_objects(arguments: Sequence[str]) -> list[str]:
             kept = [item if item not in below else f"++{item.lstrip('+')}" for item in found if item not in targets]
             found = [*kept[:first], _mapping(name, targets), *kept[first:]]
     return found
+
+
+def _is_below(item: str, names: Collection[str]) -> bool:
+    """Whether an argument is a setting of one of these names."""
+    key, sign, _ = item.lstrip("+").partition("=")
+    return bool(sign) and not key.endswith(TARGET) and any(key.startswith(f"{name}.") for name in names)
 
 
 def _mapping(name: str, targets: Sequence[str]) -> str:

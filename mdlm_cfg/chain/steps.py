@@ -23,6 +23,7 @@ from mdlm_cfg.chain.selections import Selection, Subset, uniform
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
+OF_JUMPS = ("log_z", "u")  # arguments by which a function of one's own is known as one
 
 
 def tau_leaping(log_z: Tensor, u: Tensor) -> Tensor:

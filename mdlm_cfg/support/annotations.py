@@ -24,6 +24,12 @@ def parameters_of(thing: Any) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(lambda *args, **kwargs: None).parameters
 
 
+def needs_alone(thing: Any, names: tuple[str, ...]) -> bool:
+    """Whether something is a function, or an object that is called like one, and needs these arguments alone."""
+    required = [name for name, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
+    return not inspect.isclass(thing) and tuple(required) == names
+
+
 def annotations_of(source: Any) -> Mapping[str, Any]:
     """The annotations of a function or class itself; texts and forward references are as they are."""
     return inspect.get_annotations(source, **OF_ANNOTATIONS)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import QUICK, run
-from helpers import every_pair
+from helpers import every_pair, random_target
 
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
@@ -54,6 +54,22 @@ def all_at_once(log_z, u):
 ready = Sampler("all_at_once", steps=2, jump=all_at_once)
 
 
+def to_power(log_z, u, power=1.0):
+    return u**power + 0 * log_z
+
+
+class ToPower:
+    def __init__(self, power=1.0):
+        self.power = power
+
+    def __call__(self, log_z, u):
+        return to_power(log_z, u, self.power)
+
+
+def sampler_to_power(power=1.0):
+    return Sampler("by_power", steps=3, jump=ToPower(power))
+
+
 class Mine(Rate):
     name = "mine"
 
@@ -78,6 +94,22 @@ class Flat(torch.nn.Module):
 
     def forward(self, x, z):
         return self.dropout(torch.ones(*x.shape, self.values)).log_softmax(dim=-1)
+
+
+def tilted(tokens, classes, by=0.0):
+    return (by * torch.arange(4.0)).log_softmax(-1).expand(*tokens.shape, 4)
+
+
+class Tilted:
+    def __init__(self, by=0.0):
+        self.by = by
+
+    def __call__(self, tokens, classes):
+        return tilted(tokens, classes, self.by)
+
+
+def tilting(by=0.0):
+    return lambda tokens, classes: tilted(tokens, classes, by)
 
 
 class Called:
@@ -148,6 +180,31 @@ def test_a_sampler_of_ones_own(own: str) -> None:
         plan(sampler={"steps": 3})
 
 
+def law_of(sampler: Sampler) -> torch.Tensor:
+    return sampler.law(random_target(3, 2, seed=3).denoiser(), Guidance(2.0), 0)
+
+
+@pytest.mark.parametrize("name", ["to_power", "ToPower", "sampler_to_power"])
+def test_an_argument_of_a_sampler_of_ones_own_counts(name: str, own: str) -> None:
+    found = [plan(sampler={"_target_": f"{own}.{name}", "power": power}).sampler for power in (1.0, 3.0)]
+    module = sys.modules[own]
+    for sampler, power in zip(found, (1.0, 3.0)):
+        expected = Sampler("expected", steps=sampler.steps, jump=lambda log_z, u, k=power: u**k + 0 * log_z)
+        assert torch.allclose(law_of(sampler), law_of(expected), atol=1e-14)
+    assert float((law_of(found[0]) - law_of(found[1])).abs().max()) > 1e-2 and found[0].key != found[1].key
+    assert plan(sampler={"_target_": f"{own}.sampler_to_power"}).sampler.jump.power == module.ToPower().power
+    with pytest.raises(UserError):
+        plan(sampler={"_target_": f"{own}.{name}", "powre": 2.0})
+
+
+def test_options_of_a_jump_rule_that_is_made(own: str) -> None:
+    given = {"_target_": f"{own}.ToPower", "power": 2.0, "steps": 4}
+    for sampler in (plan(sampler=given, schedule="cosine"), plan(sampler=given | {"schedule": "cosine"})):
+        assert (sampler.sampler.steps, str(sampler.sampler.schedule)) == (4, "cosine")
+    with pytest.raises(UserError):  # what it makes has steps already
+        plan(sampler={"_target_": f"{own}.sampler_to_power", "steps": 4})
+
+
 def test_guidance_and_policy_of_ones_own(own: str) -> None:
     kinds = {type(g.kind).__name__ for g in plan(guidance={"_target_": f"{own}.Mine"}, w=[0, 2]).guidances}
     assert kinds == {"Mine"}
@@ -172,6 +229,13 @@ def test_a_denoiser_of_ones_own(own: str) -> None:
         flat = denoiser_of({"_target_": f"{own}.{name}", **arguments}, data, {f"{own}.{name}"})
         assert (flat.num_tokens, flat.num_dims, flat.num_classes) == (4, 1, 2)
         assert torch.allclose(terminal_law(flat, Guidance(2.0), 0), torch.full((4,), 0.25, dtype=torch.float64))
+    for name in ("tilted", "Tilted", "tilting"):
+        for by in (0.0, 2.0):
+            found = denoiser_of({"_target_": f"{own}.{name}", "by": by}, data, {f"{own}.{name}"})
+            expected = (by * torch.arange(4.0, dtype=torch.float64)).softmax(-1)
+            assert torch.allclose(terminal_law(found, Guidance(2.0), 0), expected, atol=1e-6)
+        with pytest.raises(UserError):
+            denoiser_of({"_target_": f"{own}.{name}", "bye": 1.0}, data, {f"{own}.{name}"})
     with pytest.raises(UserError):
         denoiser_of({"_target_": f"{own}.halved", "w": 1.0}, data, {f"{own}.halved"})
 
@@ -199,6 +263,8 @@ def test_settings_below_an_object_reach_hydra_as_mappings() -> None:
         "guidance=rate",
         "-m",
     ]
+    own_net = ["net._target_=a.Net", "net.scale=2", "+net.width=8", "objective.rows=3"]
+    assert with_objects(own_net) == ["net._target_=a.Net", "++net.scale=2", "++net.width=8", "objective.rows=3"]
     assert with_objects(with_objects(given)) == with_objects(given)
 
 

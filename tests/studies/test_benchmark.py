@@ -302,6 +302,7 @@ def jump(log_z: Tensor, u: Tensor) -> Tensor:
     ("own", "name", "law"),
     [
         (Sampler("flat", 7, jump=jump), "flat", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
+        (jump, "jump", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
         (Confidence(), "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
         (Confidence, "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
         (ORDER, "fixed_order(2,0,1)", lambda t: terminal_law(t, Guidance(2.0), 1, ORDER)),
@@ -329,6 +330,10 @@ def test_ones_own_may_be_anything_that_samples(own: Any, name: str, law: Any) ->
         (FixedOrder([0, 1]), "0..2 once"),
         (Entry("policy rate", Sampler()), "two entries are called"),
         (Target, "without arguments"),
+        (lambda steps=3: FOUR, "takes steps"),
+        (lambda a, b: FOUR, "takes a, b"),
+        (lambda: FOUR, "no arguments"),
+        (lambda d, g, z, n, generator, *, more: None, "takes d"),
         (lambda w: w, "must return a Guidance"),
         (lambda d, g, z, n, generator: torch.zeros(n, 2), "must draw int64"),
         (lambda d, g, z, n, generator: torch.full((n, 3), 2), "hold the value 2"),

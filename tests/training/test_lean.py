@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 from harness import small_data, small_module, small_trainer
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
 from mdlm_cfg.app.build import build_trainer
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.lean import LeanModule, Unprofiled
 
 NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
+TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 0.995, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.3, 7.0, math.inf, math.nan])
@@ -97,6 +100,17 @@ def test_an_optimizers_own_reset_is_called(tmp_path: Path) -> None:
 
 
 def test_a_run_measures_hooks_where_its_user_wants_it_alone() -> None:
-    settings = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
-    assert isinstance(build_trainer(settings, [], []).profiler, Unprofiled)
-    assert isinstance(build_trainer(settings | {"profiler": "simple"}, [], []).profiler, SimpleProfiler)
+    assert isinstance(build_trainer(TRAINER, [], []).profiler, Unprofiled)
+    assert isinstance(build_trainer(TRAINER | {"profiler": "simple"}, [], []).profiler, SimpleProfiler)
+
+
+def test_callbacks_of_the_users_are_beside_ours() -> None:
+    own = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 7}
+    ours = Callback()
+    for given in ([own], own):
+        trainer = build_trainer(TRAINER | {"callbacks": given}, [], [ours])
+        assert ours in trainer.callbacks
+        assert [one.patience for one in trainer.callbacks if isinstance(one, EarlyStopping)] == [7]
+    plugins = [{"_target_": "lightning.pytorch.plugins.AsyncCheckpointIO"}]
+    with pytest.raises(UserError):  # there is a place for one alone, and ours writes files whole
+        build_trainer(TRAINER | {"plugins": plugins}, [], [])

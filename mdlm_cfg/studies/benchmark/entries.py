@@ -15,11 +15,11 @@ from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, Strength
 from mdlm_cfg.chain.kinds import KINDS, Kind
 from mdlm_cfg.chain.policies import POLICIES, Policy
 from mdlm_cfg.chain.rules import Rule
-from mdlm_cfg.chain.steps import JUMPS
+from mdlm_cfg.chain.steps import JUMPS, OF_JUMPS
 from mdlm_cfg.sampling.adapters import GenerateSampler, SchedulerSampler
 from mdlm_cfg.sampling.families import REMDM, SAMPLED_CONFIDENCE
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.support.annotations import parameters_of
+from mdlm_cfg.support.annotations import needs_alone, parameters_of
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
@@ -27,8 +27,11 @@ Draw = Callable[..., Tensor]  # of denoiser, guidance, class, n, generator and p
 GuidanceOf = Callable[[float], Guidance]
 ALLOWED = (
     "a Sampler, a Policy, a Kind, a Rule, a function of w that makes a Guidance, a function (denoiser, guidance, "
-    "target_class, num_samples, generator) that draws samples and may take calls=, or an Entry"
+    "target_class, num_samples, generator) that draws samples and may take calls=, a jump rule of (log_z, u), or an "
+    "Entry"
 )
+NUM_GIVEN = 5  # arguments of a function that draws
+CALLS = "calls"
 NOISE_SCHEDULES = ("linear", "cosine")
 STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of unmasking
     "ramp": lambda w: LinearRamp(0.0, w),
@@ -151,8 +154,14 @@ def entry_of(own: Any) -> Entry:
     if not callable(own):
         raise UserError(f"{own!r} cannot be an entry: give {ALLOWED}")
     name = _name_of(own)
+    if needs_alone(own, OF_JUMPS):
+        return entry_of(Sampler(name, 1, jump=own))
     if _num_arguments(own) == 1:
         return Entry(name, Sampler(EVENT_LEAPING, 1), own)
+    if not _draws(own):
+        raise UserError(
+            f"{name} cannot be an entry, as it takes {', '.join(parameters_of(own)) or 'no arguments'}: give {ALLOWED}"
+        )
     return Entry(name, own)
 
 
@@ -176,6 +185,15 @@ def _name_of(own: Any) -> str:
 def _word(value: Any) -> str:
     """A bound argument for people: never an address."""
     return _name_of(value) if callable(value) else value if isinstance(value, str) else value_key(value)
+
+
+def _draws(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called as one that draws samples."""
+    parameters = list(parameters_of(function).values())
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != CALLS]
+    needed = [p for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY and p.name != CALLS]
+    has_all = any(p.kind == p.VAR_POSITIONAL for p in parameters) or len(by_place) >= NUM_GIVEN
+    return has_all and not needed and sum(p.default is p.empty for p in by_place) <= NUM_GIVEN
 
 
 def _num_arguments(function: Callable[..., Any]) -> int:
