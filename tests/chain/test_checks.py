@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mdlm_cfg.chain import checks
-from mdlm_cfg.chain.checks import checked_at_the_end, raise_where
+from mdlm_cfg.chain.checks import checked_at_the_end, ends_of, known_within, raise_where
 from mdlm_cfg.support.errors import UserError
 
 
@@ -43,3 +43,23 @@ def test_on_an_accelerator_the_first_of_all_is_said_at_the_end(monkeypatch: pyte
         raise ZeroDivisionError
     with checked_at_the_end():  # what was found before is forgotten
         small(10)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.float64])
+def test_the_ends_of_numbers_are_found_however_they_lie(kind: torch.dtype) -> None:
+    numbers = torch.randint(0, 200, (6, 10), generator=torch.Generator().manual_seed(0)).to(kind)
+    every_other = numbers[:, ::2]
+    for part in (
+        numbers,
+        numbers.T,
+        every_other,
+        every_other.T,
+        numbers[:, :1],
+        numbers[0],
+        numbers[None].mT,
+        numbers[0, 0],
+    ):
+        flat = [float(one) for one in part.reshape(-1).tolist()]
+        assert [float(end) for end in ends_of(part)] == [min(flat), max(flat)]
+        assert known_within(part, min(flat), max(flat))
+        assert not known_within(part, min(flat) + 1, max(flat)) and not known_within(part, min(flat), max(flat) - 1)

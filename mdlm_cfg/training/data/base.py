@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import ends_of
 from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.data import ExampleKind, Target, description_of
@@ -251,7 +252,7 @@ def check_batch(batch: Batch, num_tokens: int, num_classes: int) -> None:
     for what, numbers, count in zip(("values", "classes"), batch, (num_tokens, num_classes)):
         if numbers.device.type != "cpu" or numbers.numel() == 0:
             continue
-        least, most = (int(number) for number in numbers.aminmax())
+        least, most = (int(number) for number in ends_of(numbers))
         if numbers.dtype != torch.int64 or least < 0 or most >= count:
             raise UserError(
                 f"a batch of the data holds {what} from {least} to {most} of type {numbers.dtype}: they must be whole "
