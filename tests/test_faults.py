@@ -19,7 +19,7 @@ from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare import decay, metrics
 from mdlm_cfg.laws import push, rates, terminal
 from mdlm_cfg.sampling import families, sampler
-from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
+from mdlm_cfg.targets.table import Marginals, TableDenoiser
 
 TESTS = Path(__file__).parent
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -50,18 +50,18 @@ def lost_support(patch: pytest.MonkeyPatch) -> None:
         return cond + w * (cond - uncond)
 
     def weights(self, w, *_):
-        ratio = 0.0 if self.log_ratio is None else self.log_ratio.clamp(min=-20.0)
-        return (self.cond.log().clamp(min=-20.0) + w * ratio).exp()
+        uncond = self.cond if self.uncond is None else self.uncond
+        return with_epsilon(self.cond.log(), uncond.log(), w).exp()
 
-    patch.setattr(LogMarginals, "weights", weights)
+    patch.setattr(Marginals, "weights", weights)
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", with_epsilon)
 
 
 def sign_of_w(patch: pytest.MonkeyPatch) -> None:
     right = rules.geometric_mean
-    weights = LogMarginals.weights
-    patch.setattr(LogMarginals, "weights", lambda self, w, *in_place: weights(self, -w, *in_place))
+    weights = Marginals.weights
+    patch.setattr(Marginals, "weights", lambda self, w, *in_place: weights(self, -w, *in_place))
     for room in FORMULAS:
         patch.setattr(room, "geometric_mean", lambda log_cond, log_uncond, w: right(log_cond, log_uncond, -w))
 
@@ -113,8 +113,8 @@ def class_0_assumed(patch: pytest.MonkeyPatch) -> None:
     marginals = TableDenoiser.log_marginals
     patch.setattr(rules, "conditionals", lambda d, tokens, z: right(d, tokens, None if z is None else 0))
     patch.setattr(TableDenoiser, "log_marginals", lambda self, z: marginals(self, None if z is None else 0))
-    in_blocks = TableDenoiser.log_marginals_in_blocks
-    patch.setattr(TableDenoiser, "log_marginals_in_blocks", lambda self, z: in_blocks(self, None if z is None else 0))
+    in_blocks = TableDenoiser.marginals_in_blocks
+    patch.setattr(TableDenoiser, "marginals_in_blocks", lambda self, z: in_blocks(self, None if z is None else 0))
 
 
 def coordinates_uniform(patch: pytest.MonkeyPatch) -> None:

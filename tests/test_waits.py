@@ -7,6 +7,7 @@ one place that may wait, `mdlm_cfg.chain.checks.read`, is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -47,7 +48,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling import families, sampler as sampler_room, sequential_monte_carlo
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.targets.table import LogMarginals, TableDenoiser
+from mdlm_cfg.targets.table import Marginals, TableDenoiser
 from mdlm_cfg.training.watching import moments
 
 N = 2
@@ -172,7 +173,7 @@ def table() -> Denoiser:
     with unset_fake_temporarily():
         made = random_target(N, D, K, seed=2).denoiser()
         for k in (None, Z):
-            made.log_marginals(k), made.log_marginals_in_blocks(k)
+            made.log_marginals(k), made.marginals_in_blocks(k)
         made(torch.full((3, D), N), torch.arange(3))
     made.device = CUDA
     made.lattice = lattice_of(N, D, CUDA)
@@ -182,9 +183,9 @@ def table() -> Denoiser:
     return made
 
 
-def _placed(found: LogMarginals) -> LogMarginals:
-    ratio = None if found.log_ratio is None else found.log_ratio.to(CUDA)
-    return LogMarginals(blocks_of(N, D, CUDA), found.cond.to(CUDA), ratio, found.span)
+def _placed(found: Marginals) -> Marginals:
+    uncond = None if found.uncond is None else found.uncond.to(CUDA)
+    return replace(found, blocks=blocks_of(N, D, CUDA), cond=found.cond.to(CUDA), uncond=uncond)
 
 
 DENOISERS = {"plain": plain, "network": network, "tabulated": tabulated, "slice": inpainting, "table": table}

@@ -98,12 +98,12 @@ def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None
         return None
     if guidance.is_schedule or not guidance.kind.is_rho:
         return None
-    known = denoiser.log_marginals_in_blocks(target_class)
+    known = denoiser.marginals_in_blocks(target_class)
     in_place = not denoiser.keeps_marginals
     weights = known.weights(guidance.constant, in_place)
     if weights is None:
         return None
-    spare = [matrix for matrix in (known.cond, known.log_ratio) if in_place and matrix is not weights]
+    spare = [matrix for matrix in (known.cond, known.uncond) if in_place and matrix is not weights]
     holding = known.blocks.sum_over_children(weights, spare[0] if spare else None)
     for own, total in known.blocks.pieces(weights, holding):
         torch.div(own, total.clamp_(min=TINY), out=total)

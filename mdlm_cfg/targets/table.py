@@ -21,6 +21,7 @@ from mdlm_cfg.targets.checks import checked_names, hash_of, normalised
 
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
 MOST_LISTED = 10**5  # states up to which samples look their values up
+MOST_SQUARED = 64  # the largest power that is taken by squaring
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
 
 
@@ -165,40 +166,45 @@ def entropy_of(law: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class LogMarginals:
+class Marginals:
     """The marginals of a class, and of the mixture beside them, at every partial state.
 
     Attributes:
         blocks: how the states lie. cond: p(x_U | z), (rows, columns).
-        log_ratio: log p(x_U | z) - log p(x_U), the same shape, 0 where the class has no probability; None for the whole
-            mixture, which has nothing to guide to.
-        span: the least and the largest of log p(x_U | z), and of `log_ratio`, where the class has probability.
+        uncond: p(x_U), the same shape; None for the whole mixture, which has nothing to guide to.
+        has_zeros: whether the class lacks a state.
+        span: the least and the largest of log p(x_U | z), and of log p(x_U | z) - log p(x_U), where the class has
+            probability.
     """
 
     blocks: BlockedLattice
     cond: Tensor
-    log_ratio: Tensor | None
+    uncond: Tensor | None
+    has_zeros: bool
     span: tuple[tuple[float, float], tuple[float, float]]
 
     @classmethod
-    def of(cls, target: TableMixture, target_class: int | None) -> LogMarginals:
-        """Those of a table."""
+    def of(cls, target: TableMixture, target_class: int | None) -> Marginals:
+        """Those of a table.
+
+        A marginal is a sum over finished states: where the class has all of them, no ratio of marginals lies outside
+        the ratios of these.
+        """
         blocks = blocks_of(target.num_tokens, target.num_dims, target.class_pmfs.device)
-        cond = blocks.marginals(target.class_pmf(target_class))
-        low, high = (float(end) for end in torch.aminmax(cond))
+        pmf = target.class_pmf(target_class)
+        low = float(pmf.min())
         has_zeros = low == 0
         if has_zeros:
-            low = float(cond.masked_fill(cond == 0, math.inf).min())
-        span = math.log(low), math.log(high)
+            low = float(pmf[pmf > 0].min())
+        cond = blocks.marginals(pmf)
+        span = math.log(low), 0.0
         if target_class is None:
-            return cls(blocks, cond, None, (span, (0.0, 0.0)))
-        log_ratio = blocks.marginals(target.pmf)
-        for own, ratio in blocks.pieces(cond, log_ratio):
-            torch.div(own, ratio, out=ratio).log_()
-            if has_zeros:
-                ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=0.0)
-        least, largest = (float(end) for end in torch.aminmax(log_ratio))
-        return cls(blocks, cond, log_ratio, (span, (least, largest)))
+            return cls(blocks, cond, None, has_zeros, (span, (0.0, 0.0)))
+        uncond = blocks.marginals(target.pmf)
+        where = blocks.pieces(cond, uncond) if has_zeros else [(pmf, target.pmf)]
+        ends = [torch.stack(torch.aminmax(_ratio(own, other, has_zeros))) for own, other in where]
+        least, largest = torch.aminmax(torch.stack(ends).log())
+        return cls(blocks, cond, uncond, has_zeros, (span, (float(least), float(largest))))
 
     def weights(self, w: float, in_place: bool = False) -> Tensor | None:
         """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does.
@@ -213,12 +219,34 @@ class LogMarginals:
         high = high + max(ends, default=0.0)
         if not -MAX_LOG_RANGE < low <= high < MAX_LOG_RANGE or high - low > MAX_LOG_RANGE:
             return None
-        if self.log_ratio is None or w == 0:
+        if self.uncond is None or w == 0:
             return self.cond if in_place else self.cond.clone()
-        weights = self.log_ratio if in_place else torch.empty_like(self.log_ratio)
-        for cond, ratio, own in self.blocks.pieces(self.cond, self.log_ratio, weights):
-            torch.mul(ratio, w, out=own).exp_().mul_(cond)
+        weights = self.uncond if in_place else torch.empty_like(self.uncond)
+        for cond, uncond, own in self.blocks.pieces(self.cond, self.uncond, weights):
+            _raise(_ratio(cond, uncond, self.has_zeros, own), w).mul_(cond)
         return weights
+
+
+def _ratio(cond: Tensor, uncond: Tensor, has_zeros: bool, out: Tensor | None = None) -> Tensor:
+    """p(x_U | z) / p(x_U); 1 where the class has no probability."""
+    ratio = torch.div(cond, uncond, out=out)
+    return ratio.masked_fill_(cond == 0, 1.0) if has_zeros else ratio
+
+
+def _raise(values: Tensor, power: float) -> Tensor:
+    """values^power in place, of positive numbers whose result float64 holds.
+
+    Whole powers by squaring: a logarithm and an exponential take twenty times as long as a product.
+    """
+    if not (power >= 1 and power.is_integer() and power <= MOST_SQUARED):
+        return values.log_().mul_(power).exp_()
+    digits = f"{int(power):b}"[1:]
+    factor = values.clone() if "1" in digits else values
+    for digit in digits:
+        values.mul_(values)
+        if digit == "1":
+            values.mul_(factor)
+    return values
 
 
 class TableDenoiser:
@@ -237,7 +265,7 @@ class TableDenoiser:
         self.lattice = lattice_of(target.num_tokens, target.num_dims, self.device)
         self._dense: dict[int, Tensor] = {}
         self._log_marginals: dict[int | None, list[Tensor]] = {}
-        self._in_blocks: dict[int | None, LogMarginals] = {}
+        self._in_blocks: dict[int | None, Marginals] = {}
 
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
         """log p(x_U | z) of every partial state, by level; None is the whole mixture. Not to be written on."""
@@ -248,13 +276,10 @@ class TableDenoiser:
             self._log_marginals[target_class] = levels
         return levels
 
-    def log_marginals_in_blocks(self, target_class: int | None) -> LogMarginals:
-        """p(x_U | z) of every partial state, and log p(x_U | z) - log p(x_U).
-
-        Not to be written on where they are kept.
-        """
+    def marginals_in_blocks(self, target_class: int | None) -> Marginals:
+        """p(x_U | z) of every partial state, and p(x_U). Not to be written on where they are kept."""
         if target_class not in self._in_blocks:
-            found = LogMarginals.of(self.target, target_class)
+            found = Marginals.of(self.target, target_class)
             if not self.keeps_marginals:
                 return found
             self._in_blocks[target_class] = found
