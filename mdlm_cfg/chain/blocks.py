@@ -3,16 +3,16 @@
 The first D - m coordinates are outer ones and the last m inner ones. A row of the matrix is a partial state of the
 outer coordinates, a column one of the inner; both are ordered by level (number of unmasked coordinates), and within one
 as in `Lattice`. A move of an inner coordinate is then a product with a small matrix of zeros and ones, and a move of an
-outer coordinate a sum of long contiguous pieces; where every call takes longer than its work, on a GPU, all outer moves
-into a level are one sum of gathered rows.
+outer coordinate a sum of long contiguous pieces, of several subsets at once where they lie side by side. Where every
+call takes longer than its work, on a GPU, all outer moves into a level are one sum of gathered rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -21,9 +21,13 @@ from torch.nn.functional import embedding_bag
 
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
-MAX_WIDTH = 256  # columns: more are slower to multiply, and fewer to loop over
+MAX_WIDTH = 256  # columns: fewer are more calls, and more take longer to multiply
+MIN_WIDTH = 32  # columns of many states: moves of shorter pieces take longer than what products would
+MANY = 2**20  # states from which calls cost less than products
+SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies matrices in a loop of its own
 CHUNK = 2**17  # numbers that are gone through together, level by level: they stay in a processor's cache meanwhile
 
+Run = tuple[slice, int, slice]  # subsets, the position of a coordinate, and as many subsets of another level
 HandOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
 
 
@@ -41,8 +45,13 @@ class BlockedLattice:
 
     @cached_property
     def num_inner(self) -> int:
-        """m: as many as `MAX_WIDTH` allows, and at least 1."""
-        return max([m for m in range(1, self.num_dims + 1) if (self.num_tokens + 1) ** m <= MAX_WIDTH], default=1)
+        """m: as many as `MAX_WIDTH` allows, of many states no more than make `MIN_WIDTH`; and at least 1."""
+        n = self.num_tokens + 1
+        least = MIN_WIDTH if n**self.num_dims > MANY else MAX_WIDTH
+        found = 1
+        while found < self.num_dims and n**found < least and n ** (found + 1) <= MAX_WIDTH:
+            found += 1
+        return found
 
     @cached_property
     def outer(self) -> Lattice:
@@ -101,11 +110,9 @@ class BlockedLattice:
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
 
     @cached_property
-    def ones(self) -> list[Tensor]:
-        """ones[j]: 1 for every value, (N^j, 1, N): a product with it sums faster than a reduction of an inner axis."""
-        n = self.num_tokens
-        one = torch.ones(1, 1, n, dtype=torch.float64, device=self.device)
-        return [one.expand(n**j, 1, n) for j in range(len(self.rows) - 1)]
+    def one(self) -> Tensor:
+        """1 for every value, (1, 1, N): a product with it sums faster than a reduction of an inner axis."""
+        return torch.ones(1, 1, self.num_tokens, dtype=torch.float64, device=self.device)
 
     @cached_property
     def parents_of_columns(self) -> list[Tensor]:
@@ -150,14 +157,11 @@ class BlockedLattice:
             if self.at_once:
                 values[self.rows[q - 1]] = sums(values[self.rows[q]], self.child_rows[q - 1][:, :n])
                 continue
-            children = self.level(values, q)
-            parents = self.level(values, q - 1)
-            # any one child of each parent will do, and the first leaves out what changes slowest: the longest pieces
-            chosen: dict[int, tuple[int, int]] = {}
-            for child, position, parent in self.moves(q):
-                chosen.setdefault(parent, (child, position))
-            for parent, (child, j) in chosen.items():
-                torch.bmm(self.ones[j], children[child].view(n**j, n, -1), out=parents[parent].view(n**j, 1, -1))
+            children = self.by_subset(values, q)
+            parents = self.by_subset(values, q - 1)
+            for own, j, others in runs_of_first_children(self.outer, q - 1):
+                known = children[others].view(-1, n, n ** (q - 1 - j) * values.stride(0))
+                self._add_values(known, parents[own].view(len(known), 1, -1).zero_())
         return values
 
     def _memory(self, *shape: int) -> Tensor:
@@ -179,6 +183,32 @@ class BlockedLattice:
         for rows in chunks:
             yield tuple(matrix[rows] for matrix in matrices)
 
+    def _add_values(self, values: Tensor, into: Tensor) -> None:
+        """Add the sum over the N values (b, N, c) of a coordinate to (b, 1, c), by a product where torch's is fast."""
+        if values[0].numel() >= SLOW_PRODUCT:
+            into.baddbmm_(self.one.expand(len(values), 1, -1), values)
+            return
+        for value in values.split(1, dim=1):
+            into.add_(value)
+
+    def by_subset(self, values: Tensor, level: int) -> Tensor:
+        """The rows of one outer level, those of each of its subsets as one long row."""
+        return values[self.rows[level]].view(len(self.outer.subsets[level]), -1)
+
+    def pieces_of(self, level: int, size: int) -> Iterator[tuple[range, slice]]:
+        """Subsets of an outer level and their rows, in pieces of about `CHUNK` numbers; one on a GPU.
+
+        Args:
+            size: of a row.
+        """
+        count = len(self.outer.subsets[level])
+        each = self.num_tokens**level
+        step = count if self.at_once else max(1, CHUNK // (size * each))
+        for begun in range(0, count, step):
+            subsets = range(begun, min(begun + step, count))
+            first = self.rows[level].start
+            yield subsets, slice(first + subsets.start * each, first + subsets.stop * each)
+
     def sum_over_children(self, values: Tensor, total: Tensor | None = None) -> Tensor:
         """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones.
 
@@ -188,20 +218,22 @@ class BlockedLattice:
         n = self.num_tokens
         total = torch.empty_like(values) if total is None else total
         total[:, self.columns[-1]].zero_()
-        for own, sums_of in self.pieces(values, total):
+        for states, sums_of in self.pieces(values, total):
             for p, known in enumerate(self.parents_of_columns):
-                torch.mm(own[:, self.columns[p + 1]], known, out=sums_of[:, self.columns[p]])
+                torch.mm(states[:, self.columns[p + 1]], known, out=sums_of[:, self.columns[p]])
         for q in range(1, len(self.rows)):
             if self.at_once:
                 total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])
                 continue
-            children = self.level(values, q)
-            parents = self.level(total, q - 1)
-            for child, j, parent in self.moves(q):
-                parents[parent].view(n**j, 1, -1).baddbmm_(self.ones[j], children[child].view(n**j, n, -1))
+            parents = self.by_subset(total, q - 1)
+            for subsets, rows in self.pieces_of(q, values.stride(0)):
+                children = values[rows].view(len(subsets), -1)
+                for own, j, others in runs_of_parents(self.outer, q, subsets):
+                    known = children[own].view(-1, n, n ** (q - 1 - j) * values.stride(0))
+                    self._add_values(known, parents[others].view(len(known), 1, -1))
         return total
 
-    def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True) -> Tensor:
+    def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:
         """What every partial state hands on to each of its children, where it gets what its parents hand on.
 
         Args:
@@ -209,28 +241,34 @@ class BlockedLattice:
             hand_on: gives for some rows of one outer level a function that makes of what states get what they hand on,
                 in place, of the columns of one inner level.
             to_the_end: whether finished states get theirs too; otherwise it is to be had by `arrivals`.
+            out: where it is written, (rows, K, columns), each row after `hand_on` was asked for it; None is new memory.
 
         Returns:
             (rows, K, columns).
         """
         width = self.columns[-1].stop
-        values = self._memory(self.rows[-1].stop, len(start), width)
-        values[0] = 0
-        values[0, :, 0] = start
-        for q, rows in enumerate(self.rows):
-            is_apart = not to_the_end and rows == self.rows[-1]
+        values = self._memory(self.rows[-1].stop, len(start), width) if out is None else out
+        for q in range(len(self.rows)):
+            is_apart = not to_the_end and q == self.outer.num_dims
             inner = self.columns[:-1] if is_apart else self.columns
-            if q:
-                self._move(values, q, inner[-1].stop)
-            for chunk in self.chunks(rows, values.stride(0)):
-                part = values[chunk]
-                levels = self.by_level(part)
-                flat = self.by_level(part.view(-1, width))
-                handed_on = hand_on(chunk)
-                for p in range(len(inner)):
-                    if p:
-                        flat[p].addmm_(flat[p - 1], self.incidence[p - 1])
-                    handed_on(levels[p], p)
+            for subsets, rows in self.pieces_of(q, values.stride(0)):
+                part = values[rows] if out is None else torch.empty_like(values[rows])
+                if q:
+                    self._receive(part, values, q, subsets, inner[-1].stop)
+                else:
+                    part.zero_()
+                    part[0, :, 0] = start
+                for chunk in self.chunks(rows, values.stride(0)):
+                    own = part[chunk.start - rows.start : chunk.stop - rows.start]
+                    levels = self.by_level(own)
+                    flat = self.by_level(own.view(-1, width))
+                    handed_on = hand_on(chunk)
+                    for p in range(len(inner)):
+                        if p:
+                            flat[p].addmm_(flat[p - 1], self.incidence[p - 1])
+                        handed_on(levels[p], p)
+                    if out is not None:
+                        out[chunk] = own
         return values
 
     def by_level(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -241,18 +279,18 @@ class BlockedLattice:
     def _widths(self) -> list[int]:
         return [columns.stop - columns.start for columns in self.columns]
 
-    def _move(self, values: Tensor, level: int, width: int) -> None:
-        """Make the first columns of an outer level, `width` of them at least, the sums over their outer parents."""
+    def _receive(self, part: Tensor, values: Tensor, level: int, subsets: range, width: int) -> None:
+        """Make the first columns of a piece of an outer level, `width` at least, the sums over their outer parents."""
         n = self.num_tokens
         if self.at_once:
             given = values[self.rows[level - 1]].flatten(1)
-            values[self.rows[level]] = sums(given, self.parent_rows[level - 1]).view(-1, *values.shape[1:])
+            part.copy_(sums(given, self.parent_rows[level - 1]).view_as(part))
             return
-        children = self.level(values, level)
-        parents = self.level(values, level - 1)
-        for child, j, parent in self.moves(level):
-            into = children[child].view(n**j, n, -1)
-            given = parents[parent].view(n**j, 1, -1)
+        children = part.view(len(subsets), -1)
+        parents = self.by_subset(values, level - 1)
+        for own, j, others in runs_of_parents(self.outer, level, subsets):
+            into = children[own].view(-1, n, n ** (level - 1 - j) * values.stride(0))
+            given = parents[others].view(len(into), 1, -1)
             if width < values.shape[2]:
                 into = into.unflatten(2, (-1, values.shape[2]))[..., :width]
                 given = given.unflatten(2, (-1, values.shape[2]))[..., :width]
@@ -306,6 +344,34 @@ def sums(values: Tensor, rows: Tensor) -> Tensor:
 def _slices(lattice: Lattice) -> list[slice]:
     sizes = [len(subsets) * lattice.num_tokens**level for level, subsets in enumerate(lattice.subsets)]
     return [slice(sum(sizes[:level]), sum(sizes[: level + 1])) for level in range(len(sizes))]
+
+
+@lru_cache(maxsize=2**13)
+def runs_of_parents(outer: Lattice, level: int, subsets: range) -> list[Run]:
+    """For each subset of a piece and each position j, the subset of the level below without its j-th coordinate."""
+    rows = outer.parent_rows[level - 1]
+    return _runs((place, j, parent) for place, c in enumerate(subsets) for j, parent in enumerate(rows[c]))
+
+
+@lru_cache(maxsize=2**8)
+def runs_of_first_children(outer: Lattice, level: int) -> list[Run]:
+    """For each subset of a level, one of the level above with one more coordinate, which is its j-th."""
+    chosen: dict[int, tuple[int, int]] = {}  # any will do, and the first leaves out what changes slowest
+    for child, parents in enumerate(outer.parent_rows[level]):
+        for j, parent in enumerate(parents):
+            chosen.setdefault(parent, (child, j))
+    return _runs((parent, j, child) for parent, (child, j) in chosen.items())
+
+
+def _runs(moves: Iterable[tuple[int, int, int]]) -> list[Run]:
+    """Moves (own subset, position, other subset), with those of neighbours to neighbours as one call."""
+    found: list[Run] = []
+    for (j, ahead), group in groupby(sorted((j, other - own, own) for own, j, other in moves), lambda move: move[:2]):
+        owns = {own for _, _, own in group}
+        starts = sorted(own for own in owns if own - 1 not in owns)
+        ends = sorted(own + 1 for own in owns if own + 1 not in owns)
+        found += [(slice(a, b), j, slice(a + ahead, b + ahead)) for a, b in zip(starts, ends)]
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -30,16 +30,19 @@ class JointChain:
     Attributes:
         blocks: how they lie. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
             chain never is, and 1 in finished states.
+        is_spent: whether a terminal law may take the place of `holding`.
     """
 
     blocks: BlockedLattice
     weights: Tensor
     holding: Tensor
+    is_spent: bool
 
     def terminal_law(self) -> Tensor:
         """The law of finished states, (N,)*D."""
         rows, columns = self.blocks.finished
-        handed_on = self.blocks.push(1 / self.weights[0, :1], self._leave)
+        out = self.holding[:, None] if self.is_spent else None
+        handed_on = self.blocks.push(1 / self.weights[0, :1], self._leave, out=out)
         law = handed_on[rows, 0, columns] * self.weights[rows, columns]
         return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
 
@@ -108,4 +111,4 @@ def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None
     for own, total in known.blocks.pieces(weights, holding):
         torch.div(own, total.clamp_(min=TINY), out=total)
     holding[known.blocks.finished].fill_(1)
-    return JointChain(known.blocks, weights, holding)
+    return JointChain(known.blocks, weights, holding, in_place)

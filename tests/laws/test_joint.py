@@ -8,11 +8,12 @@ from helpers import random_target
 
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain import blocks
-from mdlm_cfg.chain.blocks import BlockedLattice
+from mdlm_cfg.chain.blocks import BlockedLattice, runs_of_parents
 from mdlm_cfg.chain.guidance import linear_ramp
-from mdlm_cfg.chain.lattice import flat_index
+from mdlm_cfg.chain.lattice import flat_index, lattice_of
 from mdlm_cfg.laws import in_time, terminal
 from mdlm_cfg.laws.joint import joint_chain
+from mdlm_cfg.targets.table import Marginals
 
 SHAPES = [(1, 3), (5, 1), (4, 2), (3, 4), (2, 6), (7, 3), (40, 2)]  # (N, D)
 
@@ -73,6 +74,40 @@ def test_sums_over_children_by_brute_force(width) -> None:
             child[[i for i in range(d) if state[i] == n][number // n]] = number % n
         truth = sum(float(dense[flat_index(child, n + 1)]) for child in children)
         assert abs(float(found[place]) - truth) < 1e-14
+
+
+@pytest.mark.parametrize("piece", [range(0, 1), range(3, 8), range(0, 10)], ids=str)
+def test_runs_are_all_moves_of_a_piece(piece) -> None:
+    outer = lattice_of(2, 5)
+    for level in (2, 3):
+        below, subsets = outer.subsets[level - 1 : level + 1]
+        without = [[below.index(c[:j] + c[j + 1 :]) for j in range(level)] for c in subsets]
+        moves = {(c - piece.start, j, without[c][j]) for c in piece for j in range(level)}
+        runs = runs_of_parents(outer, level, piece)
+        found = [(a, j, b) for own, j, other in runs for a, b in zip(range(10)[own], range(10)[other], strict=True)]
+        assert len(found) == len(moves) and set(found) == moves
+
+
+@pytest.mark.parametrize("w", [1.0, 2.0, 3.0, 11.0, 64.0, 65.0, 2.5, -0.5])
+def test_weights_by_logarithms(w) -> None:
+    target = random_target(3, 3, k=2, seed=4, zeros=0.3)
+    known = Marginals.of(target, 0)
+    found = known.weights(w)
+    assert found is not None
+    truth = (known.cond.log() + w * (known.cond / known.uncond).log()).exp()
+    assert torch.equal(found == 0, known.cond == 0)
+    assert torch.where(known.cond > 0, found / truth - 1, 0.0).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.4])
+def test_the_span_of_marginals_is_that_of_all_partial_states(zeros) -> None:
+    for seed in range(5):
+        target = random_target(2, 4, k=3, seed=seed, zeros=zeros)
+        known = Marginals.of(target, 1)
+        cond, uncond = (torch.cat([x.flatten() for x in target.denoiser().log_marginals(z)]) for z in (1, None))
+        possible = cond > -torch.inf
+        for (low, high), truth in zip(known.span, (cond[possible], (cond - uncond)[possible])):
+            assert abs(low - float(truth.min())) < 1e-12 and abs(high - float(truth.max())) < 1e-12
 
 
 def test_what_is_no_plain_table_goes_level_by_level() -> None:
