@@ -29,10 +29,10 @@ STRENGTHS = (0.0, 1.0, 3.0)  # of the curves of calls and TV
 DECODERS = {
     "first-hitting (one at a time)": Sampler("first_hitting"),
     "choose by confidence, then draw": Sampler("first_hitting", policy="confidence"),
-    "event-leaping, 2 a step": Sampler("event_leaping", events=2),
-    "LLaDA low_confidence, 1 a step": Sampler("sampled_confidence", events=1),
-    "the same, 2 a step": Sampler("sampled_confidence", events=2),
-    "the same, 1 a step, blocks of 3": Sampler("sampled_confidence", events=1, policy="blocks(0,1,2|3,4,5|6,7,8)"),
+    "event-leaping, 2 per step": Sampler("event_leaping", events=2),
+    "LLaDA low_confidence, 1 per step": Sampler("sampled_confidence", events=1),
+    "the same, 2 per step": Sampler("sampled_confidence", events=2),
+    "the same, 1 per step, blocks of 3": Sampler("sampled_confidence", events=1, policy="blocks(0,1,2|3,4,5|6,7,8)"),
     "MaskGIT, 8 steps, temperature 4.5": Sampler("sampled_confidence", 8, choice_temperature=4.5, annealed=True),
     "Fast-dLLM threshold 0.9": Sampler("threshold", threshold=0.9),
     "Fast-dLLM factor 1": Sampler("factor", factor=1.0),
@@ -79,7 +79,7 @@ def decoders(target: Target) -> Iterator[list[object]]:
 
 
 def targets() -> Iterator[list[object]]:
-    """LLaDA's rule at w = 0 and one coordinate a step: TV to the class, and the entropy before and after."""
+    """LLaDA's rule at w = 0 and one coordinate per step: TV to the class, and the entropy before and after."""
     for name in ("tiny_mnist_3x3", "hmm_motif", "hmm_rotation", "toy_5d_hypercube", "toy_2d_overlap"):
         target = target_of(name)
         law = Sampler("sampled_confidence", events=1).law(target.denoiser, Guidance(0.0), target.target_class)

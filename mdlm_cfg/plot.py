@@ -55,7 +55,8 @@ def laws(
     shapes = {tuple(law.shape) for row in rows.values() for law in row.values()}
     if len(shapes) != 1:
         raise UserError(
-            f"distributions beside each other must have one shape (N, ..., N), got {sorted(shapes) or None}"
+            "distributions that are drawn side by side must have the same shape (N, ..., N), got "
+            f"{sorted(shapes) or None}"
         )
     value_names = checked_names("value_names", value_names, next(iter(shapes))[0])
     labels = ("value x", "") if len(next(iter(shapes))) == 1 else ("$x_1$", "$x_2$")

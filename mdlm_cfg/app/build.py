@@ -203,7 +203,7 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported: give auto, cpu or gpu")
     if accelerator == "mps":
-        raise UserError("mps has no float64, which losses and laws are taken in: give trainer.accelerator=cpu")
+        raise UserError("mps has no float64, in which losses and laws are computed: give trainer.accelerator=cpu")
 
 
 def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:
@@ -232,4 +232,4 @@ def say_precision(config: TrainSchema, device: torch.device) -> None:
     choice = "bfloat16" if speedup >= SPEEDUP else "float32"
     times = f"{speedup:.2g} times as fast as float32" if speedup else "not possible"
     chosen = " and ".join(f"{part}.precision" for part in parts)
-    print(f"{chosen}: {choice}, as bfloat16 products are {times} on {device.type}", file=sys.stderr)
+    print(f"{chosen}: {choice}, because bfloat16 products are {times} on {device.type}", file=sys.stderr)

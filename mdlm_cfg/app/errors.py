@@ -126,7 +126,7 @@ def sentence(error: BaseException) -> str | None:
         return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
     if isinstance(error, Warning):
         what = f"{type(error).__name__}: {_line(str(error))}"
-        return f"a warning was made an error, by PYTHONWARNINGS, an option of Python or your own code ({what})"
+        return f"a warning was turned into an error, by PYTHONWARNINGS, an option of Python or your own code ({what})"
     return _of_the_machine(error) or _of_the_environment(error)
 
 
@@ -153,18 +153,18 @@ def _texts(constants: Iterable[object]) -> Iterator[str]:
 def _of_the_machine(error: BaseException) -> str | None:
     """What is said of the disk, of another process and of memory; None of any other error."""
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
-        return "the working directory is not there any more: go to another one"
+        return "the working directory no longer exists: change to another one"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
     if _is_of_another_process(error):
         return (
-            f"another process of this command has ended, or cannot be reached ({_line(str(error))[:200]}): see what it "
-            "said; ckpt_path=auto resumes training from the last checkpoint"
+            f"another process of this command has ended or cannot be reached ({_line(str(error))[:200]}): see its "
+            "messages; ckpt_path=auto resumes training from the last checkpoint"
         )
     if is_lack_of_memory(error):
         smaller = "a smaller batch_size, network or data, fewer samples"
-        return f"there is not enough memory for this: use {smaller}, or a larger machine"
+        return f"there is not enough memory: use {smaller}, or a larger machine"
     return None
 
 

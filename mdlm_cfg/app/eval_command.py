@@ -85,7 +85,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
     if config.ckpt_path is not None:
         raise UserError(
-            f"ckpt_path={config.ckpt_path} has no use beside another denoiser than that of a run: leave it or "
+            f"ckpt_path={config.ckpt_path} cannot be combined with a denoiser that is not a run's: leave it or "
             "denoiser=... out"
         )
     guides = checked_guides(config)  # refused before anything is loaded
@@ -185,7 +185,7 @@ def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tu
         path = settings.get("path")
         if not isinstance(path, str) or os.path.exists(path):
             raise
-        raise UserError(f"{error}; if the data of {run.path} were moved, give data.path=NEW") from error
+        raise UserError(f"{error}; if the data of {run.path} have moved, give data.path=NEW") from error
     run.check_data(data.describe())
     return data, settings
 

@@ -37,7 +37,7 @@ from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
-TRAINING = "Nats per data point, validation data, averaged weights."
+TRAINING = "In nats per data point, on validation data, with averaged weights."
 NEEDED = {"val/minutes", "val/nelbo", "val/nelbo_null"}  # of a validation in metrics.csv
 EXCESS = {"val/excess", "val/excess_null"}  # and of data whose entropy is known
 WIDE = 10  # the ratio of the largest NELBO to the smallest from which the axis is logarithmic
@@ -136,8 +136,8 @@ def _of_the_training(about: Mapping[str, Any]) -> list[str]:
     if done >= 1:
         return []
     return [
-        f"The network was saved when {done:.0%} of its training was done ({about[STEPS]:,} steps); an "
-        "interrupted run goes on by its own command with ckpt_path=auto."
+        f"The network was saved when {done:.0%} of its training was done ({about[STEPS]:,} steps); an interrupted run "
+        "resumes with its own command and ckpt_path=auto."
     ]
 
 
@@ -199,16 +199,16 @@ def _print(sections: Sequence[Section], verdict: Sequence[str], report: Report) 
 
 TEST_ROWS = {
     "nelbo": "NELBO",
-    "nelbo_mc_se": "its standard error, of the masks",
-    "nelbo_data_se": "its standard error, of masks and data",
+    "nelbo_mc_se": "its standard error, due to the masks",
+    "nelbo_data_se": "its standard error, due to masks and data",
     "exact_nelbo": "expected NELBO, exact",
-    "excess": "the same less the entropy",
+    "excess": "the same minus the entropy",
 }
 TEST_TEXT = """\
-Negative ELBO in nats per data point, with the class and without one."""
+Negative ELBO in nats per data point, with the class and without it."""
 OF_DISTANCES = """\
- Total variation is between the learned distribution and the exact one, of the class where it is largest, for the kind \
-of guidance that training was given."""
+Total variation is between the learned and the exact distribution, for the class where it is largest and the kind of \
+guidance given to the training run."""
 
 
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
@@ -260,6 +260,6 @@ def _validations(path: Path) -> list[dict[str, float]]:
             table = list(csv.DictReader(file))
         rows = [{key: float(text) for key, text in row.items() if key in NEEDED | EXCESS and text} for row in table]
     except (ValueError, TypeError, csv.Error) as error:
-        print(f"{path} cannot be read ({error}): the page has no curve of training", file=sys.stderr)
+        print(f"{path} cannot be read ({error}): the page has no training curve", file=sys.stderr)
         return []
     return [row for row in rows if row.keys() >= NEEDED]

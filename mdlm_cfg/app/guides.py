@@ -62,7 +62,7 @@ class Guides:
         found = self
         if "auto" in needed and self.weak is None and (share := config.weak.get("smoothing")) is not None:
             if not isinstance(target, TableMixture):
-                raise UserError(f"weak.smoothing={share:g} is for data given as a table: give weak.ckpt_path=RUN")
+                raise UserError(f"weak.smoothing={share:g} is only for data given as a table: give weak.ckpt_path=RUN")
             found = found._with(f"the data's table, smoothed by {share:g}", weak=smoothed(target, share).denoiser())
         if "classifier" in needed and self.classifier is None:
             if own is not None and has_class_head(own.net):
@@ -129,7 +129,9 @@ def _check_settings(
             raise UserError(f"{name}.{key} is not a setting: choose one of {', '.join(f'{name}.{k}' for k in known)}")
     used = [key for key, value in given.items() if value is not None]
     if used and not needed:
-        raise UserError(f"{name}.{used[0]} is of the rule {rule}: give guidance={rule}, or leave {name}.{used[0]} out")
+        raise UserError(
+            f"{name}.{used[0]} belongs to the rule {rule}: give guidance={rule}, or leave {name}.{used[0]} out"
+        )
     if not needed:
         return
     path = settings.get("ckpt_path")
@@ -143,7 +145,7 @@ def _check_settings(
     if rule == "auto" and path is None and share is None:
         raise UserError(
             "guidance=auto needs a weaker denoiser: give weak.ckpt_path=RUN, a smaller network or an earlier "
-            "checkpoint (train.py keep_steps=[100] keeps one), or for data given as a table weak.smoothing=0.3"
+            "checkpoint (train.py keep_steps=[100] keeps one), or, for data given as a table, weak.smoothing=0.3"
         )
 
 

@@ -16,7 +16,7 @@ from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
     "train": """\
-Train a denoiser, test it, and compare it with what is known exactly.
+Train a denoiser, test it, and compare it with exact results.
 
     python train.py                                    the default toy, in about half a minute
     python train.py data=toy_5d_hypercube w=[0,1,2]    other data, other guidance strengths
@@ -33,17 +33,19 @@ Evaluate a trained network, or an exact denoiser, under guidance.
     python eval.py 'w=[2,ramp(0,4),interval(4,0.3,0.9)]' 'policy=fixed_order(1,0)'
     python eval.py denoiser=exact data=toy_2d_overlap  exact conditionals: nothing is trained""",
     "sample": """\
-Draw guided samples from a trained network: samples.npz, a picture of images, lines of text.
+Draw guided samples from a trained network: samples.npz, and a picture for images or a file of lines for text.
 
-    python -m mdlm_cfg.sample                          64 of every class, from the newest run
+    python -m mdlm_cfg.sample                          64 samples of every class, from the newest run
     python -m mdlm_cfg.sample ckpt_path=RUN target_class=3 w=2 n=64 out=threes
     python -m mdlm_cfg.sample 'w=[0,1,2]' sampler=event_leaping steps=32 seed=1""",
 }
 NOTES = """\
-Options are hydra's: key=value for a setting below, group=option for a file of settings, key.sub=value inside a group.
-Put options that contain brackets, | or ; in single quotes (bash and zsh): 'w=[0,ramp(0,4)]' 'policy=fixed_order(1,0)'
-(bash takes w=[0,1,2] without).
-Your own function or class (on PYTHONPATH) is named by _target_, with its arguments: sampler._target_=my_package.mine
+Options use hydra's syntax: key=value for a setting below, group=option for a file of settings, key.sub=value in a \
+group.
+Put options that contain brackets, | or ; in single quotes (bash and zsh): 'w=[0,ramp(0,4)]' \
+'policy=fixed_order(1,0)'
+(bash accepts w=[0,1,2] without quotes).
+Name your own function or class (on PYTHONPATH) by _target_, with its arguments: sampler._target_=my_package.mine
 sampler.steps=8 (also guidance, policy, study, and denoiser in eval.py).
 A path that contains = or a comma needs two kinds of quotes: 'data.path="a=b.npz"'."""
 

@@ -77,7 +77,7 @@ class Job:
             return decided
         changes = "; ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
         raise UserError(
-            f"the sweep's folder {self.folder.parent} holds this job with another configuration ({changes}): give "
+            f"the sweep's folder {self.folder.parent} holds this job with a different configuration ({changes}): give "
             "another hydra.sweep.dir, or the same settings"
         )
 
@@ -92,7 +92,7 @@ class Job:
         before = read_record(self.folder)
         report = before.get("report")  # may be gone
         if before.get("state") == DONE and (report is None or (self.folder.parent / report).is_file()):
-            print(f"job {self.name!r} is done already: {self.folder}", file=sys.stderr)
+            print(f"job {self.name!r} is already done: {self.folder}", file=sys.stderr)
             return before["value"]
         from mdlm_cfg.training.unfinished import locked  # takes seconds
 
@@ -104,7 +104,7 @@ class Job:
                     return self._work(work, full, decided)
                 finally:
                     (self.folder / LOCK).unlink(missing_ok=True)
-        print(f"another process works on the job {self.name!r}: {self.folder}", file=sys.stderr)
+        print(f"another process is working on the job {self.name!r}: {self.folder}", file=sys.stderr)
         return None
 
     def _work(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:

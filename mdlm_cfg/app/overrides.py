@@ -50,7 +50,7 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
             continue
         key = override.get_key_element().lstrip("+")
         if (earlier := kept.pop(key, None)) is not None and earlier != argument:
-            print(f"{key} is given twice: {argument} counts, and {earlier} does not", file=sys.stderr)
+            print(f"{key} is given twice: {argument} is used, and {earlier} is ignored", file=sys.stderr)
         kept[key] = argument
     return list(kept.values())
 

@@ -107,9 +107,11 @@ def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes |
     """Options with the sizes of the cheapest steps as events, in place of steps and the schedule "profile"."""
     others = {key: value for key, value in given.items() if key != "schedule"}
     if sampler in FAMILIES and "events" not in FAMILIES[sampler].takes:
-        raise UserError(f"schedule = profile says how many coordinates a step unmasks, which {sampler} does not take")
+        raise UserError(
+            f"schedule = profile sets how many coordinates each step unmasks, which {sampler} does not take"
+        )
     if not isinstance(steps := check_steps(given.get("steps", DEFAULT_STEPS)), int):
-        raise UserError("schedule = profile has no use beside a grid of clock times: give a number of steps")
+        raise UserError("schedule = profile cannot be combined with a grid of clock times: give a number of steps")
     if "events" in given or sizes is None:
         return others | ({} if "events" in given else {"steps": steps}) | {"schedule": "linear"}
     return {key: value for key, value in others.items() if key != "steps"} | {"events": list(sizes(w, steps))}
@@ -239,7 +241,7 @@ def _instance(
     arguments = {key: value for key, value in settings.items() if key != TARGET}
     if isinstance(thing, wanted):
         if arguments and not is_dataclass(thing):
-            raise UserError(f"{what}.{next(iter(arguments))} is not possible: {settings[TARGET]} is an object already")
+            raise UserError(f"{what}.{next(iter(arguments))} is not possible: {settings[TARGET]} is already an object")
         return replace(thing, **arguments) if arguments else thing  # type: ignore[type-var]
     if not callable(thing):
         return _checked(thing, settings[TARGET], wanted, in_words)

@@ -112,7 +112,7 @@ def _data_of(
     if target is not None:
         raise UserError(
             f"target = {target!r} is an object of type {type(target).__name__}: it must be a TableMixture, a "
-            "HiddenMarkovMixture, a BernoulliMixture, or data that are set up; leave it out where nothing is known"
+            "HiddenMarkovMixture, a BernoulliMixture, or data after setup(); leave it out if nothing is known"
         )
     for what, names in (("class_names", class_names), ("value_names", value_names)):
         if isinstance(names, str) or not all(isinstance(one, str) for one in names or ()):
@@ -143,5 +143,7 @@ def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
     kinds = list(dict.fromkeys(str(one.kind) for one in found))
     if len(kinds) > 1:
-        raise UserError(f"w has guidance of the kinds {', '.join(kinds)}, and a report is of one: write one for each")
+        raise UserError(
+            f"w has guidance of the kinds {', '.join(kinds)}, and a report covers one kind: write one for each"
+        )
     return found

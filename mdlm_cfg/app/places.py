@@ -38,9 +38,7 @@ def check_path(key: str, value: object) -> None:
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
     if isinstance(value, str) and value.split("/")[0].startswith("~"):
-        raise UserError(
-            f"{key}={value}: ~ stands for nothing here; write the whole path (or ./{value} if it is a name)"
-        )
+        raise UserError(f"{key}={value}: ~ is not expanded here; write the whole path (or ./{value} if it is a name)")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def why_unreadable(argument: str, said: str) -> str:
     if evaluated is not None:
         return f"{argument} cannot be read: {evaluated[1]}"
     if value.startswith("~"):
-        return f"{argument} cannot be read: ~ stands for nothing here; write the whole path"
+        return f"{argument} cannot be read: ~ is not expanded here; write the whole path"
     if found := _unbalanced(value):
         return f"{argument} cannot be read: {found}"
     return (
@@ -125,7 +125,7 @@ def _unbalanced(value: str) -> str:
         if sign in CLOSES:
             opened.append(sign)
         elif sign in CLOSES.values() and (not opened or CLOSES[opened.pop()] != sign):
-            return f"the bracket {sign} does not match an opened one; correct the brackets"
+            return f"the bracket {sign} does not match an open one; correct the brackets"
         at = at + 1 if text is None else text.end()
     missing = "".join(CLOSES[sign] for sign in reversed(opened))
     return f"the bracket {opened[-1]} is not closed; write {value}{missing}" if opened else ""

@@ -21,8 +21,8 @@ HEAD = """\
 
 Made from the schema and the files in `conf`; `python train.py --help` prints the same. Settings are given as
 `key=value`, a file of a group as `group=name`, a setting inside a group as `group.key=value`
-([hydra's syntax](https://hydra.cc)). Put values that contain brackets, `|` or `;` in single quotes. A value of another
-type than its setting's, or a setting that there is none of, is refused before anything runs.
+([hydra's syntax](https://hydra.cc)). Put values that contain brackets, `|` or `;` in single quotes. A value of the
+wrong type and an unknown setting are refused before anything runs.
 """
 
 

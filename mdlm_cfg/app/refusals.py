@@ -97,7 +97,7 @@ def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
         name = str(key)
         if name not in (*known, HYDRA) and not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", text):
             near = did_you_mean(name, known)
-            raise UserError(f"{name} is no setting of this command, and no setting refers to it: leave it out{near}")
+            raise UserError(f"{name} is not a setting of this command, and no setting refers to it: leave it out{near}")
 
 
 def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
@@ -109,8 +109,8 @@ def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
     for name in ("devices", "num_nodes"):
         if str(value := settings.get(name, 1)) != "1":
             raise UserError(
-                f"trainer.{name}={value} means several processes for every job, and a sweep (-m) runs its jobs in one: "
-                "give trainer.devices=1, or run each setting as a command of its own (docs/scaling.md)"
+                f"trainer.{name}={value} means several processes for every job, and a sweep (-m) runs each job in one "
+                "process: give trainer.devices=1, or run each setting as a command of its own (docs/scaling.md)"
             )
 
 
@@ -118,7 +118,7 @@ def refuse_one_wandb_run(logger: Mapping[str, Any] | None) -> None:
     """Raise UserError where WANDB_RUN_ID names one run on wandb for all jobs of a sweep."""
     if str((logger or {}).get(TARGET)).endswith("WandbLogger") and (name := os.environ.get("WANDB_RUN_ID")):
         raise UserError(
-            f"WANDB_RUN_ID={name} is one run on wandb, and each job of a sweep (-m) is one of its own: unset it"
+            f"WANDB_RUN_ID={name} is a single run on wandb, and each job of a sweep (-m) is a separate run: unset it"
         )
 
 
@@ -189,7 +189,7 @@ def _not_a_mapping(path: Path) -> str | None:
         return None
     if found is None or isinstance(found, Mapping | list | str):
         return None
-    return f"{path} holds {found!r} alone: write settings in it, as lines such as seed: 3"
+    return f"{path} holds only {found!r}: write settings in it, as lines such as seed: 3"
 
 
 def _folders(arguments: Sequence[str]) -> Iterator[Path]:

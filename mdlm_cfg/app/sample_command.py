@@ -169,7 +169,7 @@ def _names_of(run: LoadedRun) -> Names:
         data = build_data(run.config["data"])
         run.check_data(data.describe())
     except (UserError, KeyError, OSError) as error:
-        print(f"samples are written without names of classes and values: {error}", file=sys.stderr)
+        print(f"samples are written without the names of classes and values: {error}", file=sys.stderr)
         return None, None
     return data.class_names, data.value_names
 

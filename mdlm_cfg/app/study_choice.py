@@ -70,7 +70,7 @@ def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> A
     """
     kind = next((one for one in DEFAULTS if one.needs.fits(data)), None)
     if paper is not None and kind is not TableReport:
-        raise UserError(f"paper={paper} is about a table of probabilities, and {data.name} is not one")
+        raise UserError(f"paper={paper} needs data given as a table of probabilities, and {data.name} is not")
     if kind is TableReport:
         return TableReport(paper)
     return Images(classifier) if kind is Images else kind and kind()
@@ -132,7 +132,7 @@ def _with_settings(study: Any, settings: Mapping[str, Any]) -> Any:
     own = {one.name: getattr(study, one.name) for one in fields(study) if one.init}
     if unknown := [name for name in settings if name not in own]:
         raise UserError(
-            f"study.{unknown[0]} is no setting of the study that these data have by default ({name_of(study)}), which "
+            f"study.{unknown[0]} is not a setting of the default study of these data ({name_of(study)}), which "
             f"takes {', '.join(own)}: name the study that has it, study=NAME study.{unknown[0]}=..."
         )
     check_arguments(type(study), "study", own | dict(settings))

@@ -77,14 +77,16 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         return None
     if shows := {argument.split("=", 1)[0] for argument in arguments} & set(SHOWING):
         raise UserError(
-            f"{shows.pop()} shows one configuration, and -m asks for several: leave -m out, and sweep no key"
+            f"{shows.pop()} shows one configuration, and -m asks for several: leave -m out, and sweep over no key"
         )
     given = [item for item in map(read_override, arguments) if item is not None]
     swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
     lines = tuple(item.input_line or "" for item in given if item.is_sweep_override())
     fixed = {item.get_key_element().lstrip("+"): item.value() for item in given if not item.is_sweep_override()}
     if fixed.get("out") is not None:
-        raise UserError(f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, each has its own")
+        raise UserError(
+            f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, because each has its own"
+        )
     for key, value in fixed.items():
         if key == "hydra.sweep.dir" or role_of(key) == "place":
             check_path(key, value)
@@ -166,7 +168,7 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     states = [record["state"] for record in records]
     if INTERRUPTED in states or RUNNING in states:
         left = len(states) - states.count(DONE)
-        print(f"{left} jobs are left: the same command with hydra.sweep.dir={sweep.folder} does those", file=sys.stderr)
+        print(f"{left} jobs remain: the same command with hydra.sweep.dir={sweep.folder} runs them", file=sys.stderr)
     elif sum(record["report"] is not None and not Path(record["report"]).is_absolute() for record in records) > 1:
         print(f"side by side: python compare.py {sweep.folder}")
     own = {path.parent.name for path, _ in _state(sweep.folder) - sweep.records}

@@ -35,8 +35,8 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
         project = str(value or "")
         if set(project) & set(NOT_IN_PROJECTS) or len(project) > LONGEST_PROJECT:
             raise UserError(
-                f"{name}={project} is not allowed: the name of a project on wandb has none of "
-                f"{' '.join(NOT_IN_PROJECTS)} and at most {LONGEST_PROJECT} characters"
+                f"{name}={project} is not allowed: the name of a project on wandb contains none of "
+                f"{' '.join(NOT_IN_PROJECTS)} and has at most {LONGEST_PROJECT} characters"
             )
     if mode == "online":
         _check_login()
@@ -99,7 +99,10 @@ def said_if_lost(report: Path) -> Iterator[None]:
         if type(error).__module__.split(".")[0] not in ("wandb", "requests", "urllib3"):
             raise
         what = " ".join(str(error).split()) or type(error).__name__
-        print(f"wandb did not take all of the report ({what}): it is whole in {report.parent}", file=sys.stderr)
+        print(
+            f"wandb did not accept all of the report ({what}): the complete report is in {report.parent}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

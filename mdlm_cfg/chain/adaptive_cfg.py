@@ -17,10 +17,10 @@ from mdlm_cfg.support.numeric import number, whole_number
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AdaptiveCFG(Rule):
-    """A-CFG (arXiv 2505.20199): the -w term is asked at x with its least confident known coordinates masked again.
+    """A-CFG (arXiv 2505.20199): the -w term sees x with its least confident known coordinates masked again.
 
-    The confidence of a known coordinate is p(x_i | x without i, z), so that a state asks for D + 2 rows; equals go by
-    their place. The published code reads confidences off the logits of the known tokens themselves, which denoisers
+    The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows; ties are broken by
+    position. The published code reads confidences off the logits of the known tokens themselves, which denoisers
     here do not have (a known coordinate's row is a copy), and masks the prompt in the same term; here that term has no
     class. There is no T.
 
@@ -35,7 +35,7 @@ class AdaptiveCFG(Rule):
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.share is None):
-            raise UserError("a_cfg takes k, a number of coordinates, or share, a share of them: one of the two")
+            raise UserError("a_cfg takes either k, a number of coordinates, or share, a share of them")
         if self.k is not None:
             object.__setattr__(self, "k", whole_number("k of a_cfg", self.k, 0))
         if self.share is not None:
@@ -49,8 +49,8 @@ class AdaptiveCFG(Rule):
             return log_cond
         if getattr(denoiser, "num_known", 0):
             raise UserError(
-                f"the rule {self} masks known coordinates again, and a slice has fixed them: draw samples with start= "
-                "in place of a distribution of the slice"
+                f"the rule {self} masks known coordinates again, but a slice has fixed them: draw samples with start= "
+                "instead of computing the distribution of the slice"
             )
         mask_id = denoiser.num_tokens
         known = tokens != mask_id

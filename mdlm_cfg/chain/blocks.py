@@ -1,4 +1,4 @@
-"""The (N+1)^D partial states as one matrix, gone through by few large products and sums (theory, section 4).
+"""The (N+1)^D partial states as one matrix, processed by few large products and sums (theory, section 4).
 
 The first D - m coordinates are outer ones and the last m inner ones. A row of the matrix is a partial state of the
 outer coordinates, a column one of the inner; both are ordered by level (number of unmasked coordinates), and within one
@@ -234,7 +234,7 @@ class BlockedLattice:
         return total
 
     def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:
-        """What every partial state hands on to each of its children, where it gets what its parents hand on.
+        """What every partial state passes to each of its children, if it receives what its parents pass to it.
 
         Args:
             start: (K,) what the first state, all masked, gets.
@@ -376,5 +376,5 @@ def _runs(moves: Iterable[tuple[int, int, int]]) -> list[Run]:
 
 @lru_cache(maxsize=16)
 def blocks_of(num_tokens: int, num_dims: int, device: torch.device) -> BlockedLattice:
-    """The blocks of a shape, made once."""
+    """The blocks of a shape, computed once and kept."""
     return BlockedLattice(num_tokens, num_dims, device)

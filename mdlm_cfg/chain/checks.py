@@ -40,7 +40,7 @@ _deferred: ContextVar[list[DeferredCheck] | None] = ContextVar("deferred", defau
 
 
 def raise_where(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> None:
-    """Raise UserError where something is wrong: now on a CPU, else at the end of `checked_at_the_end`.
+    """Raise UserError if any flag is set: immediately on a CPU, otherwise at the end of `checked_at_the_end`.
 
     Args:
         wrong: bool (B, ...). explain: gives the message from the first wrong row's number and, on the host, its part of
@@ -62,7 +62,7 @@ def raise_where(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> N
 
 
 def is_on_cpu(values: Tensor) -> bool:
-    """Whether numbers can be looked at without waiting for a device: on a CPU."""
+    """Whether numbers are on a CPU, where they can be read without waiting for a device."""
     return values.device.type == "cpu"
 
 
@@ -88,7 +88,7 @@ class Promise:
 def known_within(values: Tensor, least: float, most: float) -> bool:
     """Whether all of some numbers are within two bounds, as far as a CPU can tell in one pass and without more memory.
 
-    False of NaN, of no numbers at all, and of numbers on an accelerator: they are to be looked at one by one.
+    False for NaN, for an empty tensor, and for numbers on an accelerator: these must be checked one by one.
     """
     if not is_on_cpu(values) or values.numel() == 0:
         return False

@@ -45,9 +45,9 @@ class SmoothClassifier(Classifier, Protocol):
 class ByClassifier(Rule):
     r"""Classifier guidance, p(v | x) [p(z | x_{i=v}) / p(z | x)]^gamma with gamma = 1 + w (arXiv 2406.01572).
 
-    Exactly, the classifier is asked for every value of every masked coordinate; with the exact posterior this is
-    classifier-free guidance. With `taylor` it is asked once, and log p(z | x_{i=v}) is expanded to first order in the
-    one-hot input (arXiv 2406.01572, 2412.10193):
+    Without `taylor`, the classifier is evaluated for every value of every masked coordinate; with the exact posterior
+    this is classifier-free guidance. With `taylor` it is evaluated once, and log p(z | x_{i=v}) is expanded to first
+    order in the one-hot input (arXiv 2406.01572, 2412.10193):
 
     $$ \log p(z \mid x_{i=v}) \approx \log p(z \mid x) + g_{i,v} - g_{i,\text{mask}}, $$
 
@@ -56,8 +56,8 @@ class ByClassifier(Rule):
     The expansion has no T. A state that the classifier rules out for the class is left to the denoiser alone.
 
     Args:
-        classifier: of partial states; with `taylor` a `SmoothClassifier`.
-        taylor: whether to expand.
+        classifier: a classifier of partial states; with `taylor` a `SmoothClassifier`.
+        taylor: whether to use the first-order expansion.
     """
 
     classifier: Classifier
@@ -67,8 +67,8 @@ class ByClassifier(Rule):
         check_fields(self, "taylor")
         if not isinstance(self.classifier, Classifier):
             raise UserError(
-                f"the rule classifier needs a classifier of partial states, not {type(self.classifier).__name__}: give "
-                "an object with num_classes that answers log p(class | tokens)"
+                f"the rule classifier needs a classifier of partial states, not {type(self.classifier).__name__}: "
+                "give an object with num_classes that returns log p(class | tokens)"
             )
         if self.taylor and not isinstance(self.classifier, SmoothClassifier):
             raise UserError("the rule classifier(taylor) needs a classifier that can be differentiated: of_one_hot")

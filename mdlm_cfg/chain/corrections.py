@@ -40,8 +40,8 @@ class Correction:
     """Moves that follow a sampler: each masks `size` coordinates and refills them by the guided chain.
 
     Args:
-        size: k, how many coordinates are masked together, at least 1.
-        moves: m, how many moves are made.
+        size: k, the number of coordinates that are masked together, at least 1.
+        moves: m, the number of moves.
         accept: whether a refill is accepted or rejected, so that the tilted law is stationary for every size.
         scan: which coordinates a move masks. "random": k of them, uniformly. "sequential": k after k, in order, and
             from the start again. "lowest_confidence": the k with the lowest probability rho_i(x_i) / Z_i of their own
@@ -70,13 +70,13 @@ class Correction:
             object.__setattr__(self, "policy", parse_policy(self.policy))
         if self.parallel and (self.accept or self.policy is not None):
             raise UserError(
-                "a correction that refills in parallel has no order of its coordinates: it takes neither accept nor a "
+                "a correction that refills in parallel has no order of coordinates, so it takes neither accept nor a "
                 "policy"
             )
 
     @property
     def is_invariant(self) -> bool:
-        """Whether it leaves the tilted law as it is, with exact conditionals, one w, and values as guidance gives them.
+        """Whether it leaves the tilted law invariant, for exact conditionals, one w, and no temperature or top-p.
 
         Moves of one coordinate do, and moves with accept. A choice of coordinates that looks at their own values
         ("lowest_confidence") does not.
@@ -111,7 +111,7 @@ class Correction:
         }
 
     def calls(self, num_dims: int) -> int:
-        """Rows that all moves ask the denoiser for, per sample and conditional."""
+        """Denoiser rows that all moves need, per sample and conditional."""
         one = 1 if self.parallel else (2 if self.accept else 1) * self.size
         return self.moves * (one + (num_dims if self.scan == "lowest_confidence" else 0))
 
@@ -120,10 +120,10 @@ class Correction:
         free = num_dims if num_free is None else num_free
         if self.size > free:
             raise UserError(
-                f"a correction of size {self.size} needs as many free coordinates, and there are {free}: choose a size "
-                f"of at most {free}"
+                f"a correction of size {self.size} needs at least that many free coordinates, and there are {free}: "
+                f"choose a size of at most {free}"
                 if free
-                else "there is no free coordinate to correct: leave the correction away"
+                else "there is no free coordinate to correct: leave the correction out"
             )
         if self.policy is not None:
             self.policy.check(num_dims)
@@ -174,8 +174,8 @@ def check_finished(x: Tensor, num_tokens: int) -> None:
 
     def explain(row: int, state: Tensor) -> str:
         return (
-            f"a correction is given the state {name_state(state.tolist(), num_tokens)}, and must be given finished "
-            f"ones: values are 0 to {num_tokens - 1}"
+            "a correction needs finished states without masks, and was given "
+            f"{name_state(state.tolist(), num_tokens)}: values are 0 to {num_tokens - 1}"
         )
 
     raise_where((x < 0) | (x >= num_tokens), explain, x)

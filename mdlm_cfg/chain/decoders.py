@@ -60,7 +60,7 @@ class MostConfident(Keeping):
 
 @dataclass(frozen=True)
 class AboveThreshold(Keeping):
-    """Every candidate with c_i >= threshold, and the most probable one in any case (Fast-dLLM, arXiv 2505.22618)."""
+    """Every candidate with c_i >= threshold, and always the most probable one (Fast-dLLM, arXiv 2505.22618)."""
 
     threshold: float
 

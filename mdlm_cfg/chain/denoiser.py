@@ -34,9 +34,9 @@ class Denoiser(Protocol):
 
     Time-agnostic: the optimal denoiser of masked diffusion does not depend on the noise time (theory, section 1).
 
-    One that answers under several labels at the price of one may have a method `of_labels(tokens, labels)`: from
-    partial states int64 (B, D) and labels, L numbers 0..K, to (L, B, D, N). Guidance then asks it once for a partial
-    state; any other denoiser is asked for a row of each label (`conditionals_under`).
+    A denoiser that computes several labels at the cost of one may have a method `of_labels(tokens, labels)`: from
+    partial states int64 (B, D) and labels, L numbers 0..K, to (L, B, D, N). Guidance then calls it once for a partial
+    state; any other denoiser is given one row for each label (`conditionals_under`).
     """
 
     num_tokens: int  # N; the mask is token N
@@ -45,7 +45,7 @@ class Denoiser(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device of its tokens and answers; samplers and laws follow it."""
+        """The device of its tokens and output; samplers and laws use the same."""
         ...
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
@@ -69,7 +69,7 @@ class FunctionDenoiser:
     Args:
         function: (tokens int64 (B, D), classes int64 (B,) or None) -> log-probabilities (B, D, N), of any float type.
         num_tokens: N. num_dims: D. num_classes: K.
-        device: where the function takes tokens.
+        device: the device on which the function expects tokens.
     """
 
     function: Callable[[Tensor, Tensor | None], Tensor]
@@ -91,7 +91,7 @@ class FunctionDenoiser:
 
 @checked_by(Denoiser)
 def check_denoiser(denoiser: Any) -> None:
-    """Raise UserError, with what to do, for anything that is not a denoiser; it need not say its device."""
+    """Raise UserError, with advice, for anything that is not a denoiser; it need not have a device."""
     is_one = callable(denoiser) and not isinstance(denoiser, type)
     if is_one and all(is_whole(getattr(denoiser, name, None)) for name in ("num_tokens", "num_dims", "num_classes")):
         return
@@ -105,7 +105,7 @@ def check_denoiser(denoiser: Any) -> None:
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
-    """The denoiser's device; the CPU for one that does not say."""
+    """The denoiser's device, or the CPU if it names none."""
     return getattr(denoiser, "device", CPU)
 
 
@@ -188,9 +188,9 @@ def class_numbers(labels: Sequence[int | None], num_classes: int) -> list[int]:
 
 
 def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor | None) -> Tensor:
-    """The checked answer of a denoiser: float64 (B, D, N), no gradient.
+    """The checked output of a denoiser: float64 (B, D, N), without a gradient.
 
-    The denoiser is given copies: what it does to its arguments changes no chain, and nothing that is kept.
+    The denoiser is given copies, so writing over its arguments changes neither a chain nor a cached value.
 
     The rows of masked coordinates may sum to 1 within 1e-6, or 1e-2 of an answer in float16 or bfloat16, and are
     always normalised again: their logarithms then sum to 0 to float64 rounding, whatever the answer's type.
@@ -245,8 +245,8 @@ def _check_shape_of(answer: Tensor, expected: tuple[int, ...], whose: str = "") 
     """Raise UserError unless an answer has the shape (..., D, N) that belongs to what was asked."""
     if answer.shape != expected:
         raise UserError(
-            f"{whose}the denoiser answers with shape {tuple(answer.shape)} and must with {expected}: a row of "
-            "log-probabilities of the values 0..N-1 for every coordinate, and none of the mask"
+            f"{whose}the denoiser returns shape {tuple(answer.shape)} and must return {expected}: a row of "
+            "log-probabilities of the values 0..N-1 for every coordinate, without the mask"
         )
 
 
@@ -285,7 +285,7 @@ def _check_rows(
         under = name_class(None if int(k) == denoiser.num_classes else int(k))
         found = "NaN" if bool(totals[i].isnan()) else f"probabilities that sum to {float(totals[i]):.9g}"
         return (
-            f"the denoiser answers {found} for coordinate {i + 1} of the partial state "
+            f"the denoiser returns {found} for coordinate {i + 1} of the partial state "
             f"{name_state(state.tolist(), mask_id)} under {under}: it must give normalised log-probabilities, "
             f"which sum to 1 within {tolerance:g}"
         )
@@ -318,11 +318,11 @@ def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Te
 
 
 def name_state(state: list[int], mask_id: int, most: int = 12) -> str:
-    """A partial state for people, such as "(3, mask)"."""
+    """A partial state as text, such as "(3, mask)"."""
     shown = ", ".join("mask" if value == mask_id else str(value) for value in state[:most])
     return f"({shown}{', ...' if len(state) > most else ''})"
 
 
 def name_class(target_class: int | None) -> str:
-    """A class for people: "class 3", or "no class"."""
+    """A class as text: "class 3", or "no class"."""
     return "no class" if target_class is None else f"class {target_class}"

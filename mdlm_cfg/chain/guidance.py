@@ -50,9 +50,10 @@ class Guidance:
             as a function of progress, the share of the other coordinates that are unmasked already when one is
             unmasked: 0, 1/(D-1), ..., 1; a list gives it for 0, 1, ..., D - 1 unmasked coordinates (`PerCount`).
         kind: "rate", "normalized", or a `Kind` of your own.
-        temperature, top_p: of the values (theory, section 10): r_i = rho_i / Z_i is sharpened to r_i^(1/temperature),
-            and then cut to its most probable values, the fewest that hold the share top_p; Z_i stays as it is.
-        rule: what w makes of which conditionals (theory, section 20): `CFG()` as above, `Negative`, `Compose`, `Auto`,
+        temperature, top_p: applied to the values (theory, section 10): r_i = rho_i / Z_i is sharpened to
+            r_i^(1/temperature), and then cut to its most probable values, the fewest that hold the share top_p; Z_i
+            stays as it is.
+        rule: how w combines which conditionals (theory, section 20): `CFG()` as above, `Negative`, `Compose`, `Auto`,
             `Tempered`, `ByClassifier`, `AdaptiveCFG`, or a `Rule` of your own.
 
     Raises:
@@ -96,7 +97,7 @@ class Guidance:
 
     @checked
     def rows(self, num_dims: int) -> int:
-        """How many rows (partial state, label) a denoiser is asked for, for one state."""
+        """The number of denoiser rows (partial state, label) that one state needs."""
         return self.rule.rows(self.table(num_dims), num_dims)
 
     @property
@@ -106,7 +107,7 @@ class Guidance:
 
     @property
     def written(self) -> float | str:
-        """w as findings have it: a number; or the name of a schedule, or of w under another rule."""
+        """w as it appears in reports: a number, or the name of a schedule or of w under another rule."""
         if self.rule != CLASSIFIER_FREE:
             return self._named_strength
         return schedule_name(self.w) if callable(self.w) else self.w
@@ -124,7 +125,7 @@ class Guidance:
 
     @property
     def label(self) -> str:
-        """The strength for people: "2", or the name of a schedule."""
+        """The strength as text: "2", or the name of a schedule."""
         label = self._named_strength
         if self.temperature != 1:
             label += f", temperature {exact_number(self.temperature)}"
@@ -165,7 +166,7 @@ class Guidance:
             UserError: it is a function of progress, or another rule's.
         """
         if self.rule != CLASSIFIER_FREE:
-            raise UserError(f"this takes classifier-free guidance alone, and the rule {self.rule} was given")
+            raise UserError(f"this takes only classifier-free guidance, and the rule {self.rule} was given")
         return self.one_strength
 
     @property
@@ -177,7 +178,7 @@ class Guidance:
         """
         if callable(self.w):
             raise UserError(
-                f"the strength {self.label} is a schedule, and this needs one number w: the tilted law has one"
+                f"the strength {self.label} is a schedule, and this needs a single number w, as the tilted law does"
             )
         return self.w
 

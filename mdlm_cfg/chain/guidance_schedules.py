@@ -67,7 +67,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PerCount:
-    """w_0, ..., w_{D-1}: one strength for every number of coordinates that are unmasked already.
+    """w_0, ..., w_{D-1}: one strength for every number of coordinates that are already unmasked.
 
     Args:
         values: D numbers; for another D they are refused.
@@ -88,8 +88,8 @@ class PerCount:
         """All of them, where they are those of D coordinates."""
         if len(self.values) != num_dims:
             raise UserError(
-                f"the strengths {self} are {len(self.values)}, and there must be {num_dims}: one for every number of "
-                "coordinates that are unmasked already"
+                f"there are {len(self.values)} strengths in {self}, and there must be {num_dims}: one for every "
+                "number of coordinates that are already unmasked"
             )
         return self.values
 
@@ -110,7 +110,7 @@ class Calibrated:
     """The calibrated strengths towards the tilted distribution of strength w, of one denoiser and one class.
 
     Args:
-        w: of the tilted distribution; 0 is the class itself.
+        w: strength of the tilted distribution; 0 is the class itself.
         values: w_0, ..., w_{D-1}, once they are fitted.
     """
 
@@ -139,7 +139,7 @@ class Calibrated:
 
 
 def schedule_name(schedule: Callable[[float], float]) -> str:
-    """A schedule for people: what it calls itself; else its values at the progress 0, 1/2 and 1, "lambda(0,2,4)".
+    """A schedule as text: its own name, or its values at progress 0, 1/2 and 1, such as "lambda(0,2,4)".
 
     It is never the text of an object that holds an address.
     """

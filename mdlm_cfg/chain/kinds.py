@@ -1,4 +1,4 @@
-"""Kinds of guidance: what a rule of guidance does beside choosing values (theory, section 3).
+"""Kinds of guidance: how guidance affects when coordinates are unmasked (theory, section 3).
 
 A kind says at which total rate each masked coordinate jumps, given Z_i = sum_v rho_i(v); everything that depends on it
 is a method of it, so that a new kind cannot fall through to another's numbers.
@@ -19,7 +19,7 @@ FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods th
 
 
 class Kind(ByValue, ABC):
-    """A kind of guidance. Two kinds are equal if their types and fields are; the name is for people alone.
+    """A kind of guidance. Two kinds are equal if their types and fields are equal; the name is only a label.
 
     A subclass that gives no name is called by its class's. One that changes the rate of a kind gives everything else
     that follows from the rate anew, and says again whether its rate is rho.
@@ -43,7 +43,7 @@ class Kind(ByValue, ABC):
             return
         missing = [part for part in FOLLOWS_FROM_RATE if part not in own]
         if missing:
-            raise TypeError(f"{cls.__name__} has a log_rate of its own and must define {' and '.join(missing)} with it")
+            raise TypeError(f"{cls.__name__} has its own log_rate and must define {' and '.join(missing)} with it")
         if "is_rho" not in own:
             cls.is_rho = False
 
@@ -142,7 +142,7 @@ class Normalized(Kind):
     guides_time = False
 
     def log_rate(self, log_z: Tensor) -> Tensor:
-        """1 wherever there is somewhere to go."""
+        """1 wherever a value is possible."""
         return torch.zeros_like(log_z).masked_fill(log_z == NEG_INF, NEG_INF)
 
     def share(self, z: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Unmasking policies: which coordinate comes next (theory, section 10).
 
-Guidance says what a masked coordinate becomes: v with probability r_i(v) = rho_i(v) / Z_i. A policy says which
-coordinate does, and sees of a partial state what guidance made of it: Z_i, r_i and the coordinates' places. It
-answers with a score and a weight: the highest score comes first; equal scores (and under rate and uniform all are)
-come in proportion to their weights. Several at a time are drawn one by one so, without replacement, the state frozen.
+Guidance decides what a masked coordinate becomes: v with probability r_i(v) = rho_i(v) / Z_i. A policy decides which
+coordinate is unmasked, and sees Z_i, r_i and the coordinates' positions. It returns a score and a weight: the highest
+score comes first; equal scores (under rate and uniform all are equal) are drawn in proportion to their weights. Several
+at a time are drawn one by one, without replacement, with the state frozen.
 
 A policy chooses first and draws afterwards, and at w = 0 it leaves the law of consistent conditionals as it is. The
 confidence decoders in use draw first and choose afterwards, which does not: `mdlm_cfg.chain.decoders`.
@@ -36,7 +36,7 @@ class Policy(ByValue, ABC):
     def preference(
         self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """What is preferred, and how equals are drawn.
+        """The order of preference, and how ties are drawn.
 
         Args:
             log_z: log Z_i of m coordinates, (..., m).
@@ -174,7 +174,7 @@ class FixedOrder(Policy):
 
 @dataclass(frozen=True, eq=False)
 class Blocks(Policy):
-    """Block after block, and within a block by another policy: semi-autoregressive decoding, as in block diffusion.
+    """One block after another, by another policy inside each block: semi-autoregressive, as in block diffusion.
 
     LLaDA decodes in blocks too, but chooses within a block by the values it has drawn: `Sampler("sampled_confidence",
     policy=Blocks(...))`.
@@ -274,7 +274,7 @@ class Margin(_Best):
 
 @dataclass(frozen=True, eq=False)
 class Entropy(_Best):
-    """The smallest entropy of r_i, one coordinate after another; as many as a bound allows: "entropy_bound"."""
+    """The smallest entropy of r_i first, one coordinate at a time; the sampler "entropy_bound" unmasks several."""
 
     def score(self, log_r: Tensor) -> Tensor:
         """sum_v r_i(v) ln r_i(v), in nats."""

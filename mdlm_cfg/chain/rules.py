@@ -48,7 +48,7 @@ class Term:
 
 
 class Rule(ByValue, ABC):
-    """What a strength w makes of conditionals. Equal by type and fields; `str` is its short form on the command line.
+    """How a strength w combines conditionals. Equal by type and fields; `str` is the short form on the command line.
 
     Attributes:
         has_tilted: whether prod rho telescopes to a T(x): a tilted distribution and weights exist.
@@ -306,7 +306,8 @@ def refuse_infinite_rates(log_rho: Tensor, tokens: Tensor, mask_id: int, target_
     def explain(row: int, state: Tensor) -> str:
         return (
             f"the rule {rule} under {name_class(target_class)} gives an infinite rate in the partial state "
-            f"{name_state(state.tolist(), mask_id)}: a conditional with a negative power is 0 where the others are not"
+            f"{name_state(state.tolist(), mask_id)}: a conditional with a negative power is 0 where the others are "
+            "positive"
         )
 
     raise_where(torch.isposinf(log_rho) & (tokens == mask_id)[..., None], explain, tokens)
@@ -315,8 +316,8 @@ def refuse_infinite_rates(log_rho: Tensor, tokens: Tensor, mask_id: int, target_
 def no_tilted(rule: object) -> UserError:
     """The error of what needs a T, for a rule without one."""
     return UserError(
-        f"the rule {rule} has no tilted distribution, and so no weights and no accepted corrections: its rates are no "
-        "product of powers; distributions, policies and samplers take it"
+        f"the rule {rule} has no tilted distribution, and so no weights or accepted corrections, because its rates "
+        "are not a product of powers; distributions, policies and samplers accept it"
     )
 
 
@@ -355,7 +356,7 @@ def log_joint(denoiser: Denoiser, target_class: int | None, rule: Rule) -> Tenso
     """log P(x | z) of all finished states, (N^D,)."""
     if not hasattr(denoiser, "log_marginals"):
         raise UserError(
-            f"the rule {rule} asks a denoiser whose conditionals belong to no known joint distribution: it has "
-            "no tilted distribution of its own; `tilted_weights` gives the order-averaged one"
+            f"the rule {rule} uses a denoiser whose conditionals belong to no known joint distribution, so it has no "
+            "tilted distribution; `tilted_weights` gives the order-averaged one"
         )
     return denoiser.log_marginals(target_class)[-1].flatten()

@@ -96,7 +96,7 @@ def exponential(horizon: float = 10.0) -> Schedule:
 
 
 def check_steps(steps: Steps) -> int | Grid:
-    """Steps as a number or a grid of plain numbers.
+    """A number of steps, or a grid as plain numbers.
 
     Raises:
         UserError: fewer than one step or more than `MAX_STEPS`, or a grid that does not start at 0 and increase.
@@ -153,5 +153,5 @@ def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) 
         counts.append(max(1, min(round(left * u), left)))
         left -= counts[-1]
     if left:
-        raise UserError(f"steps = {steps} must end at inf to sample: before that, masks are left")
+        raise UserError(f"steps = {steps} must end at inf to sample: at any finite time some masks remain")
     return counts

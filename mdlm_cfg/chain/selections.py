@@ -1,6 +1,6 @@
 """Which coordinates a step unmasks: drawn by samplers, and summed over by laws (theory, sections 10, 16 and 17).
 
-A selection orders the masked coordinates by tiers, the lowest first, and says how many of them are taken. Within a tier
+A selection orders the masked coordinates by tiers, lowest first, and sets how many of them are taken. Within a tier
 they come one by one, without replacement, in proportion to their weights.
 """
 

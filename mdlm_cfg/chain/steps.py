@@ -1,7 +1,7 @@
 """One step of a sampler, written once: drawn from by samplers, summed over by laws (theory, section 6).
 
 Every parallel sampler is one step: freeze the state; each masked coordinate, independently, jumps with probability
-J(Z_i, u) to a value drawn from rho_i / Z_i. They differ in J alone (`JUMPS`). An `EventStep` fixes the number of events
+J(Z_i, u) to a value drawn from rho_i / Z_i. They differ only in J (`JUMPS`). An `EventStep` fixes the number of events
 instead of the length; with one event it is the chain itself.
 
 The unmasking event and the value are drawn separately and in float64: one float32 Gumbel-max over values and mask is
@@ -98,7 +98,7 @@ class Step(ABC):
 
 @dataclass(frozen=True)
 class TimeStep(Step):
-    """A step of a length: every masked coordinate jumps with probability J(Z_i, u), by the frozen rates.
+    """A step of fixed length: every masked coordinate jumps with probability J(Z_i, u), at the frozen rates.
 
     Args:
         jump: J. u: the fraction of the step, in (0, 1].
@@ -208,14 +208,14 @@ class SelectFirstStep(Step):
 
 @dataclass(frozen=True)
 class EventStep(SelectFirstStep):
-    """A step of a number of events, by the frozen rates: coordinates as a policy prefers them, without replacement.
+    """A step with a fixed number of events, at the frozen rates: a policy picks the coordinates, without replacement.
 
     By the rates themselves it is the order of the first `count` of independent exponential clocks of rates Z_i. Exact
     for count = 1.
 
     Args:
-        count: coordinates to unmask; all of those left where there are fewer.
-        policy: which coordinates.
+        count: number of coordinates to unmask; all remaining ones if there are fewer.
+        policy: picks the coordinates.
     """
 
     count: int

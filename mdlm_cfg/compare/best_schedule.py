@@ -113,7 +113,7 @@ def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) 
 
 @dataclass(frozen=True)
 class BestSchedule:
-    """The best strengths found, and what they reach.
+    """The best strengths found, and the law that they lead to.
 
     Attributes:
         strengths: w_0, ..., w_{D-1}.
@@ -154,7 +154,7 @@ def tv_to(reference: Tensor) -> Objective:
 
 @checked
 def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> Objective:
-    """-E log p(z | x) - entropy_weight * H(law), in nats: samples sure of their class, and many of them."""
+    """-E log p(z | x) - entropy_weight * H(law), in nats: samples that are certain of their class, and diverse."""
     check_class(target_class, target.num_classes)
     entropy_weight = number("entropy_weight", entropy_weight)
     joint = target.class_weights[target_class] * target.class_pmf(target_class)
@@ -186,10 +186,10 @@ def best_schedule(
 
     Args:
         target: the known distribution, on few dimensions.
-        w: of the tilted law.
+        w: strength of the tilted law.
         objective: "kl", KL(p_{z,w} || law); "tv"; or a differentiable function of the law, such as `trade_off(...)`.
-        kind, policy: of the chain; a policy of None is the kind's own.
-        denoiser: whose chain it is, such as a learned one; default the exact one.
+        kind, policy: those of the chain; policy None is the kind's own order.
+        denoiser: the denoiser of the chain, such as a learned one; default the exact one.
         more_starts: further strengths (D each) to descend from, such as the best ones of another denoiser; the result
             is never worse than any start.
 

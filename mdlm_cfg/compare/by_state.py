@@ -17,7 +17,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 
 class MixedDenoiser:
-    """One denoiser for the classes, another for the null class: which of the two has what share of the error?
+    """One denoiser for the classes, another for the null class: it shows how much of the error each of them causes.
 
     A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
     infinite. There the class is restricted to the mixture's support, and renormalised.

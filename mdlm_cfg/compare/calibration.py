@@ -103,9 +103,9 @@ def calibrated_strengths(
 
     Args:
         target: the known distribution, on few dimensions.
-        w: of the tilted law.
+        w: strength of the tilted law.
         target_class: z.
-        denoiser: whose conditionals are guided; None is the exact one.
+        denoiser: the denoiser whose conditionals are guided; None is the exact one.
 
     Returns:
         D strengths, for `Guidance(strengths, kind)`; w itself where a level's strength makes no difference.
@@ -123,7 +123,7 @@ def calibrated_strengths(
 def given_class(target_class: int | None) -> int:
     """The class that is guided to; raises UserError for no class."""
     if target_class is None:
-        raise UserError("no class was given, and there is nothing to guide to: give a target_class")
+        raise UserError("no class was given to guide to: give a target_class")
     return target_class
 
 
@@ -141,19 +141,19 @@ def calibrate(
     centre: float = 0.0,
     spread: float = float("inf"),
 ) -> Calibration:
-    """Calibrated strengths from samples of the distribution that is aimed at, in one pass (theory, section 21).
+    """Calibrated strengths from samples of the target distribution, in one pass (theory, section 21).
 
     Samples of the tilted law p_{z,w} are samples of the class with log-weights w ln p(z | x). With data of the class
     and no weights (w = 0), a positive strength says that the denoiser's class-conditional probabilities are too flat.
 
     Args:
-        denoiser: exact or learned; asked for n * masks partial states, for both conditionals.
+        denoiser: exact or learned; evaluated on n * masks partial states, for both conditionals.
         target_class: z.
         samples: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights.
-        generator: of levels and masks.
+        generator: draws levels and masks.
         masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
-        groups: into how many groups of neighbouring levels, 1..D, each of one strength, the D levels are divided; None
-            is D. Where samples are few, strengths of single levels follow their noise.
+        groups: number of groups of neighbouring levels, 1..D, that share a strength; None
+            is D. With few samples, the strengths of single levels follow the noise.
         centre, spread: mean and standard deviation of a Gaussian prior of every strength, to which every partial state
             adds the log-likelihood of one of its coordinates, their mean. Levels where class and mixture hardly differ
             then stay near the centre. An infinite spread is no prior.

@@ -1,4 +1,4 @@
-"""The error of learned conditionals where the mixture has exact ones: the NELBO less the exact one, in nats."""
+"""The error of learned conditionals if the mixture has exact ones: the NELBO minus the exact one, in nats."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def conditionals_error(
     num_draws: int = 4,
     generator: torch.Generator | None = None,
 ) -> ConditionalsError:
-    """NELBO of a denoiser less that of the exact one, on the same images by the same masks (theory, section 9).
+    """The NELBO of a denoiser minus that of the exact one, on the same images with the same masks (theory, section 9).
 
     Args:
         target: the mixture that the images or sequences are drawn from (otherwise `kl` means nothing).
@@ -55,7 +55,7 @@ def conditionals_error(
         x: int64 (n, D), n >= 2.
         classes: int64 (n,); None judges the null class.
         num_draws: masks per image, stratified in their number.
-        generator: of the masks.
+        generator: draws the masks.
     """
     null = torch.full((len(x),), target.num_classes)
     labels = null if classes is None else classes

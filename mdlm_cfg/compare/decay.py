@@ -36,7 +36,7 @@ BRACKETS = 25  # factors of 1e-12 by which a time may lie below its bound
 
 @dataclass(frozen=True)
 class Waiting:
-    """A guided chain's rates, held to be asked for many times.
+    """A guided chain's rates, kept for many clock times.
 
     Attributes:
         lattice: of its partial states. rates: of every level. log_slowest: log of the smallest exit rate Lambda among
@@ -81,7 +81,7 @@ class Waiting:
 
 
 def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, times: int = 1) -> Waiting:
-    """The rates of a guided chain and its slowest exit, to ask for up to `times` clock times at once."""
+    """The rates of a guided chain and its slowest exit, for up to `times` clock times together."""
     lattice = partial_state_lattice(denoiser, target_class, states_kept=4 * NODES * times)
     rates = list(level_rates(denoiser, guidance, target_class, lattice))
     log_flow = torch.zeros(1, 1, dtype=torch.float64)
@@ -140,7 +140,7 @@ def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "
     Z_i = 1 for every w. The class need not be certain: where all classes are equal every state is neutral.
 
     Args:
-        kind: whose chain `NeutralState.limit` is of.
+        kind: the kind of guidance for `NeutralState.limit`.
     """
     denoiser = target.denoiser()
     lattice = partial_state_lattice(denoiser, target_class)
@@ -219,7 +219,7 @@ class Decay:
             which = "which is" if count == 1 else "the most probable one being"
             return f"{what}, {which} {self._name(first)} with p(x_U | z) = {first.probability:.3g}"
         most = max(visited, key=lambda one: one.limit)
-        which = f"{len(visited)} of them, the likeliest being" if len(visited) > 1 else "one,"
+        which = f"{len(visited)} of them, the most likely being" if len(visited) > 1 else "one,"
         return (
             f"{what}, and in the limit of infinite w the chain still visits {which} {self._name(most)} with "
             f"probability {most.limit:.3g}"
@@ -241,16 +241,18 @@ def tv_decay(
     """P(still masked) against the clock for a list of w, its fit in w, and what limits it (theory, section 5).
 
     Args:
-        guidances: of one kind, each of one number w.
+        guidances: all of one kind, each with one number w.
         fit_tau: where ln(-ln TV) is fitted against w by least squares.
-        denoiser: whose chain; default the target's exact one.
+        denoiser: the denoiser of the chain; default the target's exact one.
 
     Raises:
         UserError: guidances of several kinds.
     """
     kinds = {guidance.kind for guidance in guidances}
     if len(kinds) != 1:
-        raise UserError(f"a decay in w is of one kind of guidance, not of {', '.join(map(str, kinds)) or 'none'}")
+        raise UserError(
+            f"the decay in w is computed for one kind of guidance, not for {', '.join(map(str, kinds)) or 'none'}"
+        )
     kind = kinds.pop()
     fit_tau = number("fit_tau", fit_tau, 0, above=True)
     taus = numbers("taus", taus, 0, inf).reshape(-1)

@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergences from laws that guidance has made, which float64 may have no numbers for.
+"""Kullback-Leibler divergences from guided laws whose probabilities may be too small for float64.
 
 Under strong guidance a state of the class has probabilities such as e^-2000. A law holds 0 there, and a divergence from
 it is finite: its logarithm is needed.
@@ -29,7 +29,7 @@ def divergence_from(p: Tensor, q: Tensor, log_q: Callable[[], Tensor]) -> float:
     """KL(p || q) in nats: inf only where p has mass outside the support of q, however small q is.
 
     Args:
-        log_q: gives ln q. It is asked where p has mass, and q is below what float64 holds with all digits.
+        log_q: returns ln q. It is called if p has mass where q is below what float64 represents with full precision.
     """
     if not _is_too_small(p, q):
         return kl_divergence(p, q)

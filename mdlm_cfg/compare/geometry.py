@@ -45,13 +45,13 @@ class Region:
     def meaning(self) -> str:
         """The common property of its states, in words."""
         if self.shared:
-            return "states of another class too"
+            return "states that another class has too"
         if not self.overlapping:
-            return "no coordinate has a value of another class"
+            return "no coordinate has a value that another class takes"
         if len(self.overlapping) == self.mask.ndim:
-            return "every coordinate has a value of another class, and the state is of this class alone"
+            return "every coordinate has a value that another class takes, but the state belongs only to this class"
         names = ", ".join(f"x{i + 1}".translate(SUBSCRIPTS) for i in self.overlapping)
-        return f"{names} {'has' if len(self.overlapping) == 1 else 'have'} a value of another class"
+        return f"{names} {'has' if len(self.overlapping) == 1 else 'have'} a value that another class takes"
 
 
 @checked

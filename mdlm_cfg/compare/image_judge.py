@@ -1,4 +1,4 @@
-"""Judging images of every class beside the training images of their class, by a classifier and by distances."""
+"""Evaluates images of every class against the training images of their class, by a classifier and by distances."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def energy_error(x: Tensor, y: Tensor) -> float:
 
 
 def energy_by_chance(x: Tensor, generator: torch.Generator | None = None) -> float:
-    """How large an energy distance of two sets of one distribution is by chance: that of random halves, RMS.
+    """The chance level of the energy distance between two sets from one distribution: the RMS over random halves.
 
     Args:
         x: (2n, F), both sets; of more than `MAX_SPLIT` some, since the value falls as 1/n.
@@ -200,7 +200,7 @@ def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch
         denoiser: exact or learned.
         x: int64 (n, D).
         num_draws: masks per image.
-        generator: of the masks.
+        generator: draws the masks.
 
     Returns:
         float64 (n, K), in nats.

@@ -84,7 +84,7 @@ class LedgerLaws:
 
     @property
     def judged(self) -> Denoiser:
-        """The denoiser that samples are drawn of."""
+        """The denoiser from which samples are drawn."""
         return self.target.denoiser() if self.learned is None else self.learned
 
     @property
@@ -165,9 +165,9 @@ def ledger_laws(
 
     Args:
         target: the known distribution; its exact denoiser gives L2.
-        denoiser: the learned one (asked for every partial state once per label); None is the target's own.
-        guidance: strength and kind; for a strength that is a schedule there is no L1, the tilted law having one w.
-        policy: which coordinate comes next: that of the samplers that are entered.
+        denoiser: the learned one (evaluated on every partial state once per label); None is the target's own.
+        guidance: strength and kind; a schedule has no L1, because the tilted law needs one w.
+        policy: which coordinate comes next; the same as that of the samplers in the ledger.
 
     Raises:
         UserError: as `terminal_law`.
@@ -202,7 +202,7 @@ def ledger_of(
     """The ledger of one sampler, given the laws that do not depend on it.
 
     Args:
-        generator: of the samples, and of the intervals.
+        generator: draws the samples and the intervals.
         samples: int64 (n, D) that this sampler drew of the judged denoiser already; None draws `num_samples`.
     """
     s = shared
@@ -270,7 +270,7 @@ def error_ledger(
 
     Args:
         target, denoiser, guidance, target_class: see `ledger_laws`.
-        sampler, steps, schedule: of L2', L3' and L4, as in `sample`.
+        sampler, steps, schedule: those of L2', L3' and L4, as in `sample`.
 
     Raises:
         UserError: as `sample`, `terminal_law` and `stepped_law`.

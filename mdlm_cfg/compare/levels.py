@@ -146,8 +146,8 @@ def level_totals(weight: Tensor, level: Tensor, num_dims: int) -> Tensor:
 
     def explain(row: int) -> str:
         return (
-            f"every partial state with {row} of {num_dims} coordinates unmasked was made of a sample of weight 0: give "
-            "more samples, or more masks of each"
+            f"every partial state with {row} of {num_dims} coordinates unmasked comes from a sample of weight 0: give "
+            "more samples, or more masks per sample"
         )
 
     raise_where(totals == 0, explain)

@@ -32,7 +32,7 @@ NextOf = Callable[[int, Tensor, Tensor], Tensor]  # (place, tokens, log-probs) -
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound of the NLL in nats per sample, with its standard error over the samples."""
+    """An upper bound on the NLL in nats per sample, with its standard error over the samples."""
 
     value: float
     standard_error: float
@@ -50,7 +50,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Bounds of the NLL from k orders of every sample.
+    """Bounds on the NLL from k orders of every sample.
 
     Attributes:
         log_probs: ln prod of p_theta along every order, in nats, float64 (n, k).
@@ -86,7 +86,7 @@ class Likelihood:
         return _of_each(self.log_probs, size)
 
     def fall(self, size: int) -> Bound:
-        """By how much the bound from `size` orders is below that from one: what samples differ in cancels."""
+        """How far the bound from `size` orders is below the bound from one; variation between samples cancels."""
         return Bound.of(self.of_each(1) - self.of_each(size))
 
 
@@ -107,9 +107,10 @@ def likelihood(
     generator: torch.Generator | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Likelihood:
-    """Upper bounds of the NLL of samples, from k orders each (theory, section 14).
+    """Upper bounds on the NLL of samples, from k orders each (theory, section 14).
 
-    A product along an order needs D answers of the denoiser: n * k * D rows in all. Orders are drawn by the rows of x
+    A product along an order needs D evaluations of the denoiser: n * k * D rows in all. Orders are drawn by the rows of
+    x
     alone: with and without classes they are the same for equal generators.
 
     Args:
@@ -118,7 +119,7 @@ def likelihood(
         orders: k.
         policy: whose orders, at w = 0: prod p_theta along an order that it draws has the mean q(x) of its law, and is
             q(x) itself where it leaves nothing to chance (arXiv 2603.01367). None is random orders: `uniform`.
-        generator: of the orders, on the denoiser's device.
+        generator: draws the orders; on the denoiser's device.
         progress: called with the share done, now and then.
 
     Raises:
@@ -208,12 +209,12 @@ def nelbo_bound(
     num_draws: int = 4,
     generator: torch.Generator | None = None,
 ) -> Bound:
-    """The NELBO by random masks: what `likelihood` estimates by one order, at num_draws rows a sample and not D.
+    """The NELBO by random masks: what `likelihood` estimates by one order, at num_draws rows per sample instead of D.
 
     Args:
         x: int64 (n, D), at least 2 samples. classes: int64 (n,); None is no class.
         num_draws: masks per sample, stratified in their number.
-        generator: of the masks, on the CPU.
+        generator: draws the masks; on the CPU.
     """
     num_draws = _checked_orders(denoiser, x, num_draws)
     labels = _labels(denoiser, classes, len(x)).cpu()
@@ -242,7 +243,7 @@ def class_posterior(
     Args:
         state: int64 (D,), with the mask N where nothing is known.
         class_weights: p(z), float64 (K,).
-        generator: of the order, on the CPU.
+        generator: draws the order; on the CPU.
     """
     for what, found, count in (
         ("state", state, denoiser.num_dims),

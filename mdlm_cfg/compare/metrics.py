@@ -1,4 +1,4 @@
-"""Distances and moments of laws on {0..N-1}^D, and of samples beside their noise floor (theory, section 8).
+"""Distances and moments of laws on {0..N-1}^D, and of samples with their noise floor (theory, section 8).
 
 Laws are float64 tensors (N,)*D, compared on the device where they are, which a number is waited for once;
 intervals are drawn on the CPU. (torchmetrics' TotalVariation is the smoothness of an image, not this distance.)
@@ -30,7 +30,7 @@ def total_variation(p: Reals, q: Reals) -> float:
 
 @checked
 def kl_divergence(p: Reals, q: Reals) -> float:
-    """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf where p has mass that q has not.
+    """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf if p has mass where q has none.
 
     From a law of guidance, which may be too small for float64: `mdlm_cfg.compare.divergence.divergence_from`.
     """
@@ -67,7 +67,9 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
 
 def _check_same_shape(p: Tensor, q: Tensor) -> None:
     if p.shape != q.shape:
-        raise UserError(f"laws have the shapes {tuple(p.shape)} and {tuple(q.shape)}: only laws of one shape compare")
+        raise UserError(
+            f"laws have the shapes {tuple(p.shape)} and {tuple(q.shape)}: only laws of the same shape can be compared"
+        )
 
 
 def mean_and_covariance(law: Tensor) -> tuple[Tensor, Tensor]:

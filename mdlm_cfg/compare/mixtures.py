@@ -145,7 +145,7 @@ def component_usage(target: BernoulliMixture, x: Tensor, target_class: int) -> T
 def distinctness(
     target: BernoulliMixture, target_class: int, num: int, partial: bool, generator: torch.Generator | None = None
 ) -> Tensor:
-    """How surely the images of each component tell the class: E log p(x | z) / p(x) in nats, float64 (C,).
+    """How reliably the images of each component identify the class: E log p(x | z) / p(x) in nats, float64 (C,).
 
     At most log 1 / p(z). Where classes hardly overlap, whole images reach it for every component, though
     guidance acts long before an image is whole; `partial` therefore takes the mean over partial images of every size.
@@ -154,8 +154,8 @@ def distinctness(
         target: the mixture.
         target_class: z.
         num: images per component.
-        partial: judge partial images, the number of their pixels uniform on 0..D-1.
-        generator: of images and masks.
+        partial: use partial images, with the number of their pixels uniform on 0..D-1.
+        generator: draws images and masks.
     """
     p = target.component_probabilities(target_class).repeat_interleave(num, dim=0)
     x = (torch.rand(p.shape, generator=generator, dtype=torch.float64) < p).long()

@@ -1,6 +1,6 @@
 """The ideal guided conditionals, and where a rule of guidance departs from them (theory, section 11).
 
-The chain that ends in the tilted law with no weights is that of the tilted table's own conditionals. A rule of guidance
+The chain that ends in the tilted law without weights uses the conditionals of the tilted table. A rule of guidance
 is compared with it state by state: the divergence of the paths is a sum over partial states,
 
     KL(ideal paths || guided paths) = sum over x_U of visits(x_U) sum_i pi(i | x_U) KL(ideal_i || r_i),
@@ -89,8 +89,8 @@ def path_kl(
         guidance: the rule; its strength may be a schedule where `w` is given.
         policy: which coordinate comes next; None is the kind's own.
         w: the strength of the tilted law; default that of the guidance.
-        denoiser: whose guided conditionals these are; default the exact ones.
-        most: how many states are listed.
+        denoiser: the denoiser that is guided; default the exact one.
+        most: the number of states listed.
 
     Raises:
         UserError: as `terminal_law`.

@@ -81,7 +81,7 @@ class InformationProfile:
 
     @property
     def standard_errors(self) -> Tensor:
-        """Of h(l), (D,)."""
+        """The standard errors of h(l), (D,)."""
         return self.covariance.diagonal().clamp(min=0).sqrt()
 
     @property
@@ -103,7 +103,7 @@ class InformationProfile:
 
     @checked
     def plan(self, sizes: Sequence[int]) -> StepPlan:
-        """Steps of given sizes.
+        """The plan with steps of the given sizes.
 
         Raises:
             UserError: sizes below 1, or that do not sum to D.
@@ -185,8 +185,8 @@ def exact_information_profile(
     Args:
         target: the known distribution, on few dimensions.
         target_class: z; None is the whole mixture.
-        w: of the tilted law; 0 is the class itself, where nothing is guided.
-        denoiser: whose conditionals the steps use; None is the exact one. The cost of steps then holds its error too.
+        w: strength of the tilted law; 0 is the class itself, without guidance.
+        denoiser: the denoiser that the steps use; None is the exact one. The cost of steps includes its error.
 
     Raises:
         UserError: a class that does not exist, or a w that is not allowed.
@@ -219,15 +219,15 @@ def information_profile(
     masks: int = 1,
     guided: bool = False,
 ) -> InformationProfile:
-    """The profile that a denoiser has on data: its cross entropy by number of known coordinates, in one pass.
+    """The profile of a denoiser on data: its cross entropy by number of known coordinates, in one pass.
 
-    What steps cost by it is their excess over unmasking one coordinate at a time with the same conditionals.
+    The cost of steps is then their excess over unmasking one coordinate at a time with the same conditionals.
 
     Args:
-        denoiser: exact or learned; asked for n * masks partial states.
+        denoiser: exact or learned; evaluated on n * masks partial states.
         target_class: z; None is no class.
         samples: int64 (n, D), held-out data. log_weights: (n,), up to a constant; None is equal weights.
-        generator: of levels and masks.
+        generator: draws levels and masks.
         masks: how many partial states are made of each sample, 1..D.
         guided: whether the conditionals are guided by the calibrated strengths, fitted to the same samples.
 

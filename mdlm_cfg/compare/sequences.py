@@ -1,7 +1,7 @@
 """How sequences compare with a hidden Markov mixture: class posterior, likelihood, n-grams, diversity.
 
 All of it is exact for each sequence in any dimension (theory, section 15); only the sequences themselves are sampled.
-An n-gram is n values that follow one another, at any place: its law is the mean over all places. N-grams, diversity and
+An n-gram is n consecutive values at any position: its law is the mean over all positions. N-grams, diversity and
 nearest sequences need no mixture: examples do.
 """
 

@@ -54,9 +54,9 @@ def slice_ledger(
 
     Args:
         laws: as `slice_laws`.
-        sampler: that drew the samples.
-        x: the free coordinates of n samples, int64 (n, |S|), drawn of the whole denoiser or of its slice.
-        generator: of the interval.
+        sampler: the one that drew the samples.
+        x: the free coordinates of n samples, int64 (n, |S|), drawn from the whole denoiser or from its slice.
+        generator: draws the interval.
     """
     reference = laws.get("L2", laws["L3"])
     entered = {**laws, "L4": histogram(x, reference.shape[0])}

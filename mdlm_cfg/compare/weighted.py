@@ -1,4 +1,4 @@
-"""How far n samples are from the tilted law on average: weighted ones, and those of the chain (theory, section 11).
+"""The mean distance of n samples to the tilted law, weighted and as the chain draws them (theory, section 11).
 
 The share of a cell among n samples, weighted or not, has the mean q(x), the law the samples have, and for large n the
 variance v(x) / n. Unweighted, v = q (1 - q); with weights W, normalised by their own sum, v = E [W^2 (1_x - q)^2] /
@@ -61,13 +61,13 @@ def weighted_tv(drawn: Weighted, reference: Tensor) -> tuple[float, float]:
 
 @checked
 def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -> int | None:
-    """From about how many samples on weighted ones are nearer to the reference than unweighted ones (n large).
+    """The number of samples from which weighted ones are nearer to the reference than unweighted ones (for large n).
 
     The chain's samples stop at TV(law, reference); weighted ones go on to TV(weights.law, reference), which is 0 for
     exact conditionals and the tilted law, and start further away the fewer are effective.
 
     Args:
-        weights: of the chain. law: of the chain, as it is.
+        weights: those of the chain. law: the unweighted law of the chain.
 
     Returns:
         n, on a grid of 8 a decade; None where weights do not pay with 10^12 samples either.

@@ -169,7 +169,7 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
             return f"a distribution sums to {float(left):.6g}: shares of a kind of guidance, times Z_i, must sum to 1"
         return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
-            f"{1 - float(left):.3g}: the denoiser gives them nowhere to go"
+            f"{1 - float(left):.3g}: the denoiser gives them no possible value"
         )
 
     if is_on_cpu(mass) and all(abs(one - 1) < LOST for one in mass.reshape(-1).tolist()):
@@ -201,8 +201,8 @@ def refuse_dead_ends(log_rho: Tensor, tokens: Tensor, num_tokens: int, rule: obj
     if len(stuck):
         state = name_state(tokens[stuck[-1, 0]].tolist(), num_tokens)
         raise UserError(
-            f"the rule {rule} leaves no value possible in the partial state {state}, which the chain reaches: the "
-            "conditionals with positive powers have no state in common there; compose classes that overlap"
+            f"the rule {rule} leaves no possible value in the partial state {state}, which the chain reaches: the "
+            "conditionals with positive powers have no value in common there; compose classes that overlap"
         )
 
 

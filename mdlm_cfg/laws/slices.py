@@ -1,4 +1,4 @@
-"""Slices: all coordinates but a few fixed, so that laws of large networks are exact (theory, section 13)."""
+"""Slices: with all coordinates but a few fixed, laws of large networks are exact (theory, section 13)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SliceDenoiser:
         self.num_dims = len(self.free)
         self.num_known = len(self.state) - self.num_dims + getattr(denoiser, "num_known", 0)
         if self.num_dims == 0:
-            raise UserError(f"nothing is free in this slice: put the mask {self.num_tokens} where it is")
+            raise UserError(f"this slice has no free coordinate: put the mask {self.num_tokens} where one should be")
 
     def fill(self, tokens: Tensor) -> Tensor:
         """Free coordinates (B, |S|) among the known ones: int64 (B, D)."""

@@ -57,7 +57,7 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
             return law
         before = change
     raise NotSettled(
-        f"{correction} has not settled after {MAX_MOVES} moves (the last one changed the law by {before:.2g} in TV): "
+        f"{correction} has not converged after {MAX_MOVES} moves (the last one changed the law by {before:.2g} in TV): "
         "it mixes too slowly for a power iteration; choose a larger size, with accept"
     )
 

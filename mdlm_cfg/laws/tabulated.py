@@ -1,4 +1,4 @@
-"""Any denoiser as a table: asked once for every partial state, and looked up from then on."""
+"""Any denoiser as a table: evaluated once on every partial state, and looked up from then on."""
 
 from __future__ import annotations
 

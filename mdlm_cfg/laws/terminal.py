@@ -103,5 +103,5 @@ def _log_tilted_by_rule(target: TableMixture, guidance: Guidance, target_class: 
             "distribution with a negative power is 0 and the others are not"
         )
     if log_t.max() == -math.inf:
-        raise UserError(f"the rule {guidance.rule} has no tilted distribution: it leaves no state possible")
+        raise UserError(f"the rule {guidance.rule} has no tilted distribution: it leaves no possible state")
     return log_t

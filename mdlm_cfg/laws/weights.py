@@ -1,4 +1,4 @@
-"""The tilted law as the weighted law of the chain, and what the weights cost (theory, section 11).
+"""The tilted law as the weighted law of the chain, and the cost of the weights (theory, section 11).
 
 The probability of a path of any policy is prod pi(i | x_U) rho_i(v) / Z_i, and prod rho telescopes to T(x): a path that
 is weighted by W = the product of the Z_i of the coordinates it unmasked has the law p_{z,w}, and E W = sum_x T(x).
@@ -26,7 +26,7 @@ from mdlm_cfg.support.errors import UserError
 
 @dataclass(frozen=True)
 class TiltedWeights:
-    """Exactly, what weighting every finished sample by W does.
+    """The exact effect of weighting every finished sample by W.
 
     Attributes:
         law: of the weighted samples, float64 (N,)*D: the tilted law for consistent conditionals; else the

@@ -88,8 +88,8 @@ class MaskedLanguageModel(nn.Module):
         size = getattr(config, "vocab_size", None)
         if size is None:
             raise UserError(
-                f"the model, a {type(self.model).__name__}, has no config.vocab_size: give a masked language model as "
-                "Hugging Face's are"
+                f"the model, a {type(self.model).__name__}, has no config.vocab_size: give a masked language model "
+                "with the interface of Hugging Face's"
             )
         most = getattr(config, "max_position_embeddings", None)
         outside = [k for row in (*rows, values) for k in row if not 0 <= k < size]

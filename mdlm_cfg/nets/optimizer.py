@@ -82,7 +82,9 @@ class MuonAdamW(torch.optim.Optimizer):
         others = [p for name, p in named if not is_matrix(name, p)]
         _check_rate(muon_lr)
         if not matrices:
-            raise UserError("Muon needs a network with matrices under `blocks`, and this one has none: optimizer=adamw")
+            raise UserError(
+                "Muon needs a network with matrices under `blocks`, and this one has none: give optimizer=adamw"
+            )
         self.parts: dict[str, torch.optim.Optimizer] = {
             "adamw": _adamw(others, lr, betas, weight_decay),
             "muon": Muon(matrices, muon_lr, weight_decay, precision=precision),
@@ -117,7 +119,7 @@ class MuonAdamW(torch.optim.Optimizer):
         """
         if set(state_dict) != set(self.parts):
             raise UserError(
-                "the state belongs to another optimizer: resume with the optimizer that training began with"
+                "the state belongs to another optimizer: resume with the optimizer with which training began"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])

@@ -62,7 +62,9 @@ class NetDenoiser(_Wrapped):
             UserError: tokens on a device that has no float64.
         """
         if tokens.device.type == "mps":
-            raise UserError("mps has no float64, which log-probabilities are given in: move network and tokens to cpu")
+            raise UserError(
+                "mps has no float64, in which log-probabilities are returned: move network and tokens to cpu"
+            )
         check_asked(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
@@ -173,7 +175,7 @@ def check_network(net: object, name: str) -> None:
     missing = [part for part in ("num_tokens", "num_dims", "num_classes") if not hasattr(net, part)]
     if missing:
         raise UserError(
-            f"{name} has no attribute {missing[0]}: a network must say num_tokens, num_dims and num_classes"
+            f"{name} has no attribute {missing[0]}: a network must have num_tokens, num_dims and num_classes"
         )
     n, d, k = (int(getattr(net, part)) for part in ("num_tokens", "num_dims", "num_classes"))
     with torch.no_grad(), _eval_mode(net):
@@ -181,11 +183,11 @@ def check_network(net: object, name: str) -> None:
     if not isinstance(log_probs, Tensor) or log_probs.shape != (k + 1, d, n):
         shape = tuple(log_probs.shape) if isinstance(log_probs, Tensor) else type(log_probs).__name__
         raise UserError(
-            f"{name} answers {shape} for {k + 1} partial states of {d} coordinates with {n} values: it must answer "
+            f"{name} returns {shape} for {k + 1} partial states of {d} coordinates with {n} values: it must return "
             f"log-probabilities of shape {(k + 1, d, n)}"
         )
     if not bool((log_probs.double().exp().sum(dim=-1) - 1).abs().max() < 1e-3):
-        raise UserError(f"{name} answers rows whose exponentials do not sum to 1: it must answer log-probabilities")
+        raise UserError(f"{name} returns rows whose exponentials do not sum to 1: it must return log-probabilities")
 
 
 def _in_training(net: nn.Module) -> list[nn.Module]:

@@ -50,7 +50,7 @@ def _differences(found: Comparison) -> Section:
         [*(str(setting[key]) for key in keys), str(len(seeds)), ", ".join(map(str, seeds))]
         for setting, seeds in zip(found.settings, found.seeds)
     ]
-    note = "Only settings that decide a result count. Reports that differ in nothing but the seed are averaged."
+    note = "Only settings that affect a result are listed. Reports that differ only in the seed are averaged."
     return Section("What differs", "", Table([*keys, "reports", "seeds"], rows, note))
 
 
@@ -62,9 +62,10 @@ def _measured(found: Comparison, folder: Path) -> Section:
     ]
     rows = [[*head, *line] for head, line in zip(heads, _lines_of(found.means, shown))]
     note = (
-        "Means over seeds ± one standard error; reports of one seed, and classes, are averaged first. Different sets "
-        "of samples, denoisers and policies are never averaged. The noise floor is the mean distance of as many "
-        "samples that follow the sampled distribution exactly. The csv holds every number."
+        "Means over seeds ± one standard error; reports with the same seed, and classes, are averaged first. "
+        "Different sets "
+        "of samples, denoisers and policies are never averaged. The noise floor is the mean distance of the same "
+        "number of samples that follow the sampled distribution exactly. The CSV file holds every number."
     )
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]
     table = Table([SETTING, *about, *(MAIN.get(name, name) for name in shown)], rows, note)

@@ -100,6 +100,6 @@ def dashboards(entity: str, project: str) -> tuple[Any, Any]:
         project=project,
         title=NAME,
         blocks=blocks,
-        description="What guidance did, what the network has wrong, what steps and samples add.",
+        description="The effect of guidance, the error of the network, and what steps and samples add.",
     )
     return workspace, report

@@ -21,7 +21,7 @@ HEAD = """\
 All samplers of the benchmark on {targets} at w = {strengths}: rank, and mean total variation (TV) between exact
 distributions. *Tilted* is the distribution that guidance is often believed to sample; *chain* is that of the guided
 chain in continuous time. Calls are of the denoiser, for each of its two conditionals; "-" means that an entry needs
-more calls on some target. What an entry is, what the targets are, and how to enter your own sampler:
+more calls on some target. What entries and targets are, and how to enter your own sampler:
 [benchmark](benchmark.md).
 
     python eval.py experiment=benchmark
@@ -49,7 +49,7 @@ def leaderboard(report: Mapping[str, Any]) -> str:
         strengths=", ".join(f"{w:g}" for w in plan["w"]),
         version=report["benchmark_version"],
         package=report["package"],
-        scope="" if report["complete"] else " This is a part of it, not to be cited.",
+        scope="" if report["complete"] else " This is part of the benchmark and not to be cited.",
     )
     first = ("tilted", calls[-1])
     asked = [first, *((to, most) for to in ("tilted", "chain") for most in [*calls, MANY] if (to, most) != first)]
@@ -85,8 +85,8 @@ def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: i
 
 def _nearest_text(report: Mapping[str, Any]) -> str:
     calls = report["nearest"][0]["calls"] if report["nearest"] else 0
-    what = "The entry with the smallest mean TV over w to the tilted distribution"
-    return f"{what}, with {calls_of(calls)}; the first one in the case of ties.\n"
+    what = "The entry with the smallest mean TV to the tilted distribution over w"
+    return f"{what}, with {calls_of(calls)}; the first one if there are ties.\n"
 
 
 def _nearest(report: Mapping[str, Any]) -> Table:
@@ -117,7 +117,7 @@ def write_page(report: Path, page: Path) -> None:
     try:
         text = leaderboard(found)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{report} is not a whole report of the benchmark: evaluate it again") from error
+        raise UserError(f"{report} is not a complete report of the benchmark: evaluate it again") from error
     with atomic_write(page.resolve()) as file:
         file.write(text.encode())
 

@@ -173,7 +173,7 @@
       { x: data.tau, y: entry.still_masked, colour: blue },
     ];
     const legend = [["w = 0", data.colours.laws.class], [`w = ${data.strengths[state.strength]}`, blue]];
-    charts.lines(figure("decay", views, "TV to the terminal distribution on the way (exact conditionals)", legend), {
+    charts.lines(figure("decay", views, "TV to the terminal distribution over time (exact conditionals)", legend), {
       series, x: [data.tau[0], data.tau[data.tau.length - 1]], y: [0, 1], logX: true,
       xLabel: "clock time τ", yLabel: "P(still masked)",
       hover: { x: data.tau, text: (k) => `τ = ${format(data.tau[k], 2)}: ${legend.map(([name], j) => `${name} ${format(series[j].y[k])}`).join(", ")}` },

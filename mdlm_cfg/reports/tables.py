@@ -134,7 +134,7 @@ def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:
 def check_page(page: Path, start: str) -> None:
     """Raise UserError where a page would replace anything but an earlier one: a file with the same start."""
     if os.path.lexists(page) and not (page.is_file() and page.read_bytes().startswith(start.encode())):
-        raise UserError(f"{page} is there, and is not an earlier page of this kind: move it, or give another name")
+        raise UserError(f"{page} exists and is not an earlier page of this kind: move it, or give another name")
 
 
 def _write_text(text: str, path: Path) -> Path:

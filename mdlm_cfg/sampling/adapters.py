@@ -1,6 +1,6 @@
 """Samplers of other libraries: an object with their interface becomes a function that draws samples.
 
-Nothing of theirs is imported. Such a sampler has no exact law here; the benchmark judges it by its samples. The
+None of these libraries is imported. Such a sampler has no exact law here; the benchmark evaluates its samples. The
 interfaces are those of Hugging Face diffusers' schedulers of discrete tokens (`AmusedScheduler` and
 `BlockRefinementScheduler` of diffusers 0.42.1) and of `generate` in LLaDA's generate.py (ML-GSAI/LLaDA, commit
 41760b9; also later forms of it, which give the model an `attention_mask` and take several prompts).
@@ -41,7 +41,7 @@ class SchedulerSampler:
 
     Args:
         make: makes a scheduler from the mask's id, such as the class `AmusedScheduler`: it is called for every draw.
-        name: in rankings; None is that of `make`.
+        name: the name in rankings; None is that of `make`.
         arguments: further ones of `step`, such as {"temperature": 1.0}.
     """
 
@@ -102,9 +102,9 @@ class GenerateSampler:
 
     Args:
         generate: the loop.
-        name: in rankings; None is that of `generate`.
-        block_length: of semi-autoregressive decoding; None is D, one block. It must divide D.
-        batch_size: samples of one call of the loop, 1 for a loop that takes one prompt; None is all.
+        name: the name in rankings; None is that of `generate`.
+        block_length: block length of semi-autoregressive decoding, a divisor of D; None is D, one block.
+        batch_size: samples per call of the loop, 1 for a loop that takes one prompt; None is all.
         arguments: further ones, such as {"remasking": "random"}; the temperature is 1 where none is given, since
             LLaDA's default of 0 draws nothing.
     """

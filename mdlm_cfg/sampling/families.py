@@ -71,12 +71,10 @@ class Options:
         elif not callable(self.jump) or not isinstance(self.name, str):
             raise UserError(
                 f"jump = {shown(self.jump)} of the sampler {shown(self.name)} is not allowed: it must be a function "
-                "(log Z, u) -> J, beside a name"
+                "(log Z, u) -> J, given together with a name"
             )
         if self.jump is not None and (self.family is not OWN or JUMPS.get(self.name, self.jump) != self.jump):
-            raise UserError(
-                f"{self.name} takes no jump rule of your own: give your sampler a name of its own beside it"
-            )
+            raise UserError(f"{self.name} takes no jump rule of your own: give your sampler a different name")
         for name, read in READ.items():
             if getattr(self, name) is not None:
                 self._set(name, read(getattr(self, name)))
@@ -88,22 +86,24 @@ class Options:
                 because = OF_EVENTS if name in ("policy", "events") and self.family is OWN else self.family.because
                 raise UserError(f"{self.name} takes no {name} (got {shown(getattr(self, name))}){because}")
         if self.annealed and not self.choice_temperature:
-            raise UserError("annealed = True has no use without a choice_temperature above 0, which falls to 0 with it")
+            raise UserError("annealed = True needs a choice_temperature above 0, which then falls to 0")
         if self.events is not None and (self.steps is not None or self.schedule is not None):
             raise UserError(
-                f"events = {self.events} stands in place of steps and a schedule: it says how many coordinates a step "
-                "unmasks"
+                f"events = {self.events} takes the place of steps and a schedule: it says how many coordinates each "
+                "step unmasks"
             )
         if isinstance(self.events, tuple) and self.family.blocks_alone and self.policy is not None:
             raise UserError(
-                f"events = {list(self.events)} is not allowed in blocks, which no step of {self.name} goes beyond: "
-                "give one number"
+                f"events = {list(self.events)} is not allowed with blocks, because a step of {self.name} stays within "
+                "one block: give one number"
             )
         self._settle_steps()
         if self.family.blocks_alone:
             as_blocks(self.policy, self.name)
         if self.name == SAMPLED_CONFIDENCE and self.policy is not None and self.events is None:
-            raise UserError(f"{self.name} in blocks takes events, the number of coordinates a step, in place of steps")
+            raise UserError(
+                f"{self.name} with blocks takes events, the number of coordinates per step, instead of steps"
+            )
 
     def _settle_steps(self) -> None:
         """Steps as a number or a grid, and the schedule that belongs to a number."""
@@ -117,11 +117,12 @@ class Options:
                 raise UserError(f"{self.name} takes no grid of clock times: give a number of steps, and a schedule")
             if self.schedule is not None:
                 raise UserError(
-                    f"schedule {self.schedule} has no use beside a grid of clock times, which says when the steps are"
+                    f"schedule {self.schedule} cannot be combined with a grid of clock times, which already sets the "
+                    "steps"
                 )
         elif self.remasking is not None and not self.remasking.takes_schedule:
             if self.schedule is not None:
-                raise UserError(f"{self.remasking} has times of its own, and takes no schedule (got {self.schedule})")
+                raise UserError(f"{self.remasking} has its own times and takes no schedule (got {self.schedule})")
         elif self.schedule is None:
             self._set("schedule", self.family.schedule())
         if self.jump is None and self.name in JUMPS:

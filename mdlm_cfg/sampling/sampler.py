@@ -50,7 +50,7 @@ CHUNK = 1000  # samples that are drawn together; their seeds follow it, so anoth
 
 @dataclass(frozen=True)
 class Sampler(Options):
-    """How the guided chain is run: which steps, how many of them, on which schedule; and what follows them.
+    """How the guided chain is run: the kind and number of steps, their schedule, and what follows them.
 
     Choose a coordinate, then draw its value:
 
@@ -99,12 +99,12 @@ class Sampler(Options):
 
     @property
     def exact_in_time(self) -> bool:
-        """Whether its law is the terminal law: it makes no error in time by construction, and nothing follows it."""
+        """Whether its law is the terminal law: no discretisation error by construction, and no correction."""
         return self.name == FIRST_HITTING and self.correction is None
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the number of its steps depends on what is drawn."""
+        """Whether the number of steps depends on the draws."""
         return self.family.adaptive
 
     @checked
@@ -118,10 +118,10 @@ class Sampler(Options):
 
     @checked
     def check(self, num_dims: int, num_masked: int | None = None) -> None:
-        """Raise UserError unless it can be made of D coordinates, and leaves no masks.
+        """Raise UserError unless the sampler works for D coordinates and leaves no masks.
 
         Args:
-            num_masked: how many coordinates are masked at the start; None is all.
+            num_masked: the number of coordinates that are masked at the start; None is all.
         """
         self.check_finishes()
         if self.policy is not None:
@@ -137,7 +137,7 @@ class Sampler(Options):
 
     @checked
     def calls(self, num_dims: int) -> int:
-        """How many times it asks the denoiser for every sample, per conditional; of an adaptive sampler at most."""
+        """The number of denoiser calls per sample and conditional; for an adaptive sampler the largest one."""
         return len(self.plan(num_dims)) + (0 if self.correction is None else self.correction.calls(num_dims))
 
     @checked
@@ -145,7 +145,7 @@ class Sampler(Options):
     def expected_calls(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
     ) -> float:
-        """The exact expected number of times that it asks the denoiser for a sample, per conditional (theory, 17).
+        """The exact expected number of denoiser calls per sample and conditional (theory, section 17).
 
         Args:
             chain: as in `law`.
@@ -163,7 +163,7 @@ class Sampler(Options):
 
     @checked
     def num_rows(self, num_samples: int, num_dims: int, guidance: Guidance) -> int:
-        """How many rows (partial state, label) a draw asks the denoiser for: its cost, for estimates of time."""
+        """The number of denoiser rows (partial state, label) that a draw needs: its cost, for estimates of time."""
         return num_samples * self.calls(num_dims) * guidance.rows(num_dims)
 
     @checked
@@ -319,13 +319,18 @@ class Sampler(Options):
     def check_weighted(self, guidance: Guidance) -> None:
         """Raise UserError unless the weights of the paths have the tilted law."""
         if not self.exact_in_time:
-            raise UserError(f"{self.label} carries no weights: only first_hitting does, which unmasks one at a time")
+            raise UserError(
+                f"{self.label} has no path weights: only first_hitting, which unmasks one coordinate at a time, has "
+                "them"
+            )
         check_weights(guidance)
 
     def check_finishes(self) -> None:
         """Raise UserError if a grid of clock times ends early: samples would hold masks."""
         if isinstance(self.steps, tuple) and self.steps[-1] != float("inf"):
-            raise UserError(f"steps = {list(self.steps)} must end at inf to sample: before that, masks are left")
+            raise UserError(
+                f"steps = {list(self.steps)} must end at inf to sample: at any finite time some masks remain"
+            )
 
 
 def as_sampler(sampler: Sampler | str, steps: Steps | None = None, schedule: Schedule | str | None = None) -> Sampler:
@@ -333,5 +338,5 @@ def as_sampler(sampler: Sampler | str, steps: Steps | None = None, schedule: Sch
     if not isinstance(sampler, Sampler):
         return Sampler(sampler, cast(Any, steps), cast(Any, schedule))
     if steps is not None or schedule is not None:
-        raise UserError(f"{sampler.label} has its own steps and schedule: give them when you make it")
+        raise UserError(f"{sampler.label} has its own steps and schedule: set them when you make it")
     return sampler

@@ -1,4 +1,4 @@
-"""Samples of the guided chain, and the exact law of a sampler's steps: one call each (theory, section 6)."""
+"""Samples of the guided chain, and the exact law of a sampler's steps, by one call each (theory, section 6)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sample(
     made = as_sampler(sampler, steps, schedule)
     if policy is not None:
         if made.policy is not None:
-            raise UserError(f"{made.label} has its own policy: give it when you make the sampler, or here")
+            raise UserError(f"{made.label} has its own policy: set it either when you make the sampler or here")
         made = replace(made, policy=policy_of(policy))
     return made.draw(denoiser, guidance, target_class, num_samples, generator, on_step=on_step, start=start)
 
@@ -91,7 +91,7 @@ def stepped_law(
     if made.name == FIRST_HITTING:
         raise UserError("first_hitting has no discretisation error: its distribution is terminal_law")
     if made.correction is not None:
-        raise UserError(f"{made.label}: a correction is of finished samples, and its law is Sampler.law")
+        raise UserError(f"{made.label}: its law includes a correction of finished samples: use Sampler.law")
     if made.policy is not None:
         made.policy.check(denoiser.num_dims)
     return made.partial_law(denoiser, guidance, target_class)

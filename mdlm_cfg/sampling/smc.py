@@ -1,9 +1,10 @@
 """Sequential Monte Carlo to the tilted law: weights, and resampling where they get uneven (theory, section 11).
 
-Every particle carries the product of the Z_i of the coordinates it unmasked. Particles live in independent groups;
-where a group's effective sample size falls below a threshold its particles are resampled (systematically) and share the
-group's mean weight from then on. Weighted means of any function stay unbiased up to the normaliser, and so does the
-normaliser itself, the mean of the weights (Del Moral 2004, prop. 7.4.1); the groups give its standard error.
+The weight of every particle is the product of the Z_i of the coordinates that it has unmasked. Particles live in
+independent groups; where a group's effective sample size falls below a threshold its particles are resampled
+(systematically) and share the group's mean weight from then on. Weighted means of any function stay unbiased up to the
+normaliser, and so does the normaliser itself, the mean of the weights (Del Moral 2004, prop. 7.4.1); the groups give
+its standard error.
 """
 
 from __future__ import annotations
@@ -91,10 +92,10 @@ def sequential_monte_carlo(
     """Samples of the tilted law, weighted and resampled on the way (theory, section 11).
 
     Args:
-        guidance: a w that is a number.
+        guidance: its w must be a number.
         num_samples: n, a multiple of `num_groups`.
         policy: which coordinate comes next, one at a time; None is the kind's own.
-        threshold: resample a group where its relative effective sample size is below; 0 never does.
+        threshold: a group is resampled when its relative effective sample size is below this; 0 means never.
         num_groups: independent groups, at least 2: they give the normaliser's error.
         start: as in `sample`.
 
@@ -139,7 +140,7 @@ def check_groups(num_samples: int, num_groups: int, threshold: float) -> int:
     num_groups = whole_number("num_groups", num_groups, 2)
     if whole_number("num_samples", num_samples) % num_groups:
         raise UserError(
-            f"{num_samples} samples in {num_groups} groups: there must be a whole number of samples in each"
+            f"{num_samples} samples in {num_groups} groups: each group must have the same whole number of samples"
         )
     return num_groups
 

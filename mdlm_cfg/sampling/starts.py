@@ -55,8 +55,8 @@ def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:
 
     def explain(row: int, left: Tensor) -> str:
         return (
-            f"{int(left)} of {len(x)} samples hold masks after the last step of {label}: the denoiser gave "
-            "them nowhere to go"
+            f"{int(left)} of {len(x)} samples hold masks after the last step of {label}: the denoiser gave them no "
+            "possible value"
         )
 
     raise_where(unfinished.any()[None], explain, unfinished.sum()[None])

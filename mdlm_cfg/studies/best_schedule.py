@@ -32,9 +32,9 @@ TILTED = "tilted"
 NOTHING = 1e-6  # a smaller gain is none: a descent ends that close to its minimum
 ROUNDING = 1e-12
 READING = """\
-A schedule gives one strength for each number of coordinates that are unmasked already. The constant schedule has \
+A schedule gives one strength for each number of coordinates that are already unmasked. The constant schedule has \
 strength w throughout. The ramp goes from 0, for the first coordinate, to w for the last. The best schedule minimises \
-{aim}; it is the best one found in a search from several starts, by the exact gradient.
+{aim}; it is the best one found by a search from several starts with the exact gradient.
 
 All distributions are those of the guided chain in continuous time, one coordinate after another{order}. They are \
 computed exactly: nothing is sampled."""
@@ -46,7 +46,7 @@ class ScheduleRow(OfDenoiser):
     """The terminal distribution of the guided chain under one schedule."""
 
     schedule: str = col("schedule", SCHEDULE, index=True)
-    objective: float = col("objective", "what the best schedule minimises; in nats, but for tv")
+    objective: float = col("objective", "what the best schedule minimises; in nats, except for tv")
     tv_tilted: float = col("TV to the tilted distribution", "total variation", unit="TV")
     kl_tilted: float = col("KL from the tilted distribution", "KL(tilted || distribution); may be inf", unit="nats")
 
@@ -55,7 +55,7 @@ class ScheduleRow(OfDenoiser):
 class StrengthRow(OfDenoiser):
     """The best strength at one number of unmasked coordinates."""
 
-    unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
+    unmasked: int = col("unmasked", "coordinates that are already unmasked", index=True)
     strength: float = col("best strength", "w_j while j coordinates are unmasked", digits=3)
 
 
@@ -66,17 +66,19 @@ class DistributionRow(AtStrength):
     denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
     distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
     class_posterior: float = col("mean p(z | x)", "the mean probability of the class, given x", unit="probability")
-    entropy: float = col("entropy", "of the distribution", unit="nats")
+    entropy: float = col("entropy", "entropy of the distribution", unit="nats")
 
 
 @dataclass(frozen=True)
 class TransferRow(AtStrength):
     """How well the best schedule for exact conditionals serves learned ones."""
 
-    gain: float = col("gain", "in the objective, of the best schedule for learned conditionals over the constant one")
+    gain: float = col(
+        "gain", "gain in the objective of the best schedule for learned conditionals over the constant one"
+    )
     share_kept: float | None = col(
         "share of the gain",
-        "that the best schedule for exact conditionals brings on learned ones; absent where there is no gain",
+        "share that the best schedule for exact conditionals achieves on learned ones; absent without a gain",
     )
 
 
@@ -228,7 +230,12 @@ class BestScheduleStudy:
             note = f"The objective, {self.aim}, in{self.unit}."
             views.append(Table(lead, ["objective"], "schedule", note, title="Objective"))
         shown: list[View] = [
-            Table(lead, ["strength"], "unmasked", "The best strength, by the number of coordinates unmasked already."),
+            Table(
+                lead,
+                ["strength"],
+                "unmasked",
+                ("The best strength, by the number of coordinates that are already unmasked."),
+            ),
             Curve(
                 "unmasked", "strength", ["w"], "The best strength by the number of unmasked coordinates.", "denoiser"
             ),
@@ -284,7 +291,7 @@ def _number(value: float) -> str:
 def _details(distributions: Sequence[DistributionRow], transfers: Sequence[TransferRow]) -> list[Block]:
     table = Table(["w", "denoiser", "distribution"], ["class_posterior", "entropy"])
     title = "Certainty of the class, and entropy"
-    note = "Of the gain of the best schedule for learned conditionals over the constant w, in the objective."
+    note = "Share of the gain in the objective that the best schedule for learned conditionals has over the constant w."
     kept = Table(["w"], ["gain", "share_kept"], note=note)
     used = "The best schedule for exact conditionals, used with learned ones"
     return [
@@ -323,7 +330,7 @@ def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
     head = "With learned conditionals, the best schedule for exact conditionals"
     if least < 0:
         return [f"{head} is worse than the constant w at w = {w}: find the schedule with the network itself."]
-    return [f"{head} brings at least {least:.1%} of the gain of their own best schedule (least at w = {w})."]
+    return [f"{head} achieves at least {least:.1%} of the gain of their own best schedule (smallest share at w = {w})."]
 
 
 def shapes_of(found: Mapping[Guidance, Sequence[float]], who: str) -> list[str]:

@@ -40,17 +40,18 @@ NUM_REFERENCE = 20_000  # samples of the class that the usage of the tilted dist
 CLEAR = 2  # standard errors
 SAME = 1e-9  # of a total variation, or nats
 READING = """\
-Each number of unmasked coordinates (a level) has a strength of its own: the one at which the guided conditionals have \
-the smallest cross entropy on the target samples. That is a convex problem in one number. The sum over levels is the \
-NELBO of the guided conditionals. The gain is the NELBO with the constant strength w less that with calibrated \
-strengths, in nats."""
+Each number of unmasked coordinates (a level) has a strength of its own: the one at which the guided conditionals \
+have the smallest cross entropy on the target samples. This is a convex problem in one number. The sum over levels is \
+the NELBO of the guided conditionals. The gain is the NELBO with the constant strength w minus the NELBO with \
+calibrated strengths, in nats."""
 OF_TABLES = """\
-The target is the tilted distribution of strength w, and all is exact, by sums over all partial states. \
+The target is the tilted distribution of strength w. Everything is exact, computed by sums over all partial states. \
 The chain unmasks in the order of its kind of guidance."""
 OF_TARGETS = """\
 The target samples are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
-Strengths are fitted to one set and tested on another; {groups} groups of neighbouring levels have one each. \
-A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not determine."""
+Strengths are fitted to one set and tested on another; there is one strength for each of {groups} groups of \
+neighbouring levels. A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not \
+determine."""
 OF_EXAMPLES = """\
 The target samples are data of the class, as they are: they have no p(z | x), and an example whose class is certain \
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
@@ -65,22 +66,29 @@ class ClassRow(OfDenoiser):
     """The effect of calibrated strengths on one class."""
 
     target_class: str = col("class", CLASS, index=True)
-    nelbo: float = col("NELBO", "of the conditionals guided with constant w, on the target", unit="nats")
+    nelbo: float = col("NELBO", "NELBO, on the target, of the conditionals guided with constant w", unit="nats")
     nelbo_calibrated: float = col("NELBO, calibrated", AFTER, unit="nats")
-    gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
+    gain: float = col("gain", "NELBO with constant w minus NELBO with calibrated strengths", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
-    tv_class: float | None = col("TV to the class", "of the guided chain; of tables", unit="TV", default=None)
+    tv_class: float | None = col("TV to the class", "TV of the guided chain; tables only", unit="TV", default=None)
     tv_class_calibrated: float | None = col("TV to the class, calibrated", AFTER, unit="TV", default=None)
-    tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV", default=None)
+    tv_tilted: float | None = col("TV to the tilted", "TV of the guided chain; tables only", unit="TV", default=None)
     tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV", default=None)
     usage_tv: float | None = col(
-        "TV of the usage", "of components, of samples to the tilted distribution; of mixtures", unit="TV", default=None
+        "TV of the usage",
+        "TV between the component frequencies of samples and of the tilted distribution; mixtures only",
+        unit="TV",
+        default=None,
     )
     usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV", default=None)
-    usage_floor: float | None = col("noise floor", "of the usage, for as many samples", unit="TV", default=None)
-    class_posterior: float | None = col("mean p(z | x)", "of samples; of mixtures", default=None)
+    usage_floor: float | None = col(
+        "noise floor", "usage TV of the same number of perfect samples", unit="TV", default=None
+    )
+    class_posterior: float | None = col("mean p(z | x)", "mean over samples; mixtures only", default=None)
     class_posterior_calibrated: float | None = col("mean p(z | x), calibrated", AFTER, default=None)
-    class_posterior_tilted: float | None = col("mean p(z | x), tilted", "of the tilted distribution", default=None)
+    class_posterior_tilted: float | None = col(
+        "mean p(z | x), tilted", "mean over the tilted distribution", default=None
+    )
 
 
 @dataclass(frozen=True)
@@ -88,13 +96,13 @@ class LevelRow(OfDenoiser):
     """The calibrated strength of one level, or of neighbouring levels that share one."""
 
     target_class: str = col("class", CLASS, index=True)
-    unmasked: int = col("unmasked", "coordinates that are unmasked already; of a group the fewest", index=True)
-    levels: int = col("levels", "that share the strength")
-    strength: float = col("strength", "calibrated", digits=3)
+    unmasked: int = col("unmasked", "coordinates that are already unmasked; the smallest number of a group", index=True)
+    levels: int = col("levels", "number of levels that share the strength")
+    strength: float = col("strength", "calibrated strength", digits=3)
     strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
-    cost: float = col("constant w", "part of the NELBO of these levels", unit="nats")
+    cost: float = col("constant w", "these levels' part of the NELBO, with constant w", unit="nats")
     cost_calibrated: float = col("calibrated", AFTER, unit="nats")
-    gain: float = col("gain", "of these levels", unit="nats")
+    gain: float = col("gain", "these levels' part of the gain", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
 
 
@@ -102,14 +110,14 @@ class LevelRow(OfDenoiser):
 class MeanRow(OfDenoiser):
     """The effect of calibrated strengths: means over the classes."""
 
-    gain: float = col("gain", "NELBO with constant w less that with calibrated strengths", unit="nats")
+    gain: float = col("gain", "NELBO with constant w minus NELBO with calibrated strengths", unit="nats")
     gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
-    tv_tilted: float | None = col("TV to the tilted", "of the guided chain; of tables", unit="TV")
+    tv_tilted: float | None = col("TV to the tilted", "TV of the guided chain; tables only", unit="TV")
     tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV")
-    usage_tv: float | None = col("TV of the usage", "of components, of samples; of mixtures", unit="TV")
+    usage_tv: float | None = col("TV of the usage", "TV between component frequencies; mixtures only", unit="TV")
     usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV")
-    usage_floor: float | None = col("noise floor", "of the usage, for as many samples", unit="TV")
-    classes: int = col("classes", "over which means are taken")
+    usage_floor: float | None = col("noise floor", "usage TV of the same number of perfect samples", unit="TV")
+    classes: int = col("classes", "number of classes in the mean")
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ class CalibrationStudy(Settings):
         first = Table(["w", "denoiser"], ["gain", *error, *MEANS, "classes"])
         text = f"{READING}\n\n{how}"
         return [
-            Block("gains", means, "What calibration gives", text, [], [first], ["gain"], "", True),
+            Block("gains", means, "What calibration gains", text, [], [first], ["gain"], "", True),
             Block("strengths", levels, "Strengths", views=[strength, gain, table], group=""),
             Block("calibration", classes, "Every class", views=views, logged=["gain"], group="Classes"),
         ]
@@ -318,12 +326,12 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     size = f"{row.gain:.4f} ± {row.gain_se:.2g} nats" if row.gain_se else f"{row.gain:.4f} nats"
     if abs(row.gain) <= max(SAME, CLEAR * row.gain_se):
         end = f": the gain is {size}" if row.gain_se else ""
-        said = [f"{head} give nothing {over} that can be shown{about}{end}."]
+        said = [f"{head} show no gain {over}{about}{end}."]
     elif row.gain > 0:
         where = "on held-out data of the class" if of_examples else "on the tilted distribution"
-        said = [f"{head} give {size} {over}, {where}{about}."]
+        said = [f"{head} gain {size} {over}, {where}{about}."]
     else:
-        said = [f"{head} cost {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
+        said = [f"{head} lose {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
     chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
     for what, before, after, noise in (
         ("the distribution", row.tv_tilted, row.tv_tilted_calibrated, 0.0),
@@ -338,11 +346,11 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
 def _of_distance(head: str, what: str, before: float, after: float, noise: float) -> str:
     if abs(before - after) <= noise and noise:
         return (
-            f"{head} change the distance of {what} to the tilted distribution by nothing that can be shown: total "
+            f"{head} do not measurably change the distance of {what} to the tilted distribution: total "
             f"variation {after:.4f} instead of {before:.4f}, by chance up to {noise:.4f}."
         )
     if abs(before - after) < SAME:
-        return f"{head} leave {what} as far from the tilted distribution: total variation {before:.4f}."
+        return f"{head} leave {what} at the same distance from the tilted distribution: total variation {before:.4f}."
     verb = "bring" if after < before else "move"
     way = "nearer to" if after < before else "away from"
     return f"{head} {verb} {what} {way} the tilted distribution: total variation {after:.4f} instead of {before:.4f}."
@@ -361,7 +369,7 @@ def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
 
 MEANS = ("tv_tilted", "tv_tilted_calibrated", "usage_tv", "usage_tv_calibrated", "usage_floor")
 STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
-GAIN_CURVE = "What each level gains over the constant w, in nats."
+GAIN_CURVE = "The gain of each level over the constant w, in nats."
 CHANGES = {
     "Distance to the tilted distribution and to the class": (
         "tv_tilted",

@@ -180,7 +180,9 @@ class Case:
         d = denoiser.num_dims
         if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
             return None
-        return TabulatedDenoiser(denoiser, self.cache, shown=lambda: share_shown("asking the network about all states"))
+        return TabulatedDenoiser(
+            denoiser, self.cache, shown=lambda: share_shown("evaluating the network on all partial states")
+        )
 
 
 def _check_space(data: Data, denoiser: Denoiser) -> None:
@@ -188,5 +190,6 @@ def _check_space(data: Data, denoiser: Denoiser) -> None:
     theirs = (denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes)
     if ours != theirs:
         raise UserError(
-            f"the denoiser has (values, dimensions, classes) = {theirs} and the data {ours}: it was made for other data"
+            f"the denoiser has (values, dimensions, classes) = {theirs} and the data {ours}: it was made for "
+            "different data"
         )

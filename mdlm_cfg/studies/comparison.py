@@ -174,7 +174,7 @@ def read_entry(path: Path) -> Entry:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(
-            f"{path} is not a report that can be compared: it holds no distances by w, or no settings: evaluate again"
+            f"{path} is not a report that can be compared: it has no distances by w, or no settings; evaluate again"
         ) from error
 
 

@@ -32,18 +32,24 @@ SURE = 2.0  # standard errors from which a difference is more than chance
 class ConditionalsRow:
     """The NELBO of the network beside that of the exact conditionals, on the same test examples by the same masks."""
 
-    conditionals: str = col("conditionals", '"conditional": with the class, "null": without', index=True)
-    nelbo: float = col("network", "its NELBO", unit="nats", digits=3)
+    conditionals: str = col("conditionals", '"conditional": given the class, "null": without it', index=True)
+    nelbo: float = col("network", "NELBO of the network", unit="nats", digits=3)
     exact_nelbo: float = col("exact", "NELBO of the exact conditionals", unit="nats", digits=3)
     entropy: float = col("entropy", "mean -log p of the examples, which exact_nelbo estimates", unit="nats", digits=3)
-    independent: float = col("independent values", "mean -log p under the same marginals, independent", unit="nats")
-    conditionals_error: float = col("error", "nelbo less exact_nelbo", unit="nats", digits=3)
-    conditionals_error_se: float = col("standard error", "of that, over examples", unit="nats", digits=3)
-    conditionals_kl: float = col("error as KL", "the same expectation with less noise", unit="nats", digits=3)
-    conditionals_kl_se: float = col("its standard error", "over examples", unit="nats", digits=3)
+    independent: float = col(
+        "independent values", "mean -log p under independent values with the same marginals", unit="nats"
+    )
+    conditionals_error: float = col("error", "nelbo minus exact_nelbo", unit="nats", digits=3)
+    conditionals_error_se: float = col(
+        "standard error", "standard error of the difference, over examples", unit="nats", digits=3
+    )
+    conditionals_kl: float = col("error as KL", "estimate of the same error with less noise", unit="nats", digits=3)
+    conditionals_kl_se: float = col(
+        "its standard error", "standard error of conditionals_kl, over examples", unit="nats", digits=3
+    )
     uniform: float = col("uniform values", "D ln N", unit="nats")
-    num_examples: int = col("examples", "test examples")
-    num_draws: int = col("masks", "for each example")
+    num_examples: int = col("examples", "number of test examples")
+    num_draws: int = col("masks", "number of masks for each example")
 
 
 def error_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
@@ -91,8 +97,9 @@ def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Bloc
     """
     row = rows[0]
     text = (
-        f"On {row.num_examples:,} {tested}, {row.num_draws} masks each, the same for the network and the exact "
-        "conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same "
+        f"On {row.num_examples:,} {tested}, {row.num_draws} masks each; the masks are the same for the network and "
+        "the exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the "
+        "same "
         "error with less noise. Independent values have the frequencies of these examples and no structure. The "
         "conditionals are those given the class (conditional) and those of the whole mixture (null)."
     )
@@ -115,9 +122,7 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     structure = row.independent - row.exact_nelbo
     said = f"{row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per {unit}"
     if row.conditionals_kl <= SURE * row.conditionals_kl_se:
-        return (
-            f"The network has no error that can be shown: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
-        )
+        return f"The network shows no measurable error: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
     if structure <= margin:
         return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
     if row.independent - row.nelbo <= margin:

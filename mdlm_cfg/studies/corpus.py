@@ -59,14 +59,31 @@ class SetRow:
     """Samples of all classes at one strength, or held-out sequences, beside the training sequences."""
 
     w: Guidance | str = col("w", W, index=True)
-    accuracy: float | None = col("assigned to their class", "share, by the network itself", unit="share", digits=3)
-    diversity: float | None = col("differ from each other", "positions, two of a class", unit="share", digits=3)
-    nearest_train: float | None = col("nearest training sequence", "positions that differ", unit="share", digits=3)
-    tv_1: float | None = col("values", "distribution of single values to the training sequences'", unit="TV", digits=3)
-    tv_2: float | None = col("pairs", "the same of neighbouring pairs; absent where too many", unit="TV", digits=3)
-    tv_3: float | None = col("triples", "the same of three neighbours; absent where too many", unit="TV", digits=3)
-    num_sequences: int = col("sequences", "of each class; in the row of held-out sequences, of the smallest class")
-    num_classified: int = col("classified", "sequences that the network classified, in all")
+    accuracy: float | None = col(
+        "assigned to their class",
+        "share of sequences that the network itself assigns to their class",
+        unit="share",
+        digits=3,
+    )
+    diversity: float | None = col(
+        "differ from each other", "share of positions in which two sequences of a class differ", unit="share", digits=3
+    )
+    nearest_train: float | None = col(
+        "nearest training sequence", "share of positions in which a sequence differs from it", unit="share", digits=3
+    )
+    tv_1: float | None = col(
+        "values", "distribution of single values, compared with that of the training sequences", unit="TV", digits=3
+    )
+    tv_2: float | None = col(
+        "pairs", "the same for neighbouring pairs; absent if there are too many", unit="TV", digits=3
+    )
+    tv_3: float | None = col(
+        "triples", "the same for three neighbours; absent if there are too many", unit="TV", digits=3
+    )
+    num_sequences: int = col(
+        "sequences", "number of sequences of each class; for held-out sequences, of the smallest class"
+    )
+    num_classified: int = col("classified", "total number of sequences that the network classified")
 
 
 @dataclass(frozen=True)

@@ -32,38 +32,40 @@ NONE = (
 READING = """\
 tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \
 the terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is \
-neutral if its masked coordinates hold no more information about the class: p(. | x_U, z) = p(. | x_U). From neutral \
-states guidance cannot speed anything up."""
+neutral if its masked coordinates carry no further information about the class: p(. | x_U, z) = p(. | x_U). From \
+neutral states on, guidance cannot speed anything up."""
 
 
 @dataclass(frozen=True)
 class DecayRow:
     """How fast the chain of one kind converges at one strength."""
 
-    kind: str = col("kind", "of guidance", index=True)
+    kind: str = col("kind", "kind of guidance", index=True)
     w: float = col("w", STRENGTH, index=True)
     tau_5: float = col("tau at TV 0.05", "time until the total variation is 0.05")
-    sooner: float = col("sooner by", "share of the time at the smallest strength", digits=3)
-    end: float = col("-ln TV at the last tau", "at the largest tau of the curve")
+    sooner: float = col(
+        "sooner by", "reduction of that time, as a share of the time at the smallest strength", digits=3
+    )
+    end: float = col("-ln TV at the last tau", "-ln TV at the largest tau of the curve")
 
 
 @dataclass(frozen=True)
 class DecayCurveRow:
     """The total variation at one time."""
 
-    kind: str = col("kind", "of guidance", index=True)
+    kind: str = col("kind", "kind of guidance", index=True)
     w: float = col("w", STRENGTH, index=True)
     tau: float = col("tau", "time", index=True)
-    log_tv: float = col("ln TV", "to the terminal distribution")
-    decay: float | None = col("-ln TV", "absent where it is rounding")
+    log_tv: float = col("ln TV", "ln of the total variation to the terminal distribution")
+    decay: float | None = col("-ln TV", "minus ln TV; absent where only rounding remains")
 
 
 @dataclass(frozen=True)
 class NeutralRow:
     """A partial state from which guidance cannot speed anything up."""
 
-    kind: str = col("kind", "of guidance", index=True)
-    state: str = col("partial state", "its coordinates", index=True)
+    kind: str = col("kind", "kind of guidance", index=True)
+    state: str = col("partial state", "coordinates of the partial state", index=True)
     probability: float = col("p(x_U | z)", "probability of its known coordinates in the class")
     limit: float = col("visits at infinite w", "probability that the chain visits it as w grows without bound")
 

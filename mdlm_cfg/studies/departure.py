@@ -25,10 +25,10 @@ NOTHING = 1e-12  # nats that are rounding
 GROUP = "Departure from the ideal"
 SAME = 1e-9  # rules whose path KL differs by less depart alike
 READING = """\
-The chain that ends in the tilted distribution without importance weights has that distribution's own conditionals: \
+The chain that ends in the tilted distribution without importance weights uses the conditionals of that distribution: \
 the ideal guided conditionals. At a partial state, a rule of guidance departs from them by KL(ideal || rule), \
 averaged over the next coordinate in the rule's order. The sum over partial states, weighted by how often the ideal \
-chain visits them, is the KL divergence of the paths. It is an upper bound of the KL divergence from the tilted \
+chain visits them, is the KL divergence between paths. It is an upper bound on the KL divergence from the tilted \
 distribution to the distribution in which the rule ends.
 
 In one dimension, and for the last coordinate, guidance with exact conditionals is the ideal."""
@@ -38,7 +38,7 @@ In one dimension, and for the last coordinate, guidance with exact conditionals 
 class OfRule(OfDenoiser):
     """One rule at one strength."""
 
-    rule: str = col("rule", "a kind of guidance, or an unmasking policy, by name", index=True)
+    rule: str = col("rule", "name of a kind of guidance or of an unmasking policy", index=True)
 
     @property
     def key(self) -> tuple[Guidance, str, str]:
@@ -60,18 +60,18 @@ class RuleRow(OfRule):
 class LevelRow(OfRule):
     """How far one rule is from the ideal, at one number of unmasked coordinates."""
 
-    level: int = col("unmasked", "coordinates that are unmasked already", index=True)
-    kl: float = col("KL to the ideal", "sum over the level of visits times KL", unit="nats")
+    level: int = col("unmasked", "coordinates that are already unmasked", index=True)
+    kl: float = col("KL to the ideal", "sum over the states of the level of visit probability times KL", unit="nats")
 
 
 @dataclass(frozen=True)
 class StateRow(OfRule):
     """One of the partial states where a rule departs most."""
 
-    state: str = col("partial state", "its coordinates", index=True)
+    state: str = col("partial state", "coordinates of the partial state", index=True)
     visits: float = col("visits", "probability that the ideal chain visits it")
     kl: float = col("KL", "KL(ideal || rule) at that state", unit="nats")
-    cost: float = col("visits times KL", "its part of the path KL", unit="nats")
+    cost: float = col("visits times KL", "contribution of the state to the path KL", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,10 @@ def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequ
             "departures", rules, "Where the rules end", READING, ["w"], [by_rule], ["departure"], GROUP, printed=True
         ),
         Block("levels", shown, "Departure by level", "", ["w"], [by_level, curve], group=GROUP),
-        Block("states", worst, "The costliest partial states", "", ["w", "denoiser"], [listed], group=GROUP),
-        Block("schedules", first, f"Strengths against one ideal, {rules[0].rule}", views=lines, group=GROUP),
+        Block(
+            "states", worst, "The partial states with the largest costs", "", ["w", "denoiser"], [listed], group=GROUP
+        ),
+        Block("schedules", first, f"All strengths against the same ideal, {rules[0].rule}", views=lines, group=GROUP),
     ]
 
 
@@ -191,12 +193,12 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"with {_rules(far)} ({_path(far[0], levels)})."
         ]
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
-    said.append(f"The costliest partial state of {worst.rule} is {state.state}: {state.cost:.4f} nats.")
+    said.append(f"For {worst.rule}, the partial state with the largest cost is {state.state}: {state.cost:.4f} nats.")
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
         nearest, _ = ends(schedules, "departure")
         said.append(
-            f"Of the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
+            f"Among the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
             f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
     if learned := where(rules, denoiser=LEARNED, w=top):
@@ -208,14 +210,14 @@ def _of_learned(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
     """What departs least with learned conditionals, and how much of it is at the last coordinate: the network's."""
     near, far = tied_ends(rows, "departure", SAME)
     who = _rules(near) + (" departs" if len(near) == 1 else " depart") if far else "all rules depart"
-    least = " least" if far else " alike"
+    least = " least" if far else " equally"
     said = f"With learned conditionals {who}{least} there: {near[0].departure:.4f} nats"
     lasts = [_by_level(row, levels)[-1] for row in near]
     exact_lasts = [_by_level(replace(row, denoiser=EXACT), levels)[-1] for row in near]
     if max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME:
         return f"{said}."
     return (
-        f"{said}, {lasts[0]:.4f} of them at the last coordinate, where exact conditionals depart by "
+        f"{said}, of which {lasts[0]:.4f} at the last coordinate, where exact conditionals depart by "
         f"{max(exact_lasts[0], 0.0):.4f}."
     )
 
@@ -232,7 +234,7 @@ def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
     if row.departure <= NOTHING:
         return "0"
     share = _by_level(row, levels)[0] / row.departure
-    return f"{row.departure:.4f} nats along a path, {share:.0%} of them at the first coordinate"
+    return f"{row.departure:.4f} nats, {share:.0%} of which at the first coordinate"
 
 
 def rules_of(guidance: Guidance, own: Policy | None) -> list[tuple[str, Guidance, Policy | None]]:

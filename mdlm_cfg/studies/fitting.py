@@ -55,7 +55,7 @@ def check_samples(case: Case, target_class: int, num_examples: int) -> None:
     if any(num * masks_for(num, d) < 2 * d for num in numbers):
         raise UserError(
             f"class {case.class_name(target_class)} of {case.data.name} has {numbers[0]} examples to fit {d} levels to "
-            f"and {numbers[1]} others to judge the fit by, which are too few: choose another target_class"
+            f"and {numbers[1]} others to evaluate the fit on, which are too few: choose another target_class"
         )
 
 
@@ -82,12 +82,12 @@ def origin_of_examples(case: Case, num_examples: int) -> str:
     """A sentence for readers on what `examples_of` chooses."""
     if case.data.val_examples() is None:
         return (
-            f"The fit uses one half of the test data, at most {num_examples:,} examples of a class, and as many of the "
-            "other half judge it: the network was trained on neither."
+            f"The fit uses one half of the test data, at most {num_examples:,} examples of a class, and is evaluated "
+            "on the same number from the other half: the network was trained on neither."
         )
     return (
-        f"The fit uses the validation data, at most {num_examples:,} examples of a class, which were held out of "
-        "training, and all test data of the class judge it."
+        f"The fit uses the validation data, which were held out of training (at most {num_examples:,} examples of a "
+        "class), and is evaluated on all test data of the class."
     )
 
 
@@ -169,8 +169,8 @@ class Fit:
         case, z = self._case(str(asked))
         if case.target is None and asked.w:
             raise UserError(
-                f"w = {asked} aims at a tilted distribution, which needs data known exactly, and {self.data.name} is "
-                "not: write w=calibrated, which aims at the data of the class"
+                f"w = {asked} targets a tilted distribution, which needs data known exactly, and {self.data.name} is "
+                "not: write w=calibrated, which targets the data of the class"
             )
         check_samples(case, z, NUM_EXAMPLES)
         return replace(asked, values=fitted_strengths(case, case.judged, z, asked.w).strengths)
@@ -184,8 +184,8 @@ class Fit:
         case, z = self._case("schedule = profile")
         if case.target is None and w:
             raise UserError(
-                f"schedule = profile({w:g}) is of a tilted distribution, which needs data known exactly, and "
-                f"{self.data.name} is not: write schedule=profile, which is of the data of the class"
+                f"schedule = profile({w:g}) targets a tilted distribution, which needs data known exactly, and "
+                f"{self.data.name} is not: write schedule=profile, which targets the data of the class"
             )
         check_samples(case, z, NUM_EXAMPLES)
         profile = fitted_profile(case, case.judged, z, w)

@@ -20,7 +20,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 
 MAX_REGIONS = 8  # that are shown
-W = "guidance strength, or a schedule by its name; inf for the limit of infinite strength"
+W = "guidance strength, or the name of a schedule; inf for the limit of infinite strength"
 REGIONS_2D = (
     "R1: both projections are private to the class; R2,i: the i-th projection overlaps another class's; R3: both "
     "projections overlap, but the point itself is private; R4: the point itself is shared."
@@ -52,20 +52,24 @@ class RegionRow(OfLaw):
     """The mass of one region of the support under one distribution."""
 
     region: str = col("region", "which coordinates overlap with other classes", index=True)
-    states: int = col("states", "in the region")
+    states: int = col("states", "number of states in the region")
     overlapping: list[int] = col("overlapping", "coordinates whose values other classes take too")
     shared: bool = col("shared", "whether the states themselves are shared")
     mass: float = col("mass", "probability of the region")
-    mean_probability: float = col("mean probability per state", "mass over states", digits=5)
+    mean_probability: float = col("mean probability per state", "mass divided by the number of states", digits=5)
 
 
 @dataclass(frozen=True)
 class SpreadRow(OfLaw):
     """The covariance of one distribution, and its moments inside the private region."""
 
-    eigenvalues: list[float] = col("eigenvalues", "of the covariance, descending, in units of the values squared")
-    private_mean: list[float] | None = col("private mean", "conditioned on the private region; absent without one")
-    private_trace: float | None = col("private variance", "trace of the covariance, conditioned on the private region")
+    eigenvalues: list[float] = col(
+        "eigenvalues", "eigenvalues of the covariance, descending, in units of the values squared"
+    )
+    private_mean: list[float] | None = col(
+        "private mean", "mean conditioned on the private region; absent if there is none"
+    )
+    private_trace: float | None = col("private variance", "trace of the covariance conditioned on the private region")
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,12 @@ class OverlapRow:
     """The mass of one distribution where a number of coordinates overlaps with other classes."""
 
     w: Guidance = col("w", W, index=True)
-    law: str = col("distribution", "class, tilted, exact, learned or samples", index=True)
+    law: str = col("distribution", "one of class, tilted, exact, learned, samples", index=True)
     num_overlapping: int = col(
-        "overlapping coordinates", "how many take a value that other classes take too", index=True
+        "overlapping coordinates", "number of coordinates with a value that other classes take too", index=True
     )
-    mass: float = col("mass", "probability of all such states")
-    mean_probability: float = col("mean probability per state", "mass over states", digits=5)
+    mass: float = col("mass", "probability of all these states")
+    mean_probability: float = col("mean probability per state", "mass divided by the number of states", digits=5)
 
 
 @dataclass(frozen=True)
@@ -210,13 +214,18 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
         if row.law == EXACT and isinstance(row.w, Guidance) and not row.w.is_schedule:
             at.setdefault(row.w, {})[row.region] = row.mass
     if not at:
-        return ["No strength is a number, and regions are followed over strengths: give w=[0,4], for instance."]
+        return [
+            (
+                "Regions are compared between numeric strengths, and all given strengths are schedules: give w=[0,4], "
+                "for instance."
+            )
+        ]
     one = next(iter(at))
     if len(at[one]) == 1:
         return ["All points of the class's support lie in one region, so no region can gain from another."]
     followed = sorted((g for g in at if replace(g, w=one.w) == one), key=lambda g: g.one_strength)
     if len(followed) < 2 or followed[0].one_strength > 0:
-        return ["Which region guidance favours is seen beside w = 0: give w=[0,4], for instance."]
+        return ["To see which region guidance favours, at least two strengths are needed: give w=[0,4], for instance."]
     weakest, *_, strongest = followed
     first = at[weakest]
     last = at[strongest]

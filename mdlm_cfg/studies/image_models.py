@@ -25,9 +25,9 @@ class JudgeRow:
     """How often a classifier of test images is right."""
 
     judge: str = col("classifier", '"classifier", or "nelbo": the class of the smallest NELBO', index=True)
-    test_accuracy: float = col("accuracy", "on test images", unit="share")
-    commonest: float = col("commonest class", "the share that always naming it gets right", unit="share")
-    num_images: int = col("images", "test images that were classified")
+    test_accuracy: float = col("accuracy", "share of test images that are classified correctly", unit="share")
+    commonest: float = col("commonest class", "accuracy of always naming the most common class", unit="share")
+    num_images: int = col("images", "number of test images that were classified")
 
     @property
     def is_useless(self) -> bool:

@@ -43,30 +43,48 @@ STARTS: tuple[Mapping[str, Any], ...] = (
 )
 READING = """\
 A move masks k coordinates of a finished sample and refills them by the same guided chain. Moves of one coordinate \
-are Gibbs sampling. Larger moves refill all their coordinates at once, from one call, and leave nothing invariant. \
-Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls cost equal \
-rows of the network. Energy distances are to training images of the class, and 0 on average for images from the same \
-distribution. Usage is of the components of a Bernoulli mixture that is fitted to the training images of the class, if \
-the images are binary."""
+are Gibbs sampling. Larger moves refill all their coordinates in a single call and leave no distribution invariant. \
+Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls need the \
+same number of network rows. Energy distances are to training images of the class, and 0 on average for images from \
+the same distribution. Usage refers to the components of a Bernoulli mixture that is fitted to the training images of \
+the class, if the images are binary."""
 
 
 @dataclass(frozen=True)
 class ImageSetRow(AtStrength):
     """A set of samples after a number of moves, or sets of test images in its place; a mean over classes."""
 
-    start: str = col("start", f'the sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
-    move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
-    moves: int = col("moves", "how many", index=True)
+    start: str = col("start", f'sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
+    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
+    moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
-    accuracy: float | None = col("accuracy", "share that the classifier assigns to the intended class", unit="share")
-    precision: float | None = col("precision", "share of images near data, in the classifier's features", unit="share")
-    recall: float | None = col("recall", "share of data near images, in the classifier's features", unit="share")
-    energy_features: float | None = col("energy distance, features", "to training images of the class")
-    energy_se: float | None = col("standard error", "of that, or of that in pixels without a classifier")
-    energy_pixels: float | None = col("energy distance, pixels", "to training images of the class")
-    diversity: float | None = col("diversity", "pixels in which two images of a class differ", unit="pixels", digits=1)
-    usage_tv: float | None = col("usage", "of components; TV to that of the training images", unit="TV")
-    components: float | None = col("components", "in use: exp of the entropy of the usage", digits=2)
+    accuracy: float | None = col(
+        "accuracy", "share of images that the classifier assigns to the intended class", unit="share"
+    )
+    precision: float | None = col(
+        "precision", "share of images that are near data in the classifier's features", unit="share"
+    )
+    recall: float | None = col(
+        "recall", "share of data that are near images in the classifier's features", unit="share"
+    )
+    energy_features: float | None = col(
+        "energy distance, features", "energy distance to training images of the class, in the classifier's features"
+    )
+    energy_se: float | None = col(
+        "standard error", "standard error of the energy distance in features, or in pixels if there is no classifier"
+    )
+    energy_pixels: float | None = col(
+        "energy distance, pixels", "energy distance to training images of the class, in pixels"
+    )
+    diversity: float | None = col(
+        "diversity", "mean number of pixels in which two images of a class differ", unit="pixels", digits=1
+    )
+    usage_tv: float | None = col(
+        "usage", "TV between the component frequencies and those of the training images", unit="TV"
+    )
+    components: float | None = col(
+        "components", "number of components in use: exp of the entropy of the usage", digits=2
+    )
 
 
 MEASURED = (
@@ -223,7 +241,7 @@ def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -
     """For every strength whether moves bring samples nearer to the data, and what is nearest at equal calls."""
     name = next((name for name in FAR if noise[name] is not None), None)
     if name is None:
-        return ["There are too few test images to say what is chance."]
+        return ["There are too few test images to tell differences from chance."]
     said = []
     for g, (data, *sets) in by(rows, "w"):
         if any(row.moves for row in sets):
@@ -260,17 +278,17 @@ def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: flo
         return abs(gains[row]) > _chance(before[row.start, row.move], row, noise)
 
     nearer = gains[best] > 0 and surely(best)
-    does = "bring samples nearer to the data" if nearer else "bring samples no nearer to the data"
+    does = "bring samples nearer to the data" if nearer else "do not bring samples measurably nearer to the data"
     said = [f"At w = {g.label} moves {does}: at best {change(best)}."]
     if gains[worst] < 0 and surely(worst):
         said.append(f"Some move samples away from the data: {change(worst)}.")
     near = min(moved, key=lambda row: _far(row, name))
     plain = min((row for row in unmoved if row.calls <= near.calls), key=lambda row: _far(row, name))
     gain = _far(plain, name) - _far(near, name)
-    worth = "pay for their calls" if gain > _chance(plain, near, noise) else "do not pay for their calls"
+    worth = "are worth their calls" if gain > _chance(plain, near, noise) else "are not measurably worth their calls"
     said.append(
-        f"Moves {worth}: the nearest set with moves has {_far(near, name):.4f} with {near.calls} calls, the nearest "
-        f'without has {_far(plain, name):.4f} with {plain.calls} ("{plain.start}").'
+        f"Moves {worth}: the nearest set with moves has {_far(near, name):.4f} with {near.calls} calls; the nearest "
+        f'without moves has {_far(plain, name):.4f} with {plain.calls} ("{plain.start}").'
     )
     return said
 

@@ -39,9 +39,9 @@ HELD_OUT = "data"  # in place of a strength: test images, judged like samples
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 CLASSIFIER: Key = ("classifier",)
 ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
-SUMS = "Means over classes, but precision and recall are of all classes together."
+SUMS = "Means over classes, except that precision and recall are computed for all classes together."
 READING = """\
-The row "data" is of test images in the samples' place: the values of the data themselves. For differences it is \
+In the row "data" test images take the place of samples. For differences it is \
 the noise floor. Pixel means and covariances are compared with those of training images of the class. Diversity is the \
 mean number of pixels in which two samples of a class differ. Samples that copy the training set would be much nearer \
 to it than test images are."""
@@ -56,14 +56,28 @@ class ImageRow:
     """Images of all classes at one strength, or test images, beside the training images."""
 
     w: Guidance | str = col("w", W, index=True)
-    accuracy: float | None = col("accuracy", "share that the classifier assigns to the intended class", unit="share")
-    mean_rms: float | None = col("pixel mean (RMS)", "root mean square over pixels of the difference of means")
-    covariance: float | None = col("covariance (relative)", "Frobenius norm of the difference, over the data's own")
-    diversity: float | None = col("diversity", "pixels in which two images of a class differ, mean", unit="pixels")
-    nearest_train: float | None = col("nearest training image", "mean distance to it", unit="pixels")
-    precision: float | None = col("precision", "share of images near data, in the classifier's features", unit="share")
-    recall: float | None = col("recall", "share of data near images, in the classifier's features", unit="share")
-    energy_pixels: float | None = col("energy distance", "to training images; 0 on average for equal distributions")
+    accuracy: float | None = col(
+        "accuracy", "share of images that the classifier assigns to the intended class", unit="share"
+    )
+    mean_rms: float | None = col("pixel mean (RMS)", "root mean square over pixels of the difference between means")
+    covariance: float | None = col(
+        "covariance (relative)", "Frobenius norm of the difference, divided by that of the data's covariance"
+    )
+    diversity: float | None = col(
+        "diversity", "mean number of pixels in which two images of a class differ", unit="pixels"
+    )
+    nearest_train: float | None = col(
+        "nearest training image", "mean distance to the nearest training image", unit="pixels"
+    )
+    precision: float | None = col(
+        "precision", "share of images that are near data in the classifier's features", unit="share"
+    )
+    recall: float | None = col(
+        "recall", "share of data that are near images in the classifier's features", unit="share"
+    )
+    energy_pixels: float | None = col(
+        "energy distance", "energy distance to training images; 0 on average for equal distributions"
+    )
     energy_features: float | None = col("energy distance, features", "the same in the classifier's features")
 
 
@@ -223,12 +237,15 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     names = [name for name in vars(data) if name != "w"]
     text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
     if case.data.num_tokens > 2:
-        text += " Pixels differ by the square of the difference between their shades, of which black to white is 1."
+        text += (
+            " The difference between two pixels is the square of the difference between their shades; black and "
+            "white differ by 1."
+        )
     fewest = min(len(x) for x in held_out(case))
     if fewest < case.plan.num_samples:
         text += (
             f" A class has only {fewest} test images, fewer than the {case.plan.num_samples} samples. The numbers of "
-            'the row "data" are then too high for differences and less certain for recall.'
+            'the row "data" then overstate differences, and their recall is less certain.'
         )
     curves = {
         ("accuracy",): "Share of samples that the classifier assigns to the intended class.",
@@ -280,12 +297,12 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
 
     text = (
         "The mean image of every class shows which pixels guidance makes certain to be black or white. The leading "
-        "component of the covariance is what the images of a class vary in most: guidance that makes samples alike "
-        "makes it pale."
+        "component of the covariance shows in which pixels the images of a class vary most: if guidance makes samples "
+        "alike, it becomes pale."
     )
     views = [
         Mosaic(tiles({"data": reference["means"], **means}), names, "Pixel means of data and of samples."),
-        Mosaic(tiles(changes), names, "Pixel means of samples less those of data.", "change of the mean"),
+        Mosaic(tiles(changes), names, "Pixel means of samples minus those of data.", "change of the mean"),
         Mosaic(
             tiles({"data": reference["components"], **components}),
             names,
@@ -313,7 +330,9 @@ def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers
     ends = weak_and_strong(rows)
     data = rows[-1]
     if data.accuracy is None and all(row.accuracy is None for row in ends):
-        said.append(f"Number of pixels in which two samples of a class differ: {_at(ends, data, 'diversity', '.1f')}.")
+        said.append(
+            f"Two samples of a class differ on average in this number of pixels: {_at(ends, data, 'diversity', '.1f')}."
+        )
     else:
         shares = _at(ends, data, "accuracy", ".1%", "of test images")
         said.append(f"Share of samples that the classifier assigns to the intended class: {shares}.")

@@ -48,8 +48,8 @@ SURE = 0.99  # posterior probability from which the known pixels determine the c
 ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
 MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "conditionals_error")
-IMAGE = "place of the image among the test data"
-TARGET = "z: the class guided to"
+IMAGE = "index of the image in the test data"
+TARGET = "class z that is guided to"
 READING = """\
 All other pixels of the image are known. The denoiser is evaluated at all partial states of the hidden pixels, with \
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
@@ -60,7 +60,7 @@ the known pixels: both conditionals are the same, and guidance changes nothing."
 BUDGETS = """\
 The plan's own sampler draws from the denoiser of the whole image, the other sampler from the denoiser of the hidden \
 pixels alone. The total is their distance to the {} distribution. A budget balances if the total lies in the central \
-99% that the exact distribution of the sampler's steps predicts."""
+99% interval that the exact distribution of the sampler's steps predicts."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,22 @@ class OfSlice:
 class SliceRow(OfSlice):
     """The hidden pixels of one image at one strength."""
 
-    image_class: int = col("its class", "the class that the image has")
-    posterior: float = col("posterior", "p(z | known pixels); by one order of the network where it is not known")
-    guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
-    tv_tilted: float = col("TV to tilted", "of a network: to the tilted distribution averaged over orders", unit="TV")
-    ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
+    image_class: int = col("its class", "class of the image")
+    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
+    guidance_effect: float = col("guidance effect", "TV to the distribution at w = 0", unit="TV")
+    tv_tilted: float = col(
+        "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders", unit="TV"
+    )
+    ess: float = col(
+        "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
+    )
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    truth_rank: int = col("their rank", "1 plus the number of completions that are more probable")
-    conditionals_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+    truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
+    conditionals_error: float | None = col(
+        "error of the network", "TV to the distribution of the exact conditionals", unit="TV"
+    )
     tv_samples: float = col("samples", "TV of the plan's own samples, to the exact distribution if known", unit="TV")
-    noise_floor: float = col("noise floor", "the mean TV of as many perfect samples", unit="TV")
+    noise_floor: float = col("noise floor", "mean TV of the same number of perfect samples", unit="TV")
     closes: bool = col("balances", "whether the error budget of the plan's own samples balances")
 
 
@@ -93,21 +99,25 @@ class SliceRow(OfSlice):
 class MeanRow(AtStrength):
     """Means over all images at one strength."""
 
-    guidance_effect: float = col("guidance effect", "to the distribution at w = 0", unit="TV")
-    tv_tilted: float = col("TV to tilted", "to the tilted distribution", unit="TV")
-    ess: float = col("relative ESS", "of importance weights to the tilted distribution", unit="share")
+    guidance_effect: float = col("guidance effect", "TV to the distribution at w = 0", unit="TV")
+    tv_tilted: float = col("TV to tilted", "TV to the tilted distribution", unit="TV")
+    ess: float = col(
+        "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
+    )
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    conditionals_error: float | None = col("error of the network", "to the exact conditionals' distribution", unit="TV")
+    conditionals_error: float | None = col(
+        "error of the network", "TV to the distribution of the exact conditionals", unit="TV"
+    )
 
 
 @dataclass(frozen=True)
 class MarginalRow(OfSlice):
     """One value of one hidden pixel."""
 
-    pixel: int = col("pixel", "its place in the flattened image", index=True)
+    pixel: int = col("pixel", "index of the pixel in the flattened image", index=True)
     value: int = col("value", "0..N-1", index=True)
     true: bool = col("true", "whether the image has this value")
-    probability: float = col("probability", "exactly", unit="probability")
+    probability: float = col("probability", "exact probability", unit="probability")
 
 
 @dataclass(frozen=True)
@@ -115,9 +125,9 @@ class CompletionRow(OfSlice):
     """One of the most probable completions."""
 
     rank: int = col("rank", "1 is the most probable", index=True)
-    values: list[int] = col("values", "of the hidden pixels, in the order of their places")
+    values: list[int] = col("values", "values of the hidden pixels, in the order of their indices")
     true: bool = col("true", "whether these are the hidden values")
-    probability: float = col("probability", "exactly", unit="probability", digits=5)
+    probability: float = col("probability", "exact probability", unit="probability", digits=5)
 
 
 @dataclass(frozen=True)
@@ -126,16 +136,18 @@ class BudgetRow(OfSlice):
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     num_samples: int = col("samples", "n")
-    closes: bool = col("balances", "whether the sampled total lies inside of the predicted interval")
-    total: float = col("total", "samples to the exact distribution, or to the network's own", unit="TV")
+    closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
+    total: float = col("total", "TV from samples to the exact distribution, or to the network's own", unit="TV")
     predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
     predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
-    discretisation_error: float = col("discretisation error", "of the sampler's steps", unit="TV")
-    sampling_noise: float = col("sampling noise", "samples to the distribution of the steps", unit="TV")
-    expected_sampling_noise: float = col("expected noise", "its mean", unit="TV")
-    conditionals_error: float | None = col("error of the network", "where the truth is known", unit="TV")
-    guidance_effect: float | None = col("guidance effect", "exact conditionals, to w = 0", unit="TV")
-    gap_to_tilted: float | None = col("gap to tilted", "exact conditionals", unit="TV")
+    discretisation_error: float = col("discretisation error", "TV that the sampler's steps add", unit="TV")
+    sampling_noise: float = col("sampling noise", "TV from samples to the distribution of the steps", unit="TV")
+    expected_sampling_noise: float = col("expected noise", "expected sampling noise", unit="TV")
+    conditionals_error: float | None = col("error of the network", "TV; only where the truth is known", unit="TV")
+    guidance_effect: float | None = col("guidance effect", "TV to w = 0, with exact conditionals", unit="TV")
+    gap_to_tilted: float | None = col(
+        "gap to tilted", "TV to the tilted distribution, with exact conditionals", unit="TV"
+    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +194,7 @@ class Inpainting:
         self._check_sampler(plan.sampler, d)
         if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:
             raise UserError(
-                f"the distribution of {plan.sampler.label} on {self.num_free} pixels is out of reach: hide fewer"
+                f"the distribution of {plan.sampler.label} on {self.num_free} pixels needs too many states: hide fewer"
             )
         if any(guidance.filters for guidance in plan.guidances):
             raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
@@ -386,7 +398,7 @@ def _window(known: np.ndarray) -> tuple[slice, slice]:
 
 
 def _completions(rows: Sequence[CompletionRow]) -> Block:
-    text = "The most probable values of all hidden pixels together, in the order of their places in the image."
+    text = "The most probable values of all hidden pixels together, in the order of their indices in the image."
     table = Table(["w", "rank"], ["probability", "true", "values"])
     per = ("image", "target_class")
     return Block("completions", rows, "Completions", text, per, [table], group="Completions")
@@ -394,7 +406,7 @@ def _completions(rows: Sequence[CompletionRow]) -> Block:
 
 def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
     some = list(range(1, case.data.num_tokens)) or [0]
-    note = "The probability of each value of a pixel; that of 0 is one minus the sum."
+    note = "The probability of each value of a pixel; the probability of 0 is one minus the sum."
     table = Table(["pixel", "value", "true"], ["probability"], "w", note, where={"value": some})
     per = ("image", "target_class")
     return Block("marginals", rows, "Single pixels", "", per, [table], group=NUMBERS)
@@ -435,7 +447,10 @@ def _of(row: SliceRow) -> tuple[int, int]:
 def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
     errors = [(row.conditionals_error, row) for row in rows if row.conditionals_error is not None]
     if not errors:
-        return "The data are not known exactly, so neither is the error of the network: the numbers are its own."
+        return (
+            "The distribution of the data is not known exactly, so the error of the network is unknown: all numbers "
+            "describe the network."
+        )
     worst, at = max(errors, key=lambda pair: pair[0])
     effect = max(row.guidance_effect for row in top)
     found = (
@@ -462,7 +477,7 @@ def _of_the_guidance(top: Sequence[SliceRow]) -> str:
             f"{size} (image {most.image}, guided to class {most.target_class})."
         )
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
-    return f"Guidance changes almost nothing here{why}: at w = {w.label} at most {size}."
+    return f"Guidance changes almost nothing here{why}: at most {size} at w = {w.label}."
 
 
 def _of_the_image(rows: Sequence[SliceRow], last: SliceRow) -> str:

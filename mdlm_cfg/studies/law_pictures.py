@@ -86,7 +86,7 @@ def differences(e: TableEvaluation) -> PanelGrid:
             else:
                 line.append(None)
         panels[f"w = {result.guidance.label}"] = line
-    caption = "Differences of two distributions; each column has a scale of its own."
+    caption = "Differences between two distributions; each column has its own scale."
     return PanelGrid(panels, caption, False, ("$x_1$", "$x_2$" if e.num_dims == 2 else ""), e.value_names)
 
 
@@ -100,7 +100,7 @@ def all_pairs(e: TableEvaluation) -> list[View]:
     for j in range(1, e.num_dims):
         line = [Panel(f"$x_{{{i + 1}}}, x_{{{j + 1}}}$", plane_of(change, i, j), kind="change") for i in range(j)]
         panels[f"x_{j + 1}"] = [*line, *[None] * (e.num_dims - 1 - j)]
-    caption = f"Marginals of every two coordinates at w = {result.guidance.label}, exact guided less the class."
+    caption = f"Marginals of every two coordinates at w = {result.guidance.label}, exact guided minus the class."
     return [PanelGrid(panels, caption, value_names=e.value_names)]
 
 

@@ -34,15 +34,15 @@ w = 0 is the class itself. (Codebases that use a guidance scale gamma have gamma
 The tilted distribution, proportional to p(x)^(-w) p(x | class)^(1+w), is what guidance is often assumed to sample. \
 The exact guided distribution is the one in which the guided chain ends when both conditionals are exact and time is \
 continuous. In one dimension the two agree; in more dimensions they generally do not. The learned distribution is the \
-one in which the same chain ends with the network's conditionals. It is computed exactly, so its distance to the exact \
-guided distribution is the error of the network alone.
+one in which the same chain ends with the network's conditionals. It is computed exactly, so its distance to the \
+exact guided distribution is the error of the network alone.
 
-A histogram of n samples is never at distance 0 from the distribution they are drawn from: the noise floor is the mean \
-distance of n exact samples."""
+A histogram of n samples is never at distance 0 from the distribution that they are drawn from: the noise floor is \
+the mean distance of n exact samples."""
 PANEL = """\
-The slider changes the guidance strength (the arrow keys do so too). All numbers are exact: none is estimated from \
-samples. Colour scales are the same for all w; in differences red is more and blue is less. Ellipses are at one \
-standard deviation around the mean, the class's dashed. Guidance of kind "rate" changes when a coordinate is unmasked \
+The slider (or the arrow keys) changes the guidance strength. All numbers are exact; none is estimated from samples. \
+Colour scales are the same for all w; in differences red means more and blue means less. Ellipses are at one standard \
+deviation around the mean; that of the class is dashed. Guidance of kind "rate" changes when a coordinate is unmasked \
 and what it becomes; kind "normalized" changes only what it becomes."""
 
 
@@ -54,13 +54,15 @@ class DistanceRow(AtStrength):
     tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")
     tv_exact_learned: float | None = col("error of the network", "TV(exact guided, learned)", unit="TV")
     tv_exact_samples: float | None = col("samples to exact", "TV(exact guided, histogram of the samples)", unit="TV")
-    tv_exact_samples_low: float | None = col("low", "of the 95% bootstrap interval", unit="TV")
-    tv_exact_samples_high: float | None = col("high", "of the 95% bootstrap interval", unit="TV")
-    noise_floor_exact: float | None = col("noise floor", "mean TV of as many exact samples", unit="TV")
+    tv_exact_samples_low: float | None = col("low", "lower end of the 95% bootstrap interval", unit="TV")
+    tv_exact_samples_high: float | None = col("high", "upper end of the 95% bootstrap interval", unit="TV")
+    noise_floor_exact: float | None = col("noise floor", "mean TV of the same number of exact samples", unit="TV")
     tv_learned_samples: float | None = col("samples to learned", "TV(learned, histogram of the samples)", unit="TV")
-    tv_learned_samples_low: float | None = col("low", "of the 95% bootstrap interval", unit="TV")
-    tv_learned_samples_high: float | None = col("high", "of the 95% bootstrap interval", unit="TV")
-    noise_floor_learned: float | None = col("noise floor, learned", "mean TV of as many learned samples", unit="TV")
+    tv_learned_samples_low: float | None = col("low", "lower end of the 95% bootstrap interval", unit="TV")
+    tv_learned_samples_high: float | None = col("high", "upper end of the 95% bootstrap interval", unit="TV")
+    noise_floor_learned: float | None = col(
+        "noise floor, learned", "mean TV of the same number of learned samples", unit="TV"
+    )
     kl_exact_class: float | None = col("KL(exact || class)", "inf without common support", unit="nats")
     kl_exact_tilted: float | None = col("KL(exact || tilted)", "absent for a schedule", unit="nats")
     kl_exact_learned: float | None = col("KL(exact || learned)", "inf without common support", unit="nats")
@@ -71,19 +73,23 @@ class MomentRow(AtStrength):
     """Mean and covariance of one distribution."""
 
     law: str = col("distribution", f"one of {', '.join(LAWS)}", index=True)
-    mean: list[float] = col("mean", "of every coordinate, in units of the values")
-    covariance: list[list[float]] = col("covariance", "in units of the values squared")
+    mean: list[float] = col("mean", "mean of every coordinate, in units of the values")
+    covariance: list[list[float]] = col("covariance", "covariance matrix, in units of the values squared")
     eigenvalues: list[float] = col("eigenvalues of the covariance", "descending, in units of the values squared")
-    covariance_frobenius: float | None = col("difference (Frobenius)", "of the covariance, relative to the exact one")
-    covariance_spectral: float | None = col("difference (spectral)", "of the covariance, relative to the exact one")
+    covariance_frobenius: float | None = col(
+        "difference (Frobenius)", "difference between the covariance and the exact one, relative to it"
+    )
+    covariance_spectral: float | None = col(
+        "difference (spectral)", "difference between the covariance and the exact one, relative to it"
+    )
 
 
 @dataclass(frozen=True)
 class StrengthRow(AtStrength):
     """The strength of a schedule at one number of unmasked coordinates."""
 
-    unmasked: int = col("unmasked", "coordinates that are unmasked already", index=True)
-    strength: float = col("strength", "w at that number")
+    unmasked: int = col("unmasked", "coordinates that are already unmasked", index=True)
+    strength: float = col("strength", "w at this number of unmasked coordinates")
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def _distances(case: Case, e: TableEvaluation) -> Block:
     shown = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples"]
     shown += ["tv_learned_samples"] if e.follows == LEARNED else []
     note = (
-        f"Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is the "
-        f"mean distance of {e.plan.num_samples:,} samples of the {e.follows or 'exact'} distribution to it."
+        "Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is "
+        f"the mean distance between the {e.follows or 'exact'} distribution and {e.plan.num_samples:,} samples of it."
     )
     heads = {"tv_exact_samples": f"{whose} to exact", floor: "noise floor"}
     against_w = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
@@ -194,7 +200,7 @@ def _strengths(e: TableEvaluation) -> Block:
     rows = [StrengthRow(g, k, w) for g in schedules for k, w in enumerate(g.table(e.num_dims))]
     text = (
         "A schedule gives w for every number of unmasked coordinates. It has no tilted distribution, which would need "
-        "one w: where the tilted distribution is compared with, its rows are blank, and curves against w leave it out."
+        "a single w: comparisons with it are blank, and curves against w leave the schedule out."
     )
     table = Table(["w"], ["strength"], "unmasked")
     return Block("strengths", rows, "Strength by unmasked coordinates", text, views=[table], group="Distances")
@@ -211,7 +217,7 @@ def _moments(e: TableEvaluation) -> Block:
                 MomentRow(result.guidance, name, found.mean.tolist(), found.covariance.tolist(), eigenvalues, *norms)
             )
     values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
-    note = "In units of the values. Differences are to the exact guided covariance, and relative to it."
+    note = "In units of the values. Differences are from the exact guided covariance and relative to it."
     table = Table(["w", "law"], values, note=note)
     return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
 
@@ -237,7 +243,8 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
         said.append(_of_the_network(worst, at, effect, top.guidance.label, name))
     elif e.judged == LEARNED:
         said.append(
-            "The network is too large for its own exact distribution: its samples are compared with the exact one."
+            "The exact distribution of the network is too expensive to compute: its samples are compared with the "
+            "exact guided distribution."
         )
     judged = [top, *(r for r in e.results if r.guidance.is_schedule and r is not top)]
     said += [_of_the_guidance(result, e) for result in judged]
@@ -246,7 +253,7 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
         n = e.plan.num_samples
         samples = "1 sample has" if n == 1 else f"{n:,} samples have"
         said.append(
-            f"{samples} a noise floor of {found.floor:.4f} at w = {top.guidance.label}, and cannot show a smaller "
+            f"{samples} a noise floor of {found.floor:.4f} at w = {top.guidance.label} and cannot reveal a smaller "
             "error."
         )
     return said

@@ -38,10 +38,10 @@ GROUP = "Error budget"
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
 distribution, L3 that of the evaluated denoiser, L2' and L3' the same after the sampler's steps, and L4 the samples. \
-Guidance effect = TV(L0, L2); gap to tilted = TV(L1, L2); error of the network = TV(L2, L3); discretisation error \
-= TV(L3, L3'); sampling noise = TV(L3', L4); total = TV(L2, L4). Total variation is a metric, so the errors bound the \
+Guidance effect = TV(L0, L2); gap to tilted = TV(L1, L2); error of the network = TV(L2, L3); discretisation error = \
+TV(L3, L3'); sampling noise = TV(L3', L4); total = TV(L2, L4). Total variation is a metric, so the errors bound the \
 total. The exact distributions predict the total: the budget balances if the sampled total lies in the predicted \
-central 99%."""
+central 99% interval."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,22 @@ class LedgerRow(OfDenoiser):
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
     total: float = col("total", "TV(L2, L4)", unit="TV")
-    predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
-    predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
+    predicted_low: float = col("predicted from", "lower end of the central 99% of the total", unit="TV")
+    predicted_high: float = col("to", "upper end of the central 99% of the total", unit="TV")
     conditionals_error: float | None = col("error of the network", "TV(L2, L3)", unit="TV")
     discretisation_error: float = col("discretisation error", "TV(L3, L3')", unit="TV")
     sampling_noise: float = col("sampling noise", "TV(L3', L4)", unit="TV")
-    sampling_noise_low: float = col("low", "of the 95% bootstrap interval of the sampling noise", unit="TV")
-    sampling_noise_high: float = col("high", "of the 95% bootstrap interval of the sampling noise", unit="TV")
+    sampling_noise_low: float = col("low", "lower end of the 95% bootstrap interval of the sampling noise", unit="TV")
+    sampling_noise_high: float = col("high", "upper end of the 95% bootstrap interval of the sampling noise", unit="TV")
     expected_sampling_noise: float = col("expected noise", "mean of TV(L3', L4)", unit="TV")
     guidance_effect: float = col("guidance effect", "TV(L0, L2)", unit="TV")
     gap_to_tilted: float | None = col("gap to tilted", "TV(L1, L2); absent for a schedule", unit="TV")
     discretisation_error_exact: float | None = col("discretisation error, exact", "TV(L2, L2')", unit="TV")
     conditionals_error_conditional: float | None = col(
-        "error, conditional only", "with only the conditional learned", unit="TV"
+        "error, conditional only", "TV with only the class's conditional learned", unit="TV"
     )
     conditionals_error_unconditional: float | None = col(
-        "error, null only", "with only the null conditional learned", unit="TV"
+        "error, null only", "TV with only the null conditional learned", unit="TV"
     )
 
 
@@ -77,18 +77,22 @@ class LineRow(OfDenoiser):
     """One line of a budget in other distances."""
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
-    line: str = col("line", "of the budget", index=True)
-    kl: float | None = col("KL", f"of the first distribution from the second; {OF_KL}", unit="nats")
-    mean: float | None = col("mean", "Euclidean difference, relative to the first distribution")
-    covariance_frobenius: float | None = col("covariance (Frobenius)", "relative to the first distribution")
-    covariance_spectral: float | None = col("covariance (spectral)", "relative to the first distribution")
+    line: str = col("line", "line of the budget", index=True)
+    kl: float | None = col("KL", f"KL(first distribution || second); {OF_KL}", unit="nats")
+    mean: float | None = col("mean", "Euclidean difference between means, relative to the first distribution")
+    covariance_frobenius: float | None = col(
+        "covariance (Frobenius)", "difference between covariances, relative to the first distribution"
+    )
+    covariance_spectral: float | None = col(
+        "covariance (spectral)", "difference between covariances, relative to the first distribution"
+    )
 
 
 @dataclass(frozen=True)
 class StateRow(AtStrength):
     """A partial state where the network is most wrong."""
 
-    state: str = col("partial state", "its coordinates", index=True)
+    state: str = col("partial state", "coordinates of the partial state", index=True)
     visits: float = col("visits", "probability that the exact chain visits it")
     kl_conditional: float = col("KL, class", "KL(exact || learned) of the class's conditionals", unit="nats")
     kl_unconditional: float = col("KL, null", "KL(exact || learned) of the null conditionals", unit="nats")
@@ -98,9 +102,11 @@ class StateRow(AtStrength):
 class VisitRow(AtStrength):
     """The error of the network's conditionals at one number of unmasked coordinates."""
 
-    level: int = col("unmasked", "coordinates that are unmasked already", index=True)
-    kl_conditional: float = col("KL, class", "sum over states of visits times KL(exact || learned)", unit="nats")
-    kl_unconditional: float = col("KL, null", "the same of the null conditionals", unit="nats")
+    level: int = col("unmasked", "coordinates that are already unmasked", index=True)
+    kl_conditional: float = col(
+        "KL, class", "sum over states of visit probability times KL(exact || learned)", unit="nats"
+    )
+    kl_unconditional: float = col("KL, null", "the same for the null conditionals", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def _of_infinite(kls: Sequence[float | None]) -> str:
     if not infinite:
         return ""
     return (
-        f"KL is infinite in {infinite} of {len(kls)} rows: there the second distribution, such as the samples, lacks "
+        f"KL is infinite in {infinite} of {len(kls)} rows, where the second distribution, such as the samples, lacks "
         "states that the first one has."
     )
 
@@ -248,7 +254,7 @@ def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
         for s in x.states
     ]
     visits = [VisitRow(g, level, *pair) for g, x in shared.items() for level, pair in enumerate(x.visit_error)]
-    text = "Weighted by how often the exact chain visits them, the worst first."
+    text = "Weighted by how often the exact chain visits them, worst first."
     kls = ["kl_conditional", "kl_unconditional"]
     listed = Table(["w", "state"], ["visits", *kls])
     by_level = Curve("level", kls, caption="Error of the network by level.", panels="w")
@@ -283,7 +289,7 @@ def balance_of(missed: Sequence[str], total: int) -> str:
         return f"{len(missed)} of {total} error budgets {does} not balance ({named}); {expected}."
     return (
         f"Every error budget balances ({total} of {total}): the errors, small or large, explain what the samples show "
-        "(each sampled total is in its predicted 99% interval)."
+        "(each sampled total lies in its predicted 99% interval)."
     )
 
 
@@ -297,5 +303,5 @@ def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
         return []
     return [
         f"There is no error budget: the distribution of {e.plan.sampler.label} on {e.num_tokens} values in "
-        f"{e.num_dims} dimensions is out of reach; sampler=first_hitting needs none."
+        f"{e.num_dims} dimensions cannot be computed; sampler=first_hitting needs none."
     ]

@@ -35,18 +35,19 @@ CONDITIONAL = "conditional"
 NULL = "null"
 LABELS = {CONDITIONAL: "With the class", NULL: "Without a class"}
 READING = """\
-All likelihoods are of the unguided chain, w = 0, in nats per example. With one coordinate at a time the conditionals \
-are an order-agnostic autoregressive model: the NELBO is the mean of -ln q(x) over random orders, and the NLL is that \
-of the mixture of all orders. Their difference, NELBO - NLL, is the order gap. It is 0 where all orders agree."""
+All likelihoods are those of the unguided chain (w = 0), in nats per example. With one coordinate at a time the \
+conditionals are an order-agnostic autoregressive model: the NELBO is the mean of -ln q(x) over random orders, and \
+the NLL is that of the mixture of all orders. Their difference, NELBO - NLL, is the order gap. It is 0 if all orders \
+agree."""
 OF_TABLES = "NLL and NELBO are exact. Bounds from several orders are estimated with {:,} samples of the data."
 OF_OTHERS = """\
-The NELBO is of all {:,} test examples, with {} masks each. How far k random orders lower it was measured on {:,} of \
+The NELBO is over all {:,} test examples, with {} masks each. How far k random orders lower it was measured on {:,} of \
 them, along the same orders with the class and without. Each example is compared with itself, which has far less noise \
 than the NELBO of so few examples."""
 ONE_ORDER = """\
 A deterministic policy gives every example one order, and the likelihood is the product along it \
 (arXiv 2603.01367). With exact conditionals all orders agree."""
-LABEL = '"conditional": with the class, the mean over classes; "null": without a class'
+LABEL = '"conditional": given the class, mean over classes; "null": without a class'
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ class OfLabel:
 class LikelihoodRow(OfLabel):
     """The likelihood of one denoiser."""
 
-    entropy: float | None = col("entropy", "of the data: no NLL is below; absent where unknown", unit="nats", digits=5)
+    entropy: float | None = col(
+        "entropy", "entropy of the data, a lower bound on every NLL; absent if unknown", unit="nats", digits=5
+    )
     entropy_se: float | None = col("entropy, ±", "standard error of -ln p(x) over the test examples", unit="nats")
-    nll: float | None = col("NLL", "of the uniform order; absent where it is out of reach", unit="nats", digits=5)
-    nelbo: float = col("NELBO", "the bound from one random order", unit="nats", digits=5)
-    nelbo_se: float | None = col("NELBO, ±", "its standard error; absent where it is exact", unit="nats")
+    nll: float | None = col("NLL", "NLL of the uniform order; absent if it cannot be computed", unit="nats", digits=5)
+    nelbo: float = col("NELBO", "bound from one random order", unit="nats", digits=5)
+    nelbo_se: float | None = col("NELBO, ±", "standard error; absent where the value is exact", unit="nats")
     order_gap: float | None = col("order gap", "NELBO - NLL", unit="nats", digits=7)
 
 
@@ -73,12 +76,12 @@ class LikelihoodRow(OfLabel):
 class BoundRow(OfLabel):
     """The bound of the NLL from several random orders."""
 
-    orders: int = col("orders", "k, random", index=True)
-    nats: float = col("bound", "-E ln of the mean of q along k orders", unit="nats")
-    nats_se: float = col("±", "its standard error", unit="nats")
+    orders: int = col("orders", "number k of random orders", index=True)
+    nats: float = col("bound", "-E ln of the mean of q over k orders", unit="nats")
+    nats_se: float = col("±", "standard error", unit="nats")
     bits_per_dim: float = col("bits per dim", "the bound in bits per dimension")
-    fall: float = col("below the NELBO", "how far the bound is below that from one order", unit="nats", digits=5)
-    fall_se: float = col("below, ±", "its standard error", unit="nats", digits=5)
+    fall: float = col("below the NELBO", "how far the bound is below the one from one order", unit="nats", digits=5)
+    fall_se: float = col("below, ±", "standard error", unit="nats", digits=5)
 
     @property
     def low(self) -> float:
@@ -95,12 +98,14 @@ class BoundRow(OfLabel):
 class OrderRow(OfLabel):
     """The likelihood along the order of one policy."""
 
-    policy: str = col("policy", "the order of unmasking", index=True)
-    nats: float = col("NLL", "of a table exactly, with ties shared equally; else of one order", unit="nats", digits=5)
-    nats_se: float | None = col("±", "its standard error; absent where it is exact", unit="nats")
-    bits_per_dim: float = col("bits per dim", "the same in bits per dimension")
-    fall: float = col("below the NELBO", "negative where random orders are better on average", unit="nats")
-    fall_se: float | None = col("below, ±", "its standard error; absent where it is exact", unit="nats")
+    policy: str = col("policy", "policy that gives the order of unmasking", index=True)
+    nats: float = col("NLL", "NLL along this order; exact for tables, with ties shared equally", unit="nats", digits=5)
+    nats_se: float | None = col("±", "standard error; absent where the value is exact", unit="nats")
+    bits_per_dim: float = col("bits per dim", "NLL in bits per dimension")
+    fall: float = col(
+        "below the NELBO", "NELBO minus NLL; negative where random orders are better on average", unit="nats"
+    )
+    fall_se: float | None = col("below, ±", "standard error; absent where the value is exact", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -315,20 +320,22 @@ def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
     if math.isinf(nll):
         return [f"{head} gives probability 0 to examples of the data: its NLL is infinite."]
     above = nll - entropy
-    said = f"{head} equals the data: its NLL is the entropy, {entropy:.5f} nats"
+    said = f"{head} matches the data: its NLL equals the entropy, {entropy:.5f} nats"
     if above >= SAME:
-        said = f"{head} is {above:.2g} nats worse than the data allow: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
+        said = (
+            f"{head} is {above:.2g} nats above the entropy of the data: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
+        )
     agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
     own = {o.policy: o.nats for o in where(orders, denoiser=row.denoiser, label=row.label)}
     best = min(own.values())
     worst = max(own.values())
     if _less(worst, best) < SAME:
-        return [f"{said}, and {agree}. Along the order of every policy the NLL is {best:.5f}."]
+        return [f"{said}, and {agree}. The NLL is {best:.5f} along the order of every policy."]
     named = [
         ", ".join(name for name, v in own.items() if _less(v, at) == 0 or abs(v - at) < SAME) for at in (best, worst)
     ]
     return [
-        f"{said}, and {agree}. Of single orders, the NLL is smallest with {named[0]} ({best:.5f}) and largest with "
+        f"{said}, and {agree}. Among single orders, the NLL is smallest with {named[0]} ({best:.5f}) and largest with "
         f"{named[1]} ({worst:.5f})."
     ]
 
@@ -352,11 +359,14 @@ def verdict_of_bounds(
             said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension; all orders agree.")
         elif best.fall > CLEAR * best.fall_se:
             said.append(
-                f"{nelbo}; {best.orders} orders lower the bound by {fall}, and the order gap is at least that. The "
+                f"{nelbo}; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. "
+                "The "
                 f"bound is then {_nats(best.nats, best.nats_se)}, {best.bits_per_dim:.4f} bits per dimension."
             )
         else:
-            said.append(f"{nelbo}; no disagreement of orders can be shown ({best.orders} orders: {fall} below it).")
+            said.append(
+                f"{nelbo}; no disagreement between orders can be shown ({best.orders} orders: {fall} below it)."
+            )
         if row.entropy is not None:
             said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
         named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in where(orders, label=row.label)]

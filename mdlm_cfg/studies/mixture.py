@@ -45,14 +45,14 @@ ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 SURE = 2.0  # standard errors from which a change or a relation is more than chance
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
-SETS = '"learned": of the network, "noise floor": a second exact guided set, "class": unguided'
+SETS = '"learned": from the network, "noise floor": a second exact guided set, "class": unguided'
 WHOLE = "whole"
 PARTIAL = "partial"
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
 set and shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
-distribution. The verdict calls an energy distance clear from three times what it is by chance: the root mean square \
-between random halves of the two exact sets."""
+distribution. The verdict calls a difference clear if the energy distance is at least three times what it is by \
+chance: the root mean square between random halves of the two exact sets."""
 
 
 MEASURED = ("mean_rms", "covariance", "component_tv", "energy")
@@ -63,10 +63,12 @@ class SetRow(AtStrength):
     """A set of samples beside guided samples of the exact conditionals; means over classes."""
 
     set: str = col("set", SETS, index=True)
-    mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference of means")
-    covariance: float = col("covariance (relative)", "Frobenius norm of the difference, over the exact samples' own")
-    component_tv: float = col("component usage", "total variation between the usages of components", unit="TV")
-    energy: float = col("energy distance", "of Euclidean distances; 0 on average for one distribution")
+    mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference between means")
+    covariance: float = col(
+        "covariance (relative)", ("Frobenius norm of the difference, divided by that of the exact samples' covariance")
+    )
+    component_tv: float = col("component usage", "total variation between the component frequencies", unit="TV")
+    energy: float = col("energy distance", "energy distance; 0 on average for equal distributions")
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
         Curve("w", "energy", ["set"], "Energy distance to exact guided samples."),
         Curve("w", "component_tv", ["set"], "Usage of components: total variation to that of exact guided samples."),
     ]
-    title = "Guided samples beside exact ones"
+    title = "Guided samples compared with exact ones"
     return Block("distances", rows, title, text, [], views, MEASURED, "Guided samples", printed=True)
 
 
@@ -293,7 +295,7 @@ def verdict_of(
         )
         if top.constant and energy[LEARNED] >= energy[CLASS] and _is_clear(energy[LEARNED], chance):
             said.append(
-                f"Samples of the class without guidance are as near to them or nearer ({energy[CLASS]:.4f}): the "
+                f"Unguided samples of the class are at least as near to them ({energy[CLASS]:.4f}): the "
                 f"network is not trained well enough for w = {top.label}. {LONGER}"
             )
     if top.constant == 0:
@@ -323,7 +325,7 @@ def _of_pixels(pixel: PixelRow) -> str:
     private = pixel.change_private
     foreign = pixel.change_foreign
     if private is None and foreign is None:
-        return "No value of a pixel is specific to a class, so guidance has none to amplify."
+        return "No pixel value is specific to a class, so guidance has none to amplify."
     changes = (
         f"private values change by {_signed(private, pixel.private_se)}",
         f"foreign ones by {_signed(foreign, pixel.foreign_se)}",

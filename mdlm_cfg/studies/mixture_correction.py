@@ -36,19 +36,18 @@ NOTHING = 1e-9
 SURE = 3  # standard errors of few groups, from which a difference is more than chance
 SURPRISING = 4  # standard errors
 READING = """\
-The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so that samples of \
-the class, weighted by (p(x|z) / p(x))^w, are samples of it. Where almost every image identifies its class, these \
-weights are nearly equal, and the tilted distribution hardly differs from the class: whatever guidance then changes is \
-its own error."""
+The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so samples of the \
+class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image identifies its class, these weights are \
+nearly equal, and the tilted distribution hardly differs from the class: any further change is an error of guidance."""
 NOTE = """\
 Reference: samples of the class with the weights of the tilted distribution. Class: samples of the class, unguided. \
 Guided samples as they are, weighted at the end, and resampled on the way. Usage: of the class's components, by their \
-exact posterior; total variation to that of the reference. Its noise floor is that of as many samples of the tilted \
-distribution."""
+exact posterior; total variation to that of the reference. The noise floor is that of the same number of samples of \
+the tilted distribution."""
 NORMALIZERS = """\
 ln E W, estimated in three ways. The error is the relative standard error of E W, from the spread of independent \
 groups. Where few samples carry most of the weight, both the error and the estimate are too small."""
-CLASS = "its name, or its number where it has none"
+CLASS = "name of the class, or its number if it has none"
 SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
 
 
@@ -58,11 +57,15 @@ class SetRow(AtStrength):
 
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
-    usage_tv: float = col("component usage", "TV to the usage of the reference; 0 for the reference", unit="TV")
+    usage_tv: float = col(
+        "component usage", "TV between the component frequencies and the reference's; 0 for the reference", unit=("TV")
+    )
     usage_se: float = col("its standard error", "by the spread of groups of both sets", unit="TV")
-    usage_floor: float = col("its noise floor", "expected of as many samples of the tilted distribution", unit="TV")
+    usage_floor: float = col(
+        "its noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit=("TV")
+    )
     class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
-    mean_rms: float = col("pixel means", "root mean square difference to those of the reference")
+    mean_rms: float = col("pixel means", "root mean square difference from the pixel means of the reference")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ class NormalizerRow(AtStrength):
     set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
     target_class: str = col("class", CLASS, index=True)
     num_samples: int = col("n", "samples")
-    log_normalizer: float = col("ln E W", "its estimate", unit="nats")
+    log_normalizer: float = col("ln E W", "estimate of ln E W", unit="nats")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
-    ess: float = col("relative ESS", "of the weights")
+    ess: float = col("relative ESS", "relative effective sample size of the weights")
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ class UsageRow(AtStrength):
 
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
-    component: int = col("component", "its number within the class", index=True)
-    usage: float = col("share", "of the set")
+    component: int = col("component", "number of the component within the class", index=True)
+    usage: float = col("share", "share of the set that belongs to the component")
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ class ClassStepRow(AtStrength):
     """Sequential Monte Carlo, one step of it."""
 
     target_class: str = col("class", CLASS, index=True)
-    unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
-    ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
-    num_resampled: int = col("groups resampled", "at this step")
+    unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
+    ess_on_the_way: float = col(
+        "relative ESS in a group", ("relative effective sample size, mean over the groups, before any resampling")
+    )
+    num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
 
 
 @dataclass(frozen=True)
@@ -363,7 +368,7 @@ def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow], jud
 
 def _of_usage(head: str, tv: Mapping[str, float], floor: float, chance: float) -> str:
     if max(tv.values()) < NOTHING:
-        return f"{head} all sets use the components of the class alike."
+        return f"{head} all sets use the components of the class equally."
     beside = f"{tv['class']:.3f} for the class itself, noise floor {floor:.3f}"
     gain = tv["guided"] - tv["resampled"]
     if gain > chance:
@@ -390,9 +395,9 @@ def _of_normalizers(rows: Sequence[NormalizerRow], judged: str) -> str:
                 f"{known.log_normalizer:.3f} ± {known.relative_error:.3f}"
             )
     if not far:
-        return f"Resampling and the reference agree on ln E W within {SURPRISING} standard errors."
+        return f"Resampling and the reference agree on ln E W to within {SURPRISING} standard errors."
     return (
         f"Resampling and the reference disagree on ln E W by more than {SURPRISING} standard errors "
         f"({'; '.join(far)}): "
-        + ("draw more samples, or the same in more groups." if judged == EXACT else "the network's E W is another.")
+        + ("draw more samples, or the same in more groups." if judged == EXACT else "the network has a different E W.")
     )

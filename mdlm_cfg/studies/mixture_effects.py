@@ -19,18 +19,18 @@ from mdlm_cfg.studies.rows import AtStrength
 SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 PIXEL_TEXT = """\
 A value of a pixel is private to a class where it is more than 1.5 times as probable in the class as in the whole \
-mixture, foreign where it is less than 1 / 1.5 times as probable, and shared between. If guidance acts as in two \
-dimensions, it makes private values more probable, and the more so the stronger it is."""
+mixture, foreign where it is less than 1 / 1.5 times as probable, and shared in between. If guidance acts as in two \
+dimensions, it makes private values more probable, and more so the stronger it is."""
 PIXEL_NOTE = """\
-Mean changes of the probability of a pixel's value, guided samples less the class. At w = 0 all changes are noise. \
+Mean changes in the probability of a pixel's value, guided samples minus the class. At w = 0 all changes are noise. \
 The tilt is the change that tilting each pixel alone would make at first order."""
 COMPONENT_TEXT = """\
-A component counts as more distinct the more reliably its images identify the class: E log p(x | z) / p(x), by whole \
-images or by partial images of every size, on which guidance acts. Where whole images always identify the class, \
-guidance acts through partial images alone. If distinct components gain weight under guidance, gains and distinctness \
-have the same ranks."""
+The more reliably its images identify the class, the more distinct a component is: E log p(x | z) / p(x), for whole \
+images or for partial images of every size, on which guidance acts. If whole images always identify the class, \
+guidance acts only through partial images. If distinct components gain weight under guidance, gain and distinctness \
+are positively correlated."""
 COMPONENT_NOTE = """\
-Spearman's correlation of log usage / weight with distinctness, within classes. Components in use: exp of the entropy \
+Spearman correlation of log usage / weight with distinctness, within classes. Components in use: exp of the entropy \
 of usage, which falls as guidance concentrates on few components."""
 
 
@@ -39,14 +39,20 @@ class PixelRow(AtStrength):
     """How guidance changes the probability of pixels' values, by how private they are to the class."""
 
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
-    correlation: float | None = col("correlation", "of log-ratio, class to mixture, and change", digits=3)
-    tilt_correlation: float | None = col("with the tilt", "of change and what tilting each pixel would do", digits=3)
-    slope: float | None = col("slope", "of change on log-ratio, per nat")
-    change_private: float | None = col("private", "mean change of the probability of private values, if there are any")
-    change_shared: float | None = col("shared", "the same of shared values")
-    change_foreign: float | None = col("foreign", "the same of foreign values")
+    correlation: float | None = col(
+        "correlation", "correlation between the log-ratio of class to mixture and the change", digits=3
+    )
+    tilt_correlation: float | None = col(
+        "with the tilt", "correlation between the change and the effect of tilting each pixel alone", digits=3
+    )
+    slope: float | None = col("slope", "slope of the change against the log-ratio, per nat")
+    change_private: float | None = col(
+        "private", ("mean change in the probability of private values; absent if there are none")
+    )
+    change_shared: float | None = col("shared", "the same for shared values")
+    change_foreign: float | None = col("foreign", "the same for foreign values")
     private_se: float | None = col("error of private", "standard error of that mean change")
-    foreign_se: float | None = col("error of foreign", "the same of foreign values")
+    foreign_se: float | None = col("error of foreign", "the same for foreign values")
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,18 @@ class ComponentRow(AtStrength):
     """Which components guidance uses, by how distinct they are."""
 
     set: str = col("set", '"exact" (both exact sets together) or "learned"', index=True)
-    rank_correlation_partial: float | None = col("rank correlation (partial images)", "of gain, distinctness", digits=3)
-    rank_correlation_whole: float | None = col("rank correlation (whole images)", "absent without a ranking", digits=3)
+    rank_correlation_partial: float | None = col(
+        "rank correlation (partial images)",
+        "rank correlation between gain and distinctness by partial images",
+        digits=3,
+    )
+    rank_correlation_whole: float | None = col(
+        "rank correlation (whole images)", "the same by whole images; absent if they give no ranking", digits=3
+    )
     gain_in_errors: float | None = col(
         "gain of distinct ones", "of usage / weight, by rank of partial images, in standard errors", digits=1
     )
-    components_in_use: float = col("components in use", "exp of the entropy of usage, mean over classes", digits=2)
+    components_in_use: float = col("components in use", "exp of the entropy of the usage, mean over classes", digits=2)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class DistinctRow:
     """How reliably the images of a component identify the class."""
 
     images: str = col("images", '"whole" or "partial"', index=True)
-    mean: float = col("mean", "over components, of E log p(x | z) / p(x)", unit="nats", digits=3)
+    mean: float = col("mean", "mean over components of E log p(x | z) / p(x)", unit="nats", digits=3)
     spread: float = col("spread", "standard deviation over the components of a class", unit="nats")
 
 
@@ -123,12 +135,12 @@ def pixel_block(
     numbers = ["correlation", "tilt_correlation", "slope", "change_private", "change_shared", "change_foreign"]
     views: list[View] = [
         Table(["w", "set"], numbers, note=PIXEL_NOTE),
-        Cloud(points, labels, "A point for each class, pixel and value: exact guided samples less the class."),
+        Cloud(points, labels, "One point for each class, pixel and value: exact guided samples minus the class."),
         Mosaic(_tiles(case, means), names, "Pixel means of exact guided samples."),
     ]
     if case.has_learned:
         wrong = {g: own[LEARNED].double().mean(dim=1) - means[g] for g, own in samples.items()}
-        caption = "Pixel means of the network's samples less those of exact ones."
+        caption = "Pixel means of the network's samples minus those of exact samples."
         views.append(Mosaic(_tiles(case, wrong), names, caption, "error of the mean"))
     title = "Are class-specific pixels amplified?"
     return Block("pixels", rows, title, PIXEL_TEXT, [], views, ["correlation"], "Pixels")
@@ -140,11 +152,11 @@ def component_block(rows: Sequence[ComponentRow], compared: Mapping[Guidance, An
     points = {
         f"w = {g.label}": (x, found["components"][EXACT]["log_gain"].flatten().numpy()) for g, found in compared.items()
     }
-    labels = ("distinctness by partial images, less its class's mean (nats)", "log usage / weight")
+    labels = ("distinctness by partial images, minus the mean of its class (nats)", "log usage / weight")
     numbers = ["rank_correlation_partial", "rank_correlation_whole", "components_in_use"]
     views: list[View] = [
         Table(["w", "set"], numbers, note=COMPONENT_NOTE),
-        Cloud(points, labels, "A point for each component: exact guided samples."),
+        Cloud(points, labels, "One point for each component: exact guided samples."),
     ]
     title = "Do distinct components gain weight?"
     logged = ["rank_correlation_partial"]

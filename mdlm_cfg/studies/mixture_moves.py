@@ -35,26 +35,30 @@ STARTS: tuple[Mapping[str, Any], ...] = (
 READING = """\
 A move masks k coordinates of a finished sample and refills them by the same guided chain. The sets are samples. The \
 mixture evaluates them: it gives the probability of every image, of its class and of its component. Calls are those \
-of the sampler and of all moves, for each of the two conditionals: sets with equal calls need equally many rows of \
-the network."""
+of the sampler and of all moves, for each of the two conditionals: sets with equal calls need the same number of \
+network rows."""
 NOTE = """\
 Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
-samples are weighted samples of the class. The noise floor is that of as many of them. Accuracy: share of samples \
-whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in nats."""
+samples are weighted samples of the class. The noise floor is that of the same number of them. Accuracy: share of \
+samples whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in nats."""
 
 
 @dataclass(frozen=True)
 class MovedSetRow(OfDenoiser):
     """A set of samples after a number of moves, as the exact mixture sees it; a mean over classes."""
 
-    start: str = col("start", f'the sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
-    move: str = col("move", "coordinates that a move masks, and how it is made", index=True)
-    moves: int = col("moves", "how many", index=True)
+    start: str = col("start", f'sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
+    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
+    moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", CALLS)
-    usage_tv: float = col("usage", "TV to the usage of the tilted distribution", unit="TV")
-    usage_floor: float = col("noise floor", "expected of as many samples of the tilted distribution", unit="TV")
-    components: float = col("components", "exp of the entropy of the usage", digits=2)
-    accuracy: float = col("accuracy", "share whose most probable class is the intended one", unit="share")
+    usage_tv: float = col(
+        "usage", "TV between the component frequencies and those of the tilted distribution", unit=("TV")
+    )
+    usage_floor: float = col(
+        "noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit=("TV")
+    )
+    components: float = col("components", "number of components in use: exp of the entropy of the usage", digits=2)
+    accuracy: float = col("accuracy", "share of samples whose most probable class is the intended one", unit="share")
     log_likelihood: float = col("log-likelihood", "mean of ln p(x | class)", unit="nats", digits=2)
 
 
@@ -182,7 +186,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
     farthest = max(row.usage_tv for row in before.values())
     if farthest <= floor + chance:
         said = [
-            f"{head} the usage of components of every sampler is that of the tilted distribution within the noise "
+            f"{head} the usage of components of every sampler equals that of the tilted distribution within the noise "
             f"(total variation at most {farthest:.4f}; noise floor {floor:.4f}): there is nothing to correct."
         ]
     else:
@@ -198,7 +202,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
         far = as_far[-1]
         said.append(
             f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({near.usage_tv:.4f}, with {near.calls} "
-            f"calls), that of {_name(far)}{_and_others(as_far)} farthest ({far.usage_tv:.4f}, with {far.calls}): "
+            f"calls), and that of {_name(far)}{_and_others(as_far)} farthest ({far.usage_tv:.4f}, with {far.calls}): "
             f"{far.components:.1f} components are in use there, {reference.components:.1f} in the tilted distribution."
         )
     return [

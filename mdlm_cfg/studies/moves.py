@@ -27,7 +27,7 @@ def check_sizes(sizes: Sequence[int] | None) -> None:
     if sizes is None:
         return
     if not sizes or len(set(sizes)) < len(sizes) or not all(is_whole(k) and k >= 1 for k in sizes):
-        raise UserError(f"study.sizes = {list(sizes)} must be whole numbers of at least 1, each given once")
+        raise UserError(f"study.sizes = {list(sizes)} must be different whole numbers of at least 1")
 
 
 def check_moves(moves: Sequence[int]) -> tuple[int, ...]:

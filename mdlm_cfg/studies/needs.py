@@ -72,7 +72,7 @@ class Needs:
             raise UserError(f"w = {schedules[0]} is a schedule, and study={name} takes numbers only, such as w=[0,1,2]")
         others = [guidance.rule for guidance in plan.guidances if guidance.rule != CFG()]
         if others and not self.rules:
-            raise UserError(f"study={name} takes classifier-free guidance alone, and the rule {others[0]} was given")
+            raise UserError(f"study={name} takes only classifier-free guidance, and the rule {others[0]} was given")
         if self.unfiltered and any(guidance.filters for guidance in plan.guidances):
             raise UserError(f"study={name} uses the conditionals as they are: leave temperature and top_p out")
         kinds = list(dict.fromkeys(str(guidance.kind) for guidance in plan.guidances))

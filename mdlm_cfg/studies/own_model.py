@@ -29,7 +29,7 @@ CLEAR = 4  # standard deviations above the mean of the noise, from where a chang
 FEW = 3  # classes and strengths that a sentence names
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
-distances in the first columns are exact: the guided chain is followed over all partial states."""
+distances in the first columns are exact: they are computed over all partial states."""
 TOO_MANY = "There are too many partial states for exact distributions of this model: the report uses samples only."
 TO_READ = """\
 Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
@@ -40,20 +40,27 @@ the first strength."""
 class ModelRow(OfClass, AtStrength):
     """One class at one strength: exactly where its states can be enumerated, and by samples."""
 
-    tv_unguided: float | None = col("guidance effect", "TV(distribution at w = 0, at this w), exact", unit="TV")
-    tv_orders: float | None = col(
-        "between two orders", "TV(order of the guidance, highest confidence first), exact", unit="TV"
+    tv_unguided: float | None = col(
+        "guidance effect", "exact TV between the distributions at w = 0 and at this w", unit="TV"
     )
-    entropy: float | None = col("entropy", "of the distribution", unit="nats")
+    tv_orders: float | None = col(
+        "between two orders", "exact TV between the order of the guidance and highest confidence first", unit="TV"
+    )
+    entropy: float | None = col("entropy", "entropy of the distribution", unit="nats")
     tv_samples: float | None = col("samples", "TV(distribution, histogram of samples)", unit="TV")
-    noise_floor: float | None = col("noise floor", "mean TV of as many perfect samples", unit="TV")
-    diversity: float = col("differing positions", "of two samples of the class, mean", unit="share", digits=3)
+    noise_floor: float | None = col("noise floor", "mean TV of the same number of perfect samples", unit="TV")
+    diversity: float = col(
+        "differing positions",
+        "mean share of positions in which two samples of the class differ",
+        unit="share",
+        digits=3,
+    )
     values_changed: float = col(
         "change of single values",
-        "TV between single values of samples at w = 0 and at this w, mean over positions",
+        "TV between the single values of samples at w = 0 and at this w, mean over positions",
         unit="TV",
     )
-    values_noise: float = col("its noise", "the same between random halves of both sets of samples, mean", unit="TV")
+    values_noise: float = col("its noise", "mean of the same between random halves of both sets of samples", unit="TV")
     values_noise_sd: float = col("spread", "standard deviation of the noise, over random halves", unit="TV")
 
 
@@ -61,7 +68,7 @@ class ModelRow(OfClass, AtStrength):
 class StateRow(OfClass, AtStrength):
     """One of the most probable states of a class."""
 
-    state: str = col("state", "its values, in order", index=True)
+    state: str = col("state", "values of the state, in order", index=True)
     probability: float = col("probability", "exact", unit="probability")
 
 
@@ -213,7 +220,7 @@ def _to_read(case: Case, made: Made) -> Block:
         for at, shown in to_read(case, made, LEARNED, k).items()
     ]
     view = Listing("\n\n".join(parts))
-    return Block("to_read", [], "Samples to read", TO_READ, views=[view], group="States and samples")
+    return Block("to_read", [], "Example samples", TO_READ, views=[view], group="States and samples")
 
 
 def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[str]:
@@ -242,7 +249,7 @@ def _of_values(rows: Sequence[ModelRow]) -> str:
     if clear:
         return f"Guidance changes the single values most for {_named(named)}, by {change}."
     return (
-        f"These samples show no change of single values by guidance: at most {change}, where samples of one "
+        f"These samples show no effect of guidance on single values: at most {change}, where samples of one "
         f"distribution differ by {named[0].values_noise:.4f}."
     )
 

@@ -38,12 +38,18 @@ class PolicyRow(OfDenoiser):
     """The exact distribution of one policy, beside the class and the tilted distribution."""
 
     policy: str = col("policy", "order of unmasking", index=True)
-    together: int = col("per step", "coordinates unmasked in one step, the state being frozen", index=True)
+    together: int = col("per step", "number of coordinates unmasked in one step, with the state frozen", index=True)
     calls: int = col("calls", CALLS)
     tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
     kl_class: float | None = col("KL from the class", f"KL(class || distribution); {OF_KL}", unit="nats")
-    tv_tilted: float | None = col("TV to the tilted distribution", "absent for a schedule, which has none", unit="TV")
-    kl_tilted: float | None = col("KL from the tilted distribution", f"absent for a schedule; {OF_KL}", unit="nats")
+    tv_tilted: float | None = col(
+        "TV to the tilted distribution",
+        "total variation to the tilted distribution; absent for a schedule, which has none",
+        unit="TV",
+    )
+    kl_tilted: float | None = col(
+        "KL from the tilted distribution", f"KL(tilted || distribution); absent for a schedule; {OF_KL}", unit="nats"
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
             for k in dict.fromkeys((1, max(row.together for row in rows))):
                 said.append(_nearest(where(numbers, w=strongest(numbers), together=k), num_dims))
     if any(row.w.is_schedule for row in rows):
-        said.append("A schedule has no tilted distribution: its distances are to the class alone.")
+        said.append("A schedule has no tilted distribution, so its distances are only to the class.")
     return said
 
 

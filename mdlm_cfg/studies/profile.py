@@ -34,21 +34,21 @@ CLEAR = 2  # standard errors
 MOST_ENTRIES = 1e7  # kernel entries of a step up to which the distributions of all steps take seconds
 MOST_SIZES = 12  # of a list of steps that is written out
 READING = """\
-h(l) is the mean entropy of one more coordinate, where l are known: the mean over sets of l coordinates, and over the \
-others. It falls as more is known. One step that unmasks k coordinates in parallel, where a are known, costs h(a) - \
-h(a + j) for each j < k: that much KL divergence, averaged over random orders. The sum over steps bounds the KL \
-divergence from the distribution aimed at to that of the sampler in uniform order, which is smaller.
+h(l) is the mean entropy of one more coordinate when l are known: the mean over sets of l coordinates and over the \
+remaining ones. It falls as more is known. One step that unmasks k coordinates in parallel when a are known costs the \
+sum of h(a) - h(a + j) over j < k in KL divergence, averaged over random orders. The sum over steps is an upper bound \
+on the KL divergence from the target distribution to that of the sampler in uniform order.
 
-With w other than 0 the distribution aimed at is the tilted one, and the conditionals are guided by calibrated \
-strengths; a step then also costs what guided conditionals differ from the tilted distribution's own."""
-EXACTLY = "Everything is exact, by sums over all partial states."
+If w is not 0, the target distribution is the tilted one, and the conditionals are guided by calibrated strengths; \
+the cost of a step then includes the difference between the guided conditionals and those of the tilted distribution."""
+EXACTLY = "Everything is exact, computed by sums over all partial states."
 BY_SAMPLES = """\
 h(l) is the cross entropy of the conditionals on samples. Steps are chosen by the nearest profile that never rises: \
-the best steps are found on one set of samples, and the cost of every schedule is measured on another. Standard errors \
-are those of the profile as it is measured, which makes them too large. Calibrated strengths are fitted to the set \
-that costs are measured on, which makes the costs of guided steps a little too small."""
+the best steps are found on one set of samples, and the cost of every schedule is measured on another. Standard \
+errors are those of the measured profile, which makes them too large. Calibrated strengths are fitted to the set on \
+which costs are measured, which makes the costs of guided steps slightly too small."""
 OF_EXAMPLES = """\
-These data are known by examples alone, so there is no tilted distribution: everything is about the class, w = 0. \
+These data are known only by examples, so there is no tilted distribution: everything refers to the class, w = 0. \
 {origin}"""
 
 
@@ -56,10 +56,10 @@ These data are known by examples alone, so there is no tilted distribution: ever
 class LevelRow(OfDenoiser):
     """The entropy of one more coordinate."""
 
-    known: int = col("known", "coordinates that are unmasked already, l", index=True)
-    entropy: float = col("h(l)", "of one more coordinate", unit="nats")
+    known: int = col("known", "number l of coordinates that are already unmasked", index=True)
+    entropy: float = col("h(l)", "mean entropy of one more coordinate", unit="nats")
     entropy_se: float = col("error", "standard error of h(l); 0 where it is exact", unit="nats")
-    strength: float = col("strength", "calibrated w of a step from here; 0 where nothing is guided", digits=3)
+    strength: float = col("strength", "calibrated w of a step from here; 0 without guidance", digits=3)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class TotalRow(OfDenoiser):
 
     total_entropy: float = col("entropy", "sum of h(l): H(X), or the NELBO of a network", unit="nats")
     total_entropy_se: float = col("error", "standard error of the entropy", unit="nats")
-    total_correlation: float = col("total correlation", "D h(0) - sum of h(l): the least cost of one step", unit="nats")
+    total_correlation: float = col(
+        "total correlation", "D h(0) - sum of h(l): the lowest possible cost of a single step", unit="nats"
+    )
     total_correlation_se: float = col("error", "standard error of the total correlation", unit="nats")
     dual_total_correlation: float = col("dual total correlation", "sum of h(l) - D h(D - 1)", unit="nats")
-    dual_total_correlation_se: float = col("error", "standard error of the dual", unit="nats")
+    dual_total_correlation_se: float = col("error", "standard error of the dual total correlation", unit="nats")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ class CostRow(OfDenoiser):
 
     schedule: str = col("steps", f'"{BEST}", or those of a noise schedule: {", ".join(SCHEDULES.values())}', index=True)
     calls: int = col("calls", "number of steps, each of one call", index=True)
-    cost: float = col("predicted cost", "KL averaged over orders", unit="nats")
+    cost: float = col("predicted cost", "KL divergence, averaged over orders", unit="nats")
     cost_se: float = col("error", "standard error of the predicted cost; 0 where it is exact", unit="nats")
-    exact_kl: float | None = col("exact cost", "KL of the sampler's distribution, where it is in reach", unit="nats")
-    sizes: str = col("sizes", "coordinates of each step; events=[...] of event_leaping")
+    exact_kl: float | None = col(
+        "exact cost", "KL divergence of the sampler's distribution; absent if it cannot be computed", unit="nats"
+    )
+    sizes: str = col("sizes", "number of coordinates in each step, as events=[...] of event_leaping")
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def _blocks(
     names = ("total_entropy", "total_correlation", "dual_total_correlation")
     sums = [name for one in names for name in ((one, f"{one}_se") if is_sampled else (one,))]
     return [
-        Block("costs", costs, "What steps cost", text, views=views, logged=["cost", "exact_kl"], group=""),
+        Block("costs", costs, "The cost of steps", text, views=views, logged=["cost", "exact_kl"], group=""),
         Block("profile", levels, "Information profile", views=[entropy, strength], group="Profile"),
         Block("totals", totals, "Sums of the profile", views=[Table(["w", "denoiser"], sums)], printed=True),
     ]
@@ -245,17 +249,17 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
         single = [row for total in own for row in where(costs, w=total.w, denoiser=who, schedule=BEST, calls=1)]
         if single:
             spent = ", ".join(f"{row.cost:z.4f}" for row in single)
-            said.append(f"With {who} conditionals a single step costs {spent} nats at w = {_labels(own)}.")
+            said.append(f"With {who} conditionals, a single step costs {spent} nats at w = {_labels(own)}.")
         least = ", ".join(map(_correlation, own))
         said.append(f"No single step can cost less than the total correlation, {least} nats at w = {_labels(own)}.")
         saved = {total.w: _saved(where(costs, w=total.w, denoiser=who)) for total in own}
         in_vain = [total for total in own if saved[total.w] is None]
         if in_vain:
             said.append(
-                f"With {who} conditionals the best steps save nothing measurable over uniform, cosine and exponential "
+                f"With {who} conditionals, the best steps save nothing measurable over uniform, cosine and exponential "
                 f"ones at w = {_labels(in_vain)}."
             )
-        said += [f"With {who} conditionals at w = {w.label} {what}" for w, what in saved.items() if what is not None]
+        said += [f"With {who} conditionals at w = {w.label}, {what}" for w, what in saved.items() if what is not None]
     return said
 
 
@@ -281,11 +285,11 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
         return None
     return (
         f"the best steps save most with {row.calls} calls: they cost {row.cost:.4f} nats by prediction, and "
-        f"{other.schedule} steps, the cheapest others, {other.cost:.4f}{_exactly(row, other)}."
+        f"{other.schedule} steps, the cheapest of the others, {other.cost:.4f}{_exactly(row, other)}."
     )
 
 
 def _exactly(row: CostRow, other: CostRow) -> str:
     if row.exact_kl is None or other.exact_kl is None:
         return ""
-    return f"; exactly {row.exact_kl:.4f} and {other.exact_kl:.4f}"
+    return f"; the exact costs are {row.exact_kl:.4f} and {other.exact_kl:.4f}"

@@ -143,7 +143,7 @@ class ByCase:
             if own.name in known:
                 given |= {} if value is None else {own.name: value}
             elif _as_list(value) != _as_list(own.default):
-                raise UserError(f"study.{own.name} = {value} has no use for these data: leave it out")
+                raise UserError(f"study.{own.name} = {value} does not apply to these data: leave it out")
         return kind(**given)
 
     def check(self, case: Case) -> None:

@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 class AtStrength:
     """A row at one strength."""
 
-    w: Guidance = col("w", "guidance strength, or a schedule by its name", index=True)
+    w: Guidance = col("w", "guidance strength, or the name of a schedule", index=True)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,11 @@ class SamplerRow(OfDenoiser):
     """How far a sampler ends from the chain in continuous time, exactly."""
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
-    method: str = col("method", "the sampler without its number of steps")
+    method: str = col("method", "sampler without its number of steps")
     calls: int = col("calls", CALLS)
-    tv: float = col("TV to continuous time", "between the distributions after the steps and of the chain", unit="TV")
+    tv: float = col(
+        "TV to continuous time", "TV between the distribution after the steps and that of the chain", unit="TV"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ class Samplers:
         caption = "Exact total variation to continuous time against calls, one panel for each w."
         curve = Curve("calls", "tv", ["method", "denoiser"], caption, "w", log_x=True, log_y=True)
         text = (
-            "Every step freezes the state; each masked coordinate then jumps independently. The distance is that of "
-            "the distribution after all steps to the chain of the same denoiser in continuous time: discretisation "
-            "error alone, without samples."
+            "Every step freezes the state; each masked coordinate then jumps independently. The distance between the "
+            "distribution after all steps and that of the same denoiser's chain in continuous time is the "
+            "discretisation error; no samples are drawn."
         )
         views: list[View] = [
             curve,
@@ -144,7 +146,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     has = "has" if len(near) == 1 else "have"
     return [
         *said,
-        f"{head} {best} {has} the least discretisation error ({_with_calls(near)}) and {worst} the largest "
+        f"{head} {best} {has} the smallest discretisation error ({_with_calls(near)}) and {worst} the largest "
         f"({_with_calls(far)}).",
     ]
 

@@ -36,25 +36,25 @@ COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by th
 CLASS = "class"
 READING = """\
 {num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each \
-sequence is measured exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the \
-class. Pairs are neighbouring values at any place, compared by total variation with the class's own distribution, \
+sequence is evaluated exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the \
+class. Pairs are neighbouring values at any position, compared by total variation with the class's own distribution, \
 which is known exactly, and with the exact guided samples.
 
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
-unguided. Every distance contains the noise of so few samples. The distances of "noise floor" to "exact" and of \
-"class" to the class are noise alone; they are means over {draws} draws."""
+unguided. Every distance includes the noise of this number of samples. The distances of "noise floor" to "exact" and \
+of "class" to the class are noise alone; they are means over {draws} draws."""
 TO_READ = """\
 The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
 strength: a change by guidance, there or earlier in the order."""
 OF_WORD = " Capital letters are the motif {word}, with at least {right} of its {letters} letters right."
 OF_ORDERS = """\
-The same guidance with other orders and fewer calls of the denoiser, {num:,} sequences each. {dims} calls unmask one \
-position at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact conditionals every \
-order, one position at a time, samples the class exactly. With guidance the order matters. With several positions per \
-call, neighbours that are drawn together are independent."""
+The same guidance with other orders and fewer calls of the denoiser, with {num:,} sequences each. With {dims} calls \
+one position is unmasked at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact \
+conditionals every order, one position at a time, samples the class exactly. With guidance the order matters. With \
+several positions per call, neighbours that are drawn together are independent."""
 OF_NOISE = """\
-How far apart sets of {num:,} sequences of one distribution are. "class": independent samples of the class against its \
-own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
+How far apart sets of {num:,} sequences from the same distribution are. "class": independent samples of the class \
+against its own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
 MORE = "± is one standard error, of {num:,} sequences; raise num_samples= for more."
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
 
@@ -63,25 +63,40 @@ MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2"
 class Measured:
     """Statistics of a set of sequences; absent if nothing is left to average over, or n-grams are too many."""
 
-    posterior: float | None = col("p(z | x)", "mean over sequences that the mixture allows", digits=3)
-    posterior_se: float | None = col("p(z | x), ±", "its standard error", digits=3)
-    log_prob: float | None = col("ln p(x | z)", "mean over those that the class allows", unit="nats", digits=1)
-    log_prob_se: float | None = col("ln p(x | z), ±", "its standard error", unit="nats", digits=2)
+    posterior: float | None = col(
+        "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
+    )
+    posterior_se: float | None = col("p(z | x), ±", "standard error", digits=3)
+    log_prob: float | None = col(
+        "ln p(x | z)", "log-likelihood, mean over the sequences that the class allows", unit="nats", digits=1
+    )
+    log_prob_se: float | None = col("ln p(x | z), ±", "standard error", unit="nats", digits=2)
     impossible: float = col("impossible", "share of sequences that the class does not allow", unit="share", digits=3)
-    diversity: float = col("differ", "positions in which two sequences of the set differ", unit="share", digits=3)
-    pair_entropy: float | None = col("entropy of pairs", "of the distribution of neighbours", unit="nats", digits=3)
-    tv_class_1: float | None = col("values to class", "to the class's own distribution", unit="TV", digits=3)
-    tv_class_2: float | None = col("pairs to class", "the same of neighbouring pairs", unit="TV", digits=3)
-    tv_class_3: float | None = col("triples to class", "the same of three neighbours", unit="TV", digits=3)
+    diversity: float = col(
+        "differ", "share of positions in which two sequences of the set differ", unit="share", digits=3
+    )
+    pair_entropy: float | None = col(
+        "entropy of pairs", "entropy of the distribution of neighbouring pairs", unit="nats", digits=3
+    )
+    tv_class_1: float | None = col(
+        "values to class", "TV between the distribution of single values and that of the class", unit="TV", digits=3
+    )
+    tv_class_2: float | None = col("pairs to class", "the same for neighbouring pairs", unit="TV", digits=3)
+    tv_class_3: float | None = col("triples to class", "the same for three neighbours", unit="TV", digits=3)
 
 
 @dataclass(frozen=True)
 class SetRow(Measured):
     """One set at one strength, by the plan's sampler."""
 
-    tv_exact_1: float | None = col("values to exact", "to the exact guided samples", unit="TV", digits=3)
-    tv_exact_2: float | None = col("pairs to exact", "the same of neighbouring pairs", unit="TV", digits=3)
-    tv_exact_3: float | None = col("triples to exact", "the same of three neighbours", unit="TV", digits=3)
+    tv_exact_1: float | None = col(
+        "values to exact",
+        "TV between the distribution of single values and that of the exact guided samples",
+        unit="TV",
+        digits=3,
+    )
+    tv_exact_2: float | None = col("pairs to exact", "the same for neighbouring pairs", unit="TV", digits=3)
+    tv_exact_3: float | None = col("triples to exact", "the same for three neighbours", unit="TV", digits=3)
     w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
 
@@ -93,7 +108,7 @@ class OrderRow(Measured):
     w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
-    order: str = col("order", "the policy, or tau_leaping")
+    order: str = col("order", "policy, or tau_leaping")
     calls: int = col("calls", CALLS)
 
 
@@ -101,12 +116,14 @@ class OrderRow(Measured):
 class NoiseRow:
     """How far apart sets of one distribution are."""
 
-    w: Guidance | None = col("w", "of exact guided samples; absent for the class itself", index=True)
+    w: Guidance | None = col(
+        "w", "guidance strength of the exact guided samples; absent for the class itself", index=True
+    )
     to: str = col("compared with", '"class" or "exact"', index=True)
-    length: int = col("n", "of the n-grams", index=True)
-    tv: float = col("mean", "over the draws", unit="TV")
-    low: float = col("smallest", "of the draws", unit="TV")
-    high: float = col("largest", "of the draws", unit="TV")
+    length: int = col("n", "length n of the n-grams", index=True)
+    tv: float = col("mean", "mean TV of the draws", unit="TV")
+    low: float = col("smallest", "smallest TV of the draws", unit="TV")
+    high: float = col("largest", "largest TV of the draws", unit="TV")
 
 
 @dataclass(frozen=True)
@@ -341,7 +358,7 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
     ]
     logged = ["posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy"]
     logged += [f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3)]
-    title = "Guided samples beside exact ones"
+    title = "Guided samples compared with exact ones"
     return Block("distances", sets, title, text, views=views, logged=logged, group="Guided samples", printed=True)
 
 
@@ -363,7 +380,7 @@ def _orders(case: Case, rows: Sequence[OrderRow]) -> Block:
 def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:
     views: list[View] = [Table(["to", "w", "length"], ["tv", "low", "high"], note=f"Over {NOISE_DRAWS} draws.")]
     text = OF_NOISE.format(num=case.plan.num_samples)
-    return Block("noise", rows, "The noise of so few samples", text, views=views, group="Noise")
+    return Block("noise", rows, "The noise of the samples", text, views=views, group="Noise")
 
 
 def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
@@ -427,7 +444,7 @@ def _likelihoods(a: Measured, b: Measured) -> str:
     nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
     if not a.impossible and not b.impossible:
         return nats
-    return f"{nats}; the class does not allow {a.impossible:.1%} and {b.impossible:.1%} of them at all"
+    return f"{nats}; {a.impossible:.1%} and {b.impossible:.1%} of them are impossible under the class"
 
 
 def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
@@ -435,8 +452,8 @@ def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
     surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
     return (
         f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
-        f"the class itself do (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the "
-        f"class they are {COMPARED[_likelier(exact, own, num)].format('likely')} those ({_likelihoods(exact, own)})."
+        f"the class itself (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the class "
+        f"they are {COMPARED[_likelier(exact, own, num)].format('likely')} those ({_likelihoods(exact, own)})."
     )
 
 
@@ -463,8 +480,8 @@ def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance)
         level = found[to]
         more = "more than" if value > level.high else "within"
         said.append(
-            f"At w = {w.label}, {what.format(f'{value:.3f}')} in total variation, {more} the noise of so few samples "
-            f"({level.tv:.3f} on average, {level.low:.3f} to {level.high:.3f} in {NOISE_DRAWS} draws)."
+            f"At w = {w.label}, {what.format(f'{value:.3f}')} in total variation, {more} the noise of samples of this "
+            f"size ({level.tv:.3f} on average, {level.low:.3f} to {level.high:.3f} in {NOISE_DRAWS} draws)."
         )
     return said
 
@@ -479,14 +496,14 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
     fewest, most = ends(rows, "impossible")
     if _more_impossible(most, fewest, num, sure):
         said.append(
-            f"{head} {most.sampler.label} has the most sequences that the class does not allow "
+            f"{head} {most.sampler.label} has the most sequences that are impossible under the class "
             f"({most.impossible:.1%}), and {fewest.sampler.label} the fewest ({fewest.impossible:.1%})."
         )
     worst, best = ends([row for row in rows if row.log_prob is not None], "log_prob")
     if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
-        of = ", of those that it allows" if said else ""
+        of = ", among possible ones" if said else ""
         said.append(
             f"{head} {worst.sampler.label} has the least likely sequences{of} ({_show(worst.log_prob, 1)} nats) and "
             f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
         )
-    return said or [f"{head} none is clearly better than another in log-likelihood."]
+    return said or [f"{head} none has a clearly higher log-likelihood than another."]

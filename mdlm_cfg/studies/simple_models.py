@@ -22,9 +22,13 @@ class NelboRow:
     """How well a model predicts test examples, given their class."""
 
     model: str = col("model", '"network", or the model it is compared with', index=True)
-    nelbo: float = col("NELBO", "negative ELBO given the class; of the others minus the log-probability", unit="nats")
-    excess: float = col("over the network's", "this less the network's, of the same examples", unit="nats", digits=2)
-    excess_se: float = col("standard error", "of that difference, over examples", unit="nats", digits=2)
+    nelbo: float = col(
+        "NELBO", "negative ELBO given the class; for the other models, minus the log-probability", unit="nats"
+    )
+    excess: float = col(
+        "over the network's", "this minus the network's NELBO, on the same examples", unit="nats", digits=2
+    )
+    excess_se: float = col("standard error", "standard error of the difference, over examples", unit="nats", digits=2)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
     text = (
         f"The network's NELBO given the class, beside two models without structure: independent {words.parts} with the "
         f"frequencies of the class's training {words.example}s, and uniform values. All use the same test "
-        f"{words.example}s. The NELBO of the test set has other masks, and may be of more {words.example}s."
+        f"{words.example}s. The NELBO in the section on the test set uses other masks, and possibly more "
+        f"{words.example}s."
     )
     views = [Table(["model"], ["nelbo", "excess", "excess_se"], note=f"Nats per {words.example}.")]
     return Block("nelbo", rows, "NELBO beside simple models", text, [], views, ["nelbo"], group)

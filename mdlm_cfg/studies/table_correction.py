@@ -50,17 +50,17 @@ that estimate, from the spread of the groups."""
 class SampleRow(AtStrength):
     """The mean distance of sets of n samples to the tilted distribution."""
 
-    num_samples: int = col("n", "samples in a set", index=True)
-    num_sets: int = col("sets", "independent sets, over which means are taken")
-    tv_guided: float = col("guided", "samples as the chain draws them", unit="TV")
-    tv_weighted: float = col("weighted", "the same samples with their importance weights", unit="TV")
-    tv_resampled: float = col("resampled", "samples of sequential Monte Carlo", unit="TV")
+    num_samples: int = col("n", "number of samples in a set", index=True)
+    num_sets: int = col("sets", "number of independent sets, over which means are taken")
+    tv_guided: float = col("guided", "TV of the samples as the chain draws them", unit="TV")
+    tv_weighted: float = col("weighted", "TV of the same samples with their importance weights", unit="TV")
+    tv_resampled: float = col("resampled", "TV of samples of sequential Monte Carlo", unit="TV")
     tv_se: float = col("standard error", "the largest of those three, by the spread of groups", unit="TV")
-    noise_floor: float = col("noise floor", "expected of n samples of the tilted distribution", unit="TV")
-    tv_expected_guided: float = col("guided, expected", "of guided samples", unit="TV")
+    noise_floor: float = col("noise floor", "TV expected for n samples of the tilted distribution", unit="TV")
+    tv_expected_guided: float = col("guided, expected", "TV expected for guided samples", unit="TV")
     tv_expected_weighted: float | None = col(
         "weighted, approximately",
-        f"expected of weighted samples, to about 10%; absent where fewer than {ENOUGH} carry the second moment",
+        f"TV expected for weighted samples, to about 10%; absent if fewer than {ENOUGH} carry the second moment",
         unit="TV",
     )
 
@@ -69,15 +69,16 @@ class SampleRow(AtStrength):
 class CostRow(OfDenoiser):
     """The exact effect of weighting the finished samples of one chain."""
 
-    policy: str = col("order", "of unmasking", index=True)
-    own: bool = col("own", "whether it is the order of the plan")
+    policy: str = col("order", "order of unmasking", index=True)
+    own: bool = col("own", "whether this is the order of the plan")
     ess: float = col("relative ESS", "(E W)^2 / E W^2, in (0, 1]")
-    cost: float = col("samples per effective one", "1 / ESS; inf where that is below 1e-308", digits=2)
-    log_normalizer: float = col("ln E W", "of the normaliser", unit="nats")
-    tv_guided: float = col("TV, guided", "of the guided to the tilted distribution", unit="TV")
-    tv_weighted: float = col("TV, weighted", "of the weighted to the tilted distribution", unit="TV")
+    cost: float = col("samples per effective one", "1 / ESS; inf if the ESS is below 1e-308", digits=2)
+    log_normalizer: float = col("ln E W", "logarithm of the normaliser", unit="nats")
+    tv_guided: float = col("TV, guided", "TV from the guided to the tilted distribution", unit="TV")
+    tv_weighted: float = col("TV, weighted", "TV from the weighted to the tilted distribution", unit="TV")
     pays_from: int | None = col(
-        "pays off from about", "samples from which weighted ones are closer than unweighted ones; absent: never"
+        "pays off from about",
+        ("number of samples from which weighted ones are closer than unweighted ones; absent if never"),
     )
 
 
@@ -85,21 +86,23 @@ class CostRow(OfDenoiser):
 class ResamplingRow(AtStrength):
     """Sequential Monte Carlo with the plan's number of samples."""
 
-    num_samples: int = col("n", "samples")
-    num_groups: int = col("groups", "independent groups")
-    exact_log_normalizer: float = col("ln E W", "exactly", unit="nats")
-    log_normalizer: float = col("estimate", "of ln E W", unit="nats")
+    num_samples: int = col("n", "number of samples")
+    num_groups: int = col("groups", "number of independent groups")
+    exact_log_normalizer: float = col("ln E W", "exact logarithm of the normaliser", unit="nats")
+    log_normalizer: float = col("estimate", "estimate of ln E W", unit="nats")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
-    ess: float = col("relative ESS", "of the final weights")
+    ess: float = col("relative ESS", "relative effective sample size of the final weights")
 
 
 @dataclass(frozen=True)
 class StepRow(AtStrength):
     """Sequential Monte Carlo, one step of it."""
 
-    unmasked: int = col("unmasked", "coordinates that are unmasked after the step", index=True)
-    ess_on_the_way: float = col("relative ESS in a group", "mean over the groups, before any resampling")
-    num_resampled: int = col("groups resampled", "at this step")
+    unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
+    ess_on_the_way: float = col(
+        "relative ESS in a group", ("relative effective sample size, mean over the groups, before any resampling")
+    )
+    num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ class TableCorrection:
             f"Samples of the {case.judged} conditionals, class {case.class_name(case.one_class)}, by "
             f"{plan.sampler.label}, seed {plan.seed}: as the chain draws them, the same with importance weights, and "
             f"resampled on the way (sequential Monte Carlo in {self.num_groups} groups, threshold "
-            f"{self.threshold:g}). With more samples, unweighted ones stop at the distance of the guided distribution."
+            f"{self.threshold:g}). With more samples, the distance of unweighted ones approaches that of the guided "
+            "distribution."
         )
         note = (
             f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
@@ -403,13 +407,13 @@ def _paying(cost: CostRow, drawn: int) -> list[str]:
     if cost.tv_guided < NOTHING or cost.tv_weighted >= cost.tv_guided - NOTHING:
         return []
     if cost.pays_from is None:
-        return ["Weighting is estimated not to pay off with any number of samples up to 10^12."]
+        return ["By estimate, weighting does not pay off with any number of samples up to 10^12."]
     if cost.pays_from <= 1:
-        return ["Weighting is estimated to pay off with any number of samples."]
+        return ["By estimate, weighting pays off with any number of samples."]
     digits = 1 - len(str(cost.pays_from))
     about = round(cost.pays_from, digits + 1)  # two digits: it is one of eight values a decade
     more = f", more than the {drawn:,} drawn here" if about > drawn else ""
-    return [f"Weighting is estimated to pay off from about {about:,} samples{more}."]
+    return [f"By estimate, weighting pays off from about {about:,} samples{more}."]
 
 
 def _of_samples(last: SampleRow) -> str:

@@ -40,29 +40,33 @@ WORTH = 0.5  # share of the distance that moves must remove to be recommended
 SHOWN = 0.005  # a smaller share is none in whole percent
 READING = """\
 A move masks k coordinates of a finished sample and refills them by the same guided chain. With exact conditionals \
-and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With \
-larger k it ends elsewhere, unless moves are accepted or rejected by a Metropolis rule. Moves of k = D draw new \
-samples of the guided chain. Accepting or rejecting moves of one coordinate would change nothing.
+and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With larger k it \
+converges to another distribution, unless moves are accepted or rejected by a Metropolis rule. Moves of k = D draw \
+new samples of the guided chain. Accepting or rejecting moves of one coordinate would change nothing.
 
 All distributions are exact: nothing is sampled. Calls are those of the sampler and of all moves, for each of the two \
 conditionals."""
-MOVE = "coordinates that a move masks, and how it is made"
+MOVE = "number of coordinates that a move masks, and how they are chosen and refilled"
 
 
 @dataclass(frozen=True)
 class MoveRow(OfDenoiser):
     """The exact distribution after a number of moves, beside the tilted distribution."""
 
-    start: str = col("start", "the sampler that the moves follow", index=True)
+    start: str = col("start", "sampler that the moves follow", index=True)
     move: str = col("move", MOVE, index=True)
-    moves: int = col("moves", "how many", index=True)
+    moves: int = col("moves", "number of moves", index=True)
     calls: float = col("calls", "expected calls of the denoiser, for each of the two conditionals", digits=2)
     tv_tilted: float = col("TV to tilted", "total variation to the tilted distribution of the data", unit="TV")
-    tv_own: float = col("TV to own tilted", "to that of the same conditionals, averaged over orders", unit="TV")
-    removed: float | None = col("removed", "share of the start's TV to tilted; absent where that is 0")
+    tv_own: float = col(
+        "TV to own tilted", "TV to the tilted distribution of the same conditionals, averaged over orders", unit="TV"
+    )
+    removed: float | None = col(
+        "removed", "share of the start's TV to tilted that the moves remove; absent if that TV is 0"
+    )
 
 
-STATIONARY = "of the distribution that moves leave invariant; absent where moves mix too slowly to find it"
+STATIONARY = "TV of the distribution that the moves leave invariant; absent if they mix too slowly to find it"
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,17 @@ class EndRow(OfDenoiser):
     """The distribution that the moves converge to, and how fast."""
 
     move: str = col("move", MOVE, index=True)
-    invariant: bool = col("invariant at every w", "leaves the tilted distribution as it is, with exact conditionals")
-    calls: int = col("calls a move", "for each of the two conditionals")
-    gap: float = col("spectral gap", "1 - |second eigenvalue| of a move; of a sweep, for a sequential scan")
+    invariant: bool = col(
+        "invariant at every w", "whether a move leaves the tilted distribution invariant, with exact conditionals"
+    )
+    calls: int = col("calls per move", "calls of the denoiser, for each of the two conditionals")
+    gap: float = col("spectral gap", "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan")
     tv_tilted: float | None = col("stationary TV to tilted", STATIONARY, unit="TV")
-    tv_own: float | None = col("stationary TV to own tilted", "to the tilted one of the same conditionals", unit="TV")
+    tv_own: float | None = col(
+        "stationary TV to own tilted",
+        "TV of the same distribution to the tilted one of the same conditionals",
+        unit="TV",
+    )
 
 
 @dataclass(frozen=True)
@@ -213,7 +223,7 @@ def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> lis
     how: dict[str, Any] = {"group": "Corrections by size and number"}
     return [
         Block("moves", rows, "Corrections", text, ["w"], [curve], ["tv_tilted"], group=""),
-        Block("ends", ends, "Where moves end", "", ["w"], [end], ["gap"], printed=True, **how),
+        Block("ends", ends, "The limit of the moves", "", ["w"], [end], ["gap"], printed=True, **how),
         Block("by_moves", rows, "Distance by the number of moves", "", ["w", "denoiser"], tables, **how),
     ]
 
@@ -236,7 +246,7 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     before = {row.start: row.tv_tilted for row in own if row.moves == 0}
     removed = {row.start: row.removed for row in own if row.moves == most and row.removed is not None}
     if not removed:
-        return [f"{head} every sampler samples the tilted distribution already: there is nothing to correct."]
+        return [f"{head} every sampler already samples the tilted distribution: there is nothing to correct."]
     after = {row.start: row.tv_tilted for row in own if row.moves == most}
     farthest = max(removed, key=lambda start: before[start])
     named = [start for start in (FIRST_HITTING, farthest) if start in removed]
@@ -245,7 +255,7 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
         named.append(best)
     said = []
     for start in dict.fromkeys(named):
-        whose = "guidance's departure" if start == FIRST_HITTING else f'the distance of "{start}"'
+        whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
         share = f"{removed[start]:.0%} of" if removed[start] >= SHOWN else "nothing of"
         said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {after[start]:.4f} after)")
     worth = [removed[start] >= WORTH for start in named]
@@ -273,13 +283,15 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     apart = [row.move for row in ends if row.gap < CONNECTED]
     if apart:
         said.append(
-            f"Moves of {'; '.join(apart)} do not connect all states, or hardly (spectral gap below {CONNECTED:.0e}): "
-            "where they end depends on where they begin. Use a larger k."
+            f"Moves of {'; '.join(apart)} do not connect all states, or only barely (spectral gap below "
+            f"{CONNECTED:.0e}): "
+            "their limit depends on where they begin. Use a larger k."
         )
     slow = [f"{row.move} (spectral gap {row.gap:.2g})" for row in ends if row.tv_tilted is None]
     if slow:
         said.append(
-            f"Where moves of {'; '.join(slow)} end was not found: {MAX_MOVES:,} moves did not settle. Use a larger k."
+            f"The limit of moves of {'; '.join(slow)} was not found: they did not converge in {MAX_MOVES:,} moves. "
+            "Use a larger k."
         )
     stop = [
         (row.tv_tilted, row.move)
@@ -314,6 +326,6 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     if learned is None or exact is None or learned <= exact + NOTHING:
         return []
     return [
-        f"With learned conditionals moves of {first[LEARNED].move} end {learned:.4f} from the tilted distribution of "
+        f"With learned conditionals, moves of {first[LEARNED].move} end {learned:.4f} from the tilted distribution of "
         f"the data, with exact ones {exact:.4f}: corrections do not repair the network."
     ]

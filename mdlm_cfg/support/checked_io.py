@@ -41,7 +41,9 @@ def store_if_possible(value: object, path: Path, what: str) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         store(value, path)
     except OSError as error:
-        print(f"{what} cannot be kept in {path} ({error.strerror or error}): it is used without", file=sys.stderr)
+        print(
+            f"{what} cannot be saved in {path} ({error.strerror or error}), and is used without saving", file=sys.stderr
+        )
         return False
     return True
 
@@ -74,4 +76,4 @@ def load(path: str | Path, device: str | None = None) -> Any:
         if is_lack_of_memory(error):
             raise MemoryError(str(error)) from error
         raise Damaged(f"{path} is damaged") from error
-    raise Damaged(f"{path} is damaged: {part} is not what was written")
+    raise Damaged(f"{path} is damaged: {part} has changed since it was written")

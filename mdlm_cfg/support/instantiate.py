@@ -90,7 +90,10 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
     module_name, _, attribute = name.rpartition(".")
     if name not in trusted and not (_is_offered(module_name, offered) and attribute.isidentifier()):
         known = ", ".join(offered)
-        raise UserError(f"{what} cannot be made by {name}: only by what {known} offer, or what you name yourself")
+        raise UserError(
+            f"{what} cannot be made by {name}: only by functions and classes of {known}, or by those that you name "
+            "yourself"
+        )
     found = _imported(name, what)
     ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
     if not callable(found) or (name not in trusted and not ours):
@@ -106,7 +109,7 @@ def thing_named(name: str, what: str) -> Any:
     """
     found = _imported(name, what)
     if found is None:
-        raise UserError(f"{what} cannot be {name}: there is nothing of that name; is it spelt package.module.NAME?")
+        raise UserError(f"{what} cannot be {name}: nothing has that name; is it spelt package.module.NAME?")
     return found
 
 
@@ -229,7 +232,7 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in arguments:
             if key not in parameters:
-                raise UserError(f"{what}.{key} is no argument of {name}: it takes {', '.join(parameters)}")
+                raise UserError(f"{what}.{key} is not an argument of {name}: it takes {', '.join(parameters)}")
     for key, parameter in parameters.items():
         plain = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         if plain and parameter.default is inspect.Parameter.empty and key not in arguments:

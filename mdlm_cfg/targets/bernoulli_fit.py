@@ -24,7 +24,7 @@ def fit_em(
 
     Maximises the log-likelihood plus the log of Beta(1 + s, 1 + s) priors on the pixels' probabilities and of
     a Dirichlet(1 + s) prior on the weights: s extra images of each kind, so that no probability is 0 or 1. Starts from
-    images dealt out at random.
+    a random assignment of the images.
 
     Args:
         images: (n, D), or any shape from which n comes first; values 0 and 1.

@@ -42,7 +42,9 @@ def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[s
     if isinstance(names, str) or not all(isinstance(one, str | int) for one in names):
         raise UserError(f"{name} = {shown(names)} is not allowed: it must be a list of texts")
     if len(names) != count or len(set(names)) < count:
-        raise UserError(f"{name} must be {count} different names, got {len(names)} of which {len(set(names))} differ")
+        raise UserError(
+            f"{name} must be {count} different names, got {len(names)}, of which {len(set(names))} are different"
+        )
     return tuple(str(one) for one in names)
 
 

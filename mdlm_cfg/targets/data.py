@@ -110,7 +110,7 @@ class KnownData:
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """There are none."""
-        raise TypeError(f"{self.name} has no training examples: they are drawn from its target")
+        raise TypeError(f"{self.name} has no fixed training examples: they are drawn from its target")
 
     def fingerprint(self) -> str:
         """The target's."""
@@ -123,7 +123,7 @@ class KnownData:
 
 @dataclass(frozen=True)
 class UnknownData:
-    """Data of which nothing is known but the space that a denoiser of them has.
+    """Data of which only the space of their denoiser is known.
 
     Attributes:
         name: for people.
@@ -172,5 +172,5 @@ def description_of(data: Data) -> dict[str, Any]:
 
 
 def class_name(data: Data, target_class: int) -> str:
-    """The name of a class for people: its own, or its number."""
+    """The name of a class, or its number if it has none."""
     return str(target_class) if data.class_names is None else data.class_names[target_class]

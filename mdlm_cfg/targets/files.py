@@ -133,7 +133,7 @@ def _read_array(archive: zipfile.ZipFile, entry: str) -> np.ndarray:
         promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if promised != size - file.tell() or promised > MOST_BYTES:
             raise ValueError(
-                f"{entry} of shape {shape} takes {promised} bytes, and {size - file.tell()} are there; "
+                f"{entry} of shape {shape} takes {promised} bytes, and the file holds {size - file.tell()}; "
                 f"at most {MOST_BYTES}"
             )
     with archive.open(entry) as file:

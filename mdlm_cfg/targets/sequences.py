@@ -65,14 +65,15 @@ SLIP = 0.02  # share of letters that are any letter: no sequence is impossible
 
 
 def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 0.75) -> HiddenMarkovMixture:
-    """Two classes of sequences over ACGT: uniform noise in which a motif of eight letters comes now and then.
+    """Two classes of sequences over ACGT: uniform noise with occasional motifs of eight letters.
 
-    Both motifs begin with TTGA and end otherwise. Hidden state 0 is noise, and states 1 to 8 are the places of a motif.
+    Both motifs begin with TTGA and end differently. Hidden state 0 is noise, and states 1 to 8 are the positions in a
+    motif.
 
     Args:
         num_dims: D.
         entry: the probability that a motif begins after a place of noise.
-        fidelity: the probability that a motif's letter is the one that it should be; the others share the rest.
+        fidelity: the probability that a letter of a motif is correct; the other letters share the rest.
 
     Raises:
         UserError: entry or fidelity is no probability.

@@ -1,4 +1,4 @@
-"""Real digits with an exact answer: images shrunk to a few binary cells, and their states counted."""
+"""Real digits with an exact distribution: images shrunk to a few binary cells, whose states are counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def area_average(images: Tensor, height: int, width: int) -> Tensor:
     if not (1 <= height <= images.shape[1] and 1 <= width <= images.shape[2]):
         raise UserError(
             f"a grid of {height} x {width} cells does not fit images of {tuple(images.shape[1:])} pixels; "
-            "it needs at least 1 x 1 and at most one cell a pixel"
+            "it needs at least 1 x 1 cells and at most one cell per pixel"
         )
     rows = _overlaps(height, images.shape[1])
     columns = _overlaps(width, images.shape[2])
@@ -47,7 +47,7 @@ def _overlaps(num_cells: int, num_pixels: int) -> Tensor:
 
 
 def count_states(cells: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """How many images of every class are in every state, int64 (K, 2^D).
+    """The number of images of every class in every state, int64 (K, 2^D).
 
     Args:
         cells: intensities, (n, height, width); a cell is 1 where above the threshold.

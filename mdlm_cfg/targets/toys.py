@@ -29,7 +29,7 @@ def _box(num_tokens: int, low: int, high: int, num_dims: int) -> Tensor:
 
 
 def toy_1d_disjoint() -> TableMixture:
-    """Two bumps on 32 values that do not touch: guidance changes the speed and nothing else."""
+    """Two disjoint bumps on 32 values: guidance changes only the speed."""
     return _mixture([_bump(32, 8.0, 6.0), _bump(32, 23.0, 6.0)], [0.5, 0.5])
 
 

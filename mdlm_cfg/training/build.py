@@ -47,8 +47,8 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
         raise UserError(f"{config.objective['_target_']} makes a {type(objective).__name__}, not an Objective")
     if has_class_head(net) and not objective.trains_class_head:
         raise UserError(
-            "the network has a class head that its objective does not train, and guidance=classifier would use it all "
-            "the same: give objective=classifier, or net.class_head=false"
+            "the network has a class head that its objective does not train, and guidance=classifier would use it "
+            "untrained: give objective=classifier, or net.class_head=false"
         )
     build_optimizer(net, config.optimizer, trusted)  # refuses now what it would refuse after the data are read
     record = {

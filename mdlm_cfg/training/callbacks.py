@@ -52,7 +52,7 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise UserError(f"ema_decay {decay}, of the averaged weights, must be at least 0 and below 1")
+            raise UserError(f"ema_decay = {decay} must be at least 0 and below 1")
         super().__init__()
         self.decay = decay
         self._swapped = self._taken = False

@@ -59,8 +59,8 @@ def whole_checkpoint(folder: Path) -> Path | None:
         return None
     if not _is_whole(best):
         return last if last.is_file() else best
-    what = "is damaged" if last.is_file() else "is not there"
-    print(f"the checkpoint {last} {what}: {best} is used", file=sys.stderr)
+    what = "is damaged" if last.is_file() else "is missing"
+    print(f"the checkpoint {last} {what}: {best} is used instead", file=sys.stderr)
     return best
 
 
@@ -104,7 +104,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     best = path.with_name(BEST)
-    instead = f"; beside it is {best}" if path.name == LAST and best.is_file() and _is_whole(best) else ""
+    instead = f"; {best} is beside it" if path.name == LAST and best.is_file() and _is_whole(best) else ""
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}{instead}")
     try:
@@ -117,7 +117,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if checkpoint.get("written_by") != WRITTEN_BY or checkpoint.get("format") != FORMAT:
         ours = "net" in saved and "objective" in saved
         version = checkpoint.get("version", "0.1" if ours else None)
-        who = f"mdlm_cfg {version}, in another format: train it again" if ours else "something else than mdlm_cfg"
+        who = f"mdlm_cfg {version}, in another format: train it again" if ours else "a program other than mdlm_cfg"
         raise UserError(f"the checkpoint {path} cannot be used: it was written by {who}")
     missing = [name for name in ("epoch", "global_step") if not isinstance(checkpoint.get(name), int)]
     missing += [name for name in RECORDED if name not in saved]

@@ -259,7 +259,7 @@ def classifier_for(
 
 
 def _damaged(path: Path) -> str:
-    return f"the classifier {path} is damaged: delete it, and it is trained again"
+    return f"the classifier {path} is damaged: delete it, and the next run trains it again"
 
 
 def classifier_path(data: ImageData, settings: ClassifierSettings, folder: Path) -> Path:

@@ -61,7 +61,8 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         ]
         if changes:
             raise UserError(
-                f"the checkpoint {path} has another {name}: {', '.join(changes)}; it must stay the same in a run"
+                f"the checkpoint {path} has a different {name}: {', '.join(changes)}; it must stay the same within a "
+                "run"
             )
     return int(checkpoint["global_step"])
 
@@ -146,9 +147,9 @@ class _Begun(Callback):
             for parameter, state in optimizer.state.items():
                 names = {name for moments in MOMENTS for name in moments & state.keys()}
                 if any(getattr(state[name], "shape", None) != parameter.shape for name in names):
-                    raise ValueError("moments have another shape than their weights")
+                    raise ValueError("moments and their weights have different shapes")
                 if names and names not in MOMENTS:
-                    raise ValueError("some moments are not there")
+                    raise ValueError("some moments are missing")
         self.has_begun = True
         self.first_step = trainer.global_step
 

@@ -63,7 +63,7 @@ def working_on(folder: Path, made: Made) -> Iterator[None]:
     """
     with locked(made.file(folder / LOCK)) as is_ours:
         if not is_ours:
-            raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
+            raise UserError(f"another process is working on the run in {folder}: wait for it, or give another folder")
         with atomic_write(made.file(folder / MARK)) as file:
             file.write(b"the run in this folder is unfinished: ckpt_path=auto resumes it\n")
         yield
@@ -96,9 +96,11 @@ def unfinished_in(folder: Path, config: Mapping[str, Any]) -> Path | None:
     if not (folder / CONFIG).is_file():
         return None
     if not is_same(folder / CONFIG, config):
-        raise UserError(f"{folder} holds a run of another configuration: give another folder, or the same settings")
+        raise UserError(
+            f"{folder} holds a run with a different configuration: give another folder, or the same settings"
+        )
     if (folder / MARK).is_file() and _is_worked_on(folder):
-        raise UserError(f"another process works on the run in {folder}: wait for it, or give another folder")
+        raise UserError(f"another process is working on the run in {folder}: wait for it, or give another folder")
     return whole_checkpoint(folder / CHECKPOINT.parent)
 
 

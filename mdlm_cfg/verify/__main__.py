@@ -14,14 +14,15 @@ from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.folders import Made
 
 HELP = """\
-Verify the package against independent enumeration on fresh random targets, and leave one page.
+Verify the package against independent enumeration on fresh random targets, and write one page.
 
-    python -m mdlm_cfg.verify out=verification                    today's targets, in about six minutes
-    python -m mdlm_cfg.verify out=again seed=20250131 minutes=2   the targets of another day, fewer of them
-    python -m mdlm_cfg.verify out=laws groups=laws,samples        of laws, samples, intervals, training, resume
+python -m mdlm_cfg.verify out=verification                    today's targets, in about six minutes
+python -m mdlm_cfg.verify out=again seed=20250131 minutes=2   the targets of another day, fewer of them
+python -m mdlm_cfg.verify out=laws groups=laws,samples        groups: laws, samples, intervals, training, resume
 
-The folder must be new or empty, or hold an earlier verification, which is replaced. It gets report.html with its
-pictures, and verification.json. The exit code is 0 if all checks passed, 1 if one failed, and 2 for a mistake in the
+The folder must be new or empty, or hold an earlier verification, which is replaced. The command writes
+report.html with its pictures, and verification.json. The exit code is 0 if all checks passed, 1 if one failed, and 2 \
+for a mistake in the
 command.
 """
 QUIET = 5.0  # seconds between lines
@@ -58,7 +59,7 @@ def settings_of(given: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{item!r} is not allowed: give each of {', '.join(KEYS)} at most once, as KEY=VALUE{near}")
         found[key] = value
     if "out" not in found:
-        raise UserError("out is missing: say where the page is to go, such as out=verification")
+        raise UserError("out is missing: give the folder of the page, such as out=verification")
     return found
 
 

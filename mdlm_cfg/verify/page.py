@@ -37,21 +37,21 @@ TITLES = {
 }
 TEXTS = {
     "laws": (
-        "Each law of the package, and each number that is computed from laws, is computed once more by brute "
-        "force: sums over all orders, subsets and hidden paths, dense kernels and generators over all partial "
-        "states. The brute force imports numpy alone and shares no code with the package. Targets, classes and "
+        "Each law of the package, and each number that is computed from laws, is computed again by brute force: sums "
+        "over all orders, subsets and hidden paths, dense kernels and generators over all partial "
+        "states. The brute force imports only numpy and shares no code with the package. Targets, classes and "
         "strengths are random. The number is the largest absolute difference (relative where the true value "
         "exceeds 1)."
     ),
     "samples": (
         "Each sampler, with each of its settings and under each policy, draws 20,000 samples. Pearson's chi- "
         "square test compares them with the enumerated law, and with the sampler's own law where the enumeration "
-        "does not know the sampler. Means of weights are compared by z-tests. Where a sampler is right its "
-        "p-values are uniform, so that the points lie on the diagonal, and within the band with probability 99%."
+        "does not know the sampler. Means of weights are compared by z-tests. If a sampler is right, its p-values are "
+        "uniform: the points follow the diagonal and lie within the band with probability 99%."
     ),
     "intervals": (
         "An experiment is repeated with new data, and the interval covers the true value in some share of the "
-        "repetitions. Bars show the shares that a correct program keeps with near certainty, given what the "
+        "repetitions. Bars show the range in which a correct program's share lies with near certainty, given what the "
         "interval claims."
     ),
     "training": (
@@ -60,8 +60,9 @@ TEXTS = {
         "independent data."
     ),
     "resume": (
-        "A small network is trained once as a whole, and once more from the checkpoint before each step. Weights, "
-        "averaged weights and the optimizer's moments must agree in each bit at the end."
+        "A small network is trained once without interruption, and again from the checkpoint before each step. "
+        "Weights, "
+        "averaged weights and the optimizer's moments must agree bit for bit at the end."
     ),
 }
 
@@ -94,7 +95,7 @@ def check_folder(folder: Path, made: Made) -> None:
         made.folder(folder)
         remove_parts(folder)
         if {path.name for path in folder.iterdir()} - files_of(folder, NUMBERS):
-            raise UserError(f"out={folder} exists, and holds more than an earlier verification: give another folder")
+            raise UserError(f"out={folder} exists and holds more than an earlier verification: give another folder")
 
 
 def summary(found: Verification) -> Section:
@@ -105,7 +106,8 @@ def summary(found: Verification) -> Section:
         verdict = f"{len(found.failures):,} of {len(found.checks):,} checks failed."
     again = (
         f"The seed is {found.seed}; `python -m mdlm_cfg.verify out=FOLDER seed={found.seed} minutes={found.minutes:g}` "
-        "repeats the session. Some checks are random: a correct program fails one of them with probability at most "
+        "repeats the verification. Some checks are random: a correct program fails one of them with probability at "
+        "most "
         f"{found.false_alarm:.1g}."
     )
     rows = []
@@ -260,7 +262,7 @@ PICTURES: dict[str, Callable[[Sequence[Check], Path], Path]] = {
 CAPTIONS = {
     "laws": "Differences between the package and the enumeration, one point for each law.",
     "samples": "p-values in order against uniform quantiles; the band holds all points with probability 99%.",
-    "intervals": "How often intervals cover the truth (points), and how often they must (bars).",
+    "intervals": "How often intervals cover the truth (points), and the allowed range (bars).",
     "training": "How far the means of estimators and of their derivatives are from the enumerated values.",
     "resume": "Differences after resuming from each step.",
 }

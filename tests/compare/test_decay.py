@@ -111,7 +111,7 @@ def test_what_saturates_under_one_kind_is_not_asked_under_the_other():
     rate, normalized = (tv_decay(target, 0, [Guidance(1.0, kind)], [0.5]) for kind in KINDS)
     assert rate.neutral and not rate.double_exponential and rate.growth == "bounded"
     assert not normalized.neutral and not normalized.double_exponential
-    with pytest.raises(ValueError, match="one kind of guidance, not of"):
+    with pytest.raises(ValueError, match="one kind of guidance"):
         tv_decay(target, 0, [Guidance(1.0, kind) for kind in KINDS], [0.5])
 
 

@@ -73,7 +73,7 @@ def test_the_denoiser_is_asked_for_whole_states(dtype):
 
 def test_refusals():
     denoiser = Inconsistent(2, 3, 2)
-    with pytest.raises(ValueError, match="nothing is free"):
+    with pytest.raises(ValueError, match="no free coordinate"):
         slice_denoiser(denoiser, torch.tensor([0, 1, 1]))
     with pytest.raises(ValueError, match=r"values outside 0\.\.2"):
         slice_denoiser(denoiser, torch.tensor([0, 3, 1]))

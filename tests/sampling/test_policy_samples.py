@@ -148,7 +148,7 @@ def weighted_histogram(x, w, n):
 
 def test_weights_are_refused_where_they_lead_nowhere():
     denoiser = random_target(3, 2).denoiser()
-    with pytest.raises(ValueError, match="carries no weights"):
+    with pytest.raises(ValueError, match="only first_hitting"):
         Sampler("event_leaping", 2).draw_weighted(denoiser, Guidance(1.0), 0, 10)
     with pytest.raises(ValueError, match="is a schedule"):
         Sampler().draw_weighted(denoiser, Guidance(linear_ramp(0, 1)), 0, 10)

@@ -542,7 +542,7 @@ def test_the_command_makes_samplers_corrections_guidance_and_kinds_by_target(own
 def test_the_command_refuses_what_the_benchmark_would_not_heed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
         ("sampler=euler", "leave sampler"),
-        ("study.own=bench_own_sampler.nothing", "nothing of that name"),
+        ("study.own=bench_own_sampler.nothing", "bench_own_sampler.nothing"),
         ("study.own=no_such_module_anywhere.f", "PYTHONPATH"),
         ("study.own={_target_:no_such_module_anywhere.f}", "PYTHONPATH"),
         ("study.own=[{_target_:mdlm_cfg.Sampler,name:nothing}]", "nothing"),

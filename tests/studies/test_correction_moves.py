@@ -144,7 +144,7 @@ def test_moves_are_judged_by_the_samplers_that_the_sentence_names(
     for who in dict.fromkeys(row.denoiser for row in rows):
         own = [row for row in rows if row.denoiser == who and row.moves == moves]
         (said,) = [line for line in findings.verdict if "orrections" in line and f"with {who} conditionals," in line]
-        names = {"first_hitting": "guidance's departure"}
+        names = {"first_hitting": "the distance that guidance leaves"}
         named = [row for row in own if names.get(row.start, f'"{row.start}"') in said]
         worth = [row.removed is not None and row.removed >= 0.5 for row in named]
         assert ("bring samples nearer" in said) == all(worth)

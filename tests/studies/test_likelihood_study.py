@@ -131,7 +131,7 @@ def test_the_verdict_says_what_its_numbers_say() -> None:
     found = found_by(LikelihoodStudy(orders=2), data_of(line), Inconsistent(4, 1, 2, seed=0), PLAN)
     assert "its orders agree" in found.verdict[0] and "largest" not in found.verdict[0]
     same = found_by(LikelihoodStudy(orders=2), data_of(target), target.denoiser(), PLAN)
-    assert "equals the data" in same.verdict[0]
+    assert "matches the data" in same.verdict[0]
 
 
 def test_data_that_nothing_is_known_of_need_a_network() -> None:

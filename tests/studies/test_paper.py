@@ -49,7 +49,7 @@ VERDICTS: dict[str, list[str]] = {
     "2d_projection": ["holds", "holds", "holds", "holds"],
     "2d_overlap": ["holds", "holds", "holds"],
     # theory, section 5: with two overlapping squares -ln TV(tau = 1/2) stops at 1/2, that of w = infinity
-    "2d_tv_vs_w": ["holds for small w only. The decay saturates", "does not hold here: the gain ends at 19%"],
+    "2d_tv_vs_w": ["holds for small w only. The decay saturates", "does not hold here: the gain levels off at 19%"],
 }
 
 
@@ -166,7 +166,7 @@ def test_a_wrong_chain_turns_the_verdict_on_speed(monkeypatch: pytest.MonkeyPatc
     found = [claim.verdict for claim in judge("1d_tv_vs_w", overlap).claims]
     assert found[0].startswith("does not hold (") and found[1:] == [
         "does not hold",
-        "does not hold here: the gain ends at 0%",
+        "does not hold here: the gain levels off at 0%",
     ]
     other_weights = TableMixture(disjoint.class_pmfs, torch.tensor([0.4, 0.6]))
     monkeypatch.setattr(claims, "tv_decay", chain_of(other_weights))
@@ -276,7 +276,7 @@ def test_what_an_experiment_is_not_about_is_refused() -> None:
     cases: list[tuple[str, object, Plan, str]] = [
         ("3d", overlap, plan, "'3d' is unknown; choose one of 1d_disjoint"),
         ("1d_overlap", overlap, plan_of(0.0, 1.0, kind="normalized"), "the paper states it for guidance=rate"),
-        ("1d_overlap", overlap, ramp, "needs one number w"),
+        ("1d_overlap", overlap, ramp, "single number w"),
         ("1d_overlap", bits, plan, "given as a table"),
         ("1d_overlap", toys.toy_2d_overlap(), plan, "needs data with D = 1, and these have N = 16, D = 2"),
         ("1d_tv_vs_w", toys.toy_2d_overlap(), plan, "needs data with D = 1"),

@@ -253,7 +253,7 @@ def test_what_guidance_changes_most_is_no_noise_and_no_tie(num_dims: int, alike:
     for seed in range(5):
         plan = Plan((Guidance(0.0), Guidance(1.0), Guidance(4.0)), Sampler(), 50, seed)
         said = " ".join(found_by(OwnModel(), data, denoiser, plan).verdict)
-        nothing = "does not change any class" if num_dims == 2 else "show no change"
+        nothing = "does not change any class" if num_dims == 2 else "show no effect"
         assert (nothing in said) == alike, said
         assert ("class 0" in said, "class 1" in said) == (False, not alike)
 

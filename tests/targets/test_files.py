@@ -68,7 +68,7 @@ def test_names_of_classes_and_values_come_along(tmp_path: Path) -> None:
     assert load_table(path).fingerprint() == target.fingerprint(), "names are no part of the distribution"
     for names, complaint in (
         ({"class_names": ["yes"]}, "class_names must be 2 different names, got 1"),
-        ({"value_names": ["a", "a", "b"]}, "value_names must be 3 .* of which 2 differ"),
+        ({"value_names": ["a", "a", "b"]}, "value_names must be 3 .* of which 2 are different"),
         ({"value_names": [1, 2, 3]}, "value_names must be a list of text, not int64"),
         ({"class_names": [["a", "b"]]}, "class_names must be a list of text"),
     ):
@@ -103,7 +103,7 @@ def test_a_header_that_promises_much_is_refused_unread(tmp_path: Path) -> None:
         archive.writestr("class_pmfs.npy", lies)
         archive.writestr("class_weights.npy", entries["class_weights.npy"])
     tracemalloc.start()
-    with pytest.raises(UserError, match=r"takes 1599999984 bytes, and .* are there") as error:
+    with pytest.raises(UserError, match=r"takes 1599999984 bytes") as error:
         load_table(path)
     assert "\n" not in str(error.value) and tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()

@@ -186,7 +186,7 @@ def _warn_once(letter: str) -> None:
     """One line in a process, whatever the letters: a report draws many pictures of the same names."""
     if not WARNED:
         WARNED.append(letter)
-        LINES.say(f"pictures have no glyph for {letter!r} and others like it, and show {BOX}")
+        LINES.say(f"the font of the pictures lacks {letter!r} (and perhaps others), and shows {BOX} instead")
 
 
 def draw_legend(figure: Figure, grid: np.ndarray) -> None:

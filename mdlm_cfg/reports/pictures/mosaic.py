@@ -41,7 +41,9 @@ class Images:
     def __post_init__(self) -> None:
         shapes = {np.asarray(block).shape for block in self.blocks.values()}
         if len(shapes) != 1 or len(next(iter(shapes))) != 4:
-            raise UserError(f"images must have one shape (lines, columns, height, width), got {sorted(shapes)}")
+            raise UserError(
+                f"images must all have the same shape (lines, columns, height, width), got {sorted(shapes)}"
+            )
 
     def numbers(self) -> list[dict[str, Any]]:
         """A row for each image, with a column for each pixel: "0,0", "0,1", ... (row, column)."""

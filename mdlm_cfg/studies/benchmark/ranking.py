@@ -20,26 +20,51 @@ TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
 class ResultRow:
     """One entry on one target at one strength and one number of calls; intervals and floors are of samples alone."""
 
-    entry: str = col("entry", "by name", index=True)
-    target: str = col("target", "by name", index=True)
+    entry: str = col("entry", "name of the entry", index=True)
+    target: str = col("target", "name of the target", index=True)
     w: float = col("w", "guidance strength", index=True)
-    calls: int = col("calls", "allowed calls of the denoiser, for each of the two conditionals", index=True)
-    used: float = col("calls made", "the expected number where it depends on the draws")
+    calls: int = col("calls", "calls of the denoiser that are allowed, for each of the two conditionals", index=True)
+    used: float = col("calls made", "calls that are made; their expected number where it depends on the draws")
     tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
-    tv_chain: float = col("TV to the chain", "to the guided chain of its kind at constant w", unit="TV")
+    tv_chain: float = col(
+        "TV to the chain", "total variation to the guided chain of the entry's kind at constant w", unit="TV"
+    )
     tv_tilted: float = col("TV to the tilted distribution", "total variation to p_{z,w}", unit="TV")
-    kl_class: float | None = col("KL from the class", "absent of samples", unit="nats", default=None)
-    kl_chain: float | None = col("KL from the chain", "absent of samples", unit="nats", default=None)
-    kl_tilted: float | None = col("KL from the tilted distribution", "absent of samples", unit="nats", default=None)
-    tv_class_low: float | None = col("TV to the class, low", "95% interval", unit="TV", default=None)
-    tv_class_high: float | None = col("TV to the class, high", "95% interval", unit="TV", default=None)
-    tv_chain_low: float | None = col("TV to the chain, low", "95% interval", unit="TV", default=None)
-    tv_chain_high: float | None = col("TV to the chain, high", "95% interval", unit="TV", default=None)
-    tv_tilted_low: float | None = col("TV to the tilted, low", "95% interval", unit="TV", default=None)
-    tv_tilted_high: float | None = col("TV to the tilted, high", "95% interval", unit="TV", default=None)
-    noise_floor_class: float | None = col("noise floor, class", "TV of perfect samples", unit="TV", default=None)
-    noise_floor_chain: float | None = col("noise floor, chain", "TV of perfect samples", unit="TV", default=None)
-    noise_floor_tilted: float | None = col("noise floor, tilted", "TV of perfect samples", unit="TV", default=None)
+    kl_class: float | None = col(
+        "KL from the class",
+        "KL(reference || entry); absent for entries that are evaluated by samples",
+        unit="nats",
+        default=None,
+    )
+    kl_chain: float | None = col(
+        "KL from the chain",
+        "KL(reference || entry); absent for entries that are evaluated by samples",
+        unit="nats",
+        default=None,
+    )
+    kl_tilted: float | None = col(
+        "KL from the tilted distribution",
+        "KL(reference || entry); absent for entries that are evaluated by samples",
+        unit="nats",
+        default=None,
+    )
+    tv_class_low: float | None = col("TV to the class, low", "lower end of the 95% interval", unit="TV", default=None)
+    tv_class_high: float | None = col("TV to the class, high", "upper end of the 95% interval", unit="TV", default=None)
+    tv_chain_low: float | None = col("TV to the chain, low", "lower end of the 95% interval", unit="TV", default=None)
+    tv_chain_high: float | None = col("TV to the chain, high", "upper end of the 95% interval", unit="TV", default=None)
+    tv_tilted_low: float | None = col("TV to the tilted, low", "lower end of the 95% interval", unit="TV", default=None)
+    tv_tilted_high: float | None = col(
+        "TV to the tilted, high", "upper end of the 95% interval", unit="TV", default=None
+    )
+    noise_floor_class: float | None = col(
+        "noise floor, class", "mean TV of the same number of perfect samples", unit="TV", default=None
+    )
+    noise_floor_chain: float | None = col(
+        "noise floor, chain", "mean TV of the same number of perfect samples", unit="TV", default=None
+    )
+    noise_floor_tilted: float | None = col(
+        "noise floor, tilted", "mean TV of the same number of perfect samples", unit="TV", default=None
+    )
 
     def tv(self, against: str) -> tuple[float, float, float]:
         """The TV to a reference, and the interval of the TV of what is sampled: TV, low, high."""
@@ -52,48 +77,50 @@ class ResultRow:
 class RankingRow:
     """An entry's rank for one reference and one number of calls."""
 
-    against: str = col("to", '"tilted", "chain" or "class"', index=True)
-    calls: int = col("calls", "that entries may make", index=True)
-    entry: str = col("entry", "by name", index=True)
-    own: bool = col("own", "whether it is not built in")
-    rank: int | None = col("rank", "1 is best, ties share one; absent where it needs more calls on some target")
-    error: float | None = col("mean TV", "over all targets and strengths", unit="TV")
-    low: float | None = col("low", "mean of the low ends of its intervals", unit="TV")
-    high: float | None = col("high", "mean of the high ends of its intervals", unit="TV")
-    best: int | None = col("best rank", "that it would have at low")
-    worst: int | None = col("worst rank", "that it would have at high")
+    against: str = col("to", 'reference: "tilted", "chain" or "class"', index=True)
+    calls: int = col("calls", "calls that are allowed", index=True)
+    entry: str = col("entry", "name of the entry", index=True)
+    own: bool = col("own", "whether the entry is yours (not built in)")
+    rank: int | None = col(
+        "rank", "1 is best, ties share a rank; absent where the entry needs more calls on some target"
+    )
+    error: float | None = col("mean TV", "TV to the reference, mean over all targets and strengths", unit="TV")
+    low: float | None = col("low", "mean of the lower ends of the entry's intervals", unit="TV")
+    high: float | None = col("high", "mean of the upper ends of the entry's intervals", unit="TV")
+    best: int | None = col("best rank", "rank of the entry if its mean TV were `low`")
+    worst: int | None = col("worst rank", "rank of the entry if its mean TV were `high`")
 
 
 @dataclass(frozen=True)
 class MeanRow:
     """The mean of an entry over all targets at one strength."""
 
-    against: str = col("to", '"tilted", "chain" or "class"', index=True)
+    against: str = col("to", 'reference: "tilted", "chain" or "class"', index=True)
     w: float = col("w", "guidance strength", index=True)
-    entry: str = col("entry", "by name", index=True)
-    calls: int = col("calls", "that it may make", index=True)
-    used: float = col("calls made", "mean over targets")
-    tv: float = col("mean total variation", "mean over targets")
+    entry: str = col("entry", "name of the entry", index=True)
+    calls: int = col("calls", "calls that are allowed", index=True)
+    used: float = col("calls made", "calls that are made, mean over targets")
+    tv: float = col("mean total variation", "TV to the reference, mean over targets")
 
 
 @dataclass(frozen=True)
 class NearestRow:
     """The entry with the smallest mean TV over w to the tilted distribution of one target."""
 
-    target: str = col("target", "by name", index=True)
-    calls: int = col("calls", "that entries may make", index=True)
-    nearest: str = col("nearest", "of ties the first")
-    tv: float = col("mean TV", "over w, to the tilted distribution", unit="TV")
+    target: str = col("target", "name of the target", index=True)
+    calls: int = col("calls", "calls that are allowed", index=True)
+    nearest: str = col("nearest", "name of the nearest entry; the first one of a tie")
+    tv: float = col("mean TV", "TV to the tilted distribution, mean over w", unit="TV")
 
 
 @dataclass(frozen=True)
 class OwnRow:
     """The mean TV over w to the tilted distribution of one target, of an entry that is not built in."""
 
-    target: str = col("target", "by name", index=True)
-    calls: int = col("calls", "that entries may make", index=True)
-    entry: str = col("entry", "by name", index=True)
-    tv: float = col("mean TV", "over w, to the tilted distribution", unit="TV")
+    target: str = col("target", "name of the target", index=True)
+    calls: int = col("calls", "calls that are allowed", index=True)
+    entry: str = col("entry", "name of the entry", index=True)
+    tv: float = col("mean TV", "TV to the tilted distribution, mean over w", unit="TV")
 
 
 @dataclass(frozen=True)

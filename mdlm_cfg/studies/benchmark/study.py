@@ -57,15 +57,16 @@ WHAT = {"tilted": "the tilted distribution", "chain": "the guided chain"}
 READING = """\
 Entries are ranked by their mean total variation over all targets and strengths, between exact distributions. The \
 tilted distribution is what guidance is often believed to sample. The guided chain is that of the entry's own kind of \
-guidance in continuous time, at constant w. Calls are of the denoiser, for each of its two conditionals; of a decoder \
-whose number of calls depends on what it draws, their expectation counts."""
+guidance in continuous time, at constant w. Calls are of the denoiser, for each of its two conditionals; for a \
+decoder whose number of calls depends on its draws, the expected number counts."""
 BY_SAMPLES = """
 
-Entries that can only draw are judged by samples: best and worst rank are those that the interval of their total \
-variation allows."""
+Entries that can only draw are evaluated by samples: their best and worst ranks are those \
+that the interval of their total variation allows."""
 LEARNED_TARGET = """\
-The conditionals of learned_rotation are those of a small network, and of no joint distribution. Its class is that of \
-the data that the network learned, and its tilted distribution is the mean over all orders of unmasking."""
+The conditionals of learned_rotation are those of a small network and belong to no joint distribution. Its class \
+distribution is that of the data that the network learned, and its tilted distribution is the mean over all orders of \
+unmasking."""
 
 
 @checked
@@ -164,7 +165,7 @@ class Benchmark:
         entries_of(self._own)
         check_calls(self._calls)
         if not self._targets:
-            raise UserError("no target was given: give names of targets, or leave targets away for all")
+            raise UserError("no target was given: give names of targets, or leave targets out for all")
         refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
         if case.has_learned:
             raise UserError("study=benchmark has targets of its own, and uses no network: give denoiser=exact")
@@ -177,7 +178,7 @@ class Benchmark:
         }
         if any(given.values()):
             names = " and ".join(name for name, changed in given.items() if changed)
-            raise UserError(f"the benchmark runs all that is built in itself: leave {names} as they are")
+            raise UserError(f"the benchmark sets these itself: leave {names} as they are")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each target and strength: the results of all entries."""
@@ -339,6 +340,6 @@ def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
 
 def _scope(num_entries: int, targets: Sequence[str], strengths: Sequence[float], complete: bool) -> str:
     on = f"{len(targets)} target{'s'[: len(targets) > 1]}"
-    part = "This is" if complete else "This is a part, not to be cited, of"
+    part = "This is" if complete else "This is only a part, not to be cited, of"
     at = ", ".join(f"{w:g}" for w in strengths)
     return f"{part} version {VERSION} of the benchmark: {num_entries} entries on {on} at w = {at}."

@@ -89,11 +89,11 @@ class Target:
 class TargetRow:
     """A target as it is described in a report."""
 
-    name: str = col("target", "by name", index=True)
-    num_tokens: int = col("values N", "of a coordinate")
-    num_dims: int = col("dimensions D", "how many coordinates")
-    num_classes: int = col("classes", "K")
-    target_class: int = col("class z", "that is guided to")
+    name: str = col("target", "name of the target", index=True)
+    num_tokens: int = col("values N", "number of values of a coordinate")
+    num_dims: int = col("dimensions D", "number of coordinates")
+    num_classes: int = col("classes", "number of classes K")
+    target_class: int = col("class z", "class that is guided to")
     fingerprint: str = col("fingerprint", "a hash of the class's distribution and of all conditionals, to 1e-6")
 
 

@@ -37,10 +37,10 @@ PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS, PAPER_SCHEDULE)
 class Claim:
     """One statement of a paper, and what became of it."""
 
-    statement: str = col("the paper", "in our words, with where it stands", index=True)
-    exact: str = col("exact", "by exact distributions, and by samples of the exact chain")
-    learned: str = col("learned", "by the trained network's exact distribution, and by its samples")
-    verdict: str = col("verdict", "holds, does not hold, or in which sense; computed from the exact value")
+    statement: str = col("the paper", "a statement in our words, with its place in the paper", index=True)
+    exact: str = col("exact", "values from exact distributions, and from samples of the exact chain")
+    learned: str = col("learned", "values from the trained network's exact distribution, and from its samples")
+    verdict: str = col("verdict", "whether, or in which sense, the statement holds; computed from the exact values")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def gain_in_time(times: Sequence[float]) -> Claim:
         "time to TV 0.05 shorter by "
         + ", ".join(f"{s:.0%} (w = {w:g})" for s, w in zip(share[1:], DECAY_STRENGTHS[1:])),
         ABSENT,
-        f"holds from w = {enough[0]:g}" if enough else f"does not hold here: the gain ends at {max(share):.0%}",
+        f"holds from w = {enough[0]:g}" if enough else f"does not hold here: the gain levels off at {max(share):.0%}",
     )
 
 

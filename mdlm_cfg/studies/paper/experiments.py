@@ -68,7 +68,9 @@ def _check_space(name: str, target: TableMixture) -> None:
     found = f"these have N = {target.num_tokens}, D = {target.num_dims}"
     if name.startswith("2507_08965"):
         if target.num_dims < 2:
-            raise UserError(f"paper experiment {name} needs data with D >= 2, and {found}; one has no early and late")
+            raise UserError(
+                f"paper experiment {name} needs data with D >= 2, and {found}; one dimension has no early and late"
+            )
         return
     wanted = int(name[0])
     if target.num_dims != wanted:

@@ -39,7 +39,7 @@ class Paper:
         learned = case.table(LEARNED) if case.has_learned else None
         result = EXPERIMENTS[self.experiment](case.target, evaluation_of(case), learned)
         paper = "2507.08965" if self.experiment.startswith("2507_08965") else "2506.10971"
-        text = f"What arXiv {paper} states, beside exact distributions."
+        text = f"The statements of arXiv {paper}, compared with exact distributions."
         views = [Table(["statement"], ["exact", "learned", "verdict"])]
         title = f"The paper: {self.experiment}"
         blocks = [Block("claims", result.claims, title, text, views=views, group="The paper", printed=True)]

@@ -59,7 +59,7 @@ def with_values(where: Path, found: Examples) -> Examples:
     if found.value_names is not None and largest >= len(found.value_names):
         raise UserError(f"{where}: there are {len(found.value_names)} value_names, and tokens up to {largest}")
     if count_tokens(found) < 2:
-        raise UserError(f"{where}: every token is 0, so that there is nothing to learn; give at least two values")
+        raise UserError(f"{where}: every token is 0, so there is nothing to learn; give at least two values")
     return found
 
 
@@ -74,9 +74,7 @@ def checked(where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.
     """Both, by their names, in int64; raises UserError for other than whole numbers from 0, or shapes that disagree."""
     for name, array in (examples, labels):
         if array.size == 0:
-            raise UserError(
-                f"{where}: {name} has shape {array.shape}, so that it holds nothing; give at least one value"
-            )
+            raise UserError(f"{where}: {name} has shape {array.shape}, so it holds nothing; give at least one value")
         if array.dtype.kind not in "iu":
             raise UserError(f"{where}: {name} must be whole numbers, and is {array.dtype} of shape {array.shape}")
         if int(array.min()) < 0 or int(array.max()) >= MOST_TOKENS:

@@ -68,7 +68,7 @@ def loading_of(settings: Mapping[str, Any]) -> Loading:
     for key in settings:
         if key not in names:
             near = did_you_mean(key, names)
-            raise UserError(f"data.{key} is no setting of these data: all data have {', '.join(names)}{near}")
+            raise UserError(f"data.{key} is not a setting of these data: all data have {', '.join(names)}{near}")
     return Loading(**settings)
 
 
@@ -206,7 +206,7 @@ class DiffusionData(LightningDataModule):
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
         """See `mdlm_cfg.targets.data.Data`."""
-        raise TypeError(f"{self.name} has no training examples: every batch is drawn from its target")
+        raise TypeError(f"{self.name} has no fixed training examples: every batch is drawn from its target")
 
     def fingerprint(self) -> str:
         """A short hash of the distribution or the examples: a checkpoint of other data has another."""

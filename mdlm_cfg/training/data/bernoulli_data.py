@@ -105,7 +105,9 @@ class BernoulliData(TargetData):
         try:
             return BernoulliMixture(*(load(path) if self._fitted is None else self._fitted))
         except (Damaged, TypeError, ValueError) as error:
-            raise UserError(f"the fitted mixture {path} is damaged: delete it, and it is fitted again") from error
+            raise UserError(
+                f"the fitted mixture {path} is damaged: delete it, and the next run fits it again"
+            ) from error
 
     def fingerprint(self) -> str:
         """A short hash of the images and the fit's settings.

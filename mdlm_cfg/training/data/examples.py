@@ -94,7 +94,7 @@ def assembled(
         if x.shape[1:] != test_x.shape[1:]:
             raise UserError(
                 f"{where}: training examples have shape {tuple(x.shape[1:])} and test examples "
-                f"{tuple(test_x.shape[1:])}; they must be alike"
+                f"{tuple(test_x.shape[1:])}; they must have the same shape"
             )
         order, test_order = (
             torch.randperm(len(y), generator=generator_for("split")) if part in shuffled else slice(None)
@@ -124,10 +124,10 @@ def _counted(
         return train.astype(np.int64), test.astype(np.int64), names
     if names is not None:
         unused = [name for k, name in enumerate(names) if k not in found]
-        say(f"{where}: there is no example of class {listed(unused)}: the other {len(found)} classes count")
+        say(f"{where}: there is no example of class {listed(unused)}: the other {len(found)} classes are used")
     elif not relabel:
         raise UserError(
-            f"{where}: the labels are {listed(found)}, and must count classes from 0 without gaps, here 0 to "
+            f"{where}: the labels are {listed(found)}, and must number the classes from 0 without gaps, here 0 to "
             f"{len(found) - 1}: renumber them, or set data.relabel=true"
         )
     kept = tuple(str(k) if names is None else names[k] for k in found.tolist())
@@ -178,7 +178,7 @@ def held_out(where: str, labels: Tensor, num: int) -> tuple[Tensor, Tensor]:
         fewer = f"data.num_val to at most {len(free)}, or " if len(free) else ""
         raise UserError(
             f"{where}: num_val = {num} of {len(labels)} training examples cannot be held out for validation, because "
-            f"{LEAST} of each class stay for training: set {fewer}data.hold_out=false"
+            f"{LEAST} of each class must stay for training: set {fewer}data.hold_out=false"
         )
     trained_on = torch.cat([order[stays], free[num:]])
     return trained_on.sort().values, free[:num]

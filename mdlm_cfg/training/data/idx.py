@@ -44,12 +44,16 @@ def read_idx(path: str | Path) -> np.ndarray:
     with _opened(path) as (file, size, packed):
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
-            raise UserError(f"{path} is not an IDX file: it begins with {head.hex() or 'nothing'}; get it again")
+            raise UserError(
+                f"{path} is not an IDX file: it begins with {head.hex() or 'nothing'}; download or copy it again"
+            )
         dtype = np.dtype(DTYPES[head[2]])
         ndim = head[3]
         lengths = file.read(4 * ndim)
         if len(lengths) < 4 * ndim:
-            raise UserError(f"{path} is truncated within its header ({4 + len(lengths)} bytes); get it again")
+            raise UserError(
+                f"{path} is truncated within its header ({4 + len(lengths)} bytes); download or copy it again"
+            )
         shape = tuple(np.frombuffer(lengths, ">u4").tolist())
         start = 4 + 4 * ndim
         promised = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -63,7 +67,9 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def _broken_promise(path: Path, held: str, shape: tuple[int, ...], promised: int) -> UserError:
-    return UserError(f"{path} holds {held}, and its header (shape {shape}) promises {promised}; get it again")
+    return UserError(
+        f"{path} holds {held}, and its header (shape {shape}) promises {promised}; download or copy it again"
+    )
 
 
 def read_bytes(path: Path, most: int = 2**30) -> bytes:
@@ -75,7 +81,7 @@ def read_bytes(path: Path, most: int = 2**30) -> bytes:
     with _opened(path) as (file, _, _):
         content = _read(file, most + 1)
     if len(content) > most:
-        raise UserError(f"{path} holds more than the {most} bytes that it may; get it again")
+        raise UserError(f"{path} holds more than the {most} bytes allowed; download or copy it again")
     return content
 
 
@@ -103,7 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int, bool]]:
             else:
                 yield raw, size, packed
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is a corrupt gzip file ({error}); get it again") from error
+        raise UserError(f"{path} is a corrupt gzip file ({error}); download or copy it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -154,8 +160,8 @@ def find_file(folder: Path, name: str) -> Path | None:
     distinct = {re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE) for path in found}
     if len(distinct) > 1:
         raise UserError(
-            f"{folder} holds {', '.join(path.name for path in found)}, and any of them may be {name}: "
-            "put one data set into a folder"
+            f"{folder} holds {', '.join(path.name for path in found)}, and any of them may be {name}: put only one "
+            "data set into a folder"
         )
     return found[0] if found else None
 
@@ -182,4 +188,4 @@ def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
             f"{len(images)} integers, one for each image"
         )
     if labels.min() < 0:
-        raise UserError(f"{where} labels begin at {labels.min()}; they must count classes from 0")
+        raise UserError(f"{where} labels begin at {labels.min()}; they must number the classes from 0")

@@ -63,13 +63,13 @@ class ImageData(ExampleData):
         super().__init__(self._load_images, short_name(dataset), **loading)
         whole_number("levels", levels, 2, 256)
         if levels > 2 and binarization is not None:
-            raise UserError(f"binarization={binarization} makes two levels, and levels={levels}; leave one of them out")
+            raise UserError(f"binarization={binarization} makes two levels, but levels={levels}; leave one of them out")
         if binarization is None:
             binarization = "dynamic" if levels == 2 else None
         else:
             one_of("binarization", binarization, IMAGE_BINARIZATIONS)
         if binarization == "larochelle" and dataset != "mnist":
-            raise UserError(f"binarization=larochelle is of MNIST, not of {dataset}; choose static")
+            raise UserError(f"binarization=larochelle exists only for MNIST, not for {dataset}; choose static")
         self.dataset = dataset
         self.root = root
         self.binarization = binarization
@@ -122,7 +122,7 @@ def on_levels(dataset: str, images: Examples, levels: int) -> Examples:
     """Images on the scale 0..255; see `on_grey_scale`."""
     train, test, were_tokens = on_grey_scale(dataset, images.train, images.test, levels)
     if were_tokens and levels < 256:
-        say(f"{dataset}: the largest training value is {levels - 1}: the images hold {levels} levels already")
+        say(f"{dataset}: the largest training value is {levels - 1}: the images already hold {levels} levels")
     return replace(images, train=train, test=test)
 
 

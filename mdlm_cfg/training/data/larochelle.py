@@ -48,7 +48,9 @@ def _read_amat(path: Path, width: int) -> Tensor:
     content = np.frombuffer(read_bytes(path), np.uint8)
     digits = content[content > ord(" ")] - ord("0")
     if digits.size == 0 or digits.size % width or digits.max() > 1:
-        raise UserError(f"{path} is corrupt: it must hold rows of {width} numbers, each 0 or 1; get it again")
+        raise UserError(
+            f"{path} is corrupt: it must hold rows of {width} numbers, each 0 or 1; download or copy it again"
+        )
     return torch.from_numpy(digits.reshape(-1, width))
 
 

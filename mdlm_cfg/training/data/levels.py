@@ -74,15 +74,14 @@ def on_grey_scale(where: str, train: Tensor, test: Tensor, levels: int) -> tuple
     if largest == levels - 1:
         if int(test.max()) > largest:
             raise UserError(
-                f"{where}: the training images hold values 0 to {largest} and the test images up to {int(test.max())}; "
-                "write both on one scale"
+                f"{where}: the training images hold values 0 to {largest} and the test images up to "
+                f"{int(test.max())}; write both on the same scale"
             )
         return _spread(train, levels), _spread(test, levels), True
     if largest < DARKEST:
         raise UserError(
-            f"{where}: the largest value of the training images is {largest}, all but black on the scale 0..255: "
-            f"scale them to 0..255"
-            + (f", or give levels={largest + 1} if they hold that many levels" if largest else "")
+            f"{where}: the largest value of the training images is {largest}, almost black on the scale 0..255: scale "
+            "them to 0..255" + (f", or give levels={largest + 1} if they hold that many levels" if largest else "")
         )
     return train, test, False
 

@@ -38,7 +38,7 @@ def test_tokens_come_back(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"labels": None}, "lacks labels; it holds tokens"),
-        ({"labels": np.arange(40) % 4 + 1}, "labels are 1 to 4, and must count classes from 0 without gaps"),
+        ({"labels": np.arange(40) % 4 + 1}, "labels are 1 to 4, and must number the classes from 0 without gaps"),
         ({"labels": np.arange(39) % 4}, "must have shape"),
         ({"labels": np.full(40, -1)}, "run from -1"),
         ({"labels": np.arange(40)}, "class 0 has 1 training example"),
@@ -50,10 +50,10 @@ def test_tokens_come_back(tmp_path: Path) -> None:
         ({"tokens": np.array([None] * 40)}, "holds Python objects"),
         ({"value_names": ["a", "b"]}, "2 value_names, and tokens up to 4"),
         ({"class_names": ["a", "b"]}, "must be 4 different names, got 2"),
-        ({"class_names": ["a", "b", "c", "c"]}, "of which 3 differ"),
+        ({"class_names": ["a", "b", "c", "c"]}, "of which 3 are different"),
         ({"class_names": [1, 2, 3, 4]}, "must be a list of text"),
         ({"test_tokens": np.zeros((2, 2, 3), int)}, "one of test_tokens and test_labels"),
-        ({"test_tokens": np.zeros((2, 2, 4), int), "test_labels": [0, 1]}, "must be alike"),
+        ({"test_tokens": np.zeros((2, 2, 4), int), "test_labels": [0, 1]}, "must have the same shape"),
         ({"test_tokens": np.zeros((2, 2, 3), int), "test_labels": [0, 7]}, "test labels hold 7, of which there is no"),
     ],
 )

