@@ -92,7 +92,7 @@ def test_what_auto_means_is_said_once(
     say_precision(composed("experiment=mnist"), cpu)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("trainer.precision and optimizer.precision: ")
-    assert ("bfloat16, as" if fast else "float32, as") in said
+    assert ("bfloat16, because" if fast else "float32, because") in said
     say_precision(composed(), cpu)
     assert capsys.readouterr() == ("", "")
     assert device_meant_by("cpu") == "cpu"

@@ -42,7 +42,7 @@ def test_every_setting_of_the_schema_has_a_row_or_is_a_group(command: str, page:
 
 def test_types_defaults_and_comments_stand_in_a_row(page: str) -> None:
     row = next(line for line in page.splitlines() if line.startswith("| `target_class` |"))
-    assert row == "| `target_class` | `int | None` | `null` | null: class 0 of a table, every class of images |"
+    assert row == "| `target_class` | `int | None` | `null` | null: class 0 for a table, every class for images |"
     rows = [re.sub(r"`[^`]*`|\\\|", "", line) for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 40 and {row.count("|") for row in rows} == {5}
 

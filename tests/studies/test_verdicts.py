@@ -136,7 +136,7 @@ def test_a_sampler_that_needs_fewer_calls_is_among_those_compared(seed: int) -> 
     found = found_by(Samplers((2, 16)), data_of(random_target(2, 3, seed=seed)), None, PLAN)
     exact = [row for row in block_of(found, "samplers") if row.w == Guidance(2.0) and row.tv < ROUNDING]
     assert {row.method for row in exact} == {"event_leaping"} and max(row.calls for row in exact) < 16
-    assert any("event_leaping has the least" in sentence for sentence in found.verdict)
+    assert any("event_leaping has the smallest" in sentence for sentence in found.verdict)
 
 
 @pytest.mark.parametrize("name", ["nested supports", "a deterministic class", "ties"])
