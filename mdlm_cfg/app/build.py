@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import (
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.app.places import with_text_path
@@ -36,6 +42,7 @@ LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_c
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning's trainer
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
+LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 
 def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchema:
@@ -173,6 +180,19 @@ def means_one_process(trainer: Mapping[str, Any] | None) -> bool:
     Slurm, torchrun and the like number the processes that they start, also where each of them is a run of its own.
     """
     return not trainer or (str(trainer.get("devices", "auto")) == "1" and str(trainer.get("num_nodes", 1)) == "1")
+
+
+def rank_without_launcher(trainer: Mapping[str, Any] | None) -> int | None:
+    """The number of this process in its run, 0 for the first; None where a launcher that Lightning knows has given it.
+
+    Lightning reads it in RANK too, which it does not follow then: a cluster or a shell may have set that.
+    """
+    if means_one_process(trainer):
+        return 0
+    if not is_alone_in_slurm() and any(launcher.detect() for launcher in LAUNCHERS):
+        return None
+    environment = LightningEnvironment()
+    return environment.local_rank() + environment.node_rank()
 
 
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from mdlm_cfg.app.build import means_one_process
+from mdlm_cfg.app.build import rank_without_launcher
 from mdlm_cfg.app.evaluation import Report, Written, title_of
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed
@@ -56,8 +56,8 @@ def start(config: Settings) -> None:
     keep_freed_memory()
     ask_the_driver_alone()
     _name_the_user()
-    if means_one_process(config.trainer):
-        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+    if (rank := rank_without_launcher(config.trainer)) is not None:
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]
     if config.threads is not None:
         whole_number("threads", config.threads, 1, MAX_THREADS)
     torch.set_num_threads(config.threads or THREADS)

@@ -108,6 +108,7 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
     trained = False
     if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
+        trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])  # the step that the test is logged at
     else:
         _count_nothing_again(trainer.fit_loop)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)

@@ -15,6 +15,7 @@ from idx_files import write_images
 
 from mdlm_cfg import load_run
 from mdlm_cfg.training.checkpoints import CONFIG, newest_run
+from mdlm_cfg.training.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -178,6 +179,9 @@ def test_resuming_a_finished_run_says_so_and_judges_it(tmp_path: Path, capsys: p
     said = capsys.readouterr()
     assert f"{path}" in said.err
     assert f"checkpoint: {path}" in said.out and "report: " in said.out
+    assert run("train", *arguments, "name=fewer", "trainer.max_epochs=1", "evaluate=false", f"ckpt_path={path}") == 0
+    with next((tmp_path / "fewer").rglob(METRICS)).open(newline="") as file:
+        assert {row["step"] for row in csv.DictReader(file)} == {"6"}  # where the network that is tested was trained
     assert "nothing to train" in refusal(capsys, "train", *arguments, "trainer.max_epochs=0")
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm
+from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm, rank_without_launcher
 from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
@@ -174,6 +174,26 @@ ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"
 def test_only_a_task_of_slurm_waits_for_the_others(more: dict[str, str], is_alone: bool) -> None:
     assert is_alone_in_slurm(ALLOCATION | more) is is_alone
     assert not is_alone_in_slurm(more)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, 0),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, 0),  # of a pod of a cluster, whose processes Lightning starts
+        ({"RANK": "3", "LOCAL_RANK": "1"}, 1),  # one of these processes
+        ({"NODE_RANK": "1"}, 1),
+        ({"RANK": "3", "TORCHELASTIC_RUN_ID": "none"}, None),  # torchrun
+        (ALLOCATION | {"SLURM_STEP_ID": "0", "SLURM_PROCID": "2"}, None),  # srun
+    ],
+)
+def test_a_number_that_no_launcher_has_given_does_not_count(
+    environment: dict[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert rank_without_launcher({"devices": 2}) == rank
+    assert rank_without_launcher({"devices": 1}) == 0
 
 
 def test_training_in_an_allocation_is_as_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
