@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.classifier_rule import ByClassifier
-from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_steady, device_of
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.rates import refuse_dead_ends
+from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.studies.corpus import Corpus
 from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.mixture import Mixtures
@@ -160,6 +161,8 @@ def checked_study(
     is_named = asked is not None and not isinstance(asked, Mapping)
     if is_named and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave one of them out")
+    if denoiser is not None and type(getattr(denoiser, "net", None)) is not GridTransformer:  # ours is known to be
+        check_steady(denoiser)
     study: Any = asked if is_named else study_of(data, paper, classifier)
     if study is None:
         raise UserError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdlm_cfg.chain.checks import Promise, constant_on, is_on_cpu, known_within, raise_where
 from mdlm_cfg.chain.reductions import in_planes, unrolled_sum_exp
@@ -23,6 +24,8 @@ HALF_TYPES = (torch.float16, torch.bfloat16)
 TOLERANCE = 1e-6  # how far from 1 a row of probabilities may sum: more than float32 rounding leaves
 ROUNDING = 1e-14  # what a row may be off that is normalised in float64 already: it is left as it is, to the last bit
 HALF_TOLERANCE = 1e-2  # the same of types with half as many digits
+STEADY = 0.02  # TV between two answers to one state, from where they are two: bfloat16 leaves less
+PROBED = 4  # partial states at which answers are compared
 
 
 normalizes = Promise()  # of a denoiser's methods: rows that are numbers at all sum to 1 to float64 rounding
@@ -68,6 +71,7 @@ class FunctionDenoiser:
 
     Args:
         function: (tokens int64 (B, D), classes int64 (B,) or None) -> log-probabilities (B, D, N), of any float type.
+            A module is called in evaluation mode, and left in the mode it was in.
         num_tokens: N. num_dims: D. num_classes: K.
         device: the device on which the function expects tokens.
     """
@@ -85,8 +89,31 @@ class FunctionDenoiser:
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `Denoiser`."""
         check_asked(self, tokens, classes)
-        with calling(getattr(self.function, "__name__", type(self.function).__name__)):
+        mode = eval_mode(self.function) if isinstance(self.function, nn.Module) else nullcontext()
+        with mode, calling(getattr(self.function, "__name__", type(self.function).__name__)):
             return self.function(tokens, classes)
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every submodule's own mode again outside."""
+    training = _in_training(net)
+    if training:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _in_training(net: nn.Module) -> list[nn.Module]:
+    """The modules of a network that are in training mode: a fifth of the time of `net.modules()`, which names them."""
+    found: list[nn.Module | None] = [net]
+    for module in found:
+        if module is not None and module._modules:
+            found.extend(module._modules.values())
+    return [module for module in found if module is not None and module.training]
 
 
 @checked_by(Denoiser)
@@ -102,6 +129,39 @@ def check_denoiser(denoiser: Any) -> None:
     if callable(denoiser):
         raise UserError(f"{what}: wrap it in FunctionDenoiser(..., num_tokens=N, num_dims=D, num_classes=K)")
     raise UserError(f"{what}: give a FunctionDenoiser, or load_run(...).denoiser")
+
+
+def check_steady(denoiser: Denoiser) -> None:
+    """Raise UserError for a denoiser whose answers depend on more than the partial state and the class.
+
+    Such as random numbers, earlier calls, or the other rows of a call: no law would be that of its samples. It is asked
+    for a few states together, again, and one by one, and under several labels at once if it can be.
+    """
+    n, d, k = denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(PROBED)
+    tokens = torch.randint(n + 1, (PROBED, d), generator=generator)
+    tokens[0] = n
+    tokens[rows, rows % d] = n
+    tokens = tokens.to(device_of(denoiser))
+    classes = (rows % (k + 1)).to(tokens.device)
+    asked = conditionals(denoiser, tokens, classes)
+    again = conditionals(denoiser, tokens, classes)
+    alone = [conditionals(denoiser, tokens[i : i + 1], classes[i : i + 1]) for i in range(PROBED)]
+    others = {"at another time": again, "alone in a call": torch.cat(alone)}
+    if getattr(denoiser, "of_labels", None) is not None:
+        together = conditionals_under(denoiser, tokens, range(k + 1))
+        others["by of_labels"] = together[classes, rows.to(tokens.device)]
+    for how, other in others.items():
+        gap = 0.5 * (asked.exp() - other.exp()).abs().sum(dim=-1).masked_fill(tokens != n, 0.0).amax(dim=1)
+        worst = int(gap.argmax())
+        if not float(gap[worst]) <= STEADY:
+            state, label = name_state(tokens[worst].tolist(), n), int(classes[worst])
+            raise UserError(
+                f"the denoiser answers the partial state {state} under {name_class(None if label == k else label)} "
+                f"otherwise {how}, by {float(gap[worst]):.2g} (total variation): it must answer by the state and the "
+                "class alone, without dropout, random numbers, or statistics of the rows of a call"
+            )
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
@@ -211,7 +271,7 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
         classes = tokens.new_full((len(tokens),), denoiser.num_classes if target_class is None else target_class)
     with torch.no_grad():
         answer = denoiser(tokens.clone(), classes.clone())
-    _check_shape_of(answer, (*tokens.shape, denoiser.num_tokens))
+    check_shape_of(answer, (*tokens.shape, denoiser.num_tokens))
     return _normalized(denoiser, answer[None], tokens, classes[None], type(denoiser).__call__)[0]
 
 
@@ -233,16 +293,21 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
     with torch.no_grad():
         if together is None:
             answer = denoiser(tokens.repeat(len(numbers), 1), classes.clone().flatten())
-            _check_shape_of(answer, (classes.numel(), *tokens.shape[1:], denoiser.num_tokens))
+            check_shape_of(answer, (classes.numel(), *tokens.shape[1:], denoiser.num_tokens))
             answer = answer.unflatten(0, classes.shape)
         else:
             answer = together(tokens.clone(), numbers)
-            _check_shape_of(answer, (*classes.shape, *tokens.shape[1:], denoiser.num_tokens), "of_labels of ")
+            check_shape_of(answer, (*classes.shape, *tokens.shape[1:], denoiser.num_tokens), "of_labels of ")
     return _normalized(denoiser, answer, tokens, classes, together or type(denoiser).__call__)
 
 
-def _check_shape_of(answer: Tensor, expected: tuple[int, ...], whose: str = "") -> None:
-    """Raise UserError unless an answer has the shape (..., D, N) that belongs to what was asked."""
+def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> None:
+    """Raise UserError unless an answer is a tensor of the shape (..., D, N) that belongs to what was asked."""
+    if not isinstance(answer, Tensor):
+        hint = ", such as its .logits.log_softmax(-1)" if hasattr(answer, "logits") else ""
+        raise UserError(
+            f"{whose}the denoiser answers with an object of type {type(answer).__name__}, and must with a tensor{hint}"
+        )
     if answer.shape != expected:
         raise UserError(
             f"{whose}the denoiser returns shape {tuple(answer.shape)} and must return {expected}: a row of "

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from mdlm_cfg.chain.checks import constant_on
-from mdlm_cfg.chain.denoiser import check_asked, class_numbers, normalizes
+from mdlm_cfg.chain.checks import constant_on, raise_where
+from mdlm_cfg.chain.denoiser import (
+    HALF_TYPES,
+    check_asked,
+    check_shape_of,
+    class_numbers,
+    eval_mode,
+    name_state,
+    normalizes,
+)
 from mdlm_cfg.chain.masking import copies_unmasked, copy_unmasked
 from mdlm_cfg.chain.reductions import in_planes, unrolled_logsumexp
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
+
+NET_ROUNDING = 1e-3  # of the logarithm of a row's sum; float32 leaves 1e-6
+HALF_ROUNDING = 5e-2  # the same of types with half as many digits
 
 
 class _Wrapped:
@@ -38,7 +49,8 @@ class NetDenoiser(_Wrapped):
     """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 where the tokens are, no gradients.
 
     Rows are normalised again in float64: a float32 row sums to 1 only to 1e-7, and guidance raises it to the
-    power w. Splitting into batches changes nothing but the rounding of float32 products.
+    power w. The first answer must be log-probabilities to about 1e-3 (5e-2 of types with half as many digits).
+    Splitting into batches changes nothing but the rounding of float32 products.
 
     Args:
         net: has `num_tokens`, `num_dims` and `num_classes`; it is evaluated where its parameters are, in eval
@@ -53,6 +65,7 @@ class NetDenoiser(_Wrapped):
     def __init__(self, net: nn.Module, batch_size: int = 1024, bf16: bool = False) -> None:
         super().__init__(net, batch_size)
         self.bf16 = bf16
+        self._has_answered = False
 
     @normalizes
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -91,20 +104,47 @@ class NetDenoiser(_Wrapped):
         """What the network answers, in batches, where the tokens are; it may write over what it is given."""
         device = self.device
         given = tokens.to(device), classes.to(device)
-        with _eval_mode(self.net), _precision(device, self.bf16):
-            if len(tokens) <= self.batch_size:
-                return ask(*given).to(tokens.device)
+        with eval_mode(self.net), _precision(device, self.bf16):
             parts = zip(*(part.split(self.batch_size) for part in given), strict=True)
-            return torch.cat([ask(*part) for part in parts]).to(tokens.device)
+            answers = [ask(*given)] if len(tokens) <= self.batch_size else [ask(*part) for part in parts]
+        for answer in answers:
+            expected = (*getattr(answer, "shape", ())[:-2], self.num_dims, self.num_tokens)
+            check_shape_of(answer, expected, "the network of ")
+        return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
 
     def _normalized(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
         """Its answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
+        tolerance = HALF_ROUNDING if log_probs.dtype in HALF_TYPES or self.bf16 else NET_ROUNDING
         log_probs = in_planes(log_probs, copy=True)
-        log_probs -= unrolled_logsumexp(log_probs, dim=-1)[..., None]
+        totals = unrolled_logsumexp(log_probs, dim=-1)
+        if not self._has_answered and len(tokens):
+            self._check_sums(totals, tokens, tolerance)
+        log_probs -= totals[..., None]
         asked = [self.net.forward, *([self.net.under_labels] if has_label_heads(self.net) else [])]
         if all(map(copies_unmasked.is_kept_by, asked)):
             return log_probs
         return copy_unmasked(log_probs, tokens, in_place=True)
+
+    def _check_sums(self, totals: Tensor, tokens: Tensor, tolerance: float) -> None:
+        """Raise UserError for rows that are no log-probabilities, such as probabilities: normalised, they would pass.
+
+        Args:
+            totals: the logarithms of their sums, (..., B, D); NaN is said of later.
+        """
+        wrong = (totals.abs() > tolerance) & (tokens == self.num_tokens)
+
+        def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor) -> str:
+            i = int(wrong.int().argmax())
+            return (
+                f"the network {type(self.net).__name__} answers a row whose exponentials sum to "
+                f"{float(totals[i].exp()):.6g} for coordinate {i + 1} of the partial state "
+                f"{name_state(state.tolist(), self.num_tokens)}: it must answer log-probabilities, such as "
+                "logits.log_softmax(-1)"
+            )
+
+        for own, sums in zip(wrong.reshape(-1, *tokens.shape), totals.reshape(-1, *tokens.shape), strict=True):
+            raise_where(own, explain, own, sums, tokens)
+        self._has_answered = True
 
 
 class NetClassifier(_Wrapped):
@@ -132,7 +172,7 @@ class NetClassifier(_Wrapped):
 
     def of_one_hot(self, one_hot: Tensor) -> Tensor:
         """Log-probabilities (B, K) from (B, D, N + 1), the mask last; with gradients."""
-        with _eval_mode(self.net):
+        with eval_mode(self.net):
             asked = cast(Callable[[Tensor], Tensor], self.net.class_log_probs)
             log_probs = asked(one_hot.to(self.device, torch.float32)).to(one_hot.device, torch.float64)
         return log_probs.log_softmax(dim=-1)
@@ -178,7 +218,7 @@ def check_network(net: object, name: str) -> None:
             f"{name} has no attribute {missing[0]}: a network must have num_tokens, num_dims and num_classes"
         )
     n, d, k = (int(getattr(net, part)) for part in ("num_tokens", "num_dims", "num_classes"))
-    with torch.no_grad(), _eval_mode(net):
+    with torch.no_grad(), eval_mode(net):
         log_probs = net(torch.full((k + 1, d), n), torch.arange(k + 1))
     if not isinstance(log_probs, Tensor) or log_probs.shape != (k + 1, d, n):
         shape = tuple(log_probs.shape) if isinstance(log_probs, Tensor) else type(log_probs).__name__
@@ -190,30 +230,8 @@ def check_network(net: object, name: str) -> None:
         raise UserError(f"{name} returns rows whose exponentials do not sum to 1: it must return log-probabilities")
 
 
-def _in_training(net: nn.Module) -> list[nn.Module]:
-    """The modules of a network that are in training mode: a fifth of the time of `net.modules()`, which names them."""
-    found: list[nn.Module | None] = [net]
-    for module in found:
-        if module is not None and module._modules:
-            found.extend(module._modules.values())
-    return [module for module in found if module is not None and module.training]
-
-
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
     """Products in bfloat16 or not, whatever the caller has them in."""
     if bf16 or torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
     return nullcontext()
-
-
-@contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every submodule's own mode again outside."""
-    training = _in_training(net)
-    if training:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

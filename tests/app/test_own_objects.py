@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import QUICK, run
 from helpers import every_pair, random_target
 
+from mdlm_cfg import FunctionDenoiser, report
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.quoting import with_objects
@@ -110,6 +112,10 @@ class Tilted:
 
 def tilting(by=0.0):
     return lambda tokens, classes: tilted(tokens, classes, by)
+
+
+def noisy(tokens, classes):
+    return torch.randn(*tokens.shape, 4).log_softmax(-1)
 
 
 class Called:
@@ -277,6 +283,20 @@ def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None
     report = json.loads((out / "report.json").read_text())
     assert [row["w"] for row in report["means"]] == [0.0, 2.0] and report["means"][0]["kind"] == "mine"
     assert report["plan"]["sampler"] == "all_at_once" and report["verdict"] == ["3 samples were drawn."]
+
+
+def test_a_denoiser_that_answers_by_chance_is_refused(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("four.npz", class_pmfs=np.full((2, 4, 4), 1 / 16), class_weights=[0.5, 0.5])
+    arguments = ("data=table", "data.path=four.npz", "w=[0]", "num_samples=9", "logger=null", "out=out")
+    for name, code in (("flat", 0), ("noisy", 2)):
+        assert run("eval", *arguments, f"denoiser._target_={own}.{name}", f"study._target_={own}.Means") == code
+    thing = sys.modules[own].noisy
+    with pytest.raises(UserError):
+        report(FunctionDenoiser(thing, 4, 2, 2), num_samples=9, out="mine")
+    assert not Path("mine").exists()
 
 
 PARTS = ("denoiser", "sampler", "study", "guidance", "objective", "optimizer", "net", "data", "trainer", "logger")

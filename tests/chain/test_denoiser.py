@@ -22,7 +22,7 @@ from mdlm_cfg import (
     stepped_law,
     terminal_law,
 )
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, conditionals, conditionals_under
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_steady, conditionals, conditionals_under
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
@@ -434,3 +434,91 @@ def test_no_likelihood_falls_below_the_entropy(excess) -> None:
         assert value > entropy - 1e-12
     law = terminal_law(off_by(excess, torch.float64), Guidance(3.0), 0)
     assert float((law - terminal_law(EXACT, Guidance(3.0), 0)).abs().max()) < 1e-13
+
+
+class Table(nn.Module):
+    """Conditionals of its own: something is done to their logits, or to them."""
+
+    num_tokens, num_dims, num_classes = 3, 2, 2
+
+    def __init__(self, of_logits=lambda logits: logits, of_answer=lambda answer: answer, width: int = 3) -> None:
+        super().__init__()
+        logits = torch.randn(4**2 * 3, 2 * width, generator=torch.Generator().manual_seed(0))
+        self.logits = nn.Parameter(logits)
+        self.width, self.of_logits, self.of_answer = width, of_logits, of_answer
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, tokens, classes):
+        index = (tokens[:, 0] * 4 + tokens[:, 1]) * 3 + (2 if classes is None else classes)
+        logits = self.of_logits(self.dropout(self.logits[index]).unflatten(1, (2, self.width)))
+        return self.of_answer(logits.log_softmax(-1))
+
+
+def counting(step: float):
+    """Something that adds to every other logit what depends on the number of calls."""
+    calls = iter(range(10_000))
+    return lambda logits: logits * (1 + step * (next(calls) % 2))
+
+
+UNSTEADY = {
+    "random": lambda: FunctionDenoiser(Table(lambda logits: logits + torch.randn_like(logits)), 3, 2, 2),
+    "dropout": lambda: NetDenoiser(Table(lambda logits: nn.functional.dropout(logits, 0.5))),
+    "calls": lambda: FunctionDenoiser(Table(counting(0.5)), 3, 2, 2),
+    "rows of a call": lambda: NetDenoiser(Table(lambda logits: logits - logits.mean(dim=0))),
+    "first row of a call": lambda: FunctionDenoiser(Table(lambda logits: logits * logits[:1, :1, :1]), 3, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", UNSTEADY)
+def test_answers_by_anything_else_than_state_and_class_are_refused(name) -> None:
+    with pytest.raises(UserError):
+        check_steady(UNSTEADY[name]())
+
+
+@pytest.mark.parametrize("asked", [lambda: FunctionDenoiser(Table(), 3, 2, 2), lambda: NetDenoiser(Table(), bf16=True)])
+def test_answers_by_state_and_class_are_taken(asked) -> None:
+    check_steady(asked())
+    for make in DENOISERS.values():
+        check_steady(make())
+
+
+def test_labels_at_once_are_answered_as_one_by_one() -> None:
+    class Other(NetDenoiser):
+        def of_labels(self, tokens, labels):
+            return super().of_labels(tokens, [0] * len(labels))
+
+    check_steady(NetDenoiser(Table()))
+    with pytest.raises(UserError):
+        check_steady(Other(Table()))
+
+
+def test_a_module_is_asked_in_evaluation_mode_and_left_in_its_own() -> None:
+    tokens = torch.tensor([[3, 1], [3, 3]])
+    module = Table()
+    wanted = module.eval()(tokens, torch.tensor([0, 2]))
+    for mode in (True, False):
+        module.train(mode)
+        denoiser = FunctionDenoiser(module, 3, 2, 2)
+        assert torch.equal(denoiser(tokens, torch.tensor([0, 2])), wanted)
+        assert module.training is mode and module.dropout.training is mode
+
+
+NO_LOG_PROBS = {
+    "probabilities": Table(of_answer=torch.exp),
+    "negated": Table(of_answer=torch.neg),
+    "logits": Table(of_answer=lambda answer: answer + 1.0),
+    "a pair": Table(of_answer=lambda answer: (answer, 0)),
+    "the mask too": Table(width=4),
+    "transposed": Table(of_answer=lambda answer: answer.transpose(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", NO_LOG_PROBS)
+@pytest.mark.parametrize("many", [False, True])
+def test_what_a_network_answers_in_place_of_log_probabilities_is_refused(name, many) -> None:
+    denoiser = NetDenoiser(NO_LOG_PROBS[name], batch_size=1 if many else 64)
+    for use in (lambda: terminal_law(denoiser, GUIDANCE, 0), lambda: denoiser.of_labels(torch.tensor([[3, 3]]), [0])):
+        with pytest.raises(UserError):
+            use()
+    with pytest.raises(UserError):
+        terminal_law(FunctionDenoiser(NO_LOG_PROBS[name], 3, 2, 2), GUIDANCE, 0)
