@@ -185,11 +185,12 @@ class BlockedLattice:
 
     def _add_values(self, values: Tensor, into: Tensor) -> None:
         """Add the sum over the N values (b, N, c) of a coordinate to (b, 1, c), by a product where torch's is fast."""
-        if values[0].numel() >= SLOW_PRODUCT:
+        if values.shape[1] * values.shape[2] >= SLOW_PRODUCT:
             into.baddbmm_(self.one.expand(len(values), 1, -1), values)
             return
-        for value in values.split(1, dim=1):
-            into.add_(value)
+        total = into.squeeze(1)
+        for value in values.unbind(1):
+            total.add_(value)
 
     def by_subset(self, values: Tensor, level: int) -> Tensor:
         """The rows of one outer level, those of each of its subsets as one long row."""
@@ -259,7 +260,7 @@ class BlockedLattice:
                     part.zero_()
                     part[0, :, 0] = start
                 for chunk in self.chunks(rows, values.stride(0)):
-                    own = part[chunk.start - rows.start : chunk.stop - rows.start]
+                    own = part if chunk == rows else part[chunk.start - rows.start : chunk.stop - rows.start]
                     levels = self.by_level(own)
                     flat = self.by_level(own.view(-1, width))
                     handed_on = hand_on(chunk)
@@ -273,7 +274,7 @@ class BlockedLattice:
 
     def by_level(self, values: Tensor) -> tuple[Tensor, ...]:
         """The columns (..., columns) of each inner level."""
-        return values.split(self._widths, dim=-1)
+        return values.split_with_sizes(self._widths, dim=-1)  # `split` is a function of Python around this
 
     @cached_property
     def _widths(self) -> list[int]:

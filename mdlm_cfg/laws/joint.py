@@ -42,7 +42,7 @@ class JointChain:
         """The law of finished states, (N,)*D."""
         rows, columns = self.blocks.finished
         out = self.holding[:, None] if self.is_spent else None
-        handed_on = self.blocks.push(1 / self.weights[0, :1], self._leave, out=out)
+        handed_on = self.blocks.push(self.weights[0, :1].reciprocal(), self._leave, out=out)
         law = handed_on[rows, 0, columns] * self.weights[rows, columns]
         return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
 
