@@ -1,4 +1,4 @@
-"""How sequences compare with a hidden Markov mixture: class posterior, likelihood, n-grams, diversity.
+"""Comparisons of sequences with a hidden Markov mixture: class posterior, likelihood, n-grams, diversity.
 
 All of it is exact for each sequence in any dimension (theory, section 15); only the sequences themselves are sampled.
 An n-gram is n consecutive values at any position: its law is the mean over all positions. N-grams, diversity and

@@ -1,4 +1,4 @@
-"""Example sequences: a few at every strength by the same random numbers, position under position."""
+"""Example sequences at every strength, drawn with the same random numbers and aligned by position."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tens
 
 
 def to_read(case: Case, made: Made, who: str, k: int, line: int | None = None, word: str = "") -> dict[str, str]:
-    """Every sequence of the pieces of a class at all strengths below each other, by its number from 1.
+    """Every sequence of a class at all strengths, aligned one below another, by its number from 1.
 
     Args:
         line, word: as in `listing`.
@@ -76,7 +76,7 @@ def word_in(name: str, symbols: Sequence[str]) -> str:
 def listing(
     rows: Mapping[str, Tensor], symbols: Sequence[str], marked: bool = True, line: int | None = None, word: str = ""
 ) -> str:
-    """Lines of every row below each other, broken where they are too long; ^ marks what differs from the first row.
+    """All rows aligned one below another, broken where they are too long; ^ marks differences from the first row.
 
     Symbols of more than one letter are set apart by spaces.
 

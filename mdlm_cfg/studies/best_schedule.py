@@ -61,7 +61,7 @@ class StrengthRow(OfDenoiser):
 
 @dataclass(frozen=True)
 class DistributionRow(AtStrength):
-    """How sure of its class, and how diverse, one distribution is."""
+    """The certainty of the class, and the diversity, of one distribution."""
 
     denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
     distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
@@ -84,7 +84,7 @@ class TransferRow(AtStrength):
 
 @dataclass(frozen=True)
 class BestScheduleStudy:
-    """For each w the best strengths w_0, ..., w_{D-1}, beside the constant w and a ramp from 0 to w.
+    """For each w the best strengths w_0, ..., w_{D-1}, compared with the constant w and a ramp from 0 to w.
 
     Args:
         objective: what the best schedule minimises: "kl", KL(tilted || distribution); "tv", the total variation
@@ -249,7 +249,7 @@ class BestScheduleStudy:
     def verdict_of(
         self, rows: Sequence[ScheduleRow], strengths: Sequence[StrengthRow], transfers: Sequence[TransferRow]
     ) -> list[str]:
-        """Whether a schedule is worth having, what it looks like, and whether it carries over to a network."""
+        """Whether a schedule helps, what it looks like, and whether it carries over to a network."""
         said = []
         for who, own in by(rows, "denoiser"):
             said += self._gains(own, who)

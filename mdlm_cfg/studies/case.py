@@ -124,7 +124,7 @@ class Case:
         return self.plan.classes[0] if self.plan.classes else 0
 
     def class_name(self, k: int) -> str:
-        """The name of a class for people: its own, or its number."""
+        """The name of a class, or its number if it has none."""
         return class_name(self.data, k)
 
     def by_denoiser(self) -> Iterator[tuple[Guidance, str]]:
@@ -159,11 +159,11 @@ class Case:
         return value_key(value)
 
     def denoiser(self, who: str) -> Denoiser:
-        """A denoiser, whose answers to all partial states are known where they are few enough (`table`)."""
+        """A denoiser, tabulated on all partial states if they are few enough (`table`)."""
         return self.table(who) or self.denoisers[who]
 
     def table(self, who: str) -> Denoiser | None:
-        """A denoiser whose answers to all partial states are known, asked once; None where there are too many.
+        """A denoiser tabulated on all partial states; None if there are too many.
 
         Args:
             who: "exact" or "learned".

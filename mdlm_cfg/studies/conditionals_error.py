@@ -30,7 +30,7 @@ SURE = 2.0  # standard errors from which a difference is more than chance
 
 @dataclass(frozen=True)
 class ConditionalsRow:
-    """The NELBO of the network beside that of the exact conditionals, on the same test examples by the same masks."""
+    """The NELBOs of the network and of the exact conditionals, on the same test examples with the same masks."""
 
     conditionals: str = col("conditionals", '"conditional": given the class, "null": without it', index=True)
     nelbo: float = col("network", "NELBO of the network", unit="nats", digits=3)

@@ -56,7 +56,7 @@ the first strength: a change by guidance, there or earlier in the order."""
 
 @dataclass(frozen=True)
 class SetRow:
-    """Samples of all classes at one strength, or held-out sequences, beside the training sequences."""
+    """Samples of all classes at one strength, or held-out sequences, compared with the training sequences."""
 
     w: Guidance | str = col("w", W, index=True)
     accuracy: float | None = col(
@@ -88,12 +88,12 @@ class SetRow:
 
 @dataclass(frozen=True)
 class ClassRow(OfClass, SetRow):
-    """The same, of one class."""
+    """The same for one class."""
 
 
 @dataclass(frozen=True)
 class Corpus(Settings):
-    """Samples of every class at every strength: their n-grams, their variety, and the class that the network sees.
+    """Samples of every class at every strength: n-grams, diversity, and the class that the network assigns.
 
     Nothing but examples is known of such data, so the judge of the class is the network itself: it assigns a sequence
     to the class under which its NELBO is smallest.

@@ -144,7 +144,7 @@ def columns_of(row: Any) -> dict[str, dict[str, Any]]:
 
 
 def word(value: Any) -> str:
-    """A value of a column for people: the label of what has one, a number without a tail of zeros."""
+    """A value of a column as text: its label if it has one, a number without trailing zeros."""
     if hasattr(value, "label"):
         return str(value.label)
     if isinstance(value, float):

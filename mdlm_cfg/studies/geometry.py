@@ -74,7 +74,7 @@ class SpreadRow(OfLaw):
 
 @dataclass(frozen=True)
 class OverlapRow:
-    """The mass of one distribution where a number of coordinates overlaps with other classes."""
+    """The mass of one distribution on states with a given number of coordinates that overlap other classes."""
 
     w: Guidance = col("w", W, index=True)
     law: str = col("distribution", "one of class, tilted, exact, learned, samples", index=True)

@@ -52,7 +52,7 @@ the class, if the images are binary."""
 
 @dataclass(frozen=True)
 class ImageSetRow(AtStrength):
-    """A set of samples after a number of moves, or sets of test images in its place; a mean over classes."""
+    """A set of samples after a number of moves, or a set of test images; mean over classes."""
 
     start: str = col("start", f'sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
     move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)

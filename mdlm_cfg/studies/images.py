@@ -53,7 +53,7 @@ W = 'guidance strength; "data" stands for test images in the samples\' place'
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Images of all classes at one strength, or test images, beside the training images."""
+    """Images of all classes at one strength, or test images, compared with the training images."""
 
     w: Guidance | str = col("w", W, index=True)
     accuracy: float | None = col(
@@ -83,12 +83,12 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class ClassRow(OfClass, ImageRow):
-    """The same, of one class."""
+    """The same for one class."""
 
 
 @dataclass(frozen=True)
 class Images(Settings):
-    """Samples of images by class and strength, compared with as many test images by the same numbers.
+    """Samples of images by class and strength, compared with test images by the same statistics.
 
     Args:
         classifier: whether a classifier judges them, which is trained first if these images have none yet.

@@ -48,7 +48,7 @@ and what it becomes; kind "normalized" changes only what it becomes."""
 
 @dataclass(frozen=True)
 class DistanceRow(AtStrength):
-    """One strength: what guidance does, what the network has wrong, and the samples beside their noise floor."""
+    """One strength: the effect of guidance, the error of the network, and the samples with their noise floor."""
 
     tv_class_exact: float = col("guidance effect", "TV(class, exact guided)", unit="TV")
     tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")

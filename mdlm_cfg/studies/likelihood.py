@@ -74,7 +74,7 @@ class LikelihoodRow(OfLabel):
 
 @dataclass(frozen=True)
 class BoundRow(OfLabel):
-    """The bound of the NLL from several random orders."""
+    """The bound on the NLL from several random orders."""
 
     orders: int = col("orders", "number k of random orders", index=True)
     nats: float = col("bound", "-E ln of the mean of q over k orders", unit="nats")
@@ -110,7 +110,7 @@ class OrderRow(OfLabel):
 
 @dataclass(frozen=True)
 class LikelihoodStudy(Settings):
-    """NLL, NELBO, and what is between them, with the class and without; of the unguided chain, whatever w is.
+    """NLL, NELBO and the bounds between them, with the class and without; always for the unguided chain.
 
     Args:
         orders: k, the most orders that a bound is from.

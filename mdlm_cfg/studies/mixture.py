@@ -60,7 +60,7 @@ MEASURED = ("mean_rms", "covariance", "component_tv", "energy")
 
 @dataclass(frozen=True)
 class SetRow(AtStrength):
-    """A set of samples beside guided samples of the exact conditionals; means over classes."""
+    """A set of samples compared with guided samples of the exact conditionals; means over classes."""
 
     set: str = col("set", SETS, index=True)
     mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference between means")
@@ -73,12 +73,12 @@ class SetRow(AtStrength):
 
 @dataclass(frozen=True)
 class ClassRow(OfClass, SetRow):
-    """The same, of one class."""
+    """The same for one class."""
 
 
 @dataclass(frozen=True)
 class Mixtures(Settings):
-    """The error of the network, and guided samples by class and strength beside exact ones.
+    """The error of the network, and guided samples by class and strength compared with exact ones.
 
     Args:
         num_test: test images for the error of the network. num_draws: masks for each.

@@ -53,7 +53,7 @@ SET = f'"{REFERENCE}" (the tilted distribution), {", ".join(SETS)}'
 
 @dataclass(frozen=True)
 class SetRow(AtStrength):
-    """A set of samples, as the exact mixture sees it."""
+    """A set of samples, evaluated by the exact mixture."""
 
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
@@ -92,7 +92,7 @@ class UsageRow(AtStrength):
 
 @dataclass(frozen=True)
 class ClassStepRow(AtStrength):
-    """Sequential Monte Carlo, one step of it."""
+    """One step of sequential Monte Carlo."""
 
     target_class: str = col("class", CLASS, index=True)
     unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
@@ -104,7 +104,7 @@ class ClassStepRow(AtStrength):
 
 @dataclass(frozen=True)
 class Seen:
-    """A set of samples, as the exact mixture sees it.
+    """A set of samples, evaluated by the exact mixture.
 
     Attributes:
         usage: shares of the class's components, (C,). class_posterior: mean of p(z | x). mean: of the pixels, (D,).
@@ -119,7 +119,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class MixtureCorrection:
-    """Guided samples, weighted and resampled, beside the tilted distribution of a Bernoulli mixture.
+    """Guided, weighted and resampled samples, compared with the tilted distribution of a Bernoulli mixture.
 
     Args:
         threshold: relative effective sample size below which a group is resampled.
@@ -299,7 +299,7 @@ def usage_errors(target: BernoulliMixture, sets: Mapping[str, Weighted], target_
 
 
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
-    """A set as the exact mixture sees it."""
+    """A set of samples, evaluated by the exact mixture."""
     x = found.x
     weights = found.weights
     usage = usage_of(target, x, weights, target_class)

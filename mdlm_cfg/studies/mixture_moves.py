@@ -45,7 +45,7 @@ samples whose most probable class is the intended one. Log-likelihood: mean of l
 
 @dataclass(frozen=True)
 class MovedSetRow(OfDenoiser):
-    """A set of samples after a number of moves, as the exact mixture sees it; a mean over classes."""
+    """A set of samples after a number of moves, evaluated by the exact mixture; mean over classes."""
 
     start: str = col("start", f'sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
     move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)

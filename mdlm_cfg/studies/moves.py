@@ -75,7 +75,7 @@ def own_move(sampler: Sampler) -> list[Correction]:
 
 
 def name_of_move(correction: Correction) -> str:
-    """A move for people by its size and how it is made, such as "k = 2, accept/reject"."""
+    """A move as text, with its size and how it is made, such as "k = 2, accept/reject"."""
     parts = [f"k = {correction.size}"]
     parts += ["accept/reject"] if correction.accept else []
     parts += ["in parallel"] if correction.parallel else []
@@ -85,7 +85,7 @@ def name_of_move(correction: Correction) -> str:
 
 
 def phrase(number: int, move: str) -> str:
-    """So many moves, for people."""
+    """A number of moves as text."""
     if not number:
         return "no moves"
     plural = "" if number == 1 else "s"

@@ -38,7 +38,7 @@ the first strength."""
 
 @dataclass(frozen=True)
 class ModelRow(OfClass, AtStrength):
-    """One class at one strength: exactly where its states can be enumerated, and by samples."""
+    """One class at one strength: exactly if its states can be enumerated, and by samples."""
 
     tv_unguided: float | None = col(
         "guidance effect", "exact TV between the distributions at w = 0 and at this w", unit="TV"

@@ -35,7 +35,7 @@ order matters. It also matters with several coordinates per step, and with learn
 
 @dataclass(frozen=True)
 class PolicyRow(OfDenoiser):
-    """The exact distribution of one policy, beside the class and the tilted distribution."""
+    """The exact distribution of one policy, compared with the class and the tilted distribution."""
 
     policy: str = col("policy", "order of unmasking", index=True)
     together: int = col("per step", "number of coordinates unmasked in one step, with the state frozen", index=True)

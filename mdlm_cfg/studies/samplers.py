@@ -31,7 +31,7 @@ NOTHING = 1e-13
 
 @dataclass(frozen=True)
 class SamplerRow(OfDenoiser):
-    """How far a sampler ends from the chain in continuous time, exactly."""
+    """The exact distance of a sampler to the chain in continuous time."""
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     method: str = col("method", "sampler without its number of steps")
@@ -123,7 +123,7 @@ class Samplers:
 
 
 def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[str]:
-    """Which method has the least discretisation error at the largest strength; of schedules alone at the last one.
+    """Which method has the smallest discretisation error at the largest strength, or at the last schedule.
 
     Args:
         own: the plan's own sampler: the first sentence compares it with others that use as many calls.

@@ -87,7 +87,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class SetRow(Measured):
-    """One set at one strength, by the plan's sampler."""
+    """One set of samples at one strength, drawn by the plan's sampler."""
 
     tv_exact_1: float | None = col(
         "values to exact",
@@ -103,7 +103,7 @@ class SetRow(Measured):
 
 @dataclass(frozen=True)
 class OrderRow(Measured):
-    """A set by another order or number of calls."""
+    """A set of samples with another order or number of calls."""
 
     w: Guidance = col("w", STRENGTH, index=True)
     denoiser: str = col("conditionals", WHO, index=True)
@@ -114,7 +114,7 @@ class OrderRow(Measured):
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """How far apart sets of one distribution are."""
+    """How far apart sets of samples from the same distribution are."""
 
     w: Guidance | None = col(
         "w", "guidance strength of the exact guided samples; absent for the class itself", index=True
@@ -128,7 +128,7 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class Sequences(Settings):
-    """The error of the network, guided samples against exact ones, and orders and steps against each other.
+    """The error of the network, guided samples compared with exact ones, and a comparison of orders and steps.
 
     Args:
         num_test: test sequences for the error of the network; num_draws: masks for each.
@@ -321,7 +321,7 @@ def others(num_dims: int) -> list[Sampler]:
 
 
 def order_of(sampler: Sampler) -> str:
-    """Which position comes next, in a word."""
+    """The order of unmasking, as one word."""
     return sampler.name if sampler.name == "tau_leaping" else str(sampler.policy or "rate")
 
 

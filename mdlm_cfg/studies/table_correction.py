@@ -96,7 +96,7 @@ class ResamplingRow(AtStrength):
 
 @dataclass(frozen=True)
 class StepRow(AtStrength):
-    """Sequential Monte Carlo, one step of it."""
+    """One step of sequential Monte Carlo."""
 
     unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col(

@@ -51,7 +51,7 @@ MOVE = "number of coordinates that a move masks, and how they are chosen and ref
 
 @dataclass(frozen=True)
 class MoveRow(OfDenoiser):
-    """The exact distribution after a number of moves, beside the tilted distribution."""
+    """The exact distribution after a number of moves, compared with the tilted distribution."""
 
     start: str = col("start", "sampler that the moves follow", index=True)
     move: str = col("move", MOVE, index=True)

@@ -29,7 +29,7 @@ Cell = dict[str, Any]  # plain values of one entry on one target at one w and nu
 
 
 class Counted:
-    """A denoiser that counts the rows it is asked for, under a class and under none."""
+    """A denoiser that counts the rows it evaluates, with a class and without."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser

@@ -18,7 +18,7 @@ TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One entry on one target at one strength and one number of calls; intervals and floors are of samples alone."""
+    """One entry on one target at one strength and number of calls; only samples have intervals and floors."""
 
     entry: str = col("entry", "name of the entry", index=True)
     target: str = col("target", "name of the target", index=True)
@@ -115,7 +115,7 @@ class NearestRow:
 
 @dataclass(frozen=True)
 class OwnRow:
-    """The mean TV over w to the tilted distribution of one target, of an entry that is not built in."""
+    """The mean TV over w to the tilted distribution of one target, for an entry of yours."""
 
     target: str = col("target", "name of the target", index=True)
     calls: int = col("calls", "calls that are allowed", index=True)
@@ -178,7 +178,7 @@ class BenchmarkFindings(Findings):
 
 
 def ranked_of(calls: Sequence[int]) -> list[int]:
-    """The numbers of calls that verdicts and tables speak of, of those in order."""
+    """The numbers of calls that verdicts and tables report, in order."""
     return [most for most in RANKED if most in calls] or [calls[-1]]
 
 
@@ -188,7 +188,7 @@ def calls_of(calls: int) -> str:
 
 
 def shown_place(row: RankingRow) -> str:
-    """Rank and mean TV for people, with the ranks that its samples allow; "-" where it has no rank."""
+    """Rank and mean TV as text, with the ranks that its samples allow; "-" without a rank."""
     if row.rank is None or row.error is None:
         return "-"
     between = "" if row.best == row.worst else f" ({row.best}-{row.worst})"

@@ -134,7 +134,7 @@ def check_calls(calls: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The benchmark as a study: of its own targets, whatever the data are.
+    """The benchmark as a study; it uses its own targets, whatever the data are.
 
     Args:
         own: what `benchmark` takes, or several; None judges what is built in. On the command line a name,

@@ -35,7 +35,7 @@ PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS, PAPER_SCHEDULE)
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper, and what became of it."""
+    """One statement of a paper, and whether it holds."""
 
     statement: str = col("the paper", "a statement in our words, with its place in the paper", index=True)
     exact: str = col("exact", "values from exact distributions, and from samples of the exact chain")
