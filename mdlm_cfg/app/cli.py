@@ -58,17 +58,17 @@ for command, schema in SCHEMAS.items():
 
 
 def train() -> None:
-    """Train a network, test it, and judge it: `python train.py [data=...] [experiment=...]`."""
+    """Train a network, test it, and evaluate it: `python train.py [data=...] [experiment=...]`."""
     _run("train")
 
 
 def evaluate() -> None:
-    """Judge a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
+    """Evaluate a trained network, or an exact denoiser: `python eval.py [ckpt_path=...] [w=[0,1,2,4]]`."""
     _run("eval")
 
 
 def sample() -> None:
-    """Draw guided samples of a trained network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
+    """Draw guided samples from a network: `python -m mdlm_cfg.sample [ckpt_path=...] [target_class=3] [w=2]`."""
     _run("sample")
 
 

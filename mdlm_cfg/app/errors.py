@@ -38,7 +38,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at han
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that ended in an error.
+    """A job that ended with an error.
 
     Attributes:
         job: the overrides of one job of a sweep, such as "w=[1,2] seed=3"; empty for a single run.

@@ -67,7 +67,7 @@ class Subject:
 
 
 def judge(config: EvalSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
-    """Judge a trained network, or an exact denoiser.
+    """Evaluate a trained network, or an exact denoiser.
 
     Args:
         config: of eval.py. overrides: of the command line. job: the folder, of a job of a sweep.

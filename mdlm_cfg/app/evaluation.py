@@ -1,4 +1,4 @@
-"""Judging a denoiser: the study of its data, and everything that a report of it is written to."""
+"""Evaluating a denoiser: the study of its data, and everything to which its report is written."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Written:
-    """A report that is there.
+    """A report that was written.
 
     Attributes:
         path: of report.html. numbers: flat, to log. rows: one per strength (and class), plain. ledger: plain rows.

@@ -1,4 +1,4 @@
-"""What a rule of guidance needs beside the denoiser: the weaker one of `auto`, the classifier of `classifier`."""
+"""What a rule of guidance needs besides the denoiser: the weaker one of `auto`, the classifier of `classifier`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: what each has to do, and its record of what became of it.
+"""The jobs of a sweep: the work of each job, and the record of its outcome.
 
 The record is in the job's own folder, so that it does not matter which process, or machine, it ran in.
 """

@@ -1,4 +1,4 @@
-"""Sweeps: one folder with a folder for every job in it, and an index of what became of them.
+"""Sweeps: one folder that contains a folder for every job, and an index of their outcomes.
 
 What becomes of a job is said in its own folder: see `jobs`.
 """

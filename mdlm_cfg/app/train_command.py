@@ -52,7 +52,7 @@ from mdlm_cfg.training.unfinished import finish_the_same, mark_finished
 
 
 def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
-    """Train a network, test it, and judge it.
+    """Train a network, test it, and evaluate it.
 
     Args:
         config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.

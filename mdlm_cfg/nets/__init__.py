@@ -1,4 +1,4 @@
-"""Neural denoisers: a transformer on a grid of tokens, masked language models, what makes a net a `Denoiser`."""
+"""Neural denoisers: a transformer on a grid of tokens, masked language models, and wrappers that make a `Denoiser`."""
 
 from mdlm_cfg.nets.masked_lm import MaskedLanguageModel, masked_lm_denoiser
 from mdlm_cfg.nets.transformer import GridTransformer

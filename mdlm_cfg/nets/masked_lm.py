@@ -1,4 +1,4 @@
-"""A masked language model, such as BERT, as a denoiser: a sentence for each class is what guides it.
+"""A masked language model, such as BERT, as a denoiser that is guided by a sentence for each class.
 
 The model is taken as an object and called as Hugging Face's are, `model(input_ids=..., attention_mask=...).logits`, so
 that nothing of theirs is imported here.

@@ -148,7 +148,7 @@ class NetDenoiser(_Wrapped):
 
 
 class NetClassifier(_Wrapped):
-    """Wraps the class head of a network as a classifier of partial states, with float64 answers.
+    """Wraps the class head of a network as a classifier of partial states, with float64 output.
 
     Args:
         net: has `class_log_probs`, (B, D, N + 1) one-hot rows to log-probabilities (B, K), and the attributes of a
@@ -179,12 +179,12 @@ class NetClassifier(_Wrapped):
 
 
 def has_class_head(net: object) -> bool:
-    """Whether a network answers log p(class | x_U)."""
+    """Whether a network predicts log p(class | x_U)."""
     return callable(getattr(net, "class_log_probs", None)) and getattr(net, "class_out", True) is not None
 
 
 def has_label_heads(net: object) -> bool:
-    """Whether a network answers under several labels in one pass: it then has `under_labels`, as `GridTransformer`."""
+    """Whether a network computes several labels in one pass, by `under_labels`, as `GridTransformer` does."""
     return bool(getattr(net, "label_heads", False))
 
 

@@ -1,4 +1,4 @@
-"""The index of a sweep: which job had which settings, what became of it, and where its report is."""
+"""The index of a sweep: the settings and the outcome of every job, and where its report is."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def not_ours(path: Path, way: str = "out=FOLDER") -> UserError:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: itself where that is short, one line and no address, else what it is."""
+    """A value for a message: its text if that is short, on one line and without an address; otherwise its type."""
     shape = getattr(value, "shape", None)
     if shape is not None and len(shape):
         return f"a {type(value).__name__} of shape {tuple(shape)}"

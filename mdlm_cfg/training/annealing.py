@@ -1,4 +1,4 @@
-"""How the learning rate goes over a run."""
+"""How the learning rate changes over a run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class Annealing:
             raise UserError(f"final_lr {self.final_lr} must lie between 0 and 1: it is a share of the learning rate")
 
     def factor(self, step: int, progress: float) -> float:
-        """Of the learning rate at an optimiser step (from 0), when a share `progress` in [0, 1] of the run is done."""
+        """The factor of the learning rate at an optimiser step (from 0), with a share `progress` of the run done."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return warm * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))

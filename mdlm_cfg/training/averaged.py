@@ -79,7 +79,7 @@ class AveragedObjective:
         most: int | None = None,
         generator: torch.Generator | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
-        """The expected cross entropy where partial states are those of other distributions than the targets are.
+        """The expected cross entropy if the partial states come from other distributions than the targets.
 
         It is smallest for the conditionals of `histogram`, whatever is visited; where that is the histogram itself it
         is the NELBO.

@@ -1,4 +1,4 @@
-"""A run's module from its settings: network, objective and optimizer are made by the names given there."""
+"""A run's module from its settings, which name the network, the objective and the optimizer."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
 def build_optimizer(
     net: nn.Module, settings: Mapping[str, Any], trusted: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer of a network that plain settings name.
+    """The optimizer that plain settings name, for a network.
 
     Raises:
         UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimizer.

@@ -115,7 +115,7 @@ class AveragedWeights(WeightAveraging):
 
 
 class RunProgress(ProgressBar):
-    """A bar for training, with the NELBO and the time left, one for test and samples each; lines without terminal.
+    """Progress bars for training (with NELBO and time left), the test and samples; lines without a terminal.
 
     The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
     its time, whichever is further.

@@ -1,4 +1,4 @@
-"""The checkpoints of runs: where they lie, which of them is used, and what they must hold."""
+"""The checkpoints of runs: where they are, which one is used, and what they must contain."""
 
 from __future__ import annotations
 

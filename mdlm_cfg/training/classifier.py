@@ -1,4 +1,4 @@
-"""A small convolutional classifier of images, to judge samples by: trained once, and kept on disk.
+"""A small convolutional classifier of images that evaluates samples: trained once, and kept on disk.
 
 Two convolutions and two linear layers, trained on the training images, moved by up to two pixels: on fresh
 binarizations of them, or on their grey levels. It only has to be much better than the samples are: above 99% on
@@ -139,7 +139,7 @@ class ImageClassifier(nn.Module):
         return self.head(self.features(x)).double().log_softmax(dim=1)
 
     def accuracy(self, x: Tensor, classes: Tensor) -> float:
-        """The share of images (n, D) that are given their class, int64 (n,)."""
+        """The share of images (n, D) that are assigned to their class, int64 (n,)."""
         return float((self.predict(x) == classes).double().mean())
 
 

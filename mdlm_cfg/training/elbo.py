@@ -1,4 +1,4 @@
-"""The continuous-time negative ELBO in nats, by draws (theory, section 9).
+"""The continuous-time negative ELBO in nats, estimated by draws (theory, section 9).
 
 In its schedule-free form: draw the number of masked coordinates m uniformly from 1..D, mask a uniform subset of that
 size, and weight the summed cross entropy of the masked coordinates by D / m.

@@ -1,4 +1,4 @@
-"""Training and testing a run, from a checkpoint on if there is one."""
+"""Training and testing a run, starting from a checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Mu
 
 
 class NotBegun(UserError):
-    """Training could not begin: nothing has come of it."""
+    """Training could not begin, so there is no result."""
 
 
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Training a network on the negative ELBO, and judging it while it trains."""
+"""Training a network on the negative ELBO, and evaluating it during training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEVER = 2**62  # a step that is not reached
 
 
 class Diverged(UserError):
-    """A loss that is NaN or infinite: nothing that can be trained on, or saved, follows it."""
+    """The loss is NaN or infinite, so training cannot continue and nothing is saved."""
 
 
 class MaskedDiffusion(LeanModule):

@@ -1,4 +1,4 @@
-"""What a network is trained on: objects that turn a batch into a loss.
+"""Training objectives: objects that turn a batch into a loss.
 
 A new one is a subclass of `Objective` in a file, and a yaml in conf/objective that names it.
 """
@@ -24,7 +24,7 @@ Losses = dict[str, Tensor]
 
 
 class Objective:
-    """The negative ELBO in nats of both conditionals, the null class by its share.
+    """The negative ELBO in nats of both conditionals, with the null class weighted by its share.
 
     Args:
         label_dropout: share of the null class, in [0, 1].
@@ -54,14 +54,14 @@ class Objective:
         self.label_smoothing = label_smoothing
 
     def prepare(self, net: nn.Module) -> None:
-        """Raise UserError unless a network can be trained so: called once, before any time is spent."""
+        """Raise UserError unless a network can be trained this way; called once, before training."""
 
     def num_rows(self, batch_size: int) -> int:
         """The partial states on which the network is called in a step on so many examples."""
         return 2 * batch_size
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
-        """The loss of a batch, and what is worth watching beside it.
+        """The loss of a batch, and other numbers to log.
 
         Args:
             net: (tokens, classes) -> log-probs (B, D, N), with `num_tokens`, `num_dims` and `num_classes`.
@@ -75,7 +75,7 @@ class Objective:
         raise NotImplementedError
 
     def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
-        """The losses of two conditionals: the null class by its share."""
+        """The losses of two conditionals, with the null class weighted by its share."""
         share = self.label_dropout
         return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
 

@@ -24,7 +24,7 @@ from mdlm_cfg.training.elbo import (
 
 
 class Pool(NamedTuple):
-    """The different points of a batch.
+    """The distinct points of a batch.
 
     Attributes:
         points: int64 (S, D). On a CPU S is their number; elsewhere to know it is to wait for the device, and S is that
@@ -67,7 +67,7 @@ def pooled_nelbo(
     visits: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Draws of the NELBO with the class and without it, with the whole batch for targets.
+    """Draws of the NELBO with the class and without it; the whole batch provides the targets.
 
     Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
     batch that agree with the partial state: putting that distribution in place of the one value of the point that was

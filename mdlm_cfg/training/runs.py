@@ -1,4 +1,4 @@
-"""What is rebuilt from a checkpoint alone: the network of a run, and all that was recorded about it."""
+"""The network of a run, and everything recorded about it, rebuilt from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORKS = ("mdlm_cfg.nets",)  # modules whose networks a checkpoint may name
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained network and all that was recorded about it.
+    """A trained network and everything recorded about it.
 
     Attributes:
         path: the checkpoint.

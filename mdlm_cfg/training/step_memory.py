@@ -1,4 +1,4 @@
-"""How much memory a step takes, estimated before any work."""
+"""The memory that a training step needs, estimated beforehand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_ON_CPU = 2**33  # bytes; more batches of a smaller size are faster there
 
 
 def step_bytes(rows: int, num_dims: int, num_tokens: int) -> float:
-    """Bytes that the network's answers to `rows` partial states take at the peak of a step, (D, N) numbers each."""
+    """Bytes that the network's output for `rows` partial states, (D, N) numbers each, takes at the peak of a step."""
     return BYTES * COPIES * rows * num_dims * num_tokens
 
 
