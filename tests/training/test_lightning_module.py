@@ -72,7 +72,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
 
 
 def test_a_wrong_decay_of_the_averaged_weights_is_refused() -> None:
-    with pytest.raises(UserError, match=r"ema_decay 1.0"):
+    with pytest.raises(UserError, match=r"ema_decay = 1.0"):
         AveragedWeights(1.0)
 
 

@@ -81,10 +81,10 @@ def test_other_data_are_refused(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth": 7}, "another network: depth = 1 there and 7 here"),
-        ({"kind": "pooled"}, "another objective: _target_ = .*Averaged there and .*Pooled here"),
-        ({"label_smoothing": 0.1}, "another objective: label_smoothing = None there and 0.1 here"),
-        ({"optimizer": "MuonAdamW"}, "another optimizer: _target_ = .*adamw there and .*MuonAdamW here"),
+        ({"depth": 7}, "different network: depth = 1 there and 7 here"),
+        ({"kind": "pooled"}, "different objective: _target_ = .*Averaged there and .*Pooled here"),
+        ({"label_smoothing": 0.1}, "different objective: label_smoothing = None there and 0.1 here"),
+        ({"optimizer": "MuonAdamW"}, "different optimizer: _target_ = .*adamw there and .*MuonAdamW here"),
     ],
 )
 def test_resuming_with_another_network_objective_or_optimizer_is_refused(

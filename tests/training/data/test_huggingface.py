@@ -112,7 +112,7 @@ def refused(complaint: str, folder: str | Path, **settings: Any) -> None:
         ({"input_ids": IDS.tolist(), "label": [None] * 30}, {}, "label must be whole numbers"),
         ({"input_ids": [], "label": []}, {}, "cannot be read"),
         ({"image": [[[0, 300]]] * 30, "label": LABELS}, {}, "values up to 300"),
-        ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, "all but black"),
+        ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, "almost black"),
     ],
 )
 def test_bad_columns_are_refused(tmp_path: Path, columns: dict[str, Any], settings: dict[str, Any], complaint: str):

@@ -66,6 +66,6 @@ def test_images_on_no_known_scale_are_refused() -> None:
         with pytest.raises(UserError, match=complaint):
             on_grey_scale("x", x, y, levels)
 
-    refused(15, 15, 2, "is 15, all but black .* or give levels=16")
-    refused(0, 0, 2, "is 0, all but black")
+    refused(15, 15, 2, "is 15, almost black .* or give levels=16")
+    refused(0, 0, 2, "is 0, almost black")
     refused(1, 255, 2, "values 0 to 1 and the test images up to 255")
