@@ -69,7 +69,7 @@ def test_laws_of_one_coordinate_are_curves() -> None:
 
 @pytest.mark.parametrize("found", [{}, {"a": torch.ones(2, 2) / 4, "b": torch.ones(3, 3) / 9}])
 def test_laws_that_do_not_fit_are_refused(found: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match="one shape"):
+    with pytest.raises(UserError, match="same shape"):
         plot.laws(found)
 
 
