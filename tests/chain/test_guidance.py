@@ -247,7 +247,7 @@ def test_per_count_is_one_strength_for_every_number_of_unmasked_coordinates():
     law = Chain(denoiser, guidance.w, "rate", 0).terminal_by_orders()
     assert (law - terminal_law(denoiser, guidance, 0)).abs().max() < 1e-11
     assert Guidance([2.5]).table(1) == [2.5]
-    with pytest.raises(ValueError, match="3 strengths .* must be 2"):
+    with pytest.raises(ValueError, match=r"3 strengths .* must be 2"):
         guidance.table(2)
     with pytest.raises(ValueError, match="at least -1"):
         Guidance([0.0, -2.0]).table(2)
