@@ -34,9 +34,10 @@ def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -
     Args:
         backend: "matplotlib", or "none", which draws nothing (see `mdlm_cfg.reports.pictures.save`).
     """
-    for block, name in zip(_more(findings), table_files(findings)):
+    taken = table_files(findings)
+    for block, name in zip(_more(findings), taken):
         write_csv(block.plain(), folder / name)
-    return [section for block in findings.blocks for section in _sections(block, folder, backend)]
+    return [section for block in findings.blocks for section in _sections(block, folder, backend, taken)]
 
 
 def table_files(findings: Findings) -> list[str]:
@@ -48,8 +49,11 @@ def _more(findings: Findings) -> list[Block]:
     return [block for block in findings.blocks if block.rows and block is not findings.main]
 
 
-def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
-    """One section for each value of `per`, and one more for each further table of it; none where nothing is shown."""
+def _sections(block: Block, folder: Path, backend: str, taken: Sequence[str]) -> list[Section]:
+    """One section for each value of `per`, and one more for each further table of it; none where nothing is shown.
+
+    No picture has the name of one of the files that are `taken`, since its numbers are a file beside it.
+    """
     if not block.rows and block.views and all(isinstance(view, OF_ROWS) for view in block.views):
         return []
     parts: dict[tuple[str, ...], list[Any]] = {}
@@ -64,7 +68,7 @@ def _sections(block: Block, folder: Path, backend: str) -> list[Section]:
         stem = file_name("_".join([block.name, *(f"{name}{value}" for name, value in zip(block.per, key))]))
         stem = f"{stem}_{len(stems)}" if stem in stems else stem
         stems.add(stem)
-        part = _part(replace(block, title=title), rows, folder / stem, backend)
+        part = _part(replace(block, title=title), rows, folder / stem, backend, taken)
         part = [replace(one, table=None if is_of_zeros(one.table) else one.table) for one in part] if key else part
         sections += [one for one in part if one.table or one.pictures or one.listing or one.panel]
     if not sections and not block.text:
@@ -78,14 +82,15 @@ def is_of_zeros(table: ShownTable | None) -> bool:
     return table is not None and all(cell in ("0", ABSENT, "") for row in table.rows for cell in row[1:])
 
 
-def _part(block: Block, rows: Rows, stem: Path, backend: str) -> list[Section]:
+def _part(block: Block, rows: Rows, stem: Path, backend: str, taken: Sequence[str]) -> list[Section]:
     declared = [view for view in block.views if isinstance(view, Table) and rows]
     tables = [(view.title, shown_table(view, chosen)) for view in declared if (chosen := rows_of(view, rows))]
     listing = "\n\n".join(view.text for view in block.views if isinstance(view, Listing))
     pictures = []
     for k, view in enumerate(block.views):
         if not isinstance(view, Table | Listing | Interactive):
-            pictures += _pictures(view, rows, stem.with_name(f"{stem.name}_{k}" if k else stem.name), backend)
+            name = f"{stem.name}_{k}" if k or f"{stem.name}.csv" in taken else stem.name
+            pictures += _pictures(view, rows, stem.with_name(name), backend)
     panel = next((view for view in block.views if isinstance(view, Interactive)), None)
     panel_numbers = None if panel is None else Numbers(write_csv(panel.rows, stem.with_name(PANEL_FILE)))
     first = tables[0][1] if tables else None

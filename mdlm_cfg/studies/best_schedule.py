@@ -21,6 +21,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import entropy_of
 
 OBJECTIVES = ("kl", "tv", "trade_off")
@@ -272,8 +273,10 @@ class BestScheduleStudy:
         ]
         if self.objective != "tv":
             said.append(
-                f"At w = {most.label} the total variation to the tilted distribution is {best.tv_tilted:.4f} with the "
-                f"best schedule, {constant.tv_tilted:.4f} with the constant w and {ramp.tv_tilted:.4f} with a ramp "
+                f"At w = {most.label} the total variation to the tilted distribution is "
+                f"{short(best.tv_tilted)} with the "
+                f"best schedule, {short(constant.tv_tilted)} with the constant w and "
+                f"{short(ramp.tv_tilted)} with a ramp "
                 "from 0 to w."
             )
         return said

@@ -33,6 +33,7 @@ from mdlm_cfg.studies.mixture_correction import even_of, seen_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, means_of, strongest, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -323,7 +324,7 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
     over = f"over the constant w = {row.w.label}"
     about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
-    size = f"{row.gain:.4f} ± {row.gain_se:.2g} nats" if row.gain_se else f"{row.gain:.4f} nats"
+    size = f"{short(row.gain)} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(row.gain)} nats"
     if abs(row.gain) <= max(SAME, CLEAR * row.gain_se):
         end = f": the gain is {size}" if row.gain_se else ""
         said = [f"{head} show no gain {over}{about}{end}."]
@@ -347,21 +348,26 @@ def _of_distance(head: str, what: str, before: float, after: float, noise: float
     if abs(before - after) <= noise and noise:
         return (
             f"{head} do not measurably change the distance of {what} to the tilted distribution: total "
-            f"variation {after:.4f} instead of {before:.4f}, by chance up to {noise:.4f}."
+            f"variation {short(after)} instead of {short(before)}, by chance up to {short(noise)}."
         )
     if abs(before - after) < SAME:
-        return f"{head} leave {what} at the same distance from the tilted distribution: total variation {before:.4f}."
+        return (
+            f"{head} leave {what} at the same distance from the tilted distribution: total variation {short(before)}."
+        )
     verb = "bring" if after < before else "move"
     way = "nearer to" if after < before else "away from"
-    return f"{head} {verb} {what} {way} the tilted distribution: total variation {after:.4f} instead of {before:.4f}."
+    return (
+        f"{head} {verb} {what} {way} the tilted distribution: total variation {short(after)} instead "
+        f"of {short(before)}."
+    )
 
 
 def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
     strengths = [row.strength for row in levels]
     head = f"The strengths for w = {mean.w.label}, with {mean.denoiser} conditionals,"
-    ends = f"from {strengths[0]:.4f} for the first coordinate to {strengths[-1]:.4f} for the last"
+    ends = f"from {short(strengths[0])} for the first coordinate to {short(strengths[-1])} for the last"
     if max(strengths) - min(strengths) < SAME:
-        return f"{head} are all {strengths[0]:.4f}."
+        return f"{head} are all {short(strengths[0])}."
     if all(a <= b + SAME for a, b in pairwise(strengths)):
         return f"{head} rise {ends}."
     return f"{head} do not rise throughout: they go {ends}."

@@ -19,6 +19,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
@@ -193,7 +194,9 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"with {_rules(far)} ({_path(far[0], levels)})."
         ]
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
-    said.append(f"For {worst.rule}, the partial state with the largest cost is {state.state}: {state.cost:.4f} nats.")
+    said.append(
+        f"For {worst.rule}, the partial state with the largest cost is {state.state}: {short(state.cost)} nats."
+    )
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
         nearest, _ = ends(schedules, "departure")
@@ -211,14 +214,14 @@ def _of_learned(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
     near, far = tied_ends(rows, "departure", SAME)
     who = _rules(near) + (" departs" if len(near) == 1 else " depart") if far else "all rules depart"
     least = " least" if far else " equally"
-    said = f"With learned conditionals {who}{least} there: {near[0].departure:.4f} nats"
+    said = f"With learned conditionals {who}{least} there: {short(near[0].departure)} nats"
     lasts = [_by_level(row, levels)[-1] for row in near]
     exact_lasts = [_by_level(replace(row, denoiser=EXACT), levels)[-1] for row in near]
     if max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME:
         return f"{said}."
     return (
-        f"{said}, of which {lasts[0]:.4f} at the last coordinate, where exact conditionals depart by "
-        f"{max(exact_lasts[0], 0.0):.4f}."
+        f"{said}, of which {short(lasts[0])} at the last coordinate, where exact conditionals depart by "
+        f"{short(max(exact_lasts[0], 0.0))}."
     )
 
 
@@ -234,7 +237,7 @@ def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
     if row.departure <= NOTHING:
         return "0"
     share = _by_level(row, levels)[0] / row.departure
-    return f"{row.departure:.4f} nats, {share:.0%} of which at the first coordinate"
+    return f"{short(row.departure)} nats, {share:.0%} of which at the first coordinate"
 
 
 def rules_of(guidance: Guidance, own: Policy | None) -> list[tuple[str, Guidance, Policy | None]]:

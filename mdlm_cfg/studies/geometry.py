@@ -18,6 +18,7 @@ from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.support.numbers import short
 
 MAX_REGIONS = 8  # that are shown
 W = "guidance strength, or the name of a schedule; inf for the limit of infinite strength"
@@ -236,7 +237,7 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     if changes[gains] < 1e-9:
         return [f"No region gains or loses mass from {span}."]
     return [
-        f"From {span} the mass of region {gains} ({meaning[gains]}) grows most, from {first[gains]:.4f} to "
-        f"{last[gains]:.4f}, and that of {loses} ({meaning[loses]}) falls most, from {first[loses]:.4f} to "
-        f"{last[loses]:.4f}.",
+        f"From {span} the mass of region {gains} ({meaning[gains]}) grows most, from {short(first[gains])} to "
+        f"{short(last[gains])}, and that of {loses} ({meaning[loses]}) falls most, from {short(first[loses])} to "
+        f"{short(last[loses])}.",
     ]

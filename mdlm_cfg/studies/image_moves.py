@@ -27,6 +27,7 @@ from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, by
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 
@@ -246,7 +247,10 @@ def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -
     for g, (data, *sets) in by(rows, "w"):
         if any(row.moves for row in sets):
             said += _of_strength(g, sets, name, float(noise[name] or 0.0))
-        said += _of_nearest(g, data, min(sets, key=lambda row: _far(row, name)))
+        near = min(sets, key=lambda row: _far(row, name))
+        chance = {row: _chance(near, row, float(noise[name] or 0.0)) for row in sets if row is not near}
+        as_near = [row for row in chance if _far(row, name) - _far(near, name) <= chance[row]]
+        said += _of_nearest(g, data, near, len(as_near))
     return said
 
 
@@ -271,7 +275,9 @@ def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: flo
 
     def change(row: ImageSetRow) -> str:
         old = before[row.start, row.move]
-        values = f"{_far(old, name):.4f} before, {_far(row, name):.4f} after; chance {_chance(old, row, noise):.4f}"
+        values = (
+            f"{short(_far(old, name))} before, {short(_far(row, name))} after; chance {short(_chance(old, row, noise))}"
+        )
         return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values})'
 
     def surely(row: ImageSetRow) -> bool:
@@ -287,21 +293,22 @@ def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: flo
     gain = _far(plain, name) - _far(near, name)
     worth = "are worth their calls" if gain > _chance(plain, near, noise) else "are not measurably worth their calls"
     said.append(
-        f"Moves {worth}: the nearest set with moves has {_far(near, name):.4f} with {near.calls} calls; the nearest "
-        f'without moves has {_far(plain, name):.4f} with {plain.calls} ("{plain.start}").'
+        f"Moves {worth}: the nearest set with moves has {short(_far(near, name))} with {near.calls} calls; the nearest "
+        f'without moves has {short(_far(plain, name))} with {plain.calls} ("{plain.start}").'
     )
     return said
 
 
-def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow) -> list[str]:
-    """Accuracy and recall of the nearest set, beside test images."""
+def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow, num_as_near: int) -> list[str]:
+    """Accuracy and recall of the nearest set, beside test images; so many others may be as near, by chance."""
     if row.accuracy is None or row.recall is None or data.accuracy is None or data.recall is None:
         return []
     moves = f" with {phrase(row.moves, row.move)}" if row.moves else ""
+    others = f" or, within chance, one of {num_as_near} others" if num_as_near else ""
     return [
-        f'The nearest set at w = {g.label} is "{row.start}"{moves}: the classifier assigns {row.accuracy:.1%} of it to '
-        f"the intended class, {data.accuracy:.1%} of test images; recall is {row.recall:.2f}, of test images "
-        f"{data.recall:.2f}."
+        f'The nearest set at w = {g.label} is "{row.start}"{moves}{others}: the classifier assigns '
+        f"{row.accuracy:.1%} of it to the intended class, {data.accuracy:.1%} of test images; recall is "
+        f"{row.recall:.2f}, of test images {data.recall:.2f}."
     ]
 
 
@@ -314,6 +321,6 @@ def _of_tilting(case: Case, held_out: Sequence[Mapping[str, Any]]) -> list[str]:
     ess = min(float(group_ess(w * log_p[None])) for log_p in known)
     stand = "nearly" if ess >= NEARLY else "not"
     return [
-        f"Weights p(class | image)^{w:g} of test images, by the classifier, have a relative ESS of {ess:.4f}: the "
+        f"Weights p(class | image)^{w:g} of test images, by the classifier, have a relative ESS of {short(ess)}: the "
         f"tilted distribution is {stand} that of the data of the class."
     ]

@@ -36,6 +36,7 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
 )
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
@@ -454,12 +455,15 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
     worst, at = max(errors, key=lambda pair: pair[0])
     effect = max(row.guidance_effect for row in top)
     found = (
-        f"its distribution of the hidden pixels is within {worst:.4f} of the exact one in total variation (largest for "
+        f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total "
+        f"variation (largest for "
         f"image {at.image}, w = {at.w.label})"
     )
     if worst < effect:
-        return f"The error of the network is smaller than the effect of guidance ({effect:.4f}): {found}."
-    return f"The error of the network is at least as large as the effect of guidance ({effect:.4f}): {found}. {LONGER}"
+        return f"The error of the network is smaller than the effect of guidance ({short(effect)}): {found}."
+    return (
+        f"The error of the network is at least as large as the effect of guidance ({short(effect)}): {found}. {LONGER}"
+    )
 
 
 def _of_the_guidance(top: Sequence[SliceRow]) -> str:
@@ -484,7 +488,7 @@ def _of_the_image(rows: Sequence[SliceRow], last: SliceRow) -> str:
     first = rows[0]
     known = f"the posterior of the class, given the known pixels, is {last.posterior:.3g}"
     if last.posterior >= SURE:
-        known = f"the known pixels already determine the class (posterior {last.posterior:.4f})"
+        known = f"the known pixels already determine the class (posterior {short(last.posterior)})"
     return (
         f"Test image {last.image} (class {last.image_class}), guided to class {last.target_class}: {known}. At w = "
         f"{last.w.label} the distribution of the hidden pixels is {_short(last.guidance_effect)} from that at w = 0 "

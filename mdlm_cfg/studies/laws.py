@@ -24,6 +24,7 @@ from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength
+from mdlm_cfg.support.numbers import short
 
 NOTHING = 1e-12  # what is smaller is rounding
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
@@ -253,7 +254,7 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
         n = e.plan.num_samples
         samples = "1 sample has" if n == 1 else f"{n:,} samples have"
         said.append(
-            f"{samples} a noise floor of {found.floor:.4f} at w = {top.guidance.label} and cannot reveal a smaller "
+            f"{samples} a noise floor of {short(found.floor)} at w = {top.guidance.label} and cannot reveal a smaller "
             "error."
         )
     return said
@@ -261,19 +262,19 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
 
 def _of_the_network(worst: float, at: str, effect: float, top: str, name: str) -> str:
     """The largest error of the network, at the strength `at`, beside the effect of the strongest guidance, `top`."""
-    head = f"class {name}: the learned distribution is within {worst:.4f} of the exact one (largest at w = {at})"
+    head = f"class {name}: the learned distribution is within {short(worst)} of the exact one (largest at w = {at})"
     if effect < NOTHING:
         return f"For {head}; guidance does not change this class at w = {top}."
     if worst <= SMALL * effect:
-        return f"The network is good enough to study guidance. For {head}; guidance moves the class by {effect:.4f}."
+        return f"The network is good enough to study guidance. For {head}; guidance moves the class by {short(effect)}."
     if worst < effect:
         return (
             f"The error of the network is up to {worst / effect:.0%} of the effect of guidance at w = {top}: train "
             f"longer before you study small effects with it. For {head}."
         )
     return (
-        f"The network is not trained well enough: its error ({worst:.4f} at w = {at}) is as large as the effect of "
-        f"guidance or larger ({effect:.4f} at w = {top}). {LONGER}"
+        f"The network is not trained well enough: its error ({short(worst)} at w = {at}) is as large as the effect of "
+        f"guidance or larger ({short(effect)} at w = {top}). {LONGER}"
     )
 
 
@@ -285,9 +286,11 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
     head = f"At w = {guidance.label} ({order})"
     if effect < NOTHING:
         return f"{head} guidance does not change the class."
-    moved = f"{head} guidance changes the class by {effect:.4f} (total variation)"
+    moved = f"{head} guidance changes the class by {short(effect)} (total variation)"
     if gap is None:
         return f"{moved}; its tilted distribution is not known."
     if gap < NOTHING:
         return f"{moved}; the result is the tilted distribution."
-    return f"{moved}; the result is {gap:.4f} from the tilted distribution, which guidance is often believed to sample."
+    return (
+        f"{moved}; the result is {short(gap)} from the tilted distribution, which guidance is often believed to sample."
+    )

@@ -19,6 +19,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import TableMixture
 
 NOTHING = 1e-12  # what is smaller is rounding
@@ -276,7 +277,7 @@ def _of_the_sampler(row: LedgerRow) -> str:
         return f"The sampler ({row.sampler.label}) samples the guided chain exactly."
     return (
         f"At w = {row.w.label} the distribution of the sampler ({row.sampler.label}) is "
-        f"{row.discretisation_error:.4f} from the guided chain of the same conditionals (total variation, exact)."
+        f"{short(row.discretisation_error)} from the guided chain of the same conditionals (total variation, exact)."
     )
 
 

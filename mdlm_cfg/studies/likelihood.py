@@ -20,6 +20,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import ends, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -352,16 +353,16 @@ def verdict_of_bounds(
     for row in likelihoods:
         _, best = ends(where(bounds, label=row.label), "orders")
         nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
-        fall = f"{best.fall:.4f} ± {best.fall_se:.4f}"
+        fall = f"{short(best.fall)} ± {short(best.fall_se)}"
         if best.orders == 1:
-            said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension.")
+            said.append(f"{nelbo}, {short(best.bits_per_dim)} bits per dimension.")
         elif abs(best.fall) < SAME:
-            said.append(f"{nelbo}, {best.bits_per_dim:.4f} bits per dimension; all orders agree.")
+            said.append(f"{nelbo}, {short(best.bits_per_dim)} bits per dimension; all orders agree.")
         elif best.fall > CLEAR * best.fall_se:
             said.append(
                 f"{nelbo}; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. "
                 "The "
-                f"bound is then {_nats(best.nats, best.nats_se)}, {best.bits_per_dim:.4f} bits per dimension."
+                f"bound is then {_nats(best.nats, best.nats_se)}, {short(best.bits_per_dim)} bits per dimension."
             )
         else:
             said.append(

@@ -33,6 +33,7 @@ from mdlm_cfg.studies.mixture_effects import (
 )
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import AtStrength, OfClass, by, means_of, strongest, where
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
@@ -291,18 +292,18 @@ def verdict_of(
     if LEARNED in energy:
         said.append(
             f"At w = {top.label} the network's samples {_differ(energy[LEARNED], chance)} from exact "
-            f"guided samples (energy distance {energy[LEARNED]:.4f}; by chance {chance:.4f})."
+            f"guided samples (energy distance {short(energy[LEARNED])}; by chance {short(chance)})."
         )
         if top.constant and energy[LEARNED] >= energy[CLASS] and _is_clear(energy[LEARNED], chance):
             said.append(
-                f"Unguided samples of the class are at least as near to them ({energy[CLASS]:.4f}): the "
+                f"Unguided samples of the class are at least as near to them ({short(energy[CLASS])}): the "
                 f"network is not trained well enough for w = {top.label}. {LONGER}"
             )
     if top.constant == 0:
         return [*said, "No strength above 0 was given, so the effect of guidance is not shown."]
     said.append(
         f"At w = {top.label} exact guided samples {_differ(energy[CLASS], chance)} from the unguided "
-        f"class (energy distance {energy[CLASS]:.4f}; by chance {chance:.4f})."
+        f"class (energy distance {short(energy[CLASS])}; by chance {short(chance)})."
     )
     (pixel,) = where(pixels, w=top, set=EXACT)
     said.append(_of_pixels(pixel))
@@ -341,7 +342,7 @@ def _of_pixels(pixel: PixelRow) -> str:
 
 
 def _signed(change: float | None, error: float | None) -> str:
-    return "nothing (there are none)" if change is None else f"{change:+.4f} ± {error or 0.0:.4f}"
+    return "nothing (there are none)" if change is None else f"{change:+.4f} ± {short(error or 0.0)}"
 
 
 def _is_clear(energy: float, chance: float) -> bool:

@@ -22,6 +22,7 @@ from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import entropy_of
@@ -187,12 +188,13 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
     if farthest <= floor + chance:
         said = [
             f"{head} the usage of components of every sampler equals that of the tilted distribution within the noise "
-            f"(total variation at most {farthest:.4f}; noise floor {floor:.4f}): there is nothing to correct."
+            f"(total variation at most {short(farthest)}; noise floor {short(floor)}): there is nothing to correct."
         ]
     else:
         moved = (
-            f"(total variation to that of the tilted distribution {before[best.start, best.move].usage_tv:.4f} before, "
-            f'{best.usage_tv:.4f} after "{best.start}"; noise floor {floor:.4f})'
+            f"(total variation to that of the tilted distribution "
+            f"{short(before[best.start, best.move].usage_tv)} before, "
+            f'{short(best.usage_tv)} after "{best.start}"; noise floor {short(floor)})'
         )
         do = verb_of(most, "correct") if gains[best] > chance else "cannot be shown to correct"
         said = [f"{head} {phrase(most, best.move)} {do} the usage of components {moved}."]
@@ -201,8 +203,9 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
     if as_far:
         far = as_far[-1]
         said.append(
-            f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({near.usage_tv:.4f}, with {near.calls} "
-            f"calls), and that of {_name(far)}{_and_others(as_far)} farthest ({far.usage_tv:.4f}, with {far.calls}): "
+            f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({short(near.usage_tv)}, with {near.calls} "
+            f"calls), and that of {_name(far)}{_and_others(as_far)} farthest ({short(far.usage_tv)}, with "
+            f"{far.calls}): "
             f"{far.components:.1f} components are in use there, {reference.components:.1f} in the tilted distribution."
         )
     return [

@@ -19,6 +19,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, Vi
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
@@ -233,11 +234,11 @@ def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[s
     if changed < ROUNDING:
         said.append("Guidance does not change any class at these strengths.")
     else:
-        said.append(f"Guidance changes {_named(most or least)} most, by {changed:.4f}.")
+        said.append(f"Guidance changes {_named(most or least)} most, by {short(changed)}.")
     least, more = tied_ends(rows, "entropy", ROUNDING)
     if not more:
-        return [*said, f"All distributions are equally diverse: {least[0].entropy:z.4f} nats."]
-    return [*said, f"The least diverse distribution is that of {_named(least)}: {least[0].entropy:z.4f} nats."]
+        return [*said, f"All distributions are equally diverse: {short(least[0].entropy)} nats."]
+    return [*said, f"The least diverse distribution is that of {_named(least)}: {short(least[0].entropy)} nats."]
 
 
 def _of_values(rows: Sequence[ModelRow]) -> str:
@@ -245,12 +246,12 @@ def _of_values(rows: Sequence[ModelRow]) -> str:
     clear = [row for row in rows if row.values_changed > row.values_noise + CLEAR * row.values_noise_sd]
     least, most = tied_ends(clear or rows, "values_changed", ROUNDING)
     named = most or least
-    change = f"{named[0].values_changed:.4f} (total variation, mean over positions)"
+    change = f"{short(named[0].values_changed)} (total variation, mean over positions)"
     if clear:
         return f"Guidance changes the single values most for {_named(named)}, by {change}."
     return (
         f"These samples show no effect of guidance on single values: at most {change}, where samples of one "
-        f"distribution differ by {named[0].values_noise:.4f}."
+        f"distribution differ by {short(named[0].values_noise)}."
     )
 
 

@@ -20,6 +20,7 @@ from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 
 TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
 SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
@@ -165,10 +166,10 @@ def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
     if max(row.tv_class for row in rows) < ROUNDING:
         return f"{head} every policy samples the class exactly (within {ROUNDING:g})."
     if not far:
-        return f"{head} every policy is {near[0].tv_class:.4f} from the class in total variation."
+        return f"{head} every policy is {short(near[0].tv_class)} from the class in total variation."
     return (
-        f"{head} {_named(near)} nearest to the class (total variation {near[0].tv_class:.4f}) and {_named(far)} "
-        f"farthest ({far[0].tv_class:.4f})."
+        f"{head} {_named(near)} nearest to the class (total variation {short(near[0].tv_class)}) and {_named(far)} "
+        f"farthest ({short(far[0].tv_class)})."
     )
 
 
@@ -182,9 +183,9 @@ def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
     step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together
     head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and {step} per step,"
     if not far:
-        return f"{head} every policy ends {near[0].tv_tilted:.4f} from the tilted distribution."
+        return f"{head} every policy ends {short(near[0].tv_tilted)} from the tilted distribution."
     return (
         f"{head} {listed([row.policy for row in near])} {'ends' if len(near) == 1 else 'end'} closest to the tilted "
-        f"distribution ({near[0].tv_tilted:.4f}), {listed([row.policy for row in far])} farthest from it "
-        f"({far[0].tv_tilted:.4f})."
+        f"distribution ({short(near[0].tv_tilted)}), {listed([row.policy for row in far])} farthest from it "
+        f"({short(far[0].tv_tilted)})."
     )

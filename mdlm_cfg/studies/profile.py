@@ -23,6 +23,7 @@ from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.targets.table import TableMixture
 
@@ -248,7 +249,7 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
     for who, own in by(totals, "denoiser"):
         single = [row for total in own for row in where(costs, w=total.w, denoiser=who, schedule=BEST, calls=1)]
         if single:
-            spent = ", ".join(f"{row.cost:z.4f}" for row in single)
+            spent = ", ".join(f"{short(row.cost)}" for row in single)
             said.append(f"With {who} conditionals, a single step costs {spent} nats at w = {_labels(own)}.")
         least = ", ".join(map(_correlation, own))
         said.append(f"No single step can cost less than the total correlation, {least} nats at w = {_labels(own)}.")
@@ -269,7 +270,7 @@ def _labels(totals: Sequence[TotalRow]) -> str:
 
 def _correlation(total: TotalRow) -> str:
     error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
-    return f"{total.total_correlation:z.4f}{error}"
+    return f"{short(total.total_correlation)}{error}"
 
 
 def _saved(rows: Sequence[CostRow]) -> str | None:
@@ -284,12 +285,12 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
     if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
         return None
     return (
-        f"the best steps save most with {row.calls} calls: they cost {row.cost:.4f} nats by prediction, and "
-        f"{other.schedule} steps, the cheapest of the others, {other.cost:.4f}{_exactly(row, other)}."
+        f"the best steps save most with {row.calls} calls: they cost {short(row.cost)} nats by prediction, and "
+        f"{other.schedule} steps, the cheapest of the others, {short(other.cost)}{_exactly(row, other)}."
     )
 
 
 def _exactly(row: CostRow, other: CostRow) -> str:
     if row.exact_kl is None or other.exact_kl is None:
         return ""
-    return f"; the exact costs are {row.exact_kl:.4f} and {other.exact_kl:.4f}"
+    return f"; the exact costs are {short(row.exact_kl)} and {short(other.exact_kl)}"

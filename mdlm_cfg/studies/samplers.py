@@ -19,6 +19,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import is_whole
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -141,7 +142,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
         return said
     head = f"At w = {top.label} and with at most {AFFORDED} calls,"
     if not far:
-        return [*said, f"{head} all samplers have the same discretisation error ({near[0].tv:.4f})."]
+        return [*said, f"{head} all samplers have the same discretisation error ({short(near[0].tv)})."]
     best, worst = (listed([row.method for row in rows]) for rows in (near, far))
     has = "has" if len(near) == 1 else "have"
     return [
@@ -153,17 +154,17 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
     """The error that some rows share, and the calls that they make."""
-    return f"{rows[0].tv:.4f} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))}"
+    return f"{short(rows[0].tv)} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))}"
 
 
 def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
     """The distance of the plan's own sampler, and of the nearest other one with at most as many calls."""
-    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {own.tv:.4f} from the chain in continuous time'
+    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {short(own.tv)} from the chain in continuous time'
     others = [row for row in rows if row is not own and row.calls <= own.calls]
     if not others:
         return f"{head}, with {own.calls} calls."
     best, _ = ends(others, "tv")
-    return f"{head} with at most {own.calls} calls, and {best.method} {best.tv:.4f} with {best.calls}."
+    return f"{head} with at most {own.calls} calls, and {best.method} {short(best.tv)} with {best.calls}."
 
 
 def method_of(sampler: Sampler) -> str:

@@ -28,6 +28,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
@@ -381,7 +382,9 @@ def verdict_of(
     said.append(_of_resampling(where(resampling, w=g)[0]))
     if judged == LEARNED:
         exact = own[EXACT]
-        said.append(f"With exact conditionals, guidance ends {exact.tv_guided:.4f} from the tilted distribution there.")
+        said.append(
+            f"With exact conditionals, guidance ends {short(exact.tv_guided)} from the tilted distribution there."
+        )
     return said
 
 
@@ -390,7 +393,7 @@ def _of_weights(cost: CostRow) -> str:
     if cost.tv_guided < NOTHING:
         return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
     head += (
-        f" guidance with {cost.denoiser} conditionals ends {cost.tv_guided:.4f} from the tilted distribution (total "
+        f" guidance with {cost.denoiser} conditionals ends {short(cost.tv_guided)} from the tilted distribution (total "
         "variation)"
     )
     price = f"at a relative ESS of {percent(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
@@ -399,8 +402,8 @@ def _of_weights(cost: CostRow) -> str:
     if cost.tv_weighted < NOTHING:
         return f"{head}; importance weights correct this, {price}."
     if cost.tv_weighted < cost.tv_guided - NOTHING:
-        return f"{head}; importance weights reduce this to {cost.tv_weighted:.4f}, {price}."
-    return f"{head}; importance weights do not help: the weighted distribution is {cost.tv_weighted:.4f} from it."
+        return f"{head}; importance weights reduce this to {short(cost.tv_weighted)}, {price}."
+    return f"{head}; importance weights do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
 
 
 def _paying(cost: CostRow, drawn: int) -> list[str]:
@@ -425,8 +428,9 @@ def _of_samples(last: SampleRow) -> str:
         end = "no correction, weighting and resampling end equally close to the tilted distribution within chance"
     return (
         f"With {last.num_samples:,} samples, {end}: total "
-        f"variation {last.tv_guided:.4f} without correction, {last.tv_weighted:.4f} weighted, {last.tv_resampled:.4f} "
-        f"resampled; the noise floor is {last.noise_floor:.4f}."
+        f"variation {short(last.tv_guided)} without correction, {short(last.tv_weighted)} weighted, "
+        f"{short(last.tv_resampled)} "
+        f"resampled; the noise floor is {short(last.noise_floor)}."
     )
 
 
@@ -434,8 +438,8 @@ def _of_resampling(row: ResamplingRow) -> str:
     off = abs(row.log_normalizer - row.exact_log_normalizer)
     said = (
         f"Resampling ends with a relative ESS of {percent(row.ess)} and estimates ln E W as "
-        f"{row.log_normalizer:z.4f} ± {row.relative_error:.4f}; the exact value is "
-        f"{row.exact_log_normalizer:z.4f}"
+        f"{short(row.log_normalizer)} ± {short(row.relative_error)}; the exact value is "
+        f"{short(row.exact_log_normalizer)}"
     )
     if off <= SURPRISING * row.relative_error + NOTHING or row.relative_error == 0:
         return f"{said}."

@@ -23,6 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
+from mdlm_cfg.support.numbers import short
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -257,7 +258,7 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     for start in dict.fromkeys(named):
         whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
         share = f"{removed[start]:.0%} of" if removed[start] >= SHOWN else "nothing of"
-        said.append(f"{share} {whose} (total variation {before[start]:.4f} before, {after[start]:.4f} after)")
+        said.append(f"{share} {whose} (total variation {short(before[start])} before, {short(after[start])} after)")
     worth = [removed[start] >= WORTH for start in named]
     does = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"
     judged = f"corrections {does if any(worth) else 'help little'}"
@@ -278,7 +279,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         said.append(
             f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} '
             f"{verb_of(best.moves, 'end')} nearest to the "
-            f"tilted distribution ({best.tv_tilted:.4f}){_with_more_calls(best, nearest)}."
+            f"tilted distribution ({short(best.tv_tilted)}){_with_more_calls(best, nearest)}."
         )
     apart = [row.move for row in ends if row.gap < CONNECTED]
     if apart:
@@ -300,7 +301,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     ]
     if stop:
         worst, move = max(stop)
-        said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {worst:.4f} from it.")
+        said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {short(worst)} from it.")
     return said
 
 
@@ -315,7 +316,7 @@ def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
         return ""
     moves = phrase(nearest.moves, nearest.move)
     do = "does" if nearest.moves == 1 else "do"
-    return f"; with any number of calls, {moves} {do} ({nearest.tv_tilted:.4f} with {nearest.calls:g} calls)"
+    return f"; with any number of calls, {moves} {do} ({short(nearest.tv_tilted)} with {nearest.calls:g} calls)"
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
@@ -326,6 +327,7 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     if learned is None or exact is None or learned <= exact + NOTHING:
         return []
     return [
-        f"With learned conditionals, moves of {first[LEARNED].move} end {learned:.4f} from the tilted distribution of "
-        f"the data, with exact ones {exact:.4f}: corrections do not repair the network."
+        f"With learned conditionals, moves of {first[LEARNED].move} end {short(learned)} from the tilted "
+        f"distribution of "
+        f"the data, with exact ones {short(exact)}: corrections do not repair the network."
     ]

@@ -39,6 +39,6 @@ def _shown(value: float | None, form: str) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:{form}}"
 
 
-def format_number(value: float | None, digits: int = 4) -> str:
+def short(value: float | None, digits: int = 4) -> str:
     """One number, as a column of its own."""
     return format_column([value], digits)[0]

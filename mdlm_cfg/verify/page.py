@@ -19,7 +19,7 @@ from mdlm_cfg.reports.tables import Table, write_json
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.numbers import format_number
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check
 from mdlm_cfg.verify.run import Verification
 
@@ -116,7 +116,7 @@ def summary(found: Verification) -> Section:
         failed = sum(not check.passed for check in checks)
         subjects = len({check.subject for check in checks})
         rows.append([TITLES[group], str(subjects), f"{len(checks):,}", str(failed), f"{seconds:.0f} s"])
-    rows += [["failed: " + c.subject, c.case, c.measure, format_number(c.value), ""] for c in found.failures[:20]]
+    rows += [["failed: " + c.subject, c.case, c.measure, short(c.value), ""] for c in found.failures[:20]]
     return Section(
         "Verdict", f"{verdict}\n\n{again}", Table(["group", "subjects", "checks", "failed", "time"], rows), printed=True
     )

@@ -43,7 +43,7 @@ from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
 from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.support.numbers import format_number
+from mdlm_cfg.support.numbers import short
 
 FINGERPRINTS = {
     "toy_1d_disjoint": "a14924100257f751",
@@ -393,9 +393,7 @@ def test_the_page_shows_the_ranking_first_and_unfolded(found: BenchmarkFindings,
         assert section.group == "" and [row[0] for row in section.table.rows] == list(places)
         for name, rank, error in section.table.rows:
             place = places[name]
-            assert (rank, error) == (
-                ("-", "-") if place.rank is None else (str(place.rank), format_number(place.error))
-            )
+            assert (rank, error) == (("-", "-") if place.rank is None else (str(place.rank), short(place.error)))
     assert all(section.group for section in sections[2:])
     many = len(found.facts["entries"])
     page = write_page(tmp_path / "p.html", "T", sections[:2], {}).read_text()

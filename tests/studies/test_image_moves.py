@@ -212,6 +212,9 @@ def test_the_verdict_follows_from_the_distances(
     assert any("away" in sentence for sentence in said) == away
     figures = {f"{value:.4f}" for value in (0.5, after, other, 2 * math.hypot(SE, SE, 0.08, 0.08))}
     assert set(re.findall(r"\d\.\d{4}", " ".join(said))) <= figures
+    distances = sorted((0.5, after, other, other))
+    within = sum(far - distances[0] <= 2 * math.hypot(SE, SE, 0.08, 0.08) for far in distances[1:])
+    assert re.findall(r"one of (\d) others", said[-1]) == ([str(within)] if within else [])
 
 
 def test_without_a_classifier_pixels_judge(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from functools import cache
@@ -18,9 +19,10 @@ from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance_schedules import LinearRamp
 from mdlm_cfg.chain.product_rules import Negative
 from mdlm_cfg.reports.comparison_report import comparison_sections
+from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.comparison import compare
 from mdlm_cfg.studies.departure import Departures
-from mdlm_cfg.studies.findings import Findings, columns_of
+from mdlm_cfg.studies.findings import Findings, columns_of, together
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.laws import Laws
 from mdlm_cfg.studies.ledger import LedgerStudy
@@ -107,3 +109,17 @@ def test_reports_of_every_study_are_compared(name: str, tmp_path: Path) -> None:
     means = compare([saved(findings, tmp_path)])
     assert comparison_sections(means, tmp_path) and len(means.means) == len(findings.rows())
     assert ("noise_floor" in means.measured) == any("noise_floor" in name for name in columns_of(findings.main.rows[0]))
+
+
+def test_the_file_of_every_table_has_its_rows_and_no_file_is_written_twice(tmp_path: Path) -> None:
+    parts = [found(name, NUMBERS, SAMPLERS["chain"]) for name in STUDIES]
+    findings = together(parts[0].plan, parts)
+    sections = sections_of(findings, tmp_path, "none")
+    tables = [block for block in findings.blocks if block.rows and block is not findings.main]
+    for block in tables:
+        with (tmp_path / f"{block.name}.csv").open(newline="") as file:
+            written = list(csv.DictReader(file))
+        values = [{key: "" if value is None else str(value) for key, value in row.items()} for row in block.plain()]
+        assert [{key: row[key] for key in own} for row, own in zip(written, values, strict=True)] == values, block.name
+    names = [*(f"{block.name}.csv" for block in tables), *(name for section in sections for name in section.files)]
+    assert len(set(names)) == len(names) > 20

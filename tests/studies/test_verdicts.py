@@ -87,6 +87,19 @@ def test_every_figure_of_a_sentence_is_one_of_the_rows(study: str, name: str, le
             assert any(abs(float(figure) - v) < 1.01e-4 for v in known | sums), (sentence, figure)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize(
+    "study", [pytest.param(study, marks=pytest.mark.slow) if study in SLOW else study for study in STUDIES]
+)
+def test_no_sentence_rounds_a_number_to_zero(study: str, learned: bool) -> None:
+    """At w = 1e-4, and of a network whose errors are of 1e-5, all is small: what is written as 0.0000 is not 0."""
+    target = random_target(2, 2, seed=1)
+    denoiser = Blurred(target, 1e-5) if learned else None
+    plan = Plan((Guidance(1e-4),), Sampler(), 40, classes=None if study == "LikelihoodStudy" else (0,))
+    verdict = found_by(STUDIES[study], data_of(target), denoiser, plan).verdict
+    assert verdict and not [line for line in verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_said_of_guidance_is_what_its_distances_say(name: str) -> None:
     found = findings("Laws", TARGETS[name], learned=False)

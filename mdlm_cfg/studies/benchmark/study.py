@@ -33,6 +33,7 @@ from mdlm_cfg.studies.plan import Plan, refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.support.progress import silent
 from mdlm_cfg.targets.data import KnownData
@@ -271,8 +272,10 @@ def _means_block(means: Sequence[MeanRow], own: Sequence[str]) -> Block:
     zero = []
     for to, what in WHAT.items():
         where = {"against": [to], "entry": [*own, *DRAWN][: max(len(own), len(DRAWN))]}  # as many as there are colours
-        if not any(row.against == to and row.entry in where["entry"] and row.tv > NOTHING for row in means):
+        far = {row.entry for row in means if row.against == to and row.tv > NOTHING}
+        if not far:
             zero.append(what)
+        if far.isdisjoint(where["entry"]):
             continue
         caption = f"Mean total variation over the targets to {what}, against the calls made; a panel for each w."
         curve = Curve("used", "tv", ["entry"], caption, panels="w", log_x=True, log_y=True, where=where)
@@ -319,7 +322,7 @@ def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
     if not placed:
         return []
     first = [row.entry for row in placed if row.rank == 1]
-    mean = f"(mean total variation {placed[0].error:.4f})"
+    mean = f"(mean total variation {short(placed[0].error)})"
     if len(first) == len(placed):
         return [f"With {calls_of(calls)}, all {len(first)} entries are equally near to {what} {mean}."]
     more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
@@ -335,7 +338,9 @@ def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
     ties = sum(other.rank == row.rank for other in placed) - 1
     shared = f", which it shares with {ties} other{'s'[: ties > 1]}," if ties else ""
     between = "" if row.best == row.worst else f" (by its samples {row.best} to {row.worst})"
-    return f"{head} has rank {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({row.error:.4f})."
+    return (
+        f"{head} has rank {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({short(row.error)})."
+    )
 
 
 def _scope(num_entries: int, targets: Sequence[str], strengths: Sequence[float], complete: bool) -> str:

@@ -21,6 +21,7 @@ from mdlm_cfg.compare.decay import Decay, log_still_masked, tv_decay
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.findings import col
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import TableMixture
 
 ABSENT = "-"  # where nothing was learned
@@ -66,7 +67,7 @@ def verdict(holds: bool) -> str:
 
 def per_w(evaluation: TableEvaluation, value: Callable[[StrengthEvaluation], float]) -> str:
     """A number of every strength, such as "0.1234 (w = 1), 0.2345 (w = 2)"."""
-    return ", ".join(f"{value(r):.4f} (w = {r.w:g})" for r in evaluation.results)
+    return ", ".join(f"{short(value(r))} (w = {r.w:g})" for r in evaluation.results)
 
 
 def learned_per_w(evaluation: TableEvaluation, value: Callable[[Tensor, StrengthEvaluation], float]) -> str:
@@ -155,7 +156,7 @@ def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:
         )
         law = log_still_masked(denoiser, r.guidance, z, taus).exp()
         worst = max(worst, float((torch.tensor(masked[1:-1], dtype=torch.float64) - law).abs().max()))
-    return f"share still masked within {worst:.4f} of their chain's exact law at every one of {PAPER_STEPS} steps"
+    return f"share still masked within {short(worst)} of their chain's exact law at every one of {PAPER_STEPS} steps"
 
 
 def _note_masked(shares: list[float], mask_id: int, x: Tensor) -> None:

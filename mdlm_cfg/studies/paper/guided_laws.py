@@ -13,7 +13,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, Claim, verdict
-from mdlm_cfg.support.numbers import format_column, format_number
+from mdlm_cfg.support.numbers import format_column, short
 from mdlm_cfg.targets.table import TableMixture, entropy_of
 
 LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
@@ -98,10 +98,7 @@ class Both:
 
 def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
     """Such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" where there are no laws."""
-    parts = [
-        f"{', '.join(f'{name} {format_number(number(laws, name))}' for name in names)} (w = {laws.w:g})"
-        for laws in found
-    ]
+    parts = [f"{', '.join(f'{name} {short(number(laws, name))}' for name in names)} (w = {laws.w:g})" for laws in found]
     return "; ".join(parts) or ABSENT
 
 

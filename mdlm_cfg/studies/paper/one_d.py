@@ -27,6 +27,7 @@ from mdlm_cfg.studies.paper.claims import (
     verdict,
     with_samples,
 )
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import TableMixture
 
 
@@ -114,7 +115,7 @@ def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoise
             ),
             Claim(
                 "TV decays double-exponentially in w: ln(-ln TV) grows linearly.",
-                f"slope {decay.fit_slope[0]:.4f} over small, {decay.fit_slope[1]:.4f} over large w",
+                f"slope {short(decay.fit_slope[0])} over small, {short(decay.fit_slope[1])} over large w",
                 ABSENT,
                 verdict(decay.double_exponential and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
             ),
