@@ -172,6 +172,20 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     return Estimate(value, max(low, 0.0), high)
 
 
+def least_tv(law: Tensor, x: Tensor) -> float:
+    """A low end of the TV between a law and the one that samples follow: in 39 of 40 cases the TV is at least that.
+
+    The TV is the largest q(A) - p(A) of any event A. Each half of the samples chooses an event, the states of which it
+    has more than the law p, and the other half measures it without bias. The standard deviation of the mean of both is
+    at most 1 / sqrt(2n). (The TV of the samples less their noise is no such end: what they leave out has noise, too.)
+    """
+    if len(x) < 2:
+        return 0.0
+    first, second = (histogram(half, law.shape[0]).cpu() - law.cpu() for half in (x[::2], x[1::2]))
+    found = (float(first[second > 0].sum()) + float(second[first > 0].sum())) / 2
+    return max(0.0, found - NormalDist().inv_cdf(0.975) / math.sqrt(2 * len(x)))
+
+
 def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
     """Counts of independent multinomials of `num_trials` each, float64 (num_draws, cells).
 

@@ -15,6 +15,7 @@ from mdlm_cfg.compare.metrics import (
     expected_sampling_tv,
     histogram,
     kl_divergence,
+    least_tv,
     mean_and_covariance,
     multinomial_counts,
     relative_difference,
@@ -165,3 +166,26 @@ def test_shares_of_many_differ_by_their_own_difference_and_error() -> None:
     difference, error = difference_of_shares(0.3, 10**6, 0.1, 10**6)
     assert difference == pytest.approx(0.2, abs=1e-5)
     assert error == pytest.approx(math.sqrt((0.3 * 0.7 + 0.1 * 0.9) / 10**6), rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(("cells", "num"), [(3, 1000), (81, 100), (600, 100), (600, 1000)])
+def test_the_distance_behind_samples_is_in_its_interval_however_few_they_are(
+    cells: int, num: int, share: float
+) -> None:
+    """Between `least_tv` and the high end of the bootstrap, also where samples leave out states."""
+    g = generator_for("interval", cells, num)
+    law, other = torch.rand(2, cells, generator=g, dtype=torch.float64).log().neg()
+    reference = law / law.sum() * (1 - share) + other / other.sum() * share
+    truth = total_variation(law / law.sum(), reference)
+    held = 0
+    for _ in range(40):
+        x = torch.multinomial(law, num, replacement=True, generator=g)[:, None]
+        held += least_tv(reference, x) <= truth <= sampled_tv(reference, x, 50, g).high
+    assert held >= 34  # of 40, where at least 38 are expected; below 34 by chance once in 400
+
+
+def test_few_samples_show_a_large_distance() -> None:
+    x = torch.zeros(40, 1, dtype=torch.int64)
+    assert least_tv(torch.tensor([0.05, 0.95], dtype=torch.float64), x) > 0.7
+    assert least_tv(torch.tensor([0.05, 0.95], dtype=torch.float64), x[:1]) == 0
